@@ -1,0 +1,39 @@
+//! Wall-clock time as the documents and the limits use it: milliseconds since the Unix epoch, and RFC 3339 text.
+//!
+//! The pure rooms (`limit`, `keys`, `policy`) never call `now_ms`; they take the time as an argument. What a request is
+//! decided by is the store's own clock, so that a sidecar with a wrong one neither gives nor takes quota.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+
+/// Milliseconds since the Unix epoch by this machine's clock.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `2026-03-23T14:30:00Z`: RFC 3339 UTC in whole seconds, as every document and answer writes it.
+pub fn rfc3339(ms: u64) -> String {
+    let seconds = i64::try_from(ms / 1000).unwrap_or(i64::MAX);
+    Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX).to_string()
+}
+
+/// Reads an RFC 3339 time with any offset; `None` if it is none, or before 1970.
+pub fn parse_rfc3339(text: &str) -> Option<u64> {
+    let timestamp: Timestamp = text.parse().ok()?;
+    u64::try_from(timestamp.as_millisecond()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_in_whole_seconds_and_read_back() {
+        assert_eq!(rfc3339(1_774_276_200_999), "2026-03-23T14:30:00Z");
+        assert_eq!(parse_rfc3339("2026-03-23T14:30:00Z"), Some(1_774_276_200_000));
+        assert_eq!(parse_rfc3339("2026-03-23T16:30:00+02:00"), Some(1_774_276_200_000));
+        assert_eq!(parse_rfc3339("tomorrow"), None);
+    }
+}

@@ -1,0 +1,9 @@
+//! API keys as plain rules: their digests, formats and checksums, whose they are, how they are minted.
+//!
+//! No I/O: the stores keep what this room defines, the command line and (later) the management API obey its rules.
+
+pub mod digest;
+pub mod tenant;
+
+pub use digest::Digest;
+pub use tenant::Tenant;

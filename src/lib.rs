@@ -1,0 +1,7 @@
+//! sidegate
+
+pub mod clock;
+pub mod keys;
+pub mod limit;
+pub mod secret;
+pub mod store;

@@ -1,0 +1,105 @@
+//! The question that one request puts to a store, and the answer: confirm these documents, then spend from these buckets.
+//!
+//! Plain data: the gate writes questions, the stores answer them. A question is answered whole or not at all: when any
+//! document is not what the asker believes, or any window has no room, nothing is counted.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Algorithm, Windows};
+
+/// What one request asks, all or nothing. `n` identical requests may ask at once; they are granted in order of arrival.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// One ask per slot. A single node answers them in one step; a cluster goes ask by ask.
+    pub asks: Vec<Ask>,
+    /// What each of the `n` takes from every bucket. 0 takes nothing and is always granted: it reads.
+    pub cost: u64,
+    pub n: u32,
+}
+
+/// The part of a question that lives in one slot: everything named here stands under `P:{slot}:…`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ask {
+    /// The hash tag without braces: `b:acme`, `u:u_42`, `ip:192.0.2.1`, `global`.
+    pub slot: String,
+    pub documents: Vec<Document>,
+    pub member: Option<Member>,
+    /// The question is answered `Expired` from this store time on (milliseconds since the Unix epoch).
+    pub not_after_ms: Option<u64>,
+    pub buckets: Vec<BucketAsk>,
+}
+
+/// A document to confirm: the name below the slot (`business`, `key:<sha256 hex>`), and what the asker believes it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    pub name: String,
+    pub believed: Believed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Believed {
+    /// Never seen: the answer is `Stale` and brings it.
+    Unknown,
+    /// Known not to exist (an empty document is not an absent one).
+    Absent,
+    /// These very bytes.
+    Is(Bytes),
+}
+
+impl Believed {
+    pub fn from_found(found: Option<Bytes>) -> Self {
+        found.map_or(Self::Absent, Self::Is)
+    }
+}
+
+/// A membership to confirm: `member` is in the set `P:{slot}:<set>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    pub set: String,
+    pub member: String,
+}
+
+/// A bucket to spend from: its name below the slot (`count:<limit>:<subject>`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BucketAsk {
+    pub name: String,
+    pub algorithm: Algorithm,
+    pub windows: Arc<Windows>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The store's clock when it answered (milliseconds since the Unix epoch).
+    pub now_ms: u64,
+    pub outcome: Outcome,
+}
+
+/// The first of these that holds, in this order; only `Spent` with `granted > 0` and a cost has changed anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// A value that the question needs has the wrong type or an unreadable shape; the text names it. It harms this question alone.
+    Broken(String),
+    /// Some document is not as believed. All documents as they are now, per ask, in the order asked.
+    Stale(Vec<Vec<Option<Bytes>>>),
+    /// `not_after_ms` has come.
+    Expired,
+    /// The membership does not hold.
+    Refused,
+    /// `granted` of the `n` passed; `windows` holds, for every bucket of every ask in the order asked, each of its windows
+    /// after the spending. When `granted < n`, `wait_ms` says when the first that was not granted would pass.
+    Spent { granted: u32, windows: Vec<Vec<WindowNow>> },
+}
+
+/// Where one window stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowNow {
+    /// How many more requests of cost 1 would pass (rounded down).
+    pub remaining: u64,
+    /// When it is full again, or for a fixed window when it ends (milliseconds since the Unix epoch).
+    pub reset_ms: u64,
+    /// In how many milliseconds another request of this question's cost passes if nobody else spends: 0 now, `None` never
+    /// (the cost is above the limit).
+    pub wait_ms: Option<u64>,
+}

@@ -1,0 +1,160 @@
+//! What a limit allows: so many requests within so long, in one or several windows at once (`20/1s, 200/10s`).
+//!
+//! Parsed here once, for the configuration, for the overrides in a store's documents, and for the command line.
+
+use std::fmt;
+
+use thiserror::Error;
+
+/// How a window counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// Aligned to the Unix epoch; everything is given back at the window's end. Up to twice the limit can pass around a boundary.
+    Fixed,
+    /// The two-bucket estimate: the share of the previous window that still overlaps, plus the current one. Exact when the
+    /// previous window's requests were spread evenly; otherwise within any span of one window's length it admits at most
+    /// twice the limit, and in the worst case denies until the previous window has slid out.
+    Sliding,
+    /// A bucket of `limit` tokens that refills evenly over the duration.
+    Token,
+}
+
+/// `limit` requests in `duration_ms`. A limit of 0 closes (only an override can say it).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Window {
+    pub limit: u64,
+    pub duration_ms: u64,
+}
+
+/// One or more windows of distinct durations that all must have room.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Windows(Box<[Window]>);
+
+/// Why a text is no list of windows, and what to write instead.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum WindowsError {
+    #[error("`{0}` is not a window; write a count, a slash and a duration, such as `60/1m` (units s, m, h, d)")]
+    NotAWindow(String),
+    #[error("`{0}` lasts no time; write a duration of at least one second, such as `60/1m`")]
+    NoDuration(String),
+    #[error("`{0}` is too large to count exactly; the count times the duration in milliseconds must stay below 2^50")]
+    TooLarge(String),
+    #[error("two windows last equally long (`{0}`); keep the one that you mean")]
+    SameDuration(String),
+    #[error("no window is given; write one such as `60/1m`")]
+    Empty,
+}
+
+/// `limit × duration_ms` stays below this, so that sums of a few such products are exact in a Lua number (2⁵³).
+const MOST_UNITS: u64 = 1 << 50;
+
+impl Windows {
+    pub fn new(windows: Vec<Window>) -> Result<Self, WindowsError> {
+        if windows.is_empty() {
+            return Err(WindowsError::Empty);
+        }
+        for (index, window) in windows.iter().enumerate() {
+            if windows[..index].iter().any(|earlier| earlier.duration_ms == window.duration_ms) {
+                return Err(WindowsError::SameDuration(window.to_string()));
+            }
+        }
+        Ok(Self(windows.into()))
+    }
+
+    /// Reads each text as one window: `["20/1s", "200/10s"]`.
+    pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, WindowsError> {
+        Self::new(texts.into_iter().map(Window::parse).collect::<Result<_, _>>()?)
+    }
+
+    pub fn as_slice(&self) -> &[Window] {
+        &self.0
+    }
+}
+
+impl Window {
+    /// `60/1m`, `60/m`, `20/10s`, `1000/1h`, `5/1d`.
+    pub fn parse(text: &str) -> Result<Self, WindowsError> {
+        let not_a_window = || WindowsError::NotAWindow(text.to_owned());
+        let (count, duration) = text.split_once('/').ok_or_else(not_a_window)?;
+        let limit = digits(count.trim()).ok_or_else(not_a_window)?;
+        let duration = duration.trim();
+        let (amount, unit) = duration.split_at(duration.len() - duration.chars().last().map_or(0, char::len_utf8));
+        let unit_ms: u64 = match unit {
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(not_a_window()),
+        };
+        let amount = if amount.is_empty() { 1 } else { digits(amount).ok_or_else(not_a_window)? };
+        if amount == 0 {
+            return Err(WindowsError::NoDuration(text.to_owned()));
+        }
+        let too_large = || WindowsError::TooLarge(text.to_owned());
+        let duration_ms = amount.checked_mul(unit_ms).ok_or_else(too_large)?;
+        let units = limit.max(1).checked_mul(duration_ms).ok_or_else(too_large)?;
+        if units >= MOST_UNITS {
+            return Err(too_large());
+        }
+        Ok(Self { limit, duration_ms })
+    }
+}
+
+/// Digits alone: no sign, no space, no underscore.
+fn digits(text: &str) -> Option<u64> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok()
+}
+
+impl fmt::Display for Window {
+    /// The shortest text that `parse` reads back: `60/1m`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.limit, short_duration(self.duration_ms))
+    }
+}
+
+impl fmt::Display for Windows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, window) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{window}")?;
+        }
+        Ok(())
+    }
+}
+
+/// `1m`, `10s`: a whole number of the largest unit that divides it.
+pub fn short_duration(ms: u64) -> String {
+    for (unit_ms, unit) in [(86_400_000, 'd'), (3_600_000, 'h'), (60_000, 'm')] {
+        if ms.is_multiple_of(unit_ms) {
+            return format!("{}{unit}", ms / unit_ms);
+        }
+    }
+    format!("{}s", ms / 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_read_as_people_write_them() {
+        assert_eq!(Window::parse("60/1m"), Ok(Window { limit: 60, duration_ms: 60_000 }));
+        assert_eq!(Window::parse("60/m"), Window::parse("60/1m"));
+        assert_eq!(Window::parse("1000/1h").map(|w| w.to_string()), Ok("1000/1h".to_owned()));
+        assert_eq!(Windows::parse(["20/1s", "200/10s"]).map(|w| w.to_string()), Ok("20/1s, 200/10s".to_owned()));
+    }
+
+    #[test]
+    fn what_is_no_window_says_what_to_write() {
+        for wrong in ["", "60", "60/", "/1m", "60/1x", "+60/1m", "60/-1m", "6_0/1m", "60/1 m", "60/µ", "60/m1"] {
+            assert!(matches!(Window::parse(wrong), Err(WindowsError::NotAWindow(_))), "{wrong:?}");
+        }
+        assert!(matches!(Window::parse("60/0s"), Err(WindowsError::NoDuration(_))));
+        assert!(matches!(Window::parse("99999999999999/1d"), Err(WindowsError::TooLarge(_))));
+        assert!(matches!(Windows::parse(["1/60s", "2/1m"]), Err(WindowsError::SameDuration(_))));
+        assert_eq!(Windows::parse([]), Err(WindowsError::Empty));
+    }
+}

@@ -1,0 +1,70 @@
+//! The names of things in a store, so that other services can mint and read: one function per row of the contract.
+
+use std::fmt::Display;
+
+use crate::keys::{Digest, Tenant};
+
+/// Names under one prefix: `P:at:<sha256>`, `P:{<slot>}:<name>`, `P:id:<key id>`.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    prefix: Box<str>,
+}
+
+impl Layout {
+    /// The prefix must match `[A-Za-z0-9:_-]+`; the configuration has checked it.
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.into() }
+    }
+
+    /// `P:at:<sha256 hex>` → the tenant.
+    pub fn at(&self, digest: &Digest) -> String {
+        format!("{}:at:{}", self.prefix, digest.to_hex())
+    }
+
+    /// `P:id:<key id>` → `<tenant> <sha256 hex>`.
+    pub fn id(&self, key_id: &str) -> String {
+        format!("{}:id:{key_id}", self.prefix)
+    }
+
+    /// `P:{<slot>}:<name>`: everything that one ask touches shares the hash tag.
+    pub fn in_slot(&self, slot: impl Display, name: &str) -> String {
+        format!("{}:{{{slot}}}:{name}", self.prefix)
+    }
+
+    /// `P:{<tenant>}:key:<sha256 hex>` → the key's document.
+    pub fn key(&self, tenant: &Tenant, digest: &Digest) -> String {
+        self.in_slot(tenant, &key_name(digest))
+    }
+
+    /// `P:{<tenant>}:keys` → the set of the tenant's digests.
+    pub fn keys(&self, tenant: &Tenant) -> String {
+        self.in_slot(tenant, "keys")
+    }
+}
+
+/// The slot of a business, of a user, of a client address, and of what is counted for all.
+pub fn business_slot(business: &str) -> String {
+    format!("b:{business}")
+}
+
+pub fn user_slot(user: &str) -> String {
+    format!("u:{user}")
+}
+
+pub fn address_slot(address: impl Display) -> String {
+    format!("ip:{address}")
+}
+
+pub const GLOBAL_SLOT: &str = "global";
+
+/// Names below a slot.
+pub const BUSINESS: &str = "business";
+pub const BUSINESSES: &str = "businesses";
+
+pub fn key_name(digest: &Digest) -> String {
+    format!("key:{}", digest.to_hex())
+}
+
+pub fn count_name(limit: &str, subject: impl Display) -> String {
+    format!("count:{limit}:{subject}")
+}
