@@ -1,7 +1,12 @@
 //! sidegate
 
+pub mod admin;
 pub mod clock;
 pub mod keys;
 pub mod limit;
+pub mod listen;
+pub mod observe;
+pub mod policy;
+pub mod proxy;
 pub mod secret;
 pub mod store;

@@ -3,7 +3,9 @@
 //! No I/O: the stores keep what this room defines, the command line and (later) the management API obey its rules.
 
 pub mod digest;
+pub mod format;
 pub mod tenant;
 
 pub use digest::Digest;
+pub use format::Formats;
 pub use tenant::Tenant;
