@@ -4,6 +4,7 @@
 //! worker has not seen. `layout` names things, `record` reads documents.
 
 pub mod layout;
+pub mod redis;
 
 use thiserror::Error;
 
