@@ -5,6 +5,7 @@
 
 pub mod layout;
 pub mod record;
+pub mod redis;
 
 use thiserror::Error;
 
