@@ -4,8 +4,12 @@
 
 pub mod digest;
 pub mod format;
+pub mod mask;
+pub mod mint;
+pub mod rules;
 pub mod tenant;
 
 pub use digest::Digest;
-pub use format::Formats;
+pub use format::{Alphabet, Fate, Format, FormatError, Formats, Reading};
+pub use mask::mask;
 pub use tenant::Tenant;

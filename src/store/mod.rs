@@ -4,6 +4,8 @@
 //! worker has not seen. `layout` names things, `record` reads documents.
 
 pub mod layout;
+pub mod record;
+pub mod redis;
 
 use thiserror::Error;
 
