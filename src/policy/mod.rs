@@ -110,6 +110,8 @@ pub enum BusinessSource {
 pub struct Credentials {
     pub sources: Vec<KeySource>,
     pub formats: Formats,
+    /// The upstreams that formats name (`upstream: sandbox`), which beat a route's.
+    pub format_upstreams: Vec<(String, UpstreamId)>,
     /// Whether the key itself reaches the upstream.
     pub forward: bool,
     /// For `WWW-Authenticate`.

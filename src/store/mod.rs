@@ -25,3 +25,15 @@ pub enum StoreError {
     #[error("the store holds something unreadable: {0}")]
     Broken(String),
 }
+
+impl StoreError {
+    /// For the metric of store calls: a word that no client can influence.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::Deadline => "deadline",
+            Self::Refused(_) => "refused",
+            Self::Broken(_) => "broken",
+        }
+    }
+}
