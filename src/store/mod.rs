@@ -3,6 +3,7 @@
 //! `Store` is what a worker holds; `decide` answers a request's question, `lookup` finds the tenant of a key that the
 //! worker has not seen. `layout` names things, `record` reads documents.
 
+pub mod file;
 pub mod layout;
 pub mod record;
 pub mod redis;
