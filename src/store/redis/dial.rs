@@ -104,8 +104,8 @@ pub(super) fn store_error(error: &RedisError) -> StoreError {
         Some(code) => {
             StoreError::Refused(format!("{code} {}", error.detail().unwrap_or_default()).trim_end().to_owned())
         }
-        None if error.is_io_error() || error.is_unrecoverable_error() => StoreError::Unreachable(error.to_string()),
         None if error.kind() == ErrorKind::AuthenticationFailed => StoreError::Refused(error.to_string()),
+        None if error.is_io_error() || error.is_unrecoverable_error() => StoreError::Unreachable(error.to_string()),
         None => StoreError::Broken(error.to_string()),
     }
 }

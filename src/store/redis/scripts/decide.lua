@@ -2,11 +2,12 @@
 --
 -- KEYS     every key that a question touches, strings (documents and buckets) before sets
 -- ARGV[1]  MessagePack: {number of strings, beliefs, questions}
---            belief    {key, true: never seen | false: absent | text}
+--            belief    {key, true: never seen | false: absent | which of ARGV is its text}
 --            question  {cost, n, {ask, ...}}
 --            ask       {{belief, ...}, false | {key, member}, false | not_after_ms, {bucket, ...}}
 --            bucket    {key, algorithm, limit, duration_ms, limit, duration_ms, ...}
 --          where a key or a belief is its index
+-- ARGV[2…] the texts of documents
 -- returns  MessagePack: {now_ms, {answer, ...}}, an answer one of
 --            {0, text} broken, {1, {{document | false, ...}, ...}} stale, {2} expired, {3} refused,
 --            {4, granted, {{remaining, reset_ms, wait_ms or -1, ...}, ...}} spent
@@ -202,7 +203,7 @@ local function stale(asks)
   for _, ask in ipairs(asks) do
     for _, belief in ipairs(ask[1]) do
       local key, believed = unpack(beliefs[belief])
-      if found[key] ~= believed then return true end
+      if found[key] ~= (ARGV[believed] or believed) then return true end
     end
   end
 end
