@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod clock;
+pub mod gate;
 pub mod keys;
 pub mod limit;
 pub mod listen;

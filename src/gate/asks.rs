@@ -91,7 +91,11 @@ impl Asked {
     fn spend(&mut self, slot: String, subject: &str, limit: &Arc<Limit>, windows: Arc<Windows>) {
         let index = self.index(&slot);
         let name = layout::count_name(&limit.name, subject);
-        self.question.asks[index].buckets.push(BucketAsk { name, algorithm: limit.algorithm, windows: windows.clone() });
+        self.question.asks[index].buckets.push(BucketAsk {
+            name,
+            algorithm: limit.algorithm,
+            windows: windows.clone(),
+        });
         self.limits[index].push((limit.clone(), windows));
     }
 
@@ -125,7 +129,8 @@ fn subject(by: By, tenant: &Tenant, standing: &Standing<'_>, client: IpAddr) -> 
         By::Key => Some(by_key()),
         By::Business => {
             // What another business has left is not for this key to see.
-            let business = caller.business.as_ref().filter(|_| caller.key.business.is_some() || !standing.is_foreign())?;
+            let business =
+                caller.business.as_ref().filter(|_| caller.key.business.is_some() || !standing.is_foreign())?;
             Some((layout::business_slot(business), business.clone()))
         }
         // A key without a user counts as a user of its own.

@@ -35,7 +35,8 @@ pub fn named(
 }
 
 fn agree(agreed: &mut Option<String>, named: Option<String>) -> Result<(), Denial> {
-    let named = named.filter(|named| is_id(named)).ok_or(Denial::BadRequest("The business named is no valid id".into()))?;
+    let named =
+        named.filter(|named| is_id(named)).ok_or(Denial::BadRequest("The business named is no valid id".into()))?;
     match agreed {
         Some(earlier) if *earlier != named => Err(Denial::BadRequest("The request names two businesses".into())),
         _ => {

@@ -19,12 +19,17 @@ pub struct Presented {
 
 /// What one header value is to one source.
 enum Candidate<'v> {
-    Ours { key: &'v str, upstream: Option<UpstreamId> },
+    Ours {
+        key: &'v str,
+        upstream: Option<UpstreamId>,
+    },
     Foreign(&'v str),
     /// A comma: to some readers these are two values.
     Several,
     /// Meant for this source, but no key.
-    Malformed { white_space: bool },
+    Malformed {
+        white_space: bool,
+    },
     /// Another scheme, or text that is no header value of ours: not for this source.
     NotOurs,
 }
@@ -56,7 +61,9 @@ pub fn read(credentials: &Credentials, headers: &HeaderMap) -> Result<Presented,
     }
     match found {
         Some(candidate) => candidate,
-        None if white_space => Err(Denial::MalformedKey(Some("Invalid API key: remove the white space around or within it"))),
+        None if white_space => {
+            Err(Denial::MalformedKey(Some("Invalid API key: remove the white space around or within it")))
+        }
         None if present => Err(Denial::MalformedKey(None)),
         None => Err(Denial::MissingKey),
     }
@@ -69,7 +76,10 @@ pub fn strip(credentials: &Credentials, headers: &mut HeaderMap) {
     }
     for source in &credentials.sources {
         let ours = |value: &HeaderValue| {
-            matches!(candidate(credentials, source, value), Candidate::Ours { .. } | Candidate::Foreign(_) | Candidate::Several)
+            matches!(
+                candidate(credentials, source, value),
+                Candidate::Ours { .. } | Candidate::Foreign(_) | Candidate::Several
+            )
         };
         if !headers.get_all(&source.header).iter().any(ours) {
             continue;

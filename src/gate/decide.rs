@@ -76,7 +76,9 @@ impl Gate {
         };
         trail.route = Some(route.clone());
         if !route.allows.cover(path.needs) {
-            return Err(Denial::BadPath("The path holds an encoded slash or a semicolon, which this route does not take"));
+            return Err(Denial::BadPath(
+                "The path holds an encoded slash or a semicolon, which this route does not take",
+            ));
         }
         let target = target(&path.text, inquiry.query, route)?;
         if self.policy.deny.holds_address(inquiry.client) {
@@ -138,7 +140,9 @@ impl Gate {
             let asked = asks::of_key(&KeyQuestion {
                 digest: &digest,
                 key: &key,
-                business: business_id.as_deref().map(|id| (id, business.believed(), business.document().map(Arc::as_ref))),
+                business: business_id
+                    .as_deref()
+                    .map(|id| (id, business.believed(), business.document().map(Arc::as_ref))),
                 standing: standing.as_ref(),
                 route: routed.route,
                 client: routed.client,
@@ -202,7 +206,9 @@ impl Gate {
         for (ask, found) in asked.question.asks.iter().zip(found) {
             for (document, found) in ask.documents.iter().zip(found) {
                 match business {
-                    Some(id) if document.name == crate::store::layout::BUSINESS => self.records.learn_business(id, found)?,
+                    Some(id) if document.name == crate::store::layout::BUSINESS => {
+                        self.records.learn_business(id, found)?
+                    }
                     _ => self.records.learn_key(*digest, tenant, found)?,
                 }
             }
@@ -241,9 +247,7 @@ fn target(path: &str, query: Option<&str>, route: &Route) -> Result<String, Deni
 fn business_to_confirm(key: &KnownKey, named: Option<&str>) -> Option<String> {
     match &key.tenant {
         Tenant::Business(id) => Some(id.clone()),
-        Tenant::User(_) => {
-            key.document.document().and_then(|document| standing::effective_business(document, named))
-        }
+        Tenant::User(_) => key.document.document().and_then(|document| standing::effective_business(document, named)),
     }
 }
 

@@ -90,7 +90,8 @@ fn check_unicode(text: &str) -> Result<(), &'static str> {
     let decoded = percent::decode(text, false);
     let decoded = std::str::from_utf8(&decoded).map_err(|_| "The path holds encoded bytes that are not UTF-8")?;
     for c in decoded.chars().filter(|c| !c.is_ascii()) {
-        let hides_delimiter = std::iter::once(c).nfkc().any(|c| matches!(c, '/' | '\\' | '.' | '%' | ';') || c.is_control());
+        let hides_delimiter =
+            std::iter::once(c).nfkc().any(|c| matches!(c, '/' | '\\' | '.' | '%' | ';') || c.is_control());
         if hides_delimiter {
             return Err("The path holds a character that some servers read as a delimiter");
         }
@@ -112,17 +113,46 @@ mod tests {
     fn what_two_servers_read_differently_is_refused() {
         for raw in [
             // Dot segments, plain, encoded, half encoded (CVE-2019-9901), behind a parameter (CVE-2025-66490).
-            "/public/../admin", "/public/%2e%2e/admin", "/public/.%2E/admin", "/..", "/.", "/a/./b", "/public/..;/admin",
+            "/public/../admin",
+            "/public/%2e%2e/admin",
+            "/public/.%2E/admin",
+            "/..",
+            "/.",
+            "/a/./b",
+            "/public/..;/admin",
             // Empty segments (CVE-2021-31920).
-            "//admin", "/public//..//admin", "/a//",
+            "//admin",
+            "/public//..//admin",
+            "/a//",
             // Encoded slashes with dots and backslashes (CVE-2021-29492); a route that opens encoded slashes does not open these.
-            "/public%2f..%2fadmin", "/public%5c..%5cadmin", "/public\\..\\admin", "/a%2f%2e%2e",
+            "/public%2f..%2fadmin",
+            "/public%5c..%5cadmin",
+            "/public\\..\\admin",
+            "/a%2f%2e%2e",
             // NUL, overlong UTF-8, double encoding, raw bytes.
-            "/a%00", "/%c0%af", "/%252e%252e/admin", "/a%252fb", "/\u{e9}", "/a\u{7f}", "/a b", "/a|b", "/a^b", "/a\"b", "/a{b}",
+            "/a%00",
+            "/%c0%af",
+            "/%252e%252e/admin",
+            "/a%252fb",
+            "/\u{e9}",
+            "/a\u{7f}",
+            "/a b",
+            "/a|b",
+            "/a^b",
+            "/a\"b",
+            "/a{b}",
             // Full-width solidus, full stop, percent sign, two dot leader: delimiters after NFKC.
-            "/a%ef%bc%8fb", "/%ef%bc%8e%ef%bc%8e/admin", "/%ef%bc%852e", "/%e2%80%a5/admin",
+            "/a%ef%bc%8fb",
+            "/%ef%bc%8e%ef%bc%8e/admin",
+            "/%ef%bc%852e",
+            "/%e2%80%a5/admin",
             // Truncated triplets, no leading slash.
-            "/%", "/%2", "/%zz", "admin", "", "*",
+            "/%",
+            "/%2",
+            "/%zz",
+            "admin",
+            "",
+            "*",
         ] {
             assert_eq!(text(raw), None, "{raw}");
         }

@@ -87,7 +87,16 @@ mod tests {
 
     #[test]
     fn a_repeated_or_non_numeric_one_is_refused() {
-        for query in ["limit=1&limit=2", "limit=1&%6Cimit=1", "limit", "limit=", "limit=-1", "limit=+1", "limit=1e3", "limit=%31"] {
+        for query in [
+            "limit=1&limit=2",
+            "limit=1&%6Cimit=1",
+            "limit",
+            "limit=",
+            "limit=-1",
+            "limit=+1",
+            "limit=1e3",
+            "limit=%31",
+        ] {
             assert_eq!(clamp(query), None, "{query}");
         }
     }

@@ -52,7 +52,8 @@ impl Records {
     /// Takes in the key's document as the store has it now.
     pub fn learn_key(&self, digest: Digest, tenant: &Tenant, found: Option<Bytes>) -> Result<(), StoreError> {
         let document = Known::parse(found, |raw| {
-            let document = KeyDocument::parse(raw).map_err(|error| StoreError::Broken(format!("a key document: {error}")))?;
+            let document =
+                KeyDocument::parse(raw).map_err(|error| StoreError::Broken(format!("a key document: {error}")))?;
             // A document of one tenant in another's slot would be limited and revoked in the wrong place.
             if document.tenant() == *tenant {
                 Ok(document)
@@ -82,7 +83,8 @@ impl Records {
 
     pub fn learn_business(&self, id: &str, found: Option<Bytes>) -> Result<(), StoreError> {
         let document = Known::parse(found, |raw| {
-            BusinessDocument::parse(raw).map_err(|error| StoreError::Broken(format!("the document of business {id}: {error}")))
+            BusinessDocument::parse(raw)
+                .map_err(|error| StoreError::Broken(format!("the document of business {id}: {error}")))
         })?;
         self.businesses.borrow_mut().insert(id.to_owned(), document);
         Ok(())

@@ -80,7 +80,9 @@ fn verdict(
         return Err(Denial::BusinessForbidden);
     }
     // A key that is bound to no business and names none must not slip past what is decided by business.
-    if caller.business.is_none() && (policy.plans.is_some() || route.limits.iter().any(|limit| limit.by == By::Business)) {
+    if caller.business.is_none()
+        && (policy.plans.is_some() || route.limits.iter().any(|limit| limit.by == By::Business))
+    {
         return Err(Denial::BusinessForbidden);
     }
     match business.map(|business| business.status) {

@@ -11,7 +11,43 @@ pub mod layout;
 pub mod record;
 pub mod redis;
 
+use std::sync::Arc;
+
 use thiserror::Error;
+use tokio::time::Instant;
+
+use self::file::FileStore;
+use self::redis::RedisStore;
+use crate::clock;
+use crate::keys::{Digest, Tenant};
+use crate::limit::{Answer, Question};
+
+/// What a worker asks: its own way to Redis, or the process's file.
+#[derive(Debug, Clone)]
+pub enum Store {
+    Redis(RedisStore),
+    File(Arc<FileStore>),
+}
+
+impl Store {
+    /// Answers one request's question by `deadline`.
+    pub async fn decide(&self, question: &Question, deadline: Instant) -> Result<Answer, StoreError> {
+        let questions = std::slice::from_ref(question);
+        let answers = match self {
+            Self::Redis(redis) => redis.decide(questions, deadline).await?,
+            Self::File(file) => file.decide(questions, clock::now_ms()),
+        };
+        answers.into_iter().next().ok_or_else(|| StoreError::Broken("the answer is empty".to_owned()))
+    }
+
+    /// Whose a key is, if it is anybody's.
+    pub async fn lookup(&self, digest: &Digest, deadline: Instant) -> Result<Option<Tenant>, StoreError> {
+        match self {
+            Self::Redis(redis) => redis.lookup(digest, deadline).await,
+            Self::File(file) => Ok(file.lookup(digest)),
+        }
+    }
+}
 
 /// Why a store gave no answer. None of these carries a key or a password.
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
