@@ -95,6 +95,17 @@ impl KeyDocument {
         })
     }
 
+    /// Reads a document that stands in the slot of `tenant`. One that names another tenant was put there by mistake, or
+    /// to reach what it must not.
+    pub fn parse_in(tenant: &Tenant, json: &[u8]) -> Result<Self, RecordError> {
+        let document = Self::parse(json)?;
+        let named = document.tenant();
+        if named != *tenant {
+            return Err(RecordError(format!("stands in the slot of `{tenant}`, but names `{named}`")));
+        }
+        Ok(document)
+    }
+
     /// The document as the stores hold it. A revoked one says `"revoked_at":true`, since the time is not kept here: to
     /// change a stored document, edit its JSON instead.
     pub fn to_json(&self) -> String {
@@ -114,7 +125,7 @@ impl KeyDocument {
         serde_json::to_string(&written).expect("strings, lists and maps with text keys are always JSON")
     }
 
-    /// In whose slot the document belongs; one that stands anywhere else is not to be trusted.
+    /// In whose slot the document belongs.
     pub fn tenant(&self) -> Tenant {
         match (&self.business, &self.user) {
             (Some(business), _) => Tenant::Business(business.clone()),
@@ -367,6 +378,14 @@ mod tests {
         assert_eq!(error, Err("expires_at: `soon` is no RFC 3339 time".to_owned()));
         let error = key(r#","limits":{"per-key":"often"}"#).map_err(|e| e.to_string()).expect_err("a bad window");
         assert!(error.starts_with("limits.per-key: `often` is not a window"), "{error}");
+    }
+
+    #[test]
+    fn a_document_in_another_tenants_slot_is_unreadable() {
+        let (json, acme) = (br#"{"id":"k","business":"acme","user":"u"}"#, Tenant::Business("acme".to_owned()));
+        assert!(KeyDocument::parse_in(&acme, json).is_ok());
+        assert!(KeyDocument::parse_in(&Tenant::User("u".to_owned()), json).is_err());
+        assert!(KeyDocument::parse_in(&Tenant::Business("other".to_owned()), json).is_err());
     }
 
     #[test]
