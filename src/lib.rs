@@ -1,5 +1,6 @@
 //! sidegate
 
+pub mod cli;
 pub mod clock;
 pub mod keys;
 pub mod limit;
