@@ -1,6 +1,7 @@
 //! sidegate
 
 pub mod admin;
+pub mod cli;
 pub mod clock;
 pub mod gate;
 pub mod keys;

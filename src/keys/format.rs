@@ -124,7 +124,7 @@ impl Formats {
 
     /// The format to mint: the one with this prefix, else the first configured, else `sg_` + 43 base62.
     pub fn to_mint(&self, prefix: Option<&str>) -> Result<&Format, FormatError> {
-        let mut mintable = self.to_recognise().iter().filter(|format| !format.is_rejected());
+        let mut mintable = self.in_order().iter().filter(|format| !format.is_rejected());
         let Some(prefix) = prefix else {
             return mintable.next().ok_or(FormatError::AllRejected);
         };
@@ -143,7 +143,7 @@ impl Formats {
         if self.by_prefix.is_empty() { std::slice::from_ref(&self.standard) } else { &self.by_prefix }
     }
 
-    fn to_recognise(&self) -> &[Format] {
+    fn in_order(&self) -> &[Format] {
         if self.configured.is_empty() { std::slice::from_ref(&self.standard) } else { &self.configured }
     }
 }
@@ -372,7 +372,10 @@ mod tests {
         let base62 = Alphabet::Base62;
         assert_eq!(new("", None, base62, false), Err(FormatError::EmptyPrefix));
         assert_eq!(new("a b", None, base62, false), Err(FormatError::Prefix("a b".to_owned())));
-        assert_eq!(new("p_", Some(30..=20), base62, false), Err(FormatError::Backwards { min: 30, max: 20 }));
+        assert_eq!(
+            new("p_", Some(RangeInclusive::new(30, 20)), base62, false),
+            Err(FormatError::Backwards { min: 30, max: 20 })
+        );
         assert_eq!(new("p_", Some(0..=30), base62, false), Err(FormatError::NoLength));
         assert_eq!(new("p_", Some(1..=513), base62, false), Err(FormatError::TooLong(513)));
         assert_eq!(new("p_", Some(21..=21), base62, false), Err(FormatError::TooFewBits { bits: 125, enough: 22 }));

@@ -103,7 +103,9 @@ impl Snapshot {
             return Err("no `sha256` with 64 hexadecimal digits; the entry is left out".to_owned());
         };
         let Some(tenant) = tenant_of(&document) else {
-            return Err("neither `business` nor `user` is an id; the entry is left out".to_owned());
+            return Err(
+                "neither `business` nor `user` is an id (a number stands in quotes); the entry is left out".to_owned()
+            );
         };
         if document.contains_key("revoked_at") {
             self.revoked.insert(digest);
@@ -129,7 +131,7 @@ impl Snapshot {
     }
 
     fn take_business(&mut self, name: &Yaml, business: &Yaml) -> Result<(), String> {
-        let id = id(name)?;
+        let id = self::id(name)?;
         let json = match business {
             Yaml::Null => "{}".to_owned(),
             business => json(business)?.to_string(),
@@ -141,14 +143,19 @@ impl Snapshot {
     }
 
     fn take_user(&mut self, name: &Yaml, user: &Yaml) -> Result<(), String> {
-        let id = id(name)?;
+        let id = self::id(name)?;
         let no_list = || format!("`{id}`: write `businesses: [acme]`");
         let businesses = user.get(layout::BUSINESSES).and_then(Yaml::as_sequence).ok_or_else(no_list)?;
-        let businesses: Vec<&str> = businesses.iter().filter_map(Yaml::as_str).collect();
         let slot = self.slots.entry(layout::user_slot(&id)).or_default();
         let set = slot.sets.entry(layout::BUSINESSES.to_owned()).or_default();
-        set.extend(businesses.into_iter().filter(|business| is_id(business)).map(str::to_owned));
-        Ok(())
+        let mut outcome = Ok(());
+        for business in businesses {
+            match self::id(business) {
+                Ok(business) => drop(set.insert(business)),
+                Err(what) => outcome = Err(format!("`{id}`: {what}")),
+            }
+        }
+        outcome
     }
 }
 

@@ -43,7 +43,7 @@ fn entry(key: &str, members: &str) -> String {
 
 fn file(entries: &[String]) -> String {
     format!(
-        "keys:\n{}businesses: {{acme: {{plan: pro}}, none: }}\nusers: {{u_42: {{businesses: [acme, b2]}}}}\n",
+        "keys:\n{}businesses: {{acme: {{plan: pro}}, none: }}\nusers: {{u_42: {{businesses: [acme, b2, 7, a b]}}}}\n",
         entries.concat()
     )
 }
@@ -114,7 +114,7 @@ fn an_answer_is_the_first_that_holds_in_the_order_of_the_contract() {
     assert_eq!(outcome(&store, &question), Outcome::Expired);
     question.asks[0].not_after_ms = Some(NOW + 1);
     assert_eq!(outcome(&store, &question), Outcome::Refused);
-    question.asks[0].member = Some(Member { set: layout::BUSINESSES.to_owned(), member: "b2".to_owned() });
+    question.asks[0].member = Some(Member { set: layout::BUSINESSES.to_owned(), member: "7".to_owned() });
     for granted in [1, 1, 0] {
         let Outcome::Spent { granted: now, .. } = outcome(&store, &question) else { panic!("it is spent") };
         assert_eq!(now, granted);
