@@ -3,6 +3,9 @@
 //! `Store` is what a worker holds; `decide` answers a request's question, `lookup` finds the tenant of a key that the
 //! worker has not seen. `layout` names things, `record` reads documents.
 
+pub mod counts;
+pub mod fallback;
+pub mod health;
 pub mod layout;
 pub mod record;
 pub mod redis;

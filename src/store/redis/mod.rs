@@ -2,6 +2,7 @@
 
 mod dial;
 pub mod documents;
+pub mod script;
 mod settings;
 
 pub use documents::RedisDocuments;
