@@ -5,6 +5,7 @@
 
 pub mod counts;
 pub mod fallback;
+pub mod file;
 pub mod health;
 pub mod layout;
 pub mod record;
