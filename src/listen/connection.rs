@@ -5,6 +5,7 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -41,7 +42,7 @@ const H2_LOCAL_RESETS: usize = 256;
 /// What every connection of a worker shares.
 pub struct Context {
     pub service: Service,
-    pub settings: Rc<Settings>,
+    pub settings: Arc<Settings>,
     pub tls: Option<TlsAcceptor>,
 }
 

@@ -40,11 +40,6 @@ impl Signal {
     pub fn close(&self) {
         self.0.send_replace(Stage::Closing);
     }
-
-    /// Waits until everything that watches is gone, at most so long; says whether it is.
-    pub async fn ended(&self, deadline: Duration) -> bool {
-        tokio::time::timeout(deadline, self.0.closed()).await.is_ok()
-    }
 }
 
 impl Watch {

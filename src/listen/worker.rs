@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use tokio::runtime;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{JoinSet, LocalSet};
 use tracing::error;
 
 use super::connection::{self, Context};
@@ -24,6 +24,7 @@ pub struct Accepted {
     pub counted: Counted,
 }
 
+/// A thread that serves, as the accept loop sees it.
 pub struct Worker {
     queue: UnboundedSender<Accepted>,
     open: Arc<AtomicUsize>,
@@ -69,26 +70,24 @@ impl Worker {
 
 /// Takes connections until draining closes, then waits for those that are open.
 async fn serve(context: Rc<Context>, mut accepted: UnboundedReceiver<Accepted>, open: &Arc<AtomicUsize>, drain: Watch) {
+    let mut connections = JoinSet::new();
     let mut closing = drain.clone();
     loop {
         let next = tokio::select! {
             next = accepted.recv() => next,
             () = closing.closing() => None,
+            Some(_) = connections.join_next() => continue,
         };
         let Some(Accepted { stream, peer, counted }) = next else { break };
         let one = Open(open.clone());
-        let Ok(stream) = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream)) else {
-            continue;
-        };
+        let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { continue };
         let (context, drain) = (context.clone(), drain.clone());
-        spawn_local(async move {
+        connections.spawn_local(async move {
             connection::serve(context, stream, peer, drain).await;
             drop((one, counted));
         });
     }
-    while open.load(Ordering::Relaxed) > 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    while connections.join_next().await.is_some() {}
 }
 
 /// One of a worker's open connections, until dropped.
