@@ -1,7 +1,9 @@
 //! sidegate
 
 pub mod admin;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod keys;
 pub mod limit;
 pub mod listen;

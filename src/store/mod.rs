@@ -10,6 +10,7 @@ pub mod health;
 pub mod layout;
 pub mod record;
 pub mod redis;
+pub mod settings;
 
 use thiserror::Error;
 
