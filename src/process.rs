@@ -70,14 +70,14 @@ enum StoreHandle {
 }
 
 impl Process {
-    pub fn bind(settings: Settings, config_hash: &str) -> Result<Self, StartError> {
+    pub fn bind(settings: Settings) -> Result<Self, StartError> {
         let store = StoreHandle::open(&settings.store)?;
         let tls = settings.listen.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
         let upstreams = (0..settings.listen.workers)
             .map(|_| Upstreams::new(&settings.proxy.upstreams))
             .collect::<Result<_, _>>()?;
         let access_log = Arc::new(AccessLog::start(&settings.observe)?);
-        let metrics = Metrics::new(&settings.policy, config_hash, store.health(), access_log.dropped())?;
+        let metrics = Metrics::new(&settings.policy, &settings.hash, store.health(), access_log.dropped())?;
         Ok(Self {
             listener: bind(settings.listen.address)?,
             admin: bind(settings.admin.admin)?,
@@ -190,9 +190,9 @@ impl StoreHandle {
             Backend::Redis(redis) => {
                 Self::Redis { settings: Box::new(redis.clone()), health: Arc::new(StoreHealth::new()) }
             }
-            Backend::File(file) => Self::File(
-                FileStore::open(file).map_err(|error| StartError::Store { file: file.clone(), error })?,
-            ),
+            Backend::File(file) => {
+                Self::File(FileStore::open(file).map_err(|error| StartError::Store { file: file.clone(), error })?)
+            }
         })
     }
 
@@ -245,7 +245,8 @@ async fn end(workers: &[Worker], drain: &listen::settings::Drain) {
         }
     };
     let again = async {
-        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
             return std::future::pending().await;
         };
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
