@@ -1,7 +1,5 @@
 //! The stages of a process's end, told to everything that serves: not ready, no more connections, and then none left.
 
-use std::time::Duration;
-
 use tokio::sync::watch;
 
 use super::settings::Drain;

@@ -15,7 +15,7 @@ use crate::keys::format::{Alphabet, Fate, Format, Formats};
 use crate::keys::rules::{Required, Rules};
 use crate::keys::tenant::is_id;
 use crate::policy::scope::is_scope;
-use crate::policy::{BusinessSource, Credentials, DenyList, KeySource, Scopes};
+use crate::policy::{BusinessSource, Credentials, DenyList, KeySource, Scopes, UpstreamId};
 use crate::proxy::settings::Upstream;
 
 pub fn credentials(root: &Root, upstreams: &[Upstream], reader: &mut Reader<'_>) -> Credentials {
@@ -30,6 +30,7 @@ pub fn credentials(root: &Root, upstreams: &[Upstream], reader: &mut Reader<'_>)
     Credentials {
         sources: sources(&path.field("from"), keys.from.as_ref(), reader),
         formats: formats(&path.field("formats"), keys.formats.as_ref(), upstreams, reader),
+        format_upstreams: upstreams.iter().enumerate().map(|(id, u)| (u.name.clone(), UpstreamId(id))).collect(),
         forward: reader.read(&path.field("forward"), keys.forward.as_ref(), false, scalar::flag),
         realm,
     }
