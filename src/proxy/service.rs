@@ -118,6 +118,8 @@ impl Service {
         times.upstream_took = Some(forwarded.elapsed());
         let mut response = response?;
         headers::backward(response.headers_mut());
+        // Each side of a proxy speaks its own version (RFC 9110 §2.5).
+        *response.version_mut() = Version::HTTP_11;
         Ok(response.map(Payload::Upstream))
     }
 
