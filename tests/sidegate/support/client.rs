@@ -10,7 +10,7 @@ use std::{
 
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::CertificateDer};
 
-use super::{Answer, PATIENCE};
+use super::{Answer, AnswerTo as _, PATIENCE};
 
 /// A client that follows no redirect, uses no proxy, and trusts only these certificates.
 pub fn http(trusted: &[CertificateDer<'static>]) -> reqwest::ClientBuilder {
@@ -76,4 +76,14 @@ pub fn printed_by(command: &mut Command, hint: &str) -> String {
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?}: {}\n{stdout}\n{stderr}\n{hint}", output.status);
     stdout.into_owned()
+}
+
+/// Sends all of these at the same time, and returns their answers in the order given.
+pub async fn together(requests: impl IntoIterator<Item = reqwest::RequestBuilder>) -> Vec<Answer> {
+    let sent: Vec<_> = requests.into_iter().map(|request| tokio::spawn(request.answer())).collect();
+    let mut answers = Vec::new();
+    for answer in sent {
+        answers.push(answer.await.expect("a request that fails says why itself"));
+    }
+    answers
 }

@@ -22,7 +22,7 @@ pub use self::{
 };
 
 /// How long a condition may take to come true before the test fails. Far beyond what a healthy run needs.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A Redis and an upstream, and the gates that stand between a client and them.
 pub struct Stage {
@@ -48,6 +48,12 @@ impl Stage {
     /// A ready gate with the profile as it stands.
     pub fn profile(&self, name: &str) -> Gate {
         Gate::start(&profile(name), self.environment()).ready()
+    }
+
+    /// The profile before an upstream of another address.
+    pub fn profile_before(&self, name: &str, upstream: &str) -> Gate {
+        let elsewhere = ("UPSTREAM_URL".to_owned(), upstream.to_owned());
+        Gate::start(&profile(name), [self.environment(), vec![elsewhere]].concat()).ready()
     }
 
     /// What the profiles' `${…}` name, so that each can be run unchanged.

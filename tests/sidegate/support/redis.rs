@@ -126,6 +126,18 @@ impl Redis {
         self.ask::<()>(&["SADD", &format!("{PREFIX}:{{u:{user}}}:businesses"), business]);
     }
 
+    /// Every name and every value that the store holds.
+    pub fn everything(&self) -> String {
+        let names: Vec<String> = self.ask(&["KEYS", "*"]);
+        let held = |name: &String| match self.ask::<String>(&["TYPE", name]).as_str() {
+            "string" => String::from_utf8_lossy(&self.ask::<Vec<u8>>(&["GET", name])).into_owned(),
+            "set" => self.ask::<Vec<String>>(&["SMEMBERS", name]).join(" "),
+            "hash" => self.ask::<Vec<String>>(&["HGETALL", name]).join(" "),
+            other => panic!("{name} is a {other}, which the contract does not know"),
+        };
+        names.iter().map(|name| format!("{name} {}\n", held(name))).collect()
+    }
+
     pub fn set(&self, name: &str, value: &str) {
         self.ask::<()>(&["SET", name, value]);
     }
