@@ -157,13 +157,7 @@ async fn the_second_window_denies_the_twenty_first_request_until_the_time_it_nam
     let windows = stage.redis.now_ms() / 1000 - began / 1000 + 1;
     let passed = answers.iter().filter(|answer| answer.status == 200).count() as u64;
     assert!(passed >= 20 && passed <= 20 * windows, "{passed} passed within {windows} aligned seconds");
-    // A denial in hand, whichever second it came in: from its time on, the same request passes.
-    let denied = loop {
-        let answer = ask(&gate, "GET", "/api/v1/users", &key).await;
-        if answer.status == 429 {
-            break answer;
-        }
-    };
+    let denied = answers.into_iter().find(|answer| answer.status == 429).expect("60 requests do not fit in a second");
     assert_eq!(denied.number("retry-after"), 1);
     assert_eq!(denied.number("x-ratelimit-limit"), 20);
     passes_after_waiting(&stage, &gate, &key, &denied).await;
@@ -234,17 +228,16 @@ async fn only_this_window_denies(windows: Value, limit: u64, seconds: u64) {
     let (stage, gate) = salescaling();
     let key = stage.redis.mint(json!({"user": "u_42", "scopes": ["users:read"], "limits": {"per-key": windows}})).text;
     let mut passed = 0;
-    let (first, denied) = loop {
-        let began = stage.redis.now_ms() / 1000 / seconds;
+    let denied = loop {
         let answers = together((0..50).map(|_| gate.get("/api/v1/users").header("x-api-key", &key))).await;
         passed += answers.iter().filter(|answer| answer.status == 200).count() as u64;
         if let Some(denied) = answers.into_iter().find(|answer| answer.status == 429) {
-            break (began, denied);
+            break denied;
         }
     };
-    // The burst may have run into a second or third aligned window on a busy machine; each gives `limit` again.
     assert_eq!(denied.number("x-ratelimit-limit"), limit);
-    assert!(passed >= limit, "{passed} passed, and then one was denied in window {first}");
+    // On a busy machine the requests may have run into a next aligned window, which gives `limit` again.
+    assert!(passed >= limit, "{passed} passed before one was denied");
     let wait = denied.number("retry-after");
     assert!((1..=seconds).contains(&wait), "Retry-After: {wait}");
     if seconds <= 10 {
