@@ -36,7 +36,10 @@ async fn a_denial_is_a_problem_with_all_its_members() {
     is_problem(&forbidden, 403, "insufficient_scope", "Forbidden");
     assert_eq!(forbidden.json()["detail"], "Insufficient permissions");
     let challenge = forbidden.header("www-authenticate").unwrap_or_default();
-    assert!(challenge.contains("error=\"insufficient_scope\"") && challenge.contains("scope=\"things:write\""), "{challenge}");
+    assert!(
+        challenge.contains("error=\"insufficient_scope\"") && challenge.contains("scope=\"things:write\""),
+        "{challenge}"
+    );
     assert_eq!(gate.get("/things").bearer_auth(&key).answer().await.status, 200);
     let limited = gate.get("/things").bearer_auth(&key).answer().await;
     is_problem(&limited, 429, "rate_limited", "Too Many Requests");
@@ -52,7 +55,9 @@ async fn what_the_upstream_did_is_told_as_502() {
     let stage = Stage::set();
     let refused = stage.gate(&format!("upstream: http://127.0.0.1:{}\nroutes: {{/public: public}}", free_port()));
     is_problem(&refused.get("/public").answer().await, 502, "upstream_unreachable", "Bad Gateway");
-    for said in [&b"nonsense\r\n\r\n"[..], b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", b"", b"HTTP/1.1 2000 OK\r\n\r\n"] {
+    for said in
+        [&b"nonsense\r\n\r\n"[..], b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", b"", b"HTTP/1.1 2000 OK\r\n\r\n"]
+    {
         let gate = stage.gate(&format!("upstream: http://{}\nroutes: {{/public: public}}", upstream::that_says(said)));
         let answer = gate.post("/public").answer().await;
         is_problem(&answer, 502, "upstream_invalid", "Bad Gateway");
@@ -98,7 +103,8 @@ async fn every_answer_has_a_request_id_of_the_gates_own() {
 
 #[tokio::test]
 async fn a_trusted_peers_request_id_is_kept_when_it_is_a_uuid() {
-    let (stage, gate) = yard("listen: {address: '127.0.0.1:0', trusted_proxies: [127.0.0.1/32]}\nroutes: {/public: public}");
+    let (stage, gate) =
+        yard("listen: {address: '127.0.0.1:0', trusted_proxies: [127.0.0.1/32]}\nroutes: {/public: public}");
     let theirs = Uuid::new_v4().to_string();
     let kept = gate.get("/public").header("X-Request-Id", &theirs).answer().await;
     assert_eq!(kept.header("x-request-id"), Some(theirs.as_str()));

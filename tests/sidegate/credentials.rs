@@ -16,7 +16,9 @@ routes:
 #[tokio::test]
 async fn a_key_is_read_from_either_header_and_stripped() {
     let yard = Yard::set(YAML);
-    for header in ["Authorization: Bearer ", "authorization: bEaReR ", "AUTHORIZATION: BEARER ", "X-API-Key: ", "x-api-key:"] {
+    for header in
+        ["Authorization: Bearer ", "authorization: bEaReR ", "AUTHORIZATION: BEARER ", "X-API-Key: ", "x-api-key:"]
+    {
         assert_eq!(yard.with(&[&format!("{header}{}", yard.key)]).status, 200, "{header}");
         let seen = yard.stage.upstream.only();
         assert_eq!((seen.header("authorization"), seen.header("x-api-key")), (None, None), "{header}");
@@ -152,7 +154,13 @@ routes: {/things: any}
     let key = stage.redis.mint_as("ab_01234567890123456789", json!({"business": "acme"})).text;
     assert_eq!(gate.get("/things").bearer_auth(&key).answer().await.status, 200);
     let mut watch = stage.redis.watch();
-    for wrong in ["ab_0123456789012345678", "ab_0123456789012345678901234", "ab_0123456789012345678-", "AB_01234567890123456789", "x"] {
+    for wrong in [
+        "ab_0123456789012345678",
+        "ab_0123456789012345678901234",
+        "ab_0123456789012345678-",
+        "AB_01234567890123456789",
+        "x",
+    ] {
         let answer = gate.get("/things").bearer_auth(wrong).answer().await;
         assert_eq!(answer.denial(), (401, "invalid_api_key".to_owned()), "{wrong}");
         assert_eq!(answer.json()["detail"], "Invalid API key", "{wrong}");
@@ -211,10 +219,8 @@ async fn an_address_that_guesses_keys_is_slowed_without_hurting_another() {
 async fn the_break_glass_list_refuses_keys_and_addresses_without_redis() {
     let stage = Stage::set();
     let [by_id, by_digest, other] = [1, 2, 3].map(|_| stage.redis.mint(json!({"business": "acme"})));
-    let gate = stage.gate(&format!(
-        "deny: {{keys: ['{}', '{}'], addresses: [127.0.0.2/32]}}{YAML}",
-        by_id.id, by_digest.digest
-    ));
+    let gate = stage
+        .gate(&format!("deny: {{keys: ['{}', '{}'], addresses: [127.0.0.2/32]}}{YAML}", by_id.id, by_digest.digest));
     for (key, status) in [(&by_id, 401), (&by_digest, 401), (&other, 200)] {
         let answer = gate.get("/things").bearer_auth(&key.text).answer().await;
         assert_eq!(answer.status, status);

@@ -225,7 +225,8 @@ routes: {/things: {any: true, limits: [per-key, per-business]}}
     assert!(!answer.headers.contains_key("x-ratelimit-limit"));
     let policy = r#""per-key-1m";q=20;w=60, "per-key-1h";q=200;w=3600, "per-business";q=500;w=86400"#;
     assert_eq!(answer.header("ratelimit-policy"), Some(policy));
-    for (name, remaining, longest) in [("per-key-1m", 19, 60), ("per-key-1h", 199, 3600), ("per-business", 499, 86_400)] {
+    for (name, remaining, longest) in [("per-key-1m", 19, 60), ("per-key-1h", 199, 3600), ("per-business", 499, 86_400)]
+    {
         assert_eq!(left(&answer, name), remaining);
         assert!((1..=longest).contains(&parameter(&answer, name, "t")), "{name}: {answer:?}");
     }

@@ -80,8 +80,23 @@ async fn raw_bytes_above_ascii_are_refused() {
 async fn a_near_miss_of_a_route_is_no_route() {
     let yard = Yard::set();
     for target in [
-        "/ADMIN", "/Admin", "/admin/", "/admin.", "/admin%20", "/admin%3Fx", "/admin%23", "/admi", "/adminx", "/", "/admin/x",
-        "/strict/ADMIN", "/strict/admin.", "/strict/admin%20", "/strict/%41dmin", "/PUBLIC/x", "/publicx",
+        "/ADMIN",
+        "/Admin",
+        "/admin/",
+        "/admin.",
+        "/admin%20",
+        "/admin%3Fx",
+        "/admin%23",
+        "/admi",
+        "/adminx",
+        "/",
+        "/admin/x",
+        "/strict/ADMIN",
+        "/strict/admin.",
+        "/strict/admin%20",
+        "/strict/%41dmin",
+        "/PUBLIC/x",
+        "/publicx",
     ] {
         yard.refused(target.as_bytes(), &[404]);
     }
@@ -129,7 +144,13 @@ async fn an_encoded_slash_or_a_semicolon_passes_where_the_route_says_so() {
         assert_eq!(yard.get(target, &yard.reader).status, 200, "{target}");
         assert_eq!(yard.stage.upstream.only().target, target);
     }
-    for target in ["/opened/..%2fadmin", "/opened/%2e%2e%2fadmin", "/opened/..;/admin", "/opened/a%2f..%2fadmin", "/opened/a%2f%2fb"] {
+    for target in [
+        "/opened/..%2fadmin",
+        "/opened/%2e%2e%2fadmin",
+        "/opened/..;/admin",
+        "/opened/a%2f..%2fadmin",
+        "/opened/a%2f%2fb",
+    ] {
         yard.refused(target.as_bytes(), &[400]);
     }
 }
@@ -189,7 +210,9 @@ async fn only_the_ordinary_form_of_a_target_is_routed() {
 #[tokio::test]
 async fn a_request_names_exactly_one_host() {
     let yard = Yard::set();
-    for hosts in ["", "Host: a\r\nHost: a\r\n", "Host: a\r\nHost: b\r\n", "Host: a b\r\n", "Host: a/b\r\n", "Host: u@a\r\n"] {
+    for hosts in
+        ["", "Host: a\r\nHost: a\r\n", "Host: a\r\nHost: b\r\n", "Host: a b\r\n", "Host: a/b\r\n", "Host: u@a\r\n"]
+    {
         let request = format!("GET /public/x HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n");
         assert_eq!(Answer::parse(&exchange(yard.gate.address, request.as_bytes())).status, 400, "{hosts:?}");
     }
@@ -229,7 +252,8 @@ impl Yard {
 
     /// Whoever asks, with any key or none, and the upstream sees nothing of it.
     fn refused(&self, target: &[u8], statuses: &[u16]) {
-        let answers = [self.get(target, &self.reader), self.get(target, &self.admin), self.gate.raw("GET", target, &[])];
+        let answers =
+            [self.get(target, &self.reader), self.get(target, &self.admin), self.gate.raw("GET", target, &[])];
         for answer in answers {
             let text = String::from_utf8_lossy(target);
             assert!(statuses.contains(&answer.status), "{text}: {}", answer.status);

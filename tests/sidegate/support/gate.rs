@@ -78,11 +78,13 @@ impl Gate {
         client::raw(self.admin, "GET", path, &[])
     }
 
-    /// The value of one series as `/metrics` prints it: its name and labels, exactly; 0 when it is not there.
-    pub fn metric(&self, series: &str) -> f64 {
+    /// The sum of all series of this name that have these labels (`route="none"`).
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let page = self.operators("/metrics").text();
-        let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        line.map_or(0.0, |value| value.trim().parse().expect("a metric is a number"))
+        let series = page.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
+        let of_name = series.filter(|(rest, _)| rest.is_empty() || rest.starts_with('{'));
+        let meant = of_name.filter(|(rest, _)| labels.iter().all(|label| rest.contains(label)));
+        meant.map(|(_, value)| value.parse::<f64>().expect("a metric is a number")).sum()
     }
 
     /// Runs another subcommand with the gate's configuration and environment.
@@ -115,9 +117,8 @@ impl Gate {
 
     /// The access-log line that holds this text, as JSON.
     pub fn logged(&self, needle: &str) -> Value {
-        self.access_log.find(needle, |line| {
-            line.contains(needle).then(|| serde_json::from_str(line).expect("a log line is JSON"))
-        })
+        self.access_log
+            .find(needle, |line| line.contains(needle).then(|| serde_json::from_str(line).expect("a log line is JSON")))
     }
 
     /// Everything written to both streams so far.

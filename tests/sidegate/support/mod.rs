@@ -71,7 +71,8 @@ pub fn in_repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The configuration with a line for each section that every gate needs and this one does not care about.
+/// The configuration, and behind it (so that lines keep their numbers) each section that every gate needs and this one
+/// does not care about.
 pub fn whole(yaml: &str) -> String {
     let sections = [
         ("listen", "127.0.0.1:0"),
@@ -80,7 +81,7 @@ pub fn whole(yaml: &str) -> String {
         ("store", "{redis: \"${REDIS_URL}\"}"),
     ];
     let missing = sections.iter().filter(|(name, _)| !yaml.lines().any(|line| line.starts_with(&format!("{name}:"))));
-    missing.map(|(name, value)| format!("{name}: {value}\n")).chain([yaml.to_owned()]).collect()
+    [format!("{yaml}\n")].into_iter().chain(missing.map(|(name, value)| format!("{name}: {value}\n"))).collect()
 }
 
 /// Waits for a condition, and says which one when it does not come true.

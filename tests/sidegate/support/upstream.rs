@@ -23,7 +23,10 @@ use hyper_util::{
     server::conn::auto,
 };
 use serde_json::json;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::AbortHandle,
+};
 
 use super::until;
 
@@ -44,16 +47,21 @@ pub struct Recorded {
 enum Manner {
     /// 200, with the request as JSON.
     Echo,
-    Fixed { status: u16, headers: Vec<(String, String)>, body: Bytes },
+    Fixed {
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: Bytes,
+    },
     /// It reads, and never answers.
     Silent,
-    /// The next request's body is whatever the test sends, frame by frame.
-    Stream(Arc<Mutex<Option<mpsc::UnboundedReceiver<Frame<Bytes>>>>>),
+    /// The next answer's body is whatever the test sends, frame by frame.
+    Stream(Arc<Mutex<Option<Frames>>>),
 }
 
 struct State {
     seen: Mutex<Vec<Arc<Mutex<Recorded>>>>,
     manner: Mutex<Manner>,
+    connections: Mutex<Vec<AbortHandle>>,
 }
 
 pub struct Upstream {
@@ -69,7 +77,8 @@ impl Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         listener.set_nonblocking(true).expect("a TCP listener can be non-blocking");
         let address = listener.local_addr().expect("a bound listener has an address");
-        let state = Arc::new(State { seen: Mutex::default(), manner: Mutex::new(Manner::Echo) });
+        let state =
+            Arc::new(State { seen: Mutex::default(), manner: Mutex::new(Manner::Echo), connections: Mutex::default() });
         let (stop, stopped) = oneshot::channel::<()>();
         let served = state.clone();
         thread::spawn(move || {
@@ -99,10 +108,18 @@ impl Upstream {
     }
 
     /// The next answer's head is sent at once; its body is what goes into this channel, until it is dropped.
-    pub fn stream(&self) -> mpsc::UnboundedSender<Frame<Bytes>> {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        *lock(&self.state.manner) = Manner::Stream(Arc::new(Mutex::new(Some(receiver))));
+    pub fn stream(&self) -> FrameSender {
+        let (sender, frames) = frames();
+        *lock(&self.state.manner) = Manner::Stream(Arc::new(Mutex::new(Some(frames))));
         sender
+    }
+
+    /// Closes every connection and waits until they are closed; new ones are accepted.
+    pub fn hang_up(&self) {
+        let connections = std::mem::take(&mut *lock(&self.state.connections));
+        assert!(!connections.is_empty(), "nobody is connected");
+        connections.iter().for_each(AbortHandle::abort);
+        until("the connections to close", || connections.iter().all(AbortHandle::is_finished).then_some(()));
     }
 
     pub fn seen(&self) -> Vec<Recorded> {
@@ -157,12 +174,13 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
     let listener = tokio::net::TcpListener::from_std(listener).expect("the listener is non-blocking");
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
-        let state = state.clone();
-        tokio::spawn(async move {
-            let service = service_fn(move |request| answer(state.clone(), request));
+        let served = state.clone();
+        let connection = tokio::spawn(async move {
+            let service = service_fn(move |request| answer(served.clone(), request));
             // A connection that breaks is the gate's doing; what it broke shows in the test.
             let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
         });
+        lock(&state.connections).push(connection.abort_handle());
     }
 }
 
@@ -173,7 +191,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     if let Manner::Stream(frames) = manner {
         tokio::spawn(read);
         let frames = lock(&frames).take().expect("a stream answers one request");
-        return Ok(Response::new(Either::Right(Frames(frames))));
+        return Ok(Response::new(Either::Right(frames)));
     }
     read.await;
     let (status, headers, body) = match manner {
@@ -235,8 +253,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A body made of whatever comes out of a channel.
-struct Frames(mpsc::UnboundedReceiver<Frame<Bytes>>);
+/// A body, and what sends it frame by frame; it ends when the sender is dropped.
+pub fn frames() -> (FrameSender, Frames) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    (FrameSender(sender), Frames(receiver))
+}
+
+pub struct FrameSender(mpsc::UnboundedSender<Frame<Bytes>>);
+
+impl FrameSender {
+    pub fn send(&self, data: &'static str) {
+        self.0.send(Frame::data(Bytes::from(data))).expect("the body is still wanted");
+    }
+}
+
+pub struct Frames(mpsc::UnboundedReceiver<Frame<Bytes>>);
 
 impl Body for Frames {
     type Data = Bytes;

@@ -81,7 +81,8 @@ async fn unknown_expired_and_revoked_keys_are_told_the_same() {
 async fn an_authorization_of_another_form_is_an_invalid_key_and_says_what_to_send() {
     let (stage, gate) = bots();
     let key = key(&stage, "read").text;
-    let forms = [format!("Basic {key}"), key.clone(), format!("Bearer  {key}"), format!("Bearer {key} x"), "Bearer".to_owned()];
+    let forms =
+        [format!("Basic {key}"), key.clone(), format!("Bearer  {key}"), format!("Bearer {key} x"), "Bearer".to_owned()];
     for form in forms {
         let answer = gate.raw("GET", "/v1/bots", &[format!("Authorization: {form}").as_bytes()]);
         assert_eq!(answer.status, 401, "{form}");

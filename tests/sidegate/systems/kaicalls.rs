@@ -19,7 +19,13 @@ fn the_documented_curl_works() {
     let (stage, gate) = kaicalls();
     let key = gate.new_key(&["--name", "Zapier", "--business", "biz_1"]);
     let mut curl = Command::new("curl");
-    curl.args(["--silent", "--fail-with-body", &gate.url("/api/v1/agents"), "-H", &format!("Authorization: Bearer {key}")]);
+    curl.args([
+        "--silent",
+        "--fail-with-body",
+        &gate.url("/api/v1/agents"),
+        "-H",
+        &format!("Authorization: Bearer {key}"),
+    ]);
     printed_by(&mut curl, "apt-get install curl");
     assert_eq!(stage.upstream.only().target, "/api/v1/agents");
 }
@@ -97,8 +103,8 @@ async fn each_scope_opens_its_resource_and_the_wildcard_opens_all() {
     for resource in RESOURCES {
         let path = format!("/api/v1/{resource}/7");
         let scopes = ["read", "write"].map(|action| json!([format!("{resource}:{action}")]));
-        let [reader, writer] =
-            scopes.map(|scopes| stage.redis.mint_as(&existing_key(), json!({"business": "biz_1", "scopes": scopes})).text);
+        let [reader, writer] = scopes
+            .map(|scopes| stage.redis.mint_as(&existing_key(), json!({"business": "biz_1", "scopes": scopes})).text);
         for (method, key, status) in [
             ("GET", &reader, 200),
             ("GET", &writer, 403),
@@ -234,7 +240,9 @@ async fn a_list_returns_at_most_what_its_endpoint_allows() {
         assert_eq!(ask(&gate, &format!("/api/v1/{asked}"), &key).await.status, 200, "{asked}");
         assert_eq!(stage.upstream.only().target, format!("/api/v1/{forwarded}"));
     }
-    for wrong in ["limit=7&limit=8", "limit=7&%6cimit=1000", "limit=ten", "limit=", "limit", "limit=-1", "limit=+7", "limit=7.0"] {
+    for wrong in
+        ["limit=7&limit=8", "limit=7&%6cimit=1000", "limit=ten", "limit=", "limit", "limit=-1", "limit=+7", "limit=7.0"]
+    {
         let answer = ask(&gate, &format!("/api/v1/agents?{wrong}"), &key).await;
         assert_eq!(answer.denial(), (400, "bad_request".to_owned()), "{wrong}");
     }

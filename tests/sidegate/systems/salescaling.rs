@@ -138,7 +138,8 @@ async fn a_key_has_a_name_and_an_expiry_and_is_shown_once() {
 async fn the_upstream_learns_the_keys_user_and_a_client_cannot_forge_it() {
     let (stage, gate) = salescaling();
     let key = new_key(&gate, "users:read");
-    let forged = gate.get("/api/v1/users").header("x-api-key", &key).header("X-User-Id", "u_1").header("X_User_Id", "u_1");
+    let forged =
+        gate.get("/api/v1/users").header("x-api-key", &key).header("X-User-Id", "u_1").header("X_User_Id", "u_1");
     assert_eq!(forged.answer().await.status, 200);
     let seen = stage.upstream.only();
     assert_eq!(seen.all("x-user-id"), ["u_42"]);

@@ -51,9 +51,12 @@ async fn an_invalid_or_expired_key_is_told_with_its_own_code() {
     let expired = stage.redis.mint_as(&format!("scl_live_{}", "e".repeat(43)), json!({"business": "acme"}));
     stage.redis.rewrite(&expired, json!({"expires_at": "2026-03-23T14:30:00Z"}));
     let unknown = format!("scl_live_{}", "u".repeat(43));
-    for authorization in
-        [format!("Bearer {unknown}"), format!("Bearer {}", expired.text), "Bearer x".to_owned(), "Basic dTpw".to_owned()]
-    {
+    for authorization in [
+        format!("Bearer {unknown}"),
+        format!("Bearer {}", expired.text),
+        "Bearer x".to_owned(),
+        "Basic dTpw".to_owned(),
+    ] {
         let answer = gate.get(QUICK_START).header("authorization", &authorization).answer().await;
         is_unauthorized(&answer, "invalid_api_key");
     }
