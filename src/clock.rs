@@ -19,6 +19,12 @@ pub fn rfc3339(ms: u64) -> String {
     Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX).to_string()
 }
 
+/// `2026-03-23T14:30:00.123Z`: the same with milliseconds, for logs.
+pub fn rfc3339_ms(ms: u64) -> String {
+    let timestamp = i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    format!("{:.3}", timestamp.unwrap_or(Timestamp::MAX))
+}
+
 /// Reads an RFC 3339 time with any offset; `None` if it is none, or before 1970.
 pub fn parse_rfc3339(text: &str) -> Option<u64> {
     let timestamp: Timestamp = text.parse().ok()?;
@@ -32,6 +38,7 @@ mod tests {
     #[test]
     fn times_are_written_in_whole_seconds_and_read_back() {
         assert_eq!(rfc3339(1_774_276_200_999), "2026-03-23T14:30:00Z");
+        assert_eq!(rfc3339_ms(1_774_276_200_007), "2026-03-23T14:30:00.007Z");
         assert_eq!(parse_rfc3339("2026-03-23T14:30:00Z"), Some(1_774_276_200_000));
         assert_eq!(parse_rfc3339("2026-03-23T16:30:00+02:00"), Some(1_774_276_200_000));
         assert_eq!(parse_rfc3339("tomorrow"), None);

@@ -1,7 +1,14 @@
 //! sidegate
 
+pub mod admin;
+pub mod cli;
 pub mod clock;
+pub mod gate;
 pub mod keys;
 pub mod limit;
+pub mod listen;
+pub mod observe;
+pub mod policy;
+pub mod proxy;
 pub mod secret;
 pub mod store;

@@ -3,7 +3,13 @@
 //! No I/O: the stores keep what this room defines, the command line and (later) the management API obey its rules.
 
 pub mod digest;
+pub mod format;
+pub mod mask;
+pub mod mint;
+pub mod rules;
 pub mod tenant;
 
 pub use digest::Digest;
+pub use format::{Alphabet, Fate, Format, FormatError, Formats, Reading};
+pub use mask::mask;
 pub use tenant::Tenant;

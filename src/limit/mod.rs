@@ -5,7 +5,11 @@
 //! (`store/redis/scripts/decide.lua`); a differential test holds the two together.
 
 pub mod ask;
+pub mod bucket;
+pub mod spend;
 pub mod window;
 
 pub use ask::{Answer, Ask, Believed, BucketAsk, Document, Member, Outcome, Question, WindowNow};
+pub use bucket::Bucket;
+pub use spend::spend;
 pub use window::{Algorithm, Window, Windows, WindowsError};

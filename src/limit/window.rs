@@ -54,6 +54,7 @@ impl Windows {
             return Err(WindowsError::Empty);
         }
         for (index, window) in windows.iter().enumerate() {
+            window.check()?;
             if windows[..index].iter().any(|earlier| earlier.duration_ms == window.duration_ms) {
                 return Err(WindowsError::SameDuration(window.to_string()));
             }
@@ -92,11 +93,25 @@ impl Window {
         }
         let too_large = || WindowsError::TooLarge(text.to_owned());
         let duration_ms = amount.checked_mul(unit_ms).ok_or_else(too_large)?;
-        let units = limit.max(1).checked_mul(duration_ms).ok_or_else(too_large)?;
-        if units >= MOST_UNITS {
+        let window = Self { limit, duration_ms };
+        if window.units().is_none_or(|units| units >= MOST_UNITS) {
             return Err(too_large());
         }
-        Ok(Self { limit, duration_ms })
+        Ok(window)
+    }
+
+    /// What the arithmetic relies on, whoever made the window.
+    fn check(&self) -> Result<(), WindowsError> {
+        match self.units() {
+            Some(0) => Err(WindowsError::NoDuration(self.to_string())),
+            Some(units) if units < MOST_UNITS => Ok(()),
+            _ => Err(WindowsError::TooLarge(self.to_string())),
+        }
+    }
+
+    /// How many units the window holds, at least those of one request.
+    fn units(&self) -> Option<u64> {
+        self.limit.max(1).checked_mul(self.duration_ms)
     }
 }
 

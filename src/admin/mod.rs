@@ -1,0 +1,3 @@
+//! (room in the making)
+
+pub mod settings;

@@ -1,0 +1,173 @@
+//! `sidegate keys import`: keys that exist already, as JSON lines with their SHA-256. Doing it twice changes nothing.
+//!
+//! Each line stands or falls alone, and says so. Only a store out of reach ends the command early: no later line could
+//! fare better, and the same import can be run again.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use super::{DONE, FAILED, KeysSetting, Session, printable};
+use crate::keys::rules::check_name;
+use crate::keys::{Digest, mask};
+use crate::store::StoreError;
+use crate::store::registry::{Insertion, Members, RegistryError, StoredKey};
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  echo '{\"sha256\": \"<64 hex digits>\", \"name\": \"crm\", \"business\": \"acme\", \"scopes\": [\"read\"]}' | sidegate keys import"
+)]
+pub struct ImportArgs {
+    /// JSON lines {sha256, name, business?, user?, scopes?, id?, hint?, created_at?, expires_at?, revoked_at?, limits?,
+    /// allow_addresses?}; without it standard input
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+/// A line as it may be written. A member that is misspelt is an error: an expiry that nobody reads would open for ever.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    sha256: String,
+    name: String,
+    id: Option<Value>,
+    hint: Option<String>,
+    business: Option<Value>,
+    user: Option<Value>,
+    scopes: Option<Value>,
+    created_at: Option<Value>,
+    expires_at: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    revoked_at: Option<Value>,
+    limits: Option<Value>,
+    allow_addresses: Option<Value>,
+}
+
+#[derive(Default)]
+struct Tally {
+    imported: usize,
+    already_there: usize,
+    failed: usize,
+}
+
+pub(super) async fn run(args: ImportArgs, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<u8> {
+    let mut file;
+    let input: &mut dyn BufRead = match args.file.filter(|path| path.as_os_str() != "-") {
+        Some(path) => {
+            let opened = File::open(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+            file = BufReader::new(opened);
+            &mut file
+        }
+        None => &mut *session.input,
+    };
+    let mut tally = Tally::default();
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        // Bytes, since a line that is not UTF-8 must not end the import of the others.
+        if input.read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        match import(line.trim_ascii(), setting, session.now_ms).await {
+            Ok(insertion) => {
+                let (what, key) = tally.count(&insertion);
+                writeln!(session.out, "line {number}: {what} as {}", shown_id(key))?;
+            }
+            Err(Failure::Line(what)) => {
+                tally.failed += 1;
+                writeln!(session.err, "line {number}: {}", printable(&mask(&what, &setting.formats)))?;
+            }
+            Err(Failure::Store(error)) => {
+                writeln!(session.err, "line {number}: stopped here; import the same lines again, none is doubled")?;
+                return Err(error.into());
+            }
+        }
+    }
+    let Tally { imported, already_there, failed } = tally;
+    writeln!(session.out, "{imported} imported, {already_there} already there, {failed} failed")?;
+    Ok(if failed == 0 { DONE } else { FAILED })
+}
+
+enum Failure {
+    /// This line cannot be imported.
+    Line(String),
+    /// No line can be.
+    Store(StoreError),
+}
+
+async fn import(line: &[u8], setting: &KeysSetting, now_ms: u64) -> Result<Insertion, Failure> {
+    let (digest, members) = read(line, setting).map_err(Failure::Line)?;
+    setting.registry.insert(&digest, members, now_ms).await.map_err(|error| match error {
+        RegistryError::Store(error @ (StoreError::Unreachable(_) | StoreError::Deadline)) => Failure::Store(error),
+        other => Failure::Line(other.to_string()),
+    })
+}
+
+fn read(line: &[u8], setting: &KeysSetting) -> Result<(Digest, Members), String> {
+    // Checked first: serde would repeat a line that is one text, and that text may be a key.
+    if line.first() != Some(&b'{') {
+        return Err(
+            "no JSON object; write one line such as {\"sha256\": \"…\", \"name\": \"crm\", \"business\": \"acme\"}"
+                .to_owned(),
+        );
+    }
+    let line: Line = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    let digest = Digest::parse_hex(&line.sha256)
+        .ok_or("sha256: write the key's SHA-256 as 64 hexadecimal digits, never the key itself")?;
+    check_name(&line.name).map_err(|error| format!("name: {error}"))?;
+    if line.hint.as_ref().is_some_and(|hint| mask(hint, &setting.formats) != hint.as_str()) {
+        return Err("hint: at most the prefix and eight characters of a key may be stored".to_owned());
+    }
+    Ok((digest, line.into_members()))
+}
+
+impl Line {
+    fn into_members(self) -> Members {
+        let members = [
+            ("id", self.id),
+            ("name", Some(Value::from(self.name))),
+            ("hint", self.hint.map(Value::from)),
+            ("business", self.business),
+            ("user", self.user),
+            ("scopes", self.scopes),
+            ("created_at", self.created_at),
+            ("expires_at", self.expires_at),
+            ("revoked_at", self.revoked_at),
+            ("limits", self.limits),
+            ("allow_addresses", self.allow_addresses),
+        ];
+        members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    }
+}
+
+impl Tally {
+    fn count<'a>(&mut self, insertion: &'a Insertion) -> (&'static str, &'a StoredKey) {
+        match insertion {
+            Insertion::Inserted(key) => {
+                self.imported += 1;
+                (if key.members.contains_key("revoked_at") { "imported, revoked," } else { "imported" }, key)
+            }
+            Insertion::AlreadyThere(key) => {
+                self.already_there += 1;
+                ("already there", key)
+            }
+        }
+    }
+}
+
+fn shown_id(key: &StoredKey) -> String {
+    key.text("id").map_or_else(|| "a key without an id".to_owned(), printable)
+}
+
+/// `revoked_at: null` revokes as any other value does, so that it must not be read as absence.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}

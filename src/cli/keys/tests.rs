@@ -1,0 +1,224 @@
+//! The commands as a person and a script see them, against the embedded store.
+
+use std::path::Path;
+
+use clap::Parser;
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+use crate::keys::rules::Required;
+use crate::keys::{Alphabet, Digest, Fate, Format};
+use crate::store::file::FileStore;
+
+const NOW: u64 = 1_774_276_200_000;
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    keys: KeysArgs,
+}
+
+struct Shell {
+    folder: TempDir,
+    setting: KeysSetting,
+}
+
+struct Said {
+    code: u8,
+    out: String,
+    err: String,
+}
+
+fn shell(formats: Formats, require: &[Required]) -> Shell {
+    let folder = TempDir::new().expect("a folder");
+    let store = FileStore::open(&folder.path().join("keys.yaml")).expect("the store opens");
+    let known_scopes = ["contacts:read", "contacts:write"].map(str::to_owned).to_vec();
+    let rules = Rules { require: require.to_vec(), default_scopes: Vec::new(), known_scopes };
+    Shell { folder, setting: KeysSetting { formats, rules, registry: Registry::File { store } } }
+}
+
+fn standard() -> Shell {
+    shell(Formats::default(), &[])
+}
+
+impl Shell {
+    async fn try_to(&self, arguments: &[&str], input: &str) -> anyhow::Result<Said> {
+        let line = Line::try_parse_from(std::iter::once("keys").chain(arguments.iter().copied()))?;
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let mut session = Session { input: &mut input.as_bytes(), out: &mut out, err: &mut err, now_ms: NOW };
+        let code = perform(line.keys, &self.setting, &mut session).await?;
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        Ok(Said { code, out: text(out), err: text(err) })
+    }
+
+    async fn say(&self, arguments: &[&str], input: &str) -> Said {
+        self.try_to(arguments, input).await.expect("the command ends well")
+    }
+
+    async fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.say(arguments, "").await.out).expect("one JSON document")
+    }
+
+    fn file(&self) -> String {
+        let path: &Path = self.folder.path();
+        std::fs::read_to_string(path.join("keys.yaml")).unwrap_or_default()
+    }
+}
+
+fn import_line(key: &str, more: &str) -> String {
+    format!(r#"{{"sha256":"{}","name":"{key}","business":"acme"{more}}}"#, Digest::of(key).to_hex()) + "\n"
+}
+
+#[tokio::test]
+async fn create_prints_the_document_of_the_contract_and_stores_no_key() {
+    let shell = standard();
+    let arguments = ["create", "--name", "job", "--business", "acme", "--user", "u_42"];
+    let more = ["--scopes", "contacts:read,contacts:*", "--expires", "24h", "--json"];
+    let said = shell.say(&[&arguments[..], &more[..]].concat(), "").await;
+    let created: Value = serde_json::from_str(&said.out).expect("one JSON document");
+    let key = created["key"].as_str().expect("a key").to_owned();
+    let id = created["id"].as_str().expect("an id").to_owned();
+    assert_eq!(uuid::Uuid::parse_str(&id).map(|id| id.get_version_num()), Ok(4));
+    let expected = json!({
+        "id": id, "key": key, "hint": key[..11], "name": "job", "business": "acme", "user": "u_42",
+        "scopes": ["contacts:read", "contacts:*"],
+        "created_at": "2026-03-23T14:30:00Z", "expires_at": "2026-03-24T14:30:00Z",
+    });
+    assert_eq!(created, expected);
+    let order =
+        ["\"id\"", "\"key\"", "\"hint\"", "\"name\"", "\"business\"", "\"user\"", "\"scopes\"", "\"created_at\""];
+    assert!(order.map(|member| said.out.find(member)).is_sorted());
+    assert!(!shell.file().contains(&key) && shell.file().contains(&Digest::of(&key).to_hex()));
+}
+
+#[tokio::test]
+async fn a_person_is_told_that_the_key_is_shown_once() {
+    let shell = standard();
+    let said = shell.say(&["create", "--name", "job", "--user", "u_42"], "").await;
+    assert!(said.out.contains("shown this once") && said.out.contains("every business that u_42 owns"), "{}", said.out);
+    assert!(said.out.contains("expires   never"), "{}", said.out);
+    assert_eq!(shell.json(&["list", "--json"]).await["keys"][0]["business"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_broken_rule_is_exit_code_2_and_creates_nothing() {
+    let shell = shell(Formats::default(), &[Required::Business, Required::Scopes]);
+    for (arguments, wanted) in [
+        (&["--user", "u"][..], "every key must have a business"),
+        (&["--business", "acme"], "at least one scope"),
+        (&["--business", "acme", "--scopes", "contact:read"], "did you mean `contacts:read`"),
+        (&["--business", "acme", "--scopes", "*", "--expires", "2020-01-01T00:00:00Z"], "not in the future"),
+        (&["--business", "acme", "--scopes", "*", "--format", "kc_"], "no format has the prefix `kc_`"),
+    ] {
+        let said = shell.say(&[&["create", "--name", "job"], arguments].concat(), "").await;
+        assert_eq!((said.code, said.out.as_str()), (2, ""));
+        assert!(said.err.contains(wanted), "{}", said.err);
+    }
+    assert_eq!(shell.file(), "");
+}
+
+#[tokio::test]
+async fn the_format_is_picked_by_its_prefix() {
+    let format = |prefix: &str| Format::new(prefix, Some(44..=44), Alphabet::Base64Url, true, Fate::Accept);
+    let formats = [format("kc_live_"), format("kc_test_")].into_iter().collect::<Result<_, _>>();
+    let shell = shell(Formats::new(formats.expect("good formats")), &[]);
+    let key = shell.json(&["create", "--name", "n", "--user", "u", "--format", "kc_test_", "--json"]).await;
+    assert!(key["key"].as_str().is_some_and(|key| key.starts_with("kc_test_") && key.len() == 52));
+    assert_eq!(key["hint"].as_str().map(str::len), Some(16));
+}
+
+#[tokio::test]
+async fn list_is_a_table_or_one_document() {
+    let shell = standard();
+    assert!(shell.say(&["list"], "").await.out.starts_with("No keys"));
+    for (name, business) in [("one", "acme"), ("two", "b2")] {
+        shell.say(&["create", "--name", name, "--business", business], "").await;
+    }
+    let lines = import_line("old", r#","id":"k1","expires_at":"2026-03-23T14:30:00Z""#)
+        + &import_line("gone", r#","id":"k2","revoked_at":null"#);
+    assert_eq!(shell.say(&["import"], &lines).await.code, 0);
+    let list = shell.json(&["list", "--json"]).await;
+    assert_eq!((list["total"].as_u64(), list["keys"].as_array().map(Vec::len)), (Some(4), Some(4)));
+    let list = shell.json(&["list", "--business", "b2", "--json"]).await;
+    assert_eq!((list["total"].as_u64(), list["keys"][0]["name"].as_str()), (Some(1), Some("two")));
+    let table = shell.say(&["list", "--business", "acme"], "").await.out;
+    for state in ["active", "expired", "revoked"] {
+        assert_eq!(table.lines().filter(|line| line.contains(state)).count(), 1, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_revoked_by_id_by_hint_and_from_standard_input() {
+    let shell = standard();
+    for name in ["id", "hint", "-"] {
+        let key = shell.json(&["create", "--name", "n", "--user", "u", "--json"]).await;
+        let text = |member: &str| key[member].as_str().expect("a text").to_owned();
+        let argument = if name == "-" { "-".to_owned() } else { text(name) };
+        let said = shell.say(&["revoke", &argument], &format!("{}\n", text("key"))).await;
+        assert_eq!(said.code, 0);
+        assert!(said.out.starts_with(&format!("Revoked {}", text("hint"))), "{}", said.out);
+        let again = shell.say(&["revoke", "--json", &text("id")], "").await;
+        let again: Value = serde_json::from_str(&again.out).expect("one JSON document");
+        assert_eq!(again["revoked_at"], json!("2026-03-23T14:30:00Z"));
+        assert!(shell.say(&["revoke", &text("id")], "").await.out.contains("was revoked already"));
+    }
+}
+
+#[tokio::test]
+async fn a_key_as_an_argument_is_refused_and_not_repeated() {
+    let shell = standard();
+    let key = shell.json(&["create", "--name", "n", "--user", "u", "--json"]).await;
+    let key = key["key"].as_str().expect("a key");
+    let said = shell.say(&["revoke", key], "").await;
+    assert_eq!(said.code, 2);
+    assert!(said.err.contains("looks like a whole key") && !said.err.contains(key), "{}", said.err);
+    let said = shell.say(&["create", "--name", "n", "--user", "u", "--format", key], "").await;
+    assert!(said.code == 2 && !said.err.contains(key), "{}", said.err);
+    assert_eq!(shell.json(&["list", "--json"]).await["keys"][0]["revoked_at"], Value::Null);
+}
+
+#[tokio::test]
+async fn an_unknown_key_is_an_error() {
+    let shell = standard();
+    let unknown = shell.try_to(&["revoke", "k1"], "").await.map(|_| ()).map_err(|error| error.to_string());
+    assert!(unknown.is_err_and(|text| text.starts_with("no key has this id or hint")));
+    assert!(shell.try_to(&["revoke", "-"], "unknown").await.is_err());
+    assert_eq!(shell.say(&["revoke", "-"], "two words").await.code, 2);
+    assert_eq!(shell.say(&["revoke", "-"], "").await.code, 2);
+}
+
+#[tokio::test]
+async fn import_goes_on_after_a_bad_line_and_is_idempotent() {
+    let shell = standard();
+    let bad = [
+        "nonsense\n".to_owned(),
+        "\u{fffd}\n".to_owned(),
+        format!("\"sg_{}\"\n", "k".repeat(43)),
+        "{\"sha256\":\"12\",\"name\":\"n\",\"business\":\"acme\"}\n".to_owned(),
+        import_line("typo", r#","expire_at":"2026-03-23T14:30:00Z""#),
+        import_line("twice", r#","scopes":["a"],"scopes":["*"]"#),
+        import_line("expiry", r#","expires_at":"soon""#),
+        import_line("hint", r#","hint":"sg_123456789""#),
+        import_line("other", r#","id":"k1""#),
+    ];
+    let good = import_line("one", r#","id":"k1","scopes":["agents:read"]"#) + "\n" + &import_line("two", "");
+    let lines = good.clone() + &bad.concat() + &import_line("three", "");
+    for (imported, already_there) in [(3, 0), (0, 3)] {
+        let said = shell.say(&["import"], &lines).await;
+        assert_eq!(said.code, 1);
+        let tally = format!("{imported} imported, {already_there} already there, {} failed\n", bad.len());
+        assert!(said.out.ends_with(&tally), "{}{}", said.out, said.err);
+        assert_eq!(said.err.lines().count(), bad.len(), "{}", said.err);
+        assert!(!said.err.contains("kkk"), "{}", said.err);
+    }
+    assert_eq!(shell.say(&["import"], &good).await.code, 0);
+    let path = shell.folder.path().join("lines");
+    std::fs::write(&path, &good).expect("the lines are written");
+    assert_eq!(shell.say(&["import", path.to_str().expect("a path")], "").await.code, 0);
+}
+
+#[test]
+fn a_terminal_gets_no_control_characters() {
+    assert_eq!(printable("a\u{1b}[2Jb\nü"), "a\\u{1b}[2Jb\\nü");
+}

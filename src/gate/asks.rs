@@ -1,0 +1,179 @@
+//! The question that a request puts to the store: which documents it rests on, and which buckets it spends from.
+//!
+//! One ask per slot, so that a cluster can answer them one by one; overrides are applied here (key, business, plan, then the
+//! configuration).
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use super::records::KnownKey;
+use super::standing::Standing;
+use super::trail::LimitNow;
+use crate::keys::{Digest, Tenant};
+use crate::limit::{Ask, Believed, BucketAsk, Document, Member, Question, WindowNow, Windows};
+use crate::policy::{By, Limit, Route};
+use crate::store::layout;
+use crate::store::record::BusinessDocument;
+
+/// A question, and which limit each of its buckets belongs to.
+#[derive(Debug)]
+pub struct Asked {
+    pub question: Question,
+    /// Per ask, in the order of its buckets.
+    limits: Vec<Vec<(Arc<Limit>, Arc<Windows>)>>,
+}
+
+/// A key's question: its documents are confirmed, and what it may spend is spent. Spends nothing where it does not stand.
+#[derive(Debug)]
+pub struct KeyQuestion<'a> {
+    pub digest: &'a Digest,
+    pub key: &'a KnownKey,
+    pub business: Option<(&'a str, Believed, Option<&'a BusinessDocument>)>,
+    pub standing: Option<&'a Standing<'a>>,
+    pub route: &'a Route,
+    pub client: IpAddr,
+}
+
+/// What a public route spends: limits by address and for all.
+pub fn of_public(route: &Route, client: IpAddr) -> Asked {
+    let mut asked = Asked::empty(route.cost);
+    for limit in &route.limits {
+        let (slot, subject) = match limit.by {
+            By::Ip => address(client),
+            By::Global => global(),
+            // The configuration refuses a public route with a limit that needs a key.
+            By::Key | By::Business | By::User => continue,
+        };
+        asked.spend(slot, &subject, limit, limit.windows.clone());
+    }
+    asked
+}
+
+pub fn of_key(asking: &KeyQuestion<'_>) -> Asked {
+    let stands = asking.standing.is_some_and(|standing| standing.verdict.is_ok());
+    let mut asked = Asked::empty(if stands { asking.route.cost } else { 0 });
+    let slot = asking.key.tenant.to_string();
+    let ask = asked.ask(&slot);
+    ask.documents.push(Document { name: layout::key_name(asking.digest), believed: asking.key.document.believed() });
+    if let Some((id, believed, _)) = &asking.business {
+        let document = Document { name: layout::BUSINESS.to_owned(), believed: believed.clone() };
+        asked.ask(&layout::business_slot(id)).documents.push(document);
+    }
+    let Some(standing) = asking.standing.filter(|standing| !standing.caller.key.revoked) else { return asked };
+    let ask = asked.ask(&slot);
+    ask.not_after_ms = standing.caller.key.expires_at;
+    if let Some(member) = &standing.must_own {
+        ask.member = Some(Member { set: layout::BUSINESSES.to_owned(), member: member.clone() });
+    }
+    for limit in &asking.route.limits {
+        if let Some((slot, subject)) = subject(limit.by, &asking.key.tenant, standing, asking.client) {
+            asked.spend(slot, &subject, limit, windows(limit, asking, standing));
+        }
+    }
+    asked
+}
+
+impl Asked {
+    fn empty(cost: u64) -> Self {
+        Self { question: Question { asks: Vec::new(), cost, n: 1 }, limits: Vec::new() }
+    }
+
+    /// Whether there is nothing to ask: a public route without limits.
+    pub fn is_empty(&self) -> bool {
+        self.question.asks.is_empty()
+    }
+
+    fn ask(&mut self, slot: &str) -> &mut Ask {
+        let index = self.index(slot);
+        &mut self.question.asks[index]
+    }
+
+    fn spend(&mut self, slot: String, subject: &str, limit: &Arc<Limit>, windows: Arc<Windows>) {
+        let index = self.index(&slot);
+        let name = layout::count_name(&limit.name, subject);
+        self.question.asks[index].buckets.push(BucketAsk {
+            name,
+            algorithm: limit.algorithm,
+            windows: windows.clone(),
+        });
+        self.limits[index].push((limit.clone(), windows));
+    }
+
+    fn index(&mut self, slot: &str) -> usize {
+        if let Some(index) = self.question.asks.iter().position(|ask| ask.slot == slot) {
+            return index;
+        }
+        self.question.asks.push(Ask { slot: slot.to_owned(), ..Ask::default() });
+        self.limits.push(Vec::new());
+        self.limits.len() - 1
+    }
+
+    /// Names what the store answered, bucket by bucket.
+    pub fn named(&self, answered: Vec<Vec<WindowNow>>, now_ms: u64) -> Vec<LimitNow> {
+        let mut named = Vec::new();
+        for ((limit, windows), states) in self.limits.iter().flatten().zip(answered) {
+            let one_of_several = windows.as_slice().len() > 1;
+            for (window, now) in windows.as_slice().iter().zip(states) {
+                named.push(LimitNow { limit: limit.clone(), one_of_several, window: *window, now, now_ms });
+            }
+        }
+        named
+    }
+}
+
+/// The slot and the name of what a limit counts for this request; `None` where it counts nothing.
+fn subject(by: By, tenant: &Tenant, standing: &Standing<'_>, client: IpAddr) -> Option<(String, String)> {
+    let caller = &standing.caller;
+    let by_key = || (tenant.to_string(), caller.key.id.clone());
+    match by {
+        By::Key => Some(by_key()),
+        By::Business => {
+            // What another business has left is not for this key to see.
+            let business =
+                caller.business.as_ref().filter(|_| caller.key.business.is_some() || !standing.is_foreign())?;
+            Some((layout::business_slot(business), business.clone()))
+        }
+        // A key without a user counts as a user of its own.
+        By::User => Some(caller.key.user.as_ref().map_or_else(by_key, |user| (layout::user_slot(user), user.clone()))),
+        By::Ip => Some(address(client)),
+        By::Global => Some(global()),
+    }
+}
+
+fn address(client: IpAddr) -> (String, String) {
+    let counted = counted_address(client).to_string();
+    (layout::address_slot(&counted), counted)
+}
+
+fn global() -> (String, String) {
+    (layout::GLOBAL_SLOT.to_owned(), layout::GLOBAL_SLOT.to_owned())
+}
+
+/// Of an IPv6 address its /64, which is what one subscriber is given (RFC 6177); an IPv4 address whole.
+fn counted_address(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+    }
+}
+
+/// The windows that hold for this caller: the key's own, the business's, the plan's, the configuration's.
+fn windows(limit: &Limit, asking: &KeyQuestion<'_>, standing: &Standing<'_>) -> Arc<Windows> {
+    let of_key = standing.caller.key.limits.get(&limit.name).filter(|_| limit.by == By::Key);
+    let of_business = || asking.business.as_ref()?.2?.limits.get(&limit.name);
+    let of_plan = || standing.plan?.limits.get(&limit.name);
+    of_key.or_else(of_business).or_else(of_plan).unwrap_or(&limit.windows).clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_client_is_counted_by_its_network() {
+        let counted = |text: &str| counted_address(text.parse().expect("the test's addresses are right")).to_string();
+        assert_eq!(counted("192.0.2.7"), "192.0.2.7");
+        assert_eq!(counted("::ffff:192.0.2.7"), "192.0.2.7");
+        assert_eq!(counted("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+    }
+}

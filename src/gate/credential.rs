@@ -1,0 +1,232 @@
+//! The key that a request presents: one candidate, or a clear refusal, without asking any store.
+//!
+//! Where and how it is looked for stands in the contract under "reading a credential". Two readers of one request must not
+//! find two different keys, so more than one candidate is refused even when they are equal (Istio CVE-2026-31838).
+
+use http::{HeaderMap, HeaderValue};
+
+use super::Denial;
+use crate::keys::{Digest, Fate, Reading};
+use crate::policy::{Credentials, KeySource, UpstreamId};
+
+/// A key by its digest; the key itself goes no further.
+#[derive(Debug)]
+pub struct Presented {
+    pub digest: Digest,
+    /// Where keys of this format are served, whatever the route says.
+    pub upstream: Option<UpstreamId>,
+}
+
+/// What one header value is to one source.
+enum Candidate<'v> {
+    Ours {
+        key: &'v str,
+        upstream: Option<UpstreamId>,
+    },
+    Foreign(&'v str),
+    /// A comma: to some readers these are two values.
+    Several,
+    /// Meant for this source, but no key.
+    Malformed {
+        white_space: bool,
+    },
+    /// Another scheme, or text that is no header value of ours: not for this source.
+    NotOurs,
+}
+
+pub fn read(credentials: &Credentials, headers: &HeaderMap) -> Result<Presented, Denial> {
+    let mut found: Option<Result<Presented, Denial>> = None;
+    let mut present = false;
+    let mut white_space = false;
+    for source in &credentials.sources {
+        let mut values = headers.get_all(&source.header).iter();
+        let Some(value) = values.next() else { continue };
+        present = true;
+        if values.next().is_some() {
+            return Err(Denial::AmbiguousKey);
+        }
+        let candidate = match candidate(credentials, source, value) {
+            Candidate::Ours { key, upstream } => Ok(Presented { digest: Digest::of(key), upstream }),
+            Candidate::Foreign(text) => Err(Denial::ForeignFormat(text.to_owned())),
+            Candidate::Several => return Err(Denial::AmbiguousKey),
+            Candidate::Malformed { white_space: seen } => {
+                white_space |= seen;
+                continue;
+            }
+            Candidate::NotOurs => continue,
+        };
+        if found.replace(candidate).is_some() {
+            return Err(Denial::AmbiguousKey);
+        }
+    }
+    match found {
+        Some(candidate) => candidate,
+        None if white_space => {
+            Err(Denial::MalformedKey(Some("Invalid API key: remove the white space around or within it")))
+        }
+        None if present => Err(Denial::MalformedKey(None)),
+        None => Err(Denial::MissingKey),
+    }
+}
+
+/// Takes every candidate off, so that the upstream never sees a key; what is not ours by scheme or format stays.
+pub fn strip(credentials: &Credentials, headers: &mut HeaderMap) {
+    if credentials.forward {
+        return;
+    }
+    for source in &credentials.sources {
+        let ours = |value: &HeaderValue| {
+            matches!(
+                candidate(credentials, source, value),
+                Candidate::Ours { .. } | Candidate::Foreign(_) | Candidate::Several
+            )
+        };
+        if !headers.get_all(&source.header).iter().any(ours) {
+            continue;
+        }
+        let kept: Vec<_> = headers.get_all(&source.header).iter().filter(|value| !ours(value)).cloned().collect();
+        headers.remove(&source.header);
+        for value in kept {
+            headers.append(source.header.clone(), value);
+        }
+    }
+}
+
+fn candidate<'v>(credentials: &'v Credentials, source: &KeySource, value: &'v HeaderValue) -> Candidate<'v> {
+    let unreadable = Candidate::Malformed { white_space: value.as_bytes().contains(&b'\t') };
+    let Ok(text) = value.to_str() else {
+        return if source.scheme.is_none() { unreadable } else { Candidate::NotOurs };
+    };
+    let key = match &source.scheme {
+        None => text,
+        Some(scheme) => match after_scheme(text, scheme) {
+            Some(key) => key,
+            // `Basic abc, Bearer key` is one header to some readers and two to others.
+            None if text.split(',').skip(1).any(|part| after_scheme(part.trim(), scheme).is_some()) => {
+                return Candidate::Several;
+            }
+            None => return Candidate::NotOurs,
+        },
+    };
+    if key.contains(',') {
+        return Candidate::Several;
+    }
+    match credentials.formats.read(key) {
+        Reading::Any => Candidate::Ours { key, upstream: None },
+        Reading::Ours(format) => Candidate::Ours { key, upstream: upstream(credentials, format.fate()) },
+        Reading::Foreign(text) => Candidate::Foreign(text),
+        Reading::NotOurs => Candidate::Malformed { white_space: key.contains(char::is_whitespace) },
+    }
+}
+
+/// What follows `Bearer `, exactly one space on; the scheme is compared without case (RFC 9110 §11.1).
+fn after_scheme<'v>(text: &'v str, scheme: &str) -> Option<&'v str> {
+    let (start, rest) = text.split_at_checked(scheme.len())?;
+    if !start.eq_ignore_ascii_case(scheme) {
+        return None;
+    }
+    if rest.is_empty() { Some(rest) } else { rest.strip_prefix(' ').or_else(|| rest.strip_prefix('\t')) }
+}
+
+fn upstream(credentials: &Credentials, fate: &Fate) -> Option<UpstreamId> {
+    let Fate::Upstream(name) = fate else { return None };
+    credentials.format_upstreams.iter().find(|(known, _)| known == name).map(|(_, id)| *id)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+
+    use super::*;
+    use crate::keys::{Alphabet, Format, Formats};
+
+    const KEY: &str = "kc_live_0123456789012345678901234567890123456789abcd";
+
+    fn credentials(formats: Vec<Format>) -> Credentials {
+        let source = |header: &'static str, scheme: Option<&str>| KeySource {
+            header: HeaderName::from_static(header),
+            scheme: scheme.map(str::to_owned),
+        };
+        Credentials {
+            sources: vec![source("authorization", Some("Bearer")), source("x-api-key", None)],
+            formats: Formats::new(formats),
+            format_upstreams: vec![("sandbox".to_owned(), UpstreamId(1))],
+            forward: false,
+            realm: "api".to_owned(),
+        }
+    }
+
+    fn kaicalls() -> Credentials {
+        let format = |prefix: &str, fate| {
+            Format::new(prefix, Some(44..=44), Alphabet::Base64Url, false, fate).expect("the format is right")
+        };
+        credentials(vec![
+            format("kc_live_", Fate::Accept),
+            format("kc_test_", Fate::Reject("Test keys are not available yet".to_owned())),
+            format("kc_sand_", Fate::Upstream("sandbox".to_owned())),
+        ])
+    }
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).expect("the test's values are right"));
+        }
+        headers
+    }
+
+    fn reading(credentials: &Credentials, lines: &[(&'static str, &str)]) -> String {
+        match read(credentials, &headers(lines)) {
+            Ok(presented) if presented.digest == Digest::of(KEY) => "ours".to_owned(),
+            Ok(presented) => format!("another for {:?}", presented.upstream),
+            Err(denial) => denial.reason().name().to_owned(),
+        }
+    }
+
+    #[test]
+    fn one_candidate_is_read_and_two_are_refused() {
+        let credentials = kaicalls();
+        let bearer = format!("Bearer {KEY}");
+        for (lines, expected) in [
+            (vec![], "missing_key"),
+            (vec![("authorization", bearer.as_str())], "ours"),
+            (vec![("authorization", bearer.replace("Bearer", "bEaReR").as_str())], "ours"),
+            (vec![("x-api-key", KEY)], "ours"),
+            (vec![("authorization", "Basic dTpw"), ("x-api-key", KEY)], "ours"),
+            (vec![("authorization", "Bearer eyJhbGciOi.J9.x"), ("x-api-key", KEY)], "ours"),
+            (vec![("authorization", bearer.as_str()), ("x-api-key", KEY)], "ambiguous_key"),
+            (vec![("authorization", bearer.as_str()), ("authorization", bearer.as_str())], "ambiguous_key"),
+            (vec![("authorization", "Basic dTpw"), ("authorization", "Basic dTpw")], "ambiguous_key"),
+            (vec![("authorization", format!("{bearer}, {bearer}").as_str())], "ambiguous_key"),
+            (vec![("authorization", format!("Basic dTpw, {bearer}").as_str())], "ambiguous_key"),
+            (vec![("x-api-key", format!("{KEY},x").as_str())], "ambiguous_key"),
+            (vec![("authorization", "Digest username=\"a\", realm=\"b\"")], "malformed_key"),
+            (vec![("authorization", "Basic dTpw")], "malformed_key"),
+            (vec![("authorization", "Bearer")], "malformed_key"),
+            (vec![("authorization", "Bearer ")], "malformed_key"),
+            (vec![("authorization", KEY)], "malformed_key"),
+            (vec![("authorization", format!("Bearer  {KEY}").as_str())], "malformed_key"),
+            (vec![("x-api-key", "kc_test_whatever")], "foreign_format"),
+        ] {
+            assert_eq!(reading(&credentials, &lines), expected, "{lines:?}");
+        }
+        let sandbox = KEY.replace("live", "sand");
+        assert_eq!(reading(&credentials, &[("x-api-key", &sandbox)]), "another for Some(UpstreamId(1))");
+    }
+
+    #[test]
+    fn without_formats_any_key_is_a_candidate() {
+        let credentials = credentials(vec![]);
+        assert_eq!(reading(&credentials, &[("x-api-key", KEY)]), "ours");
+        assert_eq!(reading(&credentials, &[("x-api-key", "anything")]), "another for None");
+        assert_eq!(reading(&credentials, &[("x-api-key", "two words")]), "malformed_key");
+    }
+
+    #[test]
+    fn candidates_are_stripped_and_what_is_not_ours_stays() {
+        let credentials = kaicalls();
+        let mut lines = headers(&[("authorization", "Basic dTpw"), ("x-api-key", KEY), ("x-api-key", "theirs")]);
+        strip(&credentials, &mut lines);
+        assert_eq!(lines, headers(&[("authorization", "Basic dTpw"), ("x-api-key", "theirs")]));
+    }
+}

@@ -1,0 +1,97 @@
+//! Why a request is not served, with what this one case knows beyond its reason.
+//!
+//! The rest of the process reads a denial through `reason()`; `proxy/respond` alone turns it into an answer.
+
+use std::borrow::Cow;
+
+use crate::policy::Reason;
+use crate::store::StoreError;
+
+#[derive(Debug)]
+pub enum Denial {
+    BadRequest(Cow<'static, str>),
+    BadPath(&'static str),
+    AmbiguousKey,
+    RouteNotFound,
+    MethodNotAllowed {
+        allow: String,
+    },
+    MissingKey,
+    /// With words for the client where they help and tell nothing about other keys.
+    MalformedKey(Option<&'static str>),
+    /// The format's own text.
+    ForeignFormat(String),
+    UnknownKey,
+    RevokedKey,
+    ExpiredKey,
+    DeniedKey,
+    InsufficientScope {
+        /// What the route needs, separated by spaces.
+        required: String,
+    },
+    PlanRequired,
+    BusinessSuspended,
+    BusinessForbidden,
+    DeniedAddress,
+    BodyTooLarge,
+    HeadersTooLarge,
+    UriTooLong,
+    RateLimited {
+        /// Whole seconds, at least 1, after which this request passes; `None`: never, as the limits stand.
+        retry_after: Option<u64>,
+        /// The policies that had no room.
+        violated: Vec<String>,
+    },
+    StoreUnavailable(StoreError),
+    Overloaded,
+    /// With the operator's half of the story; it goes to the log, not to the client.
+    UpstreamUnreachable(String),
+    UpstreamInvalid(String),
+    UpstreamTimeout,
+    Misdirected,
+}
+
+impl Denial {
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::BadRequest(_) => Reason::BadRequest,
+            Self::BadPath(_) => Reason::BadPath,
+            Self::AmbiguousKey => Reason::AmbiguousKey,
+            Self::RouteNotFound => Reason::RouteNotFound,
+            Self::MethodNotAllowed { .. } => Reason::MethodNotAllowed,
+            Self::MissingKey => Reason::MissingKey,
+            Self::MalformedKey(_) => Reason::MalformedKey,
+            Self::ForeignFormat(_) => Reason::ForeignFormat,
+            Self::UnknownKey => Reason::UnknownKey,
+            Self::RevokedKey => Reason::RevokedKey,
+            Self::ExpiredKey => Reason::ExpiredKey,
+            Self::DeniedKey => Reason::DeniedKey,
+            Self::InsufficientScope { .. } => Reason::InsufficientScope,
+            Self::PlanRequired => Reason::PlanRequired,
+            Self::BusinessSuspended => Reason::BusinessSuspended,
+            Self::BusinessForbidden => Reason::BusinessForbidden,
+            Self::DeniedAddress => Reason::DeniedAddress,
+            Self::BodyTooLarge => Reason::BodyTooLarge,
+            Self::HeadersTooLarge => Reason::HeadersTooLarge,
+            Self::UriTooLong => Reason::UriTooLong,
+            Self::RateLimited { .. } => Reason::RateLimited,
+            Self::StoreUnavailable(_) => Reason::StoreUnavailable,
+            Self::Overloaded => Reason::Overloaded,
+            Self::UpstreamUnreachable(_) => Reason::UpstreamUnreachable,
+            Self::UpstreamInvalid(_) => Reason::UpstreamInvalid,
+            Self::UpstreamTimeout => Reason::UpstreamTimeout,
+            Self::Misdirected => Reason::Misdirected,
+        }
+    }
+
+    /// Whether something behind the gate failed, rather than the gate refusing.
+    pub fn is_failure(&self) -> bool {
+        self.reason().status() >= 500
+    }
+}
+
+impl From<StoreError> for Denial {
+    fn from(error: StoreError) -> Self {
+        Self::StoreUnavailable(error)
+    }
+}

@@ -1,0 +1,21 @@
+//! The decision: may this request pass, and if not, why. One file per question, in the order they are asked.
+//!
+//! `path` → (policy's routes) → `query` → `business` → `credential` → `standing` → `asks` ⇒ `permit` or `denial`. The rule
+//! files are pure functions over plain data; `decide` alone awaits the store. Only this room can make a `Permit`.
+
+pub mod asks;
+pub mod business;
+pub mod credential;
+pub mod decide;
+pub mod denial;
+pub mod path;
+pub mod permit;
+pub mod query;
+pub mod records;
+pub mod standing;
+pub mod trail;
+
+pub use decide::{Gate, Inquiry};
+pub use denial::Denial;
+pub use permit::{Basis, Permit};
+pub use trail::{LimitNow, StoreCall, Trail};

@@ -1,0 +1,58 @@
+//! The proof that a request may be forwarded. Its fields are private and only the gate makes one, so that a request that was
+//! not decided on cannot be forwarded: it would not compile.
+
+use std::sync::Arc;
+
+use crate::policy::{Route, UpstreamId};
+
+use super::trail::Caller;
+
+#[derive(Debug)]
+pub struct Permit {
+    basis: Basis,
+    route: Arc<Route>,
+    target: String,
+    upstream: UpstreamId,
+    caller: Option<Caller>,
+}
+
+/// What a request passes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// The route needs no key.
+    Public,
+    /// A key that stands, in a business that stands, with the scopes, within the limits.
+    Key,
+}
+
+impl Permit {
+    pub(super) fn public(route: Arc<Route>, target: String) -> Self {
+        Self { basis: Basis::Public, upstream: route.upstream, route, target, caller: None }
+    }
+
+    /// `upstream`: where the key's format sends its requests, which beats the route's.
+    pub(super) fn key(route: Arc<Route>, target: String, caller: Caller, upstream: Option<UpstreamId>) -> Self {
+        Self { basis: Basis::Key, upstream: upstream.unwrap_or(route.upstream), route, target, caller: Some(caller) }
+    }
+
+    pub fn basis(&self) -> Basis {
+        self.basis
+    }
+
+    pub fn route(&self) -> &Route {
+        &self.route
+    }
+
+    /// Path and query as they were decided on.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    pub fn upstream(&self) -> UpstreamId {
+        self.upstream
+    }
+
+    pub fn caller(&self) -> Option<&Caller> {
+        self.caller.as_ref()
+    }
+}

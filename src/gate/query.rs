@@ -1,0 +1,109 @@
+//! The query: forwarded byte for byte, except where a route clamps a number (`max_query`).
+
+use std::borrow::Cow;
+
+use super::Denial;
+use crate::policy::percent;
+
+/// The query to forward; 400 where a clamped parameter is repeated or is no number.
+pub fn clamped<'q>(query: &'q str, clamps: &[(String, u64)]) -> Result<Cow<'q, str>, Denial> {
+    let mut forwarded = Cow::Borrowed(query);
+    for (name, most) in clamps {
+        let mut seen = false;
+        let mut changed: Option<String> = None;
+        for (at, pair) in pairs(&forwarded) {
+            if !is_named(pair, name) {
+                continue;
+            }
+            let refused = |what| Denial::BadRequest(format!("The query parameter `{name}` {what}").into());
+            if std::mem::replace(&mut seen, true) {
+                return Err(refused("is repeated"));
+            }
+            let value = pair.split_once('=').map_or("", |(_, value)| value);
+            if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
+                return Err(refused("is not a number"));
+            }
+            // More digits than a u64 holds is more than any clamp.
+            if value.parse::<u64>().is_ok_and(|value| value <= *most) {
+                continue;
+            }
+            let start = at + pair.len() - value.len();
+            changed = Some(format!("{}{most}{}", &forwarded[..start], &forwarded[start + value.len()..]));
+        }
+        if let Some(changed) = changed {
+            forwarded = Cow::Owned(changed);
+        }
+    }
+    Ok(forwarded)
+}
+
+/// The values of a parameter, percent-decoded; `None` for one that is not UTF-8.
+pub fn values<'q>(query: &'q str, name: &'q str) -> impl Iterator<Item = Option<String>> + 'q {
+    pairs(query).filter(move |(_, pair)| is_named(pair, name)).map(|(_, pair)| {
+        let value = pair.split_once('=').map_or("", |(_, value)| value);
+        String::from_utf8(percent::decode(value, true)).ok()
+    })
+}
+
+/// Each `name=value` with its place.
+fn pairs(query: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut next = 0;
+    query.split('&').map(move |pair| {
+        let at = next;
+        next += pair.len() + 1;
+        (at, pair)
+    })
+}
+
+fn is_named(pair: &str, name: &str) -> bool {
+    let raw = pair.split('=').next().unwrap_or(pair);
+    raw == name || (raw.contains(['%', '+']) && percent::decode(raw, true) == name.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clamp(query: &str) -> Option<String> {
+        let clamps = [("limit".to_owned(), 100), ("n".to_owned(), 5)];
+        clamped(query, &clamps).ok().map(Cow::into_owned)
+    }
+
+    #[test]
+    fn a_larger_number_is_clamped_and_all_else_passes_byte_for_byte() {
+        for (query, forwarded) in [
+            ("", ""),
+            ("limit=100", "limit=100"),
+            ("limit=101&q=%2B1+x", "limit=100&q=%2B1+x"),
+            ("a=b&limit=99999999999999999999999&c", "a=b&limit=100&c"),
+            ("%6cimit=500", "%6cimit=100"),
+            ("limit=0100", "limit=0100"),
+            ("limit=500&n=6", "limit=100&n=5"),
+            ("Limit=500&limits=500", "Limit=500&limits=500"),
+        ] {
+            assert_eq!(clamp(query).as_deref(), Some(forwarded), "{query}");
+        }
+    }
+
+    #[test]
+    fn a_repeated_or_non_numeric_one_is_refused() {
+        for query in [
+            "limit=1&limit=2",
+            "limit=1&%6Cimit=1",
+            "limit",
+            "limit=",
+            "limit=-1",
+            "limit=+1",
+            "limit=1e3",
+            "limit=%31",
+        ] {
+            assert_eq!(clamp(query), None, "{query}");
+        }
+    }
+
+    #[test]
+    fn values_are_found_by_their_decoded_name() {
+        let found: Vec<_> = values("b=1&%62=a%2Bb+c&bb=2&b=%ff&b", "b").collect();
+        assert_eq!(found, [Some("1".to_owned()), Some("a+b c".to_owned()), None, Some(String::new())]);
+    }
+}

@@ -1,0 +1,195 @@
+//! What this worker has seen of keys and businesses: remembered, and never trusted unasked.
+//!
+//! Each decision names the documents that it rests on, and the store answers `Stale` when one has changed; then what is
+//! remembered here is replaced. Bounded by two generations: what is used stays, what is not falls out with the older one.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::keys::{Digest, Tenant};
+use crate::limit::Believed;
+use crate::store::StoreError;
+use crate::store::record::{BusinessDocument, KeyDocument};
+
+/// Entries of one kind that are remembered at the least; twice as many at the most.
+const REMEMBERED: usize = 8192;
+
+/// One worker's memory. Borrows never cross an await.
+#[derive(Debug, Default)]
+pub struct Records {
+    keys: RefCell<Generations<Digest, KnownKey>>,
+    businesses: RefCell<Generations<String, Known<BusinessDocument>>>,
+}
+
+/// A key as it was last seen, and in whose slot.
+#[derive(Debug, Clone)]
+pub struct KnownKey {
+    pub tenant: Tenant,
+    pub document: Known<KeyDocument>,
+}
+
+/// A document as it was last seen.
+#[derive(Debug)]
+pub enum Known<T> {
+    Unseen,
+    Absent,
+    Is { raw: Bytes, document: Arc<T> },
+}
+
+impl Records {
+    pub fn key(&self, digest: &Digest) -> Option<KnownKey> {
+        self.keys.borrow_mut().get(digest).cloned()
+    }
+
+    pub fn remember_tenant(&self, digest: Digest, tenant: Tenant) {
+        self.keys.borrow_mut().insert(digest, KnownKey { tenant, document: Known::Unseen });
+    }
+
+    /// Takes in the key's document as the store has it now.
+    pub fn learn_key(&self, digest: Digest, tenant: &Tenant, found: Option<Bytes>) -> Result<(), StoreError> {
+        let document = Known::parse(found, |raw| {
+            let document =
+                KeyDocument::parse(raw).map_err(|error| StoreError::Broken(format!("a key document: {error}")))?;
+            // A document of one tenant in another's slot would be limited and revoked in the wrong place.
+            if document.tenant() == *tenant {
+                Ok(document)
+            } else {
+                Err(StoreError::Broken(format!("the document of key {} stands in the slot of {tenant}", document.id)))
+            }
+        });
+        match document {
+            Ok(document) => {
+                self.keys.borrow_mut().insert(digest, KnownKey { tenant: tenant.clone(), document });
+                Ok(())
+            }
+            Err(error) => {
+                self.forget_key(&digest);
+                Err(error)
+            }
+        }
+    }
+
+    pub fn forget_key(&self, digest: &Digest) {
+        self.keys.borrow_mut().remove(digest);
+    }
+
+    pub fn business(&self, id: &str) -> Known<BusinessDocument> {
+        self.businesses.borrow_mut().get(id).cloned().unwrap_or(Known::Unseen)
+    }
+
+    pub fn learn_business(&self, id: &str, found: Option<Bytes>) -> Result<(), StoreError> {
+        let document = Known::parse(found, |raw| {
+            BusinessDocument::parse(raw)
+                .map_err(|error| StoreError::Broken(format!("the document of business {id}: {error}")))
+        })?;
+        self.businesses.borrow_mut().insert(id.to_owned(), document);
+        Ok(())
+    }
+}
+
+impl<T> Known<T> {
+    fn parse(found: Option<Bytes>, parse: impl FnOnce(&[u8]) -> Result<T, StoreError>) -> Result<Self, StoreError> {
+        match found {
+            None => Ok(Self::Absent),
+            Some(raw) => Ok(Self::Is { document: Arc::new(parse(&raw)?), raw }),
+        }
+    }
+
+    pub fn believed(&self) -> Believed {
+        match self {
+            Self::Unseen => Believed::Unknown,
+            Self::Absent => Believed::Absent,
+            Self::Is { raw, .. } => Believed::Is(raw.clone()),
+        }
+    }
+
+    pub fn document(&self) -> Option<&Arc<T>> {
+        match self {
+            Self::Unseen | Self::Absent => None,
+            Self::Is { document, .. } => Some(document),
+        }
+    }
+}
+
+impl<T> Clone for Known<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Unseen => Self::Unseen,
+            Self::Absent => Self::Absent,
+            Self::Is { raw, document } => Self::Is { raw: raw.clone(), document: document.clone() },
+        }
+    }
+}
+
+/// A bounded map: when the younger generation is full it becomes the older one, and the older one is dropped.
+#[derive(Debug)]
+struct Generations<K, V> {
+    young: HashMap<K, V>,
+    old: HashMap<K, V>,
+}
+
+impl<K, V> Default for Generations<K, V> {
+    fn default() -> Self {
+        Self { young: HashMap::new(), old: HashMap::new() }
+    }
+}
+
+impl<K: Hash + Eq, V> Generations<K, V> {
+    fn get<Q>(&mut self, key: &Q) -> Option<&V>
+    where
+        K: std::borrow::Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        if let Some((key, value)) = self.old.remove_entry(key) {
+            self.insert(key, value);
+        }
+        self.young.get(key)
+    }
+
+    fn insert(&mut self, key: K, value: V) {
+        self.old.remove(&key);
+        if self.young.len() >= REMEMBERED && !self.young.contains_key(&key) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, value);
+    }
+
+    fn remove<Q>(&mut self, key: &Q)
+    where
+        K: std::borrow::Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        self.young.remove(key);
+        self.old.remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_bounded_and_what_is_used_stays() {
+        let mut map = Generations::default();
+        for n in 0..10 * REMEMBERED {
+            map.insert(n, n);
+            assert_eq!(map.get(&0), Some(&0));
+            assert!(map.young.len() + map.old.len() <= 2 * REMEMBERED);
+        }
+        assert_eq!(map.get(&1), None);
+    }
+
+    #[test]
+    fn a_document_in_another_tenants_slot_is_not_believed() {
+        let records = Records::default();
+        let digest = Digest::of("k");
+        let raw = Bytes::from_static(br#"{"id":"k1","name":"n","business":"acme","scopes":[]}"#);
+        assert!(records.learn_key(digest, &Tenant::Business("acme".to_owned()), Some(raw.clone())).is_ok());
+        assert!(records.learn_key(digest, &Tenant::Business("other".to_owned()), Some(raw)).is_err());
+        assert!(records.key(&digest).is_none());
+    }
+}

@@ -1,0 +1,106 @@
+//! Where a known key stands with a route: its own state, its business, its plan, its scopes.
+//!
+//! Pure: the documents are as the store last gave them, and the store confirms them in the call that spends. Expiry is not
+//! judged here but by the store's clock.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::denial::Denial;
+use super::trail::Caller;
+use crate::policy::{Access, By, Plan, Policy, Route};
+use crate::store::record::{BusinessDocument, KeyDocument, Status};
+
+/// A key in the light of one request.
+#[derive(Debug)]
+pub struct Standing<'p> {
+    pub caller: Caller,
+    pub plan: Option<&'p Plan>,
+    pub verdict: Result<(), Denial>,
+    /// The business of someone else's key that the user must own for the key to reach it.
+    pub must_own: Option<String>,
+}
+
+/// What the request brings besides the key.
+#[derive(Debug, Clone, Copy)]
+pub struct Circumstances<'a> {
+    pub route: &'a Route,
+    pub named: Option<&'a str>,
+    pub client: IpAddr,
+    /// The store has said that the user does not own the business named.
+    pub disowned: bool,
+}
+
+impl Standing<'_> {
+    /// Whether the request names a business that is not for this key.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self.verdict, Err(Denial::BusinessForbidden))
+    }
+}
+
+/// The business that a request with this key is about, if its key may name it.
+pub fn effective_business(key: &KeyDocument, named: Option<&str>) -> Option<String> {
+    key.business.clone().or_else(|| named.map(str::to_owned))
+}
+
+pub fn judge<'p>(
+    policy: &'p Policy,
+    key: &Arc<KeyDocument>,
+    business: Option<&BusinessDocument>,
+    circumstances: Circumstances<'_>,
+) -> Standing<'p> {
+    let effective = effective_business(key, circumstances.named);
+    let plan_name = business.and_then(|business| business.plan.clone());
+    let plan = policy.plans.as_ref().and_then(|plans| plans.of(plan_name.as_deref()));
+    let must_own = if key.business.is_none() && !circumstances.disowned { effective.clone() } else { None };
+    let caller = Caller { key: key.clone(), business: effective, plan: plan_name };
+    let verdict = verdict(policy, &caller, business, plan, circumstances);
+    Standing { caller, plan, verdict, must_own }
+}
+
+/// All reasons for a 401 before all reasons for a 403.
+fn verdict(
+    policy: &Policy,
+    caller: &Caller,
+    business: Option<&BusinessDocument>,
+    plan: Option<&Plan>,
+    Circumstances { route, named, client, disowned }: Circumstances<'_>,
+) -> Result<(), Denial> {
+    let key = &caller.key;
+    if key.revoked {
+        return Err(Denial::RevokedKey);
+    }
+    if policy.deny.key_ids.contains(&key.id) {
+        return Err(Denial::DeniedKey);
+    }
+    if key.allow_addresses.as_ref().is_some_and(|nets| !nets.iter().any(|net| net.contains(&client))) {
+        return Err(Denial::DeniedAddress);
+    }
+    if disowned || named.is_some_and(|named| caller.business.as_deref() != Some(named)) {
+        return Err(Denial::BusinessForbidden);
+    }
+    // A key that is bound to no business and names none must not slip past what is decided by business.
+    if caller.business.is_none()
+        && (policy.plans.is_some() || route.limits.iter().any(|limit| limit.by == By::Business))
+    {
+        return Err(Denial::BusinessForbidden);
+    }
+    match business.map(|business| business.status) {
+        None | Some(Status::Active) => {}
+        Some(Status::Suspended | Status::Other) => return Err(Denial::BusinessSuspended),
+    }
+    if policy.plans.is_some() && !plan.is_some_and(|plan| plan.api) {
+        return Err(Denial::PlanRequired);
+    }
+    scopes(policy, &key.scopes, &route.access)
+}
+
+fn scopes(policy: &Policy, granted: &[String], access: &Access) -> Result<(), Denial> {
+    let allowed = |required: &String| policy.scopes.allow(granted, required);
+    let (passes, required) = match access {
+        Access::Public | Access::Any => return Ok(()),
+        Access::All(scopes) => (scopes.iter().all(allowed), scopes),
+        Access::AnyOf(scopes) => (scopes.iter().any(allowed), scopes),
+    };
+    if passes { Ok(()) } else { Err(Denial::InsufficientScope { required: required.join(" ") }) }
+}

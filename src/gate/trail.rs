@@ -1,0 +1,76 @@
+//! What became known of a request on its way through the gate: for the headers of its answer, its log line, its metrics.
+//!
+//! Filled as the questions are answered, so that a denial at any of them still leaves what was known before.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::limit::{Window, WindowNow};
+use crate::policy::{Limit, Route};
+use crate::store::record::KeyDocument;
+
+#[derive(Debug, Default)]
+pub struct Trail {
+    pub route: Option<Arc<Route>>,
+    /// The key whose document was found, whether or not it stands.
+    pub caller: Option<Caller>,
+    /// The windows that this request was counted in, once the store has answered.
+    pub limits: Vec<LimitNow>,
+    pub store_calls: Vec<StoreCall>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub key: Arc<KeyDocument>,
+    /// The business that the request is about: the key's own, or the one that an unscoped key named.
+    pub business: Option<String>,
+    pub plan: Option<String>,
+}
+
+/// One window of one limit after this request.
+#[derive(Debug, Clone)]
+pub struct LimitNow {
+    pub limit: Arc<Limit>,
+    /// Whether the limit has several windows, so that the window belongs to its name.
+    pub one_of_several: bool,
+    pub window: Window,
+    pub now: WindowNow,
+    /// The store's clock (milliseconds since the Unix epoch).
+    pub now_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct StoreCall {
+    /// `lookup` or `decide`.
+    pub op: &'static str,
+    /// `ok`, `stale`, or what went wrong.
+    pub outcome: &'static str,
+    pub took: Duration,
+}
+
+impl LimitNow {
+    /// `per-key`, or `per-key-1s` where the limit has several windows.
+    pub fn policy_name(&self) -> String {
+        if self.one_of_several {
+            format!("{}-{}", self.limit.name, crate::limit::window::short_duration(self.window.duration_ms))
+        } else {
+            self.limit.name.clone()
+        }
+    }
+
+    /// Whole seconds until the window resets, rounded up.
+    pub fn reset_in_seconds(&self) -> u64 {
+        self.now.reset_ms.saturating_sub(self.now_ms).div_ceil(1000)
+    }
+}
+
+impl Trail {
+    /// The window that the `X-RateLimit-*` headers describe: the one with the longest wait where there is one, else the one
+    /// with the least remaining (of equal ones the latest reset).
+    pub fn binding(&self, denied: bool) -> Option<&LimitNow> {
+        if denied {
+            return self.limits.iter().max_by_key(|l| l.now.wait_ms.unwrap_or(u64::MAX));
+        }
+        self.limits.iter().min_by_key(|l| (l.now.remaining, std::cmp::Reverse(l.now.reset_ms)))
+    }
+}

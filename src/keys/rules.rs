@@ -1,0 +1,358 @@
+//! What a new key must have, and when it ends: the lifecycle rules, the same for the command line and for management.
+//!
+//! Pure: what is asked for and the time go in, the settled facts or the first broken rule come out.
+
+use std::fmt;
+
+use thiserror::Error;
+
+use super::tenant::{Tenant, is_id};
+use crate::clock;
+
+/// The longest name of a key, in characters.
+pub const LONGEST_NAME: usize = 200;
+/// 9999-12-31T23:59:59Z, the last time that RFC 3339 can write.
+const LAST_MS: u64 = 253_402_300_799_000;
+
+/// What a configuration says about new keys.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rules {
+    pub require: Vec<Required>,
+    /// What a key created without scopes gets.
+    pub default_scopes: Vec<String>,
+    /// The scopes that routes, `implies` and `scopes.default` mention; `*` and `x:*` need not be among them.
+    pub known_scopes: Vec<String>,
+}
+
+/// What a key must be created with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Required {
+    Business,
+    User,
+    Scopes,
+    Expiry,
+}
+
+/// A key as somebody asks for it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wanted {
+    pub name: String,
+    pub business: Option<String>,
+    pub user: Option<String>,
+    pub scopes: Vec<String>,
+    /// `90d`, `24h`, or RFC 3339.
+    pub expires: Option<String>,
+}
+
+/// A key that obeys the rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    pub name: String,
+    pub business: Option<String>,
+    pub user: Option<String>,
+    pub scopes: Vec<String>,
+    pub expires_at: Option<u64>,
+}
+
+/// The rule that a wanted key breaks, and what to do about it.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum RuleError {
+    #[error("a key needs a name by which people know it, such as `billing job`")]
+    NoName,
+    #[error("the name is longer than {LONGEST_NAME} characters; shorten it")]
+    LongName,
+    #[error("the name holds a control character, such as a line break or a tab; leave it out")]
+    NameControl,
+    #[error("a key belongs to a business, or to a user when it is bound to none; name a business or a user")]
+    NoTenant,
+    #[error("every key must have {0} here; give one")]
+    Missing(Required),
+    #[error("every key must have at least one scope here; known scopes: {known}")]
+    NoScopes { known: String },
+    #[error("`{id}` is no id of {what}; an id is 1 to 128 letters, digits and `.` `_` `~` `@` `-`")]
+    BadId { what: Required, id: String },
+    #[error("unknown scope `{scope}`; {advice}")]
+    UnknownScope { scope: String, advice: String },
+    #[error("`{0}` is no expiry; write a duration such as `90d` or `24h`, or a time such as `2027-01-31T00:00:00Z`")]
+    BadExpiry(String),
+    #[error("the expiry `{0}` is not in the future; write a later one")]
+    PastExpiry(String),
+}
+
+impl Rules {
+    /// Checks what is wanted and fills in what is left out.
+    pub fn settle(&self, wanted: Wanted, now_ms: u64) -> Result<Settled, RuleError> {
+        check_name(&wanted.name)?;
+        check_id(Required::Business, wanted.business.as_deref())?;
+        check_id(Required::User, wanted.user.as_deref())?;
+        if self.require.contains(&Required::Business) && wanted.business.is_none() {
+            return Err(RuleError::Missing(Required::Business));
+        }
+        if self.require.contains(&Required::User) && wanted.user.is_none() {
+            return Err(RuleError::Missing(Required::User));
+        }
+        if wanted.business.is_none() && wanted.user.is_none() {
+            return Err(RuleError::NoTenant);
+        }
+        let scopes = self.settle_scopes(wanted.scopes)?;
+        if self.require.contains(&Required::Expiry) && wanted.expires.is_none() {
+            return Err(RuleError::Missing(Required::Expiry));
+        }
+        let expires_at = wanted.expires.map(|text| expiry(&text, now_ms)).transpose()?;
+        Ok(Settled { name: wanted.name, business: wanted.business, user: wanted.user, scopes, expires_at })
+    }
+
+    /// The scopes asked for, each once and known, or the default ones.
+    pub fn settle_scopes(&self, wanted: Vec<String>) -> Result<Vec<String>, RuleError> {
+        if wanted.is_empty() {
+            if self.default_scopes.is_empty() && self.require.contains(&Required::Scopes) {
+                return Err(RuleError::NoScopes { known: self.listed() });
+            }
+            return Ok(self.default_scopes.clone());
+        }
+        let mut scopes: Vec<String> = Vec::with_capacity(wanted.len());
+        for scope in wanted {
+            if !self.knows(&scope) {
+                let advice = self.advice(&scope);
+                return Err(RuleError::UnknownScope { scope, advice });
+            }
+            if !scopes.contains(&scope) {
+                scopes.push(scope);
+            }
+        }
+        Ok(scopes)
+    }
+
+    /// `*`, what is listed, and `x:*` where something listed begins with `x:`.
+    fn knows(&self, scope: &str) -> bool {
+        if scope == "*" || self.known_scopes.iter().any(|known| known == scope) {
+            return true;
+        }
+        let Some(resource) = scope.strip_suffix('*').filter(|resource| resource.len() > 1 && resource.ends_with(':'))
+        else {
+            return false;
+        };
+        self.known_scopes.iter().any(|known| known.starts_with(resource))
+    }
+
+    fn advice(&self, scope: &str) -> String {
+        let mut near: Vec<(usize, &String)> =
+            self.known_scopes.iter().map(|known| (distance(scope, known), known)).collect();
+        near.sort();
+        near.dedup();
+        near.retain(|(distance, known)| *distance <= (known.len() / 3).clamp(1, 4));
+        match near.as_slice() {
+            [] => format!("known scopes: {}", self.listed()),
+            near => {
+                let names: Vec<_> = near.iter().take(3).map(|(_, known)| format!("`{known}`")).collect();
+                format!("did you mean {}?", names.join(" or "))
+            }
+        }
+    }
+
+    fn listed(&self) -> String {
+        let mut known: Vec<&str> = self.known_scopes.iter().map(String::as_str).collect();
+        known.push("*");
+        known.sort_unstable();
+        known.dedup();
+        known.join(", ")
+    }
+}
+
+impl Settled {
+    /// Whose the key is: the business's, or the user's when it is bound to none. A settled key has at least one of them.
+    pub fn tenant(&self) -> Option<Tenant> {
+        let business = self.business.clone().map(Tenant::Business);
+        business.or_else(|| self.user.clone().map(Tenant::User))
+    }
+}
+
+impl Required {
+    /// As `keys.require` names it.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "business" => Some(Self::Business),
+            "user" => Some(Self::User),
+            "scopes" => Some(Self::Scopes),
+            "expiry" => Some(Self::Expiry),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Required {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Business => "a business",
+            Self::User => "a user",
+            Self::Scopes => "scopes",
+            Self::Expiry => "an expiry",
+        })
+    }
+}
+
+pub fn check_name(name: &str) -> Result<(), RuleError> {
+    if name.trim().is_empty() {
+        return Err(RuleError::NoName);
+    }
+    if name.chars().any(char::is_control) {
+        return Err(RuleError::NameControl);
+    }
+    if name.chars().count() > LONGEST_NAME {
+        return Err(RuleError::LongName);
+    }
+    Ok(())
+}
+
+/// When a key ends (milliseconds since the epoch, whole seconds): `90d`, `24h`, `30m`, `90s` from now, or RFC 3339.
+pub fn expiry(text: &str, now_ms: u64) -> Result<u64, RuleError> {
+    let bad = || RuleError::BadExpiry(text.to_owned());
+    let at = match duration_ms(text) {
+        Some(duration) => now_ms.checked_add(duration),
+        None => clock::parse_rfc3339(text),
+    };
+    // Documents hold whole seconds; what is cut off must not make the key last longer.
+    let at = at.filter(|&at| at <= LAST_MS).ok_or_else(bad)? / 1000 * 1000;
+    if at <= now_ms {
+        return Err(RuleError::PastExpiry(text.to_owned()));
+    }
+    Ok(at)
+}
+
+fn duration_ms(text: &str) -> Option<u64> {
+    let unit_ms: u64 = match text.as_bytes().last()? {
+        b's' => 1000,
+        b'm' => 60_000,
+        b'h' => 3_600_000,
+        b'd' => 86_400_000,
+        _ => return None,
+    };
+    let amount = &text[..text.len() - 1];
+    if !amount.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    amount.parse::<u64>().ok()?.checked_mul(unit_ms)
+}
+
+fn check_id(what: Required, id: Option<&str>) -> Result<(), RuleError> {
+    match id {
+        Some(id) if !is_id(id) => Err(RuleError::BadId { what, id: id.to_owned() }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Levenshtein: how many characters to insert, delete or replace.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in other.iter().enumerate() {
+            let replaced = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_774_276_200_500;
+
+    fn rules(require: &[Required]) -> Rules {
+        let known = ["contacts:read", "contacts:write", "calls:read"].map(str::to_owned).to_vec();
+        Rules { require: require.to_vec(), default_scopes: Vec::new(), known_scopes: known }
+    }
+
+    fn wanted() -> Wanted {
+        Wanted { name: "job".to_owned(), business: Some("acme".to_owned()), ..Wanted::default() }
+    }
+
+    fn texts(scopes: &[&str]) -> Vec<String> {
+        scopes.iter().map(|&scope| scope.to_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_required_must_be_there() {
+        let with = |required| rules(&[required]);
+        assert_eq!(
+            with(Required::Business).settle(Wanted { business: None, user: Some("u".into()), ..wanted() }, NOW),
+            Err(RuleError::Missing(Required::Business))
+        );
+        assert_eq!(with(Required::User).settle(wanted(), NOW), Err(RuleError::Missing(Required::User)));
+        assert_eq!(with(Required::Expiry).settle(wanted(), NOW), Err(RuleError::Missing(Required::Expiry)));
+        assert!(matches!(with(Required::Scopes).settle(wanted(), NOW), Err(RuleError::NoScopes { .. })));
+        assert_eq!(rules(&[]).settle(Wanted { business: None, ..wanted() }, NOW), Err(RuleError::NoTenant));
+        assert!(rules(&[]).settle(wanted(), NOW).is_ok());
+    }
+
+    #[test]
+    fn a_key_without_a_business_is_its_users() {
+        let unscoped = Wanted { business: None, user: Some("u_42".to_owned()), ..wanted() };
+        let settled = rules(&[]).settle(unscoped, NOW).expect("a good key");
+        assert_eq!(settled.tenant(), Some(Tenant::User("u_42".to_owned())));
+        let both = Wanted { user: Some("u_42".to_owned()), ..wanted() };
+        let settled = rules(&[]).settle(both, NOW).expect("a good key");
+        assert_eq!(settled.tenant(), Some(Tenant::Business("acme".to_owned())));
+    }
+
+    #[test]
+    fn default_scopes_stand_in_for_none() {
+        let rules = Rules { default_scopes: texts(&["calls:read"]), ..rules(&[]) };
+        assert_eq!(rules.settle_scopes(Vec::new()), Ok(texts(&["calls:read"])));
+        assert_eq!(rules.settle_scopes(texts(&["*"])), Ok(texts(&["*"])));
+    }
+
+    #[test]
+    fn an_unknown_scope_is_refused_with_what_was_meant() {
+        let rules = rules(&[]);
+        assert_eq!(
+            rules.settle_scopes(texts(&["contacts:*", "calls:read", "calls:read"])),
+            Ok(texts(&["contacts:*", "calls:read"]))
+        );
+        let refused = |scope: &str| rules.settle_scopes(texts(&[scope])).map_err(|e| e.to_string());
+        assert_eq!(
+            refused("contact:read"),
+            Err("unknown scope `contact:read`; did you mean `contacts:read`?".to_owned())
+        );
+        assert_eq!(
+            refused("billing"),
+            Err("unknown scope `billing`; known scopes: *, calls:read, contacts:read, contacts:write".to_owned())
+        );
+        for wrong in ["", "x:*", ":*", "contacts:re*", "contacts*", "contacts:", "**"] {
+            assert!(refused(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn names_and_ids_are_what_can_be_stored_and_shown() {
+        let named = |name: &str| rules(&[]).settle(Wanted { name: name.to_owned(), ..wanted() }, NOW).map(|_| ());
+        assert_eq!(named("  "), Err(RuleError::NoName));
+        assert_eq!(named("a\nb"), Err(RuleError::NameControl));
+        assert_eq!(named(&"ü".repeat(200)), Ok(()));
+        assert_eq!(named(&"ü".repeat(201)), Err(RuleError::LongName));
+        let bad = Wanted { business: Some("a b".to_owned()), ..wanted() };
+        assert!(matches!(rules(&[]).settle(bad, NOW), Err(RuleError::BadId { what: Required::Business, .. })));
+        let bad = Wanted { user: Some("{x}".to_owned()), ..wanted() };
+        assert!(matches!(rules(&[]).settle(bad, NOW), Err(RuleError::BadId { what: Required::User, .. })));
+    }
+
+    #[test]
+    fn an_expiry_is_a_duration_or_a_time_to_come() {
+        assert_eq!(expiry("24h", NOW), Ok(NOW / 1000 * 1000 + 86_400_000));
+        assert_eq!(expiry("90d", NOW), Ok(NOW / 1000 * 1000 + 90 * 86_400_000));
+        assert_eq!(expiry("2026-03-23T14:30:01Z", NOW), Ok(1_774_276_201_000));
+        for past in ["2026-03-23T14:30:00Z", "2020-01-01T00:00:00Z", "0d", "0s"] {
+            assert_eq!(expiry(past, NOW), Err(RuleError::PastExpiry(past.to_owned())), "{past}");
+        }
+        for bad in
+            ["", "d", "90", "-1d", "+1d", "1.5h", "90 d", "tomorrow", "2026-03-23", "9999999d", "99999999999999d"]
+        {
+            assert_eq!(expiry(bad, NOW), Err(RuleError::BadExpiry(bad.to_owned())), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! One request as metrics and logs see it, once its response head is known.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::Method;
+
+use crate::gate::{Denial, Trail};
+use crate::policy::Reason;
+
+#[derive(Debug)]
+pub struct Finished<'a> {
+    pub method: &'a Method,
+    /// As it came, without the query.
+    pub path: &'a str,
+    pub client: IpAddr,
+    pub user_agent: Option<&'a str>,
+    pub request_id: &'a str,
+    pub trail: &'a Trail,
+    pub denial: Option<&'a Denial>,
+    pub status: u16,
+    /// Until the response head.
+    pub took: Duration,
+    /// Until the gate had decided.
+    pub decided_in: Option<Duration>,
+    /// From the forwarded head to the upstream's.
+    pub upstream_took: Option<Duration>,
+}
+
+/// What became of a request, as metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    Allowed,
+    Denied,
+    /// Something behind the gate failed: the store or the upstream.
+    Failed,
+}
+
+impl Decision {
+    pub const ALL: [Self; 3] = [Self::Allowed, Self::Denied, Self::Failed];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Finished<'_> {
+    pub fn decision(&self) -> Decision {
+        match self.denial {
+            None => Decision::Allowed,
+            Some(denial) if denial.is_failure() => Decision::Failed,
+            Some(_) => Decision::Denied,
+        }
+    }
+
+    pub fn reason(&self) -> Option<Reason> {
+        self.denial.map(Denial::reason)
+    }
+
+    /// The route's pattern as configured, or `none`.
+    pub fn route(&self) -> &str {
+        self.trail.route.as_ref().map_or("none", |route| &route.pattern)
+    }
+
+    pub fn business(&self) -> Option<&str> {
+        self.trail.caller.as_ref()?.business.as_deref()
+    }
+
+    pub fn store_took(&self) -> Duration {
+        self.trail.store_calls.iter().map(|call| call.took).sum()
+    }
+}

@@ -1,0 +1,282 @@
+//! The metrics of the contract. Labels are patterns, names and statuses of our own; a client's text is never one, so that
+//! the number of series is bounded whatever clients send.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder,
+};
+
+use super::finished::{Decision, Finished};
+use crate::gate::LimitNow;
+use crate::policy::{By, Policy, Reason};
+use crate::store::health::StoreHealth;
+
+/// Businesses that have series of their own until the process ends; the rest are `other`.
+const BUSINESSES: usize = 100;
+/// From here on a limit is `near`.
+const NEAR: f64 = 0.8;
+
+/// Decisions take microseconds to a few milliseconds; whole requests what the upstream takes.
+const DECISION_SECONDS: [f64; 11] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25];
+const REQUEST_SECONDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// One per process; every method may be called from any worker.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    denials: IntCounterVec,
+    duration: HistogramVec,
+    decision_duration: Histogram,
+    upstream_duration: Histogram,
+    limit_checks: IntCounterVec,
+    business_requests: IntCounterVec,
+    limit_used: GaugeVec,
+    store_calls: IntCounterVec,
+    store_call_duration: HistogramVec,
+    store_up: IntGauge,
+    connections: IntGauge,
+    in_flight: IntGauge,
+    log_dropped: IntCounter,
+    /// Names that already have series. Held for a look-up only.
+    businesses: Mutex<HashSet<String>>,
+    store_health: Option<Arc<StoreHealth>>,
+    dropped_lines: Arc<AtomicU64>,
+}
+
+impl Metrics {
+    /// `store_health`: absent where the store is the process's own file, which is always up.
+    pub fn new(
+        policy: &Policy,
+        config_hash: &str,
+        store_health: Option<Arc<StoreHealth>>,
+        dropped_lines: Arc<AtomicU64>,
+    ) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            registered(&registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+        };
+        let histograms = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
+            registered(&registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?)
+        };
+        let histogram = |name: &str, help: &str, buckets: &[f64]| {
+            registered(&registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
+        };
+        let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help)?);
+        let info = |name: &str, help: &str, label: &str, value: &str| -> prometheus::Result<()> {
+            let gauge: Gauge = Gauge::with_opts(Opts::new(name, help).const_label(label, value))?;
+            registered(&registry, gauge)?.set(1.0);
+            Ok(())
+        };
+        info("sidegate_build_info", "The version that runs.", "version", env!("CARGO_PKG_VERSION"))?;
+        info("sidegate_config_info", "A hash of the configuration that is in force.", "hash", config_hash)?;
+        gauge("sidegate_enforcing", "1 where denials are enforced, 0 where they are only observed.")?.set(1);
+        let metrics = Self {
+            requests: counters(
+                "sidegate_requests_total",
+                "Requests by route, decision (allowed, denied, failed) and the status sent.",
+                &["route", "decision", "status"],
+            )?,
+            denials: counters(
+                "sidegate_denials_total",
+                "Requests that were not served, by reason.",
+                &["route", "reason"],
+            )?,
+            duration: histograms(
+                "sidegate_request_duration_seconds",
+                "From a request's head to its response's head.",
+                &["route"],
+                &REQUEST_SECONDS,
+            )?,
+            decision_duration: histogram(
+                "sidegate_decision_duration_seconds",
+                "From a request's head to the decision, the store included.",
+                &DECISION_SECONDS,
+            )?,
+            upstream_duration: histogram(
+                "sidegate_upstream_duration_seconds",
+                "From the forwarded request's head to the upstream's response head.",
+                &REQUEST_SECONDS,
+            )?,
+            limit_checks: counters(
+                "sidegate_limit_checks_total",
+                "Limits checked: within, near (from 80 % used) or over.",
+                &["limit", "outcome"],
+            )?,
+            business_requests: counters(
+                "sidegate_business_requests_total",
+                "Requests by business (the first 100, then `other`) and decision.",
+                &["business", "decision"],
+            )?,
+            limit_used: registered(
+                &registry,
+                GaugeVec::new(
+                    Opts::new("sidegate_limit_used_ratio", "How much of a limit by business is used, 0 to 1."),
+                    &["limit", "business"],
+                )?,
+            )?,
+            store_calls: counters("sidegate_store_calls_total", "Calls to the store by outcome.", &["op", "outcome"])?,
+            store_call_duration: histograms(
+                "sidegate_store_call_duration_seconds",
+                "How long calls to the store take.",
+                &["op"],
+                &DECISION_SECONDS,
+            )?,
+            store_up: gauge(
+                "sidegate_store_up",
+                "0 from the first lost connection or failed call until a call succeeds.",
+            )?,
+            connections: gauge("sidegate_connections", "Client connections that are open.")?,
+            in_flight: gauge("sidegate_requests_in_flight", "Requests whose responses have not ended.")?,
+            log_dropped: registered(
+                &registry,
+                IntCounter::new(
+                    "sidegate_log_lines_dropped_total",
+                    "Access log lines lost because nobody read them in time.",
+                )?,
+            )?,
+            businesses: Mutex::default(),
+            store_health,
+            dropped_lines,
+            registry,
+        };
+        metrics.start_series(policy);
+        Ok(metrics)
+    }
+
+    /// A series that appears only with its first event has no rate until its second.
+    fn start_series(&self, policy: &Policy) {
+        let routes: Vec<&str> = policy.routes.iter().map(|route| route.pattern.as_str()).chain(["none"]).collect();
+        for route in routes {
+            self.duration.with_label_values(&[route]);
+            self.requests.with_label_values(&[route, Decision::Allowed.name(), "200"]);
+            for reason in Reason::ALL {
+                self.denials.with_label_values(&[route, reason.name()]);
+            }
+        }
+        for limit in policy.limits.keys() {
+            for outcome in ["within", "near", "over"] {
+                self.limit_checks.with_label_values(&[limit, outcome]);
+            }
+        }
+        for op in ["decide", "lookup"] {
+            self.store_call_duration.with_label_values(&[op]);
+            for outcome in ["ok", "stale", "unreachable", "deadline", "refused", "broken"] {
+                self.store_calls.with_label_values(&[op, outcome]);
+            }
+        }
+    }
+
+    pub fn count(&self, finished: &Finished<'_>) {
+        let route = finished.route();
+        let decision = finished.decision().name();
+        let status = http::StatusCode::from_u16(finished.status);
+        let status = status.as_ref().map_or("0", |status| status.as_str());
+        self.requests.with_label_values(&[route, decision, status]).inc();
+        if let Some(reason) = finished.reason() {
+            self.denials.with_label_values(&[route, reason.name()]).inc();
+        }
+        self.duration.with_label_values(&[route]).observe(finished.took.as_secs_f64());
+        observe(&self.decision_duration, finished.decided_in);
+        observe(&self.upstream_duration, finished.upstream_took);
+        for call in &finished.trail.store_calls {
+            self.store_calls.with_label_values(&[call.op, call.outcome]).inc();
+            self.store_call_duration.with_label_values(&[call.op]).observe(call.took.as_secs_f64());
+        }
+        let over = finished.reason() == Some(Reason::RateLimited);
+        let business = finished.business().map(|business| self.business_label(business));
+        if let Some(business) = &business {
+            self.business_requests.with_label_values(&[business, decision]).inc();
+        }
+        // Windows of one limit stand side by side; the fullest one speaks for it.
+        for windows in finished.trail.limits.chunk_by(|a, b| a.limit.name == b.limit.name) {
+            self.count_limit(windows, over, business.as_deref());
+        }
+    }
+
+    fn count_limit(&self, windows: &[LimitNow], denied: bool, business: Option<&str>) {
+        let Some(first) = windows.first() else { return };
+        let used = windows.iter().map(used_ratio).fold(0.0, f64::max);
+        let outcome = match () {
+            () if denied && windows.iter().any(|window| window.now.wait_ms != Some(0)) => "over",
+            () if used >= NEAR => "near",
+            () => "within",
+        };
+        self.limit_checks.with_label_values(&[&first.limit.name, outcome]).inc();
+        if let (By::Business, Some(business)) = (first.limit.by, business) {
+            self.limit_used.with_label_values(&[&first.limit.name, business]).set(used);
+        }
+    }
+
+    fn business_label(&self, business: &str) -> String {
+        let mut known = self.businesses.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(business) || (known.len() < BUSINESSES && known.insert(business.to_owned())) {
+            return business.to_owned();
+        }
+        "other".to_owned()
+    }
+
+    /// A connection or a request that counts as long as the guard lives.
+    pub fn connection(&self) -> Counted {
+        Counted::new(&self.connections)
+    }
+
+    pub fn request_in_flight(&self) -> Counted {
+        Counted::new(&self.in_flight)
+    }
+
+    /// The text that Prometheus scrapes.
+    pub fn render(&self) -> prometheus::Result<Vec<u8>> {
+        let up = self.store_health.as_ref().is_none_or(|health| health.is_up());
+        self.store_up.set(i64::from(up));
+        let dropped = self.dropped_lines.load(Ordering::Relaxed);
+        self.log_dropped.inc_by(dropped.saturating_sub(self.log_dropped.get()));
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+fn observe(histogram: &Histogram, took: Option<Duration>) {
+    if let Some(took) = took {
+        histogram.observe(took.as_secs_f64());
+    }
+}
+
+/// Of a limit of 0 all is used.
+fn used_ratio(window: &LimitNow) -> f64 {
+    match window.window.limit {
+        0 => 1.0,
+        // Limits stay far below 2⁵³, so both are exact.
+        limit => 1.0 - (window.now.remaining.min(limit) as f64 / limit as f64),
+    }
+}
+
+/// One more in a gauge until dropped.
+#[derive(Debug)]
+pub struct Counted(IntGauge);
+
+impl Counted {
+    fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,14 @@
+//! What operators see: metrics, the access log, the process's own log.
+//!
+//! One `Finished` per request goes to both; nothing here takes a client's text as a label, and what looks like a key is
+//! masked before it is written.
+
+pub mod access_log;
+pub mod finished;
+pub mod log;
+pub mod metrics;
+pub mod settings;
+
+pub use access_log::AccessLog;
+pub use finished::{Decision, Finished};
+pub use metrics::Metrics;

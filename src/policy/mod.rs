@@ -1,0 +1,140 @@
+//! What the YAML means, compiled and immutable: which route needs which scopes and limits, what a scope implies, what a
+//! plan allows, where a request may name a business, who is shut out at once, and how a denial reads.
+//!
+//! Plain data and pure functions. `config/compile` builds it; the gate decides by it; no hyper, tokio or redis here.
+
+pub mod denial_text;
+pub mod percent;
+pub mod reason;
+pub mod route;
+pub mod scope;
+pub mod template;
+mod tree;
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::HeaderName;
+use ipnet::IpNet;
+
+use crate::keys::{Digest, Formats};
+use crate::limit::{Algorithm, Windows};
+
+pub use denial_text::Texts;
+pub use reason::Reason;
+pub use route::{Access, Allowances, Route, RouteTable, UpstreamId};
+pub use scope::Scopes;
+
+/// Everything the gate decides by.
+#[derive(Debug)]
+pub struct Policy {
+    pub routes: RouteTable,
+    pub scopes: Scopes,
+    /// Absent: plans play no part.
+    pub plans: Option<Plans>,
+    pub business_sources: Vec<BusinessSource>,
+    pub credentials: Credentials,
+    /// Every configured limit, by name: overrides in documents are looked up here.
+    pub limits: BTreeMap<String, Arc<Limit>>,
+    pub deny: DenyList,
+    pub texts: Texts,
+}
+
+/// A limit as configured; what a key, a business or a plan overrides is its windows.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Limit {
+    pub name: String,
+    pub by: By,
+    pub algorithm: Algorithm,
+    pub windows: Arc<Windows>,
+}
+
+/// Whose requests a limit counts together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    Key,
+    Business,
+    User,
+    /// The client address; of an IPv6 address its /64.
+    Ip,
+    Global,
+}
+
+impl By {
+    /// Whether it needs an authenticated caller, so that a public route cannot have it.
+    pub fn needs_key(self) -> bool {
+        match self {
+            Self::Key | Self::Business | Self::User => true,
+            Self::Ip | Self::Global => false,
+        }
+    }
+}
+
+/// The plans by name. `default` stands in where a business has none, or one that is not among them.
+#[derive(Debug, Default)]
+pub struct Plans(BTreeMap<String, Plan>);
+
+#[derive(Debug)]
+pub struct Plan {
+    /// Whether the plan includes the API at all.
+    pub api: bool,
+    pub limits: BTreeMap<String, Arc<Windows>>,
+}
+
+impl Plans {
+    pub fn new(plans: BTreeMap<String, Plan>) -> Self {
+        Self(plans)
+    }
+
+    /// The plan that holds for a business whose document says `named`; `None` refuses it.
+    pub fn of(&self, named: Option<&str>) -> Option<&Plan> {
+        named.and_then(|name| self.0.get(name)).or_else(|| self.0.get("default"))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &Plan)> {
+        self.0.iter()
+    }
+}
+
+/// Where a request may say which business it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BusinessSource {
+    Path(String),
+    Query(String),
+    Header(HeaderName),
+}
+
+/// Where a key is looked for, and how it looks.
+#[derive(Debug)]
+pub struct Credentials {
+    pub sources: Vec<KeySource>,
+    pub formats: Formats,
+    /// The upstreams that formats name (`upstream: sandbox`), which beat a route's.
+    pub format_upstreams: Vec<(String, UpstreamId)>,
+    /// Whether the key itself reaches the upstream.
+    pub forward: bool,
+    /// For `WWW-Authenticate`.
+    pub realm: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeySource {
+    pub header: HeaderName,
+    /// Compared without case: `Bearer`.
+    pub scheme: Option<String>,
+}
+
+/// Break-glass: shut out without asking the store.
+#[derive(Debug, Default)]
+pub struct DenyList {
+    pub key_ids: HashSet<String>,
+    pub digests: HashSet<Digest>,
+    pub addresses: Vec<IpNet>,
+}
+
+impl DenyList {
+    pub fn holds_address(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|net| net.contains(&address))
+    }
+}

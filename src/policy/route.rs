@@ -1,0 +1,522 @@
+//! Routes: what each pattern needs, and which one a request means.
+//!
+//! The most specific pattern wins, whatever the order they were written in; then its method. `tree` finds the pattern; here
+//! stand the patterns' grammar, the table, and the near-miss rule.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use thiserror::Error;
+
+use super::Limit;
+use super::percent;
+use super::tree::{Hit, Tree};
+
+/// What the configuration says of one pattern.
+#[derive(Debug)]
+pub struct Route {
+    /// As configured (`GET /v1/agents/**`): the name of this route in metrics and logs.
+    pub pattern: String,
+    pub access: Access,
+    /// What one request takes from each limit.
+    pub cost: u64,
+    pub limits: Vec<Arc<Limit>>,
+    /// Query parameters that are clamped, with the most they may say.
+    pub max_query: Vec<(String, u64)>,
+    pub response_timeout: Option<Duration>,
+    /// Bytes.
+    pub max_body: Option<u64>,
+    pub upstream: UpstreamId,
+    /// Whether a path that a lenient backend would take for another route's is this route's all the same.
+    pub lenient: bool,
+    pub allows: Allowances,
+}
+
+/// What a request needs to show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing.
+    Public,
+    /// Any valid key.
+    Any,
+    /// A key with all of these scopes.
+    All(Vec<String>),
+    /// A key with one of these scopes.
+    AnyOf(Vec<String>),
+}
+
+/// What a path may hold that is refused elsewhere, because this backend needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Allowances {
+    pub encoded_slash: bool,
+    pub semicolon: bool,
+}
+
+impl Allowances {
+    pub fn cover(self, needed: Self) -> bool {
+        (self.encoded_slash || !needed.encoded_slash) && (self.semicolon || !needed.semicolon)
+    }
+}
+
+/// Which upstream, by its place in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct UpstreamId(pub usize);
+
+/// A pattern as written: methods (none: every one), then segments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    pub methods: Option<Vec<Method>>,
+    pub segments: Vec<Segment>,
+    /// Ends in `/**`: the path itself and all below.
+    pub rest: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Segment {
+    Literal(String),
+    /// `{name}`: one segment that is not empty.
+    Parameter(String),
+}
+
+/// What is wrong with a pattern, and what to write instead.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum PatternError {
+    #[error(
+        "`{0}` is no method that a route can have; write GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, or none for every method"
+    )]
+    Method(String),
+    #[error("one space stands between the methods and the path: `GET /v1/agents`")]
+    Space,
+    #[error("a path begins with `/`: `GET /v1/agents`")]
+    NoSlash,
+    #[error("`{0}` is not how a parameter is written; write `{{{1}}}` for one segment")]
+    Colon(String, String),
+    #[error("`*` stands only at the end, as `/**`: the path itself and all below; `{{name}}` is one segment")]
+    Star,
+    #[error("`{0}`: a parameter is a whole segment, `{{name}}`, of letters, digits and `_`")]
+    Parameter(String),
+    #[error("the parameter `{{{0}}}` stands there twice; name the second one otherwise")]
+    SameParameter(String),
+    #[error(
+        "`{0}` belongs to the query or the fragment; a route is a path alone (`max_query` and `business.from` read the query)"
+    )]
+    NotAPath(char),
+    #[error("`{0}` cannot stand in a path; write its percent-encoded form if the backend needs it")]
+    Character(char),
+    #[error("empty and dot segments are refused in requests, so this route could never match; remove them")]
+    Segment,
+    #[error("`{0}` is listed twice among the methods")]
+    SameMethod(String),
+}
+
+/// Two routes for the same requests (names of parameters aside).
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("it serves the same requests as `{other}`; keep one of them")]
+pub struct Overlap {
+    /// Which of the routes given, by its place.
+    pub index: usize,
+    pub other: String,
+}
+
+/// All routes, ready to be asked.
+#[derive(Debug)]
+pub struct RouteTable {
+    tree: Tree,
+    endpoints: Vec<Endpoint>,
+}
+
+/// One pattern's routes, by method.
+#[derive(Debug)]
+struct Endpoint {
+    routes: Vec<Entry>,
+    /// For `Allow`.
+    allow: String,
+}
+
+#[derive(Debug)]
+struct Entry {
+    methods: Option<Vec<Method>>,
+    parameters: Vec<String>,
+    route: Arc<Route>,
+}
+
+/// What a request's method and path mean.
+#[derive(Debug)]
+pub enum Found<'t, 'p> {
+    Route {
+        route: &'t Arc<Route>,
+        /// The path's parameters by name, still percent-encoded.
+        parameters: Vec<(&'t str, &'p str)>,
+    },
+    /// Some pattern matches, but none with this method.
+    OtherMethods {
+        allow: &'t str,
+    },
+    Nothing,
+}
+
+impl Pattern {
+    /// Reads `GET /v1/agents/**`, `POST,PUT /v1/agents`, `/v1/account`.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        let (methods, path) = match text.split_once(' ') {
+            None => (None, text),
+            Some((methods, path)) => (Some(parse_methods(methods)?), path),
+        };
+        if path.contains(char::is_whitespace) {
+            return Err(PatternError::Space);
+        }
+        if let Some(wrong) = path.chars().find(|c| matches!(c, '?' | '#')) {
+            return Err(PatternError::NotAPath(wrong));
+        }
+        let path = path.strip_prefix('/').ok_or(PatternError::NoSlash)?;
+        let (path, rest) = match path.strip_suffix("**") {
+            Some("") => (None, true),
+            Some(above) => (Some(above.strip_suffix('/').ok_or(PatternError::Star)?), true),
+            None => (Some(path), false),
+        };
+        let segments = path.map_or(Ok(Vec::new()), |path| parse_segments(path, rest))?;
+        Ok(Self { methods, segments, rest })
+    }
+
+    /// The same pattern below a base path that is itself a pattern of literals.
+    pub fn below(mut self, base: &Self) -> Self {
+        self.segments.splice(0..0, base.segments.iter().cloned());
+        self
+    }
+
+    pub fn parameters(&self) -> impl Iterator<Item = &str> {
+        self.segments.iter().filter_map(|segment| match segment {
+            Segment::Literal(_) => None,
+            Segment::Parameter(name) => Some(name.as_str()),
+        })
+    }
+
+    fn has(&self, method: &Method) -> bool {
+        self.methods.as_ref().is_some_and(|methods| methods.contains(method))
+    }
+}
+
+fn parse_methods(text: &str) -> Result<Vec<Method>, PatternError> {
+    const KNOWN: [Method; 7] =
+        [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+    let mut methods = Vec::new();
+    for name in text.split(',') {
+        let known = KNOWN.into_iter().find(|m| m.as_str() == name);
+        let method = known.ok_or_else(|| PatternError::Method(name.to_owned()))?;
+        if methods.contains(&method) {
+            return Err(PatternError::SameMethod(name.to_owned()));
+        }
+        methods.push(method);
+    }
+    Ok(methods)
+}
+
+fn parse_segments(path: &str, rest: bool) -> Result<Vec<Segment>, PatternError> {
+    let texts: Vec<&str> = path.split('/').collect();
+    let mut segments: Vec<Segment> = Vec::with_capacity(texts.len());
+    for (index, text) in texts.iter().enumerate() {
+        // A trailing slash is a last, empty segment, which a pattern may name; `/` itself is nothing but one.
+        let may_be_empty = index + 1 == texts.len() && !rest;
+        if (text.is_empty() && !may_be_empty) || matches!(*text, "." | "..") {
+            return Err(PatternError::Segment);
+        }
+        let segment = parse_segment(text)?;
+        if let Segment::Parameter(name) = &segment
+            && segments.contains(&segment)
+        {
+            return Err(PatternError::SameParameter(name.clone()));
+        }
+        segments.push(segment);
+    }
+    Ok(segments)
+}
+
+fn parse_segment(text: &str) -> Result<Segment, PatternError> {
+    if let Some(name) = text.strip_prefix(':') {
+        return Err(PatternError::Colon(text.to_owned(), name.to_owned()));
+    }
+    if let Some(name) = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
+        let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        return if is_name {
+            Ok(Segment::Parameter(name.to_owned()))
+        } else {
+            Err(PatternError::Parameter(text.to_owned()))
+        };
+    }
+    if text.contains(['{', '}']) {
+        return Err(PatternError::Parameter(text.to_owned()));
+    }
+    if text.contains('*') {
+        return Err(PatternError::Star);
+    }
+    literal(text).map(Segment::Literal)
+}
+
+/// A literal in the form that a request's path has when it is matched: unreserved decoded, other triplets in upper case.
+fn literal(text: &str) -> Result<String, PatternError> {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let mut taken = first.len_utf8();
+        match percent::triplet(rest.as_bytes()) {
+            Some(byte) => {
+                taken = 3;
+                if percent::is_unreserved(byte) {
+                    plain.push(char::from(byte));
+                } else {
+                    percent::push_triplet(&mut plain, byte);
+                }
+            }
+            None if u8::try_from(first).is_ok_and(percent::is_segment_byte) => plain.push(first),
+            None => return Err(PatternError::Character(first)),
+        }
+        rest = &rest[taken..];
+    }
+    Ok(plain)
+}
+
+impl RouteTable {
+    /// Builds the table, or says which routes serve the same requests.
+    pub fn new(routes: Vec<(Pattern, Route)>) -> Result<Self, Vec<Overlap>> {
+        let mut table = Self { tree: Tree::default(), endpoints: Vec::new() };
+        let mut overlaps = Vec::new();
+        for (index, (pattern, route)) in routes.into_iter().enumerate() {
+            if let Err(other) = table.insert(pattern, route) {
+                overlaps.push(Overlap { index, other });
+            }
+        }
+        if !overlaps.is_empty() {
+            return Err(overlaps);
+        }
+        for endpoint in &mut table.endpoints {
+            endpoint.allow = allow(&endpoint.routes);
+        }
+        Ok(table)
+    }
+
+    fn insert(&mut self, pattern: Pattern, route: Route) -> Result<(), String> {
+        let id = self.tree.insert(&pattern, self.endpoints.len());
+        if id == self.endpoints.len() {
+            self.endpoints.push(Endpoint { routes: Vec::new(), allow: String::new() });
+        }
+        let endpoint = &mut self.endpoints[id];
+        let overlaps = |entry: &&Entry| match (&entry.methods, &pattern.methods) {
+            (None, None) => true,
+            (Some(theirs), Some(_)) => theirs.iter().any(|m| pattern.has(m)),
+            (None, Some(_)) | (Some(_), None) => false,
+        };
+        if let Some(entry) = endpoint.routes.iter().find(overlaps) {
+            return Err(entry.route.pattern.clone());
+        }
+        let parameters = pattern.parameters().map(str::to_owned).collect();
+        endpoint.routes.push(Entry { methods: pattern.methods, parameters, route: Arc::new(route) });
+        Ok(())
+    }
+
+    /// What `method` on `path` means; `path` is in the one form that `gate/path` makes.
+    pub fn find<'t, 'p>(&'t self, method: &Method, path: &'p str) -> Found<'t, 'p> {
+        let Some(Hit { endpoint: id, captures, loose }) = self.tree.find(path) else { return Found::Nothing };
+        let endpoint = &self.endpoints[id];
+        let near_miss = loose && self.tree.is_meant_for_another(path, id);
+        let Some(entry) = endpoint.entry(method) else {
+            return if near_miss { Found::Nothing } else { Found::OtherMethods { allow: &endpoint.allow } };
+        };
+        if near_miss && !entry.route.lenient {
+            return Found::Nothing;
+        }
+        let parameters = entry.parameters.iter().map(String::as_str).zip(captures).collect();
+        Found::Route { route: &entry.route, parameters }
+    }
+
+    /// All routes, the most specific first.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.tree.by_specificity().into_iter().flat_map(|id| self.endpoints[id].routes.iter().map(|e| &e.route))
+    }
+}
+
+impl Endpoint {
+    /// A named method beats none, an explicit HEAD beats GET's.
+    fn entry(&self, method: &Method) -> Option<&Entry> {
+        let named = |wanted: &Method| {
+            self.routes.iter().find(|e| e.methods.as_ref().is_some_and(|methods| methods.contains(wanted)))
+        };
+        named(method)
+            .or_else(|| if method == Method::HEAD { named(&Method::GET) } else { None })
+            .or_else(|| self.routes.iter().find(|e| e.methods.is_none()))
+    }
+}
+
+/// `GET, HEAD, POST`: every method that some route of the pattern has.
+fn allow(routes: &[Entry]) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for method in routes.iter().filter_map(|e| e.methods.as_ref()).flatten() {
+        names.push(method.as_str());
+        if method == Method::GET {
+            names.push("HEAD");
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(pattern: &str) -> (Pattern, Route) {
+        let parsed = Pattern::parse(pattern).expect("the test's patterns are right");
+        let route = Route {
+            pattern: pattern.to_owned(),
+            access: Access::Any,
+            cost: 1,
+            limits: Vec::new(),
+            max_query: Vec::new(),
+            response_timeout: None,
+            max_body: None,
+            upstream: UpstreamId(0),
+            lenient: pattern.contains("lenient"),
+            allows: Allowances::default(),
+        };
+        (parsed, route)
+    }
+
+    fn table(patterns: &[&str]) -> RouteTable {
+        RouteTable::new(patterns.iter().map(|p| route(p)).collect()).expect("the test's routes do not overlap")
+    }
+
+    fn meaning(table: &RouteTable, method: &str, path: &str) -> String {
+        let method = Method::from_bytes(method.as_bytes()).expect("the test's methods are right");
+        match table.find(&method, path) {
+            Found::Route { route, .. } => route.pattern.clone(),
+            Found::OtherMethods { allow } => format!("405 {allow}"),
+            Found::Nothing => "404".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_most_specific_pattern_wins_then_its_method() {
+        let table = table(&[
+            "/v1/**",
+            "GET /v1/agents/{id}",
+            "GET /v1/agents/mine",
+            "POST /v1/agents/{other}",
+            "/v1/agents/{any}",
+            "HEAD /v1/agents/mine",
+            "DELETE /v1/calls",
+        ]);
+        for (method, path, expected) in [
+            ("GET", "/v1/agents/mine", "GET /v1/agents/mine"),
+            ("HEAD", "/v1/agents/mine", "HEAD /v1/agents/mine"),
+            ("HEAD", "/v1/agents/a1", "GET /v1/agents/{id}"),
+            ("POST", "/v1/agents/a1", "POST /v1/agents/{other}"),
+            ("PUT", "/v1/agents/a1", "/v1/agents/{any}"),
+            ("PUT", "/v1/agents/mine", "405 GET, HEAD"),
+            ("GET", "/v1/agents/a1/x", "/v1/**"),
+            ("GET", "/v1", "/v1/**"),
+            ("GET", "/v1/", "/v1/**"),
+            ("GET", "/v1/agents/", "/v1/**"),
+            ("GET", "/v1/calls", "405 DELETE"),
+            ("GET", "/v2", "404"),
+            ("GET", "/", "404"),
+        ] {
+            assert_eq!(meaning(&table, method, path), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_dead_end_below_a_literal_falls_back_to_the_parameter() {
+        let table = table(&["/a/b/c", "/a/{x}/d", "/{y}/b/e"]);
+        assert_eq!(meaning(&table, "GET", "/a/b/d"), "/a/{x}/d");
+        assert_eq!(meaning(&table, "GET", "/a/b/e"), "/{y}/b/e");
+    }
+
+    #[test]
+    fn what_a_lenient_backend_would_take_for_another_route_is_none() {
+        let table = table(&["/**", "/admin", "/v1/{id}", "/v1/Me", "/v1/users:batch", "/open/{lenient}", "/open/x"]);
+        for path in [
+            "/ADMIN",
+            "/admin/",
+            "/admin.",
+            "/admin%20",
+            "/Admin%20./",
+            "/v1/me",
+            "/v1/ME",
+            "/v1/me.",
+            "/v1/users%3Abatch",
+            "/v1/Me/",
+            "/admin%2F",
+            "/%EF%BC%A1dmin",
+        ] {
+            assert_eq!(meaning(&table, "GET", path), "404", "{path}");
+        }
+        assert_eq!(meaning(&table, "GET", "/administrator"), "/**");
+        assert_eq!(meaning(&table, "GET", "/v1/mE2"), "/v1/{id}");
+        assert_eq!(meaning(&table, "GET", "/open/X"), "/open/{lenient}");
+    }
+
+    #[test]
+    fn a_trailing_slash_is_another_path() {
+        let table = table(&["/a", "/b/", "/"]);
+        assert_eq!(meaning(&table, "GET", "/a"), "/a");
+        assert_eq!(meaning(&table, "GET", "/a/"), "404");
+        assert_eq!(meaning(&table, "GET", "/b/"), "/b/");
+        assert_eq!(meaning(&table, "GET", "/b"), "404");
+        assert_eq!(meaning(&table, "GET", "/"), "/");
+    }
+
+    #[test]
+    fn parameters_are_named_as_the_route_names_them() {
+        let table = table(&["GET /b/{business_id}/x/{id}", "POST /b/{b}/x/{i}"]);
+        let Found::Route { parameters, .. } = table.find(&Method::POST, "/b/acme/x/a%20b") else {
+            panic!("the route is there");
+        };
+        assert_eq!(parameters, [("b", "acme"), ("i", "a%20b")]);
+    }
+
+    #[test]
+    fn routes_for_the_same_requests_are_refused() {
+        let overlap = |a: &str, b: &str| RouteTable::new(vec![route(a), route(b)]).map(|_| ());
+        let expected = |other: &str| Err(vec![Overlap { index: 1, other: other.to_owned() }]);
+        assert_eq!(overlap("GET,PUT /a/{x}", "POST,PUT /a/{y}"), expected("GET,PUT /a/{x}"));
+        assert_eq!(overlap("/a", "/%61"), expected("/a"));
+        assert_eq!(overlap("GET /a", "/a"), Ok(()));
+        assert_eq!(overlap("GET /a", "HEAD /a"), Ok(()));
+        assert_eq!(overlap("/a/**", "/a"), Ok(()));
+    }
+
+    #[test]
+    fn a_pattern_that_cannot_be_meant_says_what_to_write() {
+        for (text, said) in [
+            ("GET  /a", PatternError::Space),
+            ("a", PatternError::NoSlash),
+            ("FETCH /a", PatternError::Method("FETCH".to_owned())),
+            ("get /a", PatternError::Method("get".to_owned())),
+            ("TRACE /a", PatternError::Method("TRACE".to_owned())),
+            ("GET,GET /a", PatternError::SameMethod("GET".to_owned())),
+            ("/a/:id", PatternError::Colon(":id".to_owned(), "id".to_owned())),
+            ("/a/*", PatternError::Star),
+            ("/a/**/b", PatternError::Star),
+            ("/a**", PatternError::Star),
+            ("/a/x{id}", PatternError::Parameter("x{id}".to_owned())),
+            ("/{a}/{a}", PatternError::SameParameter("a".to_owned())),
+            ("/a?b=c", PatternError::NotAPath('?')),
+            ("/a#b", PatternError::NotAPath('#')),
+            ("/a//b", PatternError::Segment),
+            ("/a/../b", PatternError::Segment),
+            ("/a|b", PatternError::Character('|')),
+            ("/ä", PatternError::Character('ä')),
+            ("/100%", PatternError::Character('%')),
+        ] {
+            assert_eq!(Pattern::parse(text), Err(said), "{text}");
+        }
+    }
+
+    #[test]
+    fn routes_are_listed_by_specificity() {
+        let table = table(&["/**", "/a/**", "/a/{x}", "/a/b"]);
+        let listed: Vec<_> = table.iter().map(|r| r.pattern.as_str()).collect();
+        assert_eq!(listed, ["/a/b", "/a/{x}", "/a/**", "/**"]);
+    }
+}

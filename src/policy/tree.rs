@@ -1,0 +1,147 @@
+//! The segment tree behind `RouteTable`: left to right a literal beats `{name}` beats `/**`, with a way back from dead ends.
+//!
+//! A second tree holds the same patterns as a lenient backend would read them (decoded, lower-cased, without trailing dots,
+//! spaces and slashes). A request that got into a route through a parameter or `/**`, but that such a backend would serve as
+//! another route, is a near miss. Each walk visits a node at most once, so a long path costs no more than the tree is large.
+
+use std::collections::HashMap;
+
+use unicode_normalization::UnicodeNormalization;
+
+use super::percent;
+use super::route::{Pattern, Segment};
+
+#[derive(Debug, Default)]
+pub struct Tree {
+    exact: Node<usize>,
+    /// Several patterns may fall together here.
+    lenient: Node<Vec<usize>>,
+}
+
+#[derive(Debug)]
+struct Node<E> {
+    literals: HashMap<Box<str>, Node<E>>,
+    parameter: Option<Box<Node<E>>>,
+    here: Option<E>,
+    rest: Option<E>,
+}
+
+/// The pattern that a path means.
+#[derive(Debug)]
+pub struct Hit<'p> {
+    pub endpoint: usize,
+    /// What the parameters matched, left to right.
+    pub captures: Vec<&'p str>,
+    /// Whether a parameter or `/**` matched.
+    pub loose: bool,
+}
+
+impl Tree {
+    /// Inserts the pattern as endpoint `next`, or gives the endpoint that stands there already.
+    pub fn insert(&mut self, pattern: &Pattern, next: usize) -> usize {
+        let node = self.exact.below(pattern.segments.iter().cloned());
+        let place = if pattern.rest { &mut node.rest } else { &mut node.here };
+        let endpoint = *place.get_or_insert(next);
+        if endpoint == next {
+            let node = self.lenient.below(lenient_pattern(pattern));
+            let place = if pattern.rest { &mut node.rest } else { &mut node.here };
+            place.get_or_insert_default().push(next);
+        }
+        endpoint
+    }
+
+    pub fn find<'p>(&self, path: &'p str) -> Option<Hit<'p>> {
+        let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+        let mut captures = Vec::new();
+        let (endpoint, through_rest) = self.exact.find(&segments, &mut captures)?;
+        let loose = through_rest || !captures.is_empty();
+        Some(Hit { endpoint: *endpoint, captures, loose })
+    }
+
+    /// Whether a lenient backend would take the path for another pattern's than `endpoint`.
+    pub fn is_meant_for_another(&self, path: &str, endpoint: usize) -> bool {
+        let read = lenient_path(path);
+        let segments: Vec<&str> = read.iter().map(String::as_str).collect();
+        self.lenient.find(&segments, &mut Vec::new()).is_some_and(|(meant, _)| !meant.contains(&endpoint))
+    }
+
+    /// All endpoints, the most specific first.
+    pub fn by_specificity(&self) -> Vec<usize> {
+        let mut endpoints = Vec::new();
+        self.exact.collect(&mut endpoints);
+        endpoints
+    }
+}
+
+impl<E> Default for Node<E> {
+    fn default() -> Self {
+        Self { literals: HashMap::new(), parameter: None, here: None, rest: None }
+    }
+}
+
+impl<E> Node<E> {
+    fn below(&mut self, segments: impl IntoIterator<Item = Segment>) -> &mut Self {
+        segments.into_iter().fold(self, |node, segment| match segment {
+            Segment::Literal(text) => node.literals.entry(text.into()).or_default(),
+            Segment::Parameter(_) => node.parameter.get_or_insert_default(),
+        })
+    }
+
+    /// The endpoint, and whether it was reached through its `/**`.
+    fn find<'p>(&self, segments: &[&'p str], captures: &mut Vec<&'p str>) -> Option<(&E, bool)> {
+        let Some((first, others)) = segments.split_first() else {
+            return self.here.as_ref().map(|e| (e, false)).or_else(|| self.rest.as_ref().map(|e| (e, true)));
+        };
+        if let Some(hit) = self.literals.get(*first).and_then(|node| node.find(others, captures)) {
+            return Some(hit);
+        }
+        if let Some(node) = &self.parameter
+            && !first.is_empty()
+        {
+            captures.push(first);
+            if let Some(hit) = node.find(others, captures) {
+                return Some(hit);
+            }
+            captures.pop();
+        }
+        self.rest.as_ref().map(|e| (e, true))
+    }
+}
+
+impl Node<usize> {
+    fn collect(&self, endpoints: &mut Vec<usize>) {
+        let mut literals: Vec<_> = self.literals.iter().collect();
+        literals.sort_unstable_by_key(|(text, _)| *text);
+        literals.into_iter().for_each(|(_, node)| node.collect(endpoints));
+        self.parameter.iter().for_each(|node| node.collect(endpoints));
+        endpoints.extend(self.here);
+        endpoints.extend(self.rest);
+    }
+}
+
+/// The pattern as a lenient backend reads it: a trailing slash is no segment to it.
+fn lenient_pattern(pattern: &Pattern) -> Vec<Segment> {
+    let mut segments: Vec<Segment> = pattern
+        .segments
+        .iter()
+        .flat_map(|segment| match segment {
+            Segment::Literal(text) => lenient_path(text).into_iter().map(Segment::Literal).collect(),
+            Segment::Parameter(_) => vec![segment.clone()],
+        })
+        .collect();
+    if segments.last() == Some(&Segment::Literal(String::new())) {
+        segments.pop();
+    }
+    segments
+}
+
+/// The segments of a path, decoded to the end, in compatibility form and lower case, without trailing dots and spaces.
+fn lenient_path(path: &str) -> Vec<String> {
+    let decoded = percent::decode(path, false);
+    let text: String = String::from_utf8_lossy(&decoded).nfkc().collect::<String>().to_lowercase();
+    text.split('/')
+        .map(|segment| segment.trim_end_matches(['.', ' ']))
+        .filter(|s| !s.is_empty())
+        .map(str::to_owned)
+        .collect()
+}

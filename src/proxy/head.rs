@@ -1,0 +1,105 @@
+//! What HTTP itself demands of a request's head, where hyper leaves it to us: one host, a target that we can read one way.
+
+use http::header::HOST;
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Method, Request, Version};
+
+use super::settings::Settings;
+use crate::gate::Denial;
+
+/// RFC 9110 §4.1 recommends that URIs of at least 8,000 octets are supported.
+const LONGEST_TARGET: usize = 8 * 1024;
+
+/// Methods that a gate has no use for: one asks to be echoed, one to be connected to somewhere.
+const REFUSED: [Method; 2] = [Method::TRACE, Method::CONNECT];
+
+/// What the head says, once it says it clearly.
+pub enum Asked {
+    /// `OPTIONS *`: about this server as a whole (RFC 9110 §9.3.7).
+    Server,
+    Resource,
+}
+
+/// Checks the head, and leaves exactly one `Host` in it, whatever the version.
+pub fn check<B>(request: &mut Request<B>, settings: &Settings) -> Result<Asked, Denial> {
+    if REFUSED.contains(request.method()) {
+        return Err(Denial::MethodNotAllowed { allow: "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned() });
+    }
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    if target > LONGEST_TARGET {
+        return Err(Denial::UriTooLong);
+    }
+    if size(request.headers()) > settings.header_bytes {
+        return Err(Denial::HeadersTooLarge);
+    }
+    let host = host(request)?;
+    request.headers_mut().insert(HOST, host);
+    match request.uri().path() {
+        "*" if request.method() == Method::OPTIONS => Ok(Asked::Server),
+        _ => Ok(Asked::Resource),
+    }
+}
+
+/// As HTTP/1.1 writes them: `name: value\r\n`.
+fn size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}
+
+/// The one host that the request names, by `Host`, by `:authority`, or by both alike (RFC 9112 §3.2, RFC 9113 §8.3.1).
+fn host<B>(request: &Request<B>) -> Result<HeaderValue, Denial> {
+    let refused = |what: &'static str| Denial::BadRequest(what.into());
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(refused("The request has more than one Host header"));
+    }
+    if let Some(host) = host
+        && !host.is_empty()
+        && Authority::try_from(host.as_bytes()).is_err()
+    {
+        return Err(refused("The Host header names no host"));
+    }
+    match (host, request.uri().authority()) {
+        (Some(host), None) => Ok(host.clone()),
+        (None, Some(authority)) => {
+            HeaderValue::from_str(authority.as_str()).map_err(|_| refused("The request's authority names no host"))
+        }
+        (Some(host), Some(authority)) if host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
+            Ok(host.clone())
+        }
+        (Some(_), Some(_)) => Err(refused("The Host header and the request's target name different hosts")),
+        (None, None) if request.version() == Version::HTTP_10 => Ok(HeaderValue::from_static("")),
+        (None, None) => Err(refused("The request has no Host header")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host_of(uri: &str, hosts: &[&'static str]) -> Result<String, &'static str> {
+        let mut request = Request::builder().uri(uri).body(()).expect("the test's targets are right");
+        for value in hosts {
+            request.headers_mut().append(HOST, HeaderValue::from_static(value));
+        }
+        host(&request)
+            .map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned())
+            .map_err(|denial| denial.reason().name())
+    }
+
+    #[test]
+    fn a_request_names_one_host() {
+        assert_eq!(host_of("/a", &["api.example"]), Ok("api.example".to_owned()));
+        assert_eq!(host_of("http://api.example/a", &[]), Ok("api.example".to_owned()));
+        assert_eq!(host_of("http://api.example/a", &["API.example"]), Ok("API.example".to_owned()));
+        for (uri, hosts) in [
+            ("/a", &[][..]),
+            ("/a", &["a.example", "a.example"]),
+            ("http://a.example/a", &["b.example"]),
+            ("/a", &["a b"]),
+            ("/a", &["a/b"]),
+        ] {
+            assert_eq!(host_of(uri, hosts), Err("bad_request"), "{uri} {hosts:?}");
+        }
+    }
+}

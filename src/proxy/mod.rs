@@ -1,0 +1,16 @@
+//! From a request to its answer: `service` is the pipeline, one screen; the gate decides in its middle.
+//!
+//! `head` checks what HTTP itself demands, `headers` keeps them clean, `upstream` forwards a `Permit`, `respond` puts a
+//! denial into words. Nothing is buffered: bodies stream both ways through `body`.
+
+pub mod body;
+pub mod connector;
+pub mod head;
+pub mod headers;
+pub mod respond;
+pub mod service;
+pub mod settings;
+pub mod upstream;
+
+pub use service::{Arrival, Service};
+pub use upstream::Upstreams;

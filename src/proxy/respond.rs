@@ -1,0 +1,180 @@
+//! Denials into answers, and the headers that every answer carries.
+//!
+//! The words come from the policy's texts; here stand the status, the headers that HTTP attaches to it, and gRPC's form.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{Response, StatusCode};
+
+use super::headers::set;
+use super::settings::{RateLimitHeaders, Reset};
+use crate::gate::{Denial, LimitNow, Trail};
+use crate::policy::denial_text::{Facts, Worded};
+use crate::policy::{Policy, Reason};
+
+const X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// How long a client should leave the store or a full gate alone, in seconds.
+const UNAVAILABLE_FOR: u64 = 1;
+
+/// The answer to a request that is not served.
+pub fn denied(
+    denial: &Denial,
+    trail: &Trail,
+    request_id: &str,
+    grpc: bool,
+    policy: &Policy,
+    settings: RateLimitHeaders,
+) -> Response<Bytes> {
+    let rate_limited = matches!(denial, Denial::RateLimited { .. });
+    let binding = trail.binding(rate_limited);
+    let mut facts = Facts {
+        request_id,
+        limit: binding.map(|binding| binding.window.limit),
+        remaining: binding.map(|binding| binding.now.remaining),
+        reset: binding.map(|binding| reset(binding, settings.reset)),
+        window: binding.map(|binding| binding.window.duration_ms / 1000),
+        ..Facts::default()
+    };
+    let mut headers = HeaderMap::new();
+    let detail;
+    match denial {
+        Denial::BadRequest(what) => facts.detail = Some(what),
+        Denial::BadPath(what) => facts.detail = Some(what),
+        Denial::MethodNotAllowed { allow } => set(&mut headers, ALLOW, allow),
+        Denial::MissingKey => challenge(&mut headers, policy, ""),
+        Denial::MalformedKey(what) => {
+            facts.detail = *what;
+            challenge(&mut headers, policy, r#", error="invalid_token""#);
+        }
+        Denial::ForeignFormat(text) => {
+            facts.detail = Some(text);
+            challenge(&mut headers, policy, r#", error="invalid_token""#);
+        }
+        Denial::UnknownKey | Denial::RevokedKey | Denial::ExpiredKey | Denial::DeniedKey => {
+            challenge(&mut headers, policy, r#", error="invalid_token""#);
+        }
+        Denial::InsufficientScope { required } => {
+            facts.scope = Some(required);
+            challenge(&mut headers, policy, &format!(r#", error="insufficient_scope", scope="{required}""#));
+        }
+        Denial::RateLimited { retry_after, violated } => {
+            facts.violated = violated;
+            facts.retry_after = *retry_after;
+            if let Some(seconds) = retry_after {
+                set(&mut headers, RETRY_AFTER, &seconds.to_string());
+                detail = format!("Too many requests. Try again in {seconds} seconds.");
+                facts.detail = Some(&detail);
+            }
+        }
+        Denial::StoreUnavailable(_) | Denial::Overloaded => {
+            facts.retry_after = Some(UNAVAILABLE_FOR);
+            set(&mut headers, RETRY_AFTER, &UNAVAILABLE_FOR.to_string());
+        }
+        Denial::AmbiguousKey
+        | Denial::RouteNotFound
+        | Denial::PlanRequired
+        | Denial::BusinessSuspended
+        | Denial::BusinessForbidden
+        | Denial::DeniedAddress
+        | Denial::BodyTooLarge
+        | Denial::HeadersTooLarge
+        | Denial::UriTooLong
+        | Denial::UpstreamUnreachable(_)
+        | Denial::UpstreamInvalid(_)
+        | Denial::UpstreamTimeout
+        | Denial::Misdirected => {}
+    }
+    let worded = policy.texts.word(denial.reason(), &facts);
+    if grpc { as_grpc(denial.reason(), &worded, headers) } else { as_http(worded, headers) }
+}
+
+fn as_http(worded: Worded, mut headers: HeaderMap) -> Response<Bytes> {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(worded.content_type));
+    for (name, value) in &worded.headers {
+        set(&mut headers, name.clone(), value);
+    }
+    let mut response = Response::new(Bytes::from(worded.body));
+    // A configured status is one; the reasons' own are.
+    *response.status_mut() = StatusCode::from_u16(worded.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.headers_mut() = headers;
+    response
+}
+
+/// Trailers-only: status and message in the head of a response without a body (gRPC over HTTP/2, "Responses").
+fn as_grpc(reason: Reason, worded: &Worded, mut headers: HeaderMap) -> Response<Bytes> {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    set(&mut headers, GRPC_STATUS, &grpc_status(reason.status()).to_string());
+    let mut message = String::with_capacity(worded.detail.len());
+    for byte in worded.detail.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => message.push(char::from(byte)),
+            _ => crate::policy::percent::push_triplet(&mut message, byte),
+        }
+    }
+    set(&mut headers, GRPC_MESSAGE, &message);
+    let mut response = Response::new(Bytes::new());
+    *response.headers_mut() = headers;
+    response
+}
+
+/// The contract's mapping, which follows gRPC's own for proxies that are not aware of it.
+fn grpc_status(status: u16) -> u8 {
+    match status {
+        400 | 413 | 414 | 431 => 3,
+        401 => 16,
+        403 => 7,
+        404 | 405 => 12,
+        429 => 8,
+        502 | 503 => 14,
+        504 => 4,
+        _ => 2,
+    }
+}
+
+/// RFC 6750 §3: no error attribute where no key was sent.
+fn challenge(headers: &mut HeaderMap, policy: &Policy, attributes: &str) {
+    let realm = &policy.credentials.realm;
+    set(headers, WWW_AUTHENTICATE, &format!(r#"Bearer realm="{realm}"{attributes}"#));
+}
+
+/// The limit headers of an answer to a request that was counted; the upstream's own copies are replaced.
+pub fn rate_limit_headers(headers: &mut HeaderMap, trail: &Trail, denied: bool, settings: RateLimitHeaders) {
+    let Some(binding) = trail.binding(denied) else { return };
+    if settings.x {
+        set(headers, X_LIMIT, &binding.window.limit.to_string());
+        set(headers, X_REMAINING, &binding.now.remaining.to_string());
+        set(headers, X_RESET, &reset(binding, settings.reset).to_string());
+    }
+    if settings.ietf {
+        let policies = trail.limits.iter().map(|limit| {
+            format!(r#""{}";q={};w={}"#, limit.policy_name(), limit.window.limit, limit.window.duration_ms / 1000)
+        });
+        set(headers, RATELIMIT_POLICY, &policies.collect::<Vec<_>>().join(", "));
+        let states = trail.limits.iter().map(|limit| {
+            format!(r#""{}";r={};t={}"#, limit.policy_name(), limit.now.remaining, limit.reset_in_seconds())
+        });
+        set(headers, RATELIMIT, &states.collect::<Vec<_>>().join(", "));
+    }
+}
+
+fn reset(limit: &LimitNow, form: Reset) -> u64 {
+    match form {
+        // Rounded up: at that second the window has reset.
+        Reset::Unix => limit.now.reset_ms.div_ceil(1000),
+        Reset::Seconds => limit.reset_in_seconds(),
+    }
+}
+
+/// `204` to `OPTIONS *`.
+pub fn server_options() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}

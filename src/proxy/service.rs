@@ -1,0 +1,161 @@
+//! The way of one request, one screen: head → gate → upstream → answer. `handle` owns what every answer has (an id, limit
+//! headers, a log line, metrics); `answer` is the way itself, plain `?` code.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use hyper::body::Incoming;
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use super::body::{Outgoing, Payload};
+use super::head::{self, Asked};
+use super::headers::{self, X_REQUEST_ID};
+use super::settings::Settings;
+use super::{Upstreams, respond};
+use crate::gate::{Denial, Gate, Inquiry, Trail};
+use crate::observe::{AccessLog, Finished, Metrics};
+
+/// One worker's pipeline.
+pub struct Service {
+    pub gate: Gate,
+    pub upstreams: Upstreams,
+    pub settings: Arc<Settings>,
+    pub metrics: Arc<Metrics>,
+    pub access_log: Arc<AccessLog>,
+}
+
+/// Where a request came from, as the listener knows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    /// The other end of the connection.
+    pub peer: IpAddr,
+    /// The client that it speaks for: the peer, or whom a trusted proxy names.
+    pub client: IpAddr,
+    /// Whether the peer is a trusted proxy.
+    pub trusted: bool,
+    /// Whether the request came over TLS.
+    pub secure: bool,
+}
+
+/// What is told of a request after it has been forwarded.
+struct Told {
+    id: String,
+    method: Method,
+    uri: Uri,
+    user_agent: Option<HeaderValue>,
+    grpc: bool,
+}
+
+/// How long the stations of the way took, as far as it went.
+#[derive(Default)]
+struct Times {
+    decided_in: Option<Duration>,
+    upstream_took: Option<Duration>,
+}
+
+impl Service {
+    pub async fn handle(&self, request: Request<Incoming>, arrival: Arrival) -> Response<Outgoing> {
+        let started = Instant::now();
+        let in_flight = self.metrics.request_in_flight();
+        let told = Told::of(&request, arrival.trusted);
+        let mut trail = Trail::default();
+        let mut times = Times::default();
+        let (mut response, denial) = match self.answer(request, &arrival, &told.id, &mut trail, &mut times).await {
+            Ok(response) => (response, None),
+            Err(denial) => (self.words(&denial, &trail, &told).map(Payload::Words), Some(denial)),
+        };
+        let rate_limited = matches!(denial, Some(Denial::RateLimited { .. }));
+        respond::rate_limit_headers(response.headers_mut(), &trail, rate_limited, self.settings.rate_limit_headers);
+        headers::set(response.headers_mut(), X_REQUEST_ID, &told.id);
+        let finished = Finished {
+            method: &told.method,
+            path: told.uri.path(),
+            client: arrival.client,
+            user_agent: told.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
+            request_id: &told.id,
+            trail: &trail,
+            denial: denial.as_ref(),
+            status: response.status().as_u16(),
+            took: started.elapsed(),
+            decided_in: times.decided_in,
+            upstream_took: times.upstream_took,
+        };
+        self.metrics.count(&finished);
+        self.access_log.write(&finished, &self.gate.policy().credentials.formats);
+        response.map(|payload| Outgoing::new(payload, in_flight))
+    }
+
+    /// The way of one request.
+    async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        arrival: &Arrival,
+        request_id: &str,
+        trail: &mut Trail,
+        times: &mut Times,
+    ) -> Result<Response<Payload>, Denial> {
+        let started = Instant::now();
+        if let Asked::Server = head::check(&mut request, &self.settings)? {
+            return Ok(respond::server_options().map(Payload::Words));
+        }
+        let inquiry = Inquiry {
+            method: request.method(),
+            path: request.uri().path(),
+            query: request.uri().query(),
+            headers: request.headers(),
+            client: arrival.client,
+        };
+        let decided = self.gate.decide(&inquiry, trail).await;
+        times.decided_in = Some(started.elapsed());
+        let permit = decided?;
+
+        let forwarded = Instant::now();
+        let response = self.upstreams.forward(&permit, self.gate.policy(), request, arrival, request_id).await;
+        times.upstream_took = Some(forwarded.elapsed());
+        let mut response = response?;
+        headers::backward(response.headers_mut());
+        Ok(response.map(Payload::Upstream))
+    }
+
+    fn words(&self, denial: &Denial, trail: &Trail, told: &Told) -> Response<bytes::Bytes> {
+        // What failed behind the gate is the operator's to know, not the client's.
+        match denial {
+            Denial::StoreUnavailable(error) => debug!(request_id = told.id, %error, "the store gave no answer"),
+            Denial::UpstreamUnreachable(error) | Denial::UpstreamInvalid(error) => {
+                warn!(request_id = told.id, error, "the upstream gave no valid answer");
+            }
+            _ => {}
+        }
+        let policy = self.gate.policy();
+        respond::denied(denial, trail, &told.id, told.grpc, policy, self.settings.rate_limit_headers)
+    }
+}
+
+impl Told {
+    fn of<B>(request: &Request<B>, trusted: bool) -> Self {
+        Self {
+            id: request_id(request.headers(), trusted),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            user_agent: request.headers().get(USER_AGENT).cloned(),
+            grpc: is_grpc(request),
+        }
+    }
+}
+
+/// The client's own id if it is a UUID and comes through a trusted proxy; else a new one.
+fn request_id(headers: &HeaderMap, trusted: bool) -> String {
+    let theirs = headers.get(X_REQUEST_ID).filter(|_| trusted).and_then(|id| Uuid::try_parse_ascii(id.as_bytes()).ok());
+    theirs.unwrap_or_else(Uuid::new_v4).hyphenated().to_string()
+}
+
+/// `application/grpc`, `application/grpc+proto`, …: a client that reads status and message from trailers alone.
+fn is_grpc<B>(request: &Request<B>) -> bool {
+    let Some(kind) = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()) else { return false };
+    kind.strip_prefix("application/grpc").is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
+        && request.version() != Version::HTTP_10
+}

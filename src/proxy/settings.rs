@@ -1,0 +1,100 @@
+//! What the configuration says of forwarding and answering.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+
+use crate::policy::template::Template;
+
+#[derive(Debug)]
+pub struct Settings {
+    /// By `UpstreamId`; the first is the default.
+    pub upstreams: Vec<Upstream>,
+    pub rate_limit_headers: RateLimitHeaders,
+    /// All header fields of a request together, in bytes (`listen.limits.header_bytes`).
+    pub header_bytes: usize,
+}
+
+/// A service behind the gate.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    pub name: String,
+    pub target: Target,
+    pub connect_timeout: Duration,
+    /// From the last request-body frame forwarded to the response head.
+    pub response_timeout: Duration,
+    /// How long an unused connection is kept.
+    pub idle: Duration,
+    /// Set on the forwarded request; a client's own copy never passes. One that renders empty is left out.
+    pub identity: Vec<(HeaderName, Template<Identity>)>,
+    /// Fixed, set last.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub tls: UpstreamTls,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    Tcp { host: String, port: u16, protocol: Protocol },
+    Unix(PathBuf),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// `http://`: HTTP/1.1 in clear.
+    Http,
+    /// `https://`: HTTP/2 or HTTP/1.1 by ALPN.
+    Https,
+    /// `h2c://`: HTTP/2 in clear, by prior knowledge.
+    H2c,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamTls {
+    /// PEM file of the authorities to trust; absent: the system's.
+    pub ca: Option<PathBuf>,
+    /// PEM files of the client certificate and its key.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+/// What an identity header can say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Identity {
+    KeyId,
+    KeyName,
+    Business,
+    User,
+    Scopes,
+    Plan,
+    RequestId,
+}
+
+impl Identity {
+    pub const PLACEHOLDERS: &'static [(&'static str, Self)] = &[
+        ("key_id", Self::KeyId),
+        ("key_name", Self::KeyName),
+        ("business", Self::Business),
+        ("user", Self::User),
+        ("scopes", Self::Scopes),
+        ("plan", Self::Plan),
+        ("request_id", Self::RequestId),
+    ];
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimitHeaders {
+    /// `X-RateLimit-Limit`, `-Remaining`, `-Reset`.
+    pub x: bool,
+    pub reset: Reset,
+    /// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers).
+    pub ietf: bool,
+}
+
+/// How a reset time is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reset {
+    /// Seconds since the Unix epoch, as GitHub does.
+    Unix,
+    /// Seconds from now.
+    Seconds,
+}

@@ -1,0 +1,122 @@
+//! What becomes of limits while the shared store is away, chosen by `outage.limits`: counted here, not at all, or denied.
+//!
+//! Which keys are known meanwhile (`outage.keys`) is the gate's to decide; a question that comes here has its documents
+//! confirmed or needs none. Nothing counted here flows back when the store returns.
+
+use std::sync::Arc;
+
+use super::StoreError;
+use super::counts::Counts;
+use crate::limit::{Answer, BucketAsk, Outcome, Question, Window, Windows};
+
+/// What limits do while the store is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitsOutage {
+    /// Each process counts for itself; `share` is the part of each limit that it may give (1/4 where four share one),
+    /// at least 1 a window.
+    Local { share: Option<(u64, u64)> },
+    /// Nothing is counted and every question passes.
+    Allow,
+    /// Whatever has a limit is refused.
+    Deny,
+}
+
+/// One per process, behind an `Arc`: all workers count together.
+#[derive(Debug)]
+pub struct Fallback {
+    outage: LimitsOutage,
+    counts: Counts,
+}
+
+impl Fallback {
+    pub fn new(outage: LimitsOutage) -> Self {
+        Self { outage, counts: Counts::new() }
+    }
+
+    /// Answers a question's limits. With `Allow` each bucket has an empty list of windows: nothing is known of them. With
+    /// `Deny` a question that would spend from a bucket is an error.
+    pub fn answer(&self, question: &Question, now_ms: u64) -> Result<Answer, StoreError> {
+        let outcome = match self.outage {
+            LimitsOutage::Local { share: None } => self.counts.spend(question, now_ms),
+            LimitsOutage::Local { share: Some(share) } => self.counts.spend(&scaled(question, share), now_ms),
+            LimitsOutage::Deny if question.cost > 0 && question.asks.iter().any(|ask| !ask.buckets.is_empty()) => {
+                return Err(StoreError::Unreachable("limits cannot be counted".to_owned()));
+            }
+            LimitsOutage::Allow | LimitsOutage::Deny => uncounted(question, now_ms),
+        };
+        Ok(Answer { now_ms, outcome })
+    }
+}
+
+fn uncounted(question: &Question, now_ms: u64) -> Outcome {
+    if question.asks.iter().any(|ask| ask.not_after_ms.is_some_and(|end| now_ms >= end)) {
+        return Outcome::Expired;
+    }
+    let buckets = question.asks.iter().map(|ask| ask.buckets.len()).sum();
+    Outcome::Spent { granted: question.n, windows: vec![Vec::new(); buckets] }
+}
+
+fn scaled(question: &Question, share: (u64, u64)) -> Question {
+    let mut question = question.clone();
+    for bucket in question.asks.iter_mut().flat_map(|ask| &mut ask.buckets) {
+        scale(bucket, share);
+    }
+    question
+}
+
+/// A closed limit stays closed.
+fn scale(bucket: &mut BucketAsk, (part, whole): (u64, u64)) {
+    let share = |limit: u64| {
+        let share = u128::from(limit) * u128::from(part) / u128::from(whole.max(1));
+        u64::try_from(share).unwrap_or(limit).clamp(limit.min(1), limit)
+    };
+    let windows = bucket.windows.as_slice().iter().map(|w| Window { limit: share(w.limit), ..*w }).collect();
+    if let Ok(windows) = Windows::new(windows) {
+        bucket.windows = Arc::new(windows);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::{Algorithm, Ask};
+
+    const START: u64 = 1_774_276_200_000;
+
+    fn question(windows: &str, n: u32) -> Question {
+        let windows = Windows::parse(windows.split(", ")).expect("the test's windows are valid");
+        let bucket =
+            BucketAsk { name: "count:test:k".to_owned(), algorithm: Algorithm::Fixed, windows: Arc::new(windows) };
+        Question { asks: vec![Ask { buckets: vec![bucket], ..Ask::default() }], cost: 1, n }
+    }
+
+    fn granted(outage: LimitsOutage, question: &Question) -> Result<u32, StoreError> {
+        match Fallback::new(outage).answer(question, START)?.outcome {
+            Outcome::Spent { granted, .. } => Ok(granted),
+            other => panic!("not spent: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_process_counts_its_share_and_at_least_one() {
+        let local = |share| LimitsOutage::Local { share };
+        assert_eq!(granted(local(None), &question("60/1m", 99)), Ok(60));
+        assert_eq!(granted(local(Some((1, 4))), &question("60/1m", 99)), Ok(15));
+        assert_eq!(granted(local(Some((1, 4))), &question("60/1m, 3/1s", 99)), Ok(1));
+        assert_eq!(granted(local(Some((9, 4))), &question("60/1m", 99)), Ok(60));
+        assert_eq!(granted(local(Some((1, 4))), &question("0/1m", 99)), Ok(0), "a closed limit stays closed");
+    }
+
+    #[test]
+    fn allow_passes_all_and_knows_no_window() {
+        let answer = Fallback::new(LimitsOutage::Allow).answer(&question("1/1m", 9), START);
+        assert_eq!(answer.map(|a| a.outcome), Ok(Outcome::Spent { granted: 9, windows: vec![vec![]] }));
+    }
+
+    #[test]
+    fn deny_refuses_whatever_would_be_counted() {
+        assert!(granted(LimitsOutage::Deny, &question("60/1m", 1)).is_err());
+        assert_eq!(granted(LimitsOutage::Deny, &Question { cost: 0, ..question("60/1m", 1) }), Ok(1));
+        assert_eq!(granted(LimitsOutage::Deny, &Question { asks: vec![], cost: 1, n: 1 }), Ok(1));
+    }
+}

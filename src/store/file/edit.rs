@@ -1,0 +1,108 @@
+//! Changes to the file by programs: one at a time, each whole or not at all.
+//!
+//! A lock file keeps two writers apart, a rename shows readers either the old file or the new one. People's comments above
+//! the first entry are kept; those further down are not, since the file is written anew.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use super::snapshot::Contents;
+use super::{FileStore, read};
+use crate::store::StoreError;
+
+/// Readable by its owner alone.
+const MODE: u32 = 0o600;
+
+const WELCOME: &str =
+    "# The keys of sidegate's embedded store: digests, never keys. Edit as you like; changes act within a second.
+# `sidegate keys` keeps these lines when it writes the file, but no comment further down.
+";
+
+impl FileStore {
+    /// Changes the file under an exclusive lock: `change` gets what stands there now, and says whether it changed it.
+    /// This process decides by the new contents when this returns.
+    pub fn edit<T, E: From<StoreError>>(
+        &self,
+        change: impl FnOnce(&mut Contents) -> Result<(T, bool), E>,
+    ) -> Result<T, E> {
+        // Through a symbolic link, the file that it names is the one to replace.
+        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let _lock = lock(&path).map_err(|error| self.unwritable(&error))?;
+        let yaml = self.read_now(&path)?;
+        let mut contents = Contents::parse(&yaml).map_err(|what| self.broken(&what))?;
+        let (outcome, changed) = change(&mut contents)?;
+        if changed {
+            let yaml = preamble(&yaml) + &contents.to_yaml().map_err(|what| self.broken(&what))?;
+            replace(&path, yaml.as_bytes()).map_err(|error| self.unwritable(&error))?;
+        }
+        // Not left to the next look: whoever is told that a key is revoked must not see it pass in this process.
+        self.adopt(&contents, &mut self.seen());
+        Ok(outcome)
+    }
+
+    /// What stands in the file now.
+    pub fn contents(&self) -> Result<Contents, StoreError> {
+        let yaml = self.read_now(&self.path)?;
+        Contents::parse(&yaml).map_err(|what| self.broken(&what))
+    }
+
+    fn read_now(&self, path: &Path) -> Result<Vec<u8>, StoreError> {
+        match fs::metadata(path) {
+            Ok(metadata) => read(path, &metadata).map_err(|what| self.broken(&what)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(WELCOME.as_bytes().to_vec()),
+            Err(error) => Err(self.broken(&error.to_string())),
+        }
+    }
+
+    fn unwritable(&self, error: &io::Error) -> StoreError {
+        StoreError::Refused(format!("{} cannot be written: {error}", self.path.display()))
+    }
+}
+
+/// Waits for other writers. The lock is the open file's: it ends with this process, whatever happens to it.
+fn lock(path: &Path) -> io::Result<File> {
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(MODE).open(beside(path, "lock"))?;
+    lock.lock()?;
+    Ok(lock)
+}
+
+/// Writes a new file beside the old one and puts it in its place. An existing file keeps its mode and, where this process
+/// may give files away, its owner: an operator who edits as root must not lock the gate out.
+fn replace(path: &Path, yaml: &[u8]) -> io::Result<()> {
+    let temporary = beside(path, &format!("{}.tmp", Uuid::new_v4()));
+    let written = write_new(&temporary, path, yaml).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+        return written;
+    }
+    // The rename itself is on the disk only once its folder is.
+    File::open(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn write_new(temporary: &Path, path: &Path, yaml: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(MODE).open(temporary)?;
+    if let Ok(old) = fs::metadata(path) {
+        let _ = fchown(&file, Some(old.uid()), Some(old.gid()));
+        file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o777))?;
+    }
+    file.write_all(yaml)?;
+    file.sync_all()
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".");
+    name.push(ending);
+    path.with_file_name(name)
+}
+
+/// The comments and blank lines at the top.
+fn preamble(yaml: &[u8]) -> String {
+    let text = String::from_utf8_lossy(yaml);
+    let comments = text.lines().take_while(|line| line.starts_with('#') || line.trim().is_empty());
+    comments.flat_map(|line| [line, "\n"]).collect()
+}

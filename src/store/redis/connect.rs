@@ -1,0 +1,229 @@
+//! A worker's connection to Redis and the supervisor that keeps it: connects ahead of need, again after a loss, and backs off.
+//!
+//! The redis crate would keep a connection whose answers stopped, or whose master became a replica; so whatever makes a
+//! connection doubtful is reported here, and the supervisor replaces it. It is an ordinary tokio task (`tokio::spawn`, since
+//! all of it is `Send`), which a current-thread runtime runs on its own thread, with or without a `LocalSet`. Dropping the
+//! last `Connection` ends the task and closes the socket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{FromRedisValue, Value, cmd};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::dial::{Driver, dial, store_error};
+use super::script::{self, DECIDE};
+use super::{Settings, StoreHealth};
+use crate::store::StoreError;
+use crate::store::layout::Layout;
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
+
+/// A connection that lasted this long was good: its loss is made up for at once, while requests wait. One that did not is
+/// not worth waiting for: requests fail at once until there is a better one.
+const PROVEN: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone)]
+pub(super) struct Connection {
+    state: watch::Receiver<State>,
+    doubts: mpsc::UnboundedSender<u64>,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    /// The first attempt, or the first after a loss: worth waiting for.
+    Connecting,
+    Up(Link),
+    Down(StoreError),
+}
+
+/// A connection that has answered the decision script.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    pub(super) connection: MultiplexedConnection,
+    /// What SCRIPT LOAD returned.
+    pub(super) sha: Arc<str>,
+    /// Which of the supervisor's connections this is, so that a late doubt does not hit its successor.
+    generation: u64,
+}
+
+impl Connection {
+    /// Starts to connect in the background. Must be called within a tokio runtime.
+    pub(super) fn start(settings: Settings, health: Arc<StoreHealth>) -> Self {
+        let (tell, state) = watch::channel(State::Connecting);
+        let (doubts, doubted) = mpsc::unbounded_channel();
+        let supervisor = Supervisor { settings, health, tell, doubted, generation: 0 };
+        tokio::spawn(supervisor.run());
+        Self { state, doubts }
+    }
+
+    /// The connection as it stands; while it is being made, waits for it until `deadline`.
+    pub(super) async fn link(&self, deadline: Instant) -> Result<Link, StoreError> {
+        if let Some(settled) = settled(&self.state.borrow()) {
+            return settled;
+        }
+        let mut state = self.state.clone();
+        let waited = timeout_at(deadline, state.wait_for(|state| !matches!(state, State::Connecting))).await;
+        match waited {
+            Ok(Ok(state)) => settled(&state).unwrap_or(Err(StoreError::Deadline)),
+            Ok(Err(_)) => Err(StoreError::Unreachable("the connection's supervisor has ended".to_owned())),
+            Err(_) => Err(StoreError::Deadline),
+        }
+    }
+
+    /// Has the supervisor replace this link's connection, unless it already has.
+    pub(super) fn doubt(&self, link: &Link) {
+        // A supervisor that is gone has closed the connection already.
+        let _ = self.doubts.send(link.generation);
+    }
+}
+
+fn settled(state: &State) -> Option<Result<Link, StoreError>> {
+    match state {
+        State::Connecting => None,
+        State::Up(link) => Some(Ok(link.clone())),
+        State::Down(error) => Some(Err(error.clone())),
+    }
+}
+
+struct Supervisor {
+    settings: Settings,
+    health: Arc<StoreHealth>,
+    tell: watch::Sender<State>,
+    doubted: mpsc::UnboundedReceiver<u64>,
+    generation: u64,
+}
+
+impl Supervisor {
+    /// Until the last `Connection` is dropped.
+    async fn run(mut self) {
+        let mut backoff = FIRST_BACKOFF;
+        while !self.tell.is_closed() {
+            self.generation += 1;
+            match self.connect().await {
+                Ok((link, driver)) => {
+                    let since = Instant::now();
+                    self.announce_up(link);
+                    if !self.watch(driver).await {
+                        return;
+                    }
+                    if since.elapsed() >= PROVEN {
+                        self.announce_lost();
+                        backoff = FIRST_BACKOFF;
+                        continue;
+                    }
+                    self.announce_down(StoreError::Unreachable("the connection was lost".to_owned()));
+                }
+                Err(error) => self.announce_down(error),
+            }
+            tokio::select! {
+                () = sleep(backoff) => backoff = (backoff * 2).min(LONGEST_BACKOFF),
+                () = self.tell.closed() => return,
+            }
+        }
+    }
+
+    /// Connects and runs the script once, without a question, so that what readiness says is true of decisions.
+    async fn connect(&self) -> Result<(Link, Driver), StoreError> {
+        let (connection, mut driver) = dial(&self.settings).await?;
+        let prepared = async {
+            master_only(&connection).await?;
+            let sha = load_script(&connection).await?;
+            try_script(&connection, &sha).await?;
+            self.warn_of_eviction(&connection).await;
+            Ok(sha)
+        };
+        let sha = tokio::select! {
+            prepared = timeout(self.settings.connect_timeout, prepared) => prepared.unwrap_or(Err(StoreError::Deadline))?,
+            () = driver.ended() => return Err(StoreError::Unreachable("the connection broke".to_owned())),
+        };
+        Ok((Link { connection, sha, generation: self.generation }, driver))
+    }
+
+    /// Returns `true` when the connection has to be replaced, `false` when nobody needs it any more.
+    async fn watch(&mut self, mut driver: Driver) -> bool {
+        loop {
+            tokio::select! {
+                () = driver.ended() => return !self.tell.is_closed(),
+                doubt = self.doubted.recv() => match doubt {
+                    Some(generation) if generation == self.generation => return true,
+                    Some(_) => {}
+                    None => return false,
+                },
+            }
+        }
+    }
+
+    fn announce_up(&self, link: Link) {
+        self.health.answered();
+        tracing::info!(host = self.settings.host, port = self.settings.port, "store: connected");
+        self.tell.send_replace(State::Up(link));
+    }
+
+    fn announce_lost(&self) {
+        self.health.failed();
+        tracing::warn!(
+            host = self.settings.host,
+            port = self.settings.port,
+            "store: connection lost, connecting again"
+        );
+        self.tell.send_replace(State::Connecting);
+    }
+
+    /// Logged when the reason changes, not at every attempt.
+    fn announce_down(&self, error: StoreError) {
+        self.health.failed();
+        let news = !matches!(&*self.tell.borrow(), State::Down(known) if *known == error);
+        if news {
+            tracing::warn!(host = self.settings.host, port = self.settings.port, %error, "store: out of reach");
+            self.tell.send_replace(State::Down(error));
+        }
+    }
+
+    /// A store that evicts forgets counts, keys and revocations. A user that may not ask is not warned.
+    async fn warn_of_eviction(&self, connection: &MultiplexedConnection) {
+        let Ok(info) = ask::<String>(connection, cmd("INFO").arg("memory")).await else { return };
+        let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(str::trim);
+        if let Some(policy) = policy.filter(|policy| *policy != "noeviction")
+            && self.health.first_eviction_warning()
+        {
+            tracing::warn!(policy, "store: maxmemory-policy is not noeviction, so that keys and counts may vanish");
+        }
+    }
+}
+
+/// A replica answers with what was true, and a revocation must act at once: only a master decides.
+async fn master_only(connection: &MultiplexedConnection) -> Result<(), StoreError> {
+    match ask::<Vec<Value>>(connection, &cmd("ROLE")).await {
+        Ok(role) => match role.first() {
+            Some(Value::BulkString(role)) if role != b"master" => {
+                Err(StoreError::Refused("READONLY this is a replica, which may not decide".to_owned()))
+            }
+            _ => Ok(()),
+        },
+        // A user without the right to ask: writes will tell. LOADING and the like come back with the next command.
+        Err(StoreError::Refused(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) async fn load_script(connection: &MultiplexedConnection) -> Result<Arc<str>, StoreError> {
+    let sha: String = ask(connection, cmd("SCRIPT").arg("LOAD").arg(DECIDE)).await?;
+    Ok(sha.into())
+}
+
+async fn try_script(connection: &MultiplexedConnection, sha: &str) -> Result<(), StoreError> {
+    let nothing = script::encode(&Layout::new(""), &[]);
+    let answer: Vec<u8> = ask(connection, cmd("EVALSHA").arg(sha).arg(0).arg(nothing.blob)).await?;
+    script::decode(&[], &answer).map(drop)
+}
+
+pub(super) async fn ask<T: FromRedisValue>(
+    connection: &MultiplexedConnection,
+    command: &redis::Cmd,
+) -> Result<T, StoreError> {
+    command.query_async(&mut connection.clone()).await.map_err(|error| store_error(&error))
+}

@@ -1,0 +1,111 @@
+//! One connection to Redis, from the socket to the login, and what its errors mean to the rest of the house.
+//!
+//! Leaves to `connect` when to dial again, and to the callers how long they wait for an answer.
+
+use std::io;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::Settings;
+use crate::store::StoreError;
+
+/// The task that moves a connection's bytes. It ends when the connection breaks, so who holds it learns that without
+/// asking; dropping it closes the connection.
+#[derive(Debug)]
+pub(super) struct Driver(JoinHandle<()>);
+
+impl Driver {
+    /// Returns when the connection is gone.
+    pub(super) async fn ended(&mut self) {
+        // An error means that the task was aborted or panicked: the connection is gone all the same.
+        let _ = (&mut self.0).await;
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Connects, logs in and picks the database, all within `connect_timeout`.
+pub(super) async fn dial(settings: &Settings) -> Result<(MultiplexedConnection, Driver), StoreError> {
+    let attempt = async {
+        let stream = TcpStream::connect((settings.host.as_str(), settings.port)).await.map_err(unreachable)?;
+        stream.set_nodelay(true).map_err(unreachable)?;
+        log_in(settings, stream).await
+    };
+    match timeout(settings.connect_timeout, attempt).await {
+        Ok(done) => done,
+        Err(_) => Err(StoreError::Unreachable(format!("no connection within {:?}", settings.connect_timeout))),
+    }
+}
+
+async fn log_in(settings: &Settings, stream: TcpStream) -> Result<(MultiplexedConnection, Driver), StoreError> {
+    let login = login(settings);
+    let (tell, told) = oneshot::channel();
+    // The crate's driver borrows the login, so one task owns both.
+    let driver = Driver(tokio::spawn(async move {
+        // The crate's own response timeout would leave the connection as it is; deadlines are the callers' and the supervisor's.
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        match MultiplexedConnection::new_with_config(&login, stream, config).await {
+            Ok((connection, driver)) => {
+                if tell.send(Ok(connection)).is_ok() {
+                    driver.await;
+                }
+            }
+            Err(error) => drop(tell.send(Err(error))),
+        }
+    }));
+    match told.await {
+        Ok(Ok(connection)) => Ok((connection, driver)),
+        Ok(Err(error)) => Err(refused(&error, settings)),
+        Err(_) => Err(StoreError::Unreachable("the login was cut short".to_owned())),
+    }
+}
+
+fn login(settings: &Settings) -> RedisConnectionInfo {
+    let mut info =
+        RedisConnectionInfo::default().set_db(settings.db).set_lib_name("sidegate", env!("CARGO_PKG_VERSION"));
+    if let Some(username) = &settings.username {
+        info = info.set_username(username);
+    }
+    if let Some(password) = &settings.password {
+        info = info.set_password(password.expose());
+    }
+    info
+}
+
+fn unreachable(error: io::Error) -> StoreError {
+    StoreError::Unreachable(error.to_string())
+}
+
+/// A login's error in our words. A server without an AUTH command repeats its arguments in the error: the password is blotted out.
+fn refused(error: &RedisError, settings: &Settings) -> StoreError {
+    let mut error = store_error(error);
+    if let (Some(password), StoreError::Refused(text) | StoreError::Unreachable(text)) =
+        (&settings.password, &mut error)
+        && !password.expose().is_empty()
+    {
+        *text = text.replace(password.expose(), "…");
+    }
+    error
+}
+
+/// What an error of the crate means: the connection is gone, a value has the wrong type, or the server refused.
+pub(super) fn store_error(error: &RedisError) -> StoreError {
+    match error.code() {
+        Some("WRONGTYPE") => StoreError::Broken(error.detail().unwrap_or("a value has the wrong type").to_owned()),
+        Some(code) => {
+            StoreError::Refused(format!("{code} {}", error.detail().unwrap_or_default()).trim_end().to_owned())
+        }
+        None if error.kind() == ErrorKind::AuthenticationFailed => StoreError::Refused(error.to_string()),
+        None if error.is_io_error() || error.is_unrecoverable_error() => StoreError::Unreachable(error.to_string()),
+        None => StoreError::Broken(error.to_string()),
+    }
+}

@@ -1,0 +1,218 @@
+//! The same promises for both stores: every test runs against a file and against a real `redis-server`.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+use crate::store::redis::Settings;
+
+const NOW: u64 = 1_774_276_200_000;
+
+/// A `redis-server` of this test's own; it ends with it.
+struct Server {
+    process: Child,
+    settings: Settings,
+}
+
+impl Server {
+    fn start() -> Self {
+        // The port can be taken between the two lines; then the server ends at once and another is tried.
+        for _ in 0..10 {
+            let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+            let arguments = ["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+            let process = Command::new("redis-server").args(arguments).stdout(Stdio::null()).spawn();
+            let process = process.expect("redis-server starts; install it with `apt-get install redis-server`");
+            let settings = Settings::from_url(&format!("redis://127.0.0.1:{port}")).expect("an address");
+            let mut server = Self { process, settings };
+            if server.answers() {
+                return server;
+            }
+        }
+        panic!("redis-server did not come up on any of ten ports");
+    }
+
+    fn answers(&mut self) -> bool {
+        for _ in 0..500 {
+            if std::net::TcpStream::connect(("127.0.0.1", self.settings.port)).is_ok() {
+                return true;
+            }
+            if self.process.try_wait().is_ok_and(|ended| ended.is_some()) {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        false
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Both stores, empty.
+struct Both {
+    registries: Vec<Registry>,
+    server: Server,
+    _folder: TempDir,
+}
+
+async fn both() -> Both {
+    let folder = TempDir::new().expect("a folder");
+    let store = FileStore::open(&folder.path().join("keys.yaml")).expect("the store opens");
+    let server = Server::start();
+    let documents = RedisDocuments::connect(&server.settings).await.expect("redis-server answers");
+    let redis = Registry::Redis { documents, layout: Layout::new("sg") };
+    Both { registries: vec![Registry::File { store }, redis], server, _folder: folder }
+}
+
+fn members(value: Value) -> Members {
+    let Value::Object(members) = value else { panic!("an object") };
+    members
+}
+
+fn document(id: &str) -> Members {
+    members(
+        json!({"id": id, "name": "n", "hint": format!("sg_{id}"), "business": "acme", "user": "u", "note": {"x": 1}}),
+    )
+}
+
+async fn insert(registry: &Registry, key: &str, wanted: Members) -> Result<Insertion, RegistryError> {
+    registry.insert(&Digest::of(key), wanted, NOW).await
+}
+
+fn ids(keys: &[StoredKey]) -> Vec<&str> {
+    keys.iter().filter_map(|key| key.text("id")).collect()
+}
+
+#[tokio::test]
+async fn inserting_twice_is_inserting_once() {
+    for registry in both().await.registries {
+        let first = insert(&registry, "one", document("k1")).await;
+        let Ok(Insertion::Inserted(key)) = first else { panic!("{first:?}") };
+        assert_eq!(key.text("created_at"), Some("2026-03-23T14:30:00Z"));
+        assert_eq!(insert(&registry, "one", document("k1")).await, Ok(Insertion::AlreadyThere(key.clone())));
+        let mut without_id = document("k1");
+        without_id.remove("id");
+        assert_eq!(insert(&registry, "one", without_id.clone()).await, Ok(Insertion::AlreadyThere(key)));
+
+        let other = insert(&registry, "one", members(json!({"name": "other", "business": "acme"}))).await;
+        assert_eq!(other, Err(RegistryError::Differs { id: "k1".to_owned(), member: "name".to_owned() }));
+        let elsewhere = insert(&registry, "one", members(json!({"name": "n", "business": "b2"}))).await;
+        assert_eq!(elsewhere, Err(RegistryError::Differs { id: "k1".to_owned(), member: "business".to_owned() }));
+        assert_eq!(insert(&registry, "two", document("k1")).await, Err(RegistryError::IdTaken("k1".to_owned())));
+        let Ok(Insertion::Inserted(given)) = insert(&registry, "two", without_id).await else { panic!("it is new") };
+        assert_eq!(given.text("id").map(str::len), Some(36));
+        assert!(matches!(
+            insert(&registry, "three", members(json!({"name": "n"}))).await,
+            Err(RegistryError::Unreadable(_))
+        ));
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_found_by_id_by_hint_and_by_itself() {
+    for registry in both().await.registries {
+        for (key, id) in [("one", "k1"), ("two", "k2")] {
+            insert(&registry, key, document(id)).await.expect("it is inserted");
+        }
+        for name in ["k1", "sg_k1"] {
+            assert_eq!(registry.find(name).await.map(|key| key.digest), Ok(Digest::of("one")), "{name}");
+        }
+        assert_eq!(registry.find_digest(&Digest::of("two")).await.map(|key| key.digest), Ok(Digest::of("two")));
+        assert_eq!(registry.find("k3").await, Err(RegistryError::NotFound));
+        assert_eq!(registry.find_digest(&Digest::of("k3")).await, Err(RegistryError::NotFound));
+
+        let same_hint = members(json!({"id": "k3", "hint": "sg_k1", "user": "u"}));
+        insert(&registry, "three", same_hint).await.expect("it is inserted");
+        let ambiguous = registry.find("sg_k1").await;
+        let Err(RegistryError::Ambiguous { mut ids, .. }) = ambiguous else { panic!("{ambiguous:?}") };
+        ids.sort();
+        assert_eq!(ids, ["k1", "k3"]);
+    }
+}
+
+#[tokio::test]
+async fn lists_are_filtered_and_sorted_by_age() {
+    for registry in both().await.registries {
+        let key = |id: &str, business: Option<&str>, user: &str, day: u32| {
+            let mut key = members(json!({"id": id, "user": user, "created_at": format!("2026-01-{day:02}T00:00:00Z")}));
+            key.extend(business.map(|business| ("business".to_owned(), json!(business))));
+            key
+        };
+        let keys =
+            [("a", Some("acme"), "u", 3), ("b", Some("b2"), "u", 1), ("c", None, "u", 2), ("d", Some("acme"), "v", 1)];
+        for (id, business, user, day) in keys {
+            insert(&registry, id, key(id, business, user, day)).await.expect("it is inserted");
+        }
+        let list = async |business: Option<&str>, user: Option<&str>| {
+            let filter = Filter { business: business.map(str::to_owned), user: user.map(str::to_owned) };
+            ids(&registry.list(&filter).await.expect("a list")).join("")
+        };
+        assert_eq!(list(None, None).await, "bdca");
+        assert_eq!(list(Some("acme"), None).await, "da");
+        assert_eq!(list(None, Some("u")).await, "bca");
+        assert_eq!(list(Some("acme"), Some("u")).await, "a");
+        assert_eq!(list(Some("nobody"), None).await, "");
+    }
+}
+
+#[tokio::test]
+async fn revoking_adds_revoked_at_and_keeps_every_other_member() {
+    for registry in both().await.registries {
+        insert(&registry, "one", document("k1")).await.expect("it is inserted");
+        let active = registry.find("k1").await.expect("it is found");
+        let Ok(Revocation::Revoked(key)) = registry.revoke(&active, NOW + 1000).await else { panic!("it is revoked") };
+        let mut expected = document("k1");
+        expected.insert("created_at".to_owned(), json!("2026-03-23T14:30:00Z"));
+        expected.insert("revoked_at".to_owned(), json!("2026-03-23T14:30:01Z"));
+        assert_eq!(key.members, expected);
+        assert_eq!(key.document.as_ref().map(|document| document.revoked), Ok(true));
+        assert_eq!(registry.find("k1").await.as_ref(), Ok(&key));
+        assert_eq!(registry.revoke(&active, NOW + 9000).await, Ok(Revocation::AlreadyRevoked(key)));
+        let absent = StoredKey { digest: Digest::of("two"), ..active };
+        assert_eq!(registry.revoke(&absent, NOW).await, Err(RegistryError::NotFound));
+        // Importing the active key again does not bring it back.
+        let again = insert(&registry, "one", document("k1")).await;
+        let Ok(Insertion::AlreadyThere(key)) = again else { panic!("{again:?}") };
+        assert!(key.is_revoked());
+    }
+}
+
+#[tokio::test]
+async fn redis_holds_the_layout_of_the_contract_and_an_interrupted_insertion_is_completed() {
+    let both = both().await;
+    let redis = RedisDocuments::connect(&both.server.settings).await.expect("redis-server answers");
+    let registry = &both.registries[1];
+    let hex = Digest::of("one").to_hex();
+    let [at, place] = [format!("sg:at:{hex}"), format!("sg:{{b:acme}}:key:{hex}")];
+    insert(registry, "one", document("k1")).await.expect("it is inserted");
+    for interrupted in ["nothing", "at"] {
+        redis.delete(if interrupted == "at" { &at } else { "none" }).await.expect("redis-server answers");
+        assert!(matches!(insert(registry, "one", document("k1")).await, Ok(Insertion::AlreadyThere(_))));
+        assert_eq!(redis.get(&at).await, Ok(Some("b:acme".into())));
+        let stored = redis.get(&place).await.expect("redis-server answers").expect("the document");
+        assert!(KeyDocument::parse(&stored).is_ok());
+        assert_eq!(redis.sscan("sg:{b:acme}:keys").await, Ok(vec![hex.clone()]));
+        assert_eq!(redis.get("sg:id:k1").await, Ok(Some(format!("b:acme {hex}").into())));
+    }
+}
+
+#[tokio::test]
+async fn a_broken_document_is_listed_and_said_to_be_one() {
+    let both = both().await;
+    let redis = RedisDocuments::connect(&both.server.settings).await.expect("redis-server answers");
+    let place = format!("sg:{{b:acme}}:key:{}", Digest::of("one").to_hex());
+    for broken in ["{", r#"{"id":"k1","business":"other"}"#] {
+        redis.set(&place, broken.as_bytes()).await.expect("redis-server answers");
+        let keys = both.registries[1].list(&Filter::default()).await.expect("a list");
+        assert_eq!(keys.iter().map(|key| key.document.is_err()).collect::<Vec<_>>(), [true], "{broken}");
+    }
+}

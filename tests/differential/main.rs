@@ -1,0 +1,143 @@
+//! The script against the arithmetic in Rust, and the store's promises, on a real `redis-server`.
+
+mod model;
+mod server;
+mod store;
+
+use redis::Commands;
+use sidegate::limit::{Bucket, Outcome};
+use sidegate::store::layout::Layout;
+use sidegate::store::redis::script::{self, CLOCK_LINE, DECIDE};
+
+use self::model::{BUCKETS, DOCUMENTS, Dice, Model, SLOTS, Value};
+use self::server::RedisServer;
+
+/// A multiple of every duration in use, so that the sequences begin at a boundary.
+const START: u64 = 1_774_224_000_000;
+
+/// What a bucket outlives its end by.
+const SLACK_MS: u64 = 60_000;
+
+/// The production script with the clock of the test in place of Redis's.
+fn script_with_test_clock(redis: &mut redis::Connection) -> String {
+    let script = DECIDE.replace(CLOCK_LINE, "local now = tonumber(ARGV[#ARGV])\n");
+    redis::cmd("SCRIPT").arg("LOAD").arg(script).query(redis).expect("the script compiles")
+}
+
+/// One Redis and one model that are changed alike.
+struct Pair {
+    redis: redis::Connection,
+    sha: String,
+    layout: Layout,
+    model: Model,
+}
+
+impl Pair {
+    fn set(&mut self, slot: &str, name: &str, value: Option<Value>) {
+        let key = self.layout.in_slot(slot, name);
+        let place = (slot.to_owned(), name.to_owned());
+        let _: u32 = self.redis.del(&key).expect("DEL works");
+        match &value {
+            None => drop(self.model.values.remove(&place)),
+            Some(Value::List) => drop(self.redis.rpush::<_, _, u32>(&key, "x").expect("RPUSH works")),
+            Some(Value::Text(bytes)) => self.redis.set::<_, _, ()>(&key, bytes).expect("SET works"),
+        }
+        if let Some(value) = value {
+            self.model.values.insert(place, value);
+        }
+    }
+
+    fn disturb(&mut self, dice: &mut Dice, now_ms: u64) {
+        let slot = dice.pick(&SLOTS);
+        match dice.below(3) {
+            0 => {
+                let value = dice.value(true, now_ms);
+                self.set(slot, dice.pick(&BUCKETS), value);
+            }
+            1 => {
+                let value = dice.value(false, now_ms);
+                self.set(slot, dice.pick(&DOCUMENTS), value);
+            }
+            _ => {
+                let key = self.layout.in_slot(slot, "businesses");
+                let _: u32 = self.redis.sadd(&key, "acme").expect("SADD works");
+                self.model.members.insert((slot.to_owned(), "acme".to_owned()));
+            }
+        }
+    }
+
+    /// Asks both the same and compares the answers, the stored bytes and their expiry.
+    fn ask_both(&mut self, dice: &mut Dice, now_ms: u64, place: &str) {
+        let questions = dice.questions(&self.model, now_ms);
+        let call = script::encode(&self.layout, &questions);
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&self.sha).arg(call.keys.len()).arg(&call.keys).arg(&call.blob);
+        for text in &call.texts {
+            command.arg(text.as_ref());
+        }
+        command.arg(now_ms);
+        let answer: Vec<u8> = command.query(&mut self.redis).unwrap_or_else(|error| panic!("{place}: {error}"));
+        let answers =
+            script::decode(&questions, &answer).unwrap_or_else(|error| panic!("{place}: {error}: {answer:?}"));
+        let before = self.model.values.clone();
+        for (question, answer) in questions.iter().zip(answers) {
+            let expected = self.model.decide(question, now_ms);
+            let outcome = match answer.outcome {
+                Outcome::Broken(_) => Outcome::Broken(String::new()),
+                other => other,
+            };
+            assert_eq!(outcome, expected, "{place}, at {now_ms}: {question:#?}\nbefore: {before:?}");
+            assert_eq!(answer.now_ms, now_ms, "{place}");
+        }
+        self.compare_buckets(&before, now_ms, place);
+    }
+
+    fn compare_buckets(
+        &mut self,
+        before: &std::collections::BTreeMap<(String, String), Value>,
+        now_ms: u64,
+        place: &str,
+    ) {
+        for (slot, name) in SLOTS.iter().flat_map(|slot| BUCKETS.map(|name| (*slot, name))) {
+            let key = self.layout.in_slot(slot, name);
+            let at = (slot.to_owned(), name.to_owned());
+            let held = self.model.values.get(&at);
+            if held == Some(&Value::List) {
+                continue;
+            }
+            let stored: Option<Vec<u8>> = self.redis.get(&key).expect("GET works");
+            assert_eq!(stored.map(Value::Text).as_ref(), held, "{place}: {key}");
+            if let Some(Value::Text(bytes)) = held
+                && before.get(&at) != held
+            {
+                let ends = Bucket::decode(bytes).expect("the model writes buckets").ends_ms();
+                let expected = ends.saturating_sub(now_ms) + SLACK_MS;
+                let left: u64 = self.redis.pttl(&key).expect("PTTL works");
+                assert!(
+                    (expected - 30_000..=expected).contains(&left),
+                    "{place}: {key} expires in {left}, not {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_script_and_the_arithmetic_in_rust_never_differ() {
+    let server = RedisServer::start();
+    for seed in 1..=40_u64 {
+        let mut redis = server.client();
+        redis::cmd("FLUSHALL").exec(&mut redis).expect("FLUSHALL works");
+        let sha = script_with_test_clock(&mut redis);
+        let mut pair = Pair { redis, sha, layout: Layout::new("sg"), model: Model::default() };
+        let mut dice = Dice(seed);
+        let mut now_ms = START;
+        for step in 0..300 {
+            now_ms = dice.step(now_ms);
+            if dice.once_in(6) {
+                pair.disturb(&mut dice, now_ms);
+            }
+            pair.ask_both(&mut dice, now_ms, &format!("seed {seed}, step {step}"));
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! What `RedisStore` promises beyond the arithmetic: one command a decision, and recovery from whatever befalls Redis.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::Commands;
+use sidegate::keys::{Digest, Tenant};
+use sidegate::limit::{Algorithm, Ask, Believed, BucketAsk, Document, Member, Outcome, Question, Windows};
+use sidegate::secret::Secret;
+use sidegate::store::StoreError;
+use sidegate::store::health::StoreHealth;
+use sidegate::store::redis::{RedisDocuments, RedisStore, Settings};
+use tokio::time::{Instant, sleep};
+
+use super::server::RedisServer;
+
+fn start(settings: Settings) -> (RedisStore, Arc<StoreHealth>) {
+    let health = Arc::new(StoreHealth::new());
+    (RedisStore::start(settings, health.clone()), health)
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(5)
+}
+
+fn bucket(name: &str, windows: &str) -> BucketAsk {
+    let windows = Arc::new(Windows::parse([windows]).expect("the test's window is valid"));
+    BucketAsk { name: name.to_owned(), algorithm: Algorithm::Fixed, windows }
+}
+
+/// A question about `acme` with one limit and its business's document.
+fn question(believed: Believed) -> Question {
+    let ask = Ask {
+        slot: "b:acme".to_owned(),
+        documents: vec![Document { name: "business".to_owned(), believed }],
+        buckets: vec![bucket("count:per-business:acme", "60/1h")],
+        ..Ask::default()
+    };
+    Question { asks: vec![ask], cost: 1, n: 1 }
+}
+
+async fn outcome(store: &RedisStore, question: Question) -> Outcome {
+    let answers = store.decide(&[question], soon()).await.expect("the store answers");
+    answers.into_iter().next().expect("one question has one answer").outcome
+}
+
+fn remaining(outcome: &Outcome) -> u64 {
+    match outcome {
+        Outcome::Spent { granted: 1, windows } => windows[0][0].remaining,
+        other => panic!("not spent: {other:?}"),
+    }
+}
+
+/// Asks until `done` says so; the state of another process has no event to wait for.
+async fn until<F: Future<Output = bool>>(what: &str, mut done: impl FnMut() -> F) {
+    let end = soon();
+    while !done().await {
+        assert!(Instant::now() < end, "{what} did not come");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// How often each command has been called by clients.
+fn calls(redis: &mut redis::Connection) -> HashMap<String, u64> {
+    let info: String = redis::cmd("INFO").arg("commandstats").query(redis).expect("INFO works");
+    info.lines()
+        .filter_map(|line| {
+            let (name, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            Some((name.to_owned(), figures.split(',').next()?.parse().ok()?))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_decision_is_one_command() {
+    let server = RedisServer::start();
+    let (store, _) = start(server.settings());
+    outcome(&store, question(Believed::Absent)).await;
+    let mut redis = server.client();
+    redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut redis).expect("CONFIG RESETSTAT works");
+    for _ in 0..10 {
+        outcome(&store, question(Believed::Absent)).await;
+    }
+    let batch: Vec<_> = (0..16).map(|_| question(Believed::Absent)).collect();
+    store.decide(&batch, soon()).await.expect("the store answers");
+    let mut calls = calls(&mut redis);
+    calls.retain(|name, _| !name.starts_with("config") && name != "info");
+    // All but EVALSHA is what the script itself calls; the GET looks whether the absent document is none of another type.
+    let each = ["evalsha", "time", "mget", "get", "set"].map(|name| (name.to_owned(), 11));
+    assert_eq!(calls, HashMap::from(each));
+}
+
+#[tokio::test]
+async fn the_store_says_what_the_documents_are_now_and_counts_nothing() {
+    let server = RedisServer::start();
+    let (store, _) = start(server.settings());
+    let mut redis = server.client();
+    redis.set::<_, _, ()>("sg:{b:acme}:business", "{}").expect("SET works");
+    let found = Bytes::from_static(b"{}");
+    for believed in [Believed::Unknown, Believed::Absent, Believed::Is(Bytes::from_static(b""))] {
+        assert_eq!(outcome(&store, question(believed)).await, Outcome::Stale(vec![vec![Some(found.clone())]]));
+    }
+    assert_eq!(remaining(&outcome(&store, question(Believed::Is(found))).await), 59);
+    redis.del::<_, ()>("sg:{b:acme}:business").expect("DEL works");
+    let gone = outcome(&store, question(Believed::Is(Bytes::from_static(b"{}")))).await;
+    assert_eq!(gone, Outcome::Stale(vec![vec![None]]));
+}
+
+#[tokio::test]
+async fn an_expired_question_and_one_of_no_member_spend_nothing() {
+    let server = RedisServer::start();
+    let (store, _) = start(server.settings());
+    let mut expired = question(Believed::Absent);
+    expired.asks[0].not_after_ms = Some(1);
+    assert_eq!(outcome(&store, expired).await, Outcome::Expired);
+    let mut member = question(Believed::Absent);
+    member.asks[0].member = Some(Member { set: "businesses".to_owned(), member: "acme".to_owned() });
+    assert_eq!(outcome(&store, member.clone()).await, Outcome::Refused);
+    server.client().sadd::<_, _, ()>("sg:{b:acme}:businesses", "acme").expect("SADD works");
+    assert_eq!(remaining(&outcome(&store, member).await), 59);
+}
+
+#[tokio::test]
+async fn a_value_of_the_wrong_type_harms_its_question_alone() {
+    let server = RedisServer::start();
+    let (store, health) = start(server.settings());
+    let mut redis = server.client();
+    let other = |slot: &str| {
+        let mut question = question(Believed::Absent);
+        question.asks[0].slot = slot.to_owned();
+        question
+    };
+    redis.rpush::<_, _, ()>("sg:{b:list}:count:per-business:acme", "x").expect("RPUSH works");
+    redis.set::<_, _, ()>("sg:{b:text}:count:per-business:acme", "x").expect("SET works");
+    redis.rpush::<_, _, ()>("sg:{b:document}:business", "x").expect("RPUSH works");
+    redis.set::<_, _, ()>("sg:{b:set}:businesses", "x").expect("SET works");
+    let mut set = other("b:set");
+    set.asks[0].member = Some(Member { set: "businesses".to_owned(), member: "acme".to_owned() });
+    let questions = [other("b:list"), other("b:text"), other("b:document"), set, other("b:good")];
+    let answers = store.decide(&questions, soon()).await.expect("the store answers");
+    for (answer, name) in answers.iter().zip(["list", "text", "document", "set"]) {
+        let Outcome::Broken(text) = &answer.outcome else { panic!("{name}: {:?}", answer.outcome) };
+        assert!(text.contains(&format!("sg:{{b:{name}}}:")), "{text}");
+    }
+    assert_eq!(remaining(&answers[4].outcome), 59);
+    assert!(health.is_up());
+}
+
+#[tokio::test]
+async fn a_store_that_lost_its_scripts_answers_the_same_request() {
+    let server = RedisServer::start();
+    let (store, health) = start(server.settings());
+    assert_eq!(remaining(&outcome(&store, question(Believed::Absent)).await), 59);
+    redis::cmd("SCRIPT").arg("FLUSH").exec(&mut server.client()).expect("SCRIPT FLUSH works");
+    assert_eq!(remaining(&outcome(&store, question(Believed::Absent)).await), 58);
+    assert!(health.is_up());
+}
+
+#[tokio::test]
+async fn a_key_is_looked_up_at_its_digest() {
+    let server = RedisServer::start();
+    let (store, _) = start(server.settings());
+    let digest = Digest::of("sg_key");
+    assert_eq!(store.lookup(&digest, soon()).await, Ok(None));
+    let key = format!("sg:at:{}", digest.to_hex());
+    server.client().set::<_, _, ()>(&key, "u:u_42").expect("SET works");
+    assert_eq!(store.lookup(&digest, soon()).await, Ok(Some(Tenant::User("u_42".to_owned()))));
+    server.client().set::<_, _, ()>(&key, "nobody").expect("SET works");
+    assert!(matches!(store.lookup(&digest, soon()).await, Err(StoreError::Broken(_))));
+    server.client().del::<_, ()>(&key).expect("DEL works");
+    server.client().rpush::<_, _, ()>(&key, "x").expect("RPUSH works");
+    assert!(matches!(store.lookup(&digest, soon()).await, Err(StoreError::Broken(_))));
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_is_used_again() {
+    let mut server = RedisServer::start();
+    let (store, health) = start(server.settings());
+    outcome(&store, question(Believed::Absent)).await;
+    server.kill();
+    until("the loss", || async { !health.is_up() }).await;
+    let unreachable = || async {
+        let asked = Instant::now();
+        let answer = store.decide(&[question(Believed::Absent)], soon()).await;
+        matches!(answer, Err(StoreError::Unreachable(_))) && asked.elapsed() < Duration::from_millis(500)
+    };
+    until("a refusal without waiting", unreachable).await;
+    assert!(!health.is_up());
+    server.restart();
+    until("the return", || async { health.is_up() }).await;
+    assert_eq!(remaining(&outcome(&store, question(Believed::Absent)).await), 59);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_costs_no_more_than_the_deadline() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a loopback port is free");
+    let port = silent.local_addr().expect("a bound socket has an address").port();
+    let (store, health) = start(Settings::from_url(&format!("redis://127.0.0.1:{port}")).expect("a valid address"));
+    let deadline = Instant::now() + Duration::from_millis(100);
+    assert_eq!(store.decide(&[question(Believed::Absent)], deadline).await, Err(StoreError::Deadline));
+    assert!(deadline.elapsed() < Duration::from_millis(500));
+    assert!(!health.is_up());
+}
+
+#[tokio::test]
+async fn a_paused_server_is_given_up_and_found_again() {
+    let server = RedisServer::start();
+    let (store, health) = start(server.settings());
+    outcome(&store, question(Believed::Absent)).await;
+    redis::cmd("CLIENT").arg("PAUSE").arg(700).exec(&mut server.client()).expect("CLIENT PAUSE works");
+    let deadline = Instant::now() + Duration::from_millis(100);
+    assert_eq!(store.decide(&[question(Believed::Absent)], deadline).await, Err(StoreError::Deadline));
+    assert!(!health.is_up());
+    until("the return", || async { health.is_up() }).await;
+    assert!(remaining(&outcome(&store, question(Believed::Absent)).await) >= 57);
+}
+
+#[tokio::test]
+async fn a_master_that_became_a_replica_is_left_until_it_is_one_again() {
+    let server = RedisServer::start();
+    let (store, health) = start(server.settings());
+    outcome(&store, question(Believed::Absent)).await;
+    let mut redis = server.client();
+    let replica_of = |redis: &mut redis::Connection, host: &str, port: &str| {
+        redis::cmd("REPLICAOF").arg(host).arg(port).exec(redis).expect("REPLICAOF works");
+    };
+    replica_of(&mut redis, "127.0.0.1", "1");
+    let refused = store.decide(&[question(Believed::Absent)], soon()).await;
+    assert!(matches!(&refused, Err(StoreError::Refused(text)) if text.contains("READONLY")), "{refused:?}");
+    assert!(!health.is_up());
+    replica_of(&mut redis, "NO", "ONE");
+    until("the return", || async { health.is_up() }).await;
+    assert_eq!(remaining(&outcome(&store, question(Believed::Absent)).await), 58);
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_refused_and_not_repeated() {
+    let server = RedisServer::with(&["--requirepass", "right-secret"]);
+    let with = |password: Option<&str>| Settings { password: password.map(Secret::new), ..server.settings() };
+    for wrong in [Some("wrong-secret"), None] {
+        let (store, _) = start(with(wrong));
+        let refused = || async {
+            matches!(store.decide(&[question(Believed::Absent)], soon()).await, Err(StoreError::Refused(_)))
+        };
+        until("the refusal", refused).await;
+        let error =
+            store.decide(&[question(Believed::Absent)], soon()).await.expect_err("a wrong password opens nothing");
+        let said = format!("{error} {error:?} {store:?}");
+        assert!(!said.contains("secret"), "{said}");
+        let error = RedisDocuments::connect(&with(wrong)).await.map(drop);
+        let read = match error {
+            Err(error) => format!("{error} {error:?}"),
+            // Without a password the connection stands, and its first command is refused.
+            Ok(()) => "NOAUTH".to_owned(),
+        };
+        assert!(!read.contains("secret"), "{read}");
+    }
+    let (store, _) = start(with(Some("right-secret")));
+    assert_eq!(remaining(&outcome(&store, question(Believed::Absent)).await), 59);
+}
+
+#[tokio::test]
+async fn documents_are_read_written_and_listed() {
+    let server = RedisServer::start();
+    let documents = RedisDocuments::connect(&server.settings()).await.expect("the server is there");
+    assert_eq!(documents.get("sg:id:1").await, Ok(None));
+    assert_eq!(documents.compare_and_set("sg:id:1", b"", b"x").await, Ok(false));
+    documents.set("sg:id:1", b"old").await.expect("SET works");
+    assert_eq!(documents.compare_and_set("sg:id:1", b"older", b"new").await, Ok(false));
+    assert_eq!(documents.compare_and_set("sg:id:1", b"old", b"new").await, Ok(true));
+    assert_eq!(documents.set_absent("sg:id:1", b"x").await, Ok(false));
+    assert_eq!(documents.set_absent("sg:id:2", b"x").await, Ok(true));
+    let keys = ["sg:id:1", "sg:id:0", "sg:id:2"].map(str::to_owned);
+    let found = [Some("new"), None, Some("x")].map(|text| text.map(Bytes::from));
+    assert_eq!(documents.mget(&keys).await, Ok(found.to_vec()));
+    for index in 0..1200 {
+        documents.sadd("sg:{b:acme}:keys", &format!("{index:04}")).await.expect("SADD works");
+    }
+    documents.srem("sg:{b:acme}:keys", "0000").await.expect("SREM works");
+    let members = documents.sscan("sg:{b:acme}:keys").await.expect("SSCAN works");
+    assert_eq!(members, (1..1200).map(|index| format!("{index:04}")).collect::<Vec<_>>());
+    assert_eq!(documents.scan("sg:id:*").await, Ok(vec!["sg:id:1".to_owned(), "sg:id:2".to_owned()]));
+    assert_eq!(documents.delete("sg:id:1").await, Ok(true));
+    assert_eq!(documents.delete("sg:id:1").await, Ok(false));
+}
