@@ -18,7 +18,7 @@ pub use self::{
     answer::{Answer, AnswerTo},
     gate::Gate,
     redis::{Key, Redis},
-    upstream::{Recorded, Upstream},
+    upstream::Upstream,
 };
 
 /// How long a condition may take to come true before the test fails. Far beyond what a healthy run needs.
