@@ -14,9 +14,14 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use crate::clock;
+use crate::config::Settings;
 use crate::keys::Formats;
 use crate::keys::rules::Rules;
+use crate::store::file::FileStore;
+use crate::store::layout::Layout;
+use crate::store::redis::RedisDocuments;
 use crate::store::registry::{Registry, StoredKey};
+use crate::store::settings::Backend;
 
 /// The part of the command line that follows `sidegate keys`.
 #[derive(Debug, Args)]
@@ -59,6 +64,21 @@ struct Session<'a> {
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const WRONG_ARGUMENTS: u8 = 2;
+
+/// Opens the configured store and does there what the arguments say.
+pub fn with(settings: Settings, args: KeysArgs) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let registry = match &settings.store.backend {
+            Backend::Redis(redis) => {
+                Registry::Redis { documents: RedisDocuments::connect(redis).await?, layout: Layout::new(&redis.prefix) }
+            }
+            Backend::File(file) => Registry::File { store: FileStore::open(file)? },
+        };
+        let formats = settings.policy.credentials.formats.clone();
+        run(args, &KeysSetting { formats, rules: settings.keys, registry }).await
+    })
+}
 
 /// Does what `args` say and returns the exit code: 0 done, 1 failed, 2 wrong arguments. An error is a failure, too.
 pub async fn run(args: KeysArgs, setting: &KeysSetting) -> anyhow::Result<u8> {

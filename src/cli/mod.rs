@@ -1,3 +1,88 @@
 //! The command line: one file per subcommand. Everything that people and scripts see of sidegate without HTTP.
+//!
+//! Exit codes: 0 good, 1 failed, 2 wrong arguments or configuration.
 
+pub mod demo;
 pub mod keys;
+pub mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Settings};
+
+/// A gate that stands beside a service: API keys, scopes and exact shared rate limits in one reverse proxy.
+#[derive(Debug, Parser)]
+#[command(name = "sidegate", version, disable_help_subcommand = true)]
+#[command(
+    after_help = "Examples:\n  sidegate demo\n  sidegate check --config sidegate.yaml\n  sidegate run --config sidegate.yaml"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve: check requests, forward what is allowed
+    #[command(after_help = "Example:\n  sidegate run --config sidegate.yaml")]
+    Run(ConfigArgs),
+    /// Keep keys: create, list, revoke, import
+    Keys {
+        #[command(flatten)]
+        config: ConfigArgs,
+        #[command(flatten)]
+        keys: keys::KeysArgs,
+    },
+    /// Try it: an embedded store, a small upstream, one key, and the curl lines to go with it
+    Demo(demo::DemoArgs),
+    /// Print the version
+    #[command(after_help = "Example:\n  sidegate version")]
+    Version,
+}
+
+/// Which configuration.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// The configuration
+    #[arg(long, value_name = "FILE", env = "SIDEGATE_CONFIG", default_value = "sidegate.yaml", global = true)]
+    pub config: PathBuf,
+}
+
+const DONE: u8 = 0;
+const FAILED: u8 = 1;
+const WRONG_CONFIGURATION: u8 = 2;
+
+/// Does what the arguments say.
+pub fn main() -> ExitCode {
+    // Wrong arguments end here with exit code 2, `--help` and `--version` with 0.
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Run(args) => with_settings(&args, |settings| run::run(settings, &args.config)),
+        Command::Keys { config, keys } => with_settings(&config, |settings| keys::with(settings, keys)),
+        Command::Demo(args) => demo::run(&args).map(|()| DONE),
+        Command::Version => {
+            println!("sidegate {}", env!("CARGO_PKG_VERSION"));
+            Ok(DONE)
+        }
+    };
+    done.map_or_else(
+        |error| {
+            eprintln!("error: {error:#}");
+            ExitCode::from(FAILED)
+        },
+        ExitCode::from,
+    )
+}
+
+fn with_settings(args: &ConfigArgs, act: impl FnOnce(Settings) -> anyhow::Result<u8>) -> anyhow::Result<u8> {
+    match config::load::from_file(&args.config) {
+        Ok(settings) => act(settings),
+        Err(errors) => {
+            eprintln!("{errors}");
+            Ok(WRONG_CONFIGURATION)
+        }
+    }
+}

@@ -52,14 +52,8 @@ impl Records {
     /// Takes in the key's document as the store has it now.
     pub fn learn_key(&self, digest: Digest, tenant: &Tenant, found: Option<Bytes>) -> Result<(), StoreError> {
         let document = Known::parse(found, |raw| {
-            let document =
-                KeyDocument::parse(raw).map_err(|error| StoreError::Broken(format!("a key document: {error}")))?;
             // A document of one tenant in another's slot would be limited and revoked in the wrong place.
-            if document.tenant() == *tenant {
-                Ok(document)
-            } else {
-                Err(StoreError::Broken(format!("the document of key {} stands in the slot of {tenant}", document.id)))
-            }
+            KeyDocument::parse_in(tenant, raw).map_err(|error| StoreError::Broken(format!("a key document: {error}")))
         });
         match document {
             Ok(document) => {

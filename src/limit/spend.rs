@@ -1,7 +1,7 @@
 //! The arithmetic of limits: how much room a window has, what spending leaves, and when there is room again.
 //!
-//! Whole numbers below 2⁵³ alone, and the same formulae as `store/redis/scripts/decide.lua`, function by function and under
-//! the same names: who changes one changes both, and `tests/differential.rs` tells whether they agree.
+//! Whole numbers below 2⁵³ alone, and the same formulae as `store/redis/scripts/decide.lua`: who changes one changes both, and
+//! `tests/differential` tells whether they agree.
 //!
 //! All three algorithms are measured in *units*, so that no formula needs a fraction: a request costs `unit` units, 1 in a
 //! fixed window and `duration_ms` in the others; a token bucket of 60/1m refills 60 units in each millisecond.

@@ -11,6 +11,7 @@ pub mod layout;
 pub mod record;
 pub mod redis;
 pub mod registry;
+pub mod settings;
 
 use std::sync::Arc;
 

@@ -223,7 +223,16 @@ impl Dice {
 
     fn nearly_a_bucket(&mut self, now_ms: u64) -> Vec<u8> {
         let mut bytes = self.bucket(now_ms).encode();
-        let odd = self.pick(&[f64::NAN, f64::INFINITY, -1.0, 0.5, 9_007_199_254_740_994.0, 4.0e15]);
+        let odd = self.pick(&[
+            f64::NAN,
+            f64::INFINITY,
+            -1.0,
+            0.5,
+            0.0,
+            9_007_199_254_740_992.0,
+            9_007_199_254_740_994.0,
+            4.0e15,
+        ]);
         let field = 2 + 8 * self.below(4) as usize;
         match self.below(4) {
             0 => bytes.truncate(bytes.len() - 1),

@@ -286,3 +286,57 @@ async fn documents_are_read_written_and_listed() {
     assert_eq!(documents.delete("sg:id:1").await, Ok(true));
     assert_eq!(documents.delete("sg:id:1").await, Ok(false));
 }
+
+#[tokio::test]
+async fn sidecars_that_share_a_limit_admit_exactly_it() {
+    let server = RedisServer::start();
+    let stores: Vec<RedisStore> = (0..4).map(|_| start(server.settings()).0).collect();
+    let mut asked = tokio::task::JoinSet::new();
+    for index in 0..200 {
+        let store = stores[index % stores.len()].clone();
+        asked.spawn(async move { outcome(&store, question(Believed::Absent)).await });
+    }
+    let mut left = Vec::new();
+    while let Some(outcome) = asked.join_next().await {
+        match outcome.expect("no question panics") {
+            Outcome::Spent { granted: 0, .. } => {}
+            admitted => left.push(remaining(&admitted)),
+        }
+    }
+    left.sort_unstable();
+    assert_eq!(left, (0..60).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_full_store_refuses_and_spends_nothing() {
+    let server = RedisServer::start();
+    let (store, health) = start(server.settings());
+    assert_eq!(remaining(&outcome(&store, question(Believed::Absent)).await), 59);
+    let mut redis = server.client();
+    let maxmemory = |redis: &mut redis::Connection, size: &str| {
+        redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(size).exec(redis).expect("CONFIG SET works");
+    };
+    maxmemory(&mut redis, "1");
+    let refused = store.decide(&[question(Believed::Absent)], soon()).await;
+    assert!(matches!(&refused, Err(StoreError::Refused(text)) if text.contains("OOM")), "{refused:?}");
+    assert!(!health.is_up());
+    maxmemory(&mut redis, "0");
+    assert_eq!(remaining(&outcome(&store, question(Believed::Absent)).await), 58);
+    assert!(health.is_up());
+}
+
+#[tokio::test]
+async fn a_user_with_the_least_rights_can_decide() {
+    let server = RedisServer::start();
+    let rules = "on >pw resetkeys ~sg:* -@all +auth +select +evalsha +script|load +get +mget +set +sismember +time";
+    let mut acl = redis::cmd("ACL");
+    acl.arg("SETUSER").arg("gate").arg(rules.split(' ').collect::<Vec<_>>());
+    acl.exec(&mut server.client()).expect("ACL SETUSER works");
+    let login = Settings { username: Some("gate".to_owned()), password: Some(Secret::new("pw")), ..server.settings() };
+    let (store, health) = start(login);
+    assert_eq!(remaining(&outcome(&store, question(Believed::Absent)).await), 59);
+    assert!(health.is_up());
+    redis::cmd("ACL").arg("SETUSER").arg("gate").arg("-set").exec(&mut server.client()).expect("ACL SETUSER works");
+    let refused = store.decide(&[question(Believed::Absent)], soon()).await;
+    assert!(matches!(&refused, Err(StoreError::Refused(_))), "{refused:?}");
+}

@@ -13,8 +13,10 @@
 --            {4, granted, {{remaining, reset_ms, wait_ms or -1, ...}, ...}} spent
 --
 -- Questions are answered in order and see what earlier ones spent. Everything is read before anything is written, so that
--- an error of any kind leaves all as it was. The arithmetic is that of limit/spend.rs, function by function; differences
--- are found by tests/differential.rs.
+-- an error of any kind leaves all as it was. The arithmetic is that of limit/spend.rs, formula by formula; differences
+-- are found by tests/differential.
+--
+-- Numbers lie flat in lists rather than in a table each, and loops count: this runs while all of Redis waits.
 
 local BROKEN, STALE, EXPIRED, REFUSED, SPENT = 0, 1, 2, 3, 4
 local FIXED, SLIDING, TOKEN = 0, 1, 2
@@ -32,279 +34,240 @@ local now = clock()
 local count, beliefs, questions = unpack(cmsgpack.unpack(ARGV[1]))
 local found = count > 0 and redis.call('MGET', unpack(KEYS, 1, count)) or {}
 
--- Why a key cannot be used, by its index; false where it can. MGET says nil for a wrong type as well as for nothing.
 local faults = {}
 
+-- Why a key where MGET found nothing cannot be used, or false: MGET finds nothing in a wrong type either.
 local function fault(key)
-  local known = faults[key]
-  if known == nil then
-    known = false
-    if not found[key] and type(redis.pcall('GET', KEYS[key])) == 'table' then
-      known = KEYS[key] .. ' is no string'
-    end
-    faults[key] = known
+  if faults[key] == nil then
+    faults[key] = type(redis.pcall('GET', KEYS[key])) == 'table' and KEYS[key] .. ' is no string'
   end
-  return known
+  return faults[key]
 end
 
--- Buckets ---------------------------------------------------------------------------------------------------------------
+-- Buckets: flat lists, five numbers to an entry: algorithm, duration, mark, used, previous. -----------------------------
+
+-- By the index of their key, as they stand after the questions answered so far: a list, or why there is none.
+local buckets = {}
+-- Which of them have changed, and which question was the last to ask for them.
+local changed, asked_by = {}, {}
 
 local function whole(x)
   return x >= 0 and x <= MOST and x % 1 == 0 -- false for NaN
 end
 
-local function read_entry(bytes, at)
-  local algorithm, duration, mark, used, previous = struct.unpack(PACKED, bytes, at)
-  local readable = algorithm <= TOKEN and whole(duration) and whole(mark) and whole(used) and whole(previous)
-    and duration >= 1 and mark + 2 * duration <= MOST
-    and (algorithm ~= SLIDING or (used + previous) * duration <= MOST)
-  return readable and { algorithm = algorithm, duration = duration, mark = mark, used = used, previous = previous }
-end
-
+-- false for anything that no sidecar wrote
 local function read_bucket(bytes)
-  local bucket = {}
-  if not bytes then return bucket end
   if bytes:byte(1) ~= VERSION or (#bytes - 1) % STRIDE ~= 0 then return false end
+  local bucket, i = {}, 0
   for at = 2, #bytes, STRIDE do
-    local entry = read_entry(bytes, at)
-    if not entry then return false end
-    bucket[#bucket + 1] = entry
+    local algorithm, duration, mark, used, previous = struct.unpack(PACKED, bytes, at)
+    local readable = algorithm <= TOKEN and whole(duration) and whole(mark) and whole(used) and whole(previous)
+      and duration >= 1 and mark + 2 * duration <= MOST
+      and (algorithm ~= SLIDING or (used + previous) * duration <= MOST)
+    if not readable then return false end
+    bucket[i + 1], bucket[i + 2], bucket[i + 3], bucket[i + 4], bucket[i + 5] = algorithm, duration, mark, used, previous
+    i = i + 5
   end
   return bucket
 end
 
--- Buckets by the index of their key, as they stand after the questions answered so far, and which of them have changed.
-local buckets, changed = {}, {}
-
--- A bucket that can be spent from, or nil and why not.
-local function bucket_of(key)
-  local bucket = buckets[key]
-  if bucket == nil then
-    local wrong = fault(key)
-    if wrong then return nil, wrong end
-    bucket = read_bucket(found[key])
-    buckets[key] = bucket
+local function load_bucket(key)
+  local bucket
+  if found[key] then
+    bucket = read_bucket(found[key]) or KEYS[key] .. ' is no bucket'
+  else
+    bucket = fault(key) or {}
   end
-  if not bucket then return nil, KEYS[key] .. ' is no bucket' end
+  buckets[key] = bucket
   return bucket
 end
 
-local function ends(entry)
-  return entry.mark + entry.duration * (entry.algorithm == SLIDING and 2 or 1)
+local function ends(bucket, i)
+  return bucket[i + 2] + bucket[i + 1] * (bucket[i] == SLIDING and 2 or 1)
 end
 
 local function write_bucket(key, bucket)
-  local packed, last = { string.char(VERSION) }, 0
-  for i = 1, #bucket do
-    local entry = bucket[i]
-    packed[i + 1] = struct.pack(PACKED, entry.algorithm, entry.duration, entry.mark, entry.used, entry.previous)
-    last = max(last, ends(entry))
+  local packed, last = string.char(VERSION), now
+  for i = 1, #bucket, 5 do
+    packed = packed .. struct.pack(PACKED, unpack(bucket, i, i + 4))
+    last = max(last, ends(bucket, i))
   end
-  redis.call('SET', KEYS[key], table.concat(packed), 'PX', max(last - now, 0) + SLACK_MS)
+  redis.call('SET', KEYS[key], packed, 'PX', last - now + SLACK_MS)
+end
+
+-- Where the window's entry begins; where it is to be added if there is none.
+local function position(bucket, algorithm, duration)
+  for i = 1, #bucket, 5 do
+    if bucket[i] == algorithm and bucket[i + 1] == duration then return i end
+  end
+  return #bucket + 1
+end
+
+-- Drops the entries that have ended, save those of the asker's windows.
+local function prune(bucket, asked)
+  local size, kept = #bucket, 0
+  for i = 1, size, 5 do
+    local stays = ends(bucket, i) > now
+    for w = 3, stays and 0 or #asked, 2 do
+      stays = stays or (bucket[i] == asked[2] and bucket[i + 1] == asked[w + 1])
+    end
+    if stays then
+      for field = 0, kept < i - 1 and 4 or -1 do bucket[kept + 1 + field] = bucket[i + field] end
+      kept = kept + 5
+    end
+  end
+  for i = size, kept + 1, -1 do bucket[i] = nil end
 end
 
 -- Arithmetic ------------------------------------------------------------------------------------------------------------
 
--- Rounded down, and exact: the rounding of a quotient can only hide a fraction where a >= 2^53.
-local function div(a, b)
-  return floor(a / b)
-end
+-- floor(a / b) is exact throughout: the rounding of a quotient can only hide a fraction where a >= 2^53.
 
-local function position(bucket, algorithm, duration)
-  for i = 1, #bucket do
-    if bucket[i].algorithm == algorithm and bucket[i].duration == duration then return i end
-  end
-end
-
--- The window's state at `now`, before anything is spent.
-local function advanced(old, algorithm, limit, duration)
-  local mark, used, previous = now, 0, 0
+-- The window's mark, used and previous at `now`, before anything is spent.
+local function advanced(bucket, i, algorithm, limit, duration)
+  local mark, used, previous = bucket[i + 2], bucket[i + 3], bucket[i + 4]
   if algorithm == TOKEN then
-    if old then
-      mark = max(old.mark, now)
-      used = max(min(old.used, limit * duration) - min(max(now - old.mark, 0), duration) * limit, 0)
-      previous = old.previous
-    end
-  else
-    mark = now - now % duration
-    if old and old.mark >= mark then
-      mark, used, previous = old.mark, old.used, old.previous
-    elseif old and algorithm == SLIDING and old.mark + duration == mark then
-      previous = old.used
-    end
+    if not mark then return now, 0, 0 end
+    used = min(used, limit * duration) - min(max(now - mark, 0), duration) * limit
+    return max(mark, now), max(used, 0), previous
   end
-  return { algorithm = algorithm, duration = duration, mark = mark, used = used, previous = previous }
+  local start = now - now % duration
+  if not mark then return start, 0, 0 end
+  if mark >= start then return mark, used, previous end
+  if algorithm == SLIDING and mark + duration == start then return start, 0, used end
+  return start, 0, 0
 end
 
-local function unit(entry)
-  return entry.algorithm == FIXED and 1 or entry.duration
-end
-
-local function free(entry, limit)
-  local duration, taken = entry.duration, entry.used
-  if entry.algorithm == FIXED then return max(limit - taken, 0) end
-  if entry.algorithm == SLIDING then
-    taken = entry.previous * (duration - max(now - entry.mark, 0)) + entry.used * duration
+local function free(algorithm, limit, duration, mark, used, previous)
+  if algorithm == FIXED then return max(limit - used, 0) end
+  if algorithm == SLIDING then
+    used = previous * (duration - max(now - mark, 0)) + used * duration
   end
-  return max(limit * duration - taken, 0)
+  return max(limit * duration - used, 0)
 end
 
-local function reset(entry, limit)
-  local algorithm, mark, duration = entry.algorithm, entry.mark, entry.duration
+local function reset(algorithm, limit, duration, mark, used, previous)
   if algorithm == FIXED then return mark + duration end
-  if algorithm == TOKEN then
-    return entry.used > 0 and mark + div(entry.used + limit - 1, limit) or now
-  end
-  if entry.used > 0 then return mark + 2 * duration end
-  return entry.previous > 0 and mark + duration or now
+  if algorithm == TOKEN then return used > 0 and mark + floor((used + limit - 1) / limit) or now end
+  if used > 0 then return mark + 2 * duration end
+  return previous > 0 and mark + duration or now
 end
 
--- In how many milliseconds `cost` fits if nobody else spends; -1 for never.
-local function wait(entry, limit, cost)
-  if cost == 0 then return 0 end
-  if cost > limit then return -1 end
-  local lacking = cost * unit(entry) - free(entry, limit)
-  if lacking <= 0 then return 0 end
-  local mark, duration, most = entry.mark, entry.duration, limit - cost
-  if entry.algorithm == FIXED then return mark + duration - now end
-  if entry.algorithm == TOKEN then return mark + div(lacking + limit - 1, limit) - now end
-  if entry.used <= most then
-    return mark + duration - div((most - entry.used) * duration, entry.previous) - now
-  end
-  return mark + 2 * duration - div(most * duration, entry.used) - now
+-- When a window that lacks so many units has room for `cost`.
+local function room_at(algorithm, limit, duration, mark, used, previous, cost, lacking)
+  if algorithm == FIXED then return mark + duration end
+  if algorithm == TOKEN then return mark + floor((lacking + limit - 1) / limit) end
+  local most = limit - cost
+  if used <= most then return mark + duration - floor((most - used) * duration / previous) end
+  return mark + 2 * duration - floor(most * duration / used)
 end
 
 -- Questions -------------------------------------------------------------------------------------------------------------
 
--- What keeps a question from being answered, or nil. A bucket that is asked for twice could not be spent from as a whole.
-local function broken(asks)
-  local seen = {}
-  for _, ask in ipairs(asks) do
-    for _, belief in ipairs(ask[1]) do
-      local wrong = fault(beliefs[belief][1])
-      if wrong then return wrong end
-    end
-    local member = ask[2]
-    if member then
-      local is = redis.pcall('SISMEMBER', KEYS[member[1]], member[2])
-      if type(is) == 'table' then return KEYS[member[1]] .. ' is no set' end
-      member[3] = is == 1
-    end
-    for _, asked in ipairs(ask[4]) do
-      local bucket, wrong = bucket_of(asked[1])
-      if not bucket then return wrong end
-      if seen[asked[1]] then return KEYS[asked[1]] .. ' is asked for twice in one question' end
-      seen[asked[1]] = true
-    end
-  end
-end
-
-local function stale(asks)
-  for _, ask in ipairs(asks) do
-    for _, belief in ipairs(ask[1]) do
-      local key, believed = unpack(beliefs[belief])
-      if found[key] ~= (ARGV[believed] or believed) then return true end
-    end
-  end
-end
-
 local function documents(asks)
   local all = {}
-  for i, ask in ipairs(asks) do
-    all[i] = {}
-    for j, belief in ipairs(ask[1]) do
-      all[i][j] = found[beliefs[belief][1]]
-    end
+  for a = 1, #asks do
+    local shown, texts = asks[a][1], {}
+    for i = 1, #shown do texts[i] = found[beliefs[shown[i]][1]] end
+    all[a] = texts
   end
   return all
 end
 
-local function expired(asks)
-  for _, ask in ipairs(asks) do
-    if ask[3] and now >= ask[3] then return true end
-  end
-end
-
-local function refused(asks)
-  for _, ask in ipairs(asks) do
-    if ask[2] and not ask[2][3] then return true end
-  end
-end
-
-local function prune(bucket, asked, algorithm)
-  local kept = 0
-  for i = 1, #bucket do
-    local entry, named = bucket[i], false
-    for at = 4, #asked, 2 do
-      named = named or (entry.algorithm == algorithm and entry.duration == asked[at])
+-- The answer to a question that may not spend, or nil.
+local function hindrance(index, asks)
+  local stale, expired, refused = false, false, false
+  for a = 1, #asks do
+    local shown, member, not_after, wanted = unpack(asks[a])
+    for i = 1, #shown do
+      local key, believed = unpack(beliefs[shown[i]])
+      local wrong = not found[key] and fault(key)
+      if wrong then return { BROKEN, wrong } end
+      if found[key] ~= (ARGV[believed] or believed) then stale = true end
     end
-    bucket[i] = nil
-    if named or ends(entry) > now then
-      kept = kept + 1
-      bucket[kept] = entry
+    if member then
+      local is = redis.pcall('SISMEMBER', KEYS[member[1]], member[2])
+      if type(is) == 'table' then return { BROKEN, KEYS[member[1]] .. ' is no set' } end
+      if is == 0 then refused = true end
+    end
+    if not_after and now >= not_after then expired = true end
+    for i = 1, #wanted do
+      local key = wanted[i][1]
+      local bucket = buckets[key] or load_bucket(key)
+      if type(bucket) == 'string' then return { BROKEN, bucket } end
+      -- It could not be spent from as a whole.
+      if asked_by[key] == index then return { BROKEN, KEYS[key] .. ' is asked for twice in one question' } end
+      asked_by[key] = index
     end
   end
+  if stale then return { STALE, documents(asks) } end
+  if expired then return { EXPIRED } end
+  return refused and { REFUSED }
 end
 
--- Takes `amount` from every window of one bucket.
-local function take(asked, windows, amount)
+-- How many of `n` fit into every window of one bucket.
+local function fitting(asked, cost, n)
   local bucket, algorithm = buckets[asked[1]], asked[2]
-  for _, window in ipairs(windows) do
-    local entry = window.entry
-    entry.used = entry.used + amount * (algorithm == TOKEN and entry.duration or 1)
-    bucket[window.at or #bucket + 1] = entry
+  for w = 3, #asked, 2 do
+    local limit, duration = asked[w], asked[w + 1]
+    if cost > limit then return 0 end
+    local unit = algorithm == FIXED and 1 or duration
+    local i = position(bucket, algorithm, duration)
+    local room = free(algorithm, limit, duration, advanced(bucket, i, algorithm, limit, duration))
+    n = min(n, floor(room / (cost * unit)))
   end
-  prune(bucket, asked, algorithm)
-  changed[asked[1]] = true
+  return n
+end
+
+-- Takes `spent` from every window of one bucket and says where they stand.
+local function settle(asked, cost, spent)
+  local key, algorithm, flat = asked[1], asked[2], {}
+  local bucket = buckets[key]
+  for w = 3, #asked, 2 do
+    local limit, duration = asked[w], asked[w + 1]
+    local unit = algorithm == FIXED and 1 or duration
+    local i = position(bucket, algorithm, duration)
+    local mark, used, previous = advanced(bucket, i, algorithm, limit, duration)
+    if spent > 0 then
+      used = used + spent * (algorithm == TOKEN and duration or 1)
+      bucket[i], bucket[i + 1], bucket[i + 2], bucket[i + 3], bucket[i + 4] = algorithm, duration, mark, used, previous
+    end
+    local room, at = free(algorithm, limit, duration, mark, used, previous), #flat
+    local lacking, wait = cost * unit - room, 0
+    if cost > limit then
+      wait = -1
+    elseif cost > 0 and lacking > 0 then
+      wait = room_at(algorithm, limit, duration, mark, used, previous, cost, lacking) - now
+    end
+    flat[at + 1] = floor(room / unit)
+    flat[at + 2] = reset(algorithm, limit, duration, mark, used, previous)
+    flat[at + 3] = wait
+  end
+  if spent > 0 then
+    prune(bucket, asked)
+    changed[key] = true
+  end
+  return flat
 end
 
 local function spend(cost, n, asks)
-  local granted, plan = n, {}
-  for _, ask in ipairs(asks) do
-    for _, asked in ipairs(ask[4]) do
-      local bucket, windows = buckets[asked[1]], { asked = asked }
-      for i = 3, #asked, 2 do
-        local limit, duration = asked[i], asked[i + 1]
-        local at = position(bucket, asked[2], duration)
-        local entry = advanced(bucket[at], asked[2], limit, duration)
-        if cost > limit then
-          granted = 0
-        elseif cost > 0 then
-          granted = min(granted, div(free(entry, limit), cost * unit(entry)))
-        end
-        windows[#windows + 1] = { at = at, entry = entry, limit = limit }
-      end
-      plan[#plan + 1] = windows
-    end
+  local granted = n
+  for a = 1, cost > 0 and #asks or 0 do
+    local wanted = asks[a][4]
+    for i = 1, #wanted do granted = fitting(wanted[i], cost, granted) end
   end
-
   local standing = {}
-  for i, windows in ipairs(plan) do
-    if cost * granted > 0 then take(windows.asked, windows, cost * granted) end
-    local flat = {}
-    for _, window in ipairs(windows) do
-      local entry, limit, at = window.entry, window.limit, #flat
-      flat[at + 1] = div(free(entry, limit), unit(entry))
-      flat[at + 2] = reset(entry, limit)
-      flat[at + 3] = wait(entry, limit, cost)
-    end
-    standing[i] = flat
+  for a = 1, #asks do
+    local wanted = asks[a][4]
+    for i = 1, #wanted do standing[#standing + 1] = settle(wanted[i], cost, cost * granted) end
   end
   return { SPENT, granted, standing }
 end
 
-local function answer(cost, n, asks)
-  local wrong = broken(asks)
-  if wrong then return { BROKEN, wrong } end
-  if stale(asks) then return { STALE, documents(asks) } end
-  if expired(asks) then return { EXPIRED } end
-  if refused(asks) then return { REFUSED } end
-  return spend(cost, n, asks)
-end
-
 local answers = {}
-for i, question in ipairs(questions) do
-  answers[i] = answer(unpack(question))
+for i = 1, #questions do
+  local cost, n, asks = unpack(questions[i])
+  answers[i] = hindrance(i, asks) or spend(cost, n, asks)
 end
 for key in pairs(changed) do
   write_bucket(key, buckets[key])

@@ -1,0 +1,135 @@
+//! `limits`, `plans`, and the names of limits that routes and defaults mention.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use super::reader::{Reader, items};
+use super::{NAME_ADVICE, enforce_only, entries, is_name};
+use crate::config::place::FieldPath;
+use crate::config::raw::{self, List, Root, Scalar};
+use crate::config::{near, scalar};
+use crate::limit::{Algorithm, Window, Windows};
+use crate::policy::{By, Limit, Plan, Plans};
+
+pub struct Limits {
+    pub compiled: BTreeMap<String, Arc<Limit>>,
+    /// All names, those of limits that could not be compiled too: using one is no second error.
+    names: Vec<String>,
+    used: HashSet<String>,
+}
+
+pub fn all(root: &Root, reader: &mut Reader<'_>) -> Limits {
+    let mut limits = Limits { compiled: BTreeMap::new(), names: Vec::new(), used: HashSet::new() };
+    for (name, raw) in entries(root.limits.as_ref()) {
+        let path = FieldPath::top("limits").field(name);
+        if !is_name(name) {
+            reader.fail(&path, NAME_ADVICE);
+        }
+        limits.names.push(name.clone());
+        if let Some(limit) = limit(name, &path, raw, reader) {
+            limits.compiled.insert(name.clone(), Arc::new(limit));
+        }
+    }
+    limits
+}
+
+fn limit(name: &str, path: &FieldPath, raw: &raw::Limit, reader: &mut Reader<'_>) -> Option<Limit> {
+    let by = [("key", By::Key), ("business", By::Business), ("user", By::User), ("ip", By::Ip), ("global", By::Global)];
+    let algorithms = [
+        ("fixed-window", Algorithm::Fixed),
+        ("sliding-window", Algorithm::Sliding),
+        ("token-bucket", Algorithm::Token),
+    ];
+    enforce_only(&path.field("mode"), raw.mode.as_ref(), reader);
+    let algorithm = path.field("algorithm");
+    let algorithm = reader.read(&algorithm, raw.algorithm.as_ref(), Algorithm::Fixed, scalar::choice(&algorithms));
+    let by_path = path.field("by");
+    let counted = reader.required(&by_path, raw.by.as_ref(), "`by: key` (or business, user, ip, global)");
+    let counted = counted.and_then(|text| reader.parse(&by_path, text, scalar::choice(&by)));
+    let path = path.field("windows");
+    if raw.windows.is_none() {
+        reader.fail(&path, "it is missing; write one window, such as `60/1m`, or several in a list");
+    }
+    let windows = windows(&path, raw.windows.as_ref()?, reader);
+    Some(Limit { name: name.to_owned(), by: counted?, algorithm, windows: windows? })
+}
+
+/// A list of windows, none of which closes: that is for overrides in documents.
+pub fn windows(path: &FieldPath, list: &List<Scalar>, reader: &mut Reader<'_>) -> Option<Arc<Windows>> {
+    let before = reader.problems.len();
+    let mut parsed = Vec::new();
+    for (path, scalar) in items(path, list) {
+        let Some(window) = reader.parse(&path, scalar, Window::parse) else { continue };
+        if window.limit == 0 {
+            reader.fail(&path, format_args!(
+                "`{window}` lets nothing through; write a number above 0 (a key, a business or a plan is closed in its document)"
+            ));
+        }
+        parsed.push(window);
+    }
+    let windows = Windows::new(parsed).map_err(|error| {
+        // Of windows that could not be read, that none is left says nothing.
+        if reader.problems.len() == before {
+            reader.fail(path, error);
+        }
+    });
+    windows.ok().map(Arc::new)
+}
+
+impl Limits {
+    /// The limits that a list names.
+    pub fn resolve(&mut self, path: &FieldPath, list: &List<Scalar>, reader: &mut Reader<'_>) -> Vec<Arc<Limit>> {
+        let mut seen: Vec<String> = Vec::new();
+        for (path, scalar) in items(path, list) {
+            let Some(name) = reader.text(&path, scalar) else { continue };
+            if !self.names.contains(&name) {
+                self.unknown(&path, &name, reader);
+            } else if seen.contains(&name) {
+                reader.fail(&path, format_args!("`{name}` stands there twice; keep one of them"));
+            } else {
+                self.used.insert(name.clone());
+                seen.push(name);
+            }
+        }
+        seen.iter().filter_map(|name| self.compiled.get(name)).cloned().collect()
+    }
+
+    fn unknown(&self, path: &FieldPath, name: &str, reader: &mut Reader<'_>) {
+        let advice = near::advice(name, self.names.iter().map(String::as_str));
+        reader.fail(path, format_args!("there is no limit `{name}`; {advice}"));
+    }
+
+    pub fn report_unused(&self, reader: &mut Reader<'_>) {
+        for name in self.names.iter().filter(|name| !self.used.contains(*name)) {
+            let path = FieldPath::top("limits").field(name);
+            reader.fail(&path, "no route uses it; name it in `defaults.limits` or in a route's `limits`, or remove it");
+        }
+    }
+}
+
+pub fn plans(root: &Root, limits: &Limits, reader: &mut Reader<'_>) -> Option<Plans> {
+    let raw = root.plans.as_ref()?;
+    let path = FieldPath::top("plans");
+    if raw.0.is_empty() {
+        reader.fail(&path, "there is no plan, so that every key would be refused; write one, or remove `plans`");
+    }
+    let mut plans = BTreeMap::new();
+    for (name, raw) in &raw.0 {
+        let path = path.field(name);
+        if !is_name(name) {
+            reader.fail(&path, NAME_ADVICE);
+        }
+        let api = reader.read(&path.field("api"), raw.api.as_ref(), true, scalar::flag);
+        let path = path.field("limits");
+        let mut overrides = BTreeMap::new();
+        for (limit, list) in entries(raw.limits.as_ref()) {
+            let path = path.field(limit);
+            if !limits.names.contains(limit) {
+                limits.unknown(&path, limit, reader);
+            }
+            overrides.extend(windows(&path, list, reader).map(|windows| (limit.clone(), windows)));
+        }
+        plans.insert(name.clone(), Plan { api, limits: overrides });
+    }
+    Some(Plans::new(plans))
+}

@@ -1,0 +1,199 @@
+//! `listen`, `admin`, `probes`, `workers`, `drain`, `log`, `ready`: the listeners and the process.
+
+use std::net::{IpAddr, SocketAddr};
+use std::thread;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::reader::{Reader, items};
+use crate::config::place::FieldPath;
+use crate::config::raw::{self, ListenLimits, Root, Scalar, Short};
+use crate::config::scalar::{self, ScalarError};
+use crate::listen::settings::{Bounds, CertificateFiles, Drain, Settings, Tls};
+use crate::{admin, observe};
+
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9900);
+
+pub fn listen(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
+    let path = FieldPath::top("listen");
+    let nothing = raw::Listen::default();
+    let (listen, text) = match &root.listen {
+        None => {
+            reader.fail(&path, "it is missing; write where to listen, such as `listen: 127.0.0.1:8080`");
+            (&nothing, None)
+        }
+        Some(Short::Text(text)) => (&nothing, Some(text)),
+        Some(Short::Fields(listen)) => {
+            reader.required(&path.field("address"), listen.address.as_ref(), "one such as `127.0.0.1:8080`");
+            (listen, listen.address.as_ref())
+        }
+    };
+    let address = text.and_then(|text| socket_address(&path.field("address"), text, reader));
+    let proxy_protocol = listen.proxy_protocol.as_ref();
+    reader.only_default(&path.field("proxy_protocol"), proxy_protocol, false, scalar::flag, "the PROXY protocol is");
+    let tls = listen.tls.as_ref().and_then(|tls| tls_files(&path.field("tls"), tls, reader));
+    let proxies = path.field("trusted_proxies");
+    let settings = Settings {
+        address: address.unwrap_or(DEFAULT_ADMIN),
+        tls,
+        trusted_proxies: reader.parse_all(&proxies, listen.trusted_proxies.as_ref(), network),
+        bounds: bounds(&path.field("limits"), listen.limits.as_ref(), reader),
+        drain: drain(root, reader),
+        workers: reader.read(&FieldPath::top("workers"), root.workers.as_ref(), workers(), scalar::count(1, 1024)),
+    };
+    address.map(|_| settings)
+}
+
+/// One per core up to four, and no more than the cgroup's CPU quota, which the standard library takes into account.
+fn workers() -> usize {
+    thread::available_parallelism().map_or(1, usize::from).min(4)
+}
+
+fn socket_address(path: &FieldPath, scalar: &Scalar, reader: &mut Reader<'_>) -> Option<SocketAddr> {
+    reader.parse(path, scalar, scalar::other("address with a port", "127.0.0.1:8080"))
+}
+
+/// `10.0.0.0/8`, `192.0.2.1`.
+pub fn network(text: &str) -> Result<IpNet, ScalarError> {
+    let one = text.parse::<IpAddr>().map(IpNet::from);
+    one.or_else(|_| scalar::other("network", "10.0.0.0/8")(text))
+}
+
+fn tls_files(path: &FieldPath, tls: &raw::ListenTls, reader: &mut Reader<'_>) -> Option<Tls> {
+    if tls.client_ca.is_some() {
+        reader.not_built(&path.field("client_ca"), "mutual TLS is");
+    }
+    let path = path.field("certificates");
+    let Some(list) = tls.certificates.as_ref().filter(|list| !list.0.is_empty()) else {
+        reader.fail(&path, "there is none; write `certificates: [{cert: tls.crt, key: tls.key}]`");
+        return None;
+    };
+    let mut certificates = Vec::new();
+    for (path, pair) in items(&path, list) {
+        let (cert_path, key_path) = (path.field("cert"), path.field("key"));
+        let cert = reader.required(&cert_path, pair.cert.as_ref(), "the PEM file of the certificate chain");
+        let cert = cert.and_then(|cert| reader.file(&cert_path, cert));
+        let key = reader.required(&key_path, pair.key.as_ref(), "the PEM file of the private key");
+        let key = key.and_then(|key| reader.file(&key_path, key));
+        certificates.extend(cert.zip(key).map(|(cert, key)| CertificateFiles { cert, key }));
+    }
+    Some(Tls { certificates })
+}
+
+fn bounds(path: &FieldPath, limits: Option<&ListenLimits>, reader: &mut Reader<'_>) -> Bounds {
+    let nothing = ListenLimits::default();
+    let limits = limits.unwrap_or(&nothing);
+    let later = "this bound is";
+    for (name, value, default) in [
+        ("body_idle", &limits.body_idle, Duration::from_secs(30)),
+        ("idle", &limits.idle, Duration::from_secs(120)),
+        ("stream_idle", &limits.stream_idle, Duration::from_secs(300)),
+    ] {
+        reader.only_default(&path.field(name), value.as_ref(), default, scalar::time, later);
+    }
+    let ten = Duration::from_secs(10);
+    let connections = limits.connections.as_ref();
+    let header_bytes = limits.header_bytes.as_ref();
+    let streams = limits.h2_streams.as_ref();
+    Bounds {
+        connections: reader.read(&path.field("connections"), connections, 10_000, scalar::count(1, 10_000_000)),
+        handshake: reader.read(&path.field("handshake"), limits.handshake.as_ref(), ten, scalar::time),
+        header_read: reader.read(&path.field("header_read"), limits.header_read.as_ref(), ten, scalar::time),
+        header_bytes: reader.read(&path.field("header_bytes"), header_bytes, 32 * 1024, header_size),
+        headers: reader.read(&path.field("headers"), limits.headers.as_ref(), 100, scalar::count(1, 10_000)),
+        h2_streams: reader.read(&path.field("h2_streams"), streams, 100, |text| {
+            scalar::number(1, 100_000)(text).map(|streams| u32::try_from(streams).unwrap_or(u32::MAX))
+        }),
+    }
+}
+
+/// hyper's own floor for its buffer is 8 KiB.
+fn header_size(text: &str) -> Result<usize, ScalarError> {
+    let size = scalar::size(text)?;
+    let (least, most) = (8 * 1024, 16 * 1024 * 1024);
+    let within = usize::try_from(size).ok().filter(|_| (least..=most).contains(&size));
+    within.ok_or_else(|| ScalarError::Number { text: text.to_owned(), least, most })
+}
+
+fn drain(root: &Root, reader: &mut Reader<'_>) -> Drain {
+    let path = FieldPath::top("drain");
+    let (delay, deadline) = root.drain.as_ref().map_or((None, None), |d| (d.delay.as_ref(), d.deadline.as_ref()));
+    Drain {
+        delay: reader.read(&path.field("delay"), delay, Duration::from_secs(5), scalar::duration),
+        deadline: reader.read(&path.field("deadline"), deadline, Duration::from_secs(30), scalar::duration),
+    }
+}
+
+pub fn admin(root: &Root, reader: &mut Reader<'_>) -> admin::settings::Settings {
+    let path = FieldPath::top("admin").field("address");
+    let address = match &root.admin {
+        None => None,
+        Some(Short::Text(address)) => Some(address),
+        Some(Short::Fields(admin)) => reader.required(&path, admin.address.as_ref(), "one such as `127.0.0.1:9900`"),
+    };
+    let admin = address.and_then(|address| socket_address(&path, address, reader)).unwrap_or(DEFAULT_ADMIN);
+    if !admin.ip().is_loopback() {
+        reader.warn(&FieldPath::top("admin"), format_args!(
+            "{admin} can be reached from other machines; keep it on loopback, `probes` is for the kubelet and Prometheus"
+        ));
+    }
+    let path = FieldPath::top("ready").field("store");
+    let ready = root.ready.as_ref().and_then(|ready| ready.store.as_ref());
+    admin::settings::Settings {
+        admin,
+        probes: probes(root, reader),
+        ready_needs_store: reader.read(&path, ready, true, scalar::flag),
+    }
+}
+
+fn probes(root: &Root, reader: &mut Reader<'_>) -> Option<SocketAddr> {
+    let path = FieldPath::top("probes");
+    let address = match root.probes.as_ref()? {
+        Short::Text(address) => Some(address),
+        Short::Fields(probes) => {
+            if probes.app.is_some() {
+                reader.not_built(&path.field("app"), "asking the service's own probes is");
+            }
+            reader.required(&path.field("address"), probes.address.as_ref(), "one such as `0.0.0.0:9901`")
+        }
+    };
+    socket_address(&path.field("address"), address?, reader)
+}
+
+/// Two listeners on one address: the second would fail at the start.
+pub fn refuse_shared_addresses(listen: &Settings, admin: &admin::settings::Settings, reader: &mut Reader<'_>) {
+    let named = [("listen", Some(listen.address)), ("admin", Some(admin.admin)), ("probes", admin.probes)];
+    for (index, (name, address)) in named.iter().enumerate() {
+        let taken = named[..index].iter().find(|(_, other)| other == address);
+        if let (Some((other, _)), Some(address)) = (taken, address)
+            && address.port() != 0
+        {
+            reader.fail(
+                &FieldPath::top(name),
+                format_args!("`{other}` has the address {address} already; write another"),
+            );
+        }
+    }
+}
+
+pub fn observe(root: &Root, reader: &mut Reader<'_>) -> observe::settings::Settings {
+    use observe::settings::Format;
+    use tracing::Level;
+    let path = FieldPath::top("log");
+    let nothing = raw::Log::default();
+    let log = root.log.as_ref().unwrap_or(&nothing);
+    let levels = [
+        ("error", Level::ERROR),
+        ("warn", Level::WARN),
+        ("info", Level::INFO),
+        ("debug", Level::DEBUG),
+        ("trace", Level::TRACE),
+    ];
+    let formats = [("auto", Format::Auto), ("json", Format::Json), ("text", Format::Text)];
+    observe::settings::Settings {
+        level: reader.read(&path.field("level"), log.level.as_ref(), Level::INFO, scalar::choice(&levels)),
+        format: reader.read(&path.field("format"), log.format.as_ref(), Format::Auto, scalar::choice(&formats)),
+        sample: reader.read(&path.field("sample"), log.sample.as_ref(), 1.0, scalar::part),
+    }
+}

@@ -1,0 +1,118 @@
+//! From the YAML's shapes to each room's settings: values read, names resolved, defaults filled in, contradictions found.
+//!
+//! Every part goes on after an error with a stand-in, so that one look shows all that is wrong; `compile` gives settings only
+//! when nothing is.
+
+mod header;
+mod keys;
+mod limits;
+mod listener;
+mod management;
+mod reader;
+mod routes;
+mod shadow;
+mod store;
+mod texts;
+mod upstream;
+
+use std::sync::Arc;
+
+use super::Settings;
+use super::place::FieldPath;
+use super::raw::{Entries, Root, Scalar};
+use super::replace::Sources;
+use super::scalar;
+use crate::policy::Policy;
+use crate::proxy;
+
+pub use reader::Problem;
+use reader::Reader;
+
+/// Compiles what the YAML says, or gives everything that is wrong with it.
+pub fn compile(root: &Root, sources: Sources<'_>) -> Result<Settings, Vec<Problem>> {
+    let mut reader = Reader::new(sources);
+    let settings = settings(root, &mut reader);
+    let Reader { problems, warnings, .. } = reader;
+    match settings {
+        Some(settings) if problems.is_empty() => Ok(Settings { warnings, ..settings }),
+        _ => Err(problems),
+    }
+}
+
+/// `None` when a part could not even be stood in for; the reader then holds a problem.
+fn settings(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
+    refuse_what_is_not_built(root, reader);
+    let base_path = routes::base_path(root, reader);
+    let upstreams = upstream::all(root, reader);
+    let mut limits = limits::all(root, reader);
+    let plans = limits::plans(root, &limits, reader);
+    let credentials = keys::credentials(root, &upstreams, reader);
+    let routes = routes::table(root, base_path.as_ref(), &upstreams, &mut limits, plans.as_ref(), reader);
+    limits.report_unused(reader);
+    let scopes = keys::scopes(root, reader);
+    let rules = keys::rules(root, routes.as_ref(), reader);
+    let business_sources = keys::business_sources(root, routes.as_ref(), reader);
+    let texts = texts::texts(root, reader);
+    let deny = keys::deny(root, reader);
+    management::check(root, reader);
+    let listen = listener::listen(root, reader);
+    let admin = listener::admin(root, reader);
+    let store = store::store(root, reader);
+    let observe = listener::observe(root, reader);
+    let rate_limit_headers = texts::rate_limit_headers(root, reader);
+
+    let listen = listen?;
+    listener::refuse_shared_addresses(&listen, &admin, reader);
+    let policy = Policy {
+        routes: routes?.table,
+        scopes,
+        plans,
+        business_sources,
+        credentials,
+        limits: limits.compiled,
+        deny,
+        texts,
+    };
+    let proxy = proxy::settings::Settings { upstreams, rate_limit_headers, header_bytes: listen.bounds.header_bytes };
+    Some(Settings {
+        policy: Arc::new(policy),
+        proxy,
+        listen,
+        admin,
+        observe,
+        store: store?,
+        keys: rules,
+        base_path: base_path.map(|base| base.text),
+        hash: String::new(),
+        warnings: Vec::new(),
+    })
+}
+
+/// Whole parts of the contract that later issues build.
+fn refuse_what_is_not_built(root: &Root, reader: &mut Reader<'_>) {
+    if root.streams.is_some() {
+        reader.not_built(&FieldPath::top("streams"), "asking again while a stream is open is");
+    }
+    if root.cors.is_some() {
+        reader.not_built(&FieldPath::top("cors"), "CORS is");
+    }
+    enforce_only(&FieldPath::top("mode"), root.mode.as_ref(), reader);
+}
+
+/// `mode`, wherever it stands.
+fn enforce_only(path: &FieldPath, mode: Option<&Scalar>, reader: &mut Reader<'_>) {
+    let modes = scalar::choice(&[("enforce", true), ("observe", false)]);
+    reader.only_default(path, mode, true, modes, "observing without enforcing is");
+}
+
+/// The entries of an optional map.
+fn entries<T>(map: Option<&Entries<T>>) -> &[(String, T)] {
+    map.map_or(&[], |entries| &entries.0)
+}
+
+/// Whether a name can stand in metrics, in Redis keys and in `RateLimit-Policy` without quoting.
+fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+}
+
+const NAME_ADVICE: &str = "a name has 1 to 64 letters, digits, `_`, `.` and `-`; write another";

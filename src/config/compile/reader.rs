@@ -1,0 +1,130 @@
+//! Reads raw values one by one and keeps what is wrong with them, so that all of it is said at once.
+
+use std::fmt::Display;
+use std::path::PathBuf;
+
+use crate::config::place::FieldPath;
+use crate::config::raw::{List, Scalar};
+use crate::config::replace::Sources;
+use crate::config::scalar::ScalarError;
+
+/// One thing that is wrong.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub path: FieldPath,
+    pub message: String,
+}
+
+pub struct Reader<'s> {
+    sources: Sources<'s>,
+    pub problems: Vec<Problem>,
+    pub warnings: Vec<String>,
+}
+
+impl<'s> Reader<'s> {
+    pub fn new(sources: Sources<'s>) -> Self {
+        Self { sources, problems: Vec::new(), warnings: Vec::new() }
+    }
+
+    pub fn fail(&mut self, path: &FieldPath, message: impl Display) {
+        self.problems.push(Problem { path: path.clone(), message: message.to_string() });
+    }
+
+    pub fn warn(&mut self, path: &FieldPath, message: impl Display) {
+        self.warnings.push(format!("{path}: {message}"));
+    }
+
+    /// For a field of the contract whose part is not built.
+    pub fn not_built(&mut self, path: &FieldPath, what: &str) {
+        self.fail(path, format_args!("{what} not built yet; remove this field"));
+    }
+
+    /// The value with its replacements; `None` when one fails, which is kept.
+    pub fn text(&mut self, path: &FieldPath, scalar: &Scalar) -> Option<String> {
+        self.replaced(path, scalar, false)
+    }
+
+    /// The same where `${file:…}` may stand.
+    pub fn text_or_file(&mut self, path: &FieldPath, scalar: &Scalar) -> Option<String> {
+        self.replaced(path, scalar, true)
+    }
+
+    fn replaced(&mut self, path: &FieldPath, scalar: &Scalar, files: bool) -> Option<String> {
+        let replaced = self.sources.replace(&scalar.0, files);
+        replaced.map_err(|error| self.fail(path, error)).ok()
+    }
+
+    /// The value as `parse` reads it; `default` when there is none, or when it is wrong, which is kept.
+    pub fn read<T, E: Display>(
+        &mut self,
+        path: &FieldPath,
+        scalar: Option<&Scalar>,
+        default: T,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> T {
+        scalar.and_then(|scalar| self.parse(path, scalar, parse)).unwrap_or(default)
+    }
+
+    pub fn parse<T, E: Display>(
+        &mut self,
+        path: &FieldPath,
+        scalar: &Scalar,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let text = self.text(path, scalar)?;
+        parse(&text).map_err(|error| self.fail(path, error)).ok()
+    }
+
+    /// A field that has to be there.
+    pub fn required<'r>(&mut self, path: &FieldPath, scalar: Option<&'r Scalar>, example: &str) -> Option<&'r Scalar> {
+        if scalar.is_none() {
+            self.fail(path, format_args!("it is missing; write {example}"));
+        }
+        scalar
+    }
+
+    /// Every element that can be read.
+    pub fn parse_all<T>(
+        &mut self,
+        path: &FieldPath,
+        list: Option<&List<Scalar>>,
+        mut parse: impl FnMut(&str) -> Result<T, ScalarError>,
+    ) -> Vec<T> {
+        let Some(list) = list else { return Vec::new() };
+        let items = items(path, list);
+        items.filter_map(|(path, scalar)| self.parse(&path, scalar, &mut parse)).collect()
+    }
+
+    /// A file, from the configuration's folder.
+    pub fn file(&mut self, path: &FieldPath, scalar: &Scalar) -> Option<PathBuf> {
+        let text = self.text_or_file(path, scalar)?;
+        if text.is_empty() {
+            self.fail(path, "it is empty; write the path of a file");
+            return None;
+        }
+        Some(self.sources.folder.join(text))
+    }
+
+    /// A field whose part is not built: anything but its default is an error.
+    pub fn only_default<T: PartialEq>(
+        &mut self,
+        path: &FieldPath,
+        scalar: Option<&Scalar>,
+        default: T,
+        parse: impl FnOnce(&str) -> Result<T, ScalarError>,
+        what: &str,
+    ) {
+        if scalar.and_then(|scalar| self.parse(path, scalar, parse)).is_some_and(|value| value != default) {
+            self.not_built(path, what);
+        }
+    }
+}
+
+/// The elements of a list with their paths; of a list of one, which may stand without brackets, the list's own.
+pub fn items<'r, T>(path: &FieldPath, list: &'r List<T>) -> impl Iterator<Item = (FieldPath, &'r T)> {
+    let alone = list.0.len() == 1;
+    list.0.iter().enumerate().map(move |(index, element)| {
+        let path = if alone { path.clone() } else { path.item(index) };
+        (path, element)
+    })
+}

@@ -1,0 +1,181 @@
+//! `store`: Redis, or a file.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::reader::Reader;
+use crate::config::place::FieldPath;
+use crate::config::raw::{self, Root, Scalar, Short};
+use crate::config::scalar;
+use crate::policy::percent;
+use crate::secret::Secret;
+use crate::store::fallback::LimitsOutage;
+use crate::store::redis;
+use crate::store::settings::{Backend, StoreSettings};
+
+const EXAMPLE: &str =
+    "write `store: redis://127.0.0.1:6379/0`, or `store: file:sidegate-keys.yaml` for one process alone";
+
+pub fn store(root: &Root, reader: &mut Reader<'_>) -> Option<StoreSettings> {
+    let path = FieldPath::top("store");
+    let nothing = raw::Store::default();
+    let (fields, backend) = match &root.store {
+        None => {
+            reader.fail(&path, format_args!("it is missing; {EXAMPLE}"));
+            (&nothing, None)
+        }
+        Some(Short::Text(text)) => (&nothing, short(&path, text, reader)),
+        Some(Short::Fields(fields)) => (fields, backend(&path, fields, reader)),
+    };
+    let tenth = Duration::from_millis(100);
+    let deadline = reader.read(&path.field("deadline"), fields.deadline.as_ref(), tenth, scalar::time);
+    let limits_outage = outage(&path.field("outage"), fields.outage.as_ref(), reader);
+    Some(StoreSettings { backend: backend?, deadline, limits_outage })
+}
+
+/// `redis://…` or `file:…`.
+fn short(path: &FieldPath, scalar: &Scalar, reader: &mut Reader<'_>) -> Option<Backend> {
+    let text = reader.text_or_file(path, scalar)?;
+    match text.strip_prefix("file:") {
+        Some(file) => key_file(path, file, reader).map(Backend::File),
+        None => address(path, &text, reader).map(Backend::Redis),
+    }
+}
+
+fn key_file(path: &FieldPath, file: &str, reader: &mut Reader<'_>) -> Option<PathBuf> {
+    // It was replaced already; what looks like a replacement now is part of the name.
+    reader.file(path, &Scalar(file.replace("${", "$${")))
+}
+
+fn backend(path: &FieldPath, fields: &raw::Store, reader: &mut Reader<'_>) -> Option<Backend> {
+    if fields.tls.is_some() {
+        reader.not_built(&path.field("tls"), "Redis over TLS is");
+    }
+    match (&fields.redis, &fields.file) {
+        (Some(_), Some(_)) => {
+            reader.fail(&path.field("file"), "`redis` and `file` exclude each other; keep one of them");
+            None
+        }
+        (None, None) => {
+            reader.fail(path, format_args!("neither `redis` nor `file` is there; {EXAMPLE}"));
+            None
+        }
+        (None, Some(file)) => {
+            for (name, value) in
+                [("username", &fields.username), ("password", &fields.password), ("prefix", &fields.prefix)]
+            {
+                if value.is_some() {
+                    reader.fail(&path.field(name), "a file has none; remove this field, or write `redis`");
+                }
+            }
+            let file_path = path.field("file");
+            let text = reader.text_or_file(&file_path, file)?;
+            key_file(&file_path, &text, reader).map(Backend::File)
+        }
+        (Some(Short::Text(url)), None) => redis_node(path, url, fields, reader).map(Backend::Redis),
+        (Some(Short::Fields(nodes)), None) => {
+            for (name, there) in [("cluster", nodes.cluster.is_some()), ("sentinels", nodes.sentinels.is_some())] {
+                if there {
+                    reader.fail(
+                        &path.field("redis").field(name),
+                        "Redis clusters and sentinels are not built yet; write the address of one node",
+                    );
+                }
+            }
+            if nodes.cluster.is_none() && nodes.sentinels.is_none() {
+                reader.fail(&path.field("redis"), format_args!("no address is there; {EXAMPLE}"));
+            }
+            None
+        }
+    }
+}
+
+fn redis_node(path: &FieldPath, url: &Scalar, fields: &raw::Store, reader: &mut Reader<'_>) -> Option<redis::Settings> {
+    let url_path = path.field("redis");
+    let url = reader.text_or_file(&url_path, url)?;
+    let mut settings = address(&url_path, &url, reader)?;
+    if let Some(username) = &fields.username {
+        let at = path.field("username");
+        if settings.username.is_some() {
+            reader.fail(&at, "the address names a user too; keep one of them");
+        }
+        settings.username = reader.text_or_file(&at, username);
+    }
+    if let Some(password) = &fields.password {
+        let at = path.field("password");
+        if settings.password.is_some() {
+            reader.fail(&at, "the address holds a password too; keep one of them");
+        }
+        settings.password = reader.text_or_file(&at, password).map(Secret::new);
+        if settings.password.as_ref().is_some_and(|password| password.expose().is_empty()) {
+            reader.fail(&at, "it is empty; write the password, or remove this field");
+        }
+    }
+    if settings.username.is_some() && settings.password.is_none() {
+        reader.fail(&path.field("username"), "a user needs a password; write `password` too");
+    }
+    if let Some(prefix) = &fields.prefix {
+        settings.prefix = self::prefix(&path.field("prefix"), prefix, reader);
+    }
+    Some(settings)
+}
+
+fn prefix(path: &FieldPath, scalar: &Scalar, reader: &mut Reader<'_>) -> String {
+    let prefix = reader.text_or_file(path, scalar).unwrap_or_default();
+    if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b":_-".contains(&b)) {
+        reader.fail(path, "a prefix has letters, digits, `:`, `_` and `-`; write one such as `sg`");
+    }
+    prefix
+}
+
+/// An address of Redis. A login in it is taken out, so that nothing that prints the address prints the password.
+pub fn address(path: &FieldPath, url: &str, reader: &mut Reader<'_>) -> Option<redis::Settings> {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (login, rest) = match rest.rsplit_once('@') {
+        Some((login, rest)) => (Some(login), rest),
+        None => (None, rest),
+    };
+    let bare = if scheme.is_empty() { rest.to_owned() } else { format!("{scheme}://{rest}") };
+    let mut settings = redis::Settings::from_url(&bare).map_err(|error| reader.fail(path, error)).ok()?;
+    if let Some(login) = login {
+        let (username, password) = login.split_once(':').unwrap_or((login, ""));
+        let decoded = |text: &str| String::from_utf8(percent::decode(text, false)).ok().filter(|t| !t.is_empty());
+        settings.username = decoded(username);
+        settings.password = decoded(password).map(Secret::new);
+        if settings.password.is_none() {
+            reader.fail(path, "the login in the address has no password; write `redis://user:password@host`, or none");
+        }
+    }
+    Some(settings)
+}
+
+fn outage(path: &FieldPath, raw: Option<&raw::Outage>, reader: &mut Reader<'_>) -> LimitsOutage {
+    let nothing = raw::Outage::default();
+    let raw = raw.unwrap_or(&nothing);
+    let keys = path.field("keys");
+    match &raw.keys {
+        None => {}
+        Some(Short::Text(text)) => {
+            reader.parse(&keys, text, scalar::choice(&[("deny", ())]));
+        }
+        Some(Short::Fields(_)) => {
+            reader.fail(&keys, "accepting known keys without a store is not built yet; write `deny`");
+        }
+    }
+    let path = path.field("limits");
+    let local = LimitsOutage::Local { share: None };
+    match &raw.limits {
+        None => local,
+        Some(Short::Text(text)) => {
+            let words = [("local", local), ("allow", LimitsOutage::Allow), ("deny", LimitsOutage::Deny)];
+            reader.read(&path, Some(text), local, scalar::choice(&words))
+        }
+        Some(Short::Fields(fields)) => {
+            let path = path.field("local").field("share");
+            let share = fields.local.as_ref().and_then(|local| local.share.as_ref());
+            let share =
+                reader.required(&path, share, "the part of each limit that one process may give, such as `1/4`");
+            LimitsOutage::Local { share: share.and_then(|share| reader.parse(&path, share, scalar::share)) }
+        }
+    }
+}

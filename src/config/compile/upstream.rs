@@ -1,0 +1,235 @@
+//! `upstream` or `upstreams`: the services behind the gate.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::uri::Authority;
+use http::{HeaderName, HeaderValue};
+
+use super::header::{self, Use};
+use super::reader::Reader;
+use super::{NAME_ADVICE, entries, is_name};
+use crate::config::place::FieldPath;
+use crate::config::raw::{self, ClientTls, Entries, Root, Scalar, Short};
+use crate::config::{near, scalar};
+use crate::policy::UpstreamId;
+use crate::policy::template::Template;
+use crate::proxy::settings::{Identity, Protocol, Target, Upstream, UpstreamTls};
+
+/// All upstreams; the default one first.
+pub fn all(root: &Root, reader: &mut Reader<'_>) -> Vec<Upstream> {
+    let path = FieldPath::top("upstreams");
+    let mut upstreams = Vec::new();
+    match (&root.upstream, &root.upstreams) {
+        (None, None) => {
+            let path = FieldPath::top("upstream");
+            reader.fail(&path, "it is missing; write the service's address, such as `upstream: http://127.0.0.1:3000`");
+        }
+        (Some(_), Some(_)) => {
+            reader.fail(
+                &path,
+                "`upstream` and `upstreams` exclude each other; write the first as `default` in the second",
+            );
+        }
+        (Some(one), None) => upstreams.push(upstream("default", &FieldPath::top("upstream"), one, reader)),
+        (None, Some(Entries(several))) => {
+            for (name, one) in several {
+                if !is_name(name) {
+                    reader.fail(&path.field(name), NAME_ADVICE);
+                }
+                upstreams.push(upstream(name, &path.field(name), one, reader));
+            }
+            match upstreams.iter().position(|upstream| upstream.name == "default") {
+                Some(at) => upstreams[..=at].rotate_right(1),
+                None => reader.fail(&path, "none is called `default`, which routes go to that name no other; add it"),
+            }
+        }
+    }
+    upstreams
+}
+
+/// The upstream that a route or a key format names.
+pub fn resolve(upstreams: &[Upstream], path: &FieldPath, name: &str, reader: &mut Reader<'_>) -> UpstreamId {
+    let place = upstreams.iter().position(|upstream| upstream.name == name);
+    if place.is_none() {
+        let advice = near::advice(name, upstreams.iter().map(|upstream| upstream.name.as_str()));
+        reader.fail(path, format_args!("there is no upstream `{name}`; {advice}"));
+    }
+    UpstreamId(place.unwrap_or(0))
+}
+
+fn upstream(name: &str, path: &FieldPath, raw: &Short<raw::Upstream>, reader: &mut Reader<'_>) -> Upstream {
+    let nothing = raw::Upstream::default();
+    let (fields, url) = match raw {
+        Short::Text(url) => (&nothing, Some(url)),
+        Short::Fields(fields) => {
+            let example = "one such as `url: http://127.0.0.1:3000`";
+            (fields, reader.required(&path.field("url"), fields.url.as_ref(), example))
+        }
+    };
+    let target = url.and_then(|url| target(&path.field("url"), url, reader));
+    let target = target.unwrap_or(Target::Unix(PathBuf::new()));
+    let streams = fields.h2_streams.as_ref();
+    reader.only_default(&path.field("h2_streams"), streams, 100, scalar::number(1, 100_000), "this bound is");
+    let seconds = Duration::from_secs;
+    let (connect, response) = (fields.connect_timeout.as_ref(), fields.response_timeout.as_ref());
+    let identity = identity(&path.field("identity"), fields.identity.as_ref(), reader);
+    let headers = headers(&path.field("headers"), fields.headers.as_ref(), &identity, reader);
+    Upstream {
+        name: name.to_owned(),
+        connect_timeout: reader.read(&path.field("connect_timeout"), connect, seconds(2), scalar::time),
+        response_timeout: reader.read(&path.field("response_timeout"), response, seconds(15), scalar::time),
+        idle: reader.read(&path.field("idle"), fields.idle.as_ref(), seconds(60), scalar::time),
+        identity,
+        headers,
+        tls: tls(&path.field("tls"), fields.tls.as_ref(), &target, reader),
+        target,
+    }
+}
+
+fn target(path: &FieldPath, scalar: &Scalar, reader: &mut Reader<'_>) -> Option<Target> {
+    let url = reader.text(path, scalar)?;
+    if let Some(socket) = url.strip_prefix("unix:") {
+        let socket = socket.strip_prefix("//").unwrap_or(socket);
+        return reader.file(path, &Scalar(socket.replace("${", "$${"))).map(Target::Unix);
+    }
+    let target = parse_url(&url).map_err(|problem| reader.fail(path, problem)).ok()?;
+    if let Target::Tcp { host, protocol: Protocol::Http | Protocol::H2c, .. } = &target
+        && !is_loopback(host)
+    {
+        reader.warn(path, format_args!("requests to `{host}` travel unencrypted; write `https://` if it can"));
+    }
+    Some(target)
+}
+
+/// `http://host[:port]`, `https://…`, `h2c://…`. The text is not repeated: a login in it would be printed.
+fn parse_url(url: &str) -> Result<Target, &'static str> {
+    const SHAPE: &str = "this is no upstream; write `http://host:port`, `https://…`, `h2c://…`, or `unix:/path.sock`";
+    let (scheme, rest) = url.split_once("://").ok_or(SHAPE)?;
+    let (protocol, port) = match scheme {
+        "http" => (Protocol::Http, 80),
+        "https" => (Protocol::Https, 443),
+        "h2c" => (Protocol::H2c, 80),
+        _ => return Err(SHAPE),
+    };
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if authority.contains(['/', '?', '#']) {
+        return Err("an upstream has no path and no query: the request's own are forwarded; end it after the port");
+    }
+    if authority.contains('@') {
+        return Err("a login does not belong into the address; set `headers: {Authorization: …}`");
+    }
+    let authority: Authority = authority.parse().map_err(|_| SHAPE)?;
+    let host = authority.host();
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let has_port = authority.as_str().len() > authority.host().len();
+    let port = match authority.port_u16() {
+        Some(0) => return Err("port 0 is no port to connect to; write the service's"),
+        Some(port) => port,
+        None if has_port => return Err("the port is no number up to 65535; write the service's"),
+        None => port,
+    };
+    if host.is_empty() || host.contains(':') && host.parse::<IpAddr>().is_err() {
+        return Err(SHAPE);
+    }
+    Ok(Target::Tcp { host: host.to_owned(), port, protocol })
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+fn identity(
+    path: &FieldPath,
+    raw: Option<&Entries<Scalar>>,
+    reader: &mut Reader<'_>,
+) -> Vec<(HeaderName, Template<Identity>)> {
+    let mut identity: Vec<(HeaderName, _)> = Vec::new();
+    for (text, value) in entries(raw) {
+        let path = path.field(text);
+        let others: Vec<_> = identity.iter().map(|(name, _)| name.clone()).collect();
+        let name = header::new_name(reader, &path, text, Use::Identity, others);
+        let template = reader.parse(&path, value, |text| Template::parse(text, Identity::PLACEHOLDERS));
+        identity.extend(name.zip(template));
+    }
+    identity
+}
+
+fn headers(
+    path: &FieldPath,
+    raw: Option<&Entries<Scalar>>,
+    identity: &[(HeaderName, Template<Identity>)],
+    reader: &mut Reader<'_>,
+) -> Vec<(HeaderName, HeaderValue)> {
+    let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::new();
+    for (text, value) in entries(raw) {
+        let path = path.field(text);
+        let others: Vec<_> =
+            identity.iter().map(|(name, _)| name).chain(headers.iter().map(|(name, _)| name)).cloned().collect();
+        let name = header::new_name(reader, &path, text, Use::Fixed, others);
+        let value = reader.text_or_file(&path, value).and_then(|text| secret_value(&path, &text, reader));
+        headers.extend(name.zip(value));
+    }
+    headers
+}
+
+/// The value is not repeated in errors: it is likely a secret.
+fn secret_value(path: &FieldPath, text: &str, reader: &mut Reader<'_>) -> Option<HeaderValue> {
+    match HeaderValue::from_str(text) {
+        Ok(mut value) if !text.is_empty() => {
+            value.set_sensitive(true);
+            Some(value)
+        }
+        _ => {
+            reader.fail(path, "the value cannot stand in a header; write visible characters, without a line break");
+            None
+        }
+    }
+}
+
+fn tls(path: &FieldPath, raw: Option<&ClientTls>, target: &Target, reader: &mut Reader<'_>) -> UpstreamTls {
+    let Some(raw) = raw else { return UpstreamTls::default() };
+    if !matches!(target, Target::Tcp { protocol: Protocol::Https, .. }) {
+        reader.fail(path, "this upstream is not reached over TLS; write `https://` in its `url`, or remove `tls`");
+    }
+    let mut file =
+        |name: &str, scalar: &Option<Scalar>| scalar.as_ref().and_then(|scalar| reader.file(&path.field(name), scalar));
+    let (ca, cert, key) = (file("ca", &raw.ca), file("cert", &raw.cert), file("key", &raw.key));
+    if raw.cert.is_some() != raw.key.is_some() {
+        reader.fail(path, "a client certificate needs `cert` and `key`; write both");
+    }
+    UpstreamTls { ca, client: cert.zip(key) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_upstreams_are_read() {
+        let tcp = |host: &str, port, protocol| Ok(Target::Tcp { host: host.to_owned(), port, protocol });
+        assert_eq!(parse_url("http://127.0.0.1:3000"), tcp("127.0.0.1", 3000, Protocol::Http));
+        assert_eq!(parse_url("http://app/"), tcp("app", 80, Protocol::Http));
+        assert_eq!(parse_url("https://app.example"), tcp("app.example", 443, Protocol::Https));
+        assert_eq!(parse_url("h2c://[::1]:50051"), tcp("::1", 50051, Protocol::H2c));
+        for wrong in [
+            "",
+            "app:3000",
+            "ftp://app",
+            "http://",
+            "http://app/v1",
+            "http://app?x",
+            "http://u:p@app",
+            "http://app:",
+            "http://app:99999",
+            "http://app:0",
+            "http://a b",
+            "http://[::1",
+            "http://[zz]:1",
+            "HTTP://app",
+        ] {
+            assert!(parse_url(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The configuration: one YAML file in, each room's settings out, or everything that is wrong with it.
+//!
+//! `load` reads the file; `raw` knows the YAML's shapes; `replace` fills in `${…}`; `scalar` reads single values; `compile` makes
+//! the settings and finds what contradicts itself; `place` says where in the file. Nothing on the way of a request comes here.
+
+mod compile;
+pub mod load;
+mod near;
+mod place;
+mod raw;
+mod replace;
+mod scalar;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use crate::keys::rules::Rules;
+use crate::policy::Policy;
+use crate::store::settings::StoreSettings;
+use crate::{admin, listen, observe, proxy};
+
+pub use load::{ConfigError, Errors};
+
+/// A whole configuration that makes sense.
+#[derive(Debug)]
+pub struct Settings {
+    pub policy: Arc<Policy>,
+    pub proxy: proxy::settings::Settings,
+    pub listen: listen::settings::Settings,
+    pub admin: admin::settings::Settings,
+    pub observe: observe::settings::Settings,
+    pub store: StoreSettings,
+    /// What new keys must have; their formats are in `policy.credentials`.
+    pub keys: Rules,
+    /// What every route's path begins with, though its pattern does not say it.
+    pub base_path: Option<String>,
+    /// Of the file's text, for telling two configurations apart.
+    pub hash: String,
+    /// What works but may not be meant.
+    pub warnings: Vec<String>,
+}

@@ -1,0 +1,48 @@
+//! The known name that somebody probably meant.
+
+/// `did you mean `per-key`?`, or what there is, or that there is none.
+pub fn advice<'a>(name: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
+    if let Some(near) = nearest(name, known.clone()) {
+        return format!("did you mean `{near}`?");
+    }
+    let all: Vec<_> = known.into_iter().map(|name| format!("`{name}`")).collect();
+    if all.is_empty() { "none is defined".to_owned() } else { format!("write one of {}", all.join(", ")) }
+}
+
+/// The closest of `known`, if it is close: a third of the letters may differ, at least one and at most three.
+fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let most = (name.chars().count() / 3).clamp(1, 3);
+    let distances = known.into_iter().map(|candidate| (distance(name, candidate), candidate));
+    distances.filter(|(distance, _)| *distance <= most).min_by_key(|(distance, _)| *distance).map(|(_, near)| near)
+}
+
+/// Letters to insert, delete or replace (Levenshtein), without regard to case.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.to_lowercase().chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, letter) in a.to_lowercase().chars().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, other) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(letter != *other);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_is_recognised_and_another_word_is_not() {
+        assert_eq!(nearest("per-kye", ["per-key", "per-business"]), Some("per-key"));
+        assert_eq!(nearest("adress", ["address", "admin"]), Some("address"));
+        assert_eq!(nearest("Limits", ["limits"]), Some("limits"));
+        assert_eq!(nearest("signup", ["per-key"]), None);
+        assert_eq!(advice("signup", ["per-key"]), "write one of `per-key`");
+        assert_eq!(advice("signup", []), "none is defined");
+    }
+}

@@ -1,0 +1,68 @@
+//! Whom a connection speaks for: the peer itself, or the client that a trusted proxy names in `X-Forwarded-For`.
+
+use std::net::IpAddr;
+
+use http::HeaderMap;
+use ipnet::IpNet;
+
+const X_FORWARDED_FOR: &str = "x-forwarded-for";
+
+pub fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
+    let peer = peer.to_canonical();
+    trusted.iter().any(|net| net.contains(&peer))
+}
+
+/// Read from the right, past every trusted proxy: the first address that is none is the client. What stands left of it, or is
+/// no address, a client could have written itself.
+pub fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+    let mut client = peer.to_canonical();
+    if !is_trusted(client, trusted) {
+        return client;
+    }
+    let lines: Vec<&str> = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok()).collect();
+    for hop in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
+        let Some(address) = address(hop.trim()) else { break };
+        client = address;
+        if !is_trusted(client, trusted) {
+            break;
+        }
+    }
+    client
+}
+
+/// `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]:4711`: proxies write all of them.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+    let parsed: Option<IpAddr> = bare.parse().ok();
+    parsed.or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|socket| socket.ip())).map(|a| a.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn only_a_trusted_proxy_names_the_client() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().expect("a network")];
+        for (peer, lines, client) in [
+            ("192.0.2.1", vec!["203.0.113.9"], "192.0.2.1"),
+            ("10.0.0.1", vec![], "10.0.0.1"),
+            ("10.0.0.1", vec!["203.0.113.9"], "203.0.113.9"),
+            ("::ffff:10.0.0.1", vec!["203.0.113.9:5000"], "203.0.113.9"),
+            ("10.0.0.1", vec!["1.2.3.4, 203.0.113.9, 10.0.0.2"], "203.0.113.9"),
+            ("10.0.0.1", vec!["1.2.3.4", "203.0.113.9"], "203.0.113.9"),
+            ("10.0.0.1", vec!["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+            ("10.0.0.1", vec!["1.2.3.4, nonsense, 10.0.0.2"], "10.0.0.2"),
+            ("10.0.0.1", vec!["[2001:db8::1]:443"], "2001:db8::1"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in &lines {
+                headers.append(X_FORWARDED_FOR, HeaderValue::from_static(line));
+            }
+            let peer: IpAddr = peer.parse().expect("an address");
+            assert_eq!(of(peer, &headers, &trusted).to_string(), client, "{peer} {lines:?}");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! One process of sidegate, from its settings to its exit: everything that can fail happens in `bind`, then `run` serves until
+//! it is told to end.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use thiserror::Error;
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_rustls::TlsAcceptor;
+use tracing::{info, warn};
+
+use crate::admin::{self, Admin};
+use crate::config::Settings;
+use crate::gate::Gate;
+use crate::listen::connection::Context;
+use crate::listen::drain::{self, Signal, Watch};
+use crate::listen::tls::{self, TlsError};
+use crate::listen::worker::Worker;
+use crate::listen::{self, accept};
+use crate::observe::{AccessLog, Metrics};
+use crate::policy::Policy;
+use crate::proxy::connector::ConnectorError;
+use crate::proxy::{self, Service, Upstreams};
+use crate::store::fallback::Fallback;
+use crate::store::file::FileStore;
+use crate::store::health::StoreHealth;
+use crate::store::redis::RedisStore;
+use crate::store::settings::{Backend, StoreSettings};
+use crate::store::{Store, StoreError};
+
+/// Why the process cannot start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error("{address} cannot be listened on: {error}")]
+    Bind { address: SocketAddr, error: io::Error },
+    #[error("listen.tls: {0}")]
+    Tls(#[from] TlsError),
+    #[error("upstream: {0}")]
+    Upstream(#[from] ConnectorError),
+    #[error("{}: {error}", file.display())]
+    Store { file: PathBuf, error: StoreError },
+    #[error("the metrics cannot be set up: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// A process that has everything it needs.
+pub struct Process {
+    listener: TcpListener,
+    admin: TcpListener,
+    probes: Option<TcpListener>,
+    tls: Option<TlsAcceptor>,
+    upstreams: Vec<Upstreams>,
+    store: StoreHandle,
+    metrics: Arc<Metrics>,
+    access_log: Arc<AccessLog>,
+    settings: Settings,
+}
+
+/// What every worker makes its own store from.
+#[derive(Clone)]
+enum StoreHandle {
+    Redis { settings: Box<crate::store::redis::Settings>, health: Arc<StoreHealth> },
+    File(Arc<FileStore>),
+}
+
+impl Process {
+    pub fn bind(settings: Settings) -> Result<Self, StartError> {
+        let store = StoreHandle::open(&settings.store)?;
+        let tls = settings.listen.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
+        let upstreams = (0..settings.listen.workers)
+            .map(|_| Upstreams::new(&settings.proxy.upstreams))
+            .collect::<Result<_, _>>()?;
+        let access_log = Arc::new(AccessLog::start(&settings.observe)?);
+        let metrics = Metrics::new(&settings.policy, &settings.hash, store.health(), access_log.dropped())?;
+        Ok(Self {
+            listener: bind(settings.listen.address)?,
+            admin: bind(settings.admin.admin)?,
+            probes: settings.admin.probes.map(bind).transpose()?,
+            tls,
+            upstreams,
+            store,
+            metrics: Arc::new(metrics),
+            access_log,
+            settings,
+        })
+    }
+
+    /// Where clients connect: the port that was given where the configuration says 0.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    pub fn store_file(&self) -> Option<Arc<FileStore>> {
+        match &self.store {
+            StoreHandle::File(file) => Some(file.clone()),
+            StoreHandle::Redis { .. } => None,
+        }
+    }
+
+    /// Serves until SIGTERM or SIGINT, then drains.
+    pub fn run(self) -> Result<(), StartError> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.serve())
+    }
+
+    async fn serve(self) -> Result<(), StartError> {
+        let (signal, watch) = drain::channel();
+        let Self { listener, admin, probes, tls, upstreams, store, metrics, access_log, settings } = self;
+        let settings = Shared {
+            fallback: Arc::new(Fallback::new(settings.store.limits_outage)),
+            listen: Arc::new(settings.listen),
+            proxy: Arc::new(settings.proxy),
+            policy: settings.policy,
+            store_deadline: settings.store.deadline,
+            admin: settings.admin,
+            metrics: metrics.clone(),
+            access_log,
+            store,
+            tls,
+        };
+        info!(address = %listener.local_addr()?, tls = settings.tls.is_some(), "listening");
+        info!(address = %admin.local_addr()?, "operators listening");
+        let needs_store = if settings.admin.ready_needs_store { settings.store.health() } else { None };
+        let answers = Arc::new(Admin { metrics: metrics.clone(), needs_store, drain: watch.clone() });
+        for listener in [Some(admin), probes].into_iter().flatten() {
+            tokio::spawn(admin::serve(answers.clone(), listener));
+        }
+        drop(answers);
+        let workers = settings.start_workers(upstreams, &watch)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let most = settings.listen.bounds.connections;
+        let accepting = tokio::spawn(accept::run(listener, workers.clone(), most, metrics, watch));
+        wait_for_the_end(&signal, &settings.listen.drain).await?;
+        // The listener closes with the accept loop, so that nothing comes in any more.
+        let _ = accepting.await;
+        end(&workers, &settings.listen.drain).await;
+        Ok(())
+    }
+}
+
+/// What all workers share.
+struct Shared {
+    policy: Arc<Policy>,
+    listen: Arc<listen::settings::Settings>,
+    proxy: Arc<proxy::settings::Settings>,
+    admin: admin::settings::Settings,
+    store: StoreHandle,
+    store_deadline: std::time::Duration,
+    fallback: Arc<Fallback>,
+    metrics: Arc<Metrics>,
+    access_log: Arc<AccessLog>,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Shared {
+    fn start_workers(&self, upstreams: Vec<Upstreams>, drain: &Watch) -> io::Result<Arc<[Worker]>> {
+        let start = |(index, upstreams)| Worker::start(index, drain.clone(), self.context(upstreams));
+        upstreams.into_iter().enumerate().map(start).collect()
+    }
+
+    /// One worker's own, made on its thread: the store's connection belongs to the runtime that it starts on.
+    fn context(&self, upstreams: Upstreams) -> impl FnOnce() -> Context + Send + use<> {
+        let (policy, fallback, store) = (self.policy.clone(), self.fallback.clone(), self.store.clone());
+        let (listen, settings, tls) = (self.listen.clone(), self.proxy.clone(), self.tls.clone());
+        let (metrics, access_log) = (self.metrics.clone(), self.access_log.clone());
+        let deadline = self.store_deadline;
+        move || Context {
+            service: Service {
+                gate: Gate::new(policy, store.start(), fallback, deadline),
+                upstreams,
+                settings,
+                metrics,
+                access_log,
+            },
+            settings: listen,
+            tls,
+        }
+    }
+}
+
+impl StoreHandle {
+    fn open(settings: &StoreSettings) -> Result<Self, StartError> {
+        Ok(match &settings.backend {
+            Backend::Redis(redis) => {
+                Self::Redis { settings: Box::new(redis.clone()), health: Arc::new(StoreHealth::new()) }
+            }
+            Backend::File(file) => {
+                Self::File(FileStore::open(file).map_err(|error| StartError::Store { file: file.clone(), error })?)
+            }
+        })
+    }
+
+    fn health(&self) -> Option<Arc<StoreHealth>> {
+        match self {
+            Self::Redis { health, .. } => Some(health.clone()),
+            Self::File(_) => None,
+        }
+    }
+
+    fn start(self) -> Store {
+        match self {
+            Self::Redis { settings, health } => Store::Redis(RedisStore::start(*settings, health)),
+            Self::File(file) => Store::File(file),
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|error| StartError::Bind { address, error })
+}
+
+/// SIGTERM drains with its delay, so that those who send requests learn of it; SIGINT, a person's, at once.
+async fn wait_for_the_end(signal_end: &Signal, drain: &listen::settings::Drain) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {
+            info!("leaving: not ready from now on, then draining");
+            tokio::select! {
+                () = signal_end.leave(drain) => {}
+                _ = terminate.recv() => signal_end.close(),
+                _ = interrupt.recv() => signal_end.close(),
+            }
+        }
+        _ = interrupt.recv() => signal_end.close(),
+    }
+    Ok(())
+}
+
+/// Waits until the workers have nothing left in flight; a second signal or the deadline ends that.
+async fn end(workers: &[Worker], drain: &listen::settings::Drain) {
+    let ended = async {
+        while !workers.iter().all(Worker::has_ended) {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let again = async {
+        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
+            return std::future::pending().await;
+        };
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    };
+    tokio::select! {
+        () = ended => {}
+        () = tokio::time::sleep(drain.deadline) => warn!("the drain's deadline has passed; what is still open ends now"),
+        () = again => {}
+    }
+}
