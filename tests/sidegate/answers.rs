@@ -1,0 +1,217 @@
+//! What a denial looks like: problem+json, challenges, templates, gRPC, and the request id on everything.
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::support::{Answer, AnswerTo as _, Gate, Stage, client, redis::free_port, upstream};
+
+const YAML: &str = "
+limits: {per-key: {by: key, windows: 1/1h}}
+routes:
+  GET /things: {scopes: ['things:read'], limits: [per-key]}
+  POST /things: 'things:write'
+  /upload: {public: true, max_body: 1KiB}
+  /public: public
+";
+
+#[tokio::test]
+async fn a_denial_is_a_problem_with_all_its_members() {
+    let (stage, gate) = yard(YAML);
+    let key = stage.redis.mint(json!({"business": "acme", "scopes": ["things:read"]})).text;
+    stage.redis.room(3_600_000, 20_000);
+    is_problem(&gate.raw("GET", "/a//b", &[]), 400, "bad_path", "Bad Request");
+    let unrouted = gate.get("/elsewhere").answer().await;
+    is_problem(&unrouted, 404, "route_not_found", "Not Found");
+    assert_eq!(unrouted.json()["detail"], "Not found");
+    let unknown_method = gate.request("DELETE", "/things").answer().await;
+    is_problem(&unknown_method, 405, "method_not_allowed", "Method Not Allowed");
+    assert_eq!(unknown_method.json()["detail"], "Method not allowed");
+    let missing = gate.get("/things").answer().await;
+    is_problem(&missing, 401, "missing_key", "Unauthorized");
+    assert_eq!(missing.json()["detail"], "Missing API key");
+    let unknown = gate.get("/things").bearer_auth("sg_unknown").answer().await;
+    is_problem(&unknown, 401, "invalid_api_key", "Unauthorized");
+    assert_eq!(unknown.json()["detail"], "Invalid API key");
+    let forbidden = gate.post("/things").bearer_auth(&key).answer().await;
+    is_problem(&forbidden, 403, "insufficient_scope", "Forbidden");
+    assert_eq!(forbidden.json()["detail"], "Insufficient permissions");
+    let challenge = forbidden.header("www-authenticate").unwrap_or_default();
+    assert!(
+        challenge.contains("error=\"insufficient_scope\"") && challenge.contains("scope=\"things:write\""),
+        "{challenge}"
+    );
+    assert_eq!(gate.get("/things").bearer_auth(&key).answer().await.status, 200);
+    let limited = gate.get("/things").bearer_auth(&key).answer().await;
+    is_problem(&limited, 429, "rate_limited", "Too Many Requests");
+    let wait = limited.number("retry-after");
+    assert_eq!(limited.json()["detail"], format!("Too many requests. Try again in {wait} seconds."));
+    assert!(limited.json()["violated-policies"].as_array().is_some_and(|policies| !policies.is_empty()), "{limited:?}");
+    let large = gate.post("/upload").body(vec![b'x'; 2000]).answer().await;
+    is_problem(&large, 413, "body_too_large", "Payload Too Large");
+}
+
+#[tokio::test]
+async fn what_the_upstream_did_is_told_as_502() {
+    let stage = Stage::set();
+    let refused = stage.gate(&format!("upstream: http://127.0.0.1:{}\nroutes: {{/public: public}}", free_port()));
+    is_problem(&refused.get("/public").answer().await, 502, "upstream_unreachable", "Bad Gateway");
+    for said in
+        [&b"nonsense\r\n\r\n"[..], b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", b"", b"HTTP/1.1 2000 OK\r\n\r\n"]
+    {
+        let gate = stage.gate(&format!("upstream: http://{}\nroutes: {{/public: public}}", upstream::that_says(said)));
+        let answer = gate.post("/public").answer().await;
+        is_problem(&answer, 502, "upstream_invalid", "Bad Gateway");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_does_not_answer_in_time_is_told_as_504() {
+    let (stage, gate) = yard("routes: {/slow: {public: true, response_timeout: 1s}}");
+    stage.upstream.fall_silent();
+    is_problem(&gate.post("/slow").body("x").answer().await, 504, "upstream_timeout", "Gateway Timeout");
+}
+
+#[tokio::test]
+async fn a_body_that_grows_beyond_its_bound_is_cut_off() {
+    let (stage, gate) = yard(YAML);
+    let mut request = format!("POST /upload HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n", gate.address);
+    for _ in 0..3 {
+        request += &format!("200\r\n{}\r\n", "x".repeat(512));
+    }
+    let answer = Answer::parse(&client::exchange(gate.address, (request + "0\r\n\r\n").as_bytes()));
+    assert_eq!(answer.status, 413);
+    assert!(stage.upstream.seen().iter().all(|seen| seen.body.len() <= 1024), "no more than the bound went through");
+    assert_eq!(gate.post("/upload").body(vec![b'x'; 1024]).answer().await.status, 200);
+}
+
+#[tokio::test]
+async fn every_answer_has_a_request_id_of_the_gates_own() {
+    let (stage, gate) = yard(YAML);
+    let theirs = Uuid::new_v4().to_string();
+    for (path, status) in [("/public", 200), ("/elsewhere", 404), ("/things", 401)] {
+        let answer = gate.get(path).header("X-Request-Id", &theirs).answer().await;
+        assert_eq!(answer.status, status);
+        let id = answer.header("x-request-id").unwrap_or_default().to_owned();
+        assert!(Uuid::parse_str(&id).is_ok() && id != theirs, "{path}: {id}, from a peer that is not trusted");
+        assert_eq!(answer.headers.get_all("x-request-id").iter().count(), 1);
+    }
+    stage.upstream.respond_with(200, &[("X-Request-Id", "upstream")], "");
+    let answer = gate.get("/public").answer().await;
+    assert_eq!(answer.headers.get_all("x-request-id").iter().count(), 1);
+    assert!(Uuid::parse_str(answer.header("x-request-id").unwrap_or_default()).is_ok());
+}
+
+#[tokio::test]
+async fn a_trusted_peers_request_id_is_kept_when_it_is_a_uuid() {
+    let (stage, gate) =
+        yard("listen: {address: '127.0.0.1:0', trusted_proxies: [127.0.0.1/32]}\nroutes: {/public: public}");
+    let theirs = Uuid::new_v4().to_string();
+    let kept = gate.get("/public").header("X-Request-Id", &theirs).answer().await;
+    assert_eq!(kept.header("x-request-id"), Some(theirs.as_str()));
+    assert_eq!(stage.upstream.only().all("x-request-id"), [theirs.as_str()]);
+    let replaced = gate.get("/public").header("X-Request-Id", "drop table").answer().await;
+    assert!(Uuid::parse_str(replaced.header("x-request-id").unwrap_or_default()).is_ok());
+}
+
+#[tokio::test]
+async fn a_denied_head_has_the_headers_and_no_body() {
+    let (_stage, gate) = yard(YAML);
+    let answer = gate.raw("HEAD", "/things", &[]);
+    assert_eq!((answer.status, answer.body.len()), (401, 0));
+    assert!(answer.headers.contains_key("www-authenticate"));
+}
+
+#[tokio::test]
+async fn templates_keep_types_and_the_most_specific_entry_wins() {
+    let stage = Stage::set();
+    let gate = stage.gate(
+        "
+limits: {per-key: {by: key, windows: 1/1h}}
+routes: {/things: {any: true, limits: [per-key]}, /admin: admin}
+errors:
+  default:
+    headers: {X-Kind: '{code}'}
+    body: {n: '{status}', s: '{status|string}', mixed: 'a {status} b', brace: '{{x}}', id: '{request_id}', list: ['{title}', 7, true, null]}
+  '403': {detail: By status}
+  insufficient_scope: {status: 404, title: Hidden, body: {was: '{reason}', now: '{status}', detail: '{detail}', scope: '{scope}'}}
+  rate_limited: {code: slow_down, body: {limit: '{limit}', remaining: '{remaining}', reset: '{reset}', window: '{window}', after: '{retry_after}'}}
+",
+    );
+    let key = stage.redis.mint(json!({"business": "acme", "scopes": ["other"]})).text;
+    stage.redis.room(3_600_000, 20_000);
+    let missing = gate.get("/things").answer().await;
+    let expected = json!({
+        "n": 401, "s": "401", "mixed": "a 401 b", "brace": "{x}", "id": missing.header("x-request-id"),
+        "list": ["Unauthorized", 7, true, null],
+    });
+    assert_eq!(missing.json(), expected);
+    assert_eq!(missing.header("x-kind"), Some("missing_key"));
+    assert_eq!(missing.header("content-type"), Some("application/json"));
+
+    let hidden = gate.get("/admin").bearer_auth(&key).answer().await;
+    assert_eq!(hidden.status, 404);
+    let expected = json!({"was": "insufficient_scope", "now": 404, "detail": "By status", "scope": "admin"});
+    assert_eq!(hidden.json(), expected);
+
+    assert_eq!(gate.get("/things").bearer_auth(&key).answer().await.status, 200);
+    let limited = gate.get("/things").bearer_auth(&key).answer().await;
+    let body = limited.json();
+    assert_eq!((&body["limit"], &body["remaining"]), (&json!(1), &json!(0)));
+    assert_eq!(body["after"], Value::from(limited.number("retry-after")));
+    assert_eq!(body["reset"], Value::from(limited.number("x-ratelimit-reset")));
+    assert_eq!(limited.header("x-kind"), Some("slow_down"));
+}
+
+#[tokio::test]
+async fn grpc_is_denied_as_grpc() {
+    let (mut stage, gate) = yard(YAML);
+    let key = stage.redis.mint(json!({"business": "acme", "scopes": ["things:read"]})).text;
+    stage.redis.room(3_600_000, 30_000);
+    let http2 = client::http(&[]).http2_prior_knowledge().build().expect("the client's settings are valid");
+    let call = |method: &str, path: &str, key: Option<&str>| {
+        let request = http2.request(method.parse().expect("a method"), gate.url(path));
+        let request = request.header("content-type", "application/grpc+proto").header("te", "trailers");
+        match key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+    };
+    assert_eq!(call("GET", "/things", Some(&key)).answer().await.header("grpc-status"), None, "the one that passes");
+    for (method, path, key, status) in [
+        ("GET", "/things", None, "16"),
+        ("POST", "/things", Some(key.as_str()), "7"),
+        ("GET", "/things", Some(key.as_str()), "8"),
+        ("GET", "/elsewhere", None, "12"),
+        ("DELETE", "/things", None, "12"),
+        ("GET", "/a//b", None, "3"),
+    ] {
+        is_grpc(&call(method, path, key).answer().await, status, &format!("{method} {path}"));
+    }
+    stage.redis.stop();
+    is_grpc(&call("GET", "/things", Some(&key)).answer().await, "14", "without a store");
+}
+
+fn yard(yaml: &str) -> (Stage, Gate) {
+    let stage = Stage::set();
+    let gate = stage.gate(yaml);
+    (stage, gate)
+}
+
+fn is_problem(answer: &Answer, status: u16, code: &str, title: &str) {
+    assert_eq!(answer.status, status, "{answer:?}");
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    let body = answer.json();
+    assert_eq!((&body["status"], &body["code"]), (&Value::from(status), &Value::from(code)), "{body}");
+    let told = body["title"].as_str().unwrap_or_default();
+    // RFC 9110 renamed 413; either name is one that clients know.
+    assert!(told == title || (status == 413 && told == "Content Too Large"), "{body}");
+    assert!(body["type"].is_string() && body["detail"].is_string(), "{body}");
+    assert_eq!(body["request_id"], Value::from(answer.header("x-request-id")), "{body}");
+}
+
+fn is_grpc(answer: &Answer, status: &str, what: &str) {
+    assert_eq!(answer.status, 200, "{what}");
+    assert_eq!(answer.header("grpc-status"), Some(status), "{what}: {answer:?}");
+    assert!(answer.header("content-type").is_some_and(|kind| kind.starts_with("application/grpc")), "{what}");
+    assert!(answer.body.is_empty(), "{what}: trailers alone");
+}

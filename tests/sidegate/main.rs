@@ -1,0 +1,18 @@
+//! Everything that sidegate shows from outside: the built binary, a real `redis-server`, real clients, a recording upstream.
+//!
+//! One test program, so that it links once. `support` holds what the tests stand on; `systems` drives each row of the five
+//! real APIs against its profile; the other files take one theme each.
+
+mod answers;
+mod config;
+mod credentials;
+mod exactness;
+mod forwarding;
+mod limits;
+mod operators;
+mod paths;
+mod standing;
+mod store;
+mod support;
+mod systems;
+mod tls;

@@ -1,0 +1,168 @@
+//! What operators see: liveness, readiness, metrics, and one log line per request that holds no key.
+
+use serde_json::json;
+
+use crate::support::{AnswerTo as _, Gate, Stage, until};
+
+const YAML: &str = "
+limits: {per-business: {by: business, windows: 2/1h}}
+routes:
+  GET /things/**: {scopes: ['things:read'], limits: [per-business]}
+  /public: public
+";
+
+#[tokio::test]
+async fn the_gate_is_alive_without_redis_and_ready_with_it() {
+    let (mut stage, gate) = yard();
+    let answers =
+        |path: &'static str, status: u16| until(path, || (gate.operators(path).status == status).then_some(()));
+    answers("/livez", 200);
+    stage.redis.stop();
+    answers("/readyz", 503);
+    answers("/livez", 200);
+    stage.redis.restart();
+    answers("/readyz", 200);
+}
+
+#[tokio::test]
+async fn the_operators_paths_are_not_on_the_clients_listener() {
+    let (_stage, gate) = yard();
+    for path in ["/metrics", "/livez", "/readyz"] {
+        assert_eq!(gate.get(path).answer().await.status, 404, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn every_metric_of_the_contract_is_there_from_the_start() {
+    let (_stage, gate) = yard();
+    let page = gate.operators("/metrics").text();
+    for name in [
+        "sidegate_requests_total",
+        "sidegate_denials_total",
+        "sidegate_request_duration_seconds",
+        "sidegate_decision_duration_seconds",
+        "sidegate_upstream_duration_seconds",
+        "sidegate_limit_checks_total",
+        "sidegate_store_calls_total",
+        "sidegate_store_call_duration_seconds",
+        "sidegate_store_up",
+        "sidegate_enforcing",
+        "sidegate_connections",
+        "sidegate_requests_in_flight",
+        "sidegate_config_info",
+        "sidegate_build_info",
+        "process_",
+    ] {
+        assert!(page.contains(&format!("# TYPE {name}")), "no {name} in\n{page}");
+    }
+    assert!((gate.metric("sidegate_store_up", &[]) - 1.0).abs() < f64::EPSILON);
+    assert!((gate.metric("sidegate_enforcing", &[]) - 1.0).abs() < f64::EPSILON);
+}
+
+#[tokio::test]
+async fn requests_denials_and_limits_are_counted_by_route_and_reason() {
+    let (stage, gate) = yard();
+    let key = stage.redis.mint(json!({"business": "acme", "scopes": ["things:read"]})).text;
+    stage.redis.room(3_600_000, 30_000);
+    for status in [200, 200, 429] {
+        assert_eq!(gate.get("/things/7").bearer_auth(&key).answer().await.status, status);
+    }
+    gate.get("/public").answer().await;
+    gate.get("/things/7").answer().await;
+    gate.get("/nowhere").answer().await;
+    let route = r#"route="GET /things/**""#;
+    for (name, labels, value) in [
+        ("sidegate_requests_total", vec![route, r#"decision="allowed""#, r#"status="200""#], 2.0),
+        ("sidegate_requests_total", vec![route, r#"decision="denied""#], 2.0),
+        ("sidegate_requests_total", vec![r#"route="/public""#, r#"decision="allowed""#], 1.0),
+        ("sidegate_requests_total", vec![r#"route="none""#, r#"decision="denied""#], 1.0),
+        ("sidegate_denials_total", vec![route, r#"reason="rate_limited""#], 1.0),
+        ("sidegate_denials_total", vec![route, r#"reason="missing_key""#], 1.0),
+        ("sidegate_denials_total", vec![r#"reason="route_not_found""#], 1.0),
+        ("sidegate_limit_checks_total", vec![r#"limit="per-business""#, r#"outcome="over""#], 1.0),
+        ("sidegate_request_duration_seconds_count", vec![route], 4.0),
+    ] {
+        // A count may follow the answer by a moment.
+        until(&format!("{name} {labels:?} = {value}"), || {
+            ((gate.metric(name, &labels) - value).abs() < f64::EPSILON).then_some(())
+        });
+    }
+}
+
+#[tokio::test]
+async fn strangers_cannot_make_the_number_of_series_grow() {
+    let (_stage, gate) = yard();
+    let ask = |i: usize| {
+        let method = ["GET", "POST", "BREW", "X1"][i % 4];
+        gate.raw(method, format!("/random-{i}"), &[format!("X-API-Key: sg_random_{i}").as_bytes()]);
+        gate.raw("GET", "/things/7", &[format!("X-API-Key: sg_random_{i}").as_bytes()]);
+    };
+    let series = || gate.operators("/metrics").text().lines().filter(|line| !line.starts_with('#')).count();
+    (0..20).for_each(ask);
+    let before = series();
+    (20..120).for_each(ask);
+    assert_eq!(series(), before);
+}
+
+#[tokio::test]
+async fn a_request_is_one_json_line_with_its_id_its_key_and_no_secret() {
+    let (stage, gate) = yard();
+    let key = stage.redis.mint(json!({"business": "acme", "scopes": ["things:read"]}));
+    let bearer = format!("Authorization: Bearer {}", key.text);
+    let agent = "User-Agent: a\x1b[31m\"agent\"";
+    let answer = gate.raw("GET", "/things/7?token=in-the-query", &[bearer.as_bytes(), agent.as_bytes()]);
+    let id = answer.header("x-request-id").unwrap_or_default().to_owned();
+    let line = gate.logged(&id);
+    assert!(line.is_object(), "{line}");
+    for told in [key.id.as_str(), "GET /things/**", "GET", "acme"] {
+        assert!(line.to_string().contains(told), "no {told} in {line}");
+    }
+    let written = gate.written();
+    assert_eq!(written.matches(&id).count(), 1, "one line for one request");
+    for secret in [key.text.as_str(), "in-the-query", "\x1b[31m"] {
+        assert!(!written.contains(secret), "{secret:?} in the log");
+    }
+}
+
+#[tokio::test]
+async fn a_key_pasted_anywhere_is_in_no_log_metric_or_answer() {
+    let stage = Stage::set();
+    let yaml = "
+keys: {formats: [{prefix: mark_, length: 43}]}
+log: {level: trace}
+routes: {/things/**: any, /public/**: public}
+";
+    let gate = stage.gate(yaml);
+    let key = stage.redis.mint_as(&format!("mark_{}", "k".repeat(43)), json!({"business": "acme"})).text;
+    let unknown = format!("mark_{}", "u".repeat(43));
+    for key in [&key, &unknown] {
+        for headers in [
+            vec![format!("Authorization: Bearer {key}")],
+            vec![format!("Authorization: Bearer {key}"), format!("X-API-Key: {key}")],
+            vec![format!("Authorization: Basic {key}")],
+            vec![format!("User-Agent: {key}"), format!("Referer: http://x/{key}")],
+        ] {
+            let lines: Vec<&[u8]> = headers.iter().map(String::as_bytes).collect();
+            for target in
+                ["/things/7".to_owned(), format!("/things/{key}"), format!("/public/x?key={key}"), format!("/{key}")]
+            {
+                let answer = gate.raw("GET", &target, &lines);
+                let echoed = answer.status == 200;
+                assert!(echoed || !answer.text().contains(key.as_str()), "{}", answer.text());
+            }
+        }
+    }
+    // The last line is written: so are those before it.
+    let last = gate.raw("GET", "/public/last", &[]);
+    gate.logged(last.header("x-request-id").unwrap_or_default());
+    let shown = gate.written() + &gate.operators("/metrics").text();
+    for key in [key, unknown] {
+        assert!(!shown.contains(&key), "a key is shown");
+    }
+}
+
+fn yard() -> (Stage, Gate) {
+    let stage = Stage::set();
+    let gate = stage.gate(YAML);
+    (stage, gate)
+}

@@ -1,0 +1,149 @@
+//! Redis in its moods, and the store in a file: answers stay quick and closed, and all works again when it does.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{Answer, AnswerTo as _, Gate, Key, Stage, until};
+
+const YAML: &str = "
+limits: {per-key: {by: key, windows: 1000/1h}}
+routes:
+  /things: {any: true, limits: [per-key]}
+  /public: public
+";
+
+/// Far more than the store's deadline of 100 ms, and far less than a client's patience.
+const QUICK: Duration = Duration::from_secs(3);
+
+#[tokio::test]
+async fn redis_killed_in_the_middle_is_told_quickly_and_public_routes_go_on() {
+    let (mut stage, gate, key) = yard();
+    assert_eq!(ask(&gate, &key).await.status, 200);
+    stage.redis.stop();
+    for _ in 0..5 {
+        let began = Instant::now();
+        is_unavailable(&ask(&gate, &key).await);
+        assert!(began.elapsed() < QUICK, "{:?}", began.elapsed());
+        assert_eq!(gate.get("/public").answer().await.status, 200);
+    }
+    stage.redis.restart();
+    works_again(&gate, &key).await;
+}
+
+#[tokio::test]
+async fn redis_down_at_the_start_leaves_the_gate_alive_and_public_routes_open() {
+    let mut stage = Stage::set();
+    let key = stage.redis.mint(json!({"business": "acme"}));
+    stage.redis.stop();
+    let gate = stage.unready_gate(YAML);
+    assert_eq!(gate.operators("/livez").status, 200);
+    assert_eq!(gate.operators("/readyz").status, 503);
+    is_unavailable(&ask(&gate, &key).await);
+    assert_eq!(gate.get("/public").answer().await.status, 200);
+    stage.redis.restart();
+    works_again(&gate, &key).await;
+}
+
+#[tokio::test]
+async fn redis_that_hangs_is_given_no_more_than_the_deadline() {
+    let (stage, gate, key) = yard();
+    assert_eq!(ask(&gate, &key).await.status, 200);
+    stage.redis.ask::<()>(&["CLIENT", "PAUSE", "4000", "ALL"]);
+    for _ in 0..3 {
+        let began = Instant::now();
+        is_unavailable(&ask(&gate, &key).await);
+        assert!(began.elapsed() < QUICK, "{:?}", began.elapsed());
+    }
+    works_again(&gate, &key).await;
+}
+
+#[tokio::test]
+async fn a_flushed_script_does_not_fail_a_request() {
+    let (stage, gate, key) = yard();
+    for _ in 0..3 {
+        stage.redis.ask::<()>(&["SCRIPT", "FLUSH"]);
+        assert_eq!(ask(&gate, &key).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn one_bad_document_harms_one_key() {
+    let (stage, gate, good) = yard();
+    let bad = stage.redis.mint(json!({"business": "acme"}));
+    for value in ["", "no json", "[]", "{}", "{\"id\": 7}", "null", "\u{0}"] {
+        stage.redis.set(&bad.document(), value);
+        is_closed(&stage, &gate, &bad, value).await;
+        assert_eq!(ask(&gate, &good).await.status, 200, "beside {value:?}");
+        stage.upstream.take();
+    }
+    stage.redis.delete(&bad.document());
+    stage.redis.ask::<()>(&["SADD", &bad.document(), "a set"]);
+    is_closed(&stage, &gate, &bad, "a set").await;
+    assert_eq!(ask(&gate, &good).await.status, 200);
+    stage.upstream.take();
+    stage.redis.set(&bad.hint(), "no tenant");
+    is_closed(&stage, &gate, &bad, "no tenant").await;
+}
+
+#[tokio::test]
+async fn a_bad_business_document_harms_that_business_alone() {
+    let (stage, gate, key) = yard();
+    let other = stage.redis.mint(json!({"business": "umbrella"}));
+    assert_eq!(ask(&gate, &key).await.status, 200);
+    stage.redis.set("sg:{b:acme}:business", "no json");
+    stage.upstream.take();
+    is_closed(&stage, &gate, &key, "no json").await;
+    assert_eq!(ask(&gate, &other).await.status, 200);
+}
+
+#[tokio::test]
+async fn keys_and_counts_can_live_in_a_file_beside_one_process() {
+    let stage = Stage::set();
+    let gate = stage.gate(&format!("store: 'file:sidegate-keys.yaml'\n{}", YAML.replace("1000/1h", "3/1d")));
+    stage.redis.room(86_400_000, 30_000);
+    let created: Value = gate.keys_create(&["--name", "test", "--business", "acme", "--scopes", "*"]);
+    let key = created["key"].as_str().expect("the key is shown at creation").to_owned();
+    let status = async || gate.get("/things").bearer_auth(&key).answer().await.status;
+    // The file is read again within a second.
+    let began = Instant::now();
+    while status().await == 401 {
+        assert!(began.elapsed() < QUICK, "the new key is not found");
+    }
+    assert_eq!((status().await, status().await, status().await), (200, 200, 429));
+    let revoked = gate.command(&["keys", "revoke", created["id"].as_str().expect("a key has an id")]);
+    assert!(revoked.status.success(), "{revoked:?}");
+    let began = Instant::now();
+    while status().await != 401 {
+        assert!(began.elapsed() < QUICK, "the revoked key still works");
+    }
+}
+
+fn yard() -> (Stage, Gate, Key) {
+    let stage = Stage::set();
+    let gate = stage.gate(YAML);
+    let key = stage.redis.mint(json!({"business": "acme"}));
+    (stage, gate, key)
+}
+
+async fn ask(gate: &Gate, key: &Key) -> Answer {
+    gate.get("/things").bearer_auth(&key.text).answer().await
+}
+
+fn is_unavailable(answer: &Answer) {
+    assert_eq!(answer.denial(), (503, "store_unavailable".to_owned()));
+    assert!(answer.number("retry-after") >= 1);
+}
+
+/// Refused, one way or the other, and the upstream saw nothing.
+async fn is_closed(stage: &Stage, gate: &Gate, key: &Key, value: &str) {
+    let answer = ask(gate, key).await;
+    assert!([401, 503].contains(&answer.status), "{value:?}: {answer:?}");
+    assert!(stage.upstream.seen().is_empty(), "{value:?}");
+}
+
+/// The gate finds its way back by itself.
+async fn works_again(gate: &Gate, key: &Key) {
+    until("readiness", || (gate.operators("/readyz").status == 200).then_some(()));
+    assert_eq!(ask(gate, key).await.status, 200);
+}

@@ -1,0 +1,97 @@
+//! What every test stands on: a Redis and an upstream of its own, gates started from YAML or a profile, and clients.
+//!
+//! `Stage` ties them together. Each test sets its own, so that tests share nothing and may run at the same time.
+
+pub mod answer;
+pub mod client;
+pub mod gate;
+pub mod redis;
+pub mod upstream;
+
+use std::{
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+pub use self::{
+    answer::{Answer, AnswerTo},
+    gate::Gate,
+    redis::{Key, Redis},
+    upstream::Upstream,
+};
+
+/// How long a condition may take to come true before the test fails. Far beyond what a healthy run needs.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A Redis and an upstream, and the gates that stand between a client and them.
+pub struct Stage {
+    pub redis: Redis,
+    pub upstream: Upstream,
+}
+
+impl Stage {
+    pub fn set() -> Self {
+        Self { redis: Redis::start(), upstream: Upstream::start() }
+    }
+
+    /// A ready gate with this configuration; what it leaves out of `listen`, `admin`, `upstream` and `store` is filled in.
+    pub fn gate(&self, yaml: &str) -> Gate {
+        Gate::start(&whole(yaml), self.environment()).ready()
+    }
+
+    /// As `gate`, for one that cannot be ready yet.
+    pub fn unready_gate(&self, yaml: &str) -> Gate {
+        Gate::start(&whole(yaml), self.environment())
+    }
+
+    /// A ready gate with the profile as it stands.
+    pub fn profile(&self, name: &str) -> Gate {
+        Gate::start(&profile(name), self.environment()).ready()
+    }
+
+    /// The profile before an upstream of another address.
+    pub fn profile_before(&self, name: &str, upstream: &str) -> Gate {
+        let elsewhere = ("UPSTREAM_URL".to_owned(), upstream.to_owned());
+        Gate::start(&profile(name), [self.environment(), vec![elsewhere]].concat()).ready()
+    }
+
+    /// What the profiles' `${…}` name, so that each can be run unchanged.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        vec![("UPSTREAM_URL".to_owned(), self.upstream.url()), ("REDIS_URL".to_owned(), self.redis.url())]
+    }
+}
+
+pub fn profile(name: &str) -> String {
+    let path = in_repository("deploy/profiles").join(format!("{name}.yaml"));
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+pub fn in_repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The configuration, and behind it (so that lines keep their numbers) each section that every gate needs and this one
+/// does not care about.
+pub fn whole(yaml: &str) -> String {
+    let sections = [
+        ("listen", "127.0.0.1:0"),
+        ("admin", "127.0.0.1:0"),
+        ("upstream", "\"${UPSTREAM_URL}\""),
+        ("store", "{redis: \"${REDIS_URL}\"}"),
+    ];
+    let missing = sections.iter().filter(|(name, _)| !yaml.lines().any(|line| line.starts_with(&format!("{name}:"))));
+    [format!("{yaml}\n")].into_iter().chain(missing.map(|(name, value)| format!("{name}: {value}\n"))).collect()
+}
+
+/// Waits for a condition, and says which one when it does not come true.
+pub fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = found() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain for {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
