@@ -166,7 +166,8 @@ fn routes(settings: &Settings, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let rows = routes.iter().map(|route| [route.pattern.clone(), access_words(&route.access), extras(route, settings)]);
     writeln!(f, "\nroutes, the most specific first; anything else is 404")?;
     table(f, &rows.collect::<Vec<_>>())?;
-    let public: Vec<_> = routes.iter().filter(|route| route.access == Access::Public).map(|route| &*route.pattern).collect();
+    let public: Vec<_> =
+        routes.iter().filter(|route| route.access == Access::Public).map(|route| &*route.pattern).collect();
     let public = if public.is_empty() { "nothing".to_owned() } else { public.join(", ") };
     writeln!(f, "\npublic, without a key: {public}")
 }

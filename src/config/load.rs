@@ -10,12 +10,12 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::compile::{self, Problem};
-use super::place;
 use super::raw::Root;
 use super::replace::Sources;
-use super::{Settings, near};
+use super::{Settings, near, survey};
 
 /// A configuration larger than this is another file.
 const LARGEST: u64 = 4 * 1024 * 1024;
@@ -81,8 +81,10 @@ pub(super) fn from_sources(text: &str, sources: Sources<'_>, name: &str) -> Resu
         return Err(Errors::about(name, "it is empty; `config.example.yaml` shows every field"));
     }
     let yaml = |error: serde_yaml::Error| Errors(vec![of_yaml(name, &error)]);
+    // First whether it is YAML at all: a bracket that is missing would else be told as the wrong shape of what it opened.
+    IgnoredAny::deserialize(serde_yaml::Deserializer::from_str(text)).map_err(yaml)?;
+    let empty = survey::empty_fields(text).map_err(yaml)?;
     let root = Root::deserialize(serde_yaml::Deserializer::from_str(text)).map_err(yaml)?;
-    let empty = place::empty_fields(text).map_err(yaml)?;
     let compiled = compile::compile(&root, sources);
     if empty.is_empty() {
         return compiled.map_err(|problems| Errors::located(name, text, problems));
@@ -146,8 +148,7 @@ fn of_yaml(name: &str, error: &serde_yaml::Error) -> ConfigError {
 
 /// The path before the message, where there is one. Serde's own messages begin with one of a few words.
 fn split_path(said: &str) -> (&str, &str) {
-    const BEGINNINGS: [&str; 7] =
-        ["invalid ", "unknown field ", "missing field ", "duplicate field ", "`", "JSON has ", "unexpected "];
+    const BEGINNINGS: [&str; 4] = ["invalid ", "unknown field ", "`", "JSON has "];
     let starts = BEGINNINGS.iter().filter_map(|word| said.find(&format!(": {word}")));
     match starts.min() {
         Some(at) => (&said[..at], &said[at + 2..]),
@@ -160,16 +161,14 @@ fn reword(message: &str) -> String {
     if let Some(rest) = message.strip_prefix("unknown field `") {
         let (field, rest) = rest.split_once('`').unwrap_or((rest, ""));
         if field == "<<" {
-            return "merge keys (`<<`) are not read; write the fields out, or use an alias for a whole value".to_owned();
+            return "merge keys (`<<`) are not read; write the fields out, or use an alias for a whole value"
+                .to_owned();
         }
         let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
         return format!("there is no field `{field}` here; {}", near::advice(field, known));
     }
-    if let Some(rest) = message.strip_prefix("duplicate field `") {
-        let field = rest.trim_end_matches('`');
-        return format!("`{field}` stands there twice; keep one of them");
-    }
-    if let Some((found, expected)) = message.strip_prefix("invalid type: ").and_then(|rest| rest.rsplit_once(", expected "))
+    if let Some((found, expected)) =
+        message.strip_prefix("invalid type: ").and_then(|rest| rest.rsplit_once(", expected "))
     {
         return format!("{} stands here; write {expected}", kind(found));
     }

@@ -83,9 +83,11 @@ fn split_unit(text: &str) -> Option<(u64, &str)> {
 pub fn number(least: u64, most: u64) -> impl FnOnce(&str) -> Result<u64, ScalarError> {
     move |text| {
         let number = text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
-        number
-            .filter(|number| (least..=most).contains(number))
-            .ok_or_else(|| ScalarError::Number { text: text.to_owned(), least, most })
+        number.filter(|number| (least..=most).contains(number)).ok_or_else(|| ScalarError::Number {
+            text: text.to_owned(),
+            least,
+            most,
+        })
     }
 }
 

@@ -97,7 +97,10 @@ fn formats(
         let Some(format) = format(&path, raw, upstreams, reader) else { continue };
         if formats.iter().any(|other| other.prefix() == format.prefix()) {
             let prefix = format.prefix();
-            reader.fail(&path.field("prefix"), format_args!("another format has the prefix `{prefix}`; keep one of them"));
+            reader.fail(
+                &path.field("prefix"),
+                format_args!("another format has the prefix `{prefix}`; keep one of them"),
+            );
         }
         formats.push(format);
     }
@@ -107,12 +110,7 @@ fn formats(
     Formats::new(formats)
 }
 
-fn format(
-    path: &FieldPath,
-    raw: &raw::KeyFormat,
-    upstreams: &[Upstream],
-    reader: &mut Reader<'_>,
-) -> Option<Format> {
+fn format(path: &FieldPath, raw: &raw::KeyFormat, upstreams: &[Upstream], reader: &mut Reader<'_>) -> Option<Format> {
     let alphabets = [("base62", Alphabet::Base62), ("base64url", Alphabet::Base64Url), ("hex", Alphabet::Hex)];
     let prefix_path = path.field("prefix");
     let alphabet_path = path.field("alphabet");
@@ -154,7 +152,10 @@ fn fate(path: &FieldPath, raw: &raw::KeyFormat, upstreams: &[Upstream], reader: 
             let path = path.field("reject");
             let text = reader.text(&path, reject).unwrap_or_default();
             if matches!(text.as_str(), "" | "true" | "false") {
-                reader.fail(&path, "write the sentence that the client is told, such as `Test keys are not available yet`");
+                reader.fail(
+                    &path,
+                    "write the sentence that the client is told, such as `Test keys are not available yet`",
+                );
             }
             Fate::Reject(text)
         }
@@ -217,7 +218,10 @@ pub fn rules(root: &Root, routes: Option<&Routes>, reader: &mut Reader<'_>) -> R
     let default = root.scopes.as_ref().and_then(|scopes| scopes.default.as_ref());
     let default_scopes = scope_list(&FieldPath::top("scopes").field("default"), default, reader);
     if require.contains(&Required::Scopes) && !default_scopes.is_empty() {
-        reader.fail(&path, "`scopes` and `scopes.default` exclude each other: a key gets the default ones, or must name its own");
+        reader.fail(
+            &path,
+            "`scopes` and `scopes.default` exclude each other: a key gets the default ones, or must name its own",
+        );
     }
     let mut known: Vec<String> = default_scopes.clone();
     known.extend(routes.into_iter().flat_map(|routes| routes.scopes.iter().cloned()));
@@ -236,7 +240,10 @@ pub fn business_sources(root: &Root, routes: Option<&Routes>, reader: &mut Reade
     let path = FieldPath::top("business").field("from");
     let Some(business) = &root.business else { return Vec::new() };
     let Some(list) = business.from.as_ref().filter(|list| !list.0.is_empty()) else {
-        reader.fail(&path, "it is missing; write where a request names its business, such as `[{header: X-Business-Id}]`");
+        reader.fail(
+            &path,
+            "it is missing; write where a request names its business, such as `[{header: X-Business-Id}]`",
+        );
         return Vec::new();
     };
     let mut sources = Vec::new();
@@ -261,7 +268,10 @@ fn business_source(
             let path = path.field("path");
             let name = reader.text(&path, name)?;
             if routes.is_some_and(|routes| !routes.parameters.contains(&name)) {
-                reader.fail(&path, format_args!("no route has the parameter `{{{name}}}`; write it into one, or remove this"));
+                reader.fail(
+                    &path,
+                    format_args!("no route has the parameter `{{{name}}}`; write it into one, or remove this"),
+                );
             }
             Some(BusinessSource::Path(name))
         }

@@ -130,9 +130,7 @@ pub fn admin(root: &Root, reader: &mut Reader<'_>) -> admin::settings::Settings 
     let address = match &root.admin {
         None => None,
         Some(Short::Text(address)) => Some(address),
-        Some(Short::Fields(admin)) => {
-            reader.required(&path, admin.address.as_ref(), "one such as `127.0.0.1:9900`")
-        }
+        Some(Short::Fields(admin)) => reader.required(&path, admin.address.as_ref(), "one such as `127.0.0.1:9900`"),
     };
     let admin = address.and_then(|address| socket_address(&path, address, reader)).unwrap_or(DEFAULT_ADMIN);
     if !admin.ip().is_loopback() {
@@ -171,7 +169,10 @@ pub fn refuse_shared_addresses(listen: &Settings, admin: &admin::settings::Setti
         if let (Some((other, _)), Some(address)) = (taken, address)
             && address.port() != 0
         {
-            reader.fail(&FieldPath::top(name), format_args!("`{other}` has the address {address} already; write another"));
+            reader.fail(
+                &FieldPath::top(name),
+                format_args!("`{other}` has the address {address} already; write another"),
+            );
         }
     }
 }

@@ -10,14 +10,18 @@ use crate::policy::route::Pattern;
 pub fn check(root: &Root, reader: &mut Reader<'_>) {
     let Some(raw) = &root.management else { return };
     let path = FieldPath::top("management");
-    reader.warn(&path, "the key-management API is not built yet and is not served; keys are managed by `sidegate keys`");
+    reader
+        .warn(&path, "the key-management API is not built yet and is not served; keys are managed by `sidegate keys`");
     let path_path = path.field("path");
     if let Some(text) = reader.required(&path_path, raw.path.as_ref(), "where it is served, such as `/v1/keys`") {
         reader.parse(&path_path, text, literal_path);
     }
     let session = path.field("session");
-    if let Some(url) = reader.required(&session, raw.session.as_ref(), "who knows the sessions, such as `http://127.0.0.1:3000/session`")
-        && reader.text(&session, url).is_some_and(|url| url.is_empty())
+    if let Some(url) = reader.required(
+        &session,
+        raw.session.as_ref(),
+        "who knows the sessions, such as `http://127.0.0.1:3000/session`",
+    ) && reader.text(&session, url).is_some_and(|url| url.is_empty())
     {
         reader.fail(&session, "it is empty; write the address of the session endpoint");
     }

@@ -73,8 +73,7 @@ fn settings(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
         deny,
         texts,
     };
-    let proxy =
-        proxy::settings::Settings { upstreams, rate_limit_headers, header_bytes: listen.bounds.header_bytes };
+    let proxy = proxy::settings::Settings { upstreams, rate_limit_headers, header_bytes: listen.bounds.header_bytes };
     Some(Settings {
         policy: Arc::new(policy),
         proxy,

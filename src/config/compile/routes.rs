@@ -108,9 +108,8 @@ impl<'c> House<'c> {
         let defaults = root.defaults.as_ref().unwrap_or(&nothing);
         let named = defaults.limits.as_ref();
         let default_limits = named.map(|list| limits.resolve(&path.field("limits"), list, reader));
-        let max_body = reader.read(&FieldPath::top("max_body"), root.max_body.as_ref(), None, |text| {
-            scalar::size(text).map(Some)
-        });
+        let max_body =
+            reader.read(&FieldPath::top("max_body"), root.max_body.as_ref(), None, |text| scalar::size(text).map(Some));
         Self {
             upstreams,
             limits,
@@ -151,9 +150,8 @@ impl<'c> House<'c> {
                 None if is_public => Vec::new(),
                 None => self.default_max_query.clone(),
             },
-            response_timeout: reader.read(timeout, fields.response_timeout.as_ref(), None, |text| {
-                scalar::time(text).map(Some)
-            }),
+            response_timeout: reader
+                .read(timeout, fields.response_timeout.as_ref(), None, |text| scalar::time(text).map(Some)),
             max_body: reader.read(body, fields.max_body.as_ref(), self.max_body, |text| scalar::size(text).map(Some)),
             upstream: self.upstream(&path.field("upstream"), fields.upstream.as_ref(), reader),
             lenient: reader.read(&path.field("lenient"), fields.lenient.as_ref(), false, scalar::flag),
@@ -176,7 +174,12 @@ impl<'c> House<'c> {
         let limits = self.limits.resolve(&path, list, reader);
         if let Some(limit) = limits.iter().find(|limit| is_public && limit.by.needs_key()) {
             let name = &limit.name;
-            reader.fail(&path, format_args!("`{name}` counts by what a key says, and a public route reads none; use a limit by ip or global"));
+            reader.fail(
+                &path,
+                format_args!(
+                    "`{name}` counts by what a key says, and a public route reads none; use a limit by ip or global"
+                ),
+            );
         }
         limits
     }
@@ -184,7 +187,9 @@ impl<'c> House<'c> {
     fn cost(&self, path: &FieldPath, cost: Option<&Scalar>, limits: &[Arc<Limit>], reader: &mut Reader<'_>) -> u64 {
         let Some(scalar) = cost else { return 1 };
         let cost = reader.read(path, Some(scalar), 1, |text| match text {
-            "0" => Err("a request that costs nothing is not limited; write a number above 0, or `limits: []`".to_owned()),
+            "0" => {
+                Err("a request that costs nothing is not limited; write a number above 0, or `limits: []`".to_owned())
+            }
             _ => scalar::number(1, 1_000_000_000)(text).map_err(|error| error.to_string()),
         });
         if limits.is_empty() {
@@ -199,7 +204,8 @@ impl<'c> House<'c> {
 
     /// Whether the limit, or what a plan makes of it, has room for the cost in each of its windows.
     fn can_ever_pass(&self, limit: &Limit, cost: u64) -> bool {
-        let of_plans = self.plans.into_iter().flat_map(Plans::iter).filter_map(|(_, plan)| plan.limits.get(&limit.name));
+        let of_plans =
+            self.plans.into_iter().flat_map(Plans::iter).filter_map(|(_, plan)| plan.limits.get(&limit.name));
         of_plans.chain([&limit.windows]).any(|windows| windows.as_slice().iter().all(|window| window.limit >= cost))
     }
 
@@ -217,7 +223,9 @@ fn access_word(text: &str) -> Result<Access, String> {
         _ if text.eq_ignore_ascii_case("any") || text.eq_ignore_ascii_case("public") => {
             Err(format!("`{text}` would be a scope; write `{}`", text.to_ascii_lowercase()))
         }
-        "" | "true" | "false" => Err(format!("`{text}` does not say who may call it; write a scope, `any`, or `public`")),
+        "" | "true" | "false" => {
+            Err(format!("`{text}` does not say who may call it; write a scope, `any`, or `public`"))
+        }
         _ if is_scope(text) => Ok(Access::All(vec![text.to_owned()])),
         _ => Err(format!("`{text}` is no scope; write one such as `agents:read`, several as `{{scopes: [a, b]}}`")),
     }
@@ -237,11 +245,15 @@ fn access(path: &FieldPath, fields: &raw::Route, reader: &mut Reader<'_>) -> Opt
             None
         }
         (_, _, _, true) => {
-            reader.fail(&path.field("public"), "a public route reads no key, so it needs no scopes and not `any`; keep one");
+            reader.fail(
+                &path.field("public"),
+                "a public route reads no key, so it needs no scopes and not `any`; keep one",
+            );
             None
         }
         _ => {
-            reader.fail(path, "`scopes` (all of them), `any_scope` (one of them) and `any` exclude each other; keep one");
+            reader
+                .fail(path, "`scopes` (all of them), `any_scope` (one of them) and `any` exclude each other; keep one");
             None
         }
     }
@@ -249,7 +261,10 @@ fn access(path: &FieldPath, fields: &raw::Route, reader: &mut Reader<'_>) -> Opt
 
 fn scopes(path: &FieldPath, list: &List<Scalar>, reader: &mut Reader<'_>) -> Option<Vec<String>> {
     if list.0.is_empty() {
-        reader.fail(path, "no scope is listed; write one, or `any: true` for any valid key, or `public: true` for no key");
+        reader.fail(
+            path,
+            "no scope is listed; write one, or `any: true` for any valid key, or `public: true` for no key",
+        );
         return None;
     }
     let scopes = scope_list(path, Some(list), reader);

@@ -26,7 +26,8 @@ pub fn warn<'p>(routes: impl Iterator<Item = (&'p Pattern, &'p str)>, reader: &m
     }
     for place in &places {
         let Some(own) = &place.methods else { continue };
-        let broader = places.iter().filter(|other| !same(other.pattern, place.pattern) && covers(other.pattern, place.pattern));
+        let broader =
+            places.iter().filter(|other| !same(other.pattern, place.pattern) && covers(other.pattern, place.pattern));
         let lost = broader.filter_map(|other| lost(own, other).map(|methods| (methods, other.text))).next();
         if let Some((methods, other)) = lost {
             reader.warn(&FieldPath::top("routes").field(place.text), format_args!(
@@ -92,10 +93,14 @@ mod tests {
             let parse = |text| Pattern::parse(text).expect("the test's patterns are right");
             covers(&parse(broad), &parse(narrow))
         };
-        for (broad, narrow) in [("/**", "/a"), ("/a/**", "/a"), ("/a/**", "/a/{x}/**"), ("/{x}/b", "/a/b"), ("/{x}", "/{y}")] {
+        for (broad, narrow) in
+            [("/**", "/a"), ("/a/**", "/a"), ("/a/**", "/a/{x}/**"), ("/{x}/b", "/a/b"), ("/{x}", "/{y}")]
+        {
             assert!(covered(broad, narrow), "{broad} {narrow}");
         }
-        for (broad, narrow) in [("/a", "/**"), ("/a", "/a/b"), ("/{x}", "/a/**"), ("/a/b", "/a/{x}"), ("/{x}", "/"), ("/b/**", "/a/b")] {
+        for (broad, narrow) in
+            [("/a", "/**"), ("/a", "/a/b"), ("/{x}", "/a/**"), ("/a/b", "/a/{x}"), ("/{x}", "/"), ("/b/**", "/a/b")]
+        {
             assert!(!covered(broad, narrow), "{broad} {narrow}");
         }
     }

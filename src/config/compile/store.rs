@@ -13,7 +13,8 @@ use crate::store::fallback::LimitsOutage;
 use crate::store::redis;
 use crate::store::settings::{Backend, StoreSettings};
 
-const EXAMPLE: &str = "write `store: redis://127.0.0.1:6379/0`, or `store: file:sidegate-keys.yaml` for one process alone";
+const EXAMPLE: &str =
+    "write `store: redis://127.0.0.1:6379/0`, or `store: file:sidegate-keys.yaml` for one process alone";
 
 pub fn store(root: &Root, reader: &mut Reader<'_>) -> Option<StoreSettings> {
     let path = FieldPath::top("store");
@@ -60,7 +61,9 @@ fn backend(path: &FieldPath, fields: &raw::Store, reader: &mut Reader<'_>) -> Op
             None
         }
         (None, Some(file)) => {
-            for (name, value) in [("username", &fields.username), ("password", &fields.password), ("prefix", &fields.prefix)] {
+            for (name, value) in
+                [("username", &fields.username), ("password", &fields.password), ("prefix", &fields.prefix)]
+            {
                 if value.is_some() {
                     reader.fail(&path.field(name), "a file has none; remove this field, or write `redis`");
                 }
@@ -108,7 +111,7 @@ fn redis_node(path: &FieldPath, url: &Scalar, fields: &raw::Store, reader: &mut 
             reader.fail(&at, "it is empty; write the password, or remove this field");
         }
     }
-    if settings.username.is_some() && settings.password.is_none() {
+    if settings.username.is_some() && settings.password.is_none() && fields.password.is_none() {
         reader.fail(&path.field("username"), "a user needs a password; write `password` too");
     }
     if let Some(prefix) = &fields.prefix {
@@ -170,7 +173,8 @@ fn outage(path: &FieldPath, raw: Option<&raw::Outage>, reader: &mut Reader<'_>) 
         Some(Short::Fields(fields)) => {
             let path = path.field("local").field("share");
             let share = fields.local.as_ref().and_then(|local| local.share.as_ref());
-            let share = reader.required(&path, share, "the part of each limit that one process may give, such as `1/4`");
+            let share =
+                reader.required(&path, share, "the part of each limit that one process may give, such as `1/4`");
             LimitsOutage::Local { share: share.and_then(|share| reader.parse(&path, share, scalar::share)) }
         }
     }

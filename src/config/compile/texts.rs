@@ -40,14 +40,12 @@ fn selector_advice(selector: &str) -> String {
 }
 
 fn entry(path: &FieldPath, raw: &ErrorText, reader: &mut Reader<'_>) -> Entry {
-    let mut text = |name: &str, scalar: &Option<Scalar>| {
-        scalar.as_ref().and_then(|scalar| reader.text(&path.field(name), scalar))
-    };
+    let mut text =
+        |name: &str, scalar: &Option<Scalar>| scalar.as_ref().and_then(|scalar| reader.text(&path.field(name), scalar));
     let (code, kind) = (text("code", &raw.code), text("type", &raw.r#type));
     let (title, detail) = (text("title", &raw.title), text("detail", &raw.detail));
-    let status = raw.status.as_ref().and_then(|status| {
-        reader.parse(&path.field("status"), status, scalar::number(400, 599))
-    });
+    let status =
+        raw.status.as_ref().and_then(|status| reader.parse(&path.field("status"), status, scalar::number(400, 599)));
     let headers_path = path.field("headers");
     let headers = raw.headers.as_ref().map(|headers| {
         let mut read: Vec<(http::HeaderName, String)> = Vec::new();

@@ -1,6 +1,6 @@
 //! `upstream` or `upstreams`: the services behind the gate.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,7 +27,10 @@ pub fn all(root: &Root, reader: &mut Reader<'_>) -> Vec<Upstream> {
             reader.fail(&path, "it is missing; write the service's address, such as `upstream: http://127.0.0.1:3000`");
         }
         (Some(_), Some(_)) => {
-            reader.fail(&path, "`upstream` and `upstreams` exclude each other; write the first as `default` in the second");
+            reader.fail(
+                &path,
+                "`upstream` and `upstreams` exclude each other; write the first as `default` in the second",
+            );
         }
         (Some(one), None) => upstreams.push(upstream("default", &FieldPath::top("upstream"), one, reader)),
         (None, Some(Entries(several))) => {
@@ -118,8 +121,8 @@ fn parse_url(url: &str) -> Result<Target, &'static str> {
         return Err("a login does not belong into the address; set `headers: {Authorization: …}`");
     }
     let authority: Authority = authority.parse().map_err(|_| SHAPE)?;
-    let host = authority.host();
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let bracketed = authority.host().strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let host = bracketed.unwrap_or(authority.host());
     let has_port = authority.as_str().len() > authority.host().len();
     let port = match authority.port_u16() {
         Some(0) => return Err("port 0 is no port to connect to; write the service's"),
@@ -127,7 +130,7 @@ fn parse_url(url: &str) -> Result<Target, &'static str> {
         None if has_port => return Err("the port is no number up to 65535; write the service's"),
         None => port,
     };
-    if host.is_empty() || host.contains(':') && host.parse::<IpAddr>().is_err() {
+    if host.is_empty() || bracketed.is_some_and(|host| host.parse::<Ipv6Addr>().is_err()) {
         return Err(SHAPE);
     }
     Ok(Target::Tcp { host: host.to_owned(), port, protocol })
@@ -162,7 +165,8 @@ fn headers(
     let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::new();
     for (text, value) in entries(raw) {
         let path = path.field(text);
-        let others: Vec<_> = identity.iter().map(|(name, _)| name).chain(headers.iter().map(|(name, _)| name)).cloned().collect();
+        let others: Vec<_> =
+            identity.iter().map(|(name, _)| name).chain(headers.iter().map(|(name, _)| name)).cloned().collect();
         let name = header::new_name(reader, &path, text, Use::Fixed, others);
         let value = reader.text_or_file(&path, value).and_then(|text| secret_value(&path, &text, reader));
         headers.extend(name.zip(value));
@@ -189,9 +193,8 @@ fn tls(path: &FieldPath, raw: Option<&ClientTls>, target: &Target, reader: &mut 
     if !matches!(target, Target::Tcp { protocol: Protocol::Https, .. }) {
         reader.fail(path, "this upstream is not reached over TLS; write `https://` in its `url`, or remove `tls`");
     }
-    let mut file = |name: &str, scalar: &Option<Scalar>| {
-        scalar.as_ref().and_then(|scalar| reader.file(&path.field(name), scalar))
-    };
+    let mut file =
+        |name: &str, scalar: &Option<Scalar>| scalar.as_ref().and_then(|scalar| reader.file(&path.field(name), scalar));
     let (ca, cert, key) = (file("ca", &raw.ca), file("cert", &raw.cert), file("key", &raw.key));
     if raw.cert.is_some() != raw.key.is_some() {
         reader.fail(path, "a client certificate needs `cert` and `key`; write both");
@@ -211,8 +214,20 @@ mod tests {
         assert_eq!(parse_url("https://app.example"), tcp("app.example", 443, Protocol::Https));
         assert_eq!(parse_url("h2c://[::1]:50051"), tcp("::1", 50051, Protocol::H2c));
         for wrong in [
-            "", "app:3000", "ftp://app", "http://", "http://app/v1", "http://app?x", "http://u:p@app", "http://app:",
-            "http://app:99999", "http://app:0", "http://a b", "http://[::1", "http://[zz]:1", "HTTP://app",
+            "",
+            "app:3000",
+            "ftp://app",
+            "http://",
+            "http://app/v1",
+            "http://app?x",
+            "http://u:p@app",
+            "http://app:",
+            "http://app:99999",
+            "http://app:0",
+            "http://a b",
+            "http://[::1",
+            "http://[zz]:1",
+            "HTTP://app",
         ] {
             assert!(parse_url(wrong).is_err(), "{wrong}");
         }
