@@ -103,7 +103,6 @@ fn upstream_words(upstream: &Upstream) -> String {
                 Protocol::Https => "https",
                 Protocol::H2c => "h2c",
             };
-            let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
             format!("{scheme}://{host}:{port}")
         }
     };

@@ -9,9 +9,9 @@ pub fn advice<'a>(name: &str, known: impl IntoIterator<Item = &'a str> + Clone) 
     if all.is_empty() { "none is defined".to_owned() } else { format!("write one of {}", all.join(", ")) }
 }
 
-/// The closest of `known`, if it is close: a third of the letters may differ, at least one and at most three.
+/// The closest of `known`, if it is close: a third of the letters may differ, rounded up, and at most three.
 fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let most = (name.chars().count() / 3).clamp(1, 3);
+    let most = name.chars().count().div_ceil(3).clamp(1, 3);
     let distances = known.into_iter().map(|candidate| (distance(name, candidate), candidate));
     distances.filter(|(distance, _)| *distance <= most).min_by_key(|(distance, _)| *distance).map(|(_, near)| near)
 }
