@@ -1,1 +1,275 @@
-//! c
+//! `sidegate check`: says all that is wrong with a configuration, or what the gate will do with it.
+//!
+//! It needs no store. Whether one answers is asked by `store_problem`, which the command line brings, and is a warning alone.
+
+use std::fmt::{self, Display, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::config::{self, Settings};
+use crate::keys::format::{Fate, Formats};
+use crate::limit::window::short_duration;
+use crate::listen::tls;
+use crate::policy::{Access, By, Limit, Plan, Route};
+use crate::proxy::Upstreams;
+use crate::proxy::settings::{Protocol, Target, Upstream};
+use crate::store::fallback::LimitsOutage;
+use crate::store::redis::RedisDocuments;
+use crate::store::settings::Backend;
+
+/// The exit codes of the contract.
+const GOOD: u8 = 0;
+const WRONG_CONFIG: u8 = 2;
+
+/// Prints every error on standard error, or the summary and the warnings on standard output.
+pub fn run(config: &Path, store_problem: impl FnOnce(&Settings) -> Option<String>) -> u8 {
+    let settings = match config::load::from_file(config) {
+        Ok(settings) => settings,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return WRONG_CONFIG;
+        }
+    };
+    let unusable = unusable_files(&settings);
+    if !unusable.is_empty() {
+        unusable.iter().for_each(|problem| eprintln!("{}: {problem}", config.display()));
+        return WRONG_CONFIG;
+    }
+    let mut warnings = settings.warnings.clone();
+    warnings.extend(store_problem(&settings).map(|problem| format!("store: {problem}")));
+    print!("{} is good.\n\n{}", config.display(), Summary(&settings));
+    for warning in &warnings {
+        println!("warning: {warning}");
+    }
+    GOOD
+}
+
+/// Reads every certificate and key as `run` would.
+fn unusable_files(settings: &Settings) -> Vec<String> {
+    let listener = settings.listen.tls.as_ref().and_then(|tls| tls::server_config(tls).err());
+    let upstreams = Upstreams::new(&settings.proxy.upstreams).err();
+    let problems = [listener.map(|e| format!("listen.tls: {e}")), upstreams.map(|e| format!("upstream.tls: {e}"))];
+    problems.into_iter().flatten().collect()
+}
+
+/// Whether the store answers; that it does not is no mistake in the configuration.
+pub fn store_problem(settings: &Settings) -> Option<String> {
+    let Backend::Redis(redis) = &settings.store.backend else { return None };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let error = runtime.block_on(RedisDocuments::connect(redis)).err()?;
+    Some(format!("{error}; keyed routes answer 503 until it is there"))
+}
+
+/// What the gate will do, for a person.
+pub struct Summary<'s>(pub &'s Settings);
+
+impl Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let settings = self.0;
+        listeners(settings, f)?;
+        for upstream in &settings.proxy.upstreams {
+            line(f, "upstream", &upstream_words(upstream))?;
+        }
+        line(f, "store", &store_words(settings))?;
+        line(f, "keys", &key_words(settings))?;
+        routes(settings, f)?;
+        limits(settings, f)?;
+        plans(settings, f)
+    }
+}
+
+fn line(f: &mut fmt::Formatter<'_>, name: &str, words: &str) -> fmt::Result {
+    writeln!(f, "{name:<10}{words}")
+}
+
+fn listeners(settings: &Settings, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let listen = &settings.listen;
+    let tls = match &listen.tls {
+        None => "plain text".to_owned(),
+        Some(tls) => format!("TLS with {}", counted(tls.certificates.len(), "certificate")),
+    };
+    let base = settings.base_path.as_ref().map_or(String::new(), |base| format!(", everything below {base}"));
+    line(f, "listen", &format!("{}, {tls}, {}{base}", listen.address, counted(listen.workers, "worker")))?;
+    line(f, "admin", &settings.admin.admin.to_string())?;
+    settings.admin.probes.map_or(Ok(()), |probes| line(f, "probes", &probes.to_string()))
+}
+
+fn upstream_words(upstream: &Upstream) -> String {
+    let target = match &upstream.target {
+        Target::Unix(path) => format!("unix:{}", path.display()),
+        Target::Tcp { host, port, protocol } => {
+            let scheme = match protocol {
+                Protocol::Http => "http",
+                Protocol::Https => "https",
+                Protocol::H2c => "h2c",
+            };
+            let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+            format!("{scheme}://{host}:{port}")
+        }
+    };
+    let identity: Vec<_> = upstream.identity.iter().map(|(name, _)| name.as_str()).collect();
+    let told = if identity.is_empty() { String::new() } else { format!(", is told {}", identity.join(", ")) };
+    let answers = short(upstream.response_timeout);
+    format!("{} at {target}, answers within {answers}{told}", upstream.name)
+}
+
+fn store_words(settings: &Settings) -> String {
+    let store = &settings.store;
+    let away = match store.limits_outage {
+        LimitsOutage::Local { share: None } => "limits are counted by each process".to_owned(),
+        LimitsOutage::Local { share: Some((part, whole)) } => {
+            format!("each process gives {part}/{whole} of each limit")
+        }
+        LimitsOutage::Allow => "nothing is limited".to_owned(),
+        LimitsOutage::Deny => "what has a limit is refused".to_owned(),
+    };
+    match &store.backend {
+        Backend::File(path) => format!("the file {}, counts in memory: for one process alone", path.display()),
+        Backend::Redis(redis) => format!(
+            "Redis at {}:{}/{}, prefix {}, {} (one per worker and one more), {} at most per request; while it is away, \
+             keys are refused and {away}",
+            redis.host,
+            redis.port,
+            redis.db,
+            redis.prefix,
+            counted(settings.listen.workers + 1, "connection"),
+            short(store.deadline),
+        ),
+    }
+}
+
+fn key_words(settings: &Settings) -> String {
+    let credentials = &settings.policy.credentials;
+    let sources = credentials.sources.iter().map(|source| match &source.scheme {
+        Some(scheme) => format!("{}: {scheme} …", source.header),
+        None => source.header.to_string(),
+    });
+    let sources: Vec<_> = sources.collect();
+    let formats = if credentials.formats == Formats::default() {
+        "any value is looked up".to_owned()
+    } else {
+        let formats = credentials.formats.by_prefix().iter().map(|format| match format.fate() {
+            Fate::Accept => format!("{}…", format.prefix()),
+            Fate::Reject(_) => format!("{}… (refused)", format.prefix()),
+            Fate::Upstream(name) => format!("{}… (to {name})", format.prefix()),
+        });
+        formats.collect::<Vec<_>>().join(", ")
+    };
+    format!("from {}; {formats}", sources.join(" or "))
+}
+
+fn routes(settings: &Settings, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let routes: Vec<_> = settings.policy.routes.iter().collect();
+    let rows = routes.iter().map(|route| [route.pattern.clone(), access_words(&route.access), extras(route, settings)]);
+    writeln!(f, "\nroutes, the most specific first; anything else is 404")?;
+    table(f, &rows.collect::<Vec<_>>())?;
+    let public: Vec<_> =
+        routes.iter().filter(|route| route.access == Access::Public).map(|route| &*route.pattern).collect();
+    let public = if public.is_empty() { "nothing".to_owned() } else { public.join(", ") };
+    writeln!(f, "\npublic, without a key: {public}")
+}
+
+fn access_words(access: &Access) -> String {
+    match access {
+        Access::Public => "PUBLIC".to_owned(),
+        Access::Any => "any valid key".to_owned(),
+        Access::All(scopes) => scopes.join(" and "),
+        Access::AnyOf(scopes) => scopes.join(" or "),
+    }
+}
+
+/// What else is special about a route.
+fn extras(route: &Route, settings: &Settings) -> String {
+    let mut extras = Vec::new();
+    if !route.limits.is_empty() {
+        let names: Vec<_> = route.limits.iter().map(|limit| limit.name.as_str()).collect();
+        extras.push(format!("limits {}", names.join(" + ")));
+    }
+    if route.cost != 1 {
+        extras.push(format!("cost {}", route.cost));
+    }
+    extras.extend(route.max_query.iter().map(|(name, most)| format!("?{name}= at most {most}")));
+    extras.extend(route.response_timeout.map(|timeout| format!("answers within {}", short(timeout))));
+    extras.extend(route.max_body.map(|bytes| format!("body at most {bytes} bytes")));
+    if route.upstream.0 != 0 {
+        let upstream = settings.proxy.upstreams.get(route.upstream.0);
+        extras.extend(upstream.map(|upstream| format!("to {}", upstream.name)));
+    }
+    if route.lenient {
+        extras.push("lenient".to_owned());
+    }
+    if route.allows.encoded_slash {
+        extras.push("%2F allowed".to_owned());
+    }
+    if route.allows.semicolon {
+        extras.push("; allowed".to_owned());
+    }
+    extras.join(", ")
+}
+
+fn limits(settings: &Settings, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let policy = &settings.policy;
+    if policy.limits.is_empty() {
+        return writeln!(f, "\nno limits");
+    }
+    writeln!(f, "\nlimits")?;
+    let rows = policy.limits.values().map(|limit| {
+        let plans = policy.plans.iter().flat_map(|plans| plans.iter());
+        [limit.name.clone(), format!("{} {}", by_words(limit.by), limit.windows), overrides(limit, plans)]
+    });
+    table(f, &rows.collect::<Vec<_>>())
+}
+
+fn by_words(by: By) -> &'static str {
+    match by {
+        By::Key => "per key",
+        By::Business => "per business",
+        By::User => "per user",
+        By::Ip => "per address",
+        By::Global => "for all together",
+    }
+}
+
+/// Who has other windows: plans here, documents in the store.
+fn overrides<'p>(limit: &Limit, plans: impl Iterator<Item = (&'p String, &'p Plan)>) -> String {
+    let mut words: Vec<_> = plans
+        .filter_map(|(name, plan)| plan.limits.get(&limit.name).map(|windows| format!("plan {name}: {windows}")))
+        .collect();
+    match limit.by {
+        By::Key => words.push("a key or its business may have its own".to_owned()),
+        By::Business | By::User => words.push("a business may have its own".to_owned()),
+        By::Ip | By::Global => {}
+    }
+    words.join("; ")
+}
+
+fn plans(settings: &Settings, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let Some(plans) = &settings.policy.plans else { return writeln!(f) };
+    let mut names = String::new();
+    for (name, plan) in plans.iter() {
+        let comma = if names.is_empty() { "" } else { ", " };
+        let closed = if plan.api { "" } else { " (no API)" };
+        write!(names, "{comma}{name}{closed}")?;
+    }
+    let without = if plans.of(None).is_some() { "default" } else { "none, and its keys are refused" };
+    writeln!(f, "\nplans: {names}; a business without one has {without}\n")
+}
+
+/// Columns as wide as their widest cell.
+fn table(f: &mut fmt::Formatter<'_>, rows: &[[String; 3]]) -> fmt::Result {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let (first, second) = (width(0), width(1));
+    for [a, b, c] in rows {
+        writeln!(f, "{}", format!("  {a:<first$}  {b:<second$}  {c}").trim_end())?;
+    }
+    Ok(())
+}
+
+fn short(duration: Duration) -> String {
+    let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    if ms.is_multiple_of(1000) { short_duration(ms) } else { format!("{ms}ms") }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}

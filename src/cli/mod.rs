@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 good, 1 failed, 2 wrong arguments or configuration.
 
+pub mod check;
 pub mod demo;
 pub mod keys;
 pub mod run;
@@ -29,6 +30,9 @@ enum Command {
     /// Serve: check requests, forward what is allowed
     #[command(after_help = "Example:\n  sidegate run --config sidegate.yaml")]
     Run(ConfigArgs),
+    /// Read the configuration and say what the gate will do, or everything that is wrong with it
+    #[command(after_help = "Example:\n  sidegate check --config sidegate.yaml")]
+    Check(ConfigArgs),
     /// Keep keys: create, list, revoke, import
     Keys {
         #[command(flatten)]
@@ -61,6 +65,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Command::Run(args) => with_settings(&args, |settings| run::run(settings, &args.config)),
+        Command::Check(args) => Ok(check::run(&args.config, check::store_problem)),
         Command::Keys { config, keys } => with_settings(&config, |settings| keys::with(settings, keys)),
         Command::Demo(args) => demo::run(&args).map(|()| DONE),
         Command::Version => {

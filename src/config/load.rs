@@ -10,12 +10,12 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::compile::{self, Problem};
-use super::place;
 use super::raw::Root;
 use super::replace::Sources;
-use super::{Settings, near};
+use super::{Settings, near, survey};
 use crate::keys::Digest;
 
 /// A configuration larger than this is another file.
@@ -82,8 +82,10 @@ pub(super) fn from_sources(text: &str, sources: Sources<'_>, name: &str) -> Resu
         return Err(Errors::about(name, "it is empty; `config.example.yaml` shows every field"));
     }
     let yaml = |error: serde_yaml::Error| Errors(vec![of_yaml(name, &error)]);
+    // First whether it is YAML at all: a bracket that is missing would else be told as the wrong shape of what it opened.
+    IgnoredAny::deserialize(serde_yaml::Deserializer::from_str(text)).map_err(yaml)?;
+    let empty = survey::empty_fields(text).map_err(yaml)?;
     let root = Root::deserialize(serde_yaml::Deserializer::from_str(text)).map_err(yaml)?;
-    let empty = place::empty_fields(text).map_err(yaml)?;
     let compiled = compile::compile(&root, sources);
     if empty.is_empty() {
         let hash = Digest::of(text).to_hex()[..12].to_owned();
@@ -150,8 +152,7 @@ fn of_yaml(name: &str, error: &serde_yaml::Error) -> ConfigError {
 
 /// The path before the message, where there is one. Serde's own messages begin with one of a few words.
 fn split_path(said: &str) -> (&str, &str) {
-    const BEGINNINGS: [&str; 7] =
-        ["invalid ", "unknown field ", "missing field ", "duplicate field ", "`", "JSON has ", "unexpected "];
+    const BEGINNINGS: [&str; 4] = ["invalid ", "unknown field ", "`", "JSON has "];
     let starts = BEGINNINGS.iter().filter_map(|word| said.find(&format!(": {word}")));
     match starts.min() {
         Some(at) => (&said[..at], &said[at + 2..]),
@@ -169,10 +170,6 @@ fn reword(message: &str) -> String {
         }
         let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
         return format!("there is no field `{field}` here; {}", near::advice(field, known));
-    }
-    if let Some(rest) = message.strip_prefix("duplicate field `") {
-        let field = rest.trim_end_matches('`');
-        return format!("`{field}` stands there twice; keep one of them");
     }
     if let Some((found, expected)) =
         message.strip_prefix("invalid type: ").and_then(|rest| rest.rsplit_once(", expected "))

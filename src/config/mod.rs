@@ -1,7 +1,7 @@
 //! The configuration: one YAML file in, each room's settings out, or everything that is wrong with it.
 //!
-//! `load` reads the file; `raw` knows the YAML's shapes; `replace` fills in `${…}`; `scalar` reads single values; `compile` makes
-//! the settings and finds what contradicts itself; `place` says where in the file. Nothing on the way of a request comes here.
+//! `load` reads the file; `survey` looks it over; `raw` knows the YAML's shapes; `replace` fills in `${…}`; `scalar` reads single
+//! values; `compile` makes the settings and finds what contradicts itself; `place` says where in the file. Nothing on the way of a request comes here.
 
 mod compile;
 pub mod load;
@@ -10,6 +10,7 @@ mod place;
 mod raw;
 mod replace;
 mod scalar;
+mod survey;
 #[cfg(test)]
 mod tests;
 

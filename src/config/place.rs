@@ -5,7 +5,6 @@
 
 use std::fmt;
 
-use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// `routes."GET /v1/x".scopes[1]`.
@@ -146,97 +145,6 @@ impl Visitor<'_> for Key<'_> {
     }
 }
 
-/// The fields with nothing behind their colon. YAML reads them as null, which would silently mean the default: a `tls:` whose
-/// lines below were commented out would turn TLS off. In `errors`, where null is a JSON value, they may stand.
-pub fn empty_fields(text: &str) -> Result<Vec<FieldPath>, serde_yaml::Error> {
-    let mut found = Vec::new();
-    let empties = Empties { path: FieldPath::default(), found: &mut found };
-    empties.deserialize(serde_yaml::Deserializer::from_str(text))?;
-    Ok(found)
-}
-
-struct Empties<'f> {
-    path: FieldPath,
-    found: &'f mut Vec<FieldPath>,
-}
-
-impl<'de> DeserializeSeed<'de> for Empties<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Empties<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value without a YAML tag")
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        self.found.push(self.path);
-        Ok(())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i128<E>(self, _: i128) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u128<E>(self, _: u128) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_none<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        let mut index = 0;
-        while list.next_element_seed(Empties { path: self.path.item(index), found: &mut *self.found })?.is_some() {
-            index += 1;
-        }
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(Name(name)) = map.next_key()? {
-            let path = self.path.field(&name);
-            if path == FieldPath::top("errors") {
-                map.next_value::<IgnoredAny>()?;
-            } else {
-                map.next_value_seed(Empties { path, found: &mut *self.found })?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A key as it is written, numbers included.
-#[derive(Deserialize)]
-struct Name(String);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,12 +181,5 @@ mod tests {
     fn a_path_is_written_as_in_the_file() {
         let path = FieldPath::top("routes").field("GET /v1/x").field("scopes").item(1);
         assert_eq!(path.to_string(), "routes.\"GET /v1/x\".scopes[1]");
-    }
-
-    #[test]
-    fn empty_fields_are_found_save_in_errors() {
-        let found = empty_fields("a:\n  tls:\nb: [~, x]\nc: ''\nerrors: {default: {body: {x: null}}}\n");
-        let found: Vec<_> = found.expect("good YAML").iter().map(ToString::to_string).collect();
-        assert_eq!(found, ["a.tls", "b[0]"]);
     }
 }

@@ -111,7 +111,7 @@ fn redis_node(path: &FieldPath, url: &Scalar, fields: &raw::Store, reader: &mut 
             reader.fail(&at, "it is empty; write the password, or remove this field");
         }
     }
-    if settings.username.is_some() && settings.password.is_none() {
+    if settings.username.is_some() && settings.password.is_none() && fields.password.is_none() {
         reader.fail(&path.field("username"), "a user needs a password; write `password` too");
     }
     if let Some(prefix) = &fields.prefix {

@@ -1,6 +1,6 @@
 //! `upstream` or `upstreams`: the services behind the gate.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -121,8 +121,8 @@ fn parse_url(url: &str) -> Result<Target, &'static str> {
         return Err("a login does not belong into the address; set `headers: {Authorization: …}`");
     }
     let authority: Authority = authority.parse().map_err(|_| SHAPE)?;
-    let host = authority.host();
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let bracketed = authority.host().strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let host = bracketed.unwrap_or(authority.host());
     let has_port = authority.as_str().len() > authority.host().len();
     let port = match authority.port_u16() {
         Some(0) => return Err("port 0 is no port to connect to; write the service's"),
@@ -130,7 +130,7 @@ fn parse_url(url: &str) -> Result<Target, &'static str> {
         None if has_port => return Err("the port is no number up to 65535; write the service's"),
         None => port,
     };
-    if host.is_empty() || host.contains(':') && host.parse::<IpAddr>().is_err() {
+    if host.is_empty() || bracketed.is_some_and(|host| host.parse::<Ipv6Addr>().is_err()) {
         return Err(SHAPE);
     }
     Ok(Target::Tcp { host: host.to_owned(), port, protocol })

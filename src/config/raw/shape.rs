@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{DeserializeSeed, Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 
 /// One value as it is written. `${…}` is replaced, and the text read as what it should be, when the configuration is compiled:
@@ -17,7 +17,7 @@ pub struct Scalar(pub String);
 #[derive(Debug)]
 pub struct List<T>(pub Vec<T>);
 
-/// Names with values, in their order; a name that stands there twice is an error.
+/// Names with values, in their order; `survey` has refused a name that stands there twice.
 #[derive(Debug)]
 pub struct Entries<T>(pub Vec<(String, T)>);
 
@@ -194,37 +194,10 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for EntriesVisitor<T> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<T>, A::Error> {
         let mut entries: Vec<(String, T)> = Vec::new();
-        while let Some(name) = map.next_key_seed(NewName(&entries))? {
-            let value = map.next_value()?;
-            entries.push((name, value));
+        while let Some(Scalar(name)) = map.next_key()? {
+            entries.push((name, map.next_value()?));
         }
         Ok(Entries(entries))
-    }
-}
-
-/// A name that was not there before. Checked while the name is read, so that the error stands at the second one.
-struct NewName<'e, T>(&'e [(String, T)]);
-
-impl<'de, T> DeserializeSeed<'de> for NewName<'_, T> {
-    type Value = String;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<T> Visitor<'_> for NewName<'_, T> {
-    type Value = String;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a name")
-    }
-
-    fn visit_str<E: Error>(self, name: &str) -> Result<String, E> {
-        if self.0.iter().any(|(other, _)| other == name) {
-            return Err(E::custom(format_args!("`{name}` stands there twice; keep one of them")));
-        }
-        Ok(name.to_owned())
     }
 }
 

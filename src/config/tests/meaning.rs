@@ -1,0 +1,281 @@
+//! Errors of meaning: all at once, each with its path, its line, and what to write instead.
+
+use super::{each_has_one_error, errors, good, whole};
+
+#[test]
+fn they_come_all_at_once_in_the_order_of_the_file() {
+    let text = "listen: 127.0.0.1\nupstream: {url: http://a/b}\nlimits:\n  l: {by: kye, windows: 0/1m}\n  unused: {by: ip, windows: 1/s}\n\
+                routes:\n  GET /a:\n    scopes: []\n  /b: {any: true, limits: li}\n  /c/:id: any\n";
+    let said: Vec<String> = errors(text).iter().map(ToString::to_string).collect();
+    let expected = [
+        "gate.yaml: store: it is missing; write `store: redis://127.0.0.1:6379/0`, or `store: file:sidegate-keys.yaml` for one process alone",
+        "gate.yaml:1:9: listen.address: `127.0.0.1` is no address with a port; write one such as `127.0.0.1:8080`",
+        "gate.yaml:2:12: upstream.url: an upstream has no path and no query: the request's own are forwarded; end it after the port",
+        "gate.yaml:4:7: limits.l.by: there is no `kye` here; did you mean `key`?",
+        "gate.yaml:4:16: limits.l.windows: `0/1m` lets nothing through; write a number above 0 (a key, a business or a plan is closed in its document)",
+        "gate.yaml:5:3: limits.unused: no route uses it; name it in `defaults.limits` or in a route's `limits`, or remove it",
+        "gate.yaml:8:5: routes.\"GET /a\".scopes: no scope is listed; write one, or `any: true` for any valid key, or `public: true` for no key",
+        "gate.yaml:9:19: routes.\"/b\".limits: there is no limit `li`; did you mean `l`?",
+        "gate.yaml:10:3: routes.\"/c/:id\": `:id` is not how a parameter is written; write `{id}` for one segment",
+    ];
+    let without_unused: Vec<_> = said.iter().filter(|line| !line.contains("limits.l: no route")).cloned().collect();
+    assert_eq!(without_unused, expected);
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    let said: Vec<String> = errors("realm: x\n").iter().map(|error| error.path.clone()).collect();
+    assert_eq!(said, ["upstream", "routes", "listen", "store"]);
+    each_has_one_error(&[
+        ("listen: {trusted_proxies: []}", "listen.address", "it is missing; write one such as `127.0.0.1:8080`"),
+        ("upstream: {idle: 1s}", "upstream.url", "it is missing"),
+        ("store: {prefix: x}", "store", "neither `redis` nor `file`"),
+        ("admin: {}", "admin.address", "it is missing"),
+        ("keys: {from: {scheme: Bearer}}", "keys.from.header", "it is missing"),
+        ("keys: {formats: {length: 43}}", "keys.formats.prefix", "it is missing"),
+        ("business: {}", "business.from", "it is missing"),
+        ("limits: {l: {windows: 1/s}}\ndefaults: {limits: l}", "limits.l.by", "it is missing; write `by: key`"),
+        ("limits: {l: {by: ip}}\ndefaults: {limits: l}", "limits.l.windows", "it is missing; write one window"),
+        ("management: {session: http://a}", "management.path", "it is missing"),
+        ("routes: {}", "routes", "there is none"),
+        ("listen: {address: 127.0.0.1:1, tls: {}}", "listen.tls.certificates", "there is none"),
+        (
+            "listen: {address: 127.0.0.1:1, tls: {certificates: {cert: a}}}",
+            "listen.tls.certificates.key",
+            "it is missing",
+        ),
+    ]);
+}
+
+#[test]
+fn names_have_to_be_defined_and_used() {
+    each_has_one_error(&[
+        ("defaults: {limits: a}", "defaults.limits", "there is no limit `a`; none is defined"),
+        (
+            "routes: {/a: {any: true, limits: [l, l]}}\nlimits: {l: {by: ip, windows: 1/s}}",
+            "routes.\"/a\".limits[1]",
+            "twice",
+        ),
+        ("limits: {l: {by: ip, windows: 1/s}}", "limits.l", "no route uses it"),
+        ("limits: {a b: {by: ip, windows: 1/s}}\ndefaults: {limits: a b}", "limits.\"a b\"", "a name has"),
+        ("plans: {pro: {limits: {l: 1/s}}}", "plans.pro.limits.l", "there is no limit `l`"),
+        ("plans: {}", "plans", "there is no plan"),
+        (
+            "routes: {/a: {any: true, upstream: sandbx}}\nupstreams: {default: http://localhost, sandbox: http://localhost}",
+            "routes.\"/a\".upstream",
+            "did you mean `sandbox`?",
+        ),
+        ("keys: {formats: {prefix: t_, upstream: s}}", "keys.formats.upstream", "there is no upstream `s`"),
+        ("upstreams: {a: http://localhost}", "upstreams", "none is called `default`"),
+        ("upstream: http://localhost\nupstreams: {default: http://localhost}", "upstreams", "exclude each other"),
+        ("business: {from: {path: id}}", "business.from.path", "no route has the parameter `{id}`"),
+        ("errors: {rate_limit: {code: x}}", "errors.rate_limit", "did you mean `rate_limited`?"),
+        ("errors: {default: {detail: '{x}'}}", "errors.default", "there is no placeholder `{x}` here"),
+        (
+            "upstream: {url: http://localhost, identity: {X-A: '{id}'}}",
+            "upstream.identity.X-A",
+            "there is no placeholder `{id}`",
+        ),
+    ]);
+}
+
+#[test]
+fn routes_that_cannot_be_meant_are_refused() {
+    each_has_one_error(&[
+        ("routes: {/a: any, /%61: any}", "routes.\"/%61\"", "it serves the same requests as `/a`"),
+        ("routes: {'GET,PUT /a/{x}': any, 'PUT /a/{y}': any}", "routes.\"PUT /a/{y}\"", "`GET,PUT /a/{x}`"),
+        ("routes: {/a: Public}", "routes.\"/a\"", "write `public`"),
+        ("routes: {/a: true}", "routes.\"/a\"", "write a scope, `any`, or `public`"),
+        ("routes: {/a: a b}", "routes.\"/a\"", "several as `{scopes: [a, b]}`"),
+        ("routes: {/a: {cost: 2}}", "routes.\"/a\"", "it does not say who may call it"),
+        ("routes: {/a: {any: false}}", "routes.\"/a\"", "it does not say who may call it"),
+        ("routes: {/a: {any: true, scopes: a}}", "routes.\"/a\"", "exclude each other"),
+        ("routes: {/a: {public: true, scopes: a}}", "routes.\"/a\".public", "needs no scopes"),
+        ("routes: {/a: {public: true, any: true}}", "routes.\"/a\".public", "keep one"),
+        ("routes: {/a: {any_scope: []}}", "routes.\"/a\".any_scope", "no scope is listed"),
+        ("routes: {/a: {scopes: [a, a]}}", "routes.\"/a\".scopes[1]", "twice"),
+        (
+            "routes: {/a: {public: true, limits: l}}\nlimits: {l: {by: business, windows: 1/s}}",
+            "routes.\"/a\".limits",
+            "a public route reads none",
+        ),
+        ("routes: {/a: {any: true, cost: 0}}", "routes.\"/a\".cost", "`limits: []`"),
+        (
+            "routes: {/a: {any: true, cost: 5, limits: l}}\nlimits: {l: {by: ip, windows: [4/1s, 90/1m]}}",
+            "routes.\"/a\".cost",
+            "never fits into `l` (4/1s, 90/1m)",
+        ),
+        ("routes: {/a: {any: true, paths: [slash]}}", "routes.\"/a\".paths", "there is no `slash` here"),
+        ("routes: {/a: {any: true, max_query: {limit: many}}}", "routes.\"/a\".max_query.limit", "no whole number"),
+        ("routes: {FETCH /a: any}", "routes.\"FETCH /a\"", "no method"),
+        ("base_path: /", "base_path", "remove this field"),
+        ("base_path: /a/{b}", "base_path", "no fixed path"),
+        ("base_path: /a/**", "base_path", "no fixed path"),
+        ("base_path: /a/", "base_path", "no fixed path"),
+        ("base_path: a", "base_path", "begins with `/`"),
+    ]);
+    // A plan may make room for what the configuration alone would never let through.
+    good(
+        "plans: {pro: {limits: {l: 9/1s}}}\nroutes: {/a: {any: true, cost: 5, limits: l}}\nlimits: {l: {by: key, windows: 4/1s}}",
+    );
+}
+
+#[test]
+fn keys_that_cannot_be_meant_are_refused() {
+    each_has_one_error(&[
+        ("keys: {from: []}", "keys.from", "no key could be read"),
+        ("keys: {from: [{header: X-A}, {header: x-a}]}", "keys.from[1]", "read already"),
+        ("keys: {from: {header: A B}}", "keys.from.header", "no name of a header"),
+        ("keys: {from: {header: Host}}", "keys.from.header", "belongs to the connection"),
+        ("keys: {from: {header: X-A, scheme: 'a b'}}", "keys.from.scheme", "no scheme"),
+        ("keys: {formats: []}", "keys.formats", "it is empty"),
+        ("keys: {formats: {prefix: a_, length: 21}}", "keys.formats", "fewer than 128"),
+        ("keys: {formats: {prefix: a_, length: [1, 2, 3]}}", "keys.formats.length", "`[20, 44]`"),
+        ("keys: {formats: {prefix: a_, alphabet: base58}}", "keys.formats.alphabet", "did you mean `base62`?"),
+        ("keys: {formats: [{prefix: a_}, {prefix: a_, reject: No}]}", "keys.formats[1].prefix", "another format has"),
+        ("keys: {formats: {prefix: a_, reject: No}}", "keys.formats", "no key is accepted"),
+        ("keys: {formats: [{prefix: a_}, {prefix: b_, reject: true}]}", "keys.formats[1].reject", "write the sentence"),
+        (
+            "keys: {formats: [{prefix: a_}, {prefix: b_, reject: No, upstream: default}]}",
+            "keys.formats[1].upstream",
+            "exclude",
+        ),
+        ("keys: {require: [scope]}", "keys.require", "did you mean `scopes`?"),
+        ("keys: {require: scopes}\nscopes: {default: [a]}", "keys.require", "exclude each other"),
+        ("scopes: {implies: {a: []}}", "scopes.implies.a", "implies nothing"),
+        ("scopes: {implies: {a: 'b c'}}", "scopes.implies.a", "a scope has no spaces"),
+        ("business: {from: {path: a, query: b}}", "business.from", "write one of"),
+        ("business: {from: [{query: b}, {query: b}]}", "business.from[1]", "twice"),
+        ("deny: {keys: ['hunter2 secret']}", "deny.keys", "64 hexadecimal digits"),
+        ("deny: {addresses: [10.0.0.0/33]}", "deny.addresses", "no network"),
+        ("realm: 'a\"b'", "realm", "without quotes"),
+    ]);
+}
+
+#[test]
+fn upstreams_and_stores_that_cannot_be_meant_are_refused() {
+    each_has_one_error(&[
+        ("upstream: http://hunter2@localhost", "upstream.url", "a login does not belong"),
+        ("upstream: localhost:3000", "upstream.url", "this is no upstream"),
+        (
+            "upstream: {url: http://localhost, headers: {Transfer-Encoding: x}}",
+            "upstream.headers.Transfer-Encoding",
+            "belongs to the connection",
+        ),
+        ("upstream: {url: http://localhost, identity: {Via: x}}", "upstream.identity.Via", "belongs to the connection"),
+        (
+            "upstream: {url: http://localhost, identity: {X-A: x}, headers: {x-a: y}}",
+            "upstream.headers.x-a",
+            "set twice",
+        ),
+        (
+            "upstream: {url: http://localhost, headers: {X-A: \"hunter2\\n\"}}",
+            "upstream.headers.X-A",
+            "cannot stand in a header",
+        ),
+        ("upstream: {url: http://localhost, tls: {ca: a}}", "upstream.tls", "write `https://`"),
+        ("upstream: {url: https://localhost, tls: {cert: a}}", "upstream.tls", "write both"),
+        ("upstream: {url: http://localhost, idle: 0s}", "upstream.idle", "no time at all"),
+        ("store: redis://u:hunter2@host/zero", "store", "redis://host:6379/0"),
+        ("store: hunter2", "store", "redis://host:6379/0"),
+        ("store: redis://u@host", "store", "has no password"),
+        ("store: {redis: 'redis://:hunter2@host', password: hunter2}", "store.password", "keep one"),
+        ("store: {redis: 'redis://u:hunter2@host', username: v}", "store.username", "keep one"),
+        ("store: {redis: 'redis://host', username: v}", "store.username", "needs a password"),
+        ("store: {redis: 'redis://host', prefix: 'a{b}'}", "store.prefix", "letters, digits"),
+        ("store: {redis: 'redis://host', deadline: 0ms}", "store.deadline", "no time at all"),
+        ("store: {redis: 'redis://host', file: k}", "store.file", "exclude each other"),
+        ("store: {file: k, prefix: x}", "store.prefix", "a file has none"),
+        ("store: 'file:'", "store", "it is empty"),
+        (
+            "store: {redis: 'redis://host', outage: {limits: {local: {share: 2}}}}",
+            "store.outage.limits.local.share",
+            "no share",
+        ),
+        ("store: {redis: 'redis://host', outage: {limits: alow}}", "store.outage.limits", "did you mean `allow`?"),
+    ]);
+}
+
+#[test]
+fn the_process_has_bounds() {
+    each_has_one_error(&[
+        ("workers: 0", "workers", "from 1 to 1024"),
+        ("max_body: 1 MB", "max_body", "no size"),
+        ("log: {level: verbose}", "log.level", "write one of"),
+        ("log: {sample: 2}", "log.sample", "from 0 to 1"),
+        ("drain: {delay: 5}", "drain.delay", "such as `15s`"),
+        ("ready: {store: yes}", "ready.store", "neither true nor false"),
+        ("listen: {address: 127.0.0.1:1, limits: {header_bytes: 1KiB}}", "listen.limits.header_bytes", "from 8192"),
+        (
+            "listen: {address: 127.0.0.1:1, trusted_proxies: [10.0.0.0/8, all]}",
+            "listen.trusted_proxies[1]",
+            "no network",
+        ),
+        ("admin: 127.0.0.1:8080", "admin", "`listen` has the address"),
+        ("rate_limit_headers: {reset: date}", "rate_limit_headers.reset", "write one of `unix`, `seconds`"),
+        ("errors: {default: {status: 200}}", "errors.default.status", "from 400 to 599"),
+        (
+            "errors: {default: {headers: {Content-Length: 1}}}",
+            "errors.default.headers.Content-Length",
+            "belongs to the connection",
+        ),
+        ("management: {path: '/{a}', session: x}", "management.path", "no fixed path"),
+        ("management: {path: /a, session: x, create_rate: fast}", "management.create_rate", "no"),
+    ]);
+}
+
+#[test]
+fn what_is_not_built_says_so_and_its_default_may_stand() {
+    let later = "not built yet";
+    each_has_one_error(&[
+        ("store: {redis: {cluster: ['redis://a']}}", "store.redis.cluster", later),
+        ("store: {redis: {sentinels: ['redis://a'], master: m}}", "store.redis.sentinels", later),
+        ("store: rediss://host", "store", later),
+        ("store: {redis: 'redis://host', tls: {ca: a}}", "store.tls", later),
+        ("store: {redis: 'redis://host', outage: {keys: {known_for: 5m}}}", "store.outage.keys", later),
+        ("keys: {guessing: 60/1m}", "keys.guessing", later),
+        ("streams: {recheck: 10s}", "streams", later),
+        ("cors: {origins: ['https://a']}", "cors", later),
+        ("mode: observe", "mode", later),
+        ("routes: {/a: {any: true, mode: observe}}", "routes.\"/a\".mode", later),
+        ("routes: {/a: {any: true, preflight: forward}}", "routes.\"/a\".preflight", later),
+        ("limits: {l: {by: ip, windows: 1/s, mode: observe}}\ndefaults: {limits: l}", "limits.l.mode", later),
+        (
+            "listen: {address: 127.0.0.1:1, tls: {client_ca: a, certificates: {cert: a, key: b}}}",
+            "listen.tls.client_ca",
+            later,
+        ),
+        ("listen: {address: 127.0.0.1:1, proxy_protocol: true}", "listen.proxy_protocol", later),
+        ("listen: {address: 127.0.0.1:1, limits: {body_idle: 1s}}", "listen.limits.body_idle", later),
+        ("listen: {address: 127.0.0.1:1, limits: {idle: 1s}}", "listen.limits.idle", later),
+        ("listen: {address: 127.0.0.1:1, limits: {stream_idle: 1s}}", "listen.limits.stream_idle", later),
+        ("upstream: {url: http://localhost, h2_streams: 7}", "upstream.h2_streams", later),
+        ("probes: {address: 127.0.0.1:2, app: [{path: /a, target: http://b}]}", "probes.app", later),
+    ]);
+    good(
+        "mode: enforce\nupstream: {url: http://localhost, h2_streams: 100}\nstore: {redis: 'redis://host', outage: {keys: deny}}\n\
+          listen: {address: 127.0.0.1:1, proxy_protocol: false, limits: {body_idle: 30s, idle: 2m, stream_idle: 5m}}",
+    );
+}
+
+#[test]
+fn what_may_not_be_meant_is_a_warning() {
+    for (given, words) in [
+        (
+            "management: {path: /v1/keys, session: http://s, roles: [admin], max_active_keys: 10, redis: {url: 'redis://h', username: u, password: p}, unscoped: true, create_rate: 60/1m, wait_replicas: 1}",
+            "not served",
+        ),
+        ("admin: 0.0.0.0:9900", "keep it on loopback"),
+        ("upstream: http://app:3000", "travel unencrypted"),
+        (
+            "routes: {/v1/**: any, GET /v1/a: any}",
+            "answers 405 to every other method, which `/v1/**` would have served",
+        ),
+        ("routes: {'GET /v1/{x}': any, 'POST /v1/{y}': any, 'PUT,GET /v1/a': any}", "answers 405 to POST"),
+        ("routes: {/a: {any: true, cost: 5}}", "its cost plays no part"),
+    ] {
+        let warnings = good(given).warnings;
+        assert!(warnings.len() == 1 && warnings[0].contains(words), "{given}\n{warnings:?}");
+    }
+    assert!(whole("").contains("127.0.0.1:3000"));
+}

@@ -1,0 +1,180 @@
+//! What is written arrives where it is meant: replacements, secrets, overrides, the long forms.
+
+use std::path::Path;
+use std::time::Duration;
+
+use http::Method;
+
+use super::{each_has_one_error, good, whole};
+use crate::config::load::from_text;
+use crate::keys::Digest;
+use crate::keys::format::{Fate, Reading};
+use crate::keys::rules::Required;
+use crate::policy::denial_text::Facts;
+use crate::policy::route::Found;
+use crate::policy::{Access, Allowances, BusinessSource, Reason, UpstreamId};
+use crate::proxy::settings::{Identity, Protocol, Target};
+use crate::store::fallback::LimitsOutage;
+use crate::store::settings::Backend;
+
+#[test]
+fn variables_are_replaced_in_values_and_never_read_as_yaml() {
+    let settings = good(
+        "realm: '${YAML} ${ABSENT:-none}'\nlog: {sample: '${ABSENT:-0.5}'}\nrate_limit_headers: {ietf: '${TRUE}'}\nworkers: ${NUMBER}",
+    );
+    assert_eq!(settings.policy.credentials.realm, "{a: [b none");
+    assert_eq!(
+        (settings.observe.sample, settings.proxy.rate_limit_headers.ietf, settings.listen.workers),
+        (0.5, true, 7)
+    );
+    each_has_one_error(&[
+        ("realm: ${ABSENT}", "realm", "the environment variable `ABSENT` is not set"),
+        ("realm: ${file:secret}", "realm", "use an environment variable here"),
+        (
+            "upstream: {url: http://localhost, headers: {X-A: '${file:/absent}'}}",
+            "upstream.headers.X-A",
+            "readable file",
+        ),
+        ("errors: {default: {body: {a: ['${ABSENT}']}}}", "errors.default.body.a[0]", "`ABSENT` is not set"),
+        ("store: {redis: 'redis://h', username: u, password: '${ABSENT}'}", "store.password", "`ABSENT` is not set"),
+    ]);
+}
+
+#[test]
+fn secrets_come_from_files_and_stay_secret() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(folder.path().join("pw"), "hunter2\n").expect("a file in it");
+    let text = whole(
+        "store: {redis: 'redis://h:1/2', username: gate, password: '${file:pw}'}\nupstream: {url: http://localhost, headers: {X-S: '${file:pw}'}}",
+    );
+    let settings = from_text(&text, folder.path(), "x").unwrap_or_else(|errors| panic!("{errors}"));
+    let Backend::Redis(redis) = &settings.store.backend else { panic!("Redis is configured") };
+    assert_eq!(redis.password.as_ref().map(|p| p.expose()), Some("hunter2"));
+    assert_eq!(settings.proxy.upstreams[0].headers[0].1, "hunter2");
+    assert!(!format!("{settings:?}").contains("hunter2"), "a secret stands in the settings' debug text");
+}
+
+#[test]
+fn a_login_in_the_address_is_taken_out_of_it() {
+    let settings = good("store: 'redis://gate:hunter%32%40@h:7/1'");
+    let Backend::Redis(redis) = &settings.store.backend else { panic!("Redis is configured") };
+    assert_eq!((redis.host.as_str(), redis.port, redis.username.as_deref()), ("h", 7, Some("gate")));
+    assert_eq!(redis.password.as_ref().map(|p| p.expose()), Some("hunter2@"));
+    assert!(!format!("{settings:?}").contains("hunter2"));
+}
+
+#[test]
+fn outages_and_deadlines_are_read() {
+    let settings =
+        good("store: {redis: 'redis://h', deadline: 50ms, prefix: 'a:b', outage: {limits: {local: {share: 1/4}}}}");
+    assert_eq!(settings.store.limits_outage, LimitsOutage::Local { share: Some((1, 4)) });
+    assert_eq!(settings.store.deadline, Duration::from_millis(50));
+    let settings = good("store: {redis: 'redis://h', outage: {limits: deny}}");
+    assert_eq!(settings.store.limits_outage, LimitsOutage::Deny);
+}
+
+#[test]
+fn upstreams_stand_with_the_default_first() {
+    let settings = good(
+        "upstreams:\n  s: {url: 'unix:run/app.sock', response_timeout: 1m}\n  t: h2c://localhost:1\n  default: https://localhost\n\
+         routes: {/a: {any: true, upstream: s}}\nkeys: {formats: [{prefix: l_, length: 43}, {prefix: t_, upstream: t}]}",
+    );
+    let upstreams = &settings.proxy.upstreams;
+    let names: Vec<_> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
+    assert_eq!(names, ["default", "s", "t"]);
+    assert_eq!(upstreams[1].target, Target::Unix("/etc/gate/run/app.sock".into()));
+    assert_eq!(upstreams[2].target, Target::Tcp { host: "localhost".to_owned(), port: 1, protocol: Protocol::H2c });
+    let route = settings.policy.routes.iter().next().expect("a route");
+    assert_eq!(route.upstream, UpstreamId(1));
+    let key = format!("t_{}", "a".repeat(43));
+    let Reading::Ours(format) = settings.policy.credentials.formats.read(&key) else { panic!("the key has a format") };
+    assert_eq!(format.fate(), &Fate::Upstream("t".to_owned()));
+}
+
+#[test]
+fn routes_say_all_that_the_long_form_can() {
+    let settings = good(
+        "base_path: /api\nmax_body: 2kB\nlimits: {k: {by: key, windows: 9/1m}, b: {by: business, windows: 9/1m}, i: {by: ip, windows: 9/s}}\n\
+         defaults: {limits: [k], max_query: {limit: 100}}\nplans: {default: {}, pro: {limits: {b: 99/1m}}, free: {api: false}}\n\
+         business: {from: [{path: id}, {query: b}, {header: X-B}]}\n\
+         routes:\n  GET /a/{id}: a:read\n  /b: {any_scope: [a, b], cost: 5, limits: [b], max_query: {}, max_body: 1MiB, response_timeout: 1m, paths: semicolon, lenient: true}\n\
+         \x20 /c: {any: true, limits: []}\n  /p: public\n  /q: {public: true, limits: i}\n",
+    );
+    let find = |path: &str| match settings.policy.routes.find(&Method::GET, path) {
+        Found::Route { route, .. } => std::sync::Arc::clone(route),
+        other => panic!("{path}: {other:?}"),
+    };
+    let names = |path: &str| find(path).limits.iter().map(|limit| limit.name.clone()).collect::<Vec<_>>();
+    assert_eq!(find("/api/a/x").access, Access::All(vec!["a:read".to_owned()]));
+    assert_eq!(find("/api/a/x").pattern, "GET /a/{id}");
+    assert_eq!(
+        (names("/api/a/x"), find("/api/a/x").max_query.clone()),
+        (vec!["k".to_owned()], vec![("limit".to_owned(), 100)])
+    );
+    let b = find("/api/b");
+    assert_eq!(b.access, Access::AnyOf(vec!["a".to_owned(), "b".to_owned()]));
+    assert_eq!((b.cost, b.max_query.len(), b.max_body, b.lenient), (5, 0, Some(1 << 20), true));
+    assert_eq!(
+        (b.response_timeout, b.allows),
+        (Some(Duration::from_secs(60)), Allowances { encoded_slash: false, semicolon: true })
+    );
+    assert_eq!(
+        (names("/api/b"), names("/api/c"), names("/api/p"), names("/api/q")),
+        (vec!["b".to_owned()], vec![], vec![], vec!["i".to_owned()])
+    );
+    assert_eq!((find("/api/p").max_query.len(), find("/api/p").max_body), (0, Some(2000)));
+    let policy = &settings.policy;
+    assert_eq!(policy.business_sources[0], BusinessSource::Path("id".to_owned()));
+    let plans = policy.plans.as_ref().expect("plans are configured");
+    assert_eq!(plans.of(Some("pro")).map(|plan| plan.limits["b"].to_string()), Some("99/1m".to_owned()));
+    assert_eq!(plans.of(Some("free")).map(|plan| plan.api), Some(false));
+    assert_eq!(settings.base_path.as_deref(), Some("/api"));
+}
+
+#[test]
+fn new_keys_have_rules_and_scopes_are_known() {
+    let settings = good(
+        "keys: {require: [user, expiry]}\nscopes: {implies: {admin: ['*'], write: read}, default: [d]}\nroutes: {/a: r, /b: {any_scope: [s, read]}}",
+    );
+    assert_eq!(settings.keys.require, [Required::User, Required::Expiry]);
+    assert_eq!(settings.keys.default_scopes, ["d"]);
+    assert_eq!(settings.keys.known_scopes, ["admin", "d", "r", "read", "s", "write"]);
+    assert!(settings.policy.scopes.allow(&["admin".to_owned()], "x"));
+}
+
+#[test]
+fn the_deny_list_holds_ids_digests_and_networks() {
+    let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let settings = good(&format!("deny: {{keys: [k-1, {digest}], addresses: [192.0.2.7, '2001:db8::/32']}}"));
+    let deny = &settings.policy.deny;
+    assert!(deny.key_ids.contains("k-1") && deny.digests.contains(&Digest::of("abc")));
+    for (address, is_held) in [("192.0.2.7", true), ("192.0.2.8", false), ("2001:db8::1", true)] {
+        assert_eq!(deny.holds_address(address.parse().expect("an address")), is_held, "{address}");
+    }
+}
+
+#[test]
+fn identity_and_errors_are_templates() {
+    let settings = good(
+        "upstream: {url: http://localhost, identity: {X-Id: '{key_id}'}}\n\
+         errors:\n  default: {body: {error: {code: '{status|string}', n: 1.5, v: '${SECRET}'}}, headers: {X-E: '{code}'}}\n  '404': {status: '400', title: T, type: urn:x, code: c}\n",
+    );
+    assert_eq!(settings.proxy.upstreams[0].identity[0].1.whole(), Some(Identity::KeyId));
+    let worded = settings.policy.texts.word(Reason::RouteNotFound, &Facts::default());
+    let body = r#"{"error":{"code":"400","n":1.5,"v":"hunter2"}}"#;
+    assert_eq!((worded.status, String::from_utf8(worded.body).expect("JSON is UTF-8").as_str()), (400, body));
+    assert_eq!(worded.headers[0].1, "c");
+}
+
+#[test]
+fn tls_files_stand_in_the_configurations_folder() {
+    let settings = good(
+        "listen: {address: 127.0.0.1:1, tls: {certificates: [{cert: a.crt, key: /k/a.key}, {cert: b, key: c}]}}\nupstream: {url: https://h, tls: {ca: ca.crt, cert: c, key: k}}",
+    );
+    let tls = settings.listen.tls.expect("TLS is configured");
+    assert_eq!(tls.certificates[0].cert, Path::new("/etc/gate/a.crt"));
+    assert_eq!(tls.certificates[0].key, Path::new("/k/a.key"));
+    assert_eq!(tls.certificates.len(), 2);
+    assert_eq!(settings.proxy.upstreams[0].tls.ca.as_deref(), Some(Path::new("/etc/gate/ca.crt")));
+    assert!(settings.proxy.upstreams[0].tls.client.is_some());
+}
