@@ -125,7 +125,13 @@ fn after_scheme<'v>(text: &'v str, scheme: &str) -> Option<&'v str> {
     if !start.eq_ignore_ascii_case(scheme) {
         return None;
     }
-    if rest.is_empty() { Some(rest) } else { rest.strip_prefix(' ').or_else(|| rest.strip_prefix('\t')) }
+    match rest.bytes().next() {
+        None => Some(rest),
+        Some(b' ') => Some(&rest[1..]),
+        // A tab is no separator here; with it the rest fits no key, and the answer says why.
+        Some(b'\t') => Some(rest),
+        Some(_) => None,
+    }
 }
 
 fn upstream(credentials: &Credentials, fate: &Fate) -> Option<UpstreamId> {
@@ -205,6 +211,7 @@ mod tests {
             (vec![("authorization", "Bearer")], "malformed_key"),
             (vec![("authorization", "Bearer ")], "malformed_key"),
             (vec![("authorization", KEY)], "malformed_key"),
+            (vec![("authorization", format!("Bearer\t{KEY}").as_str())], "malformed_key"),
             (vec![("authorization", format!("Bearer  {KEY}").as_str())], "malformed_key"),
             (vec![("x-api-key", "kc_test_whatever")], "foreign_format"),
         ] {

@@ -20,7 +20,7 @@ use crate::clock;
 use crate::keys::{Digest, Tenant};
 use crate::limit::{Answer, Outcome};
 use crate::policy::route::Found;
-use crate::policy::{Access, Policy, Route};
+use crate::policy::{Access, Allowances, Policy, Route};
 use crate::store::fallback::Fallback;
 use crate::store::{Store, StoreError};
 
@@ -71,6 +71,8 @@ impl Gate {
         let path = path::read(inquiry.path)?;
         let (route, parameters) = match self.policy.routes.find(inquiry.method, &path.text) {
             Found::Route { route, parameters } => (route, parameters),
+            // What needs a route's leave to be in a path is malformed where there is no route.
+            _ if path.needs != Allowances::default() => return Err(not_taken()),
             Found::OtherMethods { allow } => return Err(Denial::MethodNotAllowed { allow: allow.to_owned() }),
             Found::Nothing => return Err(Denial::RouteNotFound),
         };
@@ -233,6 +235,10 @@ impl Gate {
         trail.store_calls.push(StoreCall { op: "decide", outcome, took: started.elapsed() });
         answer
     }
+}
+
+fn not_taken() -> Denial {
+    Denial::BadPath("The path holds an encoded slash or a semicolon, which is not taken here")
 }
 
 /// Path and query to forward: the path as it was matched, the query as it came save for a clamp.

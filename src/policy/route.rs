@@ -253,7 +253,9 @@ fn parse_segment(text: &str) -> Result<Segment, PatternError> {
     literal(text).map(Segment::Literal)
 }
 
-/// A literal in the form that a request's path has when it is matched: unreserved decoded, other triplets in upper case.
+/// A literal in the form that a request's path has when it is matched: unreserved decoded, other triplets as they stand.
+/// A request that writes the digits of a triplet in the other case is a near miss, since nothing is forwarded that was not
+/// decided on byte for byte.
 fn literal(text: &str) -> Result<String, PatternError> {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;
@@ -265,7 +267,7 @@ fn literal(text: &str) -> Result<String, PatternError> {
                 if percent::is_unreserved(byte) {
                     plain.push(char::from(byte));
                 } else {
-                    percent::push_triplet(&mut plain, byte);
+                    plain.push_str(&rest[..taken]);
                 }
             }
             None if u8::try_from(first).is_ok_and(percent::is_segment_byte) => plain.push(first),

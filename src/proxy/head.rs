@@ -53,11 +53,11 @@ fn host<B>(request: &Request<B>) -> Result<HeaderValue, Denial> {
     if hosts.next().is_some() {
         return Err(refused("The request has more than one Host header"));
     }
-    if let Some(host) = host
-        && !host.is_empty()
-        && Authority::try_from(host.as_bytes()).is_err()
-    {
-        return Err(refused("The Host header names no host"));
+    // Userinfo has no place in a host (RFC 9110 §4.2.4), and readers disagree on which side of the `@` the host is.
+    let is_host = |host: &[u8]| host.is_empty() || (Authority::try_from(host).is_ok() && !host.contains(&b'@'));
+    let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    if !host.map(HeaderValue::as_bytes).into_iter().chain(authority).all(is_host) {
+        return Err(refused("The request names no valid host"));
     }
     match (host, request.uri().authority()) {
         (Some(host), None) => Ok(host.clone()),
@@ -98,6 +98,8 @@ mod tests {
             ("http://a.example/a", &["b.example"]),
             ("/a", &["a b"]),
             ("/a", &["a/b"]),
+            ("/a", &["u@a"]),
+            ("http://u@a/a", &[]),
         ] {
             assert_eq!(host_of(uri, hosts), Err("bad_request"), "{uri} {hosts:?}");
         }
