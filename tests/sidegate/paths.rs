@@ -60,6 +60,7 @@ async fn a_path_with_two_readings_is_refused() {
         "/public/%ef%bc%85",
         "/public/%ef%bc%9b",
         "/public/;params",
+        "/public;x/admin",
         "/public/..;/admin",
         "/public/a%3bb",
     ] {
@@ -90,7 +91,6 @@ async fn a_near_miss_of_a_route_is_no_route() {
         "/adminx",
         "/",
         "/admin/x",
-        "/public;x/admin",
         "/strict/ADMIN",
         "/strict/admin.",
         "/strict/admin%20",
@@ -117,21 +117,13 @@ async fn an_unreserved_character_is_decoded_once_decided_on_and_forwarded_so() {
 }
 
 #[tokio::test]
-async fn an_encoded_character_is_forwarded_in_capital_digits() {
-    let yard = Yard::set();
-    for target in ["/public/%e2%82%ac", "/public/%E2%82%aC"] {
-        assert_eq!(yard.get(target, &yard.reader).status, 200, "{target}");
-        assert_eq!(yard.stage.upstream.only().target, "/public/%E2%82%AC", "RFC 3986 §6.2.2.1");
-    }
-}
-
-#[tokio::test]
 async fn what_has_one_reading_is_forwarded_byte_for_byte() {
     let yard = Yard::set();
     for target in [
         "/public",
         "/public/",
         "/public/a%20b",
+        "/public/%e2%82%ac",
         "/public/%E2%82%AC",
         "/public/a:b@c!$&'()*+,=",
         "/public/%3Fq",
@@ -148,7 +140,7 @@ async fn what_has_one_reading_is_forwarded_byte_for_byte() {
 #[tokio::test]
 async fn an_encoded_slash_or_a_semicolon_passes_where_the_route_says_so() {
     let yard = Yard::set();
-    for target in ["/opened/a%2Fb", "/opened/a;v=1"] {
+    for target in ["/opened/a%2Fb", "/opened/a%2fb", "/opened/a;v=1"] {
         assert_eq!(yard.get(target, &yard.reader).status, 200, "{target}");
         assert_eq!(yard.stage.upstream.only().target, target);
     }
