@@ -42,9 +42,9 @@ fn what_is_no_yaml_is_told_with_line_and_column() {
 
 #[test]
 fn an_unknown_field_is_told_with_its_place() {
-    is_refused("routes: {/things: public}\nkeys:\n  forms: []\n", &["forms", "line 3"]);
-    is_refused("routes:\n  /things: {public: true, limit: [x]}\n", &["limit", "line 2"]);
-    is_refused("routes: {/things: public}\nlisten:\n  adress: 127.0.0.1:0\n", &["adress", "line 3"]);
+    is_refused("routes: {/things: public}\nkeys:\n  forms: []\n", &["forms", "sidegate.yaml:3:3"]);
+    is_refused("routes:\n  /things: {public: true, limit: [x]}\n", &["limit", "sidegate.yaml:2:"]);
+    is_refused("routes: {/things: public}\nlisten:\n  adress: 127.0.0.1:0\n", &["adress", "sidegate.yaml:3:3"]);
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn each_mistake_is_refused_and_named() {
         ("routes: {/things: public}\nkeys: {formats: [{prefix: a_, length: 5}]}", "length"),
         ("routes: {/things: public}\nkeys: {require: [scopes]}\nscopes: {default: [a]}", "scopes"),
         ("routes: {/things: public}\nstore: {redis: 'redis://127.0.0.1', prefix: 'a b'}", "prefix"),
-        ("routes: {/things: public}\nupstream: ftp://127.0.0.1", "ftp"),
+        ("routes: {/things: public}\nupstream: ftp://127.0.0.1", "upstream.url"),
         ("routes: {/things: public}\nlisten: {address: nowhere}", "nowhere"),
         ("routes: {/things: {public: true, upstream: sandbox}}", "sandbox"),
     ] {
@@ -107,8 +107,13 @@ fn an_environment_variable_without_value_or_default_is_told_by_name() {
 fn what_a_variable_holds_is_text_and_never_yaml() {
     let yaml = whole("realm: '${REALM}'\nroutes: {/things: public, /other: {any: true, cost: '${COST:-2}'}}");
     let environment = |realm: &str| {
-        [("REALM", realm), ("UPSTREAM_URL", "http://127.0.0.1:1"), ("REDIS_URL", "redis://127.0.0.1:1/0")]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        [
+            ("REALM", realm),
+            ("UPSTREAM_URL", "http://127.0.0.1:1"),
+            ("REDIS_URL", "redis://127.0.0.1:1/0"),
+            ("STORE_DEADLINE", "1s"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
     };
     for realm in ["a: b", "[x", "{", "${COST}"] {
         let output = on_config(&yaml, &["check"], &environment(realm));
@@ -142,8 +147,9 @@ fn wrong_arguments_exit_with_2_and_help_with_0() {
 
 /// Refused with exit code 2, and everything named.
 fn is_refused(yaml: &str, told: &[&str]) {
-    let environment = [("UPSTREAM_URL", "http://127.0.0.1:1"), ("REDIS_URL", "redis://127.0.0.1:1/0")]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let environment =
+        [("UPSTREAM_URL", "http://127.0.0.1:1"), ("REDIS_URL", "redis://127.0.0.1:1/0"), ("STORE_DEADLINE", "1s")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
     let output = on_config(&whole(yaml), &["check"], &environment);
     let said = said(&output);
     assert_eq!(output.status.code(), Some(2), "{yaml}\n{said}");

@@ -36,7 +36,8 @@ async fn an_answer_is_streamed_as_it_comes() {
             assert_eq!(response.chunk().await.expect("the connection stands").as_deref(), Some(part.as_bytes()));
         }
         drop(body);
-        assert_eq!(response.chunk().await.expect("the body ends cleanly"), None);
+        // HTTP/2 may end with an empty frame.
+        assert!(response.bytes().await.expect("the body ends cleanly").is_empty());
     }
 }
 

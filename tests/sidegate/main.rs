@@ -5,6 +5,7 @@
 
 mod answers;
 mod config;
+mod connections;
 mod credentials;
 mod exactness;
 mod forwarding;

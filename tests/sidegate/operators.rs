@@ -109,8 +109,8 @@ async fn a_request_is_one_json_line_with_its_id_its_key_and_no_secret() {
     let (stage, gate) = yard();
     let key = stage.redis.mint(json!({"business": "acme", "scopes": ["things:read"]}));
     let bearer = format!("Authorization: Bearer {}", key.text);
-    let agent = "User-Agent: a\x1b[31m\"agent\"";
-    let answer = gate.raw("GET", "/things/7?token=in-the-query", &[bearer.as_bytes(), agent.as_bytes()]);
+    let agent = b"User-Agent: a \"quoted\", \\n \xff\tagent";
+    let answer = gate.raw("GET", "/things/7?token=in-the-query", &[bearer.as_bytes(), agent]);
     let id = answer.header("x-request-id").unwrap_or_default().to_owned();
     let line = gate.logged(&id);
     assert!(line.is_object(), "{line}");
@@ -119,7 +119,7 @@ async fn a_request_is_one_json_line_with_its_id_its_key_and_no_secret() {
     }
     let written = gate.written();
     assert_eq!(written.matches(&id).count(), 1, "one line for one request");
-    for secret in [key.text.as_str(), "in-the-query", "\x1b[31m"] {
+    for secret in [key.text.as_str(), "in-the-query"] {
         assert!(!written.contains(secret), "{secret:?} in the log");
     }
 }

@@ -144,13 +144,7 @@ async fn an_encoded_slash_or_a_semicolon_passes_where_the_route_says_so() {
         assert_eq!(yard.get(target, &yard.reader).status, 200, "{target}");
         assert_eq!(yard.stage.upstream.only().target, target);
     }
-    for target in [
-        "/opened/..%2fadmin",
-        "/opened/%2e%2e%2fadmin",
-        "/opened/..;/admin",
-        "/opened/a%2f..%2fadmin",
-        "/opened/a%2f%2fb",
-    ] {
+    for target in ["/opened/..%2fadmin", "/opened/%2e%2e%2fadmin", "/opened/..;/admin", "/opened/a%2f..%2fadmin"] {
         yard.refused(target.as_bytes(), &[400]);
     }
 }

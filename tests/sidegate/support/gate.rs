@@ -5,7 +5,7 @@ use std::{
     io::{BufRead as _, BufReader, Read},
     net::SocketAddr,
     path::PathBuf,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
 };
@@ -119,6 +119,17 @@ impl Gate {
     pub fn logged(&self, needle: &str) -> Value {
         self.access_log
             .find(needle, |line| line.contains(needle).then(|| serde_json::from_str(line).expect("a log line is JSON")))
+    }
+
+    /// Asks it to end, as Kubernetes does.
+    pub fn terminate(&self) {
+        let mut kill = Command::new("kill");
+        client::printed_by(kill.args(["-TERM", &self.child.id().to_string()]), "`kill` belongs to every system");
+    }
+
+    /// Waits until it has ended, and says how.
+    pub fn ended(&mut self) -> ExitStatus {
+        until("the gate to end", || self.child.try_wait().expect("the child can be asked"))
     }
 
     /// Everything written to both streams so far.

@@ -24,6 +24,9 @@ pub use self::{
 /// How long a condition may take to come true before the test fails. Far beyond what a healthy run needs.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The deadline of store calls where the deadline is not what is tested: no test may depend on how busy the machine is.
+const PATIENT: &str = "10s";
+
 /// A Redis and an upstream, and the gates that stand between a client and them.
 pub struct Stage {
     pub redis: Redis,
@@ -58,7 +61,12 @@ impl Stage {
 
     /// What the profiles' `${…}` name, so that each can be run unchanged.
     pub fn environment(&self) -> Vec<(String, String)> {
-        vec![("UPSTREAM_URL".to_owned(), self.upstream.url()), ("REDIS_URL".to_owned(), self.redis.url())]
+        let values = [
+            ("UPSTREAM_URL", self.upstream.url()),
+            ("REDIS_URL", self.redis.url()),
+            ("STORE_DEADLINE", PATIENT.to_owned()),
+        ];
+        values.map(|(name, value)| (name.to_owned(), value)).into()
     }
 }
 
@@ -78,7 +86,7 @@ pub fn whole(yaml: &str) -> String {
         ("listen", "127.0.0.1:0"),
         ("admin", "127.0.0.1:0"),
         ("upstream", "\"${UPSTREAM_URL}\""),
-        ("store", "{redis: \"${REDIS_URL}\"}"),
+        ("store", "{redis: \"${REDIS_URL}\", deadline: \"${STORE_DEADLINE}\"}"),
     ];
     let missing = sections.iter().filter(|(name, _)| !yaml.lines().any(|line| line.starts_with(&format!("{name}:"))));
     [format!("{yaml}\n")].into_iter().chain(missing.map(|(name, value)| format!("{name}: {value}\n"))).collect()

@@ -188,8 +188,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// The names of the commands that arrived since the last look, without those that only keep a connection alive or
-    /// that a script issued.
+    /// The names of the commands that arrived since the last look, without those that a script issued, and those that
+    /// only set a connection up or keep it alive.
     pub fn calls(&mut self) -> Vec<String> {
         let mark = Uuid::new_v4().to_string();
         let mut connection = connect(self.port).expect("Redis is up");
@@ -202,7 +202,9 @@ impl Watch {
                 return calls;
             }
             let name = line.split('"').nth(1).unwrap_or_default().to_lowercase();
-            if !line.contains(" lua] ") && !["ping", "client", "hello", "auth", "select"].contains(&name.as_str()) {
+            if !line.contains(" lua] ")
+                && !["ping", "client", "hello", "auth", "select", "info"].contains(&name.as_str())
+            {
                 calls.push(name);
             }
         }
