@@ -9,7 +9,6 @@ use std::sync::Arc;
 use thiserror::Error;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
@@ -17,7 +16,7 @@ use crate::config::Settings;
 use crate::gate::Gate;
 use crate::listen::connection::Context;
 use crate::listen::drain::{self, Signal, Watch};
-use crate::listen::tls::{self, TlsError};
+use crate::listen::tls::{Acceptor, TlsError};
 use crate::listen::worker::Worker;
 use crate::listen::{self, accept};
 use crate::observe::{AccessLog, Metrics};
@@ -53,7 +52,7 @@ pub struct Process {
     listener: TcpListener,
     admin: TcpListener,
     probes: Option<TcpListener>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Acceptor>,
     upstreams: Vec<Upstreams>,
     store: StoreHandle,
     metrics: Arc<Metrics>,
@@ -71,7 +70,7 @@ enum StoreHandle {
 impl Process {
     pub fn bind(settings: Settings) -> Result<Self, StartError> {
         let store = StoreHandle::open(&settings.store)?;
-        let tls = settings.listen.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
+        let tls = settings.listen.tls.as_ref().map(Acceptor::new).transpose()?;
         let upstreams = (0..settings.listen.workers)
             .map(|_| Upstreams::new(&settings.proxy.upstreams))
             .collect::<Result<_, _>>()?;
@@ -152,7 +151,7 @@ struct Shared {
     fallback: Arc<Fallback>,
     metrics: Arc<Metrics>,
     access_log: Arc<AccessLog>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Acceptor>,
 }
 
 impl Shared {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::config::{self, Settings};
 use crate::keys::format::{Fate, Formats};
 use crate::limit::window::short_duration;
-use crate::listen::tls;
+use crate::listen::tls::Acceptor;
 use crate::policy::{Access, By, Limit, Plan, Route};
 use crate::proxy::Upstreams;
 use crate::proxy::settings::{Protocol, Target, Upstream};
@@ -46,7 +46,7 @@ pub fn run(config: &Path, store_problem: impl FnOnce(&Settings) -> Option<String
 
 /// Reads every certificate and key as `run` would.
 fn unusable_files(settings: &Settings) -> Vec<String> {
-    let listener = settings.listen.tls.as_ref().and_then(|tls| tls::server_config(tls).err());
+    let listener = settings.listen.tls.as_ref().and_then(|tls| Acceptor::new(tls).err());
     let upstreams = Upstreams::new(&settings.proxy.upstreams).err();
     let problems = [listener.map(|e| format!("listen.tls: {e}")), upstreams.map(|e| format!("upstream.tls: {e}"))];
     problems.into_iter().flatten().collect()

@@ -16,12 +16,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
 use super::client_addr;
 use super::drain::Watch;
 use super::settings::Settings;
+use super::tls::Acceptor;
 use crate::proxy::body::Outgoing;
 use crate::proxy::{Arrival, Service};
 
@@ -44,7 +44,7 @@ const H2_LOCAL_RESETS: usize = 256;
 pub struct Context {
     pub service: Service,
     pub settings: Arc<Settings>,
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Acceptor>,
 }
 
 /// Serves the connection until it ends, or until draining ends it.
@@ -64,8 +64,7 @@ async fn connected(context: &Rc<Context>, stream: TcpStream, peer: IpAddr, drain
             http(context, stream, peer, false, h2, drain).await
         }
         Some(acceptor) => {
-            let stream = timed(bounds.handshake, acceptor.accept(stream)).await?;
-            let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let (stream, h2) = timed(bounds.handshake, acceptor.accept(stream)).await?;
             http(context, stream, peer, true, h2, drain).await
         }
     }

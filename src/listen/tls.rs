@@ -1,5 +1,6 @@
 //! TLS towards the client: 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN, a certificate by SNI, the first pair by default.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,6 +11,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 
 use super::settings::{CertificateFiles, Tls};
 
@@ -30,8 +34,25 @@ pub enum TlsError {
     Tls(#[from] rustls::Error),
 }
 
-/// Reads every certificate and key: all are good or none is used.
-pub fn server_config(settings: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
+/// Takes the handshake of a new connection.
+#[derive(Clone)]
+pub struct Acceptor(TlsAcceptor);
+
+impl Acceptor {
+    /// Reads every certificate and key: all are good or none is used.
+    pub fn new(settings: &Tls) -> Result<Self, TlsError> {
+        server_config(settings).map(|config| Self(TlsAcceptor::from(config)))
+    }
+
+    /// The stream in clear, and whether HTTP/2 was agreed on.
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<(impl AsyncRead + AsyncWrite + Unpin + use<>, bool)> {
+        let stream = self.0.accept(stream).await?;
+        let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Ok((stream, h2))
+    }
+}
+
+fn server_config(settings: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let certificates = ByName::load(&settings.certificates, &provider)?;
     let mut config = ServerConfig::builder_with_provider(provider)

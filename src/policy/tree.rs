@@ -8,8 +8,8 @@ use std::collections::HashMap;
 
 use unicode_normalization::UnicodeNormalization;
 
+use super::pattern::{Pattern, Segment};
 use super::percent;
-use super::route::{Pattern, Segment};
 
 #[derive(Debug, Default)]
 pub struct Tree {

@@ -9,7 +9,7 @@ use http::Method;
 use super::BUSINESS;
 use crate::config::Settings;
 use crate::limit::Window;
-use crate::policy::route::{Pattern, Segment};
+use crate::policy::pattern::{Pattern, Segment};
 use crate::policy::{Access, BusinessSource, KeySource, Policy, Route};
 use crate::secret::Secret;
 use crate::store::record::KeyDocument;

@@ -5,7 +5,7 @@ use super::{limits, store};
 use crate::config::place::FieldPath;
 use crate::config::raw::{Management, ManagementRedis, Root, Scalar, Short};
 use crate::config::scalar;
-use crate::policy::route::Pattern;
+use crate::policy::pattern::Pattern;
 
 pub fn check(root: &Root, reader: &mut Reader<'_>) {
     let Some(raw) = &root.management else { return };

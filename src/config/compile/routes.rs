@@ -11,7 +11,7 @@ use super::{enforce_only, entries, shadow, upstream};
 use crate::config::place::FieldPath;
 use crate::config::raw::{self, Entries, List, Root, Scalar, Short};
 use crate::config::scalar;
-use crate::policy::route::Pattern;
+use crate::policy::pattern::Pattern;
 use crate::policy::scope::is_scope;
 use crate::policy::{Access, Allowances, Limit, Plans, Route, RouteTable, UpstreamId};
 use crate::proxy::settings::Upstream;

@@ -5,7 +5,7 @@ use http::Method;
 
 use super::reader::Reader;
 use crate::config::place::FieldPath;
-use crate::policy::route::{Pattern, Segment};
+use crate::policy::pattern::{Pattern, Segment};
 
 /// Everything that stands on one pattern, names of parameters aside.
 struct Place<'p> {
