@@ -1,4 +1,45 @@
-//! sidegate
+//! sidegate stands beside a service and decides which requests reach it: a reverse proxy that terminates TLS, reads an API key,
+//! asks Redis whether it stands, maps the route to the scopes that it needs, and enforces limits that all sidecars share.
+//!
+//! # The way of one request
+//!
+//! ```text
+//! listen     accept → TLS → HTTP/1.1 or HTTP/2 → client address
+//! gate       path → route → credential → record → standing (plan, business, scope) → limits  ⇒  Permit | Denial
+//! proxy      Permit → header hygiene and identity → upstream → response with rate-limit headers
+//! observe    one metric update, one log line
+//! ```
+//!
+//! Walk it yourself: [`listen::connection`] has the bytes, [`proxy::service`] is the pipeline on one screen, [`gate::decide`]
+//! asks the questions in their order, [`store`] answers in one call, [`proxy::upstream`] forwards what the gate permitted, and
+//! [`proxy::respond`] words what it did not.
+//!
+//! # The rooms, from the ground up
+//!
+//! A room names only those above it in this list; `tests/walls.rs` holds that.
+//!
+//! - [`secret`], [`clock`]: text that is never printed; time as documents write it.
+//! - [`limit`]: windows, buckets, and what a request asks of them. Pure arithmetic; the same stands in Lua, and a differential
+//!   test keeps the two alike.
+//! - [`keys`]: how a key looks, how one is minted, what a new one must have. Only digests go further than the gate.
+//! - [`policy`]: what the YAML means, compiled: routes, scopes, plans, the words of a denial.
+//! - [`store`]: where keys and counts live: Redis, or a file beside one process.
+//! - [`gate`]: the decision. It alone makes a [`gate::Permit`], and without one nothing is forwarded.
+//! - [`observe`]: metrics and logs.
+//! - [`proxy`]: from a request to its answer.
+//! - [`listen`]: connections, workers, and how they end.
+//! - [`admin`]: the operators' listeners.
+//! - [`config`]: one YAML file into each room's settings, or everything that is wrong with it.
+//! - [`process`]: one process from its settings to its exit.
+//! - [`cli`]: the command line.
+//!
+//! # Threads
+//!
+//! One worker per core, each with a runtime, a gate, a memory of keys, a store connection and upstream pools of its own, so that
+//! a request meets no lock that is held across an await and wakes no other thread. Accepting, operators and signals have the
+//! main thread.
+
+#![forbid(unsafe_code)]
 
 pub mod admin;
 pub mod cli;

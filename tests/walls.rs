@@ -141,7 +141,7 @@ impl Source {
         code.match_indices(&path).any(|(at, _)| {
             let before = code[..at].chars().next_back();
             let starts_here = before.is_none_or(|c| !c.is_alphanumeric() && c != '_' && c != ':');
-            starts_here && !(module_of_ours && !code[..at].ends_with("use "))
+            starts_here && (!module_of_ours || code[..at].ends_with("use "))
         })
     }
 }
