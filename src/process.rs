@@ -95,11 +95,9 @@ impl Process {
         self.listener.local_addr()
     }
 
-    pub fn store_file(&self) -> Option<Arc<FileStore>> {
-        match &self.store {
-            StoreHandle::File(file) => Some(file.clone()),
-            StoreHandle::Redis { .. } => None,
-        }
+    /// Where operators look.
+    pub fn admin_address(&self) -> io::Result<SocketAddr> {
+        self.admin.local_addr()
     }
 
     /// Serves until SIGTERM or SIGINT, then drains.

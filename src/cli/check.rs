@@ -103,7 +103,6 @@ fn upstream_words(upstream: &Upstream) -> String {
                 Protocol::Https => "https",
                 Protocol::H2c => "h2c",
             };
-            let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
             format!("{scheme}://{host}:{port}")
         }
     };
@@ -272,4 +271,39 @@ fn short(duration: Duration) -> String {
 
 fn counted(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary(yaml: &str) -> String {
+        let settings = config::load::from_text(yaml, Path::new("."), "gate.yaml");
+        let settings = settings.unwrap_or_else(|errors| panic!("{errors}"));
+        Summary(&settings).to_string()
+    }
+
+    #[test]
+    fn the_summary_says_what_the_gate_will_do() {
+        let said = summary(
+            "listen: 127.0.0.1:1\nworkers: 3\nupstream: 'http://[::1]:3000'\nstore: redis://gate:hunter2@h:7/1\nbase_path: /api\n\
+             limits: {l: {by: business, windows: [20/1s, 60/1m]}}\nplans: {pro: {limits: {l: 600/1m}}, free: {api: false}}\n\
+             defaults: {limits: l}\nroutes: {/open: public, 'GET /a/{id}': {scopes: [x, y], cost: 5}, /a/b: any}\n",
+        );
+        for told in [
+            "127.0.0.1:1, plain text, 3 workers, everything below /api",
+            "default at http://[::1]:3000",
+            "Redis at h:7/1, prefix sg, 4 connections",
+            "from authorization: Bearer … or x-api-key; any value is looked up",
+            "x and y        limits l, cost 5",
+            "public, without a key: /open",
+            "per business 20/1s, 60/1m  plan pro: 600/1m; a business may have its own",
+            "plans: free (no API), pro; a business without one has none, and its keys are refused",
+        ] {
+            assert!(said.contains(told), "no {told:?} in\n{said}");
+        }
+        assert!(!said.contains("hunter2"), "{said}");
+        let at = |pattern: &str| said.find(pattern).unwrap_or(usize::MAX);
+        assert!(at("  /a/b") < at("  GET /a/{id}") && at("  GET /a/{id}") < at("  /open"), "{said}");
+    }
 }

@@ -3,7 +3,7 @@
 //! A key is never an argument: arguments stand in the shell's history and in the process list. What a key must have is
 //! decided in `keys::rules`, what is written in `store::registry`.
 
-mod create;
+pub mod create;
 mod import;
 mod list;
 mod revoke;

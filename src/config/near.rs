@@ -1,5 +1,7 @@
 //! The known name that somebody probably meant.
 
+use std::cmp::Reverse;
+
 /// `did you mean `per-key`?`, or what there is, or that there is none.
 pub fn advice<'a>(name: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
     if let Some(near) = nearest(name, known.clone()) {
@@ -9,11 +11,14 @@ pub fn advice<'a>(name: &str, known: impl IntoIterator<Item = &'a str> + Clone) 
     if all.is_empty() { "none is defined".to_owned() } else { format!("write one of {}", all.join(", ")) }
 }
 
-/// The closest of `known`, if it is close: a third of the letters may differ, at least one and at most three.
+/// The closest of `known`, if it is close: a third of the letters may differ, rounded up, and at most three.
 fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let most = (name.chars().count() / 3).clamp(1, 3);
+    let most = name.chars().count().div_ceil(3).clamp(1, 3);
     let distances = known.into_iter().map(|candidate| (distance(name, candidate), candidate));
-    distances.filter(|(distance, _)| *distance <= most).min_by_key(|(distance, _)| *distance).map(|(_, near)| near)
+    let near = distances.filter(|(distance, _)| *distance <= most);
+    // Of two that are equally close, the one that begins alike.
+    let alike = |candidate: &str| name.chars().zip(candidate.chars()).take_while(|(a, b)| a == b).count();
+    near.min_by_key(|(distance, candidate)| (*distance, Reverse(alike(candidate)))).map(|(_, near)| near)
 }
 
 /// Letters to insert, delete, replace, or swap with their neighbour (optimal string alignment), without regard to case.
@@ -43,6 +48,7 @@ mod tests {
     #[test]
     fn a_slip_is_recognised_and_another_word_is_not() {
         assert_eq!(nearest("per-kye", ["per-key", "per-business"]), Some("per-key"));
+        assert_eq!(nearest("forms", ["from", "formats"]), Some("formats"));
         assert_eq!(nearest("kye", ["key", "ip"]), Some("key"));
         assert_eq!(nearest("adress", ["address", "admin"]), Some("address"));
         assert_eq!(nearest("Limits", ["limits"]), Some("limits"));

@@ -32,17 +32,22 @@ const OVERRIDES: [HeaderName; 5] = [
     HeaderName::from_static("x-rewrite-url"),
 ];
 
+/// What a forwarded request's headers are made from.
+pub struct Forwarding<'a> {
+    pub permit: &'a Permit,
+    pub policy: &'a Policy,
+    pub upstream: &'a Upstream,
+    /// Every upstream's identity headers: none of them passes from a client.
+    pub reserved: &'a [HeaderName],
+    pub arrival: &'a Arrival,
+    /// In which the request came.
+    pub version: Version,
+    pub request_id: &'a str,
+}
+
 /// The request's headers as the upstream gets them. The credential has been read before, from the whole of them.
-pub fn forward(
-    headers: &mut HeaderMap,
-    permit: &Permit,
-    policy: &Policy,
-    upstream: &Upstream,
-    reserved: &[HeaderName],
-    arrival: &Arrival,
-    version: Version,
-    request_id: &str,
-) {
+pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
+    let Forwarding { permit, policy, upstream, reserved, arrival, version, request_id } = *forwarding;
     credential::strip(&policy.credentials, headers);
     let trailers = headers.get_all(TE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
     remove_hop_by_hop(headers);
@@ -57,7 +62,7 @@ pub fn forward(
         headers.remove(name);
     }
     join_cookies(headers);
-    forwarding(headers, arrival, version);
+    say_who_sent_it(headers, arrival, version);
     set(headers, X_REQUEST_ID, request_id);
     identity(headers, permit, upstream, request_id);
     for (name, value) in &upstream.headers {
@@ -98,7 +103,7 @@ pub fn look_alikes(headers: &HeaderMap, reserved: &[HeaderName]) -> Vec<HeaderNa
 }
 
 /// `X-Forwarded-*` and `Via`; what an untrusted client says of itself is replaced, what a trusted proxy says is continued.
-fn forwarding(headers: &mut HeaderMap, arrival: &Arrival, version: Version) {
+fn say_who_sent_it(headers: &mut HeaderMap, arrival: &Arrival, version: Version) {
     if !arrival.trusted {
         for name in [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, FORWARDED, X_REAL_IP] {
             headers.remove(name);

@@ -35,7 +35,12 @@ pub struct Upstream {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    Tcp { host: String, port: u16, protocol: Protocol },
+    /// An IPv6 host stands in brackets, as in a URL.
+    Tcp {
+        host: String,
+        port: u16,
+        protocol: Protocol,
+    },
     Unix(PathBuf),
 }
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant as Deadline, sleep_until};
 
 use super::body::{Forwarded, Progress};
 use super::connector::{Connector, ConnectorError};
-use super::headers;
+use super::headers::{self, Forwarding};
 use super::service::Arrival;
 use super::settings::{Protocol, Target, Upstream};
 use crate::gate::{Denial, Permit};
@@ -61,16 +61,16 @@ impl Upstreams {
             return Err(Denial::BodyTooLarge);
         }
         let (mut head, body) = request.into_parts();
-        headers::forward(
-            &mut head.headers,
+        let forwarding = Forwarding {
             permit,
             policy,
-            &pool.settings,
-            &self.reserved,
+            upstream: &pool.settings,
+            reserved: &self.reserved,
             arrival,
-            head.version,
+            version: head.version,
             request_id,
-        );
+        };
+        headers::forward(&mut head.headers, &forwarding);
         head.uri = pool.uri(permit.target())?;
         head.version = Version::HTTP_11;
         if !pool.keeps_host() && !pool.settings.headers.iter().any(|(name, _)| name == HOST) {

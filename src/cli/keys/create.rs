@@ -7,7 +7,7 @@ use super::{DONE, KeysSetting, Session, printable};
 use crate::clock;
 use crate::keys::mint::{hint, mint};
 use crate::keys::rules::{Settled, Wanted};
-use crate::keys::{Digest, FormatError};
+use crate::keys::{Digest, Format, FormatError};
 use crate::secret::Secret;
 use crate::store::record::KeyDocument;
 use crate::store::registry::{Insertion, RegistryError};
@@ -68,15 +68,26 @@ pub(super) async fn run(args: CreateArgs, setting: &KeysSetting, session: &mut S
         }
         Err(unknown) => return session.wrong_arguments(unknown),
     };
-    let key = mint(&setting.formats, format, getrandom::fill)?;
-    let document = document_of(settled, hint(key.expose(), format), session.now_ms);
-    let document = insert(setting, &key, &document, session.now_ms).await?;
+    let (key, document) = issue(setting, settled, format, session.now_ms).await?;
     if json {
         session.print_json(&created(&key, &document))?;
     } else {
         print_for_a_person(session, &created(&key, &document))?;
     }
     Ok(DONE)
+}
+
+/// Mints a key that obeys the rules and stores its digest.
+pub async fn issue(
+    setting: &KeysSetting,
+    settled: Settled,
+    format: &Format,
+    now_ms: u64,
+) -> anyhow::Result<(Secret, KeyDocument)> {
+    let key = mint(&setting.formats, format, getrandom::fill)?;
+    let document = document_of(settled, hint(key.expose(), format), now_ms);
+    let document = insert(setting, &key, &document, now_ms).await?;
+    Ok((key, document))
 }
 
 fn looks_like_a_key(text: &str, setting: &KeysSetting) -> bool {

@@ -47,7 +47,9 @@ pub fn name(reader: &mut Reader<'_>, path: &FieldPath, text: &str, used: Use) ->
         Use::Identity => FORWARDING.contains(&name.as_str()),
         Use::Read | Use::Fixed | Use::Answer => false,
     };
-    if CONNECTION.contains(&name.as_str()) || of_the_gate {
+    // A service that is found by its name may need another Host than the client's.
+    let is_host_to_upstream = used == Use::Fixed && name == http::header::HOST;
+    if CONNECTION.contains(&name.as_str()) && !is_host_to_upstream || of_the_gate {
         reader.fail(path, format_args!("`{text}` belongs to the connection or to the gate; write another header"));
         return None;
     }

@@ -22,11 +22,14 @@ use super::place::FieldPath;
 use super::raw::{Entries, Root, Scalar};
 use super::replace::Sources;
 use super::scalar;
+use crate::keys::rules::Rules;
 use crate::policy::Policy;
 use crate::proxy;
+use crate::proxy::settings::Upstream;
 
 pub use reader::Problem;
 use reader::Reader;
+use routes::Base;
 
 /// Compiles what the YAML says, or gives everything that is wrong with it.
 pub fn compile(root: &Root, sources: Sources<'_>) -> Result<Settings, Vec<Problem>> {
@@ -44,48 +47,51 @@ fn settings(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
     refuse_what_is_not_built(root, reader);
     let base_path = routes::base_path(root, reader);
     let upstreams = upstream::all(root, reader);
+    let policy = policy(root, base_path.as_ref(), &upstreams, reader);
+    let rate_limit_headers = texts::rate_limit_headers(root, reader);
+    management::check(root, reader);
+    let listen = listener::listen(root, reader);
+    let admin = listener::admin(root, reader);
+    let store = store::store(root, reader);
+    let observe = listener::observe(root, reader);
+
+    let listen = listen?;
+    listener::refuse_shared_addresses(&listen, &admin, reader);
+    let (policy, keys) = policy?;
+    Some(Settings {
+        policy: Arc::new(policy),
+        proxy: proxy::settings::Settings { upstreams, rate_limit_headers, header_bytes: listen.bounds.header_bytes },
+        listen,
+        admin,
+        observe,
+        store: store?,
+        keys,
+        base_path: base_path.map(|base| base.text),
+        warnings: Vec::new(),
+        hash: String::new(),
+    })
+}
+
+/// What the gate decides by, and what new keys must have.
+fn policy(
+    root: &Root,
+    base_path: Option<&Base>,
+    upstreams: &[Upstream],
+    reader: &mut Reader<'_>,
+) -> Option<(Policy, Rules)> {
     let mut limits = limits::all(root, reader);
     let plans = limits::plans(root, &limits, reader);
-    let credentials = keys::credentials(root, &upstreams, reader);
-    let routes = routes::table(root, base_path.as_ref(), &upstreams, &mut limits, plans.as_ref(), reader);
+    let credentials = keys::credentials(root, upstreams, reader);
+    let routes = routes::table(root, base_path, upstreams, &mut limits, plans.as_ref(), reader);
     limits.report_unused(reader);
     let scopes = keys::scopes(root, reader);
     let rules = keys::rules(root, routes.as_ref(), reader);
     let business_sources = keys::business_sources(root, routes.as_ref(), reader);
     let texts = texts::texts(root, reader);
     let deny = keys::deny(root, reader);
-    management::check(root, reader);
-    let listen = listener::listen(root, reader);
-    let admin = listener::admin(root, reader);
-    let store = store::store(root, reader);
-    let observe = listener::observe(root, reader);
-    let rate_limit_headers = texts::rate_limit_headers(root, reader);
-
-    let listen = listen?;
-    listener::refuse_shared_addresses(&listen, &admin, reader);
-    let policy = Policy {
-        routes: routes?.table,
-        scopes,
-        plans,
-        business_sources,
-        credentials,
-        limits: limits.compiled,
-        deny,
-        texts,
-    };
-    let proxy = proxy::settings::Settings { upstreams, rate_limit_headers, header_bytes: listen.bounds.header_bytes };
-    Some(Settings {
-        policy: Arc::new(policy),
-        proxy,
-        listen,
-        admin,
-        observe,
-        store: store?,
-        keys: rules,
-        base_path: base_path.map(|base| base.text),
-        hash: String::new(),
-        warnings: Vec::new(),
-    })
+    let routes = routes?.table;
+    let limits = limits.compiled;
+    Some((Policy { routes, scopes, plans, business_sources, credentials, limits, deny, texts }, rules))
 }
 
 /// Whole parts of the contract that later issues build.

@@ -72,7 +72,14 @@ impl<'s> Reader<'s> {
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
         let text = self.text(path, scalar)?;
-        parse(&text).map_err(|error| self.fail(path, error)).ok()
+        let error = match parse(&text) {
+            Ok(value) => return Some(value),
+            Err(error) => error.to_string(),
+        };
+        // What came out of a replacement may be a secret in the wrong field: it is told as it was written.
+        let is_replaced = text != scalar.0 && !text.is_empty();
+        self.fail(path, if is_replaced { error.replace(&text, &scalar.0) } else { error });
+        None
     }
 
     /// A field that has to be there.

@@ -60,33 +60,33 @@ fn backend(path: &FieldPath, fields: &raw::Store, reader: &mut Reader<'_>) -> Op
             reader.fail(path, format_args!("neither `redis` nor `file` is there; {EXAMPLE}"));
             None
         }
-        (None, Some(file)) => {
-            for (name, value) in
-                [("username", &fields.username), ("password", &fields.password), ("prefix", &fields.prefix)]
-            {
-                if value.is_some() {
-                    reader.fail(&path.field(name), "a file has none; remove this field, or write `redis`");
-                }
-            }
-            let file_path = path.field("file");
-            let text = reader.text_or_file(&file_path, file)?;
-            key_file(&file_path, &text, reader).map(Backend::File)
-        }
+        (None, Some(file)) => only_a_file(path, file, fields, reader).map(Backend::File),
         (Some(Short::Text(url)), None) => redis_node(path, url, fields, reader).map(Backend::Redis),
         (Some(Short::Fields(nodes)), None) => {
-            for (name, there) in [("cluster", nodes.cluster.is_some()), ("sentinels", nodes.sentinels.is_some())] {
-                if there {
-                    reader.fail(
-                        &path.field("redis").field(name),
-                        "Redis clusters and sentinels are not built yet; write the address of one node",
-                    );
-                }
-            }
-            if nodes.cluster.is_none() && nodes.sentinels.is_none() {
-                reader.fail(&path.field("redis"), format_args!("no address is there; {EXAMPLE}"));
-            }
+            several_nodes(&path.field("redis"), nodes, reader);
             None
         }
+    }
+}
+
+fn only_a_file(path: &FieldPath, file: &Scalar, fields: &raw::Store, reader: &mut Reader<'_>) -> Option<PathBuf> {
+    for (name, value) in [("username", &fields.username), ("password", &fields.password), ("prefix", &fields.prefix)] {
+        if value.is_some() {
+            reader.fail(&path.field(name), "a file has none; remove this field, or write `redis`");
+        }
+    }
+    reader.file(&path.field("file"), file)
+}
+
+fn several_nodes(path: &FieldPath, nodes: &raw::RedisNodes, reader: &mut Reader<'_>) {
+    for (name, there) in [("cluster", nodes.cluster.is_some()), ("sentinels", nodes.sentinels.is_some())] {
+        if there {
+            let message = "Redis clusters and sentinels are not built yet; write the address of one node";
+            reader.fail(&path.field(name), message);
+        }
+    }
+    if nodes.cluster.is_none() && nodes.sentinels.is_none() {
+        reader.fail(path, format_args!("no address is there; {EXAMPLE}"));
     }
 }
 

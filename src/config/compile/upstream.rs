@@ -103,16 +103,24 @@ fn target(path: &FieldPath, scalar: &Scalar, reader: &mut Reader<'_>) -> Option<
     Some(target)
 }
 
-/// `http://host[:port]`, `https://…`, `h2c://…`. The text is not repeated: a login in it would be printed.
-fn parse_url(url: &str) -> Result<Target, &'static str> {
-    const SHAPE: &str = "this is no upstream; write `http://host:port`, `https://…`, `h2c://…`, or `unix:/path.sock`";
+/// `http://host[:port]`, `https://…`, `h2c://…`; an IPv6 host keeps its brackets. Of the text only the scheme is repeated in
+/// errors: a login in it would be printed.
+fn parse_url(url: &str) -> Result<Target, String> {
     let (scheme, rest) = url.split_once("://").ok_or(SHAPE)?;
     let (protocol, port) = match scheme {
         "http" => (Protocol::Http, 80),
         "https" => (Protocol::Https, 443),
         "h2c" => (Protocol::H2c, 80),
-        _ => return Err(SHAPE),
+        _ if scheme.bytes().all(|b| b.is_ascii_alphanumeric()) => return Err(format!("`{scheme}://`: {SHAPE}")),
+        _ => return Err(SHAPE.to_owned()),
     };
+    let (host, port) = host_and_port(rest, port)?;
+    Ok(Target::Tcp { host, port, protocol })
+}
+
+const SHAPE: &str = "this is no upstream; write `http://host:port`, `https://…`, `h2c://…`, or `unix:/path.sock`";
+
+fn host_and_port(rest: &str, default_port: u16) -> Result<(String, u16), &'static str> {
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains(['/', '?', '#']) {
         return Err("an upstream has no path and no query: the request's own are forwarded; end it after the port");
@@ -121,23 +129,23 @@ fn parse_url(url: &str) -> Result<Target, &'static str> {
         return Err("a login does not belong into the address; set `headers: {Authorization: …}`");
     }
     let authority: Authority = authority.parse().map_err(|_| SHAPE)?;
-    let bracketed = authority.host().strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let host = bracketed.unwrap_or(authority.host());
+    let host = authority.host();
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let has_port = authority.as_str().len() > authority.host().len();
     let port = match authority.port_u16() {
         Some(0) => return Err("port 0 is no port to connect to; write the service's"),
         Some(port) => port,
         None if has_port => return Err("the port is no number up to 65535; write the service's"),
-        None => port,
+        None => default_port,
     };
     if host.is_empty() || bracketed.is_some_and(|host| host.parse::<Ipv6Addr>().is_err()) {
         return Err(SHAPE);
     }
-    Ok(Target::Tcp { host: host.to_owned(), port, protocol })
+    Ok((host.to_owned(), port))
 }
 
 fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+    host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 fn identity(
@@ -212,7 +220,7 @@ mod tests {
         assert_eq!(parse_url("http://127.0.0.1:3000"), tcp("127.0.0.1", 3000, Protocol::Http));
         assert_eq!(parse_url("http://app/"), tcp("app", 80, Protocol::Http));
         assert_eq!(parse_url("https://app.example"), tcp("app.example", 443, Protocol::Https));
-        assert_eq!(parse_url("h2c://[::1]:50051"), tcp("::1", 50051, Protocol::H2c));
+        assert_eq!(parse_url("h2c://[::1]:50051"), tcp("[::1]", 50051, Protocol::H2c));
         for wrong in [
             "",
             "app:3000",

@@ -177,7 +177,6 @@ fn upstreams_and_stores_that_cannot_be_meant_are_refused() {
         ("upstream: {url: https://localhost, tls: {cert: a}}", "upstream.tls", "write both"),
         ("upstream: {url: http://localhost, idle: 0s}", "upstream.idle", "no time at all"),
         ("store: redis://u:hunter2@host/zero", "store", "redis://host:6379/0"),
-        ("store: hunter2", "store", "redis://host:6379/0"),
         ("store: redis://u@host", "store", "has no password"),
         ("store: {redis: 'redis://:hunter2@host', password: hunter2}", "store.password", "keep one"),
         ("store: {redis: 'redis://u:hunter2@host', username: v}", "store.username", "keep one"),

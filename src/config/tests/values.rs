@@ -29,6 +29,7 @@ fn variables_are_replaced_in_values_and_never_read_as_yaml() {
     );
     each_has_one_error(&[
         ("realm: ${ABSENT}", "realm", "the environment variable `ABSENT` is not set"),
+        ("workers: ${SECRET}", "workers", "`${SECRET}` is no whole number"),
         ("realm: ${file:secret}", "realm", "use an environment variable here"),
         (
             "upstream: {url: http://localhost, headers: {X-A: '${file:/absent}'}}",
