@@ -7,6 +7,7 @@ mod answers;
 mod config;
 mod connections;
 mod credentials;
+mod demo;
 mod exactness;
 mod forwarding;
 mod limits;
