@@ -25,9 +25,10 @@ use super::settings::Settings;
 use crate::proxy::body::Outgoing;
 use crate::proxy::{Arrival, Service};
 
-/// What RFC 9113 calls the connection preface begins with this; no method does.
-const H2_PREFACE: &[u8] = b"PRI ";
-/// How often a client that sends its first four bytes one by one is looked at again.
+/// The connection preface (RFC 9113 §3.4); no HTTP/1.1 request begins like it. It is waited for whole, since nothing bounds
+/// the wait for its rest once the connection is hyper's.
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How often a client that sends its preface byte by byte is looked at again.
 const TRICKLE: Duration = Duration::from_millis(5);
 
 /// Bounds on one HTTP/2 connection (YARDSTICK: rapid reset CVE-2023-44487, server-induced reset CVE-2025-8671, header floods).
