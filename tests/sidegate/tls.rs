@@ -1,7 +1,6 @@
 //! TLS at the listener: both versions, both protocols, the certificate that the client's name asks for.
 
 use std::{
-    fs,
     io::{Read as _, Write as _},
     net::TcpStream,
     sync::Arc,
@@ -12,9 +11,8 @@ use rustls::{
     pki_types::{CertificateDer, ServerName},
     version::{TLS12, TLS13},
 };
-use tempfile::TempDir;
 
-use crate::support::{Answer, AnswerTo as _, Gate, Stage, client, until};
+use crate::support::{Answer, AnswerTo as _, Certificate, Gate, Stage, Upstream, client, until};
 
 #[tokio::test]
 async fn tls_1_2_and_1_3_carry_http_1_and_http_2() {
@@ -82,33 +80,43 @@ async fn plain_text_on_a_tls_port_harms_nobody() {
     assert_eq!(yard.stage.upstream.take().len(), 1);
 }
 
+#[tokio::test]
+async fn the_upstream_may_speak_tls_and_must_prove_its_name() {
+    let stage = Stage::set();
+    let (its_own, another) = (Certificate::of("localhost"), Certificate::of("localhost"));
+    let upstream = Upstream::start_tls(&its_own);
+    for (trusted, name, status) in
+        [(&its_own, "localhost", 200), (&another, "localhost", 502), (&its_own, "127.0.0.1", 502)]
+    {
+        let gate = stage.gate(&format!(
+            "upstream: {{url: 'https://{name}:{}', tls: {{ca: '{}'}}}}\nroutes: {{/public: public}}",
+            upstream.address.port(),
+            trusted.cert_file().display(),
+        ));
+        assert_eq!(gate.post("/public").body("body").answer().await.status, status, "{name}");
+    }
+    assert_eq!(upstream.only().body, b"body");
+}
+
 struct Yard {
     stage: Stage,
     gate: Gate,
     /// The certificates of one.example, which is the default, and two.example.
     trusted: Vec<CertificateDer<'static>>,
-    _certificates: TempDir,
 }
 
 impl Yard {
     fn set() -> Self {
         let stage = Stage::set();
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let mut trusted = Vec::new();
-        let mut listed = String::new();
-        for name in ["one.example", "two.example"] {
-            let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a name is a valid subject");
-            let (cert, key) = (folder.path().join(format!("{name}.crt")), folder.path().join(format!("{name}.key")));
-            fs::write(&cert, made.cert.pem()).expect("the folder is writable");
-            fs::write(&key, made.signing_key.serialize_pem()).expect("the folder is writable");
-            listed += &format!("{{cert: '{}', key: '{}'}}, ", cert.display(), key.display());
-            trusted.push(made.cert.der().clone());
-        }
+        let certificates = ["one.example", "two.example"].map(Certificate::of);
+        let [one, two] = certificates
+            .each_ref()
+            .map(|made| format!("{{cert: '{}', key: '{}'}}", made.cert_file().display(), made.key_file().display()));
+        // A gate has read its certificates when it is ready: the files may go.
         let gate = stage.gate(&format!(
-            "listen: {{address: '127.0.0.1:0', tls: {{certificates: [{}]}}}}\nroutes: {{/public: public}}",
-            listed.trim_end_matches(", ")
+            "listen: {{address: '127.0.0.1:0', tls: {{certificates: [{one}, {two}]}}}}\nroutes: {{/public: public}}"
         ));
-        Self { stage, gate, trusted, _certificates: folder }
+        Self { stage, gate, trusted: certificates.map(|made| made.der).into() }
     }
 }
 

@@ -182,7 +182,7 @@ fn address_in(line: &str, message: &str) -> Option<SocketAddr> {
 
 /// What a child writes to one stream, line by line, as it comes.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Written>>);
+pub struct Lines(Arc<Mutex<Written>>);
 
 #[derive(Default)]
 struct Written {
@@ -191,7 +191,7 @@ struct Written {
 }
 
 impl Lines {
-    fn of(stream: impl Read + Send + 'static) -> Self {
+    pub fn of(stream: impl Read + Send + 'static) -> Self {
         let written = Self::default();
         let writer = written.clone();
         thread::spawn(move || {
@@ -204,7 +204,7 @@ impl Lines {
     }
 
     /// Waits for a line; a stream that ends without it fails the test with what was written.
-    fn find<T>(&self, what: &str, found: impl Fn(&str) -> Option<T>) -> T {
+    pub fn find<T>(&self, what: &str, found: impl Fn(&str) -> Option<T>) -> T {
         until(&format!("a line with {what:?}"), || {
             self.with(|written| {
                 let line = written.lines.iter().find_map(|line| found(line));
@@ -214,7 +214,7 @@ impl Lines {
         })
     }
 
-    fn all(&self) -> String {
+    pub fn all(&self) -> String {
         self.with(|written| written.lines.iter().map(|line| format!("{line}\n")).collect())
     }
 

@@ -3,6 +3,7 @@
 //! `Stage` ties them together. Each test sets its own, so that tests share nothing and may run at the same time.
 
 pub mod answer;
+pub mod certificate;
 pub mod client;
 pub mod gate;
 pub mod redis;
@@ -16,6 +17,7 @@ use std::{
 
 pub use self::{
     answer::{Answer, AnswerTo},
+    certificate::Certificate,
     gate::Gate,
     redis::{Key, Redis},
     upstream::Upstream,

@@ -24,11 +24,13 @@ use hyper_util::{
 };
 use serde_json::json;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     sync::{mpsc, oneshot},
     task::AbortHandle,
 };
+use tokio_rustls::TlsAcceptor;
 
-use super::until;
+use super::{certificate::Certificate, until};
 
 /// A request as the upstream saw it. The body grows while it arrives; `complete` says that it has ended.
 #[derive(Debug, Clone, Default)]
@@ -74,6 +76,15 @@ pub struct Upstream {
 impl Upstream {
     /// Listens on a thread and runtime of its own, so that a test that blocks does not hold it up.
     pub fn start() -> Self {
+        Self::over(None)
+    }
+
+    /// As `start`, over TLS with this certificate.
+    pub fn start_tls(certificate: &Certificate) -> Self {
+        Self::over(Some(certificate.acceptor()))
+    }
+
+    fn over(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         listener.set_nonblocking(true).expect("a TCP listener can be non-blocking");
         let address = listener.local_addr().expect("a bound listener has an address");
@@ -84,7 +95,7 @@ impl Upstream {
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime needs no privilege").block_on(async {
-                tokio::select! { () = serve(listener, served) => {}, _ = stopped => {} }
+                tokio::select! { () = serve(listener, tls, served) => {}, _ = stopped => {} }
             });
         });
         Self { address, state, _stop: stop }
@@ -170,18 +181,30 @@ pub fn that_says(bytes: &'static [u8]) -> SocketAddr {
     address
 }
 
-async fn serve(listener: TcpListener, state: Arc<State>) {
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<State>) {
     let listener = tokio::net::TcpListener::from_std(listener).expect("the listener is non-blocking");
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let served = state.clone();
+        let tls = tls.clone();
         let connection = tokio::spawn(async move {
-            let service = service_fn(move |request| answer(served.clone(), request));
-            // A connection that breaks is the gate's doing; what it broke shows in the test.
-            let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+            match tls {
+                None => connected(stream, served).await,
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        connected(stream, served).await;
+                    }
+                }
+            }
         });
         lock(&state.connections).push(connection.abort_handle());
     }
+}
+
+async fn connected(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, state: Arc<State>) {
+    let service = service_fn(move |request| answer(state.clone(), request));
+    // A connection that breaks is the gate's doing; what it broke shows in the test.
+    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
 async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Answered>, Infallible> {
