@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::support::{Answer, AnswerTo as _, Gate, Key, PATIENCE, Stage, until};
 
-/// With the default deadline of 100 ms.
-const REDIS: &str = "store: {redis: '${REDIS_URL}'}";
+/// With the default deadline of 100 ms, for the tests of slowness; the others must not depend on how busy the machine is.
+const QUICK_REDIS: &str = "store: {redis: '${REDIS_URL}'}";
 
 const YAML: &str = "
 limits: {per-key: {by: key, windows: 1000/1h}}
@@ -21,8 +21,8 @@ const QUICK: Duration = Duration::from_secs(3);
 
 #[tokio::test]
 async fn redis_killed_in_the_middle_is_told_quickly_and_public_routes_go_on() {
-    let (mut stage, gate, key) = yard();
-    assert_eq!(ask(&gate, &key).await.status, 200);
+    let (mut stage, gate, key) = yard(QUICK_REDIS);
+    works(&gate, &key).await;
     stage.redis.stop();
     for _ in 0..5 {
         let began = Instant::now();
@@ -31,7 +31,7 @@ async fn redis_killed_in_the_middle_is_told_quickly_and_public_routes_go_on() {
         assert_eq!(gate.get("/public").answer().await.status, 200);
     }
     stage.redis.restart();
-    works_again(&gate, &key).await;
+    works(&gate, &key).await;
 }
 
 #[tokio::test]
@@ -39,31 +39,31 @@ async fn redis_down_at_the_start_leaves_the_gate_alive_and_public_routes_open() 
     let mut stage = Stage::set();
     let key = stage.redis.mint(json!({"business": "acme"}));
     stage.redis.stop();
-    let gate = stage.unready_gate(&format!("{REDIS}{YAML}"));
+    let gate = stage.unready_gate(&format!("{QUICK_REDIS}{YAML}"));
     assert_eq!(gate.operators("/livez").status, 200);
     assert_eq!(gate.operators("/readyz").status, 503);
     is_unavailable(&ask(&gate, &key).await);
     assert_eq!(gate.get("/public").answer().await.status, 200);
     stage.redis.restart();
-    works_again(&gate, &key).await;
+    works(&gate, &key).await;
 }
 
 #[tokio::test]
 async fn redis_that_hangs_is_given_no_more_than_the_deadline() {
-    let (stage, gate, key) = yard();
-    assert_eq!(ask(&gate, &key).await.status, 200);
+    let (stage, gate, key) = yard(QUICK_REDIS);
+    works(&gate, &key).await;
     stage.redis.ask::<()>(&["CLIENT", "PAUSE", "4000", "ALL"]);
     for _ in 0..3 {
         let began = Instant::now();
         is_unavailable(&ask(&gate, &key).await);
         assert!(began.elapsed() < QUICK, "{:?}", began.elapsed());
     }
-    works_again(&gate, &key).await;
+    works(&gate, &key).await;
 }
 
 #[tokio::test]
 async fn a_flushed_script_does_not_fail_a_request() {
-    let (stage, gate, key) = yard();
+    let (stage, gate, key) = yard("");
     for _ in 0..3 {
         stage.redis.ask::<()>(&["SCRIPT", "FLUSH"]);
         assert_eq!(ask(&gate, &key).await.status, 200);
@@ -72,7 +72,7 @@ async fn a_flushed_script_does_not_fail_a_request() {
 
 #[tokio::test]
 async fn one_bad_document_harms_one_key() {
-    let (stage, gate, good) = yard();
+    let (stage, gate, good) = yard("");
     let bad = stage.redis.mint(json!({"business": "acme"}));
     for value in ["", "no json", "[]", "{}", "{\"id\": 7}", "null", "\u{0}"] {
         stage.redis.set(&bad.document(), value);
@@ -91,7 +91,7 @@ async fn one_bad_document_harms_one_key() {
 
 #[tokio::test]
 async fn a_bad_business_document_harms_that_business_alone() {
-    let (stage, gate, key) = yard();
+    let (stage, gate, key) = yard("");
     let other = stage.redis.mint(json!({"business": "umbrella"}));
     assert_eq!(ask(&gate, &key).await.status, 200);
     stage.redis.set("sg:{b:acme}:business", "no json");
@@ -122,9 +122,9 @@ async fn keys_and_counts_can_live_in_a_file_beside_one_process() {
     }
 }
 
-fn yard() -> (Stage, Gate, Key) {
+fn yard(store: &str) -> (Stage, Gate, Key) {
     let stage = Stage::set();
-    let gate = stage.gate(&format!("{REDIS}{YAML}"));
+    let gate = stage.gate(&format!("{store}{YAML}"));
     let key = stage.redis.mint(json!({"business": "acme"}));
     (stage, gate, key)
 }
@@ -145,8 +145,8 @@ async fn is_closed(stage: &Stage, gate: &Gate, key: &Key, value: &str) {
     assert!(stage.upstream.seen().is_empty(), "{value:?}");
 }
 
-/// The gate finds its way back by itself.
-async fn works_again(gate: &Gate, key: &Key) {
+/// Works now, or finds its way back by itself.
+async fn works(gate: &Gate, key: &Key) {
     until("readiness", || (gate.operators("/readyz").status == 200).then_some(()));
     // Each worker has a connection of its own, which may take a moment longer than the one that readiness looks at.
     let began = Instant::now();

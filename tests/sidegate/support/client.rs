@@ -19,6 +19,8 @@ pub fn http(trusted: &[CertificateDer<'static>]) -> reqwest::ClientBuilder {
         .use_preconfigured_tls(tls)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
+        // Less than any bound under test, so that no request meets a connection in the moment in which the gate closes it.
+        .pool_idle_timeout(Duration::from_millis(500))
         .timeout(PATIENCE)
 }
 
