@@ -8,7 +8,7 @@ use http::header::{
     CONNECTION, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 
-use super::service::Arrival;
+use super::arrival::Arrival;
 use super::settings::{Identity, Upstream};
 use crate::gate::Permit;
 use crate::gate::credential;

@@ -3,6 +3,7 @@
 //! `head` checks what HTTP itself demands, `headers` keeps them clean, `upstream` forwards a `Permit`, `respond` puts a
 //! denial into words. Nothing is buffered: bodies stream both ways through `body`.
 
+pub mod arrival;
 pub mod body;
 pub mod connector;
 pub mod head;
@@ -12,5 +13,6 @@ pub mod service;
 pub mod settings;
 pub mod upstream;
 
-pub use service::{Arrival, Service};
+pub use arrival::Arrival;
+pub use service::Service;
 pub use upstream::Upstreams;

@@ -1,7 +1,6 @@
 //! The way of one request, one screen: head → gate → upstream → answer. `handle` owns what every answer has (an id, limit
 //! headers, a log line, metrics); `answer` is the way itself, plain `?` code.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use hyper::body::Incoming;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+use super::arrival::Arrival;
 use super::body::{Outgoing, Payload};
 use super::head::{self, Asked};
 use super::headers::{self, X_REQUEST_ID};
@@ -26,19 +26,6 @@ pub struct Service {
     pub settings: Arc<Settings>,
     pub metrics: Arc<Metrics>,
     pub access_log: Arc<AccessLog>,
-}
-
-/// Where a request came from, as the listener knows it.
-#[derive(Debug, Clone, Copy)]
-pub struct Arrival {
-    /// The other end of the connection.
-    pub peer: IpAddr,
-    /// The client that it speaks for: the peer, or whom a trusted proxy names.
-    pub client: IpAddr,
-    /// Whether the peer is a trusted proxy.
-    pub trusted: bool,
-    /// Whether the request came over TLS.
-    pub secure: bool,
 }
 
 /// What is told of a request after it has been forwarded.

@@ -11,10 +11,10 @@ use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant as Deadline, sleep_until};
 
+use super::arrival::Arrival;
 use super::body::{Forwarded, Progress};
 use super::connector::{Connector, ConnectorError};
 use super::headers::{self, Forwarding};
-use super::service::Arrival;
 use super::settings::{Protocol, Target, Upstream};
 use crate::gate::{Denial, Permit};
 use crate::policy::Policy;

@@ -1,10 +1,11 @@
-//! `keys`, `scopes`, `business`, `deny`: who may come in, and how they say who they are.
+//! `keys`, `business`, `deny`: who may come in, and how they say who they are.
 
 use std::ops::RangeInclusive;
 
 use super::header::{self, Use};
 use super::reader::{Reader, items};
 use super::routes::Routes;
+use super::scopes::scope_list;
 use super::upstream;
 use super::{entries, listener};
 use crate::config::place::FieldPath;
@@ -14,8 +15,7 @@ use crate::keys::digest::Digest;
 use crate::keys::format::{Alphabet, Fate, Format, Formats};
 use crate::keys::rules::{Required, Rules};
 use crate::keys::tenant::is_id;
-use crate::policy::scope::is_scope;
-use crate::policy::{BusinessSource, Credentials, DenyList, KeySource, Scopes, UpstreamId};
+use crate::policy::{BusinessSource, Credentials, DenyList, KeySource, UpstreamId};
 use crate::proxy::settings::Upstream;
 
 pub fn credentials(root: &Root, upstreams: &[Upstream], reader: &mut Reader<'_>) -> Credentials {
@@ -167,42 +167,6 @@ fn fate(path: &FieldPath, raw: &raw::KeyFormat, upstreams: &[Upstream], reader: 
             Fate::Upstream(name)
         }
     }
-}
-
-pub fn scopes(root: &Root, reader: &mut Reader<'_>) -> Scopes {
-    let path = FieldPath::top("scopes").field("implies");
-    let implies = root.scopes.as_ref().and_then(|scopes| scopes.implies.as_ref());
-    let mut rules = Vec::new();
-    for (scope, implied) in entries(implies) {
-        let path = path.field(scope);
-        if !is_scope(scope) {
-            reader.fail(&path, SCOPE_ADVICE);
-        }
-        if implied.0.is_empty() {
-            reader.fail(&path, "it implies nothing; write the scopes it brings, or remove it");
-        }
-        rules.push((scope.clone(), scope_list(&path, Some(implied), reader)));
-    }
-    Scopes::new(rules)
-}
-
-const SCOPE_ADVICE: &str =
-    "a scope has no spaces, quotes, commas or backslashes; write one such as `agents:read`, and several as `[a, b]`";
-
-/// Scopes, each once.
-pub fn scope_list(path: &FieldPath, list: Option<&List<Scalar>>, reader: &mut Reader<'_>) -> Vec<String> {
-    let mut scopes: Vec<String> = Vec::new();
-    for (path, scalar) in list.into_iter().flat_map(|list| items(path, list)) {
-        let Some(scope) = reader.text(&path, scalar) else { continue };
-        if !is_scope(&scope) {
-            reader.fail(&path, SCOPE_ADVICE);
-        } else if scopes.contains(&scope) {
-            reader.fail(&path, format_args!("`{scope}` stands there twice; keep one of them"));
-        } else {
-            scopes.push(scope);
-        }
-    }
-    scopes
 }
 
 /// What new keys must have. Known scopes are those that routes, `implies` and `scopes.default` mention.

@@ -10,6 +10,7 @@ mod listener;
 mod management;
 mod reader;
 mod routes;
+mod scopes;
 mod shadow;
 mod store;
 mod texts;
@@ -84,7 +85,7 @@ fn policy(
     let credentials = keys::credentials(root, upstreams, reader);
     let routes = routes::table(root, base_path, upstreams, &mut limits, plans.as_ref(), reader);
     limits.report_unused(reader);
-    let scopes = keys::scopes(root, reader);
+    let scopes = scopes::of(root, reader);
     let rules = keys::rules(root, routes.as_ref(), reader);
     let business_sources = keys::business_sources(root, routes.as_ref(), reader);
     let texts = texts::texts(root, reader);

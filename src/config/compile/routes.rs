@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::keys::scope_list;
 use super::limits::Limits;
 use super::management::literal_path;
 use super::reader::{Reader, items};
+use super::scopes::scope_list;
 use super::{enforce_only, entries, shadow, upstream};
 use crate::config::place::FieldPath;
 use crate::config::raw::{self, Entries, List, Root, Scalar, Short};
