@@ -63,7 +63,9 @@ async fn redis_that_hangs_is_given_no_more_than_the_deadline() {
 
 #[tokio::test]
 async fn a_flushed_script_does_not_fail_a_request() {
-    let (stage, gate, key) = yard("");
+    // One worker, which works: the first flush does not meet another that is just connecting.
+    let (stage, gate, key) = yard("workers: 1");
+    works(&gate, &key).await;
     for _ in 0..3 {
         stage.redis.ask::<()>(&["SCRIPT", "FLUSH"]);
         assert_eq!(ask(&gate, &key).await.status, 200);
@@ -122,9 +124,9 @@ async fn keys_and_counts_can_live_in_a_file_beside_one_process() {
     }
 }
 
-fn yard(store: &str) -> (Stage, Gate, Key) {
+fn yard(settings: &str) -> (Stage, Gate, Key) {
     let stage = Stage::set();
-    let gate = stage.gate(&format!("{store}{YAML}"));
+    let gate = stage.gate(&format!("{settings}{YAML}"));
     let key = stage.redis.mint(json!({"business": "acme"}));
     (stage, gate, key)
 }

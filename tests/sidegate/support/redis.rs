@@ -1,6 +1,7 @@
 //! A real `redis-server` of the test's own, and the documents of the contract written into it the way another service would.
 
 use std::{
+    collections::HashSet,
     io::{BufRead as _, BufReader, Write as _},
     net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
@@ -153,7 +154,7 @@ impl Redis {
         let mut lines = BufReader::new(stream);
         let mut confirmed = String::new();
         lines.read_line(&mut confirmed).expect("MONITOR is confirmed");
-        Watch { port: self.port, lines }
+        Watch { port: self.port, lines, deciding: HashSet::new() }
     }
 
     fn kill(&mut self) {
@@ -185,29 +186,36 @@ impl Key {
 pub struct Watch {
     port: u16,
     lines: BufReader<TcpStream>,
+    /// The connections on which something under the prefix was asked about.
+    deciding: HashSet<String>,
 }
 
 impl Watch {
-    /// The names of the commands that arrived since the last look, without those that a script issued, and those that
-    /// only set a connection up or keep it alive.
+    /// The names of the commands that arrived since the last look on connections that have asked about a key or a count,
+    /// without those that a script issued or that keep a connection alive: what a gate sends while a connection is set up
+    /// is no part of any request.
     pub fn calls(&mut self) -> Vec<String> {
         let mark = Uuid::new_v4().to_string();
         let mut connection = connect(self.port).expect("Redis is up");
         redis::cmd("ECHO").arg(&mark).query::<String>(&mut connection).expect("Redis echoes");
-        let mut calls = Vec::new();
+        let mut arrived = Vec::new();
         loop {
             let mut line = String::new();
             self.lines.read_line(&mut line).expect("MONITOR goes on");
             if line.contains(&mark) {
-                return calls;
+                break;
             }
+            // 1700000000.123456 [0 127.0.0.1:41234] "EVALSHA" "…"
+            let from = line.split(['[', ']']).nth(1).unwrap_or_default().to_owned();
             let name = line.split('"').nth(1).unwrap_or_default().to_lowercase();
-            if !line.contains(" lua] ")
-                && !["ping", "client", "hello", "auth", "select", "info"].contains(&name.as_str())
-            {
-                calls.push(name);
+            if line.contains(&format!("\"{PREFIX}:")) {
+                self.deciding.insert(from.clone());
+            }
+            if !from.ends_with(" lua") && !["ping", "client"].contains(&name.as_str()) {
+                arrived.push((from, name));
             }
         }
+        arrived.into_iter().filter(|(from, _)| self.deciding.contains(from)).map(|(_, name)| name).collect()
     }
 }
 
