@@ -9,19 +9,6 @@ use std::{
 use crate::support::{AnswerTo as _, Gate, Stage, client, until};
 
 #[tokio::test]
-async fn an_idle_connection_is_kept_for_longer_than_a_head_may_take() {
-    let (stage, gate) = yard("{header_read: 1s}");
-    let mut stream = TcpStream::connect(gate.address).expect("the gate listens");
-    stream.set_read_timeout(Some(Duration::from_secs(8))).expect("a timeout above zero is valid");
-    for request in 0..2 {
-        // A connection that was closed shows when it is written to, or when it is read from.
-        let _ = stream.write_all(b"GET /public HTTP/1.1\r\nHost: a\r\n\r\n");
-        assert_ne!(stream.read(&mut [0; 4096]).unwrap_or(0), 0, "closed before request {request}");
-        stage.redis.wait_until(stage.redis.now_ms() + 2500);
-    }
-}
-
-#[tokio::test]
 async fn a_head_that_never_ends_is_given_up() {
     let (_stage, gate) = yard("{header_read: 1s}");
     for begun in [&b""[..], b"GET /public HTTP/1.1\r\nHost: a\r\nX-Slow: ", b"PRI * HTTP/2.0\r\n"] {
