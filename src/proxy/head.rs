@@ -1,6 +1,6 @@
 //! What HTTP itself demands of a request's head, where hyper leaves it to us: one host, a target that we can read one way.
 
-use http::header::HOST;
+use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 
@@ -32,12 +32,23 @@ pub fn check<B>(request: &mut Request<B>, settings: &Settings) -> Result<Asked, 
     if size(request.headers()) > settings.header_bytes {
         return Err(Denial::HeadersTooLarge);
     }
+    check_framing(request.headers())?;
     let host = host(request)?;
     request.headers_mut().insert(HOST, host);
     match request.uri().path() {
         "*" if request.method() == Method::OPTIONS => Ok(Asked::Server),
         _ => Ok(Asked::Resource),
     }
+}
+
+/// One transfer coding, `chunked`, or none: what reads a body's end from another one reads another end (RFC 9112 §6.1).
+fn check_framing(headers: &HeaderMap) -> Result<(), Denial> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let chunked = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if chunked && codings.next().is_none() {
+        return Ok(());
+    }
+    Err(Denial::BadRequest("The request has a transfer coding other than chunked".into()))
 }
 
 /// As HTTP/1.1 writes them: `name: value\r\n`.

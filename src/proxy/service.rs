@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::header::{CONNECTION, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use tracing::{debug, warn};
@@ -33,6 +33,7 @@ struct Told {
     id: String,
     method: Method,
     uri: Uri,
+    version: Version,
     user_agent: Option<HeaderValue>,
     grpc: bool,
 }
@@ -120,7 +121,12 @@ impl Service {
             _ => {}
         }
         let policy = self.gate.policy();
-        respond::denied(denial, trail, &told.id, told.grpc, policy, self.settings.rate_limit_headers)
+        let mut words = respond::denied(denial, trail, &told.id, told.grpc, policy, self.settings.rate_limit_headers);
+        if told.version < Version::HTTP_2 && denial.reason().status() == 400 {
+            // What follows on the connection could be the rest of what was malformed (request smuggling).
+            words.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        words
     }
 }
 
@@ -130,6 +136,7 @@ impl Told {
             id: request_id(request.headers(), trusted),
             method: request.method().clone(),
             uri: request.uri().clone(),
+            version: request.version(),
             user_agent: request.headers().get(USER_AGENT).cloned(),
             grpc: is_grpc(request),
         }
