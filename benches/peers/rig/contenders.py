@@ -38,7 +38,7 @@ class Field:
         self.many = os.path.join(folder, "keys.txt")
         with open(self.many, "w") as file:
             file.write("\n".join(self.keys[2:]) + "\n")
-        self.tls_ports, self.by_workers, self.tls, self.idle_kib = {}, {}, {}, {}
+        self.by_workers, self.tls, self.idle_kib = {}, {}, {}
 
     def start(self):
         self.certificate()
@@ -48,7 +48,7 @@ class Field:
         self.upstream = self.run("upstream", self.nginx("upstream", BODY="x" * 1024), self.upstream_port)
         for workers in (1, 2):
             self.by_workers[workers] = self.of_workers(workers)
-        self.tls_gate()
+        self.tls = self.with_tls("tls")
         self.mint()
 
     def stop(self):
@@ -62,44 +62,47 @@ class Field:
 
     def of_workers(self, workers):
         direct = Contender("service alone", self.upstream, self.upstream_port, "/v1/items", False)
-        found = {"direct": direct}
-        ports = iter(tools.free_ports(4 + 2 * len(self.binaries)))
-        port, self.tls_ports[workers] = next(ports), next(ports)
-        name = f"nginx-{workers}"
-        command = self.nginx("nginx", NAME=name, PORT=port, TLS_PORT=self.tls_ports[workers], WORKERS=workers)
-        found["nginx"] = Contender("nginx, pass-through", self.run(name, command, port), port, "/v1/items", False)
-        port, name = next(ports), f"lua-{workers}"
-        command = self.nginx("nginx-lua", NAME=name, PORT=port, WORKERS=workers)
-        process = self.run(name, command, port, {"BENCH_REDIS_PORT": str(self.redis_port)})
-        found["lua"] = Contender("nginx + Lua + Redis", process, port, "/v1/items", True)
-        port, name = next(ports), f"haproxy-{workers}"
-        file = self.fill("haproxy.cfg", name, PORT=port, WORKERS=workers)
-        process = self.run(name, ["haproxy", "-db", "-f", file], port)
-        found["haproxy"] = Contender("haproxy, pass-through", process, port, "/v1/items", False)
+        found = {"direct": direct} | {key: self.peer(key, str(workers), workers) for key in ("nginx", "lua", "haproxy")}
         for key, binary in self.binaries.items():
-            port, admin = next(ports), next(ports)
-            process = self.gate(f"{key}-{workers}", binary, port, admin, workers, "")
-            label = "sidegate" if key == "gate" else "sidegate (other build)"
-            found[f"{key}-public"] = Contender(f"{label}, public route", process, port, "/public", False)
-            found[key] = Contender(f"{label}, full", process, port, "/v1/items", True)
+            full = self.gate(key, str(workers), binary, workers)
+            found[key] = full
+            label = full.name.removesuffix(", full")
+            found[f"{key}-public"] = Contender(f"{label}, public route", full.process, full.port, "/public", False)
             if key == "gate":
-                found["triple"] = Contender(f"{label}, full, three windows", process, port, "/v1/triple", True)
+                found["triple"] = Contender(f"{label}, full, three windows", full.process, full.port, "/v1/triple", True)
         for key, contender in found.items():
             self.idle_kib[key, workers] = contender.process.rss_kib()
         return found
 
-    def gate(self, name, binary, port, admin, workers, tls):
-        file = self.fill("sidegate.yaml", name, PORT=port, ADMIN=admin, WORKERS=workers, TLS=tls)
-        return self.run(name, [binary, "run", "--config", file], port)
+    def peer(self, key, mark, workers, tls=False):
+        """A fresh nginx, nginx with Lua, or haproxy."""
+        port, tls_port = tools.free_ports(2)
+        name = f"{key}-{mark}"
+        if key == "haproxy":
+            command = ["haproxy", "-db", "-f", self.fill("haproxy.cfg", name, PORT=port, WORKERS=workers)]
+        else:
+            conf = "nginx" if key == "nginx" else "nginx-lua"
+            command = self.nginx(conf, NAME=name, PORT=port, TLS_PORT=tls_port, WORKERS=workers)
+        process = self.run(name, command, port, {"BENCH_REDIS_PORT": str(self.redis_port)})
+        titles = {"nginx": "nginx, pass-through", "lua": "nginx + Lua + Redis", "haproxy": "haproxy, pass-through"}
+        title = f"{titles[key]}, TLS" if tls else titles[key]
+        return Contender(title, process, tls_port if tls else port, "/v1/items", key == "lua")
 
-    def tls_gate(self):
+    def gate(self, key, mark, binary, workers, tls=False):
+        """A fresh sidegate."""
         port, admin = tools.free_ports(2)
         pair = f'{{cert: "{self.folder}/tls.crt", key: "{self.folder}/tls.key"}}'
-        process = self.gate("gate-tls", self.binaries["gate"], port, admin, 1, f", tls: {{certificates: [{pair}]}}")
-        nginx = self.by_workers[1]["nginx"]
-        self.tls = {
-            "nginx": Contender("nginx TLS, pass-through", nginx.process, self.tls_ports[1], "/v1/items", False),
-            "gate": Contender("sidegate TLS, full", process, port, "/v1/items", True),
+        tls_lines = f", tls: {{certificates: [{pair}]}}" if tls else ""
+        name = f"{key}-{mark}"
+        file = self.fill("sidegate.yaml", name, PORT=port, ADMIN=admin, WORKERS=workers, TLS=tls_lines)
+        process = self.run(name, [binary, "run", "--config", file], port)
+        label = "sidegate" if key == "gate" else "sidegate (other build)"
+        return Contender(f"{label}, full" + (", TLS" if tls else ""), process, port, "/v1/items", True)
+
+    def with_tls(self, mark):
+        return {
+            "nginx": self.peer("nginx", mark, 1, tls=True),
+            "gate": self.gate("gate", mark, self.binaries["gate"], 1, tls=True),
         }
 
     def nginx(self, conf, **values):
