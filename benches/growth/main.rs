@@ -34,6 +34,8 @@ struct Cell {
 struct Shown {
     redis_us: f64,
     per_second: f64,
+    /// On the wire, both ways.
+    bytes: f64,
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -102,6 +104,7 @@ async fn run(server: &RedisServer, world: &World, cell: Cell) -> Result<Shown, B
     for store in &stores {
         world.ask(store, cell, 0).await?;
     }
+    let traffic = server.traffic()?;
     let (before, started) = (server.cpu()?, Instant::now());
     let until = started + RUN;
     let mut askers = tokio::task::JoinSet::new();
@@ -122,7 +125,8 @@ async fn run(server: &RedisServer, world: &World, cell: Cell) -> Result<Shown, B
     }
     let (took, cpu) = (started.elapsed(), server.cpu()? - before);
     let count = decided as f64;
-    Ok(Shown { redis_us: cpu.as_secs_f64() * 1e6 / count, per_second: count / took.as_secs_f64() })
+    let bytes = (server.traffic()? - traffic) / count;
+    Ok(Shown { redis_us: cpu.as_secs_f64() * 1e6 / count, per_second: count / took.as_secs_f64(), bytes })
 }
 
 #[derive(Default)]
@@ -151,7 +155,11 @@ impl Tables {
             println!("| {connections} | {:.1} | {:.1} | {:.1} | {:.1} |", of(1), of(4), of(16), of(32));
         }
         self.print_ratios();
-        println!("\n### Redis memory\n\n| what | bytes |\n|---|---|");
+        println!("\n### Redis memory and traffic\n\n| what | bytes |\n|---|---|");
+        for batch in [1, 16] {
+            let cell = Cell { keys: 1_000, windows: 1, connections: 4, batch };
+            println!("| on the wire for a decision, {batch} a call | {:.0} |", self.median(cell, |shown| shown.bytes));
+        }
         for (what, bytes) in &self.memory {
             println!("| {what} | {bytes:.0} |");
         }

@@ -62,6 +62,13 @@ impl RedisServer {
         Ok(self.info("memory", "used_memory:")?.parse()?)
     }
 
+    /// Bytes that it has read from and written to its connections.
+    pub fn traffic(&self) -> Result<f64, Box<dyn Error>> {
+        let read: f64 = self.info("stats", "total_net_input_bytes:")?.parse()?;
+        let written: f64 = self.info("stats", "total_net_output_bytes:")?.parse()?;
+        Ok(read + written)
+    }
+
     pub fn version(&self) -> Result<String, Box<dyn Error>> {
         self.info("server", "redis_version:")
     }
