@@ -12,6 +12,7 @@ use sidegate::limit::{Algorithm, Ask, Believed, BucketAsk, Document, Outcome, Qu
 use sidegate::store::StoreError;
 use sidegate::store::redis::RedisStore;
 use thiserror::Error;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Cell;
@@ -25,6 +26,8 @@ const LIMITS: [&str; 6] = ["10000000/1h", "10000000/1m", "10000000/1d", "1000000
 const CHUNK: usize = 1_000;
 /// As many questions as one call takes.
 const MOST: usize = 32;
+/// Calls of the filling that are under way at once.
+const FILLERS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Error)]
@@ -52,14 +55,9 @@ impl World {
         let before = server.used_memory()?;
         world.write_documents(server)?;
         world.note(keys, "a key's document", before, server.used_memory()?);
-        let store = server.store();
         for windows in WINDOWS {
             let before = server.used_memory()?;
-            for first in (0..keys).step_by(MOST) {
-                let questions: Vec<_> =
-                    (first..keys.min(first + MOST)).map(|index| world.question(index, windows, 1)).collect();
-                granted(&store, &questions).await?;
-            }
+            world.touch(&server.store(), windows).await?;
             world.note(keys, &format!("a bucket, windows: {windows}"), before, server.used_memory()?);
         }
         Ok(world)
@@ -80,6 +78,26 @@ impl World {
                 .collect(),
         };
         granted(store, &questions).await
+    }
+
+    /// Makes every bucket, some calls at a time so that neither side waits for the other.
+    async fn touch(&self, store: &RedisStore, windows: usize) -> Result<(), Box<dyn Error>> {
+        let mut fillers = JoinSet::new();
+        for filler in 0..FILLERS {
+            let (store, world) = (store.clone(), self.clone());
+            fillers.spawn_local(async move {
+                for first in (filler * MOST..world.keys).step_by(FILLERS * MOST) {
+                    let indices = first..world.keys.min(first + MOST);
+                    let questions: Vec<_> = indices.map(|index| world.question(index, windows, 1)).collect();
+                    granted(&store, &questions).await?;
+                }
+                Ok::<_, Unexpected>(())
+            });
+        }
+        while let Some(filled) = fillers.join_next().await {
+            filled??;
+        }
+        Ok(())
     }
 
     fn write_documents(&self, server: &RedisServer) -> Result<(), Box<dyn Error>> {
