@@ -1,0 +1,89 @@
+//! The bench's own Redis: a process on a free port of loopback, without persistence, ended with the bench.
+
+use std::error::Error;
+use std::io;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sidegate::store::health::StoreHealth;
+use sidegate::store::redis::{RedisStore, Settings};
+
+pub struct RedisServer {
+    child: Child,
+    url: String,
+}
+
+impl RedisServer {
+    pub fn start() -> Result<Self, Box<dyn Error>> {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
+        let arguments = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+        let child = Command::new("redis-server")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("redis-server: {error}; on Debian or Ubuntu: apt-get install redis-server"))?;
+        let server = Self { child, url: format!("redis://127.0.0.1:{port}/0") };
+        let patience = Instant::now() + Duration::from_secs(10);
+        while server.connection().is_err() {
+            if Instant::now() > patience {
+                return Err("redis-server did not start".into());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(server)
+    }
+
+    /// A connection of sidegate's: what one worker holds. Must be called within the runtime.
+    pub fn store(&self) -> RedisStore {
+        let settings = Settings::from_url(&self.url).expect("the address was written above");
+        RedisStore::start(settings, Arc::new(StoreHealth::new()))
+    }
+
+    /// A plain connection, to fill the server and to ask it about itself.
+    pub fn connection(&self) -> redis::RedisResult<redis::Connection> {
+        redis::Client::open(self.url.as_str())?.get_connection()
+    }
+
+    /// How long its threads have been on a processor, by the scheduler's own account.
+    pub fn cpu(&self) -> io::Result<Duration> {
+        let mut nanoseconds = 0;
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let stat = std::fs::read_to_string(task?.path().join("schedstat"))?;
+            let running = stat.split(' ').next().and_then(|field| field.parse::<u64>().ok());
+            nanoseconds += running.ok_or_else(|| io::Error::other("schedstat is not as expected"))?;
+        }
+        Ok(Duration::from_nanos(nanoseconds))
+    }
+
+    pub fn used_memory(&self) -> Result<f64, Box<dyn Error>> {
+        Ok(self.info("memory", "used_memory:")?.parse()?)
+    }
+
+    /// Bytes that it has read from and written to its connections.
+    pub fn traffic(&self) -> Result<f64, Box<dyn Error>> {
+        let read: f64 = self.info("stats", "total_net_input_bytes:")?.parse()?;
+        let written: f64 = self.info("stats", "total_net_output_bytes:")?.parse()?;
+        Ok(read + written)
+    }
+
+    pub fn version(&self) -> Result<String, Box<dyn Error>> {
+        self.info("server", "redis_version:")
+    }
+
+    fn info(&self, section: &str, field: &str) -> Result<String, Box<dyn Error>> {
+        let text: String = redis::cmd("INFO").arg(section).query(&mut self.connection()?)?;
+        let value = text.lines().find_map(|line| line.strip_prefix(field));
+        Ok(value.ok_or("INFO lacks a field")?.trim().to_owned())
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        // One that is gone already needs no end.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
