@@ -229,17 +229,17 @@ fn next<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(seq: &mut A) -> Result<T, A
     seq.next_element()?.ok_or_else(|| de::Error::custom("less than an outcome"))
 }
 
-/// `remaining, reset, wait` for each window, where a wait of -1 is never.
+/// `remaining, reset, wait, owed` for each window, where a wait of -1 is never.
 fn windows(numbers: &[i64]) -> Option<Vec<WindowNow>> {
-    let triples = numbers.chunks_exact(3);
-    if !triples.remainder().is_empty() {
+    let fours = numbers.chunks_exact(4);
+    if !fours.remainder().is_empty() {
         return None;
     }
     let count = |number: i64| u64::try_from(number).ok();
-    triples
-        .map(|three| {
-            let wait_ms = if three[2] == -1 { None } else { Some(count(three[2])?) };
-            Some(WindowNow { remaining: count(three[0])?, reset_ms: count(three[1])?, wait_ms })
+    fours
+        .map(|four| {
+            let wait_ms = if four[2] == -1 { None } else { Some(count(four[2])?) };
+            Some(WindowNow { remaining: count(four[0])?, reset_ms: count(four[1])?, wait_ms, owed: count(four[3])? })
         })
         .collect()
 }
@@ -314,9 +314,9 @@ mod tests {
             rmp_serde::to_vec(&(9_u64, outcomes)).expect("JSON is representable in MessagePack")
         };
         let read = |outcomes| decode(&[question()], &pack(outcomes)).map(|answers| answers[0].outcome.clone());
-        let window = WindowNow { remaining: 5, reset_ms: 60_000, wait_ms: None };
+        let window = WindowNow { remaining: 5, reset_ms: 60_000, wait_ms: None, owed: 7 };
         let spent = Outcome::Spent { granted: 2, windows: vec![vec![window]] };
-        assert_eq!(read(serde_json::json!([[4, 2, [[5, 60_000, -1]]]])), Ok(spent));
+        assert_eq!(read(serde_json::json!([[4, 2, [[5, 60_000, -1, 7]]]])), Ok(spent));
         assert_eq!(read(serde_json::json!([[1, [[false]]]])), Ok(Outcome::Stale(vec![vec![None]])));
         for wrong in [
             serde_json::json!([]),
@@ -325,11 +325,11 @@ mod tests {
             serde_json::json!([[5]]),
             serde_json::json!([[1, [[]]]]),
             serde_json::json!([[1, [[true]]]]),
-            serde_json::json!([[4, 3, [[5, 60_000, -1]]]]),
+            serde_json::json!([[4, 3, [[5, 60_000, -1, 7]]]]),
             serde_json::json!([[4, 2, []]]),
-            serde_json::json!([[4, 2, [[5, 60_000]]]]),
-            serde_json::json!([[4, 2, [[5, 60_000, -2]]]]),
-            serde_json::json!([[4, 2, [[5.5, 60_000, 0]]]]),
+            serde_json::json!([[4, 2, [[5, 60_000, -1]]]]),
+            serde_json::json!([[4, 2, [[5, 60_000, -2, 7]]]]),
+            serde_json::json!([[4, 2, [[5.5, 60_000, 0, 7]]]]),
         ] {
             assert!(read(wrong.clone()).is_err(), "{wrong}");
         }
