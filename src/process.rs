@@ -23,12 +23,13 @@ use crate::observe::{AccessLog, Metrics};
 use crate::policy::Policy;
 use crate::proxy::connector::ConnectorError;
 use crate::proxy::{self, Service, Upstreams};
+use crate::store::calls::Calls;
 use crate::store::fallback::Fallback;
 use crate::store::file::FileStore;
 use crate::store::health::StoreHealth;
 use crate::store::redis::RedisStore;
 use crate::store::settings::{Backend, StoreSettings};
-use crate::store::{Store, StoreError};
+use crate::store::{self, Store, StoreError};
 
 /// Why the process cannot start.
 #[derive(Debug, Error)]
@@ -63,8 +64,8 @@ pub struct Process {
 /// What every worker makes its own store from.
 #[derive(Clone)]
 enum StoreHandle {
-    Redis { settings: Box<crate::store::redis::Settings>, health: Arc<StoreHealth> },
-    File(Arc<FileStore>),
+    Redis { settings: Box<crate::store::redis::Settings>, shared: store::Shared },
+    File { file: Arc<FileStore>, calls: Arc<Calls> },
 }
 
 impl Process {
@@ -75,7 +76,8 @@ impl Process {
             .map(|_| Upstreams::new(&settings.proxy.upstreams))
             .collect::<Result<_, _>>()?;
         let access_log = Arc::new(AccessLog::start(&settings.observe)?);
-        let metrics = Metrics::new(&settings.policy, &settings.hash, store.health(), access_log.dropped())?;
+        let metrics =
+            Metrics::new(&settings.policy, &settings.hash, store.calls(), store.health(), access_log.dropped())?;
         Ok(Self {
             listener: bind(settings.listen.address)?,
             admin: bind(settings.admin.admin)?,
@@ -182,27 +184,34 @@ impl Shared {
 
 impl StoreHandle {
     fn open(settings: &StoreSettings) -> Result<Self, StartError> {
+        let shared = store::Shared::new()?;
         Ok(match &settings.backend {
-            Backend::Redis(redis) => {
-                Self::Redis { settings: Box::new(redis.clone()), health: Arc::new(StoreHealth::new()) }
-            }
-            Backend::File(file) => {
-                Self::File(FileStore::open(file).map_err(|error| StartError::Store { file: file.clone(), error })?)
-            }
+            Backend::Redis(redis) => Self::Redis { settings: Box::new(redis.clone()), shared },
+            Backend::File(file) => Self::File {
+                file: FileStore::open(file).map_err(|error| StartError::Store { file: file.clone(), error })?,
+                calls: shared.calls,
+            },
         })
     }
 
     fn health(&self) -> Option<Arc<StoreHealth>> {
         match self {
-            Self::Redis { health, .. } => Some(health.clone()),
-            Self::File(_) => None,
+            Self::Redis { shared, .. } => Some(shared.health.clone()),
+            Self::File { .. } => None,
+        }
+    }
+
+    fn calls(&self) -> &Calls {
+        match self {
+            Self::Redis { shared, .. } => &shared.calls,
+            Self::File { calls, .. } => calls,
         }
     }
 
     fn start(self) -> Store {
         match self {
-            Self::Redis { settings, health } => Store::Redis(RedisStore::start(*settings, health)),
-            Self::File(file) => Store::File(file),
+            Self::Redis { settings, shared } => Store::Redis(RedisStore::start(*settings, shared)),
+            Self::File { file, calls } => Store::File { file, calls },
         }
     }
 }

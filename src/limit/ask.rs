@@ -48,6 +48,13 @@ pub enum Believed {
     Is(Bytes),
 }
 
+impl Question {
+    /// Whether the two are answered alike: they differ in `n` at the most.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        self.cost == other.cost && self.asks == other.asks
+    }
+}
+
 impl Believed {
     pub fn from_found(found: Option<Bytes>) -> Self {
         found.map_or(Self::Absent, Self::Is)
@@ -102,4 +109,7 @@ pub struct WindowNow {
     /// In how many milliseconds another request of this question's cost passes if nobody else spends: 0 now, `None` never
     /// (the cost is above the limit).
     pub wait_ms: Option<u64>,
+    /// Of a token bucket the units that have not refilled yet, `duration_ms` to a token and `limit` to a millisecond:
+    /// what `reset_ms` was rounded from. 0 for the others.
+    pub owed: u64,
 }

@@ -1,11 +1,12 @@
 //! Limits as pure arithmetic: windows, buckets, and what a request asks of them. No clock, no I/O, no tokio, no redis.
 //!
 //! `window` is what a configuration says; `ask` is the question one request puts to a store and the answer it gets;
-//! `bucket` is what a store keeps; `spend` is the arithmetic. The same arithmetic stands once more in Lua
+//! `bucket` is what a store keeps; `spend` is the arithmetic, `fold` takes an answer to several apart. The same arithmetic stands once more in Lua
 //! (`store/redis/scripts/decide.lua`); a differential test holds the two together.
 
 pub mod ask;
 pub mod bucket;
+pub mod fold;
 pub mod spend;
 pub mod window;
 

@@ -48,6 +48,7 @@ fn settle(bucket: &mut Bucket, ask: &BucketAsk, now_ms: u64, cost: u64, spent: u
             remaining: free(&entry, window.limit, now_ms) / unit(&entry),
             reset_ms: reset(&entry, window.limit, now_ms),
             wait_ms: wait(&entry, window.limit, cost, now_ms),
+            owed: if ask.algorithm == Algorithm::Token { entry.used } else { 0 },
         });
     }
     if spent > 0 {
@@ -168,7 +169,7 @@ mod tests {
     }
 
     fn now(remaining: u64, reset_ms: u64, wait_ms: Option<u64>) -> WindowNow {
-        WindowNow { remaining, reset_ms, wait_ms }
+        WindowNow { remaining, reset_ms, wait_ms, owed: 0 }
     }
 
     #[test]
@@ -193,9 +194,15 @@ mod tests {
     #[test]
     fn a_token_bucket_refills_evenly() {
         let (mut one, ask) = (One(Bucket::default()), ask(Algorithm::Token, "10/10s"));
-        assert_eq!(one.spend(&ask, START, 1, 12), (10, vec![now(0, START + 10_000, Some(1000))]));
+        assert_eq!(
+            one.spend(&ask, START, 1, 12),
+            (10, vec![WindowNow { owed: 100_000, ..now(0, START + 10_000, Some(1000)) }])
+        );
         assert_eq!(one.spend(&ask, START + 999, 1, 1).0, 0);
-        assert_eq!(one.spend(&ask, START + 1500, 1, 1), (1, vec![now(0, START + 11_000, Some(500))]));
+        assert_eq!(
+            one.spend(&ask, START + 1500, 1, 1),
+            (1, vec![WindowNow { owed: 95_000, ..now(0, START + 11_000, Some(500)) }])
+        );
         assert_eq!(one.spend(&ask, START + 11_000, 0, 1), (1, vec![now(10, START + 11_000, Some(0))]));
     }
 

@@ -15,6 +15,7 @@ use prometheus::{
 use super::finished::{Decision, Finished};
 use crate::gate::LimitNow;
 use crate::policy::{By, Policy, Reason};
+use crate::store::calls::Calls;
 use crate::store::health::StoreHealth;
 
 /// Businesses that have series of their own until the process ends; the rest are `other`.
@@ -37,8 +38,6 @@ pub struct Metrics {
     limit_checks: IntCounterVec,
     business_requests: IntCounterVec,
     limit_used: GaugeVec,
-    store_calls: IntCounterVec,
-    store_call_duration: HistogramVec,
     store_up: IntGauge,
     connections: IntGauge,
     in_flight: IntGauge,
@@ -54,12 +53,14 @@ impl Metrics {
     pub fn new(
         policy: &Policy,
         config_hash: &str,
+        store_calls: &Calls,
         store_health: Option<Arc<StoreHealth>>,
         dropped_lines: Arc<AtomicU64>,
     ) -> prometheus::Result<Self> {
         let registry = Registry::new();
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        store_calls.collectors().into_iter().try_for_each(|collector| registry.register(collector))?;
         let counters = |name: &str, help: &str, labels: &[&str]| {
             registered(&registry, IntCounterVec::new(Opts::new(name, help), labels)?)
         };
@@ -122,13 +123,6 @@ impl Metrics {
                     &["limit", "business"],
                 )?,
             )?,
-            store_calls: counters("sidegate_store_calls_total", "Calls to the store by outcome.", &["op", "outcome"])?,
-            store_call_duration: histograms(
-                "sidegate_store_call_duration_seconds",
-                "How long calls to the store take.",
-                &["op"],
-                &DECISION_SECONDS,
-            )?,
             store_up: gauge(
                 "sidegate_store_up",
                 "0 from the first lost connection or failed call until a call succeeds.",
@@ -166,12 +160,6 @@ impl Metrics {
                 self.limit_checks.with_label_values(&[limit, outcome]);
             }
         }
-        for op in ["decide", "lookup"] {
-            self.store_call_duration.with_label_values(&[op]);
-            for outcome in ["ok", "stale", "unreachable", "deadline", "refused", "broken"] {
-                self.store_calls.with_label_values(&[op, outcome]);
-            }
-        }
     }
 
     pub fn count(&self, finished: &Finished<'_>) {
@@ -186,10 +174,6 @@ impl Metrics {
         self.duration.with_label_values(&[route]).observe(finished.took.as_secs_f64());
         observe(&self.decision_duration, finished.decided_in);
         observe(&self.upstream_duration, finished.upstream_took);
-        for call in &finished.trail.store_calls {
-            self.store_calls.with_label_values(&[call.op, call.outcome]).inc();
-            self.store_call_duration.with_label_values(&[call.op]).observe(call.took.as_secs_f64());
-        }
         let over = finished.reason() == Some(Reason::RateLimited);
         let business = finished.business().map(|business| self.business_label(business));
         if let Some(business) = &business {

@@ -3,7 +3,9 @@
 //! `Store` is what a worker holds; `decide` answers a request's question, `lookup` finds the tenant of a key that the
 //! worker has not seen. `layout` names things, `record` reads documents.
 
+pub mod calls;
 pub mod counts;
+pub mod exhausted;
 pub mod fallback;
 pub mod file;
 pub mod health;
@@ -18,7 +20,10 @@ use std::sync::Arc;
 use thiserror::Error;
 use tokio::time::Instant;
 
+use self::calls::Calls;
+use self::exhausted::Exhausted;
 use self::file::FileStore;
+use self::health::StoreHealth;
 use self::redis::RedisStore;
 use crate::clock;
 use crate::keys::{Digest, Tenant};
@@ -28,25 +33,48 @@ use crate::limit::{Answer, Question};
 #[derive(Debug, Clone)]
 pub enum Store {
     Redis(RedisStore),
-    File(Arc<FileStore>),
+    File { file: Arc<FileStore>, calls: Arc<Calls> },
+}
+
+/// What all workers of a process share of the store.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    pub health: Arc<StoreHealth>,
+    pub calls: Arc<Calls>,
+    pub exhausted: Arc<Exhausted>,
+}
+
+impl Shared {
+    pub fn new() -> prometheus::Result<Self> {
+        Ok(Self { health: Arc::default(), calls: Arc::new(Calls::new()?), exhausted: Arc::default() })
+    }
 }
 
 impl Store {
     /// Answers one request's question by `deadline`.
     pub async fn decide(&self, question: &Question, deadline: Instant) -> Result<Answer, StoreError> {
-        let questions = std::slice::from_ref(question);
-        let answers = match self {
-            Self::Redis(redis) => redis.decide(questions, deadline).await?,
-            Self::File(file) => file.decide(questions, clock::now_ms()),
-        };
-        answers.into_iter().next().ok_or_else(|| StoreError::Broken("the answer is empty".to_owned()))
+        match self {
+            Self::Redis(redis) => redis.decide(question, deadline).await,
+            Self::File { file, calls } => {
+                let started = Instant::now();
+                let answers = Ok(file.decide(std::slice::from_ref(question), clock::now_ms()));
+                calls.decided(&answers, 1, started.elapsed());
+                let answer = answers.ok().and_then(|answers| answers.into_iter().next());
+                answer.ok_or_else(|| StoreError::Broken("the answer is empty".to_owned()))
+            }
+        }
     }
 
     /// Whose a key is, if it is anybody's.
     pub async fn lookup(&self, digest: &Digest, deadline: Instant) -> Result<Option<Tenant>, StoreError> {
         match self {
             Self::Redis(redis) => redis.lookup(digest, deadline).await,
-            Self::File(file) => Ok(file.lookup(digest)),
+            Self::File { file, calls } => {
+                let started = Instant::now();
+                let found = Ok(file.lookup(digest));
+                calls.looked_up(&found, started.elapsed());
+                found
+            }
         }
     }
 }

@@ -8,18 +8,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::Commands;
 use sidegate::keys::{Digest, Tenant};
-use sidegate::limit::{Algorithm, Ask, Believed, BucketAsk, Document, Member, Outcome, Question, Windows};
+use sidegate::limit::{Algorithm, Answer, Ask, Believed, BucketAsk, Document, Member, Outcome, Question, Windows};
 use sidegate::secret::Secret;
-use sidegate::store::StoreError;
 use sidegate::store::health::StoreHealth;
 use sidegate::store::redis::{RedisDocuments, RedisStore, Settings};
+use sidegate::store::{Shared, StoreError};
 use tokio::time::{Instant, sleep};
 
 use super::server::RedisServer;
 
 fn start(settings: Settings) -> (RedisStore, Arc<StoreHealth>) {
-    let health = Arc::new(StoreHealth::new());
-    (RedisStore::start(settings, health.clone()), health)
+    let shared = Shared::new().expect("the metrics' names are valid");
+    let health = shared.health.clone();
+    (RedisStore::start(settings, shared), health)
 }
 
 fn soon() -> Instant {
@@ -42,9 +43,22 @@ fn question(believed: Believed) -> Question {
     Question { asks: vec![ask], cost: 1, n: 1 }
 }
 
+/// Asks all of these at once.
+pub async fn together(store: &RedisStore, questions: &[Question]) -> Vec<Answer> {
+    let ask = |question: &Question| {
+        let (store, question) = (store.clone(), question.clone());
+        tokio::spawn(async move { store.decide(&question, soon()).await.expect("the store answers") })
+    };
+    let asked: Vec<_> = questions.iter().map(ask).collect();
+    let mut answers = Vec::new();
+    for answer in asked {
+        answers.push(answer.await.expect("no question panics"));
+    }
+    answers
+}
+
 async fn outcome(store: &RedisStore, question: Question) -> Outcome {
-    let answers = store.decide(&[question], soon()).await.expect("the store answers");
-    answers.into_iter().next().expect("one question has one answer").outcome
+    store.decide(&question, soon()).await.expect("the store answers").outcome
 }
 
 fn remaining(outcome: &Outcome) -> u64 {
@@ -84,8 +98,8 @@ async fn a_decision_is_one_command() {
     for _ in 0..10 {
         outcome(&store, question(Believed::Absent)).await;
     }
-    let batch: Vec<_> = (0..16).map(|_| question(Believed::Absent)).collect();
-    store.decide(&batch, soon()).await.expect("the store answers");
+    let costs: Vec<_> = (0..32).map(|i| Question { cost: 1 + i / 2, ..question(Believed::Absent) }).collect();
+    together(&store, &costs).await;
     let mut calls = calls(&mut redis);
     calls.retain(|name, _| !name.starts_with("config") && name != "info");
     // All but EVALSHA is what the script itself calls; the GET looks whether the absent document is none of another type.
@@ -140,7 +154,7 @@ async fn a_value_of_the_wrong_type_harms_its_question_alone() {
     let mut set = other("b:set");
     set.asks[0].member = Some(Member { set: "businesses".to_owned(), member: "acme".to_owned() });
     let questions = [other("b:list"), other("b:text"), other("b:document"), set, other("b:good")];
-    let answers = store.decide(&questions, soon()).await.expect("the store answers");
+    let answers = together(&store, &questions).await;
     for (answer, name) in answers.iter().zip(["list", "text", "document", "set"]) {
         let Outcome::Broken(text) = &answer.outcome else { panic!("{name}: {:?}", answer.outcome) };
         assert!(text.contains(&format!("sg:{{b:{name}}}:")), "{text}");
@@ -184,7 +198,7 @@ async fn a_server_that_comes_back_is_used_again() {
     until("the loss", || async { !health.is_up() }).await;
     let unreachable = || async {
         let asked = Instant::now();
-        let answer = store.decide(&[question(Believed::Absent)], soon()).await;
+        let answer = store.decide(&question(Believed::Absent), soon()).await;
         matches!(answer, Err(StoreError::Unreachable(_))) && asked.elapsed() < Duration::from_millis(500)
     };
     until("a refusal without waiting", unreachable).await;
@@ -200,7 +214,7 @@ async fn a_server_that_does_not_answer_costs_no_more_than_the_deadline() {
     let port = silent.local_addr().expect("a bound socket has an address").port();
     let (store, health) = start(Settings::from_url(&format!("redis://127.0.0.1:{port}")).expect("a valid address"));
     let deadline = Instant::now() + Duration::from_millis(100);
-    assert_eq!(store.decide(&[question(Believed::Absent)], deadline).await, Err(StoreError::Deadline));
+    assert_eq!(store.decide(&question(Believed::Absent), deadline).await, Err(StoreError::Deadline));
     assert!(deadline.elapsed() < Duration::from_millis(500));
     assert!(!health.is_up());
 }
@@ -212,8 +226,8 @@ async fn a_paused_server_is_given_up_and_found_again() {
     outcome(&store, question(Believed::Absent)).await;
     redis::cmd("CLIENT").arg("PAUSE").arg(700).exec(&mut server.client()).expect("CLIENT PAUSE works");
     let deadline = Instant::now() + Duration::from_millis(100);
-    assert_eq!(store.decide(&[question(Believed::Absent)], deadline).await, Err(StoreError::Deadline));
-    assert!(!health.is_up());
+    assert_eq!(store.decide(&question(Believed::Absent), deadline).await, Err(StoreError::Deadline));
+    until("the doubt", || async { !health.is_up() }).await;
     until("the return", || async { health.is_up() }).await;
     assert!(remaining(&outcome(&store, question(Believed::Absent)).await) >= 57);
 }
@@ -228,7 +242,7 @@ async fn a_master_that_became_a_replica_is_left_until_it_is_one_again() {
         redis::cmd("REPLICAOF").arg(host).arg(port).exec(redis).expect("REPLICAOF works");
     };
     replica_of(&mut redis, "127.0.0.1", "1");
-    let refused = store.decide(&[question(Believed::Absent)], soon()).await;
+    let refused = store.decide(&question(Believed::Absent), soon()).await;
     assert!(matches!(&refused, Err(StoreError::Refused(text)) if text.contains("READONLY")), "{refused:?}");
     assert!(!health.is_up());
     replica_of(&mut redis, "NO", "ONE");
@@ -242,12 +256,11 @@ async fn a_wrong_password_is_refused_and_not_repeated() {
     let with = |password: Option<&str>| Settings { password: password.map(Secret::new), ..server.settings() };
     for wrong in [Some("wrong-secret"), None] {
         let (store, _) = start(with(wrong));
-        let refused = || async {
-            matches!(store.decide(&[question(Believed::Absent)], soon()).await, Err(StoreError::Refused(_)))
-        };
+        let refused =
+            || async { matches!(store.decide(&question(Believed::Absent), soon()).await, Err(StoreError::Refused(_))) };
         until("the refusal", refused).await;
         let error =
-            store.decide(&[question(Believed::Absent)], soon()).await.expect_err("a wrong password opens nothing");
+            store.decide(&question(Believed::Absent), soon()).await.expect_err("a wrong password opens nothing");
         let said = format!("{error} {error:?} {store:?}");
         assert!(!said.contains("secret"), "{said}");
         let error = RedisDocuments::connect(&with(wrong)).await.map(drop);
@@ -317,7 +330,7 @@ async fn a_full_store_refuses_and_spends_nothing() {
         redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(size).exec(redis).expect("CONFIG SET works");
     };
     maxmemory(&mut redis, "1");
-    let refused = store.decide(&[question(Believed::Absent)], soon()).await;
+    let refused = store.decide(&question(Believed::Absent), soon()).await;
     assert!(matches!(&refused, Err(StoreError::Refused(text)) if text.contains("OOM")), "{refused:?}");
     assert!(!health.is_up());
     maxmemory(&mut redis, "0");
@@ -337,6 +350,6 @@ async fn a_user_with_the_least_rights_can_decide() {
     assert_eq!(remaining(&outcome(&store, question(Believed::Absent)).await), 59);
     assert!(health.is_up());
     redis::cmd("ACL").arg("SETUSER").arg("gate").arg("-set").exec(&mut server.client()).expect("ACL SETUSER works");
-    let refused = store.decide(&[question(Believed::Absent)], soon()).await;
+    let refused = store.decide(&question(Believed::Absent), soon()).await;
     assert!(matches!(&refused, Err(StoreError::Refused(_))), "{refused:?}");
 }

@@ -4,6 +4,7 @@
 //! real APIs against its profile; the other files take one theme each.
 
 mod answers;
+mod batching;
 mod config;
 mod connections;
 mod credentials;

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::vec;
 
 use bytes::Bytes;
 use serde::de::{self, Deserializer, IgnoredAny, SeqAccess, Visitor};
@@ -30,18 +31,23 @@ pub struct Call {
 
 /// Each key and each belief goes out once, however many questions share it.
 pub fn encode(layout: &Layout, questions: &[Question]) -> Call {
-    let mut names = Names::default();
+    let mut names = Names::new(layout);
     // The script reads all strings at once, so they come before the sets.
     let asks = || questions.iter().flat_map(|question| &question.asks);
+    let mut strings = Vec::with_capacity(4 * questions.len());
     for ask in asks() {
-        ask.documents.iter().for_each(|document| names.add(layout.in_slot(&ask.slot, &document.name)));
-        ask.buckets.iter().for_each(|bucket| names.add(layout.in_slot(&ask.slot, &bucket.name)));
+        strings.extend(ask.documents.iter().map(|document| names.place(&ask.slot, &document.name)));
+        strings.extend(ask.buckets.iter().map(|bucket| names.place(&ask.slot, &bucket.name)));
     }
-    let strings = names.keys.len();
-    for ask in asks() {
-        ask.member.iter().for_each(|member| names.add(layout.in_slot(&ask.slot, &member.set)));
-    }
-    let mut writer = Writer { layout, names: &names, beliefs: Vec::new(), texts: Vec::new() };
+    let count = names.keys.len();
+    let members: Vec<usize> =
+        asks().filter_map(|ask| ask.member.as_ref().map(|member| names.place(&ask.slot, &member.set))).collect();
+    let mut writer = Writer {
+        strings: strings.into_iter(),
+        members: members.into_iter(),
+        beliefs: Vec::with_capacity(2 * questions.len()),
+        texts: Vec::new(),
+    };
     let questions: Vec<QuestionOut<'_>> = questions
         .iter()
         .map(|question| {
@@ -50,7 +56,7 @@ pub fn encode(layout: &Layout, questions: &[Question]) -> Call {
         .collect();
     let Writer { beliefs, texts, .. } = writer;
     let beliefs: Vec<_> = beliefs.into_iter().map(|(key, _, out)| (key, out)).collect();
-    let blob = rmp_serde::to_vec(&(strings, beliefs, questions))
+    let blob = rmp_serde::to_vec(&(count, beliefs, questions))
         .expect("numbers, strings and lists are always representable in MessagePack");
     Call { keys: names.keys, blob, texts }
 }
@@ -70,18 +76,23 @@ pub fn decode(questions: &[Question], bytes: &[u8]) -> Result<Vec<Answer>, Store
 }
 
 /// The keys of a call and where each stands in KEYS (from 1, as Lua counts).
-#[derive(Default)]
-struct Names {
+struct Names<'a> {
+    layout: &'a Layout,
     keys: Vec<String>,
-    places: HashMap<String, usize>,
+    /// By slot and name.
+    places: HashMap<(&'a str, &'a str), usize>,
 }
 
-impl Names {
-    fn add(&mut self, key: String) {
-        if !self.places.contains_key(&key) {
-            self.keys.push(key.clone());
-            self.places.insert(key, self.keys.len());
-        }
+impl<'a> Names<'a> {
+    fn new(layout: &'a Layout) -> Self {
+        Self { layout, keys: Vec::new(), places: HashMap::new() }
+    }
+
+    fn place(&mut self, slot: &'a str, name: &'a str) -> usize {
+        *self.places.entry((slot, name)).or_insert_with(|| {
+            self.keys.push(self.layout.in_slot(slot, name));
+            self.keys.len()
+        })
     }
 }
 
@@ -92,8 +103,9 @@ fn number(count: u64) -> u64 {
 }
 
 struct Writer<'a> {
-    layout: &'a Layout,
-    names: &'a Names,
+    /// Where the keys stand that come next: of each ask its documents, then its buckets.
+    strings: vec::IntoIter<usize>,
+    members: vec::IntoIter<usize>,
     beliefs: Vec<(usize, &'a Believed, BelievedOut)>,
     texts: Vec<Bytes>,
 }
@@ -106,18 +118,14 @@ struct AskOut<'a>(Vec<usize>, OrFalse<(usize, &'a str)>, OrFalse<u64>, Vec<Vec<u
 
 impl<'a> Writer<'a> {
     fn ask(&mut self, ask: &'a Ask) -> AskOut<'a> {
-        let documents = ask.documents.iter().map(|document| self.belief(ask, document)).collect();
-        let member = ask.member.as_ref().map(|member| (self.place(ask, &member.set), member.member.as_str()));
-        let buckets = ask.buckets.iter().map(|bucket| self.bucket(ask, bucket)).collect();
+        let documents = ask.documents.iter().map(|document| self.belief(document)).collect();
+        let buckets = ask.buckets.iter().map(|bucket| self.bucket(bucket)).collect();
+        let member = ask.member.as_ref().map(|member| (next_place(&mut self.members), member.member.as_str()));
         AskOut(documents, OrFalse(member), OrFalse(ask.not_after_ms.map(number)), buckets)
     }
 
-    fn place(&self, ask: &Ask, name: &str) -> usize {
-        self.names.places.get(&self.layout.in_slot(&ask.slot, name)).copied().unwrap_or_default()
-    }
-
-    fn belief(&mut self, ask: &Ask, document: &'a Document) -> usize {
-        let key = self.place(ask, &document.name);
+    fn belief(&mut self, document: &'a Document) -> usize {
+        let key = next_place(&mut self.strings);
         let known = self.beliefs.iter().position(|(held, believed, _)| (*held, *believed) == (key, &document.believed));
         known.unwrap_or_else(|| {
             let out = match &document.believed {
@@ -133,16 +141,21 @@ impl<'a> Writer<'a> {
         }) + 1
     }
 
-    fn bucket(&self, ask: &Ask, bucket: &BucketAsk) -> Vec<u64> {
+    fn bucket(&mut self, bucket: &BucketAsk) -> Vec<u64> {
         let algorithm = match bucket.algorithm {
             Algorithm::Fixed => 0,
             Algorithm::Sliding => 1,
             Algorithm::Token => 2,
         };
-        let mut numbers = vec![self.place(ask, &bucket.name) as u64, algorithm];
+        let mut numbers = vec![next_place(&mut self.strings) as u64, algorithm];
         numbers.extend(bucket.windows.as_slice().iter().flat_map(|window| [window.limit, window.duration_ms]));
         numbers
     }
+}
+
+/// They were noted down from the same questions in the same order; 0 would be refused by the script.
+fn next_place(places: &mut vec::IntoIter<usize>) -> usize {
+    places.next().unwrap_or_default()
 }
 
 /// `false` for nothing: a nil would cut a Lua list short.
@@ -229,17 +242,17 @@ fn next<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(seq: &mut A) -> Result<T, A
     seq.next_element()?.ok_or_else(|| de::Error::custom("less than an outcome"))
 }
 
-/// `remaining, reset, wait` for each window, where a wait of -1 is never.
+/// `remaining, reset, wait, owed` for each window, where a wait of -1 is never.
 fn windows(numbers: &[i64]) -> Option<Vec<WindowNow>> {
-    let triples = numbers.chunks_exact(3);
-    if !triples.remainder().is_empty() {
+    let fours = numbers.chunks_exact(4);
+    if !fours.remainder().is_empty() {
         return None;
     }
     let count = |number: i64| u64::try_from(number).ok();
-    triples
-        .map(|three| {
-            let wait_ms = if three[2] == -1 { None } else { Some(count(three[2])?) };
-            Some(WindowNow { remaining: count(three[0])?, reset_ms: count(three[1])?, wait_ms })
+    fours
+        .map(|four| {
+            let wait_ms = if four[2] == -1 { None } else { Some(count(four[2])?) };
+            Some(WindowNow { remaining: count(four[0])?, reset_ms: count(four[1])?, wait_ms, owed: count(four[3])? })
         })
         .collect()
 }
@@ -314,9 +327,9 @@ mod tests {
             rmp_serde::to_vec(&(9_u64, outcomes)).expect("JSON is representable in MessagePack")
         };
         let read = |outcomes| decode(&[question()], &pack(outcomes)).map(|answers| answers[0].outcome.clone());
-        let window = WindowNow { remaining: 5, reset_ms: 60_000, wait_ms: None };
+        let window = WindowNow { remaining: 5, reset_ms: 60_000, wait_ms: None, owed: 7 };
         let spent = Outcome::Spent { granted: 2, windows: vec![vec![window]] };
-        assert_eq!(read(serde_json::json!([[4, 2, [[5, 60_000, -1]]]])), Ok(spent));
+        assert_eq!(read(serde_json::json!([[4, 2, [[5, 60_000, -1, 7]]]])), Ok(spent));
         assert_eq!(read(serde_json::json!([[1, [[false]]]])), Ok(Outcome::Stale(vec![vec![None]])));
         for wrong in [
             serde_json::json!([]),
@@ -325,11 +338,11 @@ mod tests {
             serde_json::json!([[5]]),
             serde_json::json!([[1, [[]]]]),
             serde_json::json!([[1, [[true]]]]),
-            serde_json::json!([[4, 3, [[5, 60_000, -1]]]]),
+            serde_json::json!([[4, 3, [[5, 60_000, -1, 7]]]]),
             serde_json::json!([[4, 2, []]]),
-            serde_json::json!([[4, 2, [[5, 60_000]]]]),
-            serde_json::json!([[4, 2, [[5, 60_000, -2]]]]),
-            serde_json::json!([[4, 2, [[5.5, 60_000, 0]]]]),
+            serde_json::json!([[4, 2, [[5, 60_000, -1]]]]),
+            serde_json::json!([[4, 2, [[5, 60_000, -2, 7]]]]),
+            serde_json::json!([[4, 2, [[5.5, 60_000, 0, 7]]]]),
         ] {
             assert!(read(wrong.clone()).is_err(), "{wrong}");
         }

@@ -10,7 +10,7 @@
 -- ARGV[2…] the texts of documents
 -- returns  MessagePack: {now_ms, {answer, ...}}, an answer one of
 --            {0, text} broken, {1, {{document | false, ...}, ...}} stale, {2} expired, {3} refused,
---            {4, granted, {{remaining, reset_ms, wait_ms or -1, ...}, ...}} spent
+--            {4, granted, {{remaining, reset_ms, wait_ms or -1, owed, ...}, ...}} spent
 --
 -- Questions are answered in order and see what earlier ones spent. Everything is read before anything is written, so that
 -- an error of any kind leaves all as it was. The arithmetic is that of limit/spend.rs, formula by formula; differences
@@ -242,6 +242,7 @@ local function settle(asked, cost, spent)
     flat[at + 1] = floor(room / unit)
     flat[at + 2] = reset(algorithm, limit, duration, mark, used, previous)
     flat[at + 3] = wait
+    flat[at + 4] = algorithm == TOKEN and used or 0
   end
   if spent > 0 then
     prune(bucket, asked)

@@ -1,0 +1,77 @@
+//! The calls that really went to the store, counted where they are made: one call may answer many requests, or none that
+//! still waits. One per process, shared by all workers; `observe` shows it.
+
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts};
+
+use super::StoreError;
+use crate::limit::{Answer, Outcome};
+
+const DECIDE: &str = "decide";
+const LOOKUP: &str = "lookup";
+
+/// A call takes microseconds to a few milliseconds.
+const CALL_SECONDS: [f64; 11] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25];
+const REQUESTS_PER_CALL: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+#[derive(Debug)]
+pub struct Calls {
+    total: IntCounterVec,
+    duration: HistogramVec,
+    batch_size: Histogram,
+}
+
+impl Calls {
+    pub fn new() -> prometheus::Result<Self> {
+        let total = Opts::new("sidegate_store_calls_total", "Calls to the store by outcome.");
+        let duration = HistogramOpts::new("sidegate_store_call_duration_seconds", "How long calls to the store take.")
+            .buckets(CALL_SECONDS.to_vec());
+        let batch_size = HistogramOpts::new("sidegate_store_batch_size", "Requests that one decision call answers.")
+            .buckets(REQUESTS_PER_CALL.to_vec());
+        let calls = Self {
+            total: IntCounterVec::new(total, &["op", "outcome"])?,
+            duration: HistogramVec::new(duration, &["op"])?,
+            batch_size: Histogram::with_opts(batch_size)?,
+        };
+        // A series that appears only with its first event has no rate until its second.
+        for op in [DECIDE, LOOKUP] {
+            calls.duration.with_label_values(&[op]);
+            for outcome in ["ok", "stale", "unreachable", "deadline", "refused", "broken"] {
+                calls.total.with_label_values(&[op, outcome]);
+            }
+        }
+        Ok(calls)
+    }
+
+    /// A decision call for so many requests. One that found anything stale or broken counts as that.
+    pub(super) fn decided(&self, answers: &Result<Vec<Answer>, StoreError>, requests: usize, took: Duration) {
+        let outcome = match answers {
+            Err(error) => error.outcome(),
+            Ok(answers) if any(answers, |outcome| matches!(outcome, Outcome::Broken(_))) => "broken",
+            Ok(answers) if any(answers, |outcome| matches!(outcome, Outcome::Stale(_))) => "stale",
+            Ok(_) => "ok",
+        };
+        self.called(DECIDE, outcome, took);
+        self.batch_size.observe(requests as f64);
+    }
+
+    pub(super) fn looked_up<T>(&self, found: &Result<T, StoreError>, took: Duration) {
+        self.called(LOOKUP, found.as_ref().err().map_or("ok", StoreError::outcome), took);
+    }
+
+    /// What there is to show.
+    pub fn collectors(&self) -> [Box<dyn Collector>; 3] {
+        [Box::new(self.total.clone()), Box::new(self.duration.clone()), Box::new(self.batch_size.clone())]
+    }
+
+    fn called(&self, op: &str, outcome: &str, took: Duration) {
+        self.total.with_label_values(&[op, outcome]).inc();
+        self.duration.with_label_values(&[op]).observe(took.as_secs_f64());
+    }
+}
+
+fn any(answers: &[Answer], is: impl Fn(&Outcome) -> bool) -> bool {
+    answers.iter().any(|answer| is(&answer.outcome))
+}

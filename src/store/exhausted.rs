@@ -1,0 +1,325 @@
+//! Questions that were just denied: until there can be room again the store is asked about each at most ten times a second,
+//! and whoever else asks meanwhile gets what is remembered, so that an abuser costs the store next to nothing.
+//!
+//! What is remembered belongs to the whole question: buckets, windows, cost, and the documents as they were believed when
+//! the store confirmed them. So one who has learned of a raised limit asks another question and is not held up, and what
+//! this can do wrong is to answer 429 for a moment where 401 or the upstream was due.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::limit::{Algorithm, Answer, Outcome, Question, WindowNow};
+
+/// How often the store is asked about one question.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+
+/// Nothing older is told, so that an asker that never came back (its client left, the store is silent) hides nothing.
+const OLDEST: Duration = Duration::from_millis(200);
+
+const SHARDS: usize = 16;
+
+/// Questions that a shard remembers at the most, about a kilobyte each. Only those told within `OLDEST` count; whoever finds
+/// no place is asked about each time.
+const MOST_IN_SHARD: usize = 256;
+
+/// One per process: all workers remember together.
+#[derive(Debug)]
+pub struct Exhausted {
+    /// A lock is held to look up or to change one entry, never across an await.
+    shards: [Mutex<HashMap<u64, Denied>>; SHARDS],
+    hasher: RandomState,
+    started: Instant,
+    /// From then on (milliseconds since `started`) nothing that is remembered is of use: spares everybody the look-up where
+    /// nobody is over a limit.
+    useful_until_ms: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Denied {
+    question: Question,
+    answer: Answer,
+    /// When the store was asked, and when it had answered: its clock read `answer.now_ms` in between.
+    asked: Instant,
+    answered: Instant,
+    ask_again: Instant,
+}
+
+impl Default for Exhausted {
+    fn default() -> Self {
+        Self {
+            shards: Default::default(),
+            hasher: RandomState::new(),
+            started: Instant::now(),
+            useful_until_ms: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Exhausted {
+    /// The denial that still holds for this question; `None` when the store is to be asked.
+    pub fn recall(&self, question: &Question, now: Instant) -> Option<Answer> {
+        if question.cost == 0 || self.is_idle(now) {
+            return None;
+        }
+        let fingerprint = self.fingerprint(question);
+        let mut shard = self.shard(fingerprint);
+        let denied = shard.get_mut(&fingerprint).filter(|denied| denied.question.is_alike(question))?;
+        if now >= denied.ends() {
+            return None;
+        }
+        if now >= denied.ask_again {
+            denied.ask_again = now + ASK_EVERY;
+            return None;
+        }
+        Some(denied.answer_at(now))
+    }
+
+    /// Takes note of how the store, asked at `asked` and heard at `answered`, answered `question`.
+    pub fn learn(&self, question: &Question, answer: &Answer, asked: Instant, answered: Instant) {
+        match &answer.outcome {
+            Outcome::Spent { granted, .. } if question.cost > 0 && *granted < question.n => {
+                self.remember(question, answer, asked, answered);
+            }
+            _ => self.forget(question, answered),
+        }
+    }
+
+    /// Nothing is known of this question any more.
+    pub fn forget(&self, question: &Question, now: Instant) {
+        if question.cost == 0 || self.is_idle(now) {
+            return;
+        }
+        let fingerprint = self.fingerprint(question);
+        let mut shard = self.shard(fingerprint);
+        if shard.get(&fingerprint).is_some_and(|denied| denied.question.is_alike(question)) {
+            shard.remove(&fingerprint);
+        }
+    }
+
+    fn remember(&self, question: &Question, answer: &Answer, asked: Instant, answered: Instant) {
+        let Outcome::Spent { windows, .. } = &answer.outcome else { return };
+        // Of those who asked together the last was granted nothing.
+        let outcome = Outcome::Spent { granted: 0, windows: windows.clone() };
+        let answer = Answer { now_ms: answer.now_ms, outcome };
+        let fingerprint = self.fingerprint(question);
+        let mut shard = self.shard(fingerprint);
+        let ask_again = asked + ASK_EVERY;
+        match shard.get_mut(&fingerprint) {
+            Some(held) if held.question.is_alike(question) => {
+                // Another worker's answer may be the later one.
+                if held.asked <= asked {
+                    (held.answer, held.asked, held.answered, held.ask_again) = (answer, asked, answered, ask_again);
+                }
+            }
+            held => {
+                if held.is_none() && shard.len() >= MOST_IN_SHARD {
+                    shard.retain(|_, denied| denied.asked + OLDEST > answered);
+                    if shard.len() >= MOST_IN_SHARD {
+                        return;
+                    }
+                }
+                let question = Question { n: 1, ..question.clone() };
+                shard.insert(fingerprint, Denied { question, answer, asked, answered, ask_again });
+            }
+        }
+        drop(shard);
+        self.useful_until_ms.fetch_max(self.since_start_ms(asked + OLDEST) + 1, Ordering::Relaxed);
+    }
+
+    fn is_idle(&self, now: Instant) -> bool {
+        self.since_start_ms(now) >= self.useful_until_ms.load(Ordering::Relaxed)
+    }
+
+    fn since_start_ms(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Made of the names alone, which are short; what is believed is compared.
+    fn fingerprint(&self, question: &Question) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        question.cost.hash(&mut hasher);
+        for ask in &question.asks {
+            ask.slot.hash(&mut hasher);
+            ask.documents.iter().for_each(|document| document.name.hash(&mut hasher));
+            ask.buckets.iter().for_each(|bucket| bucket.name.hash(&mut hasher));
+        }
+        hasher.finish()
+    }
+
+    fn shard(&self, fingerprint: u64) -> MutexGuard<'_, HashMap<u64, Denied>> {
+        // The map's own hash takes care of the rest. A poisoned lock still guards whole entries.
+        let shard = &self.shards[(fingerprint % SHARDS as u64) as usize];
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Denied {
+    /// From then on the store is asked, whatever is remembered: counted from when it was asked, so that this is never later
+    /// than when there is room.
+    fn ends(&self) -> Instant {
+        let waits = self.windows().iter().flatten().map(|window| window.wait_ms);
+        let longest = waits.reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b)));
+        match longest {
+            Some(Some(ms)) => self.asked + Duration::from_millis(ms).min(OLDEST),
+            // Some window never has room.
+            Some(None) => self.asked + OLDEST,
+            None => self.asked,
+        }
+    }
+
+    fn windows(&self) -> &[Vec<WindowNow>] {
+        match &self.answer.outcome {
+            Outcome::Spent { windows, .. } => windows,
+            _ => &[],
+        }
+    }
+
+    /// The answer as the store would give it now, if nobody else spends: counted from when it had answered, so that a wait
+    /// is never told too short.
+    fn answer_at(&self, now: Instant) -> Answer {
+        let passed = now.saturating_duration_since(self.answered).as_millis();
+        let passed_ms = u64::try_from(passed).unwrap_or(u64::MAX);
+        let now_ms = self.answer.now_ms.saturating_add(passed_ms);
+        let mut windows = self.windows().to_vec();
+        let buckets = self.question.asks.iter().flat_map(|ask| &ask.buckets);
+        for (bucket, standing) in buckets.zip(&mut windows) {
+            for (window, now) in bucket.windows.as_slice().iter().zip(standing) {
+                now.wait_ms = now.wait_ms.map(|wait| wait.saturating_sub(passed_ms));
+                if bucket.algorithm == Algorithm::Fixed && now.reset_ms <= now_ms {
+                    // It has ended beside the one that denies.
+                    now.remaining = window.limit;
+                    now.reset_ms += window.duration_ms;
+                }
+            }
+        }
+        Answer { now_ms, outcome: Outcome::Spent { granted: 0, windows } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::limit::{Ask, Believed, BucketAsk, Document, Windows};
+
+    const NOW_MS: u64 = 1_774_276_200_000;
+
+    fn question(slot: &str, windows: &[&str], document: &'static [u8]) -> Question {
+        let windows = Windows::parse(windows.iter().copied()).expect("the test's windows are valid");
+        let bucket =
+            BucketAsk { name: "count:l:x".to_owned(), algorithm: Algorithm::Fixed, windows: Arc::new(windows) };
+        let document = Document { name: "business".to_owned(), believed: Believed::Is(Bytes::from_static(document)) };
+        let ask = Ask { slot: slot.to_owned(), documents: vec![document], buckets: vec![bucket], ..Ask::default() };
+        Question { asks: vec![ask], cost: 1, n: 1 }
+    }
+
+    fn acme() -> Question {
+        question("b:acme", &["5/1m"], b"{}")
+    }
+
+    /// `granted`, and of each window what remains, when it ends and how long to wait (milliseconds from `NOW_MS`).
+    fn spent(granted: u32, windows: &[(u64, u64, Option<u64>)]) -> Answer {
+        let window =
+            |&(remaining, reset, wait_ms): &_| WindowNow { remaining, reset_ms: NOW_MS + reset, wait_ms, owed: 0 };
+        Answer {
+            now_ms: NOW_MS,
+            outcome: Outcome::Spent { granted, windows: vec![windows.iter().map(window).collect()] },
+        }
+    }
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn one_in_a_hundred_milliseconds_asks_the_store() {
+        let (exhausted, start) = (Exhausted::default(), Instant::now());
+        assert_eq!(exhausted.recall(&acme(), start), None);
+        exhausted.learn(&acme(), &spent(0, &[(0, 30_000, Some(30_000))]), start, start + ms(1));
+        let mut asked = 0;
+        for at in 1..=1000 {
+            let now = start + ms(at);
+            match exhausted.recall(&acme(), now) {
+                Some(answer) => {
+                    assert_eq!(answer.now_ms, NOW_MS + (at - 1) % 100, "{at}");
+                }
+                None => {
+                    asked += 1;
+                    exhausted.learn(&acme(), &spent(0, &[(0, 30_000, Some(30_000))]), now, now + ms(1));
+                }
+            }
+        }
+        assert_eq!(asked, 10);
+    }
+
+    #[test]
+    fn the_wait_and_what_ended_meanwhile_are_told_as_they_are_now() {
+        let (exhausted, start) = (Exhausted::default(), Instant::now());
+        let two = question("b:acme", &["5/1s", "5/1m"], b"{}");
+        exhausted.learn(&two, &spent(0, &[(0, 20, Some(20)), (0, 500, Some(500))]), start, start);
+        let told = exhausted.recall(&two, start + ms(50));
+        let expected = spent(0, &[(5, 1020, Some(0)), (0, 500, Some(450))]);
+        assert_eq!(told, Some(Answer { now_ms: NOW_MS + 50, ..expected }));
+    }
+
+    #[test]
+    fn nothing_is_remembered_beyond_the_wait_nor_of_an_asker_that_never_came_back() {
+        let (exhausted, start) = (Exhausted::default(), Instant::now());
+        exhausted.learn(&acme(), &spent(0, &[(0, 50, Some(50))]), start, start + ms(10));
+        assert!(exhausted.recall(&acme(), start + ms(49)).is_some());
+        assert_eq!(exhausted.recall(&acme(), start + ms(50)), None);
+        exhausted.learn(&acme(), &spent(0, &[(0, 9000, Some(9000))]), start + ms(100), start + ms(101));
+        assert_eq!(exhausted.recall(&acme(), start + ms(200)), None, "this one asks");
+        assert!(exhausted.recall(&acme(), start + ms(299)).is_some());
+        assert_eq!(exhausted.recall(&acme(), start + ms(300)), None, "and it did not come back");
+        assert_eq!(exhausted.recall(&acme(), start + ms(301)), None);
+    }
+
+    #[test]
+    fn what_is_asked_differently_or_is_no_denial_any_more_is_not_remembered() {
+        let (exhausted, start) = (Exhausted::default(), Instant::now());
+        let denial = spent(0, &[(0, 30_000, Some(30_000))]);
+        exhausted.learn(&acme(), &denial, start, start);
+        let now = start + ms(1);
+        for other in [
+            question("b:acme", &["6/1m"], b"{}"),
+            question("b:acme", &["5/1m"], b"{ }"),
+            question("b:other", &["5/1m"], b"{}"),
+            Question { cost: 2, ..acme() },
+            Question { cost: 0, ..acme() },
+        ] {
+            assert_eq!(exhausted.recall(&other, now), None, "{other:?}");
+        }
+        assert!(exhausted.recall(&acme(), now).is_some());
+        exhausted.learn(&acme(), &Answer { now_ms: NOW_MS, outcome: Outcome::Stale(vec![]) }, now, now);
+        assert_eq!(exhausted.recall(&acme(), now), None);
+        exhausted.learn(&acme(), &denial, now, now);
+        exhausted.forget(&acme(), now);
+        assert_eq!(exhausted.recall(&acme(), now), None);
+        exhausted.learn(&Question { n: 3, ..acme() }, &spent(2, &[(0, 30_000, Some(30_000))]), now, now);
+        assert!(exhausted.recall(&acme(), now).is_some(), "the third of three was denied");
+        exhausted.learn(&acme(), &spent(1, &[(0, 30_000, Some(30_000))]), now, now);
+        assert_eq!(exhausted.recall(&acme(), now), None, "granted, if only just");
+    }
+
+    #[test]
+    fn memory_is_bounded_and_what_is_old_makes_room() {
+        let (exhausted, start) = (Exhausted::default(), Instant::now());
+        let denial = spent(0, &[(0, 30_000, Some(30_000))]);
+        let many = |kind: &str| (0..6000).map(|i| question(&format!("{kind}:{i}"), &["5/1m"], b"{}")).collect();
+        let (old, new): (Vec<_>, Vec<_>) = (many("b"), many("u"));
+        old.iter().for_each(|question| exhausted.learn(question, &denial, start, start));
+        let later = start + OLDEST;
+        new.iter().for_each(|question| exhausted.learn(question, &denial, later, later));
+        let held: usize = exhausted.shards.iter().map(|shard| shard.lock().expect("nobody panicked").len()).sum();
+        assert!(held <= SHARDS * MOST_IN_SHARD);
+        let told = new.iter().filter(|question| exhausted.recall(question, later).is_some()).count();
+        assert_eq!(told, held, "only what is new is held");
+    }
+}

@@ -1,0 +1,355 @@
+//! Requests' questions on their way to Redis: those that arrive while a call is in the air gather, and go out together as the
+//! next one.
+//!
+//! Where nothing is in the air a question leaves at once. Identical ones fold into one with `n` summed and are granted in order
+//! of arrival (`limit::fold`); different ones ride side by side, in order of arrival. A call belongs to a *flight*, a task of
+//! the worker, and never to a request: a request that goes away before departure gives up its seat; afterwards what was spent
+//! for it stays spent, and nobody else notices. How a call is made is left to `line`.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+use tokio::task::yield_now;
+use tokio::time::{Instant, timeout_at};
+
+use super::connect::Link;
+use super::line::Line;
+use crate::limit::{Answer, Question, fold};
+use crate::store::StoreError;
+use crate::store::exhausted::Exhausted;
+
+/// Different questions in one call: a longer script holds up everybody. Seats fold into these without a bound of their own.
+const MOST_QUESTIONS: usize = 32;
+
+/// Calls in the air at once. All but the first leave only full.
+const MOST_FLIGHTS: usize = 4;
+
+/// Below so many given-up seats it is not worth looking for them.
+const SWEEP_FROM: usize = 64;
+
+/// A worker's questions, and the flights that they leave with.
+#[derive(Debug)]
+pub(super) struct Batches {
+    line: Line,
+    exhausted: Arc<Exhausted>,
+    /// Only the worker's own thread comes here, so the lock is free; it is never held across an await.
+    waiting: Mutex<Waiting>,
+}
+
+/// What has not departed yet. Seats belong to requests in flight, or to ones that went away, of which at most as many again are
+/// kept: the number of open requests bounds all of this.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// In order of arrival; a new one is begun when the last is full.
+    batches: VecDeque<Batch>,
+    seats: usize,
+    /// Until then somebody may wait.
+    latest: Option<Instant>,
+    /// Seats given up since the last sweep, at least.
+    given_up: usize,
+    flights: usize,
+    /// Those of the flights that are about to depart.
+    boarding: usize,
+}
+
+/// What one call asks, and who waits for each of its questions.
+#[derive(Debug, Default)]
+struct Batch {
+    questions: Vec<Question>,
+    seats: Vec<Vec<Seat>>,
+}
+
+/// One request's place.
+#[derive(Debug)]
+struct Seat {
+    n: u32,
+    deadline: Instant,
+    answer: oneshot::Sender<Result<Answer, StoreError>>,
+}
+
+impl Batches {
+    pub(super) fn new(line: Line, exhausted: Arc<Exhausted>) -> Self {
+        Self { line, exhausted, waiting: Mutex::default() }
+    }
+
+    /// Asks with the next call that leaves, and waits for its answer until `deadline`.
+    pub(super) async fn ask(self: &Arc<Self>, question: &Question, deadline: Instant) -> Result<Answer, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let seat = Seat { n: question.n, deadline, answer };
+        let flight = {
+            let mut waiting = self.waiting();
+            waiting.seat(question, seat);
+            waiting.needs_flight().then(|| Flight::begin(self, &mut waiting))
+        };
+        if let Some(flight) = flight {
+            // It departs after whatever else is ready to run now, so that what arrives together leaves together.
+            tokio::spawn(flight.run());
+        }
+        let mut place = Place { batches: self, answered: false };
+        let outcome = timeout_at(deadline, answered).await;
+        match outcome {
+            Ok(Ok(answer)) => {
+                place.answered = true;
+                answer
+            }
+            // Left behind at departure since there was no time left, or the runtime ends.
+            Ok(Err(_)) if Instant::now() < deadline => Err(StoreError::Unreachable("the worker is ending".to_owned())),
+            Ok(Err(_)) | Err(_) => Err(StoreError::Deadline),
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing in here panics halfway through a change.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that waits, until dropped.
+struct Place<'a> {
+    batches: &'a Batches,
+    answered: bool,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.batches.waiting().give_up();
+        }
+    }
+}
+
+impl Waiting {
+    fn seat(&mut self, question: &Question, seat: Seat) {
+        self.seats += 1;
+        self.latest = self.latest.max(Some(seat.deadline));
+        if let Some(last) = self.batches.back_mut() {
+            if let Some(at) = last.questions.iter().position(|held| held.is_alike(question))
+                && let Some(n) = last.questions[at].n.checked_add(seat.n)
+            {
+                last.questions[at].n = n;
+                last.seats[at].push(seat);
+                return;
+            }
+            if !last.is_full() {
+                last.add(question, seat);
+                return;
+            }
+        }
+        let mut batch = Batch::default();
+        batch.add(question, seat);
+        self.batches.push_back(batch);
+    }
+
+    /// Batches that need not wait for a call to return.
+    fn full(&self) -> usize {
+        let gathering = self.batches.back().is_some_and(|last| !last.is_full());
+        self.batches.len() - usize::from(gathering)
+    }
+
+    fn needs_flight(&self) -> bool {
+        self.flights == 0 || (self.flights < MOST_FLIGHTS && self.full() > self.boarding)
+    }
+
+    /// The batch that a boarding flight takes; `None` where nobody waits, or where those who do have a call in the air to
+    /// wait for.
+    fn depart(&mut self, now: Instant) -> Option<Batch> {
+        while self.flights == self.boarding || self.full() > 0 {
+            let batch = self.batches.pop_front()?;
+            self.seats -= batch.len();
+            let batch = batch.occupied(now);
+            if !batch.questions.is_empty() {
+                return Some(batch);
+            }
+        }
+        None
+    }
+
+    /// A seat is free, or its call was in the air already. Sweeps when half of the seats may be free: constant work for each.
+    fn give_up(&mut self) {
+        self.given_up += 1;
+        if self.given_up < SWEEP_FROM || self.given_up * 2 < self.seats {
+            return;
+        }
+        let now = Instant::now();
+        self.batches = self.batches.drain(..).map(|batch| batch.occupied(now)).collect();
+        self.batches.retain(|batch| !batch.questions.is_empty());
+        self.seats = self.batches.iter().map(Batch::len).sum();
+        self.given_up = 0;
+    }
+}
+
+impl Batch {
+    fn add(&mut self, question: &Question, seat: Seat) {
+        self.questions.push(question.clone());
+        self.seats.push(vec![seat]);
+    }
+
+    fn is_full(&self) -> bool {
+        self.questions.len() >= MOST_QUESTIONS
+    }
+
+    fn len(&self) -> usize {
+        self.seats.iter().map(Vec::len).sum()
+    }
+
+    /// Without the seats of requests that went away or have no time left, and the questions that nobody asks any more.
+    fn occupied(mut self, now: Instant) -> Self {
+        for (question, seats) in self.questions.iter_mut().zip(&mut self.seats) {
+            seats.retain(|seat| !seat.answer.is_closed() && seat.deadline > now);
+            // No more than before, when it did not overflow.
+            question.n = seats.iter().map(|seat| seat.n).sum();
+        }
+        let mut seats = self.seats.iter();
+        self.questions.retain(|_| seats.next().is_some_and(|seats| !seats.is_empty()));
+        self.seats.retain(|seats| !seats.is_empty());
+        self
+    }
+
+    /// A call serves who waits longest.
+    fn deadline(&self) -> Option<Instant> {
+        self.seats.iter().flatten().map(|seat| seat.deadline).max()
+    }
+
+    fn fail(self, error: &StoreError) {
+        for seat in self.seats.into_iter().flatten() {
+            // Who went away needs no answer.
+            let _ = seat.answer.send(Err(error.clone()));
+        }
+    }
+}
+
+/// A task that makes calls one after the other until nobody waits for it.
+struct Flight {
+    batches: Arc<Batches>,
+    phase: Phase,
+}
+
+#[derive(PartialEq, Eq)]
+enum Phase {
+    Boarding,
+    InTheAir,
+    Over,
+}
+
+impl Flight {
+    fn begin(batches: &Arc<Batches>, waiting: &mut Waiting) -> Self {
+        waiting.flights += 1;
+        waiting.boarding += 1;
+        Self { batches: batches.clone(), phase: Phase::Boarding }
+    }
+
+    async fn run(mut self) {
+        while let Some(latest) = self.latest_deadline() {
+            match self.batches.line.link(latest).await {
+                Ok(link) => {
+                    let Some(batch) = self.depart() else { return };
+                    self.call(&link, batch).await;
+                    // Those who were just answered, and whatever came in meanwhile, first: more gather for the next call.
+                    yield_now().await;
+                }
+                // Those who waited that long have gone; there may be others by now.
+                Err(StoreError::Deadline) => {}
+                Err(error) => self.strand(&error),
+            }
+        }
+    }
+
+    /// Until when anybody waits for a call; ends the flight where nobody does.
+    fn latest_deadline(&mut self) -> Option<Instant> {
+        let mut waiting = self.batches.waiting();
+        let anybody = !waiting.batches.is_empty();
+        let latest = waiting.latest.filter(|latest| anybody && *latest > Instant::now());
+        if latest.is_none() {
+            waiting.batches.clear();
+            waiting.seats = 0;
+            self.phase.end(&mut waiting);
+        }
+        latest
+    }
+
+    fn depart(&mut self) -> Option<Batch> {
+        let mut waiting = self.batches.waiting();
+        let batch = waiting.depart(Instant::now());
+        match &batch {
+            Some(_) => self.phase.take_off(&mut waiting),
+            None => self.phase.end(&mut waiting),
+        }
+        batch
+    }
+
+    async fn call(&mut self, link: &Link, batch: Batch) {
+        let Some(deadline) = batch.deadline() else { return };
+        let asked = Instant::now();
+        let answers = self.batches.line.call(link, &batch.questions, batch.len(), deadline).await;
+        self.phase.land(&mut self.batches.waiting());
+        let (asked, answered) = (asked.into_std(), Instant::now().into_std());
+        let exhausted = &self.batches.exhausted;
+        match answers {
+            Err(error) => {
+                batch.questions.iter().for_each(|question| exhausted.forget(question, answered));
+                batch.fail(&error);
+            }
+            Ok(answers) => {
+                for ((question, seats), answer) in batch.questions.iter().zip(batch.seats).zip(answers) {
+                    exhausted.learn(question, &answer, asked, answered);
+                    hand_out(question, answer, seats);
+                }
+            }
+        }
+    }
+
+    /// There is no connection, and none is about to be: everybody who waits is told.
+    fn strand(&mut self, error: &StoreError) {
+        let stranded = {
+            let mut waiting = self.batches.waiting();
+            waiting.seats = 0;
+            std::mem::take(&mut waiting.batches)
+        };
+        stranded.into_iter().for_each(|batch| batch.fail(error));
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.phase.end(&mut self.batches.waiting());
+    }
+}
+
+impl Phase {
+    fn take_off(&mut self, waiting: &mut Waiting) {
+        *self = Self::InTheAir;
+        waiting.boarding -= 1;
+    }
+
+    fn land(&mut self, waiting: &mut Waiting) {
+        *self = Self::Boarding;
+        waiting.boarding += 1;
+    }
+
+    /// Under the same lock as the finding that nobody waits, so that whoever comes next begins a new flight.
+    fn end(&mut self, waiting: &mut Waiting) {
+        match self {
+            Self::Over => return,
+            Self::Boarding => waiting.boarding -= 1,
+            Self::InTheAir => {}
+        }
+        waiting.flights -= 1;
+        *self = Self::Over;
+    }
+}
+
+/// Each seat's own answer, in order of arrival.
+fn hand_out(question: &Question, answer: Answer, seats: Vec<Seat>) {
+    let mut from = 0;
+    let mut seats = seats.into_iter().peekable();
+    while let Some(seat) = seats.next() {
+        if from == 0 && seats.peek().is_none() {
+            let _ = seat.answer.send(Ok(answer));
+            return;
+        }
+        // Who went away needs no answer; its share stays spent.
+        let _ = seat.answer.send(Ok(fold::share(question, &answer, from, seat.n)));
+        from += seat.n;
+    }
+}
