@@ -1,6 +1,6 @@
 //! How Redis's CPU per decision grows: with keys, windows, connections, and questions in one call.
 //!
-//! The real decision script is driven through the crate's own `RedisStore`, against a Redis of this bench's own. Sixteen calls
+//! The real decision script is driven as the crate's store sends it, against a Redis of this bench's own. Sixteen calls
 //! are always under way, spread over the connections, so that a row differs from the next by what it names alone. Cells are
 //! interleaved and their medians printed as Markdown. Ends within three minutes: `cargo bench --bench growth`.
 
@@ -9,7 +9,6 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use sidegate::store::redis::RedisStore;
 use tokio::task::LocalSet;
 
 use self::server::RedisServer;
@@ -100,9 +99,11 @@ async fn measure(
 
 /// One cell for a while, after a moment to connect and warm up.
 async fn run(server: &RedisServer, world: &World, cell: Cell) -> Result<Shown, Box<dyn std::error::Error>> {
-    let stores: Vec<RedisStore> = (0..cell.connections).map(|_| server.store()).collect();
-    for store in &stores {
-        world.ask(store, cell, 0).await?;
+    let mut stores = Vec::new();
+    for _ in 0..cell.connections {
+        let store = server.asker().await?;
+        world.ask(&store, cell, 0).await?;
+        stores.push(store);
     }
     let traffic = server.traffic()?;
     let (before, started) = (server.cpu()?, Instant::now());

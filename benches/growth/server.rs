@@ -4,11 +4,34 @@ use std::error::Error;
 use std::io;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sidegate::store::health::StoreHealth;
-use sidegate::store::redis::{RedisStore, Settings};
+use sidegate::limit::{Answer, Question};
+use sidegate::store::layout::Layout;
+use sidegate::store::redis::script;
+
+use super::world::Unexpected;
+
+/// Sends questions in calls of the bench's choosing, as `store::redis` would send them.
+#[derive(Clone)]
+pub struct Asker {
+    connection: redis::aio::MultiplexedConnection,
+    sha: String,
+    layout: Layout,
+}
+
+impl Asker {
+    pub async fn decide(&self, questions: &[Question]) -> Result<Vec<Answer>, Unexpected> {
+        let call = script::encode(&self.layout, questions);
+        let mut evalsha =
+            redis::cmd("EVALSHA").arg(&self.sha).arg(call.keys.len()).arg(&call.keys).arg(&call.blob).take();
+        for text in &call.texts {
+            evalsha.arg(text.as_ref());
+        }
+        let answer: Vec<u8> = evalsha.query_async(&mut self.connection.clone()).await?;
+        Ok(script::decode(questions, &answer)?)
+    }
+}
 
 pub struct RedisServer {
     child: Child,
@@ -36,10 +59,11 @@ impl RedisServer {
         Ok(server)
     }
 
-    /// A connection of sidegate's: what one worker holds. Must be called within the runtime.
-    pub fn store(&self) -> RedisStore {
-        let settings = Settings::from_url(&self.url).expect("the address was written above");
-        RedisStore::start(settings, Arc::new(StoreHealth::new()))
+    /// A connection that asks as one worker does. Must be called within the runtime.
+    pub async fn asker(&self) -> redis::RedisResult<Asker> {
+        let mut connection = redis::Client::open(self.url.as_str())?.get_multiplexed_async_connection().await?;
+        let sha = redis::cmd("SCRIPT").arg("LOAD").arg(script::DECIDE).query_async(&mut connection).await?;
+        Ok(Asker { connection, sha, layout: Layout::new("sg") })
     }
 
     /// A plain connection, to fill the server and to ask it about itself.

@@ -5,18 +5,15 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use sidegate::limit::{Algorithm, Ask, Believed, BucketAsk, Document, Outcome, Question, Windows};
 use sidegate::store::StoreError;
-use sidegate::store::redis::RedisStore;
 use thiserror::Error;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use super::Cell;
-use super::server::RedisServer;
+use super::server::{Asker, RedisServer};
 
 /// Windows of one bucket.
 pub const WINDOWS: [usize; 3] = [1, 3, 6];
@@ -28,12 +25,13 @@ const CHUNK: usize = 1_000;
 const MOST: usize = 32;
 /// Calls of the filling that are under way at once.
 const FILLERS: usize = 8;
-const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Error)]
 pub enum Unexpected {
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Redis(#[from] redis::RedisError),
     #[error("not granted: {0:?}")]
     Outcome(Outcome),
 }
@@ -57,7 +55,7 @@ impl World {
         world.note(keys, "a key's document", before, server.used_memory()?);
         for windows in WINDOWS {
             let before = server.used_memory()?;
-            world.touch(&server.store(), windows).await?;
+            world.touch(&server.asker().await?, windows).await?;
             world.note(keys, &format!("a bucket, windows: {windows}"), before, server.used_memory()?);
         }
         Ok(world)
@@ -69,7 +67,7 @@ impl World {
     }
 
     /// One call of the cell's kind; returns how many requests it decided on. Identical ones are folded, as in the gate.
-    pub async fn ask(&self, store: &RedisStore, cell: Cell, turn: u64) -> Result<u64, Unexpected> {
+    pub async fn ask(&self, store: &Asker, cell: Cell, turn: u64) -> Result<u64, Unexpected> {
         let batch = u32::try_from(cell.batch).unwrap_or(u32::MAX);
         let questions: Vec<_> = match self.keys {
             1 => vec![self.question(0, cell.windows, batch)],
@@ -81,7 +79,7 @@ impl World {
     }
 
     /// Makes every bucket, some calls at a time so that neither side waits for the other.
-    async fn touch(&self, store: &RedisStore, windows: usize) -> Result<(), Box<dyn Error>> {
+    async fn touch(&self, store: &Asker, windows: usize) -> Result<(), Box<dyn Error>> {
         let mut fillers = JoinSet::new();
         for filler in 0..FILLERS {
             let (store, world) = (store.clone(), self.clone());
@@ -135,9 +133,9 @@ impl World {
     }
 }
 
-async fn granted(store: &RedisStore, questions: &[Question]) -> Result<u64, Unexpected> {
+async fn granted(store: &Asker, questions: &[Question]) -> Result<u64, Unexpected> {
     let mut sum = 0;
-    for answer in store.decide(questions, Instant::now() + PATIENCE).await? {
+    for answer in store.decide(questions).await? {
         match answer.outcome {
             Outcome::Spent { granted, .. } if granted > 0 => sum += u64::from(granted),
             other => return Err(Unexpected::Outcome(other)),
