@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use super::server::RedisServer;
 
-fn start(settings: Settings) -> (RedisStore, Arc<StoreHealth>) {
+pub fn start(settings: Settings) -> (RedisStore, Arc<StoreHealth>) {
     let shared = Shared::new().expect("the metrics' names are valid");
     let health = shared.health.clone();
     (RedisStore::start(settings, shared), health)
@@ -33,7 +33,7 @@ fn bucket(name: &str, windows: &str) -> BucketAsk {
 }
 
 /// A question about `acme` with one limit and its business's document.
-fn question(believed: Believed) -> Question {
+pub fn question(believed: Believed) -> Question {
     let ask = Ask {
         slot: "b:acme".to_owned(),
         documents: vec![Document { name: "business".to_owned(), believed }],
@@ -57,11 +57,11 @@ pub async fn together(store: &RedisStore, questions: &[Question]) -> Vec<Answer>
     answers
 }
 
-async fn outcome(store: &RedisStore, question: Question) -> Outcome {
+pub async fn outcome(store: &RedisStore, question: Question) -> Outcome {
     store.decide(&question, soon()).await.expect("the store answers").outcome
 }
 
-fn remaining(outcome: &Outcome) -> u64 {
+pub fn remaining(outcome: &Outcome) -> u64 {
     match outcome {
         Outcome::Spent { granted: 1, windows } => windows[0][0].remaining,
         other => panic!("not spent: {other:?}"),

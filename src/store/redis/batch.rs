@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Duration, Instant, sleep, timeout_at};
 
 use super::connect::Link;
 use super::line::Line;
@@ -22,8 +22,12 @@ use crate::store::exhausted::Exhausted;
 /// Different questions in one call: a longer script holds up everybody. Seats fold into these without a bound of their own.
 const MOST_QUESTIONS: usize = 32;
 
-/// Calls in the air at once. All but the first leave only full.
-const MOST_FLIGHTS: usize = 4;
+/// Calls in the air at once. All but the first leave full, or where Redis is far away.
+const MOST_FLIGHTS: u32 = 4;
+
+/// From here on Redis is far away: who had to wait for a call to return before its own could leave would wait twice as long,
+/// and perhaps past its deadline. Then calls leave evenly spaced.
+const FAR: Duration = Duration::from_millis(4);
 
 /// Below so many given-up seats it is not worth looking for them.
 const SWEEP_FROM: usize = 64;
@@ -48,9 +52,12 @@ struct Waiting {
     latest: Option<Instant>,
     /// Seats given up since the last sweep, at least.
     given_up: usize,
-    flights: usize,
-    /// Those of the flights that are about to depart.
-    boarding: usize,
+    /// All, those about to depart, and those in the air; the rest lets some time pass first.
+    flights: u32,
+    boarding: u32,
+    in_the_air: u32,
+    /// How long calls take, smoothed.
+    round_trip: Duration,
 }
 
 /// What one call asks, and who waits for each of its questions.
@@ -80,11 +87,11 @@ impl Batches {
         let flight = {
             let mut waiting = self.waiting();
             waiting.seat(question, seat);
-            waiting.needs_flight().then(|| Flight::begin(self, &mut waiting))
+            waiting.flight_needed().map(|pause| (Flight::begin(self, &mut waiting, pause), pause))
         };
-        if let Some(flight) = flight {
+        if let Some((flight, pause)) = flight {
             // It departs after whatever else is ready to run now, so that what arrives together leaves together.
-            tokio::spawn(flight.run());
+            tokio::spawn(flight.run(pause));
         }
         let mut place = Place { batches: self, answered: false };
         let outcome = timeout_at(deadline, answered).await;
@@ -147,14 +154,26 @@ impl Waiting {
         self.batches.len() - usize::from(gathering)
     }
 
-    fn needs_flight(&self) -> bool {
-        self.flights == 0 || (self.flights < MOST_FLIGHTS && self.full() > self.boarding)
+    /// Whether a flight is to begin, and after which pause.
+    fn flight_needed(&self) -> Option<Option<Duration>> {
+        let resting = self.flights - self.boarding - self.in_the_air;
+        match () {
+            () if self.flights == MOST_FLIGHTS => None,
+            () if self.in_the_air == 0 && self.boarding == 0 => Some(None),
+            () if self.full() > self.boarding as usize => Some(None),
+            () if self.boarding == 0 && resting == 0 && self.is_far() => Some(Some(self.round_trip / MOST_FLIGHTS)),
+            () => None,
+        }
+    }
+
+    fn is_far(&self) -> bool {
+        self.round_trip >= FAR
     }
 
     /// The batch that a boarding flight takes; `None` where nobody waits, or where those who do have a call in the air to
-    /// wait for.
-    fn depart(&mut self, now: Instant) -> Option<Batch> {
-        while self.flights == self.boarding || self.full() > 0 {
+    /// wait for. One that has `rested` takes whoever is there.
+    fn depart(&mut self, rested: bool, now: Instant) -> Option<Batch> {
+        while rested || self.in_the_air == 0 || self.full() > 0 {
             let batch = self.batches.pop_front()?;
             self.seats -= batch.len();
             let batch = batch.occupied(now);
@@ -225,28 +244,36 @@ struct Flight {
     phase: Phase,
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Phase {
+    Resting,
     Boarding,
     InTheAir,
     Over,
 }
 
 impl Flight {
-    fn begin(batches: &Arc<Batches>, waiting: &mut Waiting) -> Self {
+    fn begin(batches: &Arc<Batches>, waiting: &mut Waiting, pause: Option<Duration>) -> Self {
+        let mut phase = Phase::Over;
         waiting.flights += 1;
-        waiting.boarding += 1;
-        Self { batches: batches.clone(), phase: Phase::Boarding }
+        phase.turn(waiting, if pause.is_some() { Phase::Resting } else { Phase::Boarding });
+        Self { batches: batches.clone(), phase }
     }
 
-    async fn run(mut self) {
+    async fn run(mut self, pause: Option<Duration>) {
+        if let Some(pause) = pause {
+            sleep(pause).await;
+            self.phase.turn(&mut self.batches.waiting(), Phase::Boarding);
+        }
+        let mut rested = pause.is_some();
         while let Some(latest) = self.latest_deadline() {
             match self.batches.line.link(latest).await {
                 Ok(link) => {
-                    let Some(batch) = self.depart() else { return };
+                    let Some(batch) = self.depart(rested) else { return };
                     self.call(&link, batch).await;
                     // Those who were just answered, and whatever came in meanwhile, first: more gather for the next call.
                     yield_now().await;
+                    rested = self.batches.waiting().is_far();
                 }
                 // Those who waited that long have gone; there may be others by now.
                 Err(StoreError::Deadline) => {}
@@ -268,11 +295,11 @@ impl Flight {
         latest
     }
 
-    fn depart(&mut self) -> Option<Batch> {
+    fn depart(&mut self, rested: bool) -> Option<Batch> {
         let mut waiting = self.batches.waiting();
-        let batch = waiting.depart(Instant::now());
+        let batch = waiting.depart(rested, Instant::now());
         match &batch {
-            Some(_) => self.phase.take_off(&mut waiting),
+            Some(_) => self.phase.turn(&mut waiting, Phase::InTheAir),
             None => self.phase.end(&mut waiting),
         }
         batch
@@ -282,7 +309,7 @@ impl Flight {
         let Some(deadline) = batch.deadline() else { return };
         let asked = Instant::now();
         let answers = self.batches.line.call(link, &batch.questions, batch.len(), deadline).await;
-        self.phase.land(&mut self.batches.waiting());
+        self.land(asked.elapsed());
         let (asked, answered) = (asked.into_std(), Instant::now().into_std());
         let exhausted = &self.batches.exhausted;
         match answers {
@@ -297,6 +324,12 @@ impl Flight {
                 }
             }
         }
+    }
+
+    fn land(&mut self, took: Duration) {
+        let mut waiting = self.batches.waiting();
+        waiting.round_trip = (waiting.round_trip * 7 + took) / 8;
+        self.phase.turn(&mut waiting, Phase::Boarding);
     }
 
     /// There is no connection, and none is about to be: everybody who waits is told.
@@ -317,25 +350,26 @@ impl Drop for Flight {
 }
 
 impl Phase {
-    fn take_off(&mut self, waiting: &mut Waiting) {
-        *self = Self::InTheAir;
-        waiting.boarding -= 1;
-    }
-
-    fn land(&mut self, waiting: &mut Waiting) {
-        *self = Self::Boarding;
-        waiting.boarding += 1;
+    fn turn(&mut self, waiting: &mut Waiting, next: Self) {
+        match self {
+            Self::Boarding => waiting.boarding -= 1,
+            Self::InTheAir => waiting.in_the_air -= 1,
+            Self::Resting | Self::Over => {}
+        }
+        match next {
+            Self::Boarding => waiting.boarding += 1,
+            Self::InTheAir => waiting.in_the_air += 1,
+            Self::Resting | Self::Over => {}
+        }
+        *self = next;
     }
 
     /// Under the same lock as the finding that nobody waits, so that whoever comes next begins a new flight.
     fn end(&mut self, waiting: &mut Waiting) {
-        match self {
-            Self::Over => return,
-            Self::Boarding => waiting.boarding -= 1,
-            Self::InTheAir => {}
+        if !matches!(self, Self::Over) {
+            self.turn(waiting, Self::Over);
+            waiting.flights -= 1;
         }
-        waiting.flights -= 1;
-        *self = Self::Over;
     }
 }
 
@@ -353,3 +387,6 @@ fn hand_out(question: &Question, answer: Answer, seats: Vec<Seat>) {
         from += seat.n;
     }
 }
+
+#[cfg(test)]
+mod tests;

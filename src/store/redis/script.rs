@@ -31,7 +31,7 @@ pub struct Call {
 
 /// Each key and each belief goes out once, however many questions share it.
 pub fn encode(layout: &Layout, questions: &[Question]) -> Call {
-    let mut names = Names::new(layout);
+    let mut names = Names::new(layout, 4 * questions.len());
     // The script reads all strings at once, so they come before the sets.
     let asks = || questions.iter().flat_map(|question| &question.asks);
     let mut strings = Vec::with_capacity(4 * questions.len());
@@ -84,8 +84,8 @@ struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    fn new(layout: &'a Layout) -> Self {
-        Self { layout, keys: Vec::new(), places: HashMap::new() }
+    fn new(layout: &'a Layout, expected: usize) -> Self {
+        Self { layout, keys: Vec::with_capacity(expected), places: HashMap::with_capacity(expected) }
     }
 
     fn place(&mut self, slot: &'a str, name: &'a str) -> usize {
