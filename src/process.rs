@@ -185,7 +185,8 @@ impl StoreHandle {
     fn open(settings: &StoreSettings) -> Result<Self, StartError> {
         Ok(match &settings.backend {
             Backend::Redis(redis) => {
-                Self::Redis { settings: Box::new(redis.clone()), health: Arc::new(StoreHealth::new()) }
+                let health = StoreHealth::new().probed_within(settings.deadline);
+                Self::Redis { settings: Box::new(redis.clone()), health: Arc::new(health) }
             }
             Backend::File(file) => {
                 Self::File(FileStore::open(file).map_err(|error| StartError::Store { file: file.clone(), error })?)

@@ -3,6 +3,7 @@
 //! `Store` is what a worker holds; `decide` answers a request's question, `lookup` finds the tenant of a key that the
 //! worker has not seen. `layout` names things, `record` reads documents.
 
+pub mod breaker;
 pub mod counts;
 pub mod fallback;
 pub mod file;
@@ -13,12 +14,14 @@ pub mod redis;
 pub mod registry;
 pub mod settings;
 
+use std::future::Future;
 use std::sync::Arc;
 
 use thiserror::Error;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use self::file::FileStore;
+use self::health::StoreHealth;
 use self::redis::RedisStore;
 use crate::clock;
 use crate::keys::{Digest, Tenant};
@@ -36,7 +39,7 @@ impl Store {
     pub async fn decide(&self, question: &Question, deadline: Instant) -> Result<Answer, StoreError> {
         let questions = std::slice::from_ref(question);
         let answers = match self {
-            Self::Redis(redis) => redis.decide(questions, deadline).await?,
+            Self::Redis(redis) => guarded(redis, redis.decide(questions, deadline)).await?,
             Self::File(file) => file.decide(questions, clock::now_ms()),
         };
         answers.into_iter().next().ok_or_else(|| StoreError::Broken("the answer is empty".to_owned()))
@@ -45,9 +48,42 @@ impl Store {
     /// Whose a key is, if it is anybody's.
     pub async fn lookup(&self, digest: &Digest, deadline: Instant) -> Result<Option<Tenant>, StoreError> {
         match self {
-            Self::Redis(redis) => redis.lookup(digest, deadline).await,
+            Self::Redis(redis) => guarded(redis, redis.lookup(digest, deadline)).await,
             Self::File(file) => Ok(file.lookup(digest)),
         }
+    }
+}
+
+/// Every call to Redis passes the breaker: while it is open, the call fails before anything is awaited.
+async fn guarded<T>(redis: &RedisStore, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let breaker = redis.health().breaker();
+    breaker.admit()?;
+    let began = Instant::now().into_std();
+    let answer = call.await;
+    if breaker.record(began, answer.as_ref().err()) {
+        tokio::spawn(probe(redis.clone()));
+    }
+    answer
+}
+
+/// Runs the script without a question until that works. One probe at a time: who opened the breaker has started the only one.
+async fn probe(redis: RedisStore) {
+    let prober = Prober(redis.health().clone());
+    for pause in breaker::pauses() {
+        sleep(pause).await;
+        match redis.probe().await {
+            Err(error) if error.is_of_the_whole_store() => {}
+            _ => return prober.0.breaker().close(),
+        }
+    }
+}
+
+/// A prober that ends with its worker's runtime leaves a breaker behind that nobody would close.
+struct Prober(Arc<StoreHealth>);
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        self.0.breaker().abandon();
     }
 }
 
@@ -68,7 +104,28 @@ pub enum StoreError {
     Broken(String),
 }
 
+/// What a server says that cannot serve anybody for now: it loads, is a replica, knows no login, has lost its cluster, or is
+/// stuck in a script. OOM is not among them: it refuses writes at once and still answers reads.
+const UNWELL: [&str; 7] = ["LOADING", "READONLY", "MASTERDOWN", "NOAUTH", "WRONGPASS", "CLUSTERDOWN", "BUSY"];
+
 impl StoreError {
+    /// Whether the store is away, as opposed to holding something unreadable: then `outage` in the configuration decides.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Deadline | Self::Refused(_) => true,
+            Self::Broken(_) => false,
+        }
+    }
+
+    /// Whether it says that the next call would fail as well, whatever it asks.
+    pub fn is_of_the_whole_store(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Deadline => true,
+            Self::Refused(text) => UNWELL.iter().any(|code| text.starts_with(code)),
+            Self::Broken(_) => false,
+        }
+    }
+
     /// For the metric of store calls: a word that no client can influence.
     pub fn outcome(&self) -> &'static str {
         match self {

@@ -70,6 +70,19 @@ impl RedisStore {
         tenant.map(Some).ok_or_else(|| StoreError::Broken(format!("what stands at {digest:?} names no tenant")))
     }
 
+    /// Runs the script without a question, as the breaker's probe.
+    pub(super) async fn probe(&self) -> Result<(), StoreError> {
+        let deadline = Instant::now() + self.health.probe_within();
+        let link = self.connection.link(deadline).await?;
+        self.supervised(&link, deadline, connect::try_script(&link.connection, &link.sha)).await?;
+        self.health.answered();
+        Ok(())
+    }
+
+    pub(super) fn health(&self) -> &Arc<StoreHealth> {
+        &self.health
+    }
+
     async fn evaluate(&self, link: &Link, call: &script::Call) -> Result<Vec<u8>, StoreError> {
         match connect::ask(&link.connection, &evalsha(&link.sha, call)).await {
             // The server has lost its scripts (a restart, SCRIPT FLUSH) and thereby done nothing.
