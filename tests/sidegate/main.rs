@@ -11,6 +11,7 @@ mod exactness;
 mod forwarding;
 mod limits;
 mod operators;
+mod outages;
 mod paths;
 mod standing;
 mod store;

@@ -4,6 +4,7 @@
 
 pub mod answer;
 pub mod client;
+pub mod faults;
 pub mod gate;
 pub mod redis;
 pub mod upstream;
