@@ -47,6 +47,8 @@ impl KnownKeys {
     pub fn heard(&self, documents: &Documents<'_>, standing: Option<&Standing<'_>>, outcome: &Outcome, seen: Seen) {
         let owner = standing.and_then(Standing::owner);
         match outcome {
+            // A refusal may come from what is remembered of an exhausted bucket, and then confirms nothing.
+            Outcome::Spent { granted: 0, .. } => {}
             Outcome::Spent { .. } => {
                 self.learn_key(documents.digest, documents.key, seen);
                 if let Some(id) = documents.business_id {
@@ -302,6 +304,23 @@ mod tests {
         let time = |now_ms| known.key(&Digest::of("k"), clock.at(2000), now_ms).map(|(_, ms)| ms);
         assert_eq!(time(STORE_MS - 3_600_000), Some(STORE_MS + 2000), "a slow clock makes no key live longer");
         assert_eq!(time(STORE_MS + 3_600_000), Some(STORE_MS + 3_600_000));
+    }
+
+    #[test]
+    fn an_answer_that_granted_nothing_confirms_nothing() {
+        let (known, clock) = (KnownKeys::new(FIVE_MINUTES), Clock(Instant::now()));
+        let (digest, key) = (Digest::of("k"), live());
+        let documents = Documents { digest: &digest, key: &key, business_id: Some("acme"), business: &Known::Absent };
+        let spent = |granted| Outcome::Spent { granted, windows: Vec::new() };
+        known.heard(&documents, None, &spent(0), clock.seen(0, 1));
+        assert!(!knows(&known, clock.at(1)));
+        known.heard(&documents, None, &spent(1), clock.seen(2, 3));
+        assert!(knows(&known, clock.at(3)) && known.business("acme", clock.at(3)).is_some());
+        for outcome in [Outcome::Expired, Outcome::Broken("a count".to_owned())] {
+            known.heard(&documents, None, &spent(1), clock.seen(10, 11));
+            known.heard(&documents, None, &outcome, clock.seen(12, 13));
+            assert!(!knows(&known, clock.at(13)));
+        }
     }
 
     #[test]

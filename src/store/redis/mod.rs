@@ -30,6 +30,9 @@ use crate::limit::{Answer, Question};
 /// A call that had less time than this proves nothing about the connection when it gets no answer.
 const PATIENCE: Duration = Duration::from_millis(20);
 
+/// How often one call loads the script again: a flush may fall between the loading and the call.
+const RELOADS: usize = 5;
+
 /// One worker's way to the shared store.
 #[derive(Debug, Clone)]
 pub struct RedisStore {
@@ -84,14 +87,17 @@ impl RedisStore {
     }
 
     async fn evaluate(&self, link: &Link, call: &script::Call) -> Result<Vec<u8>, StoreError> {
-        match connect::ask(&link.connection, &evalsha(&link.sha, call)).await {
-            // The server has lost its scripts (a restart, SCRIPT FLUSH) and thereby done nothing.
-            Err(StoreError::Refused(text)) if text.starts_with("NOSCRIPT") => {
-                let sha = connect::load_script(&link.connection).await?;
-                connect::ask(&link.connection, &evalsha(&sha, call)).await
+        let mut sha = link.sha.clone();
+        for _ in 0..RELOADS {
+            match connect::ask(&link.connection, &evalsha(&sha, call)).await {
+                // The server has lost its scripts (a restart, SCRIPT FLUSH) and thereby done nothing.
+                Err(StoreError::Refused(text)) if text.starts_with("NOSCRIPT") => {
+                    sha = connect::load_script(&link.connection).await?;
+                }
+                answer => return answer,
             }
-            answer => answer,
         }
+        connect::ask(&link.connection, &evalsha(&sha, call)).await
     }
 
     /// Bounds a call by the deadline and draws the conclusions from its failure.
