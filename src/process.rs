@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
 use crate::config::Settings;
-use crate::gate::Gate;
+use crate::gate::{Commons, Gate, Guessing, KnownKeys};
 use crate::listen::connection::Context;
 use crate::listen::drain::{self, Signal, Watch};
 use crate::listen::tls::{Acceptor, TlsError};
@@ -28,7 +28,7 @@ use crate::store::fallback::Fallback;
 use crate::store::file::FileStore;
 use crate::store::health::StoreHealth;
 use crate::store::redis::RedisStore;
-use crate::store::settings::{Backend, StoreSettings};
+use crate::store::settings::{Backend, KeysOutage, StoreSettings};
 use crate::store::{self, Store, StoreError};
 
 /// Why the process cannot start.
@@ -111,7 +111,7 @@ impl Process {
         let (signal, watch) = drain::channel();
         let Self { listener, admin, probes, tls, upstreams, store, metrics, access_log, settings } = self;
         let settings = Shared {
-            fallback: Arc::new(Fallback::new(settings.store.limits_outage)),
+            commons: commons(&settings),
             listen: Arc::new(settings.listen),
             proxy: Arc::new(settings.proxy),
             policy: settings.policy,
@@ -150,7 +150,7 @@ struct Shared {
     admin: admin::settings::Settings,
     store: StoreHandle,
     store_deadline: std::time::Duration,
-    fallback: Arc<Fallback>,
+    commons: Commons,
     metrics: Arc<Metrics>,
     access_log: Arc<AccessLog>,
     tls: Option<Acceptor>,
@@ -164,13 +164,13 @@ impl Shared {
 
     /// One worker's own, made on its thread: the store's connection belongs to the runtime that it starts on.
     fn context(&self, upstreams: Upstreams) -> impl FnOnce() -> Context + Send + use<> {
-        let (policy, fallback, store) = (self.policy.clone(), self.fallback.clone(), self.store.clone());
+        let (policy, commons, store) = (self.policy.clone(), self.commons.clone(), self.store.clone());
         let (listen, settings, tls) = (self.listen.clone(), self.proxy.clone(), self.tls.clone());
         let (metrics, access_log) = (self.metrics.clone(), self.access_log.clone());
         let deadline = self.store_deadline;
         move || Context {
             service: Service {
-                gate: Gate::new(policy, store.start(), fallback, deadline),
+                gate: Gate::new(policy, store.start(), commons, deadline),
                 upstreams,
                 settings,
                 metrics,
@@ -182,9 +182,22 @@ impl Shared {
     }
 }
 
+/// What the workers' gates share.
+fn commons(settings: &Settings) -> Commons {
+    let known = match settings.store.keys_outage {
+        KeysOutage::Deny => None,
+        KeysOutage::KnownFor(duration) => Some(Arc::new(KnownKeys::new(duration))),
+    };
+    Commons {
+        fallback: Arc::new(Fallback::new(settings.store.limits_outage)),
+        known,
+        guessing: settings.policy.credentials.guessing.clone().map(|windows| Arc::new(Guessing::new(windows))),
+    }
+}
+
 impl StoreHandle {
     fn open(settings: &StoreSettings) -> Result<Self, StartError> {
-        let shared = store::Shared::new()?;
+        let shared = store::Shared::new(settings.deadline)?;
         Ok(match &settings.backend {
             Backend::Redis(redis) => Self::Redis { settings: Box::new(redis.clone()), shared },
             Backend::File(file) => Self::File {

@@ -15,7 +15,7 @@ use crate::proxy::Upstreams;
 use crate::proxy::settings::{Protocol, Target, Upstream};
 use crate::store::fallback::LimitsOutage;
 use crate::store::redis::RedisDocuments;
-use crate::store::settings::Backend;
+use crate::store::settings::{Backend, KeysOutage};
 
 /// The exit codes of the contract.
 const GOOD: u8 = 0;
@@ -122,11 +122,15 @@ fn store_words(settings: &Settings) -> String {
         LimitsOutage::Allow => "nothing is limited".to_owned(),
         LimitsOutage::Deny => "what has a limit is refused".to_owned(),
     };
+    let known = match store.keys_outage {
+        KeysOutage::Deny => "keys are refused".to_owned(),
+        KeysOutage::KnownFor(duration) => format!("keys confirmed within {} pass", short(duration)),
+    };
     match &store.backend {
         Backend::File(path) => format!("the file {}, counts in memory: for one process alone", path.display()),
         Backend::Redis(redis) => format!(
             "Redis at {}:{}/{}, prefix {}, {} (one per worker and one more), {} at most per request; while it is away, \
-             keys are refused and {away}",
+             {known} and {away}",
             redis.host,
             redis.port,
             redis.db,
@@ -154,7 +158,11 @@ fn key_words(settings: &Settings) -> String {
         });
         formats.collect::<Vec<_>>().join(", ")
     };
-    format!("from {}; {formats}", sources.join(" or "))
+    let guessing = credentials.guessing.as_ref().map_or_else(String::new, |windows| {
+        let windows: Vec<_> = windows.as_slice().iter().map(ToString::to_string).collect();
+        format!("; {} unknown ones from one address, beyond which it is told 429", windows.join(", "))
+    });
+    format!("from {}; {formats}{guessing}", sources.join(" or "))
 }
 
 fn routes(settings: &Settings, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -150,7 +150,7 @@ fn global() -> (String, String) {
 }
 
 /// Of an IPv6 address its /64, which is what one subscriber is given (RFC 6177); an IPv4 address whole.
-fn counted_address(client: IpAddr) -> IpAddr {
+pub(super) fn counted_address(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),

@@ -157,6 +157,7 @@ mod tests {
             sources: vec![source("authorization", Some("Bearer")), source("x-api-key", None)],
             formats: Formats::new(formats),
             format_upstreams: vec![("sandbox".to_owned(), UpstreamId(1))],
+            guessing: None,
             forward: false,
             realm: "api".to_owned(),
         }

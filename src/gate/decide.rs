@@ -7,14 +7,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, Method};
 use tokio::time::Instant;
 
-use super::asks::{self, Asked, KeyQuestion};
+use super::asks::{self, Asked};
 use super::credential::{self, Presented};
+use super::guessing::Guessing;
+use super::known::{KnownKeys, Seen};
+use super::permit::Basis;
 use super::records::{Known, KnownKey, Records};
-use super::standing::{self, Circumstances, Standing};
-use super::trail::{StoreCall, Trail};
+use super::trail::{Caller, StoreCall, Trail};
+use super::weigh::{Documents, Routed, business_to_confirm, rate_limited, settled};
 use super::{Denial, Permit, business, path, query};
 use crate::clock;
 use crate::keys::{Digest, Tenant};
@@ -31,11 +35,21 @@ const ROUNDS: usize = 6;
 pub struct Gate {
     policy: Arc<Policy>,
     store: Store,
-    /// What limits do while the store is away; shared by the workers.
-    fallback: Arc<Fallback>,
+    commons: Commons,
     records: Records,
     /// All store work of one request.
     deadline: Duration,
+}
+
+/// What the gates of a process share.
+#[derive(Debug, Clone)]
+pub struct Commons {
+    /// What limits do while the store is away.
+    pub fallback: Arc<Fallback>,
+    /// Absent: while the store is away, no key is known.
+    pub known: Option<Arc<KnownKeys>>,
+    /// Absent: every key is looked up.
+    pub guessing: Option<Arc<Guessing>>,
 }
 
 /// What a decision rests on.
@@ -49,17 +63,9 @@ pub struct Inquiry<'a> {
     pub client: IpAddr,
 }
 
-/// A request whose route is known.
-struct Routed<'a> {
-    route: &'a Arc<Route>,
-    target: String,
-    named: Option<String>,
-    client: IpAddr,
-}
-
 impl Gate {
-    pub fn new(policy: Arc<Policy>, store: Store, fallback: Arc<Fallback>, deadline: Duration) -> Self {
-        Self { policy, store, fallback, records: Records::default(), deadline }
+    pub fn new(policy: Arc<Policy>, store: Store, commons: Commons, deadline: Duration) -> Self {
+        Self { policy, store, commons, records: Records::default(), deadline }
     }
 
     pub fn policy(&self) -> &Arc<Policy> {
@@ -106,9 +112,8 @@ impl Gate {
         if !asked.is_empty() {
             let answer = match self.ask(&asked, deadline, trail).await {
                 // No key is at stake: the limits alone decide what an outage means.
-                Err(StoreError::Broken(what)) => return Err(StoreError::Broken(what).into()),
-                Err(_) => self.fallback.answer(&asked.question, clock::now_ms())?,
-                Ok(answer) => answer,
+                Err(error) if error.is_outage() => self.commons.fallback.answer(&asked.question, clock::now_ms())?,
+                answer => answer?,
             };
             let Outcome::Spent { granted, windows } = answer.outcome else { return Err(unexpected()) };
             trail.limits = asked.named(windows, answer.now_ms);
@@ -119,7 +124,7 @@ impl Gate {
         Ok(Permit::public(routed.route.clone(), routed.target))
     }
 
-    /// Asks until the store confirms what was asked about; each round starts from what the last one learned.
+    /// By what the store confirms; while it is away, by what it confirmed not long ago, where the configuration says so.
     async fn decide_keyed(
         &self,
         routed: Routed<'_>,
@@ -127,29 +132,43 @@ impl Gate {
         deadline: Instant,
         trail: &mut Trail,
     ) -> Result<Permit, Denial> {
-        let digest = presented.digest;
-        let mut key = self.find_key(&digest, deadline, trail).await?;
+        let digest = &presented.digest;
+        let (caller, basis) = match self.confirm(&routed, digest, deadline, trail).await {
+            Err(Denial::StoreUnavailable(error)) if error.is_outage() => {
+                (self.recall(&routed, digest, error, trail)?, Basis::KnownFor)
+            }
+            Err(denial) => {
+                self.remember_denial(&denial, digest, routed.client);
+                return Err(denial);
+            }
+            Ok(caller) => (caller, Basis::Key),
+        };
+        Ok(Permit::key(basis, routed.route.clone(), routed.target, caller, presented.upstream))
+    }
+
+    /// Asks until the store confirms what was asked about; each round starts from what the last one learned.
+    async fn confirm(
+        &self,
+        routed: &Routed<'_>,
+        digest: &Digest,
+        deadline: Instant,
+        trail: &mut Trail,
+    ) -> Result<Caller, Denial> {
+        let mut key = self.find_key(digest, routed.client, deadline, trail).await?;
         let mut looked_again = false;
         let mut disowned = false;
         for _ in 0..ROUNDS {
             let business_id = business_to_confirm(&key, routed.named.as_deref());
-            let business = business_id.as_deref().map_or(Known::Absent, |id| self.records.business(id));
-            let circumstances =
-                Circumstances { route: routed.route, named: routed.named.as_deref(), client: routed.client, disowned };
-            let standing = key.document.document().map(|document| {
-                standing::judge(&self.policy, document, business.document().map(Arc::as_ref), circumstances)
-            });
-            let asked = asks::of_key(&KeyQuestion {
-                digest: &digest,
-                key: &key,
-                business: business_id
-                    .as_deref()
-                    .map(|id| (id, business.believed(), business.document().map(Arc::as_ref))),
-                standing: standing.as_ref(),
-                route: routed.route,
-                client: routed.client,
-            });
+            let business = business_id.as_deref().map_or(Known::Unseen, |id| self.records.business(id));
+            let documents = Documents { digest, key: &key, business_id: business_id.as_deref(), business: &business };
+            let (standing, asked) = documents.weigh(&self.policy, routed, disowned);
+            let began = Instant::now();
             let answer = self.ask(&asked, deadline, trail).await?;
+            let answered = Instant::now().into_std();
+            let seen = Seen { asked: began.into_std(), answered, store_ms: answer.now_ms };
+            if let Some(known) = &self.commons.known {
+                known.heard(&documents, standing.as_ref(), &answer.outcome, seen);
+            }
             match answer.outcome {
                 Outcome::Broken(what) => return Err(StoreError::Broken(what).into()),
                 Outcome::Expired => {
@@ -158,33 +177,81 @@ impl Gate {
                 }
                 Outcome::Refused => disowned = true,
                 Outcome::Stale(found) => {
-                    self.learn(&digest, &key.tenant, &asked, business_id.as_deref(), found)?;
-                    match self.records.key(&digest) {
+                    self.learn(&documents, found, &asked, seen)?;
+                    match self.records.key(digest) {
                         Some(known) if !matches!(known.document, Known::Absent) => key = known,
                         // Nothing stands where the hint pointed: perhaps it moved. Look once more, then believe it.
-                        _ if looked_again => return Err(self.unknown(&digest)),
+                        _ if looked_again => return Err(self.unknown(digest)),
                         _ => {
                             looked_again = true;
-                            self.records.forget_key(&digest);
-                            key = self.find_key(&digest, deadline, trail).await?;
+                            self.records.forget_key(digest);
+                            key = self.look_up(digest, deadline, trail).await?;
                         }
                     }
                 }
                 Outcome::Spent { granted, windows } => {
-                    let Some(standing) = standing else { return Err(self.unknown(&digest)) };
+                    let Some(standing) = standing else { return Err(self.unknown(digest)) };
                     trail.limits = asked.named(windows, answer.now_ms);
-                    return permit(routed, standing, granted, presented, trail);
+                    return settled(standing, granted, trail);
                 }
             }
         }
-        Err(StoreError::Refused("the key's documents change faster than they can be read".to_owned()).into())
+        Err(StoreError::Broken("the key's documents change faster than they can be read".to_owned()).into())
+    }
+
+    /// The same questions, answered by what the store last confirmed; `error`, where that is too little or too long ago.
+    fn recall(
+        &self,
+        routed: &Routed<'_>,
+        digest: &Digest,
+        error: StoreError,
+        trail: &mut Trail,
+    ) -> Result<Caller, Denial> {
+        let now = Instant::now().into_std();
+        let Some(known) = &self.commons.known else { return Err(error.into()) };
+        let Some((key, now_ms)) = known.key(digest, now, clock::now_ms()) else { return Err(error.into()) };
+        let business_id = business_to_confirm(&key, routed.named.as_deref());
+        let business = match &business_id {
+            None => Known::Unseen,
+            Some(id) => known.business(id, now).ok_or(error.clone())?,
+        };
+        let documents = Documents { digest, key: &key, business_id: business_id.as_deref(), business: &business };
+        let (Some(standing), asked) = documents.weigh(&self.policy, routed, false) else { return Err(error.into()) };
+        if standing.owner().is_some_and(|(user, business)| !known.owns(user, business, now)) {
+            return Err(error.into());
+        }
+        match self.commons.fallback.answer(&asked.question, now_ms)?.outcome {
+            Outcome::Spent { granted, windows } => {
+                trail.limits = asked.named(windows, now_ms);
+                trail.known_for = true;
+                settled(standing, granted, trail)
+            }
+            Outcome::Expired => Err(Denial::ExpiredKey),
+            Outcome::Broken(_) | Outcome::Stale(_) | Outcome::Refused => Err(error.into()),
+        }
     }
 
     /// What this worker remembers of the key, or the store's hint where to look.
-    async fn find_key(&self, digest: &Digest, deadline: Instant, trail: &mut Trail) -> Result<KnownKey, Denial> {
+    async fn find_key(
+        &self,
+        digest: &Digest,
+        client: IpAddr,
+        deadline: Instant,
+        trail: &mut Trail,
+    ) -> Result<KnownKey, Denial> {
         if let Some(known) = self.records.key(digest) {
             return Ok(known);
         }
+        if let Some(guessing) = &self.commons.guessing
+            && let Some(wait_ms) = guessing.wait_ms(client, digest, clock::now_ms())
+        {
+            let retry_after = Some(wait_ms.div_ceil(1000).max(1));
+            return Err(Denial::RateLimited { retry_after, violated: vec!["key-guessing".to_owned()] });
+        }
+        self.look_up(digest, deadline, trail).await
+    }
+
+    async fn look_up(&self, digest: &Digest, deadline: Instant, trail: &mut Trail) -> Result<KnownKey, Denial> {
         let started = Instant::now();
         let found = self.store.lookup(digest, deadline).await;
         trail.store_calls.push(StoreCall {
@@ -193,29 +260,49 @@ impl Gate {
             took: started.elapsed(),
         });
         let tenant: Tenant = found?.ok_or(Denial::UnknownKey)?;
+        if let Some(guessing) = &self.commons.guessing {
+            guessing.exists(digest);
+        }
         self.records.remember_tenant(*digest, tenant.clone());
         Ok(KnownKey { tenant, document: Known::Unseen })
     }
 
+    /// Takes in documents that had changed.
     fn learn(
         &self,
-        digest: &Digest,
-        tenant: &Tenant,
+        documents: &Documents<'_>,
+        found: Vec<Vec<Option<Bytes>>>,
         asked: &Asked,
-        business: Option<&str>,
-        found: Vec<Vec<Option<bytes::Bytes>>>,
+        seen: Seen,
     ) -> Result<(), StoreError> {
-        for (ask, found) in asked.question.asks.iter().zip(found) {
-            for (document, found) in ask.documents.iter().zip(found) {
-                match business {
-                    Some(id) if document.name == crate::store::layout::BUSINESS => {
-                        self.records.learn_business(id, found)?
-                    }
-                    _ => self.records.learn_key(*digest, tenant, found)?,
-                }
+        let learned = self.records.learn(documents, &asked.question, found);
+        if let Some(known) = &self.commons.known {
+            match self.records.key(documents.digest).filter(|_| learned.is_ok()) {
+                Some(key) => known.learn_key(documents.digest, &key, seen),
+                None => known.forget_key(documents.digest, seen.answered),
+            }
+            match documents.business_id {
+                Some(id) if learned.is_ok() => known.learn_business(id, &self.records.business(id), seen),
+                Some(id) => known.forget_business(id, seen.answered),
+                None => {}
             }
         }
-        Ok(())
+        learned
+    }
+
+    /// What a denial says of the key, for the requests that follow.
+    fn remember_denial(&self, denial: &Denial, digest: &Digest, client: IpAddr) {
+        let unknown = matches!(denial, Denial::UnknownKey);
+        if let Some(known) = &self.commons.known
+            && (unknown || matches!(denial, Denial::StoreUnavailable(_)))
+        {
+            known.forget_key(digest, Instant::now().into_std());
+        }
+        if let Some(guessing) = &self.commons.guessing
+            && unknown
+        {
+            guessing.unknown(client, clock::now_ms());
+        }
     }
 
     fn unknown(&self, digest: &Digest) -> Denial {
@@ -246,41 +333,6 @@ fn target(path: &str, query: Option<&str>, route: &Route) -> Result<String, Deni
     match query {
         None => Ok(path.to_owned()),
         Some(query) => Ok(format!("{path}?{}", query::clamped(query, &route.max_query)?)),
-    }
-}
-
-/// The business whose document the decision rests on, once the key's document is known.
-fn business_to_confirm(key: &KnownKey, named: Option<&str>) -> Option<String> {
-    match &key.tenant {
-        Tenant::Business(id) => Some(id.clone()),
-        Tenant::User(_) => key.document.document().and_then(|document| standing::effective_business(document, named)),
-    }
-}
-
-/// The store has confirmed everything: what stands within its limits may pass.
-fn permit(
-    routed: Routed<'_>,
-    standing: Standing<'_>,
-    granted: u32,
-    presented: Presented,
-    trail: &mut Trail,
-) -> Result<Permit, Denial> {
-    trail.caller = Some(standing.caller.clone());
-    standing.verdict?;
-    if granted == 0 {
-        return Err(rate_limited(trail));
-    }
-    Ok(Permit::key(routed.route.clone(), routed.target, standing.caller, presented.upstream))
-}
-
-/// After `retry_after` seconds every window has room, if nobody else spends; `None` where some window never has.
-fn rate_limited(trail: &Trail) -> Denial {
-    let full: Vec<_> = trail.limits.iter().filter(|limit| limit.now.wait_ms != Some(0)).collect();
-    let waits: Option<Vec<u64>> = full.iter().map(|limit| limit.now.wait_ms).collect();
-    let longest_ms = waits.map(|waits| waits.into_iter().max().unwrap_or_default());
-    Denial::RateLimited {
-        retry_after: longest_ms.map(|ms| ms.div_ceil(1000).max(1)),
-        violated: full.iter().map(|limit| limit.policy_name()).collect(),
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Basis {
     Public,
     /// A key that stands, in a business that stands, with the scopes, within the limits.
     Key,
+    /// The same as it was last confirmed: the store is away, and the configuration lets keys pass on that for a while.
+    KnownFor,
 }
 
 impl Permit {
@@ -30,9 +32,15 @@ impl Permit {
         Self { basis: Basis::Public, upstream: route.upstream, route, target, caller: None }
     }
 
-    /// `upstream`: where the key's format sends its requests, which beats the route's.
-    pub(super) fn key(route: Arc<Route>, target: String, caller: Caller, upstream: Option<UpstreamId>) -> Self {
-        Self { basis: Basis::Key, upstream: upstream.unwrap_or(route.upstream), route, target, caller: Some(caller) }
+    /// `basis`: `Key` or `KnownFor`. `upstream`: where the key's format sends its requests, which beats the route's.
+    pub(super) fn key(
+        basis: Basis,
+        route: Arc<Route>,
+        target: String,
+        caller: Caller,
+        upstream: Option<UpstreamId>,
+    ) -> Self {
+        Self { basis, upstream: upstream.unwrap_or(route.upstream), route, target, caller: Some(caller) }
     }
 
     pub fn basis(&self) -> Basis {

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::weigh::Documents;
 use crate::keys::{Digest, Tenant};
-use crate::limit::Believed;
-use crate::store::StoreError;
+use crate::limit::{Believed, Question};
 use crate::store::record::{BusinessDocument, KeyDocument};
+use crate::store::{StoreError, layout};
 
 /// Entries of one kind that are remembered at the least; twice as many at the most.
 const REMEMBERED: usize = 8192;
@@ -26,7 +27,7 @@ pub struct Records {
 }
 
 /// A key as it was last seen, and in whose slot.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownKey {
     pub tenant: Tenant,
     pub document: Known<KeyDocument>,
@@ -47,6 +48,24 @@ impl Records {
 
     pub fn remember_tenant(&self, digest: Digest, tenant: Tenant) {
         self.keys.borrow_mut().insert(digest, KnownKey { tenant, document: Known::Unseen });
+    }
+
+    /// Takes in the documents of a question as the store has them now.
+    pub fn learn(
+        &self,
+        documents: &Documents<'_>,
+        question: &Question,
+        found: Vec<Vec<Option<Bytes>>>,
+    ) -> Result<(), StoreError> {
+        for (ask, found) in question.asks.iter().zip(found) {
+            for (document, found) in ask.documents.iter().zip(found) {
+                match documents.business_id {
+                    Some(id) if document.name == layout::BUSINESS => self.learn_business(id, found)?,
+                    _ => self.learn_key(*documents.digest, &documents.key.tenant, found)?,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Takes in the key's document as the store has it now.
@@ -118,6 +137,15 @@ impl<T> Clone for Known<T> {
         }
     }
 }
+
+/// Equal bytes are equal documents.
+impl<T> PartialEq for Known<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.believed() == other.believed()
+    }
+}
+
+impl<T> Eq for Known<T> {}
 
 /// A bounded map: when the younger generation is full it becomes the older one, and the older one is dropped.
 #[derive(Debug)]

@@ -32,6 +32,11 @@ pub struct Circumstances<'a> {
 }
 
 impl Standing<'_> {
+    /// The user who must own a business for this request to pass, and the business.
+    pub fn owner(&self) -> Option<(&str, &str)> {
+        Some((self.caller.key.user.as_deref().unwrap_or_default(), self.must_own.as_deref()?))
+    }
+
     /// Whether the request names a business that is not for this key.
     pub fn is_foreign(&self) -> bool {
         matches!(self.verdict, Err(Denial::BusinessForbidden))

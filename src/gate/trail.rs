@@ -17,6 +17,8 @@ pub struct Trail {
     /// The windows that this request was counted in, once the store has answered.
     pub limits: Vec<LimitNow>,
     pub store_calls: Vec<StoreCall>,
+    /// The store was away, and the key was judged by what was last confirmed of it.
+    pub known_for: bool,
 }
 
 #[derive(Debug, Clone)]

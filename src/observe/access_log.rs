@@ -51,6 +51,9 @@ struct Line<'a> {
     decision: &'a str,
     #[serde(rename = "sidegate.reason", skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
+    /// `known_for`: the store was away, and the key was judged by what was last confirmed of it.
+    #[serde(rename = "sidegate.basis", skip_serializing_if = "Option::is_none")]
+    basis: Option<&'a str>,
     #[serde(rename = "sidegate.key_id", skip_serializing_if = "Option::is_none")]
     key_id: Option<&'a str>,
     #[serde(rename = "sidegate.business", skip_serializing_if = "Option::is_none")]
@@ -150,6 +153,7 @@ impl<'a> Line<'a> {
             request_id: finished.request_id,
             decision: finished.decision().name(),
             reason: finished.reason().map(crate::policy::Reason::name),
+            basis: finished.trail.known_for.then_some("known_for"),
             key_id: finished.trail.caller.as_ref().map(|caller| caller.key.id.as_str()),
             business: finished.business(),
             limit: binding.map(crate::gate::LimitNow::policy_name),

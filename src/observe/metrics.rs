@@ -39,6 +39,7 @@ pub struct Metrics {
     business_requests: IntCounterVec,
     limit_used: GaugeVec,
     store_up: IntGauge,
+    store_breaker_open: IntGauge,
     connections: IntGauge,
     in_flight: IntGauge,
     log_dropped: IntCounter,
@@ -126,6 +127,10 @@ impl Metrics {
             store_up: gauge(
                 "sidegate_store_up",
                 "0 from the first lost connection or failed call until a call succeeds.",
+            )?,
+            store_breaker_open: gauge(
+                "sidegate_store_breaker_open",
+                "1 while calls to the store fail at once, until a probe succeeds.",
             )?,
             connections: gauge("sidegate_connections", "Client connections that are open.")?,
             in_flight: gauge("sidegate_requests_in_flight", "Requests whose responses have not ended.")?,
@@ -220,6 +225,8 @@ impl Metrics {
     pub fn render(&self) -> prometheus::Result<Vec<u8>> {
         let up = self.store_health.as_ref().is_none_or(|health| health.is_up());
         self.store_up.set(i64::from(up));
+        let open = self.store_health.as_ref().is_some_and(|health| health.breaker().is_open());
+        self.store_breaker_open.set(i64::from(open));
         let dropped = self.dropped_lines.load(Ordering::Relaxed);
         self.log_dropped.inc_by(dropped.saturating_sub(self.log_dropped.get()));
         let mut text = Vec::new();

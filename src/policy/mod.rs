@@ -113,6 +113,8 @@ pub struct Credentials {
     pub formats: Formats,
     /// The upstreams that formats name (`upstream: sandbox`), which beat a route's.
     pub format_upstreams: Vec<(String, UpstreamId)>,
+    /// How many unknown keys one address may present before it is told to wait; absent: any number.
+    pub guessing: Option<Arc<Windows>>,
     /// Whether the key itself reaches the upstream.
     pub forward: bool,
     /// For `WWW-Authenticate`.

@@ -1,12 +1,27 @@
 //! Whether the store answers, as readiness and `sidegate_store_up` tell it. One per process, shared by all workers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::breaker::Breaker;
+
+/// How long a probe may take where nobody says otherwise: the default of `store.deadline`.
+const PROBE: Duration = Duration::from_millis(100);
 
 /// Down until the first success; then down from any lost connection or failed call until a script call succeeds again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct StoreHealth {
     up: AtomicBool,
     eviction_warned: AtomicBool,
+    breaker: Breaker,
+    probe_within: Duration,
+}
+
+impl Default for StoreHealth {
+    fn default() -> Self {
+        let (up, eviction_warned) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { up, eviction_warned, breaker: Breaker::default(), probe_within: PROBE }
+    }
 }
 
 impl StoreHealth {
@@ -14,14 +29,28 @@ impl StoreHealth {
         Self::default()
     }
 
+    /// A store that answers in this time is well: `store.deadline`, since what takes longer helps no request.
+    pub fn probed_within(self, deadline: Duration) -> Self {
+        Self { probe_within: deadline, ..self }
+    }
+
+    /// Whether calls are made and succeed. A connection that is up again is not enough while the breaker is open.
     pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Relaxed)
+        self.up.load(Ordering::Relaxed) && !self.breaker.is_open()
+    }
+
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    pub(super) fn probe_within(&self) -> Duration {
+        self.probe_within
     }
 
     /// A script call has succeeded.
     pub fn answered(&self) {
         // Written only on a change: this is on the way of every call, and the workers share the line.
-        if !self.is_up() {
+        if !self.up.load(Ordering::Relaxed) {
             self.up.store(true, Ordering::Relaxed);
         }
     }

@@ -3,6 +3,7 @@
 //! `Store` is what a worker holds; `decide` answers a request's question, `lookup` finds the tenant of a key that the
 //! worker has not seen. `layout` names things, `record` reads documents.
 
+pub mod breaker;
 pub mod calls;
 pub mod counts;
 pub mod exhausted;
@@ -15,10 +16,12 @@ pub mod redis;
 pub mod registry;
 pub mod settings;
 
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use self::calls::Calls;
 use self::exhausted::Exhausted;
@@ -45,8 +48,10 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub fn new() -> prometheus::Result<Self> {
-        Ok(Self { health: Arc::default(), calls: Arc::new(Calls::new()?), exhausted: Arc::default() })
+    /// A store that answers within `deadline` is well.
+    pub fn new(deadline: Duration) -> prometheus::Result<Self> {
+        let health = Arc::new(StoreHealth::new().probed_within(deadline));
+        Ok(Self { health, calls: Arc::new(Calls::new()?), exhausted: Arc::default() })
     }
 }
 
@@ -54,7 +59,10 @@ impl Store {
     /// Answers one request's question by `deadline`.
     pub async fn decide(&self, question: &Question, deadline: Instant) -> Result<Answer, StoreError> {
         match self {
-            Self::Redis(redis) => redis.decide(question, deadline).await,
+            Self::Redis(redis) => match redis.recall(question) {
+                Some(denied) => Ok(denied),
+                None => guarded(redis, redis.decide(question, deadline)).await,
+            },
             Self::File { file, calls } => {
                 let started = Instant::now();
                 let answers = Ok(file.decide(std::slice::from_ref(question), clock::now_ms()));
@@ -68,7 +76,7 @@ impl Store {
     /// Whose a key is, if it is anybody's.
     pub async fn lookup(&self, digest: &Digest, deadline: Instant) -> Result<Option<Tenant>, StoreError> {
         match self {
-            Self::Redis(redis) => redis.lookup(digest, deadline).await,
+            Self::Redis(redis) => guarded(redis, redis.lookup(digest, deadline)).await,
             Self::File { file, calls } => {
                 let started = Instant::now();
                 let found = Ok(file.lookup(digest));
@@ -76,6 +84,39 @@ impl Store {
                 found
             }
         }
+    }
+}
+
+/// Every call to Redis passes the breaker: while it is open, the call fails before anything is awaited.
+async fn guarded<T>(redis: &RedisStore, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let breaker = redis.health().breaker();
+    breaker.admit()?;
+    let began = Instant::now().into_std();
+    let answer = call.await;
+    if breaker.record(began, answer.as_ref().err()) {
+        tokio::spawn(probe(redis.clone()));
+    }
+    answer
+}
+
+/// Runs the script without a question until that works. One probe at a time: who opened the breaker has started the only one.
+async fn probe(redis: RedisStore) {
+    let prober = Prober(redis.health().clone());
+    for pause in breaker::pauses() {
+        sleep(pause).await;
+        match redis.probe().await {
+            Err(error) if error.is_of_the_whole_store() => {}
+            _ => return prober.0.breaker().close(),
+        }
+    }
+}
+
+/// A prober that ends with its worker's runtime leaves a breaker behind that nobody would close.
+struct Prober(Arc<StoreHealth>);
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        self.0.breaker().abandon();
     }
 }
 
@@ -96,7 +137,28 @@ pub enum StoreError {
     Broken(String),
 }
 
+/// What a server says that cannot serve anybody for now: it loads, is a replica, knows no login, has lost its cluster, or is
+/// stuck in a script. OOM is not among them: it refuses writes at once and still answers reads.
+const UNWELL: [&str; 7] = ["LOADING", "READONLY", "MASTERDOWN", "NOAUTH", "WRONGPASS", "CLUSTERDOWN", "BUSY"];
+
 impl StoreError {
+    /// Whether the store is away, as opposed to holding something unreadable: then `outage` in the configuration decides.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Deadline | Self::Refused(_) => true,
+            Self::Broken(_) => false,
+        }
+    }
+
+    /// Whether it says that the next call would fail as well, whatever it asks.
+    pub fn is_of_the_whole_store(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Deadline => true,
+            Self::Refused(text) => UNWELL.iter().any(|code| text.starts_with(code)),
+            Self::Broken(_) => false,
+        }
+    }
+
     /// For the metric of store calls: a word that no client can influence.
     pub fn outcome(&self) -> &'static str {
         match self {

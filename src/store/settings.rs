@@ -11,8 +11,19 @@ pub struct StoreSettings {
     pub backend: Backend,
     /// All store work of one request.
     pub deadline: Duration,
-    /// What becomes of limits while the shared store is away; keys are refused then.
+    /// What becomes of keys while the shared store is away.
+    pub keys_outage: KeysOutage,
+    /// What becomes of limits while the shared store is away.
     pub limits_outage: LimitsOutage,
+}
+
+/// What keys do while the store is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeysOutage {
+    /// No key passes.
+    Deny,
+    /// Keys that the store confirmed within this time pass on what was confirmed then.
+    KnownFor(Duration),
 }
 
 #[derive(Debug, Clone)]

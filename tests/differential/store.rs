@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use super::server::RedisServer;
 
 pub fn start(settings: Settings) -> (RedisStore, Arc<StoreHealth>) {
-    let shared = Shared::new().expect("the metrics' names are valid");
+    let shared = Shared::new(std::time::Duration::from_millis(100)).expect("the metrics' names are valid");
     let health = shared.health.clone();
     (RedisStore::start(settings, shared), health)
 }

@@ -214,6 +214,49 @@ async fn the_break_glass_list_refuses_keys_and_addresses_without_redis() {
     assert_eq!(answer.denial(), (403, "denied_address".to_owned()));
 }
 
+#[tokio::test]
+async fn an_address_that_guesses_keys_is_slowed_and_costs_redis_nothing_more() {
+    let stage = Stage::set();
+    let gate = stage.gate(&format!("keys: {{guessing: 5/1d}}{YAML}"));
+    let [seen, new] = [1, 2].map(|_| stage.redis.mint(json!({"business": "acme"})));
+    let ask = async |key: &str| gate.get("/things").bearer_auth(key).answer().await;
+    stage.redis.room(86_400_000, 30_000);
+    assert_eq!(ask(&seen.text).await.status, 200);
+    for guess in 0..5 {
+        assert_eq!(ask(&format!("guess-{guess}")).await.denial(), (401, "invalid_api_key".to_owned()));
+    }
+    let mut watch = stage.redis.watch();
+    for guess in 5..50 {
+        let answer = ask(&format!("guess-{guess}")).await;
+        assert_eq!(answer.denial(), (429, "rate_limited".to_owned()));
+        assert!(answer.number("retry-after") >= 1);
+        assert_eq!(answer.header("x-ratelimit-limit"), None, "whose limit it is, is nobody's to know");
+    }
+    assert_eq!(watch.calls(), [""; 0]);
+    // Whatever worker the connection is at.
+    for _ in 0..10 {
+        let answer = gate.raw("GET", "/things", &[format!("Authorization: Bearer {}", seen.text).as_bytes()]);
+        assert_eq!(answer.status, 200, "a key that was here before is not slowed");
+    }
+    assert_eq!(ask(&new.text).await.status, 429, "one that is new waits with its address");
+    let elsewhere = client::http(&[]).local_address(IpAddr::from([127, 0, 0, 2]));
+    let elsewhere = elsewhere.build().expect("loopback can be bound");
+    assert_eq!(elsewhere.get(gate.url("/things")).bearer_auth(&new.text).answer().await.status, 200);
+    assert_eq!(gate.metric("sidegate_denials_total", &["rate_limited"]), 46.0);
+}
+
+#[tokio::test]
+async fn a_key_works_as_soon_as_it_is_created_though_it_was_tried_before() {
+    let stage = Stage::set();
+    let gate = stage.gate(&format!("keys: {{guessing: 60/1m}}{YAML}"));
+    for index in 0..20 {
+        let text = format!("sg_tried_before_it_was_created_{index}");
+        assert_eq!(gate.get("/things").bearer_auth(&text).answer().await.status, 401);
+        stage.redis.mint_as(&text, json!({"business": "acme"}));
+        assert_eq!(gate.get("/things").bearer_auth(&text).answer().await.status, 200);
+    }
+}
+
 struct Yard {
     stage: Stage,
     gate: Gate,

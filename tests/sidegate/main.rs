@@ -13,6 +13,7 @@ mod exactness;
 mod forwarding;
 mod limits;
 mod operators;
+mod outages;
 mod paths;
 mod smuggling;
 mod standing;

@@ -7,7 +7,7 @@ use super::reader::{Reader, items};
 use super::routes::Routes;
 use super::scopes::scope_list;
 use super::upstream;
-use super::{entries, listener};
+use super::{entries, limits, listener};
 use crate::config::place::FieldPath;
 use crate::config::raw::{self, List, Root, Scalar};
 use crate::config::scalar::{self, ScalarError};
@@ -22,15 +22,13 @@ pub fn credentials(root: &Root, upstreams: &[Upstream], reader: &mut Reader<'_>)
     let path = FieldPath::top("keys");
     let nothing = raw::Keys::default();
     let keys = root.keys.as_ref().unwrap_or(&nothing);
-    if keys.guessing.is_some() {
-        reader.not_built(&path.field("guessing"), "the limit on guessed keys is");
-    }
     let realm_path = FieldPath::top("realm");
     let realm = reader.read(&realm_path, root.realm.as_ref(), "api".to_owned(), realm);
     Credentials {
         sources: sources(&path.field("from"), keys.from.as_ref(), reader),
         formats: formats(&path.field("formats"), keys.formats.as_ref(), upstreams, reader),
         format_upstreams: upstreams.iter().enumerate().map(|(id, u)| (u.name.clone(), UpstreamId(id))).collect(),
+        guessing: keys.guessing.as_ref().and_then(|windows| limits::windows(&path.field("guessing"), windows, reader)),
         forward: reader.read(&path.field("forward"), keys.forward.as_ref(), false, scalar::flag),
         realm,
     }

@@ -11,7 +11,7 @@ use crate::policy::percent;
 use crate::secret::Secret;
 use crate::store::fallback::LimitsOutage;
 use crate::store::redis;
-use crate::store::settings::{Backend, StoreSettings};
+use crate::store::settings::{Backend, KeysOutage, StoreSettings};
 
 const EXAMPLE: &str =
     "write `store: redis://127.0.0.1:6379/0`, or `store: file:sidegate-keys.yaml` for one process alone";
@@ -29,8 +29,8 @@ pub fn store(root: &Root, reader: &mut Reader<'_>) -> Option<StoreSettings> {
     };
     let tenth = Duration::from_millis(100);
     let deadline = reader.read(&path.field("deadline"), fields.deadline.as_ref(), tenth, scalar::time);
-    let limits_outage = outage(&path.field("outage"), fields.outage.as_ref(), reader);
-    Some(StoreSettings { backend: backend?, deadline, limits_outage })
+    let (keys_outage, limits_outage) = outage(&path.field("outage"), fields.outage.as_ref(), reader);
+    Some(StoreSettings { backend: backend?, deadline, keys_outage, limits_outage })
 }
 
 /// `redis://…` or `file:…`.
@@ -149,26 +149,35 @@ pub fn address(path: &FieldPath, url: &str, reader: &mut Reader<'_>) -> Option<r
     Some(settings)
 }
 
-fn outage(path: &FieldPath, raw: Option<&raw::Outage>, reader: &mut Reader<'_>) -> LimitsOutage {
+fn outage(path: &FieldPath, raw: Option<&raw::Outage>, reader: &mut Reader<'_>) -> (KeysOutage, LimitsOutage) {
     let nothing = raw::Outage::default();
     let raw = raw.unwrap_or(&nothing);
-    let keys = path.field("keys");
-    match &raw.keys {
-        None => {}
+    let keys = keys_outage(&path.field("keys"), raw.keys.as_ref(), reader);
+    (keys, limits_outage(&path.field("limits"), raw.limits.as_ref(), reader))
+}
+
+fn keys_outage(path: &FieldPath, raw: Option<&Short<raw::KnownFor>>, reader: &mut Reader<'_>) -> KeysOutage {
+    match raw {
+        None => KeysOutage::Deny,
         Some(Short::Text(text)) => {
-            reader.parse(&keys, text, scalar::choice(&[("deny", ())]));
+            reader.read(path, Some(text), KeysOutage::Deny, scalar::choice(&[("deny", KeysOutage::Deny)]))
         }
-        Some(Short::Fields(_)) => {
-            reader.fail(&keys, "accepting known keys without a store is not built yet; write `deny`");
+        Some(Short::Fields(fields)) => {
+            let path = path.field("known_for");
+            let duration = reader.required(&path, fields.known_for.as_ref(), "a duration, such as `5m`");
+            let duration = duration.and_then(|duration| reader.parse(&path, duration, scalar::time));
+            duration.map_or(KeysOutage::Deny, KeysOutage::KnownFor)
         }
     }
-    let path = path.field("limits");
+}
+
+fn limits_outage(path: &FieldPath, raw: Option<&Short<raw::Local>>, reader: &mut Reader<'_>) -> LimitsOutage {
     let local = LimitsOutage::Local { share: None };
-    match &raw.limits {
+    match raw {
         None => local,
         Some(Short::Text(text)) => {
             let words = [("local", local), ("allow", LimitsOutage::Allow), ("deny", LimitsOutage::Deny)];
-            reader.read(&path, Some(text), local, scalar::choice(&words))
+            reader.read(path, Some(text), local, scalar::choice(&words))
         }
         Some(Short::Fields(fields)) => {
             let path = path.field("local").field("share");

@@ -152,8 +152,7 @@ pub struct Outage {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "`deny`, or `{known_for: 5m}`")]
 pub struct KnownFor {
-    #[serde(rename = "known_for")]
-    _known_for: Option<Scalar>,
+    pub known_for: Option<Scalar>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -10,12 +10,13 @@ use crate::config::load::from_text;
 use crate::keys::Digest;
 use crate::keys::format::{Fate, Reading};
 use crate::keys::rules::Required;
+use crate::limit::Windows;
 use crate::policy::denial_text::Facts;
 use crate::policy::route::Found;
 use crate::policy::{Access, Allowances, BusinessSource, Reason, UpstreamId};
 use crate::proxy::settings::{Identity, Protocol, Target};
 use crate::store::fallback::LimitsOutage;
-use crate::store::settings::Backend;
+use crate::store::settings::{Backend, KeysOutage};
 
 #[test]
 fn variables_are_replaced_in_values_and_never_read_as_yaml() {
@@ -72,6 +73,13 @@ fn outages_and_deadlines_are_read() {
     assert_eq!(settings.store.deadline, Duration::from_millis(50));
     let settings = good("store: {redis: 'redis://h', outage: {limits: deny}}");
     assert_eq!(settings.store.limits_outage, LimitsOutage::Deny);
+    assert_eq!(settings.store.keys_outage, KeysOutage::Deny);
+    let settings = good("store: {redis: 'redis://h', outage: {keys: {known_for: 5m}}}");
+    assert_eq!(settings.store.keys_outage, KeysOutage::KnownFor(Duration::from_secs(300)));
+    let settings = good("keys: {guessing: [60/m, 600/1h]}");
+    let guessing = settings.policy.credentials.guessing.as_ref().expect("it is configured");
+    assert_eq!(**guessing, Windows::parse(["60/1m", "600/1h"]).expect("these are windows"));
+    assert!(good("").policy.credentials.guessing.is_none());
 }
 
 #[test]

@@ -215,7 +215,7 @@ pub(super) async fn load_script(connection: &MultiplexedConnection) -> Result<Ar
     Ok(sha.into())
 }
 
-async fn try_script(connection: &MultiplexedConnection, sha: &str) -> Result<(), StoreError> {
+pub(super) async fn try_script(connection: &MultiplexedConnection, sha: &str) -> Result<(), StoreError> {
     let nothing = script::encode(&Layout::new(""), &[]);
     let answer: Vec<u8> = ask(connection, cmd("EVALSHA").arg(sha).arg(0).arg(nothing.blob)).await?;
     script::decode(&[], &answer).map(drop)

@@ -4,6 +4,7 @@
 //! call is left to `batch`, the connection to `connect`.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Cmd, cmd};
@@ -13,11 +14,15 @@ use super::connect::{self, Connection, Link};
 use super::{Settings, script};
 use crate::keys::Digest;
 use crate::limit::{Answer, Question};
+use crate::store::health::StoreHealth;
 use crate::store::layout::Layout;
 use crate::store::{Shared, StoreError};
 
 /// A call that had less time than this proves nothing about the connection when it gets no answer.
 const PATIENCE: Duration = Duration::from_millis(20);
+
+/// How often one call loads the script again: a flush may fall between the loading and the call.
+const RELOADS: usize = 5;
 
 #[derive(Debug, Clone)]
 pub(super) struct Line {
@@ -70,6 +75,19 @@ impl Line {
         found
     }
 
+    /// Runs the script without a question.
+    pub(super) async fn probe(&self) -> Result<(), StoreError> {
+        let deadline = Instant::now() + self.shared.health.probe_within();
+        let link = self.link(deadline).await?;
+        self.supervised(&link, deadline, connect::try_script(&link.connection, &link.sha)).await?;
+        self.shared.health.answered();
+        Ok(())
+    }
+
+    pub(super) fn health(&self) -> &Arc<StoreHealth> {
+        &self.shared.health
+    }
+
     /// Bounds a call by the deadline and draws the conclusions from its failure.
     async fn supervised<T>(
         &self,
@@ -93,14 +111,17 @@ impl Line {
 }
 
 async fn evaluate(link: &Link, call: &script::Call) -> Result<Vec<u8>, StoreError> {
-    match connect::ask(&link.connection, &evalsha(&link.sha, call)).await {
-        // The server has lost its scripts (a restart, SCRIPT FLUSH) and thereby done nothing.
-        Err(StoreError::Refused(text)) if text.starts_with("NOSCRIPT") => {
-            let sha = connect::load_script(&link.connection).await?;
-            connect::ask(&link.connection, &evalsha(&sha, call)).await
+    let mut sha = link.sha.clone();
+    for _ in 0..RELOADS {
+        match connect::ask(&link.connection, &evalsha(&sha, call)).await {
+            // The server has lost its scripts (a restart, SCRIPT FLUSH) and thereby done nothing.
+            Err(StoreError::Refused(text)) if text.starts_with("NOSCRIPT") => {
+                sha = connect::load_script(&link.connection).await?;
+            }
+            answer => return answer,
         }
-        answer => answer,
     }
+    connect::ask(&link.connection, &evalsha(&sha, call)).await
 }
 
 fn evalsha(sha: &str, call: &script::Call) -> Cmd {

@@ -44,15 +44,16 @@ impl RedisStore {
         Self { line, batches, exhausted }
     }
 
-    /// Answers one request's question by `deadline`, together with whatever else is asked meanwhile; from memory where it was
-    /// denied a moment ago.
+    /// The denial of a moment ago that still holds for this question.
+    pub fn recall(&self, question: &Question) -> Option<Answer> {
+        self.exhausted.recall(question, Instant::now().into_std())
+    }
+
+    /// Answers one request's question by `deadline`, together with whatever else is asked meanwhile.
     ///
     /// Dropping this future gives the request's place up; once the call has left, what it spends stays spent.
     pub async fn decide(&self, question: &Question, deadline: Instant) -> Result<Answer, StoreError> {
-        match self.exhausted.recall(question, Instant::now().into_std()) {
-            Some(answer) => Ok(answer),
-            None => self.batches.ask(question, deadline).await,
-        }
+        self.batches.ask(question, deadline).await
     }
 
     /// Whose a key is: what stands at `P:at:<sha256 hex>`.
@@ -60,5 +61,14 @@ impl RedisStore {
         let Some(found) = self.line.lookup(digest, deadline).await? else { return Ok(None) };
         let tenant = std::str::from_utf8(&found).ok().and_then(Tenant::parse);
         tenant.map(Some).ok_or_else(|| StoreError::Broken(format!("what stands at {digest:?} names no tenant")))
+    }
+
+    /// Runs the script without a question, as the breaker's probe.
+    pub(super) async fn probe(&self) -> Result<(), StoreError> {
+        self.line.probe().await
+    }
+
+    pub(super) fn health(&self) -> &Arc<StoreHealth> {
+        self.line.health()
     }
 }

@@ -5,6 +5,7 @@
 pub mod answer;
 pub mod certificate;
 pub mod client;
+pub mod faults;
 pub mod gate;
 pub mod redis;
 pub mod upstream;

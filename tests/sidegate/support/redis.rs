@@ -50,6 +50,17 @@ impl Redis {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Sends the server a signal (`STOP`, `CONT`).
+    pub fn signal(&self, name: &str) {
+        let server = self.server.as_ref().expect("Redis is up").id().to_string();
+        let mut kill = Command::new("kill");
+        super::client::printed_by(kill.args([&format!("-{name}"), &server]), "`kill` belongs to every system");
+    }
+
     /// Kills the server as a crash would, after what it holds was saved.
     pub fn stop(&mut self) {
         self.ask::<()>(&["SAVE"]);
@@ -157,7 +168,8 @@ impl Redis {
         Watch { port: self.port, lines, deciding: HashSet::new() }
     }
 
-    fn kill(&mut self) {
+    /// Kills the server as a crash would: all that it held is lost.
+    pub fn kill(&mut self) {
         if let Some(mut server) = self.server.take() {
             let _ = server.kill();
             let _ = server.wait();
