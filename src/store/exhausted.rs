@@ -158,12 +158,12 @@ impl Exhausted {
 
 impl Denied {
     /// From then on the store is asked, whatever is remembered: counted from when it was asked, so that this is never later
-    /// than when there is room.
+    /// than when there is room; nor by the part of a millisecond that the store's clock leaves out.
     fn ends(&self) -> Instant {
         let waits = self.windows().iter().flatten().map(|window| window.wait_ms);
         let longest = waits.reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b)));
         match longest {
-            Some(Some(ms)) => self.asked + Duration::from_millis(ms).min(OLDEST),
+            Some(Some(ms)) => self.asked + Duration::from_millis(ms.saturating_sub(1)).min(OLDEST),
             // Some window never has room.
             Some(None) => self.asked + OLDEST,
             None => self.asked,
@@ -272,8 +272,8 @@ mod tests {
     fn nothing_is_remembered_beyond_the_wait_nor_of_an_asker_that_never_came_back() {
         let (exhausted, start) = (Exhausted::default(), Instant::now());
         exhausted.learn(&acme(), &spent(0, &[(0, 50, Some(50))]), start, start + ms(10));
-        assert!(exhausted.recall(&acme(), start + ms(49)).is_some());
-        assert_eq!(exhausted.recall(&acme(), start + ms(50)), None);
+        assert!(exhausted.recall(&acme(), start + ms(48)).is_some());
+        assert_eq!(exhausted.recall(&acme(), start + ms(49)), None);
         exhausted.learn(&acme(), &spent(0, &[(0, 9000, Some(9000))]), start + ms(100), start + ms(101));
         assert_eq!(exhausted.recall(&acme(), start + ms(200)), None, "this one asks");
         assert!(exhausted.recall(&acme(), start + ms(299)).is_some());
