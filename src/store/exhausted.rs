@@ -1,4 +1,4 @@
-//! Questions that were just denied: until there can be room again the store is asked about each at most ten times a second,
+//! Questions that were just denied: until there can be room again the store is asked about each ten times a second at most,
 //! and whoever else asks meanwhile gets what is remembered, so that an abuser costs the store next to nothing.
 //!
 //! What is remembered belongs to the whole question: buckets, windows, cost, and the documents as they were believed when
@@ -15,6 +15,10 @@ use crate::limit::{Algorithm, Answer, Outcome, Question, WindowNow};
 
 /// How often the store is asked about one question.
 const ASK_EVERY: Duration = Duration::from_millis(100);
+
+/// Whoever was denied once or twice is asked about at once: a person who has just raised a limit sees it act on the next
+/// request, and only one who keeps on asking is paced.
+const AT_ONCE: u32 = 2;
 
 /// Nothing older is told, so that an asker that never came back (its client left, the store is silent) hides nothing.
 const OLDEST: Duration = Duration::from_millis(200);
@@ -44,7 +48,8 @@ struct Denied {
     /// When the store was asked, and when it had answered: its clock read `answer.now_ms` in between.
     asked: Instant,
     answered: Instant,
-    ask_again: Instant,
+    /// When the next ask would be due if all had been evenly spaced (a GCRA's theoretical arrival time).
+    paced: Instant,
 }
 
 impl Default for Exhausted {
@@ -70,8 +75,8 @@ impl Exhausted {
         if now >= denied.ends() {
             return None;
         }
-        if now >= denied.ask_again {
-            denied.ask_again = now + ASK_EVERY;
+        if now + AT_ONCE * ASK_EVERY >= denied.paced {
+            denied.paced = denied.paced.max(now) + ASK_EVERY;
             return None;
         }
         Some(denied.answer_at(now))
@@ -106,12 +111,12 @@ impl Exhausted {
         let answer = Answer { now_ms: answer.now_ms, outcome };
         let fingerprint = self.fingerprint(question);
         let mut shard = self.shard(fingerprint);
-        let ask_again = asked + ASK_EVERY;
+        let paced = asked + ASK_EVERY;
         match shard.get_mut(&fingerprint) {
             Some(held) if held.question.is_alike(question) => {
                 // Another worker's answer may be the later one.
                 if held.asked <= asked {
-                    (held.answer, held.asked, held.answered, held.ask_again) = (answer, asked, answered, ask_again);
+                    (held.answer, held.asked, held.answered) = (answer, asked, answered);
                 }
             }
             held => {
@@ -122,7 +127,7 @@ impl Exhausted {
                     }
                 }
                 let question = Question { n: 1, ..question.clone() };
-                shard.insert(fingerprint, Denied { question, answer, asked, answered, ask_again });
+                shard.insert(fingerprint, Denied { question, answer, asked, answered, paced });
             }
         }
         drop(shard);
@@ -242,20 +247,28 @@ mod tests {
         let (exhausted, start) = (Exhausted::default(), Instant::now());
         assert_eq!(exhausted.recall(&acme(), start), None);
         exhausted.learn(&acme(), &spent(0, &[(0, 30_000, Some(30_000))]), start, start + ms(1));
-        let mut asked = 0;
+        let mut asked = Vec::new();
         for at in 1..=1000 {
             let now = start + ms(at);
             match exhausted.recall(&acme(), now) {
                 Some(answer) => {
-                    assert_eq!(answer.now_ms, NOW_MS + (at - 1) % 100, "{at}");
+                    let last = asked.last().expect("the first who were denied are asked about at once");
+                    assert_eq!(answer.now_ms, NOW_MS + (at - last - 1), "{at}");
                 }
                 None => {
-                    asked += 1;
+                    asked.push(at);
                     exhausted.learn(&acme(), &spent(0, &[(0, 30_000, Some(30_000))]), now, now + ms(1));
                 }
             }
         }
-        assert_eq!(asked, 10);
+        assert_eq!(asked, [1, 2, 100, 200, 300, 400, 500, 600, 700, 800, 900, 1000]);
+    }
+
+    /// Uses up the asks that need not wait, as if their answers were still on their way.
+    fn pace(exhausted: &Exhausted, question: &Question, now: Instant) {
+        for _ in 0..AT_ONCE {
+            assert_eq!(exhausted.recall(question, now), None);
+        }
     }
 
     #[test]
@@ -263,6 +276,7 @@ mod tests {
         let (exhausted, start) = (Exhausted::default(), Instant::now());
         let two = question("b:acme", &["5/1s", "5/1m"], b"{}");
         exhausted.learn(&two, &spent(0, &[(0, 20, Some(20)), (0, 500, Some(500))]), start, start);
+        pace(&exhausted, &two, start);
         let told = exhausted.recall(&two, start + ms(50));
         let expected = spent(0, &[(5, 1020, Some(0)), (0, 500, Some(450))]);
         assert_eq!(told, Some(Answer { now_ms: NOW_MS + 50, ..expected }));
@@ -272,10 +286,11 @@ mod tests {
     fn nothing_is_remembered_beyond_the_wait_nor_of_an_asker_that_never_came_back() {
         let (exhausted, start) = (Exhausted::default(), Instant::now());
         exhausted.learn(&acme(), &spent(0, &[(0, 50, Some(50))]), start, start + ms(10));
+        pace(&exhausted, &acme(), start);
         assert!(exhausted.recall(&acme(), start + ms(48)).is_some());
         assert_eq!(exhausted.recall(&acme(), start + ms(49)), None);
         exhausted.learn(&acme(), &spent(0, &[(0, 9000, Some(9000))]), start + ms(100), start + ms(101));
-        assert_eq!(exhausted.recall(&acme(), start + ms(200)), None, "this one asks");
+        pace(&exhausted, &acme(), start + ms(200));
         assert!(exhausted.recall(&acme(), start + ms(299)).is_some());
         assert_eq!(exhausted.recall(&acme(), start + ms(300)), None, "and it did not come back");
         assert_eq!(exhausted.recall(&acme(), start + ms(301)), None);
@@ -287,6 +302,7 @@ mod tests {
         let denial = spent(0, &[(0, 30_000, Some(30_000))]);
         exhausted.learn(&acme(), &denial, start, start);
         let now = start + ms(1);
+        pace(&exhausted, &acme(), now);
         for other in [
             question("b:acme", &["6/1m"], b"{}"),
             question("b:acme", &["5/1m"], b"{ }"),
@@ -303,6 +319,7 @@ mod tests {
         exhausted.forget(&acme(), now);
         assert_eq!(exhausted.recall(&acme(), now), None);
         exhausted.learn(&Question { n: 3, ..acme() }, &spent(2, &[(0, 30_000, Some(30_000))]), now, now);
+        pace(&exhausted, &acme(), now);
         assert!(exhausted.recall(&acme(), now).is_some(), "the third of three was denied");
         exhausted.learn(&acme(), &spent(1, &[(0, 30_000, Some(30_000))]), now, now);
         assert_eq!(exhausted.recall(&acme(), now), None, "granted, if only just");
@@ -319,6 +336,9 @@ mod tests {
         new.iter().for_each(|question| exhausted.learn(question, &denial, later, later));
         let held: usize = exhausted.shards.iter().map(|shard| shard.lock().expect("nobody panicked").len()).sum();
         assert!(held <= SHARDS * MOST_IN_SHARD);
+        new.iter().for_each(|question| {
+            (0..AT_ONCE).for_each(|_| drop(exhausted.recall(question, later)));
+        });
         let told = new.iter().filter(|question| exhausted.recall(question, later).is_some()).count();
         assert_eq!(told, held, "only what is new is held");
     }

@@ -169,7 +169,8 @@ async fn an_exhausted_bucket_costs_ten_calls_a_second_and_a_raised_limit_acts_at
     }
     let tenths = u64::try_from(began.elapsed().as_millis() / 100).expect("about ten");
     let asked = calls(&stage.redis) - before;
-    assert!(asked <= tenths + 1, "{asked} calls for {requests} requests in {:?}", began.elapsed());
+    // Two are asked about at once, one when the first tenth begins.
+    assert!(asked <= tenths + 3, "{asked} calls for {requests} requests in {:?}", began.elapsed());
 
     stage.redis.rewrite(&key, json!({"limits": {"per-key": "5/1d"}}));
     let raised = Instant::now();
