@@ -42,6 +42,8 @@ pub enum StartError {
     Upstream(#[from] ConnectorError),
     #[error("{}: {error}", file.display())]
     Store { file: PathBuf, error: StoreError },
+    #[error("store.tls: {0}")]
+    RedisTls(#[from] crate::store::redis::tls::TlsError),
     #[error("the metrics cannot be set up: {0}")]
     Metrics(#[from] prometheus::Error),
     #[error("{0}")]
@@ -185,7 +187,11 @@ impl StoreHandle {
     fn open(settings: &StoreSettings) -> Result<Self, StartError> {
         Ok(match &settings.backend {
             Backend::Redis(redis) => {
-                Self::Redis { settings: Box::new(redis.clone()), health: Arc::new(StoreHealth::new()) }
+                if let Some(tls) = &redis.tls {
+                    // They are read for every connection; what is wrong from the start is said at the start.
+                    crate::store::redis::tls::client_config(tls)?;
+                }
+                Self::Redis { settings: redis.clone(), health: Arc::new(StoreHealth::new()) }
             }
             Backend::File(file) => {
                 Self::File(FileStore::open(file).map_err(|error| StartError::Store { file: file.clone(), error })?)

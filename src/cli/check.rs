@@ -14,7 +14,7 @@ use crate::policy::{Access, By, Limit, Plan, Route};
 use crate::proxy::Upstreams;
 use crate::proxy::settings::{Protocol, Target, Upstream};
 use crate::store::fallback::LimitsOutage;
-use crate::store::redis::RedisDocuments;
+use crate::store::redis::{self, RedisDocuments};
 use crate::store::settings::Backend;
 
 /// The exit codes of the contract.
@@ -48,7 +48,15 @@ pub fn run(config: &Path, store_problem: impl FnOnce(&Settings) -> Option<String
 fn unusable_files(settings: &Settings) -> Vec<String> {
     let listener = settings.listen.tls.as_ref().and_then(|tls| tls::server_config(tls).err());
     let upstreams = Upstreams::new(&settings.proxy.upstreams).err();
-    let problems = [listener.map(|e| format!("listen.tls: {e}")), upstreams.map(|e| format!("upstream.tls: {e}"))];
+    let store = match &settings.store.backend {
+        Backend::Redis(redis) => redis.tls.as_ref().and_then(|tls| redis::tls::client_config(tls).err()),
+        Backend::File(_) => None,
+    };
+    let problems = [
+        listener.map(|e| format!("listen.tls: {e}")),
+        upstreams.map(|e| format!("upstream.tls: {e}")),
+        store.map(|e| format!("store.tls: {e}")),
+    ];
     problems.into_iter().flatten().collect()
 }
 
@@ -125,11 +133,11 @@ fn store_words(settings: &Settings) -> String {
     match &store.backend {
         Backend::File(path) => format!("the file {}, counts in memory: for one process alone", path.display()),
         Backend::Redis(redis) => format!(
-            "Redis at {}:{}/{}, prefix {}, {} (one per worker and one more), {} at most per request; while it is away, \
+            "Redis at {}/{}{}, prefix {}, {} (one per worker and one more), {} at most per request; while it is away, \
              keys are refused and {away}",
-            redis.host,
-            redis.port,
+            redis.address,
             redis.db,
+            if redis.tls.is_some() { " over TLS" } else { "" },
             redis.prefix,
             counted(settings.listen.workers + 1, "connection"),
             short(store.deadline),

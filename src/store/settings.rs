@@ -17,7 +17,7 @@ pub struct StoreSettings {
 
 #[derive(Debug, Clone)]
 pub enum Backend {
-    Redis(redis::Settings),
+    Redis(Box<redis::Settings>),
     /// Keys and businesses in this file, counts in memory; one process.
     File(PathBuf),
 }

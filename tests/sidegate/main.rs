@@ -12,6 +12,7 @@ mod forwarding;
 mod limits;
 mod operators;
 mod paths;
+mod shapes;
 mod standing;
 mod store;
 mod support;

@@ -38,7 +38,7 @@ fn short(path: &FieldPath, scalar: &Scalar, reader: &mut Reader<'_>) -> Option<B
     let text = reader.text_or_file(path, scalar)?;
     match text.strip_prefix("file:") {
         Some(file) => key_file(path, file, reader).map(Backend::File),
-        None => address(path, &text, reader).map(Backend::Redis),
+        None => address(path, &text, reader).map(Box::new).map(Backend::Redis),
     }
 }
 
@@ -48,9 +48,6 @@ fn key_file(path: &FieldPath, file: &str, reader: &mut Reader<'_>) -> Option<Pat
 }
 
 fn backend(path: &FieldPath, fields: &raw::Store, reader: &mut Reader<'_>) -> Option<Backend> {
-    if fields.tls.is_some() {
-        reader.not_built(&path.field("tls"), "Redis over TLS is");
-    }
     match (&fields.redis, &fields.file) {
         (Some(_), Some(_)) => {
             reader.fail(&path.field("file"), "`redis` and `file` exclude each other; keep one of them");
@@ -61,7 +58,7 @@ fn backend(path: &FieldPath, fields: &raw::Store, reader: &mut Reader<'_>) -> Op
             None
         }
         (None, Some(file)) => only_a_file(path, file, fields, reader).map(Backend::File),
-        (Some(Short::Text(url)), None) => redis_node(path, url, fields, reader).map(Backend::Redis),
+        (Some(Short::Text(url)), None) => redis_node(path, url, fields, reader).map(Box::new).map(Backend::Redis),
         (Some(Short::Fields(nodes)), None) => {
             several_nodes(&path.field("redis"), nodes, reader);
             None
@@ -74,6 +71,9 @@ fn only_a_file(path: &FieldPath, file: &Scalar, fields: &raw::Store, reader: &mu
         if value.is_some() {
             reader.fail(&path.field(name), "a file has none; remove this field, or write `redis`");
         }
+    }
+    if fields.tls.is_some() {
+        reader.fail(&path.field("tls"), "a file has none; remove this field, or write `redis`");
     }
     reader.file(&path.field("file"), file)
 }
@@ -94,12 +94,23 @@ fn redis_node(path: &FieldPath, url: &Scalar, fields: &raw::Store, reader: &mut 
     let url_path = path.field("redis");
     let url = reader.text_or_file(&url_path, url)?;
     let mut settings = address(&url_path, &url, reader)?;
+    login(path, fields, &mut settings, reader);
+    tls(&path.field("tls"), fields.tls.as_ref(), &mut settings, reader);
+    if let Some(prefix) = &fields.prefix {
+        settings.prefix = self::prefix(&path.field("prefix"), prefix, reader);
+    }
+    Some(settings)
+}
+
+/// `username` and `password`; where one is a file, the file is kept in mind, so that it can be rotated.
+fn login(path: &FieldPath, fields: &raw::Store, settings: &mut redis::Settings, reader: &mut Reader<'_>) {
     if let Some(username) = &fields.username {
         let at = path.field("username");
         if settings.username.is_some() {
             reader.fail(&at, "the address names a user too; keep one of them");
         }
         settings.username = reader.text_or_file(&at, username);
+        settings.login_files.username = reader.whole_file(username);
     }
     if let Some(password) = &fields.password {
         let at = path.field("password");
@@ -107,6 +118,7 @@ fn redis_node(path: &FieldPath, url: &Scalar, fields: &raw::Store, reader: &mut 
             reader.fail(&at, "the address holds a password too; keep one of them");
         }
         settings.password = reader.text_or_file(&at, password).map(Secret::new);
+        settings.login_files.password = reader.whole_file(password);
         if settings.password.as_ref().is_some_and(|password| password.expose().is_empty()) {
             reader.fail(&at, "it is empty; write the password, or remove this field");
         }
@@ -114,10 +126,20 @@ fn redis_node(path: &FieldPath, url: &Scalar, fields: &raw::Store, reader: &mut 
     if settings.username.is_some() && settings.password.is_none() && fields.password.is_none() {
         reader.fail(&path.field("username"), "a user needs a password; write `password` too");
     }
-    if let Some(prefix) = &fields.prefix {
-        settings.prefix = self::prefix(&path.field("prefix"), prefix, reader);
+}
+
+fn tls(path: &FieldPath, raw: Option<&raw::ClientTls>, settings: &mut redis::Settings, reader: &mut Reader<'_>) {
+    let Some(raw) = raw else { return };
+    if settings.tls.is_none() {
+        reader.fail(path, "Redis is not reached over TLS here; write `rediss://` in its address, or remove `tls`");
     }
-    Some(settings)
+    let mut file =
+        |name: &str, scalar: &Option<Scalar>| scalar.as_ref().and_then(|scalar| reader.file(&path.field(name), scalar));
+    let (ca, cert, key) = (file("ca", &raw.ca), file("cert", &raw.cert), file("key", &raw.key));
+    if raw.cert.is_some() != raw.key.is_some() {
+        reader.fail(path, "a client certificate needs `cert` and `key`; write both");
+    }
+    settings.tls = Some(redis::Tls { ca, client: cert.zip(key) });
 }
 
 fn prefix(path: &FieldPath, scalar: &Scalar, reader: &mut Reader<'_>) -> String {

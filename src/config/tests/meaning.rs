@@ -185,6 +185,8 @@ fn upstreams_and_stores_that_cannot_be_meant_are_refused() {
         ("store: {redis: 'redis://host', deadline: 0ms}", "store.deadline", "no time at all"),
         ("store: {redis: 'redis://host', file: k}", "store.file", "exclude each other"),
         ("store: {file: k, prefix: x}", "store.prefix", "a file has none"),
+        ("store: {redis: 'redis://host', tls: {ca: a}}", "store.tls", "write `rediss://`"),
+        ("store: {redis: 'rediss://host', tls: {key: a}}", "store.tls", "write both"),
         ("store: 'file:'", "store", "it is empty"),
         (
             "store: {redis: 'redis://host', outage: {limits: {local: {share: 2}}}}",
@@ -229,8 +231,6 @@ fn what_is_not_built_says_so_and_its_default_may_stand() {
     each_has_one_error(&[
         ("store: {redis: {cluster: ['redis://a']}}", "store.redis.cluster", later),
         ("store: {redis: {sentinels: ['redis://a'], master: m}}", "store.redis.sentinels", later),
-        ("store: rediss://host", "store", later),
-        ("store: {redis: 'redis://host', tls: {ca: a}}", "store.tls", later),
         ("store: {redis: 'redis://host', outage: {keys: {known_for: 5m}}}", "store.outage.keys", later),
         ("keys: {guessing: 60/1m}", "keys.guessing", later),
         ("streams: {recheck: 10s}", "streams", later),

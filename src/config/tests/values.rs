@@ -15,6 +15,7 @@ use crate::policy::route::Found;
 use crate::policy::{Access, Allowances, BusinessSource, Reason, UpstreamId};
 use crate::proxy::settings::{Identity, Protocol, Target};
 use crate::store::fallback::LimitsOutage;
+use crate::store::redis::Tls;
 use crate::store::settings::Backend;
 
 #[test]
@@ -51,6 +52,7 @@ fn secrets_come_from_files_and_stay_secret() {
     let settings = from_text(&text, folder.path(), "x").unwrap_or_else(|errors| panic!("{errors}"));
     let Backend::Redis(redis) = &settings.store.backend else { panic!("Redis is configured") };
     assert_eq!(redis.password.as_ref().map(|p| p.expose()), Some("hunter2"));
+    assert_eq!(redis.login_files.password, Some(folder.path().join("pw")), "it is read again when it was rotated");
     assert_eq!(settings.proxy.upstreams[0].headers[0].1, "hunter2");
     assert!(!format!("{settings:?}").contains("hunter2"), "a secret stands in the settings' debug text");
 }
@@ -59,9 +61,21 @@ fn secrets_come_from_files_and_stay_secret() {
 fn a_login_in_the_address_is_taken_out_of_it() {
     let settings = good("store: 'redis://gate:hunter%32%40@h:7/1'");
     let Backend::Redis(redis) = &settings.store.backend else { panic!("Redis is configured") };
-    assert_eq!((redis.host.as_str(), redis.port, redis.username.as_deref()), ("h", 7, Some("gate")));
+    assert_eq!((redis.address.to_string().as_str(), redis.username.as_deref()), ("h:7", Some("gate")));
     assert_eq!(redis.password.as_ref().map(|p| p.expose()), Some("hunter2@"));
     assert!(!format!("{settings:?}").contains("hunter2"));
+}
+
+#[test]
+fn redis_over_tls_has_its_own_authorities_and_a_client_certificate() {
+    let settings = good("store: {redis: 'rediss://h', tls: {ca: ca.crt, cert: c.crt, key: c.key}}");
+    let Backend::Redis(redis) = &settings.store.backend else { panic!("Redis is configured") };
+    let file = |name: &str| Path::new("/etc/gate").join(name);
+    let tls = Tls { ca: Some(file("ca.crt")), client: Some((file("c.crt"), file("c.key"))) };
+    assert_eq!(redis.tls, Some(tls));
+    let settings = good("store: rediss://h");
+    let Backend::Redis(redis) = &settings.store.backend else { panic!("Redis is configured") };
+    assert_eq!(redis.tls, Some(Tls::default()));
 }
 
 #[test]

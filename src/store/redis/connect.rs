@@ -128,7 +128,7 @@ impl Supervisor {
 
     /// Connects and runs the script once, without a question, so that what readiness says is true of decisions.
     async fn connect(&self) -> Result<(Link, Driver), StoreError> {
-        let (connection, mut driver) = dial(&self.settings).await?;
+        let (connection, mut driver) = dial(&self.settings, &self.settings.address).await?;
         let prepared = async {
             master_only(&connection).await?;
             let sha = load_script(&connection).await?;
@@ -159,17 +159,13 @@ impl Supervisor {
 
     fn announce_up(&self, link: Link) {
         self.health.answered();
-        tracing::info!(host = self.settings.host, port = self.settings.port, "store: connected");
+        tracing::info!(address = %self.settings.address, "store: connected");
         self.tell.send_replace(State::Up(link));
     }
 
     fn announce_lost(&self) {
         self.health.failed();
-        tracing::warn!(
-            host = self.settings.host,
-            port = self.settings.port,
-            "store: connection lost, connecting again"
-        );
+        tracing::warn!(address = %self.settings.address, "store: connection lost, connecting again");
         self.tell.send_replace(State::Connecting);
     }
 
@@ -178,7 +174,7 @@ impl Supervisor {
         self.health.failed();
         let news = !matches!(&*self.tell.borrow(), State::Down(known) if *known == error);
         if news {
-            tracing::warn!(host = self.settings.host, port = self.settings.port, %error, "store: out of reach");
+            tracing::warn!(address = %self.settings.address, %error, "store: out of reach");
             self.tell.send_replace(State::Down(error));
         }
     }

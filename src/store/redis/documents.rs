@@ -37,7 +37,7 @@ pub struct RedisDocuments {
 impl RedisDocuments {
     /// Connects now, or says why not.
     pub async fn connect(settings: &Settings) -> Result<Self, StoreError> {
-        let (connection, driver) = dial(settings).await?;
+        let (connection, driver) = dial(settings, &settings.address).await?;
         Ok(Self { connection, _driver: driver })
     }
 

@@ -9,6 +9,7 @@ mod dial;
 pub mod documents;
 pub mod script;
 mod settings;
+pub mod tls;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use redis::{Cmd, cmd};
 use tokio::time::{Instant, timeout_at};
 
 pub use documents::RedisDocuments;
-pub use settings::{Settings, UrlError};
+pub use settings::{Address, LoginFiles, Settings, Tls, UrlError};
 
 use self::connect::{Connection, Link};
 use super::StoreError;

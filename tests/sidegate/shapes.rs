@@ -1,0 +1,159 @@
+//! Redis in every shape: over TLS, with ACL users, behind sentinels, as a cluster.
+
+use std::fs;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
+
+use crate::support::{
+    AnswerTo as _, Stage,
+    cluster::{GATE_ACL, KEEPER_ACL, Server},
+    gate::{on_config, text},
+    until, whole,
+};
+
+const YAML: &str = "
+limits: {per-business: {by: business, windows: 3/1d}}
+routes: {/things: {any: true, limits: [per-business]}, /free: any}
+";
+
+#[tokio::test]
+async fn redis_over_tls_with_its_own_authority_and_a_client_certificate() {
+    let stage = Stage::set();
+    let (ours, other) = (Authority::new(), Authority::new());
+    let redis = over_tls(&ours);
+    let gate = stage.gate(&store_over_tls(&redis, &ours, &ours));
+    let key = gate.new_key(&["--name", "test", "--business", "acme", "--scopes", "*"]);
+    let status = async || gate.get("/things").bearer_auth(&key).answer().await.status;
+    assert_eq!((status().await, status().await, status().await, status().await), (200, 200, 200, 429));
+    for (wrong, said) in [
+        (store_over_tls(&redis, &other, &ours), "invalid peer certificate"),
+        (store_over_tls(&redis, &ours, &other), "out of reach"),
+        (format!("store: {{redis: 'rediss://127.0.0.1:{}'}}{YAML}", redis.port), "invalid peer certificate"),
+        (format!("store: {{redis: 'redis://127.0.0.1:{}'}}{YAML}", redis.port), "out of reach"),
+    ] {
+        let gate = stage.unready_gate(&wrong);
+        assert_eq!(gate.get("/free").bearer_auth(&key).answer().await.status, 503, "{said}");
+        assert_eq!(gate.operators("/readyz").status, 503);
+        until(said, || gate.written().contains(said).then_some(()));
+    }
+}
+
+#[test]
+fn certificates_that_cannot_be_read_are_said_by_check() {
+    let yaml = whole(&format!("store: {{redis: 'rediss://127.0.0.1:1', tls: {{ca: none.pem}}}}{YAML}"));
+    let output = on_config(&yaml, &["check"], &Stage::set().environment());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("store.tls: none.pem"), "{}", text(&output.stderr));
+}
+
+#[tokio::test]
+async fn the_gates_user_decides_and_cannot_mint_and_the_keepers_user_mints() {
+    let stage = Stage::set();
+    let redis = Server::plain(&[]);
+    redis.user("gate", &format!(">gates-secret {GATE_ACL}"));
+    redis.user("keeper", &format!(">keepers-secret {KEEPER_ACL}"));
+    redis.user("default", "off");
+    let as_user = |user: &str, port: u16| {
+        format!(
+            "store: {{redis: 'redis://127.0.0.1:{port}', username: {user}, password: {user}s-secret, deadline: 10s}}{YAML}"
+        )
+    };
+    let gate = stage.gate(&as_user("gate", redis.port));
+    let arguments = ["keys", "create", "--name", "test", "--business", "acme", "--scopes", "*", "--json"];
+    let minted = gate.command(&arguments);
+    assert!(!minted.status.success(), "the gate's own user must not mint");
+    assert!(text(&minted.stderr).contains("NOPERM"), "{}", text(&minted.stderr));
+    let keeper = whole(&as_user("keeper", redis.port));
+    let minted = on_config(&keeper, &arguments, &stage.environment());
+    let minted: serde_json::Value = serde_json::from_str(&text(&minted.stdout)).expect("the keeper mints");
+    let key = minted["key"].as_str().expect("the document holds the key").to_owned();
+    let status = async || gate.get("/things").bearer_auth(&key).answer().await.status;
+    assert_eq!((status().await, status().await, status().await, status().await), (200, 200, 200, 429));
+    let revoked = on_config(&keeper, &["keys", "revoke", minted["id"].as_str().expect("an id")], &stage.environment());
+    assert!(revoked.status.success(), "{}", text(&revoked.stderr));
+    assert_eq!(status().await, 401);
+    let written = gate.written();
+    assert!(!written.contains("s-secret"), "{written}");
+}
+
+#[tokio::test]
+async fn a_rotated_password_file_is_read_at_the_next_connection() {
+    let stage = Stage::set();
+    let redis = Server::plain(&[]);
+    redis.user("gate", &format!(">first {GATE_ACL}"));
+    redis.user("killer", "on nopass ~* &* +@all");
+    let file = redis.write("password", "first\n");
+    let gate = stage.gate(&format!(
+        "store: {{redis: 'redis://127.0.0.1:{}', username: gate, password: '${{file:{file}}}'}}{YAML}",
+        redis.port
+    ));
+    let key = "sg_nobodys-key-at-all-but-a-key-in-form";
+    assert_eq!(gate.get("/free").bearer_auth(key).answer().await.status, 401);
+    redis.user("gate", ">second <first");
+    redis.write("password", "second\n");
+    redis.ask::<u32>(&["CLIENT", "KILL", "USER", "gate"]);
+    until("the loss and the return", || {
+        let back =
+            gate.written().matches("\"store: connected\"").count() + gate.written().matches("store: connected").count();
+        (back >= 2 && gate.operators("/readyz").status == 200).then_some(())
+    });
+    assert_eq!(gate.get("/free").bearer_auth(key).answer().await.status, 401);
+}
+
+fn over_tls(authority: &Authority) -> Server {
+    let file = |name: &str| authority.file(name);
+    let (ca, cert, key) = (file("ca.pem"), file("node.pem"), file("node.key"));
+    Server::start(&[
+        "--port",
+        "0",
+        "--tls-port",
+        "{port}",
+        "--tls-ca-cert-file",
+        &ca,
+        "--tls-cert-file",
+        &cert,
+        "--tls-key-file",
+        &key,
+        "--tls-auth-clients",
+        "yes",
+        "--save",
+        "",
+    ])
+}
+
+fn store_over_tls(redis: &Server, trusted: &Authority, own: &Authority) -> String {
+    format!(
+        "store: {{redis: 'rediss://127.0.0.1:{}', tls: {{ca: '{}', cert: '{}', key: '{}'}}}}{YAML}",
+        redis.port,
+        trusted.file("ca.pem"),
+        own.file("node.pem"),
+        own.file("node.key"),
+    )
+}
+
+/// A certificate authority, and one certificate of it for 127.0.0.1, for the server and for clients.
+struct Authority(TempDir);
+
+impl Authority {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let write = |name: &str, pem: String| fs::write(folder.path().join(name), pem).expect("the folder is writable");
+        let ca_key = KeyPair::generate().expect("a key can be made");
+        let mut ca = CertificateParams::new(Vec::new()).expect("no name is a valid subject");
+        // Else it would be called as the certificates that it signs are, which would look self-signed.
+        ca.distinguished_name.push(DnType::CommonName, "the test's authority");
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        write("ca.pem", ca.self_signed(&ca_key).expect("the authority signs itself").pem());
+        let key = KeyPair::generate().expect("a key can be made");
+        let node = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("an address is a valid subject");
+        let signed = node.signed_by(&key, &Issuer::new(ca, ca_key)).expect("the authority signs");
+        write("node.pem", signed.pem());
+        write("node.key", key.serialize_pem());
+        Self(folder)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+}
