@@ -135,7 +135,7 @@ fn store_words(settings: &Settings) -> String {
         Backend::Redis(redis) => format!(
             "Redis at {}/{}{}, prefix {}, {} (one per worker and one more), {} at most per request; while it is away, \
              keys are refused and {away}",
-            redis.address,
+            redis.shape,
             redis.db,
             if redis.tls.is_some() { " over TLS" } else { "" },
             redis.prefix,

@@ -1,12 +1,18 @@
 //! Redis in every shape: over TLS, with ACL users, behind sentinels, as a cluster.
 
-use std::fs;
+use std::{
+    collections::HashMap,
+    fs,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
+use tokio::{task::JoinSet, time::sleep};
 
 use crate::support::{
-    AnswerTo as _, Stage,
+    AnswerTo as _, Gate, PATIENCE, Stage,
     cluster::{GATE_ACL, KEEPER_ACL, Server},
     gate::{on_config, text},
     until, whole,
@@ -99,6 +105,105 @@ async fn a_rotated_password_file_is_read_at_the_next_connection() {
         (back >= 2 && gate.operators("/readyz").status == 200).then_some(())
     });
     assert_eq!(gate.get("/free").bearer_auth(key).answer().await.status, 401);
+}
+
+/// Redis counts what it acknowledged; what a master had not passed on when it died is lost by design, so here it has.
+#[tokio::test]
+async fn a_failover_is_followed_within_five_seconds_and_admits_nobody_wrongly() {
+    const LIMIT: usize = 4000;
+    let stage = Stage::set();
+    let mut master = Server::plain(&[]);
+    let replica = Server::plain(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
+    until("the replica", || {
+        replica.ask::<String>(&["INFO", "replication"]).contains("master_link_status:up").then_some(())
+    });
+    let sentinels: Vec<Server> = (0..3).map(|_| Server::sentinel(master.port)).collect();
+    for sentinel in &sentinels {
+        until("the sentinels to know each other and the replica", || {
+            let known: HashMap<String, String> = sentinel.ask(&["SENTINEL", "MASTER", "main"]);
+            (known["num-other-sentinels"] == "2" && known["num-slaves"] == "1").then_some(())
+        });
+    }
+    let urls: Vec<String> = sentinels.iter().map(|sentinel| format!("'redis://127.0.0.1:{}'", sentinel.port)).collect();
+    let gate = Arc::new(stage.gate(&format!(
+        "store: {{redis: {{sentinels: [{}], master: main}}}}
+limits: {{per-business: {{by: business, windows: {LIMIT}/1d}}}}
+routes: {{/things: {{any: true, limits: [per-business]}}}}",
+        urls.join(", ")
+    )));
+    let key = gate.new_key(&["--name", "test", "--business", "acme", "--scopes", "*"]);
+    let load = Load::start(&gate, &key, 8);
+    load.passed(200).await;
+    master.ask::<()>(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+    assert_eq!(master.ask::<u32>(&["WAIT", "1", "5000"]), 1);
+    let killed = Instant::now();
+    master.kill();
+    let new = replica.port.to_string();
+    while sentinels[0].ask::<Vec<String>>(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"])[1] != new {
+        assert!(killed.elapsed() < PATIENCE, "no failover");
+        sleep(Duration::from_millis(10)).await;
+    }
+    let switched = Instant::now();
+    let before = load.count(200);
+    load.passed(before + 1).await;
+    println!("sentinels switched after {:?}, the gate followed {:?} later", switched - killed, switched.elapsed());
+    assert!(switched.elapsed() < Duration::from_secs(5), "{:?}", switched.elapsed());
+    load.refused().await;
+    let answers = load.end().await;
+    let admitted = answers.iter().filter(|status| **status == 200).count();
+    let unknown = answers.iter().filter(|status| **status == 503).count();
+    println!("{admitted} admitted of {LIMIT}, {unknown} without an answer of the store");
+    assert!(admitted <= LIMIT && admitted + unknown >= LIMIT, "{admitted} admitted, {unknown} unknown");
+    assert!(answers.iter().all(|status| [200, 429, 503].contains(status)));
+}
+
+/// Clients that ask without end, and what they were answered.
+struct Load {
+    clients: JoinSet<()>,
+    answers: Arc<Mutex<Vec<u16>>>,
+}
+
+impl Load {
+    fn start(gate: &Arc<Gate>, key: &str, clients: usize) -> Self {
+        let answers = Arc::new(Mutex::new(Vec::new()));
+        let mut set = JoinSet::new();
+        for _ in 0..clients {
+            let (gate, key, answers) = (gate.clone(), key.to_owned(), answers.clone());
+            set.spawn(async move {
+                loop {
+                    let status = gate.get("/things").bearer_auth(&key).answer().await.status;
+                    answers.lock().expect("no client panics").push(status);
+                    sleep(Duration::from_millis(4)).await;
+                }
+            });
+        }
+        Self { clients: set, answers }
+    }
+
+    fn count(&self, status: u16) -> usize {
+        self.answers.lock().expect("no client panics").iter().filter(|answer| **answer == status).count()
+    }
+
+    async fn passed(&self, count: usize) {
+        self.until(200, count).await;
+    }
+
+    async fn refused(&self) {
+        self.until(429, 20).await;
+    }
+
+    async fn until(&self, status: u16, count: usize) {
+        let began = Instant::now();
+        while self.count(status) < count {
+            assert!(began.elapsed() < PATIENCE, "{count} answers {status} did not come: {}", self.count(status));
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    async fn end(mut self) -> Vec<u16> {
+        self.clients.shutdown().await;
+        self.answers.lock().expect("no client panics").clone()
+    }
 }
 
 fn over_tls(authority: &Authority) -> Server {

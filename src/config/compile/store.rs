@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::reader::Reader;
+use super::reader::{Reader, items};
 use crate::config::place::FieldPath;
-use crate::config::raw::{self, Root, Scalar, Short};
+use crate::config::raw::{self, List, Root, Scalar, Short};
 use crate::config::scalar;
 use crate::policy::percent;
 use crate::secret::Secret;
 use crate::store::fallback::LimitsOutage;
-use crate::store::redis;
+use crate::store::redis::{self, Address, Shape};
 use crate::store::settings::{Backend, StoreSettings};
 
 const EXAMPLE: &str =
@@ -58,11 +58,7 @@ fn backend(path: &FieldPath, fields: &raw::Store, reader: &mut Reader<'_>) -> Op
             None
         }
         (None, Some(file)) => only_a_file(path, file, fields, reader).map(Backend::File),
-        (Some(Short::Text(url)), None) => redis_node(path, url, fields, reader).map(Box::new).map(Backend::Redis),
-        (Some(Short::Fields(nodes)), None) => {
-            several_nodes(&path.field("redis"), nodes, reader);
-            None
-        }
+        (Some(nodes), None) => redis_nodes(path, nodes, fields, reader).map(Box::new).map(Backend::Redis),
     }
 }
 
@@ -78,28 +74,82 @@ fn only_a_file(path: &FieldPath, file: &Scalar, fields: &raw::Store, reader: &mu
     reader.file(&path.field("file"), file)
 }
 
-fn several_nodes(path: &FieldPath, nodes: &raw::RedisNodes, reader: &mut Reader<'_>) {
-    for (name, there) in [("cluster", nodes.cluster.is_some()), ("sentinels", nodes.sentinels.is_some())] {
-        if there {
-            let message = "Redis clusters and sentinels are not built yet; write the address of one node";
-            reader.fail(&path.field(name), message);
+fn redis_nodes(
+    path: &FieldPath,
+    nodes: &Short<raw::RedisNodes>,
+    fields: &raw::Store,
+    reader: &mut Reader<'_>,
+) -> Option<redis::Settings> {
+    let at = path.field("redis");
+    let mut settings = match nodes {
+        Short::Text(url) => {
+            let url = reader.text_or_file(&at, url)?;
+            address(&at, &url, reader)?
         }
-    }
-    if nodes.cluster.is_none() && nodes.sentinels.is_none() {
-        reader.fail(path, format_args!("no address is there; {EXAMPLE}"));
-    }
-}
-
-fn redis_node(path: &FieldPath, url: &Scalar, fields: &raw::Store, reader: &mut Reader<'_>) -> Option<redis::Settings> {
-    let url_path = path.field("redis");
-    let url = reader.text_or_file(&url_path, url)?;
-    let mut settings = address(&url_path, &url, reader)?;
+        Short::Fields(nodes) => several_nodes(&at, nodes, reader)?,
+    };
     login(path, fields, &mut settings, reader);
     tls(&path.field("tls"), fields.tls.as_ref(), &mut settings, reader);
     if let Some(prefix) = &fields.prefix {
         settings.prefix = self::prefix(&path.field("prefix"), prefix, reader);
     }
     Some(settings)
+}
+
+fn several_nodes(path: &FieldPath, nodes: &raw::RedisNodes, reader: &mut Reader<'_>) -> Option<redis::Settings> {
+    if nodes.cluster.is_some() {
+        reader.fail(&path.field("cluster"), "Redis clusters are not built yet; write the address of one node");
+        return None;
+    }
+    let Some(sentinels) = &nodes.sentinels else {
+        reader.fail(path, format_args!("no address is there; {EXAMPLE}"));
+        return None;
+    };
+    behind_sentinels(path, sentinels, nodes.master.as_ref(), reader)
+}
+
+/// A login in the sentinels' addresses is for the sentinels; `username` and `password` are the master's.
+fn behind_sentinels(
+    path: &FieldPath,
+    sentinels: &List<Scalar>,
+    master: Option<&Scalar>,
+    reader: &mut Reader<'_>,
+) -> Option<redis::Settings> {
+    let master =
+        reader.required(&path.field("master"), master, "what the sentinels call the master, such as `master: main`");
+    let master = master.and_then(|master| reader.text_or_file(&path.field("master"), master));
+    let (settings, addresses) = addresses(&path.field("sentinels"), sentinels, 26379, reader)?;
+    let (username, password) = (settings.username.clone(), settings.password.clone());
+    let sentinels = redis::Sentinels { addresses, master: master?, username, password };
+    Some(redis::Settings { shape: Shape::Sentinels(sentinels), username: None, password: None, ..settings })
+}
+
+/// Addresses that differ in host and port alone: what else they say must be the same, and stands in the settings.
+fn addresses(
+    path: &FieldPath,
+    urls: &List<Scalar>,
+    default_port: u16,
+    reader: &mut Reader<'_>,
+) -> Option<(redis::Settings, Vec<Address>)> {
+    let mut all: Vec<(redis::Settings, Address)> = Vec::new();
+    for (path, url) in items(path, urls) {
+        let url = reader.text_or_file(&path, url)?;
+        let settings = address_or_port(&path, &url, default_port, reader)?;
+        let Shape::Node(address) = settings.shape.clone() else { continue };
+        if let Some((first, _)) = all.first() {
+            let same = (&first.tls, first.db, &first.username, &first.password)
+                == (&settings.tls, settings.db, &settings.username, &settings.password);
+            if !same {
+                reader.fail(&path, "all addresses must have the same scheme, login and database; write them alike");
+            }
+        }
+        all.push((settings, address));
+    }
+    if all.is_empty() {
+        reader.fail(path, "there is none; write one such as `redis://host:6379`");
+    }
+    let settings = all.first()?.0.clone();
+    Some((settings, all.into_iter().map(|(_, address)| address).collect()))
 }
 
 /// `username` and `password`; where one is a file, the file is kept in mind, so that it can be rotated.
@@ -152,13 +202,17 @@ fn prefix(path: &FieldPath, scalar: &Scalar, reader: &mut Reader<'_>) -> String 
 
 /// An address of Redis. A login in it is taken out, so that nothing that prints the address prints the password.
 pub fn address(path: &FieldPath, url: &str, reader: &mut Reader<'_>) -> Option<redis::Settings> {
+    address_or_port(path, url, 6379, reader)
+}
+
+fn address_or_port(path: &FieldPath, url: &str, port: u16, reader: &mut Reader<'_>) -> Option<redis::Settings> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let (login, rest) = match rest.rsplit_once('@') {
         Some((login, rest)) => (Some(login), rest),
         None => (None, rest),
     };
     let bare = if scheme.is_empty() { rest.to_owned() } else { format!("{scheme}://{rest}") };
-    let mut settings = redis::Settings::from_url(&bare).map_err(|error| reader.fail(path, error)).ok()?;
+    let mut settings = redis::Settings::from_url_or_port(&bare, port).map_err(|error| reader.fail(path, error)).ok()?;
     if let Some(login) = login {
         let (username, password) = login.split_once(':').unwrap_or((login, ""));
         let decoded = |text: &str| String::from_utf8(percent::decode(text, false)).ok().filter(|t| !t.is_empty());

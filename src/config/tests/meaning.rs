@@ -185,6 +185,13 @@ fn upstreams_and_stores_that_cannot_be_meant_are_refused() {
         ("store: {redis: 'redis://host', deadline: 0ms}", "store.deadline", "no time at all"),
         ("store: {redis: 'redis://host', file: k}", "store.file", "exclude each other"),
         ("store: {file: k, prefix: x}", "store.prefix", "a file has none"),
+        ("store: {redis: {sentinels: ['redis://a']}}", "store.redis.master", "it is missing; write what the sentinels"),
+        ("store: {redis: {sentinels: [], master: m}}", "store.redis.sentinels", "there is none"),
+        (
+            "store: {redis: {sentinels: ['redis://a', 'rediss://b'], master: m}}",
+            "store.redis.sentinels[1]",
+            "the same scheme",
+        ),
         ("store: {redis: 'redis://host', tls: {ca: a}}", "store.tls", "write `rediss://`"),
         ("store: {redis: 'rediss://host', tls: {key: a}}", "store.tls", "write both"),
         ("store: 'file:'", "store", "it is empty"),
@@ -230,7 +237,6 @@ fn what_is_not_built_says_so_and_its_default_may_stand() {
     let later = "not built yet";
     each_has_one_error(&[
         ("store: {redis: {cluster: ['redis://a']}}", "store.redis.cluster", later),
-        ("store: {redis: {sentinels: ['redis://a'], master: m}}", "store.redis.sentinels", later),
         ("store: {redis: 'redis://host', outage: {keys: {known_for: 5m}}}", "store.outage.keys", later),
         ("keys: {guessing: 60/1m}", "keys.guessing", later),
         ("streams: {recheck: 10s}", "streams", later),

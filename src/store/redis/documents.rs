@@ -12,7 +12,9 @@ use redis::{Cmd, FromRedisValue, cmd};
 use tokio::time::timeout;
 
 use super::Settings;
+use super::connect::{locate, master_only};
 use super::dial::{Driver, dial, store_error};
+use super::sentinel::Watchers;
 use crate::store::StoreError;
 
 /// How long one command may take. Nobody's request waits for it, so it is a person's patience.
@@ -37,7 +39,17 @@ pub struct RedisDocuments {
 impl RedisDocuments {
     /// Connects now, or says why not.
     pub async fn connect(settings: &Settings) -> Result<Self, StoreError> {
-        let (connection, driver) = dial(settings, &settings.address).await?;
+        let address = locate(&settings.shape, Watchers::of(settings).as_mut()).await?;
+        let (connection, driver) = dial(settings, &address).await?;
+        // A key that is minted or revoked on a replica would be no change at all.
+        match timeout(COMMAND_TIMEOUT, master_only(&connection)).await {
+            Ok(Err(StoreError::Refused(text))) if text.starts_with("READONLY") => {
+                return Err(StoreError::Refused(text));
+            }
+            // Without a login the first command says it.
+            Ok(_) => {}
+            Err(_) => return Err(StoreError::Deadline),
+        }
         Ok(Self { connection, _driver: driver })
     }
 

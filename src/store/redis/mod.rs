@@ -8,6 +8,7 @@ mod connect;
 mod dial;
 pub mod documents;
 pub mod script;
+mod sentinel;
 mod settings;
 pub mod tls;
 
@@ -19,7 +20,7 @@ use redis::{Cmd, cmd};
 use tokio::time::{Instant, timeout_at};
 
 pub use documents::RedisDocuments;
-pub use settings::{Address, LoginFiles, Settings, Tls, UrlError};
+pub use settings::{Address, LoginFiles, Sentinels, Settings, Shape, Tls, UrlError};
 
 use self::connect::{Connection, Link};
 use super::StoreError;

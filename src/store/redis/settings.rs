@@ -10,7 +10,7 @@ use crate::secret::Secret;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    pub address: Address,
+    pub shape: Shape,
     pub db: i64,
     /// The ACL user; absent means `default`.
     pub username: Option<String>,
@@ -23,6 +23,24 @@ pub struct Settings {
     pub prefix: String,
     /// How long one attempt to connect and log in may take.
     pub connect_timeout: Duration,
+}
+
+/// What Redis is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shape {
+    Node(Address),
+    /// Sentinels say which node is the master.
+    Sentinels(Sentinels),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sentinels {
+    pub addresses: Vec<Address>,
+    /// What they call the master.
+    pub master: String,
+    /// The login at the sentinels themselves; the settings' own is the master's.
+    pub username: Option<String>,
+    pub password: Option<Secret>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +78,11 @@ impl Settings {
     /// Reads `redis://host[:port][/db]`, or `rediss://` for TLS with the system's authorities. A login does not belong into it:
     /// addresses are printed, passwords are not.
     pub fn from_url(url: &str) -> Result<Self, UrlError> {
+        Self::from_url_or_port(url, 6379)
+    }
+
+    /// The same where no port means another one: 26379 for a sentinel.
+    pub fn from_url_or_port(url: &str, default_port: u16) -> Result<Self, UrlError> {
         let (scheme, rest) = url.split_once("://").ok_or(UrlError::NotAUrl)?;
         let tls = match scheme {
             "redis" => None,
@@ -70,13 +93,13 @@ impl Settings {
             return Err(UrlError::Login);
         }
         let (authority, db) = rest.split_once('/').unwrap_or((rest, ""));
-        let (host, port) = split_port(authority)?;
+        let (host, port) = split_port(authority, default_port)?;
         if host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:".contains(&b)) {
             return Err(UrlError::NotAUrl);
         }
         let db = if db.is_empty() { 0 } else { i64::from(db.parse::<u16>().map_err(|_| UrlError::NotAUrl)?) };
         Ok(Self {
-            address: Address { host: host.to_owned(), port },
+            shape: Shape::Node(Address { host: host.to_owned(), port }),
             db,
             username: None,
             password: None,
@@ -88,6 +111,27 @@ impl Settings {
     }
 }
 
+impl Shape {
+    /// The addresses that are configured.
+    pub fn addresses(&self) -> &[Address] {
+        match self {
+            Self::Node(address) => std::slice::from_ref(address),
+            Self::Sentinels(sentinels) => &sentinels.addresses,
+        }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addresses: Vec<_> = self.addresses().iter().map(Address::to_string).collect();
+        let addresses = addresses.join(", ");
+        match self {
+            Self::Node(_) => f.write_str(&addresses),
+            Self::Sentinels(sentinels) => write!(f, "{} behind the sentinels {addresses}", sentinels.master),
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, port } = self;
@@ -96,14 +140,14 @@ impl fmt::Display for Address {
 }
 
 /// `host`, `host:port`, `[v6]`, `[v6]:port`.
-fn split_port(authority: &str) -> Result<(&str, u16), UrlError> {
+fn split_port(authority: &str, default_port: u16) -> Result<(&str, u16), UrlError> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(bracketed) => bracketed.split_once(']').ok_or(UrlError::NotAUrl)?,
         None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
     };
     match port.strip_prefix(':') {
         Some(digits) => Ok((host, digits.parse().map_err(|_| UrlError::NotAUrl)?)),
-        None if port.is_empty() => Ok((host, 6379)),
+        None if port.is_empty() => Ok((host, default_port)),
         None => Err(UrlError::NotAUrl),
     }
 }
@@ -113,7 +157,7 @@ mod tests {
     use super::*;
 
     fn read(url: &str) -> Result<(String, u16, i64), UrlError> {
-        Settings::from_url(url).map(|s| (s.address.host, s.address.port, s.db))
+        Settings::from_url(url).map(|s| (s.shape.addresses()[0].clone(), s.db)).map(|(a, db)| (a.host, a.port, db))
     }
 
     #[test]

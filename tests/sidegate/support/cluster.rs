@@ -40,6 +40,23 @@ impl Server {
         server
     }
 
+    /// A sentinel that watches `main` on this port; two must agree that it is gone.
+    pub fn sentinel(master: u16) -> Self {
+        let port = free_port();
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let config = folder.path().join("sentinel.conf").display().to_string();
+        let watched = [
+            format!("sentinel monitor main 127.0.0.1 {master} 2"),
+            "sentinel down-after-milliseconds main 1000".to_owned(),
+            "sentinel failover-timeout main 5000".to_owned(),
+        ];
+        fs::write(&config, watched.join("\n")).expect("the folder is writable");
+        let arguments = vec![config, "--sentinel".to_owned(), "--port".to_owned(), port.to_string()];
+        let mut server = Self { child: None, port, folder, arguments };
+        server.run();
+        server
+    }
+
     pub fn plain(arguments: &[&str]) -> Self {
         Self::start(&[&["--port", "{port}", "--save", "", "--appendonly", "no"], arguments].concat())
     }
@@ -53,9 +70,9 @@ impl Server {
     /// Starts it (again) and waits until it listens.
     pub fn run(&mut self) {
         let mut child = Command::new("redis-server")
+            .args(&self.arguments)
             .args(["--bind", "127.0.0.1", "--dir"])
             .arg(self.folder.path())
-            .args(&self.arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
