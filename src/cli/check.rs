@@ -133,15 +133,29 @@ fn store_words(settings: &Settings) -> String {
     match &store.backend {
         Backend::File(path) => format!("the file {}, counts in memory: for one process alone", path.display()),
         Backend::Redis(redis) => format!(
-            "Redis at {}/{}{}, prefix {}, {} (one per worker and one more), {} at most per request; while it is away, \
+            "Redis at {}/{}{}, prefix {}, {}, {} at most per request; while it is away, \
              keys are refused and {away}",
             redis.shape,
             redis.db,
             if redis.tls.is_some() { " over TLS" } else { "" },
             redis.prefix,
-            counted(settings.listen.workers + 1, "connection"),
+            connections(&redis.shape, settings.listen.workers),
             short(store.deadline),
         ),
+    }
+}
+
+/// How many connections a process makes at most.
+fn connections(shape: &redis::Shape, workers: usize) -> String {
+    match shape {
+        redis::Shape::Node(_) => format!("{} (one per worker and one more)", counted(workers + 1, "connection")),
+        redis::Shape::Sentinels(sentinels) => format!(
+            "{} (one per worker and one more) and {} to each of {}",
+            counted(workers + 1, "connection"),
+            workers,
+            counted(sentinels.addresses.len(), "sentinel"),
+        ),
+        redis::Shape::Cluster(_) => format!("{} to each master (one per worker)", counted(workers, "connection")),
     }
 }
 

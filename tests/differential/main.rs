@@ -1,5 +1,6 @@
 //! The script against the arithmetic in Rust, and the store's promises, on a real `redis-server`.
 
+mod give_back;
 mod model;
 mod server;
 mod store;

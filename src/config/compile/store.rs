@@ -97,15 +97,35 @@ fn redis_nodes(
 }
 
 fn several_nodes(path: &FieldPath, nodes: &raw::RedisNodes, reader: &mut Reader<'_>) -> Option<redis::Settings> {
-    if nodes.cluster.is_some() {
-        reader.fail(&path.field("cluster"), "Redis clusters are not built yet; write the address of one node");
-        return None;
-    }
-    let Some(sentinels) = &nodes.sentinels else {
-        reader.fail(path, format_args!("no address is there; {EXAMPLE}"));
-        return None;
+    let sentinels = match (&nodes.cluster, &nodes.sentinels) {
+        (Some(_), Some(_)) => {
+            reader.fail(&path.field("sentinels"), "`cluster` and `sentinels` exclude each other; keep one of them");
+            return None;
+        }
+        (None, None) => {
+            reader.fail(path, format_args!("no address is there; {EXAMPLE}"));
+            return None;
+        }
+        (Some(cluster), None) => return in_a_cluster(path, cluster, nodes.master.as_ref(), reader),
+        (None, Some(sentinels)) => sentinels,
     };
     behind_sentinels(path, sentinels, nodes.master.as_ref(), reader)
+}
+
+fn in_a_cluster(
+    path: &FieldPath,
+    nodes: &List<Scalar>,
+    master: Option<&Scalar>,
+    reader: &mut Reader<'_>,
+) -> Option<redis::Settings> {
+    if master.is_some() {
+        reader.fail(&path.field("master"), "a cluster knows its masters itself; remove this field");
+    }
+    let (settings, addresses) = addresses(&path.field("cluster"), nodes, 6379, reader)?;
+    if settings.db != 0 {
+        reader.fail(&path.field("cluster"), "a cluster has the database 0 alone; remove the number from the addresses");
+    }
+    Some(redis::Settings { shape: Shape::Cluster(addresses), ..settings })
 }
 
 /// A login in the sentinels' addresses is for the sentinels; `username` and `password` are the master's.

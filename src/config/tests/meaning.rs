@@ -186,6 +186,9 @@ fn upstreams_and_stores_that_cannot_be_meant_are_refused() {
         ("store: {redis: 'redis://host', file: k}", "store.file", "exclude each other"),
         ("store: {file: k, prefix: x}", "store.prefix", "a file has none"),
         ("store: {redis: {sentinels: ['redis://a']}}", "store.redis.master", "it is missing; write what the sentinels"),
+        ("store: {redis: {cluster: ['redis://a/1']}}", "store.redis.cluster", "the database 0 alone"),
+        ("store: {redis: {cluster: ['redis://a'], master: m}}", "store.redis.master", "remove this field"),
+        ("store: {redis: {cluster: ['redis://a'], sentinels: ['redis://b']}}", "store.redis.sentinels", "exclude"),
         ("store: {redis: {sentinels: [], master: m}}", "store.redis.sentinels", "there is none"),
         (
             "store: {redis: {sentinels: ['redis://a', 'rediss://b'], master: m}}",
@@ -236,7 +239,6 @@ fn the_process_has_bounds() {
 fn what_is_not_built_says_so_and_its_default_may_stand() {
     let later = "not built yet";
     each_has_one_error(&[
-        ("store: {redis: {cluster: ['redis://a']}}", "store.redis.cluster", later),
         ("store: {redis: 'redis://host', outage: {keys: {known_for: 5m}}}", "store.outage.keys", later),
         ("keys: {guessing: 60/1m}", "keys.guessing", later),
         ("streams: {recheck: 10s}", "streams", later),

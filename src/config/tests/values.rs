@@ -93,6 +93,14 @@ fn sentinels_have_a_login_of_their_own() {
 }
 
 #[test]
+fn a_cluster_is_some_of_its_nodes() {
+    let settings = good("store: {redis: {cluster: ['rediss://u:hunter2@a', 'rediss://u:hunter2@b:1']}, tls: {ca: c}}");
+    let Backend::Redis(redis) = &settings.store.backend else { panic!("Redis is configured") };
+    assert_eq!(redis.shape.to_string(), "the cluster of a:6379, b:1");
+    assert_eq!((redis.username.as_deref(), redis.tls.is_some()), (Some("u"), true));
+}
+
+#[test]
 fn outages_and_deadlines_are_read() {
     let settings =
         good("store: {redis: 'redis://h', deadline: 50ms, prefix: 'a:b', outage: {limits: {local: {share: 1/4}}}}");

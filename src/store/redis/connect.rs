@@ -5,7 +5,7 @@
 //! all of it is `Send`), which a current-thread runtime runs on its own thread, with or without a `LocalSet`. Dropping the
 //! last `Connection` ends the task and closes the socket.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::StoreHealth;
-use super::dial::{Driver, dial, store_error};
-use super::script::{self, DECIDE};
+use super::dial::{Driver, dial, pipeline_error, store_error};
+use super::script::{self, DECIDE, GIVE_BACK};
 use super::sentinel::{self, Watchers};
 use super::settings::{Address, Settings, Shape};
 use crate::store::StoreError;
@@ -140,7 +140,7 @@ impl Supervisor {
         let (connection, mut driver) = dial(&self.settings, &address).await?;
         let prepared = async {
             master_only(&connection).await?;
-            let sha = load_script(&connection).await?;
+            let sha = load_script(&connection, DECIDE).await?;
             try_script(&connection, &sha).await?;
             self.warn_of_eviction(&connection).await;
             Ok(sha)
@@ -239,9 +239,36 @@ pub(super) async fn master_only(connection: &MultiplexedConnection) -> Result<()
     }
 }
 
-pub(super) async fn load_script(connection: &MultiplexedConnection) -> Result<Arc<str>, StoreError> {
-    let sha: String = ask(connection, cmd("SCRIPT").arg("LOAD").arg(DECIDE)).await?;
-    Ok(sha.into())
+/// What SCRIPT LOAD once said of the script that gives back: a connection that works need not ask again.
+static GIVE_BACK_SHA: OnceLock<Arc<str>> = OnceLock::new();
+
+/// Before it was loaded for the first time, one that no server knows.
+pub(super) fn known_sha() -> Arc<str> {
+    GIVE_BACK_SHA.get().cloned().unwrap_or_else(|| "0".repeat(40).into())
+}
+
+pub(super) async fn load_script(connection: &MultiplexedConnection, script: &str) -> Result<Arc<str>, StoreError> {
+    let sha: String = ask(connection, cmd("SCRIPT").arg("LOAD").arg(script)).await?;
+    let sha: Arc<str> = sha.into();
+    if script == GIVE_BACK {
+        GIVE_BACK_SHA.get_or_init(|| sha.clone());
+    }
+    Ok(sha)
+}
+
+/// `asking`: the slot is on its way to this node, which takes the command only after ASKING.
+pub(super) async fn ask_once(
+    connection: &MultiplexedConnection,
+    command: &redis::Cmd,
+    asking: bool,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    if !asking {
+        return ask(connection, command).await;
+    }
+    let asked = redis::pipe().cmd("ASKING").ignore().add_command(command.clone()).to_owned();
+    let answers: Vec<Option<Vec<u8>>> =
+        asked.query_async(&mut connection.clone()).await.map_err(|error| pipeline_error(&error))?;
+    Ok(answers.into_iter().next().flatten())
 }
 
 async fn try_script(connection: &MultiplexedConnection, sha: &str) -> Result<(), StoreError> {

@@ -134,6 +134,17 @@ fn unreachable(error: io::Error) -> StoreError {
     StoreError::Unreachable(error.to_string())
 }
 
+/// The error of the one command in a pipeline that failed.
+pub(super) fn pipeline_error(error: &RedisError) -> StoreError {
+    match error.clone().into_server_errors() {
+        Some(errors) => errors.first().map_or_else(
+            || store_error(error),
+            |(_, error)| StoreError::Refused(format!("{} {}", error.code(), error.details().unwrap_or_default())),
+        ),
+        None => store_error(error),
+    }
+}
+
 /// What an error of the crate means: the connection is gone, a value has the wrong type, or the server refused.
 pub(super) fn store_error(error: &RedisError) -> StoreError {
     match error.code() {

@@ -110,7 +110,8 @@ async fn ask(
 
 /// The address of the first answer is the new master's already while its failover ends; the epoch stands in the second.
 async fn opinion(sentinel: &mut Sentinel, master: &str) -> Result<Opinion, StoreError> {
-    let (address, details): (Option<(String, u16)>, Option<HashMap<String, String>>) = pipe()
+    type Details = HashMap<String, String>;
+    let (address, details): (Option<(String, u16)>, Option<Details>) = pipe()
         .add_command(cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(master).take())
         .add_command(cmd("SENTINEL").arg("MASTER").arg(master).take())
         .query_async(&mut sentinel.connection)

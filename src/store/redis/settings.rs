@@ -31,6 +31,8 @@ pub enum Shape {
     Node(Address),
     /// Sentinels say which node is the master.
     Sentinels(Sentinels),
+    /// Some nodes of a cluster, which know the others.
+    Cluster(Vec<Address>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +119,7 @@ impl Shape {
         match self {
             Self::Node(address) => std::slice::from_ref(address),
             Self::Sentinels(sentinels) => &sentinels.addresses,
+            Self::Cluster(addresses) => addresses,
         }
     }
 }
@@ -127,6 +130,7 @@ impl fmt::Display for Shape {
         let addresses = addresses.join(", ");
         match self {
             Self::Node(_) => f.write_str(&addresses),
+            Self::Cluster(_) => write!(f, "the cluster of {addresses}"),
             Self::Sentinels(sentinels) => write!(f, "{} behind the sentinels {addresses}", sentinels.master),
         }
     }

@@ -119,3 +119,84 @@ impl Drop for Server {
         self.kill();
     }
 }
+
+/// Three masters, each with a replica.
+pub struct Cluster {
+    pub nodes: Vec<Server>,
+}
+
+impl Cluster {
+    pub fn start() -> Self {
+        // Without full coverage, or the death of one master would close the slots of all.
+        let arguments = [
+            "--cluster-enabled",
+            "yes",
+            "--cluster-config-file",
+            "nodes.conf",
+            "--cluster-node-timeout",
+            "2000",
+            "--cluster-require-full-coverage",
+            "no",
+        ];
+        let nodes: Vec<Server> = (0..6).map(|_| Server::plain(&arguments)).collect();
+        let addresses = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port));
+        let created = Command::new("redis-cli")
+            .args(["--cluster", "create"])
+            .args(addresses)
+            .args(["--cluster-replicas", "1", "--cluster-yes"])
+            .output()
+            .expect("redis-cli comes with redis-server");
+        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stdout));
+        let cluster = Self { nodes };
+        for node in &cluster.nodes {
+            until("the cluster to be whole", || {
+                let slots: Vec<Vec<redis::Value>> = node.try_ask(&["CLUSTER", "SLOTS"]).ok()?;
+                let is_ok = node.ask::<String>(&["CLUSTER", "INFO"]).contains("cluster_state:ok");
+                // First, last, the master and its replica.
+                (is_ok && slots.len() == 3 && slots.iter().all(|range| range.len() == 4)).then_some(())
+            });
+        }
+        cluster
+    }
+
+    /// `store` for a gate: two of the nodes are named.
+    pub fn store(&self) -> String {
+        let named = self.nodes[..2].iter().map(|node| format!("'redis://127.0.0.1:{}'", node.port));
+        format!("{{redis: {{cluster: [{}]}}, deadline: 1s}}", named.collect::<Vec<_>>().join(", "))
+    }
+
+    /// The slot of a hash tag, and which node is its master.
+    pub fn owner(&self, tag: &str) -> (u16, usize) {
+        let slot: u16 = self.nodes[0].ask(&["CLUSTER", "KEYSLOT", &format!("{{{tag}}}")]);
+        let serves = |node: &Server| node.try_ask::<Option<String>>(&["GET", &format!("{{{tag}}}")]).is_ok();
+        let owner = self.nodes.iter().position(|node| is_master(node) && serves(node));
+        (slot, owner.expect("some master serves each slot"))
+    }
+
+    /// Moves a slot the way `redis-cli --cluster reshard` does, and leaves it half moved for a while.
+    pub fn migrate(&self, slot: u16, from: usize, to: usize, halfway: std::time::Duration) {
+        let slot = slot.to_string();
+        let id = |node: usize| self.nodes[node].ask::<String>(&["CLUSTER", "MYID"]);
+        let (source, target) = (&self.nodes[from], &self.nodes[to]);
+        target.ask::<()>(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(from)]);
+        source.ask::<()>(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(to)]);
+        let port = target.port.to_string();
+        let mut slept = false;
+        loop {
+            let keys: Vec<String> = source.ask(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"]);
+            let Some(key) = keys.first() else { break };
+            source.ask::<()>(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]);
+            if !slept {
+                std::thread::sleep(halfway);
+                slept = true;
+            }
+        }
+        for node in [target, source] {
+            node.ask::<()>(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(to)]);
+        }
+    }
+}
+
+fn is_master(node: &Server) -> bool {
+    node.ask::<Vec<redis::Value>>(&["ROLE"]).first() == Some(&redis::Value::BulkString(b"master".to_vec()))
+}
