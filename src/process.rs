@@ -171,7 +171,7 @@ impl Shared {
         let deadline = self.store_deadline;
         move || Context {
             service: Service {
-                gate: Gate::new(policy, store.start(), fallback, deadline),
+                gate: Gate::new(policy, store.start(&fallback), fallback, deadline),
                 upstreams,
                 settings,
                 metrics,
@@ -206,9 +206,11 @@ impl StoreHandle {
         }
     }
 
-    fn start(self) -> Store {
+    fn start(self, fallback: &Arc<Fallback>) -> Store {
         match self {
-            Self::Redis { settings, health } => Store::Redis(RedisStore::start(*settings, health)),
+            Self::Redis { settings, health } => {
+                Store::Redis(RedisStore::start(*settings, health).with_fallback(fallback.clone()))
+            }
             Self::File(file) => Store::File(file),
         }
     }

@@ -27,6 +27,7 @@ pub use settings::{Address, LoginFiles, Sentinels, Settings, Shape, Tls, UrlErro
 use self::cluster::{Cluster, slot_of};
 use self::connect::{Connection, Link};
 use super::StoreError;
+use super::fallback::Fallback;
 use super::health::StoreHealth;
 use super::layout::Layout;
 use crate::keys::{Digest, Tenant};
@@ -43,6 +44,8 @@ pub struct RedisStore {
     health: Arc<StoreHealth>,
     /// Keys of several slots must not stand in one call: a cluster, or something before one that does not say so.
     slot_by_slot: Arc<AtomicBool>,
+    /// Counts where a slot that holds limits alone is out of reach.
+    fallback: Option<Arc<Fallback>>,
 }
 
 /// Where a call goes.
@@ -61,7 +64,12 @@ impl RedisStore {
             Shape::Cluster(_) => Way::Cluster(Cluster::start(settings, health.clone())),
             Shape::Node(_) | Shape::Sentinels(_) => Way::One(Connection::start(settings, health.clone())),
         };
-        Self { way, layout, health, slot_by_slot }
+        Self { way, layout, health, slot_by_slot, fallback: None }
+    }
+
+    /// The same, with what `outage.limits` says done for single slots of a cluster.
+    pub fn with_fallback(self, fallback: Arc<Fallback>) -> Self {
+        Self { fallback: Some(fallback), ..self }
     }
 
     /// Answers the questions, in their order, with one command. At most 32 at a time: a longer script holds up everybody.

@@ -61,7 +61,7 @@ async fn travel(store: &RedisStore, journeys: &mut [Journey], deadline: Instant)
         }
         if let (1, Some((slot, (travellers, parts)))) = (calls.len(), calls.first_key_value()) {
             let answers = store.ask_slot(*slot, parts, deadline).await;
-            arrive(journeys, travellers, answers);
+            arrive(store, journeys, travellers, answers);
             continue;
         }
         let mut asked = JoinSet::new();
@@ -72,17 +72,22 @@ async fn travel(store: &RedisStore, journeys: &mut [Journey], deadline: Instant)
         while let Some(answered) = asked.join_next().await {
             // A call that panicked would leave its questions where they are, to be asked again.
             let (travellers, answers) = answered.expect("a call neither panics nor is it aborted");
-            arrive(journeys, &travellers, answers);
+            arrive(store, journeys, &travellers, answers);
         }
     }
 }
 
-fn arrive(journeys: &mut [Journey], travellers: &[usize], answers: Result<Vec<Answer>, StoreError>) {
+fn arrive(
+    store: &RedisStore,
+    journeys: &mut [Journey],
+    travellers: &[usize],
+    answers: Result<Vec<Answer>, StoreError>,
+) {
     match answers {
         Ok(answers) => {
             travellers.iter().zip(answers).for_each(|(&index, answer)| journeys[index].arrive(answer));
         }
-        Err(error) => travellers.iter().for_each(|&index| journeys[index].end = Some(Err(error.clone()))),
+        Err(error) => travellers.iter().for_each(|&index| journeys[index].miss(store, &error)),
     }
 }
 
@@ -148,6 +153,26 @@ impl Journey {
             Question { asks: asks.cloned().collect(), cost: self.question.cost, n: self.granted }
         };
         Some((leg.slot, part))
+    }
+
+    /// The next slot is out of reach. Where it holds limits alone, and the key's own slot has answered, what the outage policy
+    /// says is done for this slot; a public question leaves that to its asker, as one of a single node does.
+    fn miss(&mut self, store: &RedisStore, error: &StoreError) {
+        let only_limits = |ask: &Ask| ask.documents.is_empty() && ask.member.is_none() && ask.not_after_ms.is_none();
+        let leg = &self.legs[self.at];
+        let is_beside_a_key = self.at > 0 && leg.asks.iter().all(|&ask| only_limits(&self.question.asks[ask]));
+        let fallback = store.fallback.as_ref().filter(|_| is_beside_a_key && !matches!(error, StoreError::Broken(_)));
+        let counted =
+            fallback.zip(self.part()).and_then(|(fallback, (_, part))| fallback.answer(&part, self.now_ms).ok());
+        match counted {
+            None => self.end = Some(Err(error.clone())),
+            Some(answer) => {
+                let at = self.at;
+                self.arrive(answer);
+                // It was not spent in this slot, so there is nothing to give back to it.
+                self.legs[at].granted = 0;
+            }
+        }
     }
 
     fn arrive(&mut self, answer: Answer) {
