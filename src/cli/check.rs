@@ -133,10 +133,13 @@ fn store_words(settings: &Settings) -> String {
     match &store.backend {
         Backend::File(path) => format!("the file {}, counts in memory: for one process alone", path.display()),
         Backend::Redis(redis) => format!(
-            "Redis at {}/{}{}, prefix {}, {}, {} at most per request; while it is away, \
+            "Redis at {}{}{}, prefix {}, {}, {} at most per request; while it is away, \
              keys are refused and {away}",
             redis.shape,
-            redis.db,
+            match redis.db {
+                0 => String::new(),
+                db => format!(", database {db}"),
+            },
             if redis.tls.is_some() { " over TLS" } else { "" },
             redis.prefix,
             connections(&redis.shape, settings.listen.workers),
@@ -306,6 +309,26 @@ mod tests {
     }
 
     #[test]
+    fn the_summary_shows_the_stores_shape() {
+        for (store, told) in [
+            ("rediss://h", "Redis at h:6379 over TLS, prefix sg, 4 connections (one per worker and one more)"),
+            (
+                "{redis: {cluster: ['redis://a', 'redis://b:1']}}",
+                "the cluster of a:6379, b:1, prefix sg, 3 connections to each master",
+            ),
+            (
+                "{redis: {sentinels: ['redis://a', 'redis://b'], master: main}}",
+                "main behind the sentinels a:26379, b:26379, prefix sg, 4 connections (one per worker and one more) and 3 to each of 2 sentinels",
+            ),
+        ] {
+            let yaml =
+                format!("listen: 127.0.0.1:1\nworkers: 3\nupstream: http://h\nstore: {store}\nroutes: {{/a: any}}\n");
+            let said = summary(&yaml);
+            assert!(said.contains(told), "no {told:?} in\n{said}");
+        }
+    }
+
+    #[test]
     fn the_summary_says_what_the_gate_will_do() {
         let said = summary(
             "listen: 127.0.0.1:1\nworkers: 3\nupstream: 'http://[::1]:3000'\nstore: redis://gate:hunter2@h:7/1\nbase_path: /api\n\
@@ -315,7 +338,7 @@ mod tests {
         for told in [
             "127.0.0.1:1, plain text, 3 workers, everything below /api",
             "default at http://[::1]:3000",
-            "Redis at h:7/1, prefix sg, 4 connections",
+            "Redis at h:7, database 1, prefix sg, 4 connections",
             "from authorization: Bearer … or x-api-key; any value is looked up",
             "x and y        limits l, cost 5",
             "public, without a key: /open",

@@ -3,19 +3,20 @@
 use std::{
     collections::HashMap,
     fs,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
-use tokio::{task::JoinSet, time::sleep};
+use tokio::time::sleep;
 
 use crate::support::{
     Answer, AnswerTo as _, Gate, PATIENCE, Stage,
     client::together,
     cluster::{Cluster, GATE_ACL, KEEPER_ACL, Server},
     gate::{on_config, text},
+    load::Load,
     until, whole,
 };
 
@@ -307,55 +308,6 @@ routes: {{/both: {{any: true, limits: [own, all]}}, /own: {{any: true, limits: [
     assert_eq!(passed, 3);
     let answer = gate.get("/own").bearer_auth(&key).answer().await;
     assert_eq!((answer.status, answer.number("x-ratelimit-remaining")), (200, 5));
-}
-
-/// Clients that ask without end, and what they were answered.
-struct Load {
-    clients: JoinSet<()>,
-    answers: Arc<Mutex<Vec<u16>>>,
-}
-
-impl Load {
-    fn start(gate: &Arc<Gate>, key: &str, clients: usize) -> Self {
-        let answers = Arc::new(Mutex::new(Vec::new()));
-        let mut set = JoinSet::new();
-        for _ in 0..clients {
-            let (gate, key, answers) = (gate.clone(), key.to_owned(), answers.clone());
-            set.spawn(async move {
-                loop {
-                    let status = gate.get("/things").bearer_auth(&key).answer().await.status;
-                    answers.lock().expect("no client panics").push(status);
-                    sleep(Duration::from_millis(4)).await;
-                }
-            });
-        }
-        Self { clients: set, answers }
-    }
-
-    fn count(&self, status: u16) -> usize {
-        self.answers.lock().expect("no client panics").iter().filter(|answer| **answer == status).count()
-    }
-
-    async fn passed(&self, count: usize) {
-        self.until(200, count).await;
-    }
-
-    async fn refused(&self) {
-        self.until(429, 20).await;
-    }
-
-    async fn until(&self, status: u16, count: usize) {
-        let began = Instant::now();
-        while self.count(status) < count {
-            assert!(began.elapsed() < PATIENCE, "{count} answers {status} did not come: {}", self.count(status));
-            sleep(Duration::from_millis(2)).await;
-        }
-    }
-
-    async fn end(mut self) -> Vec<u16> {
-        self.clients.shutdown().await;
-        self.answers.lock().expect("no client panics").clone()
-    }
 }
 
 fn over_tls(authority: &Authority) -> Server {

@@ -6,6 +6,7 @@ pub mod answer;
 pub mod client;
 pub mod cluster;
 pub mod gate;
+pub mod load;
 pub mod redis;
 pub mod upstream;
 
