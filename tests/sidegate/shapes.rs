@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use crate::support::{
-    Answer, AnswerTo as _, Gate, PATIENCE, Stage,
+    Answer, AnswerTo as _, PATIENCE, Stage,
     client::together,
     cluster::{Cluster, GATE_ACL, KEEPER_ACL, Server},
     gate::{on_config, text},
