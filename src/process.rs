@@ -43,6 +43,8 @@ pub enum StartError {
     Upstream(#[from] ConnectorError),
     #[error("{}: {error}", file.display())]
     Store { file: PathBuf, error: StoreError },
+    #[error("store.tls: {0}")]
+    RedisTls(#[from] crate::store::redis::tls::TlsError),
     #[error("the metrics cannot be set up: {0}")]
     Metrics(#[from] prometheus::Error),
     #[error("{0}")]
@@ -171,7 +173,7 @@ impl Shared {
         let deadline = self.store_deadline;
         move || Context {
             service: Service {
-                gate: Gate::new(policy, store.start(), commons, deadline),
+                gate: Gate::new(policy, store.start(&commons.fallback), commons, deadline),
                 upstreams,
                 settings,
                 metrics,
@@ -201,7 +203,13 @@ impl StoreHandle {
     fn open(settings: &StoreSettings) -> Result<Self, StartError> {
         let shared = store::Shared::new(settings.deadline)?;
         Ok(match &settings.backend {
-            Backend::Redis(redis) => Self::Redis { settings: Box::new(redis.clone()), shared },
+            Backend::Redis(redis) => {
+                if let Some(tls) = &redis.tls {
+                    // They are read for every connection; what is wrong from the start is said at the start.
+                    crate::store::redis::tls::client_config(tls)?;
+                }
+                Self::Redis { settings: redis.clone(), shared }
+            }
             Backend::File(file) => Self::File {
                 file: FileStore::open(file).map_err(|error| StartError::Store { file: file.clone(), error })?,
                 calls: shared.calls,
@@ -223,9 +231,9 @@ impl StoreHandle {
         }
     }
 
-    fn start(self) -> Store {
+    fn start(self, fallback: &Arc<Fallback>) -> Store {
         match self {
-            Self::Redis { settings, shared } => Store::Redis(RedisStore::start(*settings, shared)),
+            Self::Redis { settings, shared } => Store::Redis(RedisStore::start(*settings, shared, fallback.clone())),
             Self::File { file, calls } => Store::File { file, calls },
         }
     }

@@ -14,7 +14,7 @@ use crate::policy::{Access, By, Limit, Plan, Route};
 use crate::proxy::Upstreams;
 use crate::proxy::settings::{Protocol, Target, Upstream};
 use crate::store::fallback::LimitsOutage;
-use crate::store::redis::RedisDocuments;
+use crate::store::redis::{self, RedisDocuments};
 use crate::store::settings::{Backend, KeysOutage};
 
 /// The exit codes of the contract.
@@ -48,7 +48,15 @@ pub fn run(config: &Path, store_problem: impl FnOnce(&Settings) -> Option<String
 fn unusable_files(settings: &Settings) -> Vec<String> {
     let listener = settings.listen.tls.as_ref().and_then(|tls| Acceptor::new(tls).err());
     let upstreams = Upstreams::new(&settings.proxy.upstreams).err();
-    let problems = [listener.map(|e| format!("listen.tls: {e}")), upstreams.map(|e| format!("upstream.tls: {e}"))];
+    let store = match &settings.store.backend {
+        Backend::Redis(redis) => redis.tls.as_ref().and_then(|tls| redis::tls::client_config(tls).err()),
+        Backend::File(_) => None,
+    };
+    let problems = [
+        listener.map(|e| format!("listen.tls: {e}")),
+        upstreams.map(|e| format!("upstream.tls: {e}")),
+        store.map(|e| format!("store.tls: {e}")),
+    ];
     problems.into_iter().flatten().collect()
 }
 
@@ -129,15 +137,32 @@ fn store_words(settings: &Settings) -> String {
     match &store.backend {
         Backend::File(path) => format!("the file {}, counts in memory: for one process alone", path.display()),
         Backend::Redis(redis) => format!(
-            "Redis at {}:{}/{}, prefix {}, {} (one per worker and one more), {} at most per request; while it is away, \
+            "Redis at {}{}{}, prefix {}, {}, {} at most per request; while it is away, \
              {known} and {away}",
-            redis.host,
-            redis.port,
-            redis.db,
+            redis.shape,
+            match redis.db {
+                0 => String::new(),
+                db => format!(", database {db}"),
+            },
+            if redis.tls.is_some() { " over TLS" } else { "" },
             redis.prefix,
-            counted(settings.listen.workers + 1, "connection"),
+            connections(&redis.shape, settings.listen.workers),
             short(store.deadline),
         ),
+    }
+}
+
+/// How many connections a process makes at most.
+fn connections(shape: &redis::Shape, workers: usize) -> String {
+    match shape {
+        redis::Shape::Node(_) => format!("{} (one per worker and one more)", counted(workers + 1, "connection")),
+        redis::Shape::Sentinels(sentinels) => format!(
+            "{} (one per worker and one more) and {} to each of {}",
+            counted(workers + 1, "connection"),
+            workers,
+            counted(sentinels.addresses.len(), "sentinel"),
+        ),
+        redis::Shape::Cluster(_) => format!("{} to each master (one per worker)", counted(workers, "connection")),
     }
 }
 
@@ -292,6 +317,26 @@ mod tests {
     }
 
     #[test]
+    fn the_summary_shows_the_stores_shape() {
+        for (store, told) in [
+            ("rediss://h", "Redis at h:6379 over TLS, prefix sg, 4 connections (one per worker and one more)"),
+            (
+                "{redis: {cluster: ['redis://a', 'redis://b:1']}}",
+                "the cluster of a:6379, b:1, prefix sg, 3 connections to each master",
+            ),
+            (
+                "{redis: {sentinels: ['redis://a', 'redis://b'], master: main}}",
+                "main behind the sentinels a:26379, b:26379, prefix sg, 4 connections (one per worker and one more) and 3 to each of 2 sentinels",
+            ),
+        ] {
+            let yaml =
+                format!("listen: 127.0.0.1:1\nworkers: 3\nupstream: http://h\nstore: {store}\nroutes: {{/a: any}}\n");
+            let said = summary(&yaml);
+            assert!(said.contains(told), "no {told:?} in\n{said}");
+        }
+    }
+
+    #[test]
     fn the_summary_says_what_the_gate_will_do() {
         let said = summary(
             "listen: 127.0.0.1:1\nworkers: 3\nupstream: 'http://[::1]:3000'\nstore: redis://gate:hunter2@h:7/1\nbase_path: /api\n\
@@ -301,7 +346,7 @@ mod tests {
         for told in [
             "127.0.0.1:1, plain text, 3 workers, everything below /api",
             "default at http://[::1]:3000",
-            "Redis at h:7/1, prefix sg, 4 connections",
+            "Redis at h:7, database 1, prefix sg, 4 connections",
             "from authorization: Bearer … or x-api-key; any value is looked up",
             "x and y        limits l, cost 5",
             "public, without a key: /open",

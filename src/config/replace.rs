@@ -3,11 +3,11 @@
 //! `$${` is a `${` that stays. What was replaced may be secret, so no error here repeats it.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
 
 use thiserror::Error;
+
+use crate::secret;
 
 /// Where values come from: the environment (or a test's stand-in), and the folder that paths start at.
 #[derive(Clone, Copy)]
@@ -35,8 +35,6 @@ pub enum ReplaceError {
     File { path: String, problem: String },
 }
 
-const LARGEST_FILE: u64 = 64 * 1024;
-
 impl Sources<'_> {
     /// The text with every `${…}` replaced; `files` says whether `${file:…}` may stand here.
     pub fn replace(&self, text: &str, files: bool) -> Result<String, ReplaceError> {
@@ -63,7 +61,8 @@ impl Sources<'_> {
             if !files {
                 return Err(ReplaceError::FileHere(path.to_owned()));
             }
-            return self.file(path).map_err(|problem| ReplaceError::File { path: path.to_owned(), problem });
+            return secret::in_file(&self.folder.join(path))
+                .map_err(|problem| ReplaceError::File { path: path.to_owned(), problem });
         }
         let (name, default) = match inside.split_once(":-") {
             Some((name, default)) => (name, Some(default)),
@@ -79,29 +78,6 @@ impl Sources<'_> {
             (None, None) => Err(ReplaceError::Unset(name.to_owned())),
             (Some(value), _) => value.into_string().map_err(|_| ReplaceError::NotText(name.to_owned())),
         }
-    }
-
-    /// A regular file (a link to one too, as Kubernetes mounts secrets) of at most 64 KiB; one newline at its end is cut off.
-    fn file(&self, path: &str) -> Result<String, String> {
-        let path = self.folder.join(path);
-        let said = |error: io::Error| format!("{error}; write the path of a readable file");
-        // Asked before opening: to open a named pipe would wait for its writer.
-        if !path.metadata().map_err(said)?.is_file() {
-            return Err("it is no regular file; write the path of one".to_owned());
-        }
-        let mut bytes = Vec::new();
-        File::open(&path).map_err(said)?.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(said)?;
-        if bytes.len() as u64 > LARGEST_FILE {
-            return Err("it is larger than 64 KiB; is it the right file?".to_owned());
-        }
-        let mut text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8; write a text file".to_owned())?;
-        if text.ends_with('\n') {
-            text.pop();
-            if text.ends_with('\r') {
-                text.pop();
-            }
-        }
-        Ok(text)
     }
 }
 

@@ -28,7 +28,7 @@ pub enum KeysOutage {
 
 #[derive(Debug, Clone)]
 pub enum Backend {
-    Redis(redis::Settings),
+    Redis(Box<redis::Settings>),
     /// Keys and businesses in this file, counts in memory; one process.
     File(PathBuf),
 }

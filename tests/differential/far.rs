@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use sidegate::limit::{Believed, Outcome};
-use sidegate::store::redis::Settings;
+use sidegate::store::redis::{Settings, Shape};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -19,7 +19,8 @@ const EACH_WAY: Duration = Duration::from_millis(100);
 async fn a_round_trip_of_more_than_half_the_deadline_leaves_time_for_every_request() {
     let server = RedisServer::start();
     let settings = server.settings();
-    let far = distant((settings.host.as_str(), settings.port)).await;
+    let Shape::Node(near) = settings.shape else { panic!("the test's server is one node") };
+    let far = distant((near.host.as_str(), near.port)).await;
     let (store, _) = start(Settings::from_url(&format!("redis://{far}")).expect("a valid address"));
     // The distance is learned.
     for _ in 0..16 {

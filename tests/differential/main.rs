@@ -1,6 +1,7 @@
 //! The script against the arithmetic in Rust, and the store's promises, on a real `redis-server`.
 
 mod far;
+mod give_back;
 mod model;
 mod server;
 mod store;

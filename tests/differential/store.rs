@@ -10,6 +10,7 @@ use redis::Commands;
 use sidegate::keys::{Digest, Tenant};
 use sidegate::limit::{Algorithm, Answer, Ask, Believed, BucketAsk, Document, Member, Outcome, Question, Windows};
 use sidegate::secret::Secret;
+use sidegate::store::fallback::{Fallback, LimitsOutage};
 use sidegate::store::health::StoreHealth;
 use sidegate::store::redis::{RedisDocuments, RedisStore, Settings};
 use sidegate::store::{Shared, StoreError};
@@ -20,7 +21,8 @@ use super::server::RedisServer;
 pub fn start(settings: Settings) -> (RedisStore, Arc<StoreHealth>) {
     let shared = Shared::new(std::time::Duration::from_millis(100)).expect("the metrics' names are valid");
     let health = shared.health.clone();
-    (RedisStore::start(settings, shared), health)
+    let fallback = Arc::new(Fallback::new(LimitsOutage::Deny));
+    (RedisStore::start(settings, shared, fallback), health)
 }
 
 fn soon() -> Instant {

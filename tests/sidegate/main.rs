@@ -15,6 +15,7 @@ mod limits;
 mod operators;
 mod outages;
 mod paths;
+mod shapes;
 mod smuggling;
 mod standing;
 mod store;

@@ -49,6 +49,12 @@ impl<'s> Reader<'s> {
         self.replaced(path, scalar, true)
     }
 
+    /// The file that is all of this value, `${file:…}` and nothing else: one that can be read again when it has changed.
+    pub fn whole_file(&self, scalar: &Scalar) -> Option<PathBuf> {
+        let path = scalar.0.strip_prefix("${file:")?.strip_suffix('}')?;
+        (!path.contains('}')).then(|| self.sources.folder.join(path))
+    }
+
     fn replaced(&mut self, path: &FieldPath, scalar: &Scalar, files: bool) -> Option<String> {
         let replaced = self.sources.replace(&scalar.0, files);
         replaced.map_err(|error| self.fail(path, error)).ok()

@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::reader::Reader;
+use super::reader::{Reader, items};
 use crate::config::place::FieldPath;
-use crate::config::raw::{self, Root, Scalar, Short};
+use crate::config::raw::{self, List, Root, Scalar, Short};
 use crate::config::scalar;
 use crate::policy::percent;
 use crate::secret::Secret;
 use crate::store::fallback::LimitsOutage;
-use crate::store::redis;
+use crate::store::redis::{self, Address, Shape};
 use crate::store::settings::{Backend, KeysOutage, StoreSettings};
 
 const EXAMPLE: &str =
@@ -38,7 +38,7 @@ fn short(path: &FieldPath, scalar: &Scalar, reader: &mut Reader<'_>) -> Option<B
     let text = reader.text_or_file(path, scalar)?;
     match text.strip_prefix("file:") {
         Some(file) => key_file(path, file, reader).map(Backend::File),
-        None => address(path, &text, reader).map(Backend::Redis),
+        None => address(path, &text, reader).map(Box::new).map(Backend::Redis),
     }
 }
 
@@ -48,9 +48,6 @@ fn key_file(path: &FieldPath, file: &str, reader: &mut Reader<'_>) -> Option<Pat
 }
 
 fn backend(path: &FieldPath, fields: &raw::Store, reader: &mut Reader<'_>) -> Option<Backend> {
-    if fields.tls.is_some() {
-        reader.not_built(&path.field("tls"), "Redis over TLS is");
-    }
     match (&fields.redis, &fields.file) {
         (Some(_), Some(_)) => {
             reader.fail(&path.field("file"), "`redis` and `file` exclude each other; keep one of them");
@@ -61,11 +58,7 @@ fn backend(path: &FieldPath, fields: &raw::Store, reader: &mut Reader<'_>) -> Op
             None
         }
         (None, Some(file)) => only_a_file(path, file, fields, reader).map(Backend::File),
-        (Some(Short::Text(url)), None) => redis_node(path, url, fields, reader).map(Backend::Redis),
-        (Some(Short::Fields(nodes)), None) => {
-            several_nodes(&path.field("redis"), nodes, reader);
-            None
-        }
+        (Some(nodes), None) => redis_nodes(path, nodes, fields, reader).map(Box::new).map(Backend::Redis),
     }
 }
 
@@ -75,31 +68,119 @@ fn only_a_file(path: &FieldPath, file: &Scalar, fields: &raw::Store, reader: &mu
             reader.fail(&path.field(name), "a file has none; remove this field, or write `redis`");
         }
     }
+    if fields.tls.is_some() {
+        reader.fail(&path.field("tls"), "a file has none; remove this field, or write `redis`");
+    }
     reader.file(&path.field("file"), file)
 }
 
-fn several_nodes(path: &FieldPath, nodes: &raw::RedisNodes, reader: &mut Reader<'_>) {
-    for (name, there) in [("cluster", nodes.cluster.is_some()), ("sentinels", nodes.sentinels.is_some())] {
-        if there {
-            let message = "Redis clusters and sentinels are not built yet; write the address of one node";
-            reader.fail(&path.field(name), message);
+fn redis_nodes(
+    path: &FieldPath,
+    nodes: &Short<raw::RedisNodes>,
+    fields: &raw::Store,
+    reader: &mut Reader<'_>,
+) -> Option<redis::Settings> {
+    let at = path.field("redis");
+    let mut settings = match nodes {
+        Short::Text(url) => {
+            let url = reader.text_or_file(&at, url)?;
+            address(&at, &url, reader)?
         }
+        Short::Fields(nodes) => several_nodes(&at, nodes, reader)?,
+    };
+    login(path, fields, &mut settings, reader);
+    tls(&path.field("tls"), fields.tls.as_ref(), &mut settings, reader);
+    if let Some(prefix) = &fields.prefix {
+        settings.prefix = self::prefix(&path.field("prefix"), prefix, reader);
     }
-    if nodes.cluster.is_none() && nodes.sentinels.is_none() {
-        reader.fail(path, format_args!("no address is there; {EXAMPLE}"));
-    }
+    Some(settings)
 }
 
-fn redis_node(path: &FieldPath, url: &Scalar, fields: &raw::Store, reader: &mut Reader<'_>) -> Option<redis::Settings> {
-    let url_path = path.field("redis");
-    let url = reader.text_or_file(&url_path, url)?;
-    let mut settings = address(&url_path, &url, reader)?;
+fn several_nodes(path: &FieldPath, nodes: &raw::RedisNodes, reader: &mut Reader<'_>) -> Option<redis::Settings> {
+    let sentinels = match (&nodes.cluster, &nodes.sentinels) {
+        (Some(_), Some(_)) => {
+            reader.fail(&path.field("sentinels"), "`cluster` and `sentinels` exclude each other; keep one of them");
+            return None;
+        }
+        (None, None) => {
+            reader.fail(path, format_args!("no address is there; {EXAMPLE}"));
+            return None;
+        }
+        (Some(cluster), None) => return in_a_cluster(path, cluster, nodes.master.as_ref(), reader),
+        (None, Some(sentinels)) => sentinels,
+    };
+    behind_sentinels(path, sentinels, nodes.master.as_ref(), reader)
+}
+
+fn in_a_cluster(
+    path: &FieldPath,
+    nodes: &List<Scalar>,
+    master: Option<&Scalar>,
+    reader: &mut Reader<'_>,
+) -> Option<redis::Settings> {
+    if master.is_some() {
+        reader.fail(&path.field("master"), "a cluster knows its masters itself; remove this field");
+    }
+    let (settings, addresses) = addresses(&path.field("cluster"), nodes, 6379, reader)?;
+    if settings.db != 0 {
+        reader.fail(&path.field("cluster"), "a cluster has the database 0 alone; remove the number from the addresses");
+    }
+    Some(redis::Settings { shape: Shape::Cluster(addresses), ..settings })
+}
+
+/// A login in the sentinels' addresses is for the sentinels; `username` and `password` are the master's.
+fn behind_sentinels(
+    path: &FieldPath,
+    sentinels: &List<Scalar>,
+    master: Option<&Scalar>,
+    reader: &mut Reader<'_>,
+) -> Option<redis::Settings> {
+    let master =
+        reader.required(&path.field("master"), master, "what the sentinels call the master, such as `master: main`");
+    let master = master.and_then(|master| reader.text_or_file(&path.field("master"), master));
+    let (settings, addresses) = addresses(&path.field("sentinels"), sentinels, 26379, reader)?;
+    let (username, password) = (settings.username.clone(), settings.password.clone());
+    let sentinels = redis::Sentinels { addresses, master: master?, username, password };
+    Some(redis::Settings { shape: Shape::Sentinels(sentinels), username: None, password: None, ..settings })
+}
+
+/// Addresses that differ in host and port alone: what else they say must be the same, and stands in the settings.
+fn addresses(
+    path: &FieldPath,
+    urls: &List<Scalar>,
+    default_port: u16,
+    reader: &mut Reader<'_>,
+) -> Option<(redis::Settings, Vec<Address>)> {
+    let mut all: Vec<(redis::Settings, Address)> = Vec::new();
+    for (path, url) in items(path, urls) {
+        let url = reader.text_or_file(&path, url)?;
+        let settings = address_or_port(&path, &url, default_port, reader)?;
+        let Shape::Node(address) = settings.shape.clone() else { continue };
+        if let Some((first, _)) = all.first() {
+            let same = (&first.tls, first.db, &first.username, &first.password)
+                == (&settings.tls, settings.db, &settings.username, &settings.password);
+            if !same {
+                reader.fail(&path, "all addresses must have the same scheme, login and database; write them alike");
+            }
+        }
+        all.push((settings, address));
+    }
+    if all.is_empty() {
+        reader.fail(path, "there is none; write one such as `redis://host:6379`");
+    }
+    let settings = all.first()?.0.clone();
+    Some((settings, all.into_iter().map(|(_, address)| address).collect()))
+}
+
+/// `username` and `password`; where one is a file, the file is kept in mind, so that it can be rotated.
+fn login(path: &FieldPath, fields: &raw::Store, settings: &mut redis::Settings, reader: &mut Reader<'_>) {
     if let Some(username) = &fields.username {
         let at = path.field("username");
         if settings.username.is_some() {
             reader.fail(&at, "the address names a user too; keep one of them");
         }
         settings.username = reader.text_or_file(&at, username);
+        settings.login_files.username = reader.whole_file(username);
     }
     if let Some(password) = &fields.password {
         let at = path.field("password");
@@ -107,6 +188,7 @@ fn redis_node(path: &FieldPath, url: &Scalar, fields: &raw::Store, reader: &mut 
             reader.fail(&at, "the address holds a password too; keep one of them");
         }
         settings.password = reader.text_or_file(&at, password).map(Secret::new);
+        settings.login_files.password = reader.whole_file(password);
         if settings.password.as_ref().is_some_and(|password| password.expose().is_empty()) {
             reader.fail(&at, "it is empty; write the password, or remove this field");
         }
@@ -114,10 +196,20 @@ fn redis_node(path: &FieldPath, url: &Scalar, fields: &raw::Store, reader: &mut 
     if settings.username.is_some() && settings.password.is_none() && fields.password.is_none() {
         reader.fail(&path.field("username"), "a user needs a password; write `password` too");
     }
-    if let Some(prefix) = &fields.prefix {
-        settings.prefix = self::prefix(&path.field("prefix"), prefix, reader);
+}
+
+fn tls(path: &FieldPath, raw: Option<&raw::ClientTls>, settings: &mut redis::Settings, reader: &mut Reader<'_>) {
+    let Some(raw) = raw else { return };
+    if settings.tls.is_none() {
+        reader.fail(path, "Redis is not reached over TLS here; write `rediss://` in its address, or remove `tls`");
     }
-    Some(settings)
+    let mut file =
+        |name: &str, scalar: &Option<Scalar>| scalar.as_ref().and_then(|scalar| reader.file(&path.field(name), scalar));
+    let (ca, cert, key) = (file("ca", &raw.ca), file("cert", &raw.cert), file("key", &raw.key));
+    if raw.cert.is_some() != raw.key.is_some() {
+        reader.fail(path, "a client certificate needs `cert` and `key`; write both");
+    }
+    settings.tls = Some(redis::Tls { ca, client: cert.zip(key) });
 }
 
 fn prefix(path: &FieldPath, scalar: &Scalar, reader: &mut Reader<'_>) -> String {
@@ -130,13 +222,17 @@ fn prefix(path: &FieldPath, scalar: &Scalar, reader: &mut Reader<'_>) -> String 
 
 /// An address of Redis. A login in it is taken out, so that nothing that prints the address prints the password.
 pub fn address(path: &FieldPath, url: &str, reader: &mut Reader<'_>) -> Option<redis::Settings> {
+    address_or_port(path, url, 6379, reader)
+}
+
+fn address_or_port(path: &FieldPath, url: &str, port: u16, reader: &mut Reader<'_>) -> Option<redis::Settings> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let (login, rest) = match rest.rsplit_once('@') {
         Some((login, rest)) => (Some(login), rest),
         None => (None, rest),
     };
     let bare = if scheme.is_empty() { rest.to_owned() } else { format!("{scheme}://{rest}") };
-    let mut settings = redis::Settings::from_url(&bare).map_err(|error| reader.fail(path, error)).ok()?;
+    let mut settings = redis::Settings::from_url_or_port(&bare, port).map_err(|error| reader.fail(path, error)).ok()?;
     if let Some(login) = login {
         let (username, password) = login.split_once(':').unwrap_or((login, ""));
         let decoded = |text: &str| String::from_utf8(percent::decode(text, false)).ok().filter(|t| !t.is_empty());

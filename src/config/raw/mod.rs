@@ -138,8 +138,7 @@ pub struct Store {
 pub struct RedisNodes {
     pub cluster: Option<List<Scalar>>,
     pub sentinels: Option<List<Scalar>>,
-    #[serde(rename = "master")]
-    _master: Option<Scalar>,
+    pub master: Option<Scalar>,
 }
 
 #[derive(Debug, Default, Deserialize)]

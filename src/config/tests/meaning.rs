@@ -185,6 +185,18 @@ fn upstreams_and_stores_that_cannot_be_meant_are_refused() {
         ("store: {redis: 'redis://host', deadline: 0ms}", "store.deadline", "no time at all"),
         ("store: {redis: 'redis://host', file: k}", "store.file", "exclude each other"),
         ("store: {file: k, prefix: x}", "store.prefix", "a file has none"),
+        ("store: {redis: {sentinels: ['redis://a']}}", "store.redis.master", "it is missing; write what the sentinels"),
+        ("store: {redis: {cluster: ['redis://a/1']}}", "store.redis.cluster", "the database 0 alone"),
+        ("store: {redis: {cluster: ['redis://a'], master: m}}", "store.redis.master", "remove this field"),
+        ("store: {redis: {cluster: ['redis://a'], sentinels: ['redis://b']}}", "store.redis.sentinels", "exclude"),
+        ("store: {redis: {sentinels: [], master: m}}", "store.redis.sentinels", "there is none"),
+        (
+            "store: {redis: {sentinels: ['redis://a', 'rediss://b'], master: m}}",
+            "store.redis.sentinels[1]",
+            "the same scheme",
+        ),
+        ("store: {redis: 'redis://host', tls: {ca: a}}", "store.tls", "write `rediss://`"),
+        ("store: {redis: 'rediss://host', tls: {key: a}}", "store.tls", "write both"),
         ("store: 'file:'", "store", "it is empty"),
         (
             "store: {redis: 'redis://host', outage: {limits: {local: {share: 2}}}}",
@@ -232,10 +244,6 @@ fn the_process_has_bounds() {
 fn what_is_not_built_says_so_and_its_default_may_stand() {
     let later = "not built yet";
     each_has_one_error(&[
-        ("store: {redis: {cluster: ['redis://a']}}", "store.redis.cluster", later),
-        ("store: {redis: {sentinels: ['redis://a'], master: m}}", "store.redis.sentinels", later),
-        ("store: rediss://host", "store", later),
-        ("store: {redis: 'redis://host', tls: {ca: a}}", "store.tls", later),
         ("streams: {recheck: 10s}", "streams", later),
         ("cors: {origins: ['https://a']}", "cors", later),
         ("mode: observe", "mode", later),

@@ -16,6 +16,7 @@ use crate::policy::route::Found;
 use crate::policy::{Access, Allowances, BusinessSource, Reason, UpstreamId};
 use crate::proxy::settings::{Identity, Protocol, Target};
 use crate::store::fallback::LimitsOutage;
+use crate::store::redis::{Shape, Tls};
 use crate::store::settings::{Backend, KeysOutage};
 
 #[test]
@@ -52,6 +53,7 @@ fn secrets_come_from_files_and_stay_secret() {
     let settings = from_text(&text, folder.path(), "x").unwrap_or_else(|errors| panic!("{errors}"));
     let Backend::Redis(redis) = &settings.store.backend else { panic!("Redis is configured") };
     assert_eq!(redis.password.as_ref().map(|p| p.expose()), Some("hunter2"));
+    assert_eq!(redis.login_files.password, Some(folder.path().join("pw")), "it is read again when it was rotated");
     assert_eq!(settings.proxy.upstreams[0].headers[0].1, "hunter2");
     assert!(!format!("{settings:?}").contains("hunter2"), "a secret stands in the settings' debug text");
 }
@@ -60,9 +62,43 @@ fn secrets_come_from_files_and_stay_secret() {
 fn a_login_in_the_address_is_taken_out_of_it() {
     let settings = good("store: 'redis://gate:hunter%32%40@h:7/1'");
     let Backend::Redis(redis) = &settings.store.backend else { panic!("Redis is configured") };
-    assert_eq!((redis.host.as_str(), redis.port, redis.username.as_deref()), ("h", 7, Some("gate")));
+    assert_eq!((redis.shape.to_string().as_str(), redis.username.as_deref()), ("h:7", Some("gate")));
     assert_eq!(redis.password.as_ref().map(|p| p.expose()), Some("hunter2@"));
     assert!(!format!("{settings:?}").contains("hunter2"));
+}
+
+#[test]
+fn redis_over_tls_has_its_own_authorities_and_a_client_certificate() {
+    let settings = good("store: {redis: 'rediss://h', tls: {ca: ca.crt, cert: c.crt, key: c.key}}");
+    let Backend::Redis(redis) = &settings.store.backend else { panic!("Redis is configured") };
+    let file = |name: &str| Path::new("/etc/gate").join(name);
+    let tls = Tls { ca: Some(file("ca.crt")), client: Some((file("c.crt"), file("c.key"))) };
+    assert_eq!(redis.tls, Some(tls));
+    let settings = good("store: rediss://h");
+    let Backend::Redis(redis) = &settings.store.backend else { panic!("Redis is configured") };
+    assert_eq!(redis.tls, Some(Tls::default()));
+}
+
+#[test]
+fn sentinels_have_a_login_of_their_own() {
+    let settings = good(
+        "store: {redis: {sentinels: ['redis://:hunter2@a/3', 'redis://:hunter2@b:1/3'], master: main}, username: gate, password: '${SECRET}3'}",
+    );
+    let Backend::Redis(redis) = &settings.store.backend else { panic!("Redis is configured") };
+    let Shape::Sentinels(sentinels) = &redis.shape else { panic!("sentinels are configured") };
+    assert_eq!(redis.shape.to_string(), "main behind the sentinels a:26379, b:1");
+    assert_eq!((redis.db, sentinels.username.as_deref()), (3, None));
+    assert_eq!(sentinels.password.as_ref().map(|p| p.expose()), Some("hunter2"));
+    assert_eq!(redis.password.as_ref().map(|p| p.expose()), Some("hunter23"));
+    assert!(!format!("{settings:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_cluster_is_some_of_its_nodes() {
+    let settings = good("store: {redis: {cluster: ['rediss://u:hunter2@a', 'rediss://u:hunter2@b:1']}, tls: {ca: c}}");
+    let Backend::Redis(redis) = &settings.store.backend else { panic!("Redis is configured") };
+    assert_eq!(redis.shape.to_string(), "the cluster of a:6379, b:1");
+    assert_eq!((redis.username.as_deref(), redis.tls.is_some()), (Some("u"), true));
 }
 
 #[test]

@@ -13,7 +13,6 @@ use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::{Duration, Instant, sleep, timeout_at};
 
-use super::connect::Link;
 use super::line::Line;
 use crate::limit::{Answer, Question, fold};
 use crate::store::StoreError;
@@ -229,13 +228,6 @@ impl Batch {
     fn deadline(&self) -> Option<Instant> {
         self.seats.iter().flatten().map(|seat| seat.deadline).max()
     }
-
-    fn fail(self, error: &StoreError) {
-        for seat in self.seats.into_iter().flatten() {
-            // Who went away needs no answer.
-            let _ = seat.answer.send(Err(error.clone()));
-        }
-    }
 }
 
 /// A task that makes calls one after the other until nobody waits for it.
@@ -267,10 +259,10 @@ impl Flight {
         }
         let mut rested = pause.is_some();
         while let Some(latest) = self.latest_deadline() {
-            match self.batches.line.link(latest).await {
-                Ok(link) => {
+            match self.batches.line.ready(latest).await {
+                Ok(()) => {
                     let Some(batch) = self.depart(rested) else { return };
-                    self.call(&link, batch).await;
+                    self.call(batch).await;
                     // Those who were just answered, and whatever came in meanwhile, first: more gather for the next call.
                     yield_now().await;
                     rested = self.batches.waiting().is_far();
@@ -305,22 +297,22 @@ impl Flight {
         batch
     }
 
-    async fn call(&mut self, link: &Link, batch: Batch) {
+    async fn call(&mut self, batch: Batch) {
         let Some(deadline) = batch.deadline() else { return };
         let asked = Instant::now();
-        let answers = self.batches.line.call(link, &batch.questions, batch.len(), deadline).await;
+        let answers = self.batches.line.call(&batch.questions, batch.len(), deadline).await;
         self.land(asked.elapsed());
         let (asked, answered) = (asked.into_std(), Instant::now().into_std());
         let exhausted = &self.batches.exhausted;
-        match answers {
-            Err(error) => {
-                batch.questions.iter().for_each(|question| exhausted.forget(question, answered));
-                batch.fail(&error);
-            }
-            Ok(answers) => {
-                for ((question, seats), answer) in batch.questions.iter().zip(batch.seats).zip(answers) {
+        for ((question, seats), answer) in batch.questions.iter().zip(batch.seats).zip(answers) {
+            match answer {
+                Ok(answer) => {
                     exhausted.learn(question, &answer, asked, answered);
                     hand_out(question, answer, seats);
+                }
+                Err(error) => {
+                    exhausted.forget(question, answered);
+                    refuse(seats, &error);
                 }
             }
         }
@@ -339,7 +331,7 @@ impl Flight {
             waiting.seats = 0;
             std::mem::take(&mut waiting.batches)
         };
-        stranded.into_iter().for_each(|batch| batch.fail(error));
+        stranded.into_iter().flat_map(|batch| batch.seats).for_each(|seats| refuse(seats, error));
     }
 }
 
@@ -370,6 +362,13 @@ impl Phase {
             self.turn(waiting, Self::Over);
             waiting.flights -= 1;
         }
+    }
+}
+
+fn refuse(seats: Vec<Seat>, error: &StoreError) {
+    for seat in seats {
+        // Who went away needs no answer.
+        let _ = seat.answer.send(Err(error.clone()));
     }
 }
 

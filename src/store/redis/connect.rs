@@ -5,7 +5,7 @@
 //! all of it is `Send`), which a current-thread runtime runs on its own thread, with or without a `LocalSet`. Dropping the
 //! last `Connection` ends the task and closes the socket.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -13,9 +13,11 @@ use redis::{FromRedisValue, Value, cmd};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::dial::{Driver, dial, store_error};
-use super::script::{self, DECIDE};
-use super::{Settings, StoreHealth};
+use super::StoreHealth;
+use super::dial::{Driver, dial, pipeline_error, store_error};
+use super::script::{self, DECIDE, GIVE_BACK};
+use super::sentinel::{self, Watchers};
+use super::settings::{Address, Settings, Shape};
 use crate::store::StoreError;
 use crate::store::layout::Layout;
 
@@ -55,7 +57,9 @@ impl Connection {
     pub(super) fn start(settings: Settings, health: Arc<StoreHealth>) -> Self {
         let (tell, state) = watch::channel(State::Connecting);
         let (doubts, doubted) = mpsc::unbounded_channel();
-        let supervisor = Supervisor { settings, health, tell, doubted, generation: 0 };
+        let watchers = Watchers::of(&settings);
+        let place = settings.shape.to_string();
+        let supervisor = Supervisor { settings, place, watchers, health, tell, doubted, generation: 0 };
         tokio::spawn(supervisor.run());
         Self { state, doubts }
     }
@@ -91,6 +95,10 @@ fn settled(state: &State) -> Option<Result<Link, StoreError>> {
 
 struct Supervisor {
     settings: Settings,
+    /// Where it is connected to, or last was, as a person is told.
+    place: String,
+    /// Those who know which node is the master, where there are such.
+    watchers: Option<Watchers>,
     health: Arc<StoreHealth>,
     tell: watch::Sender<State>,
     doubted: mpsc::UnboundedReceiver<u64>,
@@ -104,10 +112,10 @@ impl Supervisor {
         while !self.tell.is_closed() {
             self.generation += 1;
             match self.connect().await {
-                Ok((link, driver)) => {
+                Ok((link, driver, address)) => {
                     let since = Instant::now();
-                    self.announce_up(link);
-                    if !self.watch(driver).await {
+                    self.announce_up(link, &address);
+                    if !self.watch(driver, &address).await {
                         return;
                     }
                     if since.elapsed() >= PROVEN {
@@ -127,11 +135,12 @@ impl Supervisor {
     }
 
     /// Connects and runs the script once, without a question, so that what readiness says is true of decisions.
-    async fn connect(&self) -> Result<(Link, Driver), StoreError> {
-        let (connection, mut driver) = dial(&self.settings).await?;
+    async fn connect(&mut self) -> Result<(Link, Driver, Address), StoreError> {
+        let address = locate(&self.settings.shape, self.watchers.as_mut()).await?;
+        let (connection, mut driver) = dial(&self.settings, &address).await?;
         let prepared = async {
             master_only(&connection).await?;
-            let sha = load_script(&connection).await?;
+            let sha = load_script(&connection, DECIDE).await?;
             try_script(&connection, &sha).await?;
             self.warn_of_eviction(&connection).await;
             Ok(sha)
@@ -140,11 +149,11 @@ impl Supervisor {
             prepared = timeout(self.settings.connect_timeout, prepared) => prepared.unwrap_or(Err(StoreError::Deadline))?,
             () = driver.ended() => return Err(StoreError::Unreachable("the connection broke".to_owned())),
         };
-        Ok((Link { connection, sha, generation: self.generation }, driver))
+        Ok((Link { connection, sha, generation: self.generation }, driver, address))
     }
 
     /// Returns `true` when the connection has to be replaced, `false` when nobody needs it any more.
-    async fn watch(&mut self, mut driver: Driver) -> bool {
+    async fn watch(&mut self, mut driver: Driver, address: &Address) -> bool {
         loop {
             tokio::select! {
                 () = driver.ended() => return !self.tell.is_closed(),
@@ -153,23 +162,21 @@ impl Supervisor {
                     Some(_) => {}
                     None => return false,
                 },
+                () = another_master(self.watchers.as_mut(), address) => return true,
             }
         }
     }
 
-    fn announce_up(&self, link: Link) {
+    fn announce_up(&mut self, link: Link, address: &Address) {
+        self.place = address.to_string();
         self.health.answered();
-        tracing::info!(host = self.settings.host, port = self.settings.port, "store: connected");
+        tracing::info!(redis = %self.place, "store: connected");
         self.tell.send_replace(State::Up(link));
     }
 
     fn announce_lost(&self) {
         self.health.failed();
-        tracing::warn!(
-            host = self.settings.host,
-            port = self.settings.port,
-            "store: connection lost, connecting again"
-        );
+        tracing::warn!(redis = %self.place, "store: connection lost, connecting again");
         self.tell.send_replace(State::Connecting);
     }
 
@@ -178,7 +185,7 @@ impl Supervisor {
         self.health.failed();
         let news = !matches!(&*self.tell.borrow(), State::Down(known) if *known == error);
         if news {
-            tracing::warn!(host = self.settings.host, port = self.settings.port, %error, "store: out of reach");
+            tracing::warn!(redis = %self.place, %error, "store: out of reach");
             self.tell.send_replace(State::Down(error));
         }
     }
@@ -195,8 +202,30 @@ impl Supervisor {
     }
 }
 
+/// Where the master is, as far as anybody knows.
+pub(super) async fn locate(shape: &Shape, watchers: Option<&mut Watchers>) -> Result<Address, StoreError> {
+    match (shape, watchers) {
+        (_, Some(watchers)) => watchers.master().await,
+        (shape, None) => {
+            let first = shape.addresses().first().cloned();
+            first.ok_or_else(|| StoreError::Unreachable("no address is configured".to_owned()))
+        }
+    }
+}
+
+/// Returns when the sentinels name another master than `address`. While none of them answers, what works is kept.
+async fn another_master(watchers: Option<&mut Watchers>, address: &Address) {
+    let Some(watchers) = watchers else { return std::future::pending().await };
+    loop {
+        sleep(sentinel::EVERY).await;
+        if watchers.master().await.is_ok_and(|master| master != *address) {
+            return;
+        }
+    }
+}
+
 /// A replica answers with what was true, and a revocation must act at once: only a master decides.
-async fn master_only(connection: &MultiplexedConnection) -> Result<(), StoreError> {
+pub(super) async fn master_only(connection: &MultiplexedConnection) -> Result<(), StoreError> {
     match ask::<Vec<Value>>(connection, &cmd("ROLE")).await {
         Ok(role) => match role.first() {
             Some(Value::BulkString(role)) if role != b"master" => {
@@ -210,9 +239,36 @@ async fn master_only(connection: &MultiplexedConnection) -> Result<(), StoreErro
     }
 }
 
-pub(super) async fn load_script(connection: &MultiplexedConnection) -> Result<Arc<str>, StoreError> {
-    let sha: String = ask(connection, cmd("SCRIPT").arg("LOAD").arg(DECIDE)).await?;
-    Ok(sha.into())
+/// What SCRIPT LOAD once said of the script that gives back: a connection that works need not ask again.
+static GIVE_BACK_SHA: OnceLock<Arc<str>> = OnceLock::new();
+
+/// Before it was loaded for the first time, one that no server knows.
+pub(super) fn known_sha() -> Arc<str> {
+    GIVE_BACK_SHA.get().cloned().unwrap_or_else(|| "0".repeat(40).into())
+}
+
+pub(super) async fn load_script(connection: &MultiplexedConnection, script: &str) -> Result<Arc<str>, StoreError> {
+    let sha: String = ask(connection, cmd("SCRIPT").arg("LOAD").arg(script)).await?;
+    let sha: Arc<str> = sha.into();
+    if script == GIVE_BACK {
+        GIVE_BACK_SHA.get_or_init(|| sha.clone());
+    }
+    Ok(sha)
+}
+
+/// `asking`: the slot is on its way to this node, which takes the command only after ASKING.
+pub(super) async fn ask_once(
+    connection: &MultiplexedConnection,
+    command: &redis::Cmd,
+    asking: bool,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    if !asking {
+        return ask(connection, command).await;
+    }
+    let asked = redis::pipe().cmd("ASKING").ignore().add_command(command.clone()).to_owned();
+    let answers: Vec<Option<Vec<u8>>> =
+        asked.query_async(&mut connection.clone()).await.map_err(|error| pipeline_error(&error))?;
+    Ok(answers.into_iter().next().flatten())
 }
 
 pub(super) async fn try_script(connection: &MultiplexedConnection, sha: &str) -> Result<(), StoreError> {

@@ -1,19 +1,21 @@
-//! One call to Redis: the decision script or a look-up, once, on the worker's connection, within a deadline.
+//! Calls to Redis: the decision script or a look-up, once, within a deadline, to the node that has the keys.
 //!
 //! Draws the conclusions from a failure (health, whether the connection is doubtful) and counts the call. What goes into a
-//! call is left to `batch`, the connection to `connect`.
+//! call is left to `batch`, a single connection to `connect`, where a slot lives to `cluster`, several slots to `slots`.
 
-use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::{Cmd, cmd};
 use tokio::time::{Instant, timeout_at};
 
+use super::cluster::{self, Cluster, slot_of};
 use super::connect::{self, Connection, Link};
-use super::{Settings, script};
+use super::{Settings, Shape, script, slots};
 use crate::keys::Digest;
 use crate::limit::{Answer, Question};
+use crate::store::fallback::Fallback;
 use crate::store::health::StoreHealth;
 use crate::store::layout::Layout;
 use crate::store::{Shared, StoreError};
@@ -24,53 +26,127 @@ const PATIENCE: Duration = Duration::from_millis(20);
 /// How often one call loads the script again: a flush may fall between the loading and the call.
 const RELOADS: usize = 5;
 
+/// Any slot: where there is one node it has them all.
+const SOME_SLOT: u16 = 0;
+
 #[derive(Debug, Clone)]
 pub(super) struct Line {
-    connection: Connection,
+    way: Way,
     layout: Layout,
     shared: Shared,
+    /// Keys of several slots must not stand in one call: a cluster, or something before one that does not say so.
+    slot_by_slot: Arc<AtomicBool>,
+    fallback: Arc<Fallback>,
+}
+
+/// Where a call goes.
+#[derive(Debug, Clone)]
+enum Way {
+    One(Connection),
+    Cluster(Cluster),
+}
+
+/// What one call is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Request<'a> {
+    Script(&'static str, &'a script::Call),
+    Plain(&'a Cmd),
 }
 
 impl Line {
-    pub(super) fn start(settings: Settings, shared: Shared) -> Self {
+    pub(super) fn start(settings: Settings, shared: Shared, fallback: Arc<Fallback>) -> Self {
         let layout = Layout::new(&settings.prefix);
-        Self { connection: Connection::start(settings, shared.health.clone()), layout, shared }
+        let slot_by_slot = Arc::new(AtomicBool::new(matches!(settings.shape, Shape::Cluster(_))));
+        let way = match settings.shape {
+            Shape::Cluster(_) => Way::Cluster(Cluster::start(settings, shared.health.clone())),
+            Shape::Node(_) | Shape::Sentinels(_) => Way::One(Connection::start(settings, shared.health.clone())),
+        };
+        Self { way, layout, shared, slot_by_slot, fallback }
     }
 
-    /// The connection as it stands; while it is being made, waits for it until `deadline`.
-    pub(super) async fn link(&self, deadline: Instant) -> Result<Link, StoreError> {
-        self.connection.link(deadline).await
+    /// Waits while the connection is being made, at most until `deadline`. In a cluster each call waits for its own.
+    pub(super) async fn ready(&self, deadline: Instant) -> Result<(), StoreError> {
+        match &self.way {
+            Way::One(connection) => connection.link(deadline).await.map(drop),
+            Way::Cluster(_) => Ok(()),
+        }
     }
 
-    /// Answers the questions of so many requests, in their order, with one command.
+    pub(super) fn is_one_node(&self) -> bool {
+        matches!(self.way, Way::One(_))
+    }
+
+    pub(super) fn health(&self) -> &Arc<StoreHealth> {
+        &self.shared.health
+    }
+
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub(super) fn fallback(&self) -> &Fallback {
+        &self.fallback
+    }
+
+    /// Answers the questions of so many requests, each for itself: in a cluster a slot that is out of reach harms those alone
+    /// that need it. With one command where one node has all the keys.
     ///
     /// A call without an answer may or may not have spent; it is never sent twice.
     pub(super) async fn call(
         &self,
-        link: &Link,
         questions: &[Question],
         requests: usize,
         deadline: Instant,
-    ) -> Result<Vec<Answer>, StoreError> {
+    ) -> Vec<Result<Answer, StoreError>> {
         let started = Instant::now();
-        let call = script::encode(&self.layout, questions);
-        let answer: Result<Vec<u8>, _> = self.supervised(link, deadline, evaluate(link, &call)).await;
-        let answers = answer.and_then(|answer| {
-            self.shared.health.answered();
-            script::decode(questions, &answer)
-        });
-        self.shared.calls.decided(&answers, requests, started.elapsed());
+        if !self.slot_by_slot.load(Ordering::Relaxed) {
+            let answers = self.ask_slot(SOME_SLOT, questions, deadline).await;
+            self.shared.calls.decided(&answers, requests, started.elapsed());
+            match answers {
+                Ok(answers) => return answers.into_iter().map(Ok).collect(),
+                // It did nothing: the keys were looked at before the script ran.
+                Err(StoreError::Refused(text)) if text.starts_with("CROSSSLOT") => {
+                    tracing::info!("store: it takes keys of one slot at a time, and is asked slot by slot from now on");
+                    self.slot_by_slot.store(true, Ordering::Relaxed);
+                }
+                Err(error) => return questions.iter().map(|_| Err(error.clone())).collect(),
+            }
+        }
+        let answers = slots::decide(self, questions, deadline).await;
+        let whole = answers.iter().cloned().collect();
+        self.shared.calls.decided(&whole, requests, started.elapsed());
         answers
+    }
+
+    /// Answers questions that one call may carry; where there is no cluster, the slot does not matter.
+    pub(super) async fn ask_slot(
+        &self,
+        slot: u16,
+        questions: &[Question],
+        deadline: Instant,
+    ) -> Result<Vec<Answer>, StoreError> {
+        let call = script::encode(&self.layout, questions);
+        let answer = self.run(slot, script::DECIDE, &call, deadline).await?;
+        self.shared.health.answered();
+        script::decode(questions, &answer.unwrap_or_default())
+    }
+
+    pub(super) async fn run(
+        &self,
+        slot: u16,
+        script: &'static str,
+        call: &script::Call,
+        deadline: Instant,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        self.send(slot, Request::Script(script, call), deadline).await
     }
 
     /// What stands at `P:at:<sha256 hex>`.
     pub(super) async fn lookup(&self, digest: &Digest, deadline: Instant) -> Result<Option<Vec<u8>>, StoreError> {
         let started = Instant::now();
-        let get = cmd("GET").arg(self.layout.at(digest)).take();
-        let found = match self.link(deadline).await {
-            Ok(link) => self.supervised(&link, deadline, connect::ask(&link.connection, &get)).await,
-            Err(error) => Err(error),
-        };
+        let key = self.layout.at(digest);
+        let get = cmd("GET").arg(&key).take();
+        let found = self.send(slot_of(&key), Request::Plain(&get), deadline).await;
         self.shared.calls.looked_up(&found, started.elapsed());
         found
     }
@@ -78,50 +154,57 @@ impl Line {
     /// Runs the script without a question.
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
         let deadline = Instant::now() + self.shared.health.probe_within();
-        let link = self.link(deadline).await?;
-        self.supervised(&link, deadline, connect::try_script(&link.connection, &link.sha)).await?;
-        self.shared.health.answered();
-        Ok(())
+        self.ask_slot(SOME_SLOT, &[], deadline).await.map(drop)
     }
 
-    pub(super) fn health(&self) -> &Arc<StoreHealth> {
-        &self.shared.health
-    }
-
-    /// Bounds a call by the deadline and draws the conclusions from its failure.
-    async fn supervised<T>(
-        &self,
-        link: &Link,
-        deadline: Instant,
-        call: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let patient = deadline.saturating_duration_since(Instant::now()) >= PATIENCE;
-        let answer = timeout_at(deadline, call).await.unwrap_or(Err(StoreError::Deadline));
-        match &answer {
-            Ok(_) | Err(StoreError::Broken(_)) => {}
-            Err(error) => {
-                self.shared.health.failed();
-                if casts_doubt(error, patient) {
-                    self.connection.doubt(link);
-                }
-            }
+    async fn send(&self, slot: u16, request: Request<'_>, deadline: Instant) -> Result<Option<Vec<u8>>, StoreError> {
+        match &self.way {
+            Way::One(connection) => send(connection, &self.shared.health, request, false, deadline).await,
+            Way::Cluster(cluster) => cluster.send(slot, request, deadline).await,
         }
-        answer
     }
 }
 
-async fn evaluate(link: &Link, call: &script::Call) -> Result<Vec<u8>, StoreError> {
-    let mut sha = link.sha.clone();
+/// Sends a request over one connection, bounds it by the deadline and draws the conclusions from its failure.
+pub(super) async fn send(
+    connection: &Connection,
+    health: &StoreHealth,
+    request: Request<'_>,
+    asking: bool,
+    deadline: Instant,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let link = connection.link(deadline).await?;
+    let patient = deadline.saturating_duration_since(Instant::now()) >= PATIENCE;
+    let answer = timeout_at(deadline, evaluate(&link, request, asking)).await.unwrap_or(Err(StoreError::Deadline));
+    match &answer {
+        Ok(_) | Err(StoreError::Broken(_)) => {}
+        Err(StoreError::Refused(text)) if cluster::is_direction(text) => {}
+        Err(error) => {
+            health.failed();
+            if casts_doubt(error, patient) {
+                connection.doubt(&link);
+            }
+        }
+    }
+    answer
+}
+
+async fn evaluate(link: &Link, request: Request<'_>, asking: bool) -> Result<Option<Vec<u8>>, StoreError> {
+    let (script, call) = match request {
+        Request::Plain(command) => return connect::ask_once(&link.connection, command, asking).await,
+        Request::Script(script, call) => (script, call),
+    };
+    let mut sha = if script == script::DECIDE { link.sha.clone() } else { connect::known_sha() };
     for _ in 0..RELOADS {
-        match connect::ask(&link.connection, &evalsha(&sha, call)).await {
+        match connect::ask_once(&link.connection, &evalsha(&sha, call), asking).await {
             // The server has lost its scripts (a restart, SCRIPT FLUSH) and thereby done nothing.
             Err(StoreError::Refused(text)) if text.starts_with("NOSCRIPT") => {
-                sha = connect::load_script(&link.connection).await?;
+                sha = connect::load_script(&link.connection, script).await?;
             }
             answer => return answer,
         }
     }
-    connect::ask(&link.connection, &evalsha(&sha, call)).await
+    connect::ask_once(&link.connection, &evalsha(&sha, call), asking).await
 }
 
 fn evalsha(sha: &str, call: &script::Call) -> Cmd {

@@ -1,27 +1,32 @@
 //! The shared store: one Redis that all sidecars decide in.
 //!
 //! `RedisStore` is a worker's: questions gather (`batch`) and go out as script calls (`line`, `script`, `scripts/decide.lua`) on
-//! its own connection (`connect`). What to do while Redis is away is left to `fallback` and the gate. `documents` is the
+//! its own connection (`connect`), or slot by slot (`slots`) where there are several nodes (`cluster`). What to do while Redis is away is left to `fallback` and the gate. `documents` is the
 //! command line's way in.
 
 mod batch;
+mod cluster;
 mod connect;
 mod dial;
 pub mod documents;
 mod line;
 pub mod script;
+mod sentinel;
 mod settings;
+mod slots;
+pub mod tls;
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
 pub use documents::RedisDocuments;
-pub use settings::{Settings, UrlError};
+pub use settings::{Address, LoginFiles, Sentinels, Settings, Shape, Tls, UrlError};
 
 use self::batch::Batches;
 use self::line::Line;
 use super::exhausted::Exhausted;
+use super::fallback::Fallback;
 use super::health::StoreHealth;
 use super::{Shared, StoreError};
 use crate::keys::{Digest, Tenant};
@@ -37,9 +42,11 @@ pub struct RedisStore {
 
 impl RedisStore {
     /// Starts to connect in the background. Must be called within the runtime that will use it.
-    pub fn start(settings: Settings, shared: Shared) -> Self {
+    ///
+    /// `fallback` counts where a slot of a cluster that holds limits alone is out of reach.
+    pub fn start(settings: Settings, shared: Shared, fallback: Arc<Fallback>) -> Self {
         let exhausted = shared.exhausted.clone();
-        let line = Line::start(settings, shared);
+        let line = Line::start(settings, shared, fallback);
         let batches = Arc::new(Batches::new(line.clone(), exhausted.clone()));
         Self { line, batches, exhausted }
     }
@@ -66,6 +73,11 @@ impl RedisStore {
     /// Runs the script without a question, as the breaker's probe.
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
         self.line.probe().await
+    }
+
+    /// Whether one node answers everything, so that its failures say all there is to say.
+    pub(super) fn is_one_node(&self) -> bool {
+        self.line.is_one_node()
     }
 
     pub(super) fn health(&self) -> &Arc<StoreHealth> {

@@ -15,6 +15,7 @@ use crate::store::StoreError;
 use crate::store::layout::Layout;
 
 pub const DECIDE: &str = include_str!("scripts/decide.lua");
+pub const GIVE_BACK: &str = include_str!("scripts/give_back.lua");
 
 /// The line in which the script reads the store's clock, so that a test can put its own there.
 pub const CLOCK_LINE: &str = "local now = clock()\n";

@@ -38,7 +38,7 @@ impl Server {
 
     fn answers(&mut self) -> bool {
         for _ in 0..500 {
-            if std::net::TcpStream::connect(("127.0.0.1", self.settings.port)).is_ok() {
+            if std::net::TcpStream::connect(("127.0.0.1", self.settings.shape.addresses()[0].port)).is_ok() {
                 return true;
             }
             if self.process.try_wait().is_ok_and(|ended| ended.is_some()) {

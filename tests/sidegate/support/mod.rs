@@ -5,8 +5,10 @@
 pub mod answer;
 pub mod certificate;
 pub mod client;
+pub mod cluster;
 pub mod faults;
 pub mod gate;
+pub mod load;
 pub mod redis;
 pub mod upstream;
 

@@ -1,0 +1,319 @@
+//! A worker's way into a cluster: which master serves a slot, one supervised connection to each that was needed, and what to
+//! do when a slot is elsewhere.
+//!
+//! MOVED, ASK and TRYAGAIN prove that nothing was done, so they are followed with spending calls too. What a question is and
+//! which slots it needs is left to `slots`. Only masters are asked.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use redis::{Value, cmd};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::connect::{self, Connection};
+use super::dial::dial;
+use super::line::{Request, send};
+use super::settings::{Address, Settings, Shape};
+use crate::store::StoreError;
+use crate::store::health::StoreHealth;
+
+pub(super) const SLOTS: u16 = 16_384;
+
+/// How often the map is read when nobody has found it wrong, and how soon again when somebody has.
+const EVERY: Duration = Duration::from_secs(30);
+const SOONEST: Duration = Duration::from_millis(100);
+
+/// How long a slot that is being moved is left alone before it is asked again.
+const AGAIN: Duration = Duration::from_millis(5);
+
+/// More directions than this in one call is a cluster that does not know itself.
+const MOST_HOPS: usize = 8;
+
+#[derive(Debug, Clone)]
+pub(super) struct Cluster(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    settings: Settings,
+    health: Arc<StoreHealth>,
+    map: watch::Receiver<Known>,
+    /// Somebody has found the map wrong.
+    doubted: Notify,
+    // Never held across an await. Directions that the map does not have yet stand beside the connections.
+    nodes: Mutex<Nodes>,
+}
+
+#[derive(Debug, Default)]
+struct Nodes {
+    connections: HashMap<Address, Connection>,
+    moved: HashMap<u16, Address>,
+}
+
+/// The map as it was last read, or why it never was; `None` while it is read for the first time.
+type Known = Option<Result<Arc<SlotMap>, StoreError>>;
+
+impl Cluster {
+    /// Starts to read the map in the background. Must be called within a tokio runtime.
+    pub(super) fn start(settings: Settings, health: Arc<StoreHealth>) -> Self {
+        let (tell, map) = watch::channel(None);
+        let inner = Inner { settings, health, map, doubted: Notify::new(), nodes: Mutex::default() };
+        let cluster = Self(Arc::new(inner));
+        tokio::spawn(keep(Arc::downgrade(&cluster.0), tell));
+        cluster
+    }
+
+    /// Sends a request to the master of its slot, wherever that goes until the deadline.
+    pub(super) async fn send(
+        &self,
+        slot: u16,
+        request: Request<'_>,
+        deadline: Instant,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut target = self.master(slot, deadline).await?;
+        let mut asking = false;
+        let mut hops = 0;
+        loop {
+            let connection = self.0.connection(&target);
+            let answer = send(&connection, &self.0.health, request, asking, deadline).await;
+            let Err(error) = answer else { return answer };
+            match Direction::of(&error, &target) {
+                Some(Direction::Moved(address)) if hops < MOST_HOPS => {
+                    self.0.lock().moved.insert(slot, address.clone());
+                    self.0.doubted.notify_one();
+                    (target, asking) = (address, false);
+                }
+                Some(Direction::Ask(address)) if hops < MOST_HOPS => (target, asking) = (address, true),
+                Some(Direction::Again) if Instant::now() + AGAIN < deadline => {
+                    sleep(AGAIN).await;
+                    (target, asking, hops) = (self.master(slot, deadline).await?, false, 0);
+                }
+                _ => {
+                    // It may have failed over, or be on its way.
+                    self.0.lock().moved.remove(&slot);
+                    self.0.doubted.notify_one();
+                    return Err(error);
+                }
+            }
+            hops += 1;
+        }
+    }
+
+    async fn master(&self, slot: u16, deadline: Instant) -> Result<Address, StoreError> {
+        if let Some(moved) = self.0.lock().moved.get(&slot) {
+            return Ok(moved.clone());
+        }
+        let mut known = self.0.map.clone();
+        let map = match timeout_at(deadline, known.wait_for(Option::is_some)).await {
+            Err(_) => return Err(StoreError::Deadline),
+            Ok(Err(_)) => return Err(StoreError::Unreachable("nobody reads the cluster's map".to_owned())),
+            Ok(Ok(known)) => known.clone().unwrap_or(Err(StoreError::Deadline))?,
+        };
+        let nobody = || {
+            self.0.doubted.notify_one();
+            StoreError::Unreachable(format!("CLUSTERDOWN no master serves slot {slot}"))
+        };
+        map.master(slot).cloned().ok_or_else(nobody)
+    }
+}
+
+impl Inner {
+    /// The one connection to this node; it is made when it is first needed.
+    fn connection(&self, address: &Address) -> Connection {
+        let mut nodes = self.lock();
+        if let Some(connection) = nodes.connections.get(address) {
+            return connection.clone();
+        }
+        let settings = Settings { shape: Shape::Node(address.clone()), ..self.settings.clone() };
+        let connection = Connection::start(settings, self.health.clone());
+        nodes.connections.insert(address.clone(), connection.clone());
+        connection
+    }
+
+    /// Reads the map from the first node that gives it: those that are masters now, then the configured ones.
+    async fn read_map(&self) -> Result<SlotMap, StoreError> {
+        let known = self.map.borrow().clone();
+        let masters = known.and_then(Result::ok).map(|map| map.masters()).unwrap_or_default();
+        let mut last = StoreError::Unreachable("no address is configured".to_owned());
+        for address in masters.iter().chain(self.settings.shape.addresses()) {
+            match read_map(&self.settings, address).await {
+                Ok(map) => return Ok(map),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Forgets what a new map makes superfluous: connections to nodes that left or are no masters any more end.
+    fn adopt(&self, map: &SlotMap) {
+        let masters = map.masters();
+        let mut nodes = self.lock();
+        nodes.moved.clear();
+        nodes.connections.retain(|address, _| masters.contains(address));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Nodes> {
+        // Nothing here panics halfway through a change that matters.
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads the map whenever it is in doubt, and now and then, until the last `Cluster` is dropped.
+async fn keep(inner: Weak<Inner>, tell: watch::Sender<Known>) {
+    let mut told = None;
+    loop {
+        let Some(cluster) = inner.upgrade() else { return };
+        match cluster.read_map().await {
+            Ok(map) => {
+                cluster.adopt(&map);
+                // One connection from the start: readiness is to be true of decisions.
+                if let Some(first) = map.masters().first() {
+                    cluster.connection(first);
+                }
+                tell.send_replace(Some(Ok(Arc::new(map))));
+                told = None;
+            }
+            Err(error) => {
+                let never_read = !matches!(&*tell.borrow(), Some(Ok(_)));
+                // Told when the reason changes, not at every attempt.
+                if told.as_ref() != Some(&error) {
+                    tracing::warn!(redis = %cluster.settings.shape, %error, "store: the cluster's map cannot be read");
+                    told = Some(error.clone());
+                }
+                cluster.health.failed();
+                cluster.doubted.notify_one();
+                if never_read {
+                    tell.send_replace(Some(Err(error)));
+                }
+            }
+        }
+        sleep(SOONEST).await;
+        let _ = timeout(EVERY, cluster.doubted.notified()).await;
+    }
+}
+
+/// Asks one node, over a connection of its own.
+pub(super) async fn read_map(settings: &Settings, address: &Address) -> Result<SlotMap, StoreError> {
+    let (connection, _driver) = dial(settings, address).await?;
+    let slots = cmd("CLUSTER").arg("SLOTS").take();
+    let slots = timeout(settings.connect_timeout, connect::ask::<Value>(&connection, &slots))
+        .await
+        .unwrap_or(Err(StoreError::Deadline))?;
+    let unreadable = || StoreError::Broken("the cluster's map".to_owned());
+    SlotMap::read(&slots, address).ok_or_else(unreadable)
+}
+
+/// Which master serves which slots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SlotMap(Vec<(u16, u16, Address)>);
+
+impl SlotMap {
+    /// What CLUSTER SLOTS says: first, last, master, replicas. An address that is left out is that of the node asked.
+    fn read(slots: &Value, asked: &Address) -> Option<Self> {
+        let Value::Array(ranges) = slots else { return None };
+        let mut map = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let Value::Array(range) = range else { return None };
+            let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = range.as_slice() else { return None };
+            let [host, Value::Int(port), ..] = master.as_slice() else { return None };
+            let host = match host {
+                Value::BulkString(host) if !host.is_empty() && host != b"?" => String::from_utf8(host.clone()).ok()?,
+                _ => asked.host.clone(),
+            };
+            let number = |number: &i64| u16::try_from(*number).ok();
+            map.push((number(first)?, number(last)?, Address { host, port: number(port)? }));
+        }
+        map.sort_unstable();
+        Some(Self(map))
+    }
+
+    pub(super) fn master(&self, slot: u16) -> Option<&Address> {
+        let after = self.0.partition_point(|(first, ..)| *first <= slot);
+        let (_, last, address) = self.0.get(after.checked_sub(1)?)?;
+        (slot <= *last).then_some(address)
+    }
+
+    pub(super) fn masters(&self) -> Vec<Address> {
+        let mut masters: Vec<_> = self.0.iter().map(|(.., address)| address.clone()).collect();
+        masters.sort_unstable();
+        masters.dedup();
+        masters
+    }
+}
+
+/// An answer that is none, but says where or when to ask.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    Moved(Address),
+    Ask(Address),
+    Again,
+}
+
+impl Direction {
+    pub(super) fn of(error: &StoreError, asked: &Address) -> Option<Self> {
+        let StoreError::Refused(text) = error else { return None };
+        let mut words = text.split_ascii_whitespace();
+        let code = words.next()?;
+        let mut address = || {
+            let (host, port) = words.nth(1)?.rsplit_once(':')?;
+            let host = if host.is_empty() { &asked.host } else { host.trim_matches(['[', ']']) };
+            Some(Address { host: host.to_owned(), port: port.parse().ok()? })
+        };
+        match code {
+            "MOVED" => address().map(Self::Moved),
+            "ASK" => address().map(Self::Ask),
+            "TRYAGAIN" => Some(Self::Again),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a refusal is the cluster's ordinary way to say where to go, and no failure.
+pub(super) fn is_direction(text: &str) -> bool {
+    ["MOVED ", "ASK ", "TRYAGAIN", "CROSSSLOT"].iter().any(|code| text.starts_with(code))
+}
+
+/// The slot of a key or of a hash tag: CRC-16 (XMODEM) of what stands between the first braces, else of all of it.
+pub(super) fn slot_of(key: &str) -> u16 {
+    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
+    let tag = tag.filter(|tag| !tag.is_empty()).unwrap_or(key);
+    let crc = tag.bytes().fold(0_u16, |crc, byte| {
+        (0..8)
+            .fold(crc ^ (u16::from(byte) << 8), |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 })
+    });
+    crc % SLOTS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        assert_eq!(slot_of("123456789"), 0x31C3);
+        assert_eq!(slot_of("foo"), 12182);
+        assert_eq!(slot_of("sg:{foo}:count:l:x"), 12182);
+        assert_eq!(slot_of("foo{}"), slot_of("foo{}"));
+    }
+
+    #[test]
+    fn directions_are_read() {
+        let asked = Address { host: "a".to_owned(), port: 1 };
+        let read = |text: &str| Direction::of(&StoreError::Refused(text.to_owned()), &asked);
+        let address = |host: &str, port| Address { host: host.to_owned(), port };
+        assert_eq!(read("MOVED 3999 127.0.0.1:6381"), Some(Direction::Moved(address("127.0.0.1", 6381))));
+        assert_eq!(read("ASK 3999 :6381"), Some(Direction::Ask(address("a", 6381))));
+        assert_eq!(read("MOVED 3999 ::1:6381"), Some(Direction::Moved(address("::1", 6381))));
+        assert_eq!(read("TRYAGAIN Multiple keys request"), Some(Direction::Again));
+        assert_eq!(read("CLUSTERDOWN Hash slot not served"), None);
+    }
+
+    #[test]
+    fn a_slot_that_nobody_serves_has_no_master() {
+        let address = Address { host: "a".to_owned(), port: 1 };
+        let map = SlotMap(vec![(0, 9, address.clone()), (20, 29, address.clone())]);
+        assert_eq!([9, 10, 20, 30].map(|slot| map.master(slot).is_some()), [true, false, true, false]);
+        assert_eq!(map.masters(), [address]);
+    }
+}

@@ -1,0 +1,368 @@
+//! Redis in every shape: over TLS, with ACL users, behind sentinels, as a cluster.
+
+use std::{
+    collections::HashMap,
+    fs,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use crate::support::{
+    Answer, AnswerTo as _, PATIENCE, Stage,
+    client::together,
+    cluster::{Cluster, GATE_ACL, KEEPER_ACL, Server},
+    gate::{on_config, text},
+    load::Load,
+    until, whole,
+};
+
+const YAML: &str = "
+limits: {per-business: {by: business, windows: 3/1d}}
+routes: {/things: {any: true, limits: [per-business]}, /free: any}
+";
+
+#[tokio::test]
+async fn redis_over_tls_with_its_own_authority_and_a_client_certificate() {
+    let stage = Stage::set();
+    let (ours, other) = (Authority::new(), Authority::new());
+    let redis = over_tls(&ours);
+    let gate = stage.gate(&store_over_tls(&redis, &ours, &ours));
+    let key = gate.new_key(&["--name", "test", "--business", "acme", "--scopes", "*"]);
+    let status = async || gate.get("/things").bearer_auth(&key).answer().await.status;
+    assert_eq!((status().await, status().await, status().await, status().await), (200, 200, 200, 429));
+    for (wrong, said) in [
+        (store_over_tls(&redis, &other, &ours), "invalid peer certificate"),
+        (store_over_tls(&redis, &ours, &other), "out of reach"),
+        (format!("store: {{redis: 'rediss://127.0.0.1:{}'}}{YAML}", redis.port), "invalid peer certificate"),
+        (format!("store: {{redis: 'redis://127.0.0.1:{}'}}{YAML}", redis.port), "out of reach"),
+    ] {
+        let gate = stage.unready_gate(&wrong);
+        assert_eq!(gate.get("/free").bearer_auth(&key).answer().await.status, 503, "{said}");
+        assert_eq!(gate.operators("/readyz").status, 503);
+        until(said, || gate.written().contains(said).then_some(()));
+    }
+}
+
+#[test]
+fn certificates_that_cannot_be_read_are_said_by_check() {
+    let yaml = whole(&format!("store: {{redis: 'rediss://127.0.0.1:1', tls: {{ca: none.pem}}}}{YAML}"));
+    let output = on_config(&yaml, &["check"], &Stage::set().environment());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("store.tls: none.pem"), "{}", text(&output.stderr));
+}
+
+#[tokio::test]
+async fn the_gates_user_decides_and_cannot_mint_and_the_keepers_user_mints() {
+    let stage = Stage::set();
+    let redis = Server::plain(&[]);
+    redis.user("gate", &format!(">gates-secret {GATE_ACL}"));
+    redis.user("keeper", &format!(">keepers-secret {KEEPER_ACL}"));
+    redis.user("default", "off");
+    let as_user = |user: &str, port: u16| {
+        format!(
+            "store: {{redis: 'redis://127.0.0.1:{port}', username: {user}, password: {user}s-secret, deadline: 10s}}{YAML}"
+        )
+    };
+    let gate = stage.gate(&as_user("gate", redis.port));
+    let arguments = ["keys", "create", "--name", "test", "--business", "acme", "--scopes", "*", "--json"];
+    let minted = gate.command(&arguments);
+    assert!(!minted.status.success(), "the gate's own user must not mint");
+    assert!(text(&minted.stderr).contains("NOPERM"), "{}", text(&minted.stderr));
+    let keeper = whole(&as_user("keeper", redis.port));
+    let minted = on_config(&keeper, &arguments, &stage.environment());
+    let minted: serde_json::Value = serde_json::from_str(&text(&minted.stdout)).expect("the keeper mints");
+    let key = minted["key"].as_str().expect("the document holds the key").to_owned();
+    let status = async || gate.get("/things").bearer_auth(&key).answer().await.status;
+    assert_eq!((status().await, status().await, status().await, status().await), (200, 200, 200, 429));
+    let revoked = on_config(&keeper, &["keys", "revoke", minted["id"].as_str().expect("an id")], &stage.environment());
+    assert!(revoked.status.success(), "{}", text(&revoked.stderr));
+    assert_eq!(status().await, 401);
+    let written = gate.written();
+    assert!(!written.contains("s-secret"), "{written}");
+}
+
+#[tokio::test]
+async fn a_rotated_password_file_is_read_at_the_next_connection() {
+    let stage = Stage::set();
+    let redis = Server::plain(&[]);
+    redis.user("gate", &format!(">first {GATE_ACL}"));
+    redis.user("killer", "on nopass ~* &* +@all");
+    let file = redis.write("password", "first\n");
+    let gate = stage.gate(&format!(
+        "store: {{redis: 'redis://127.0.0.1:{}', username: gate, password: '${{file:{file}}}'}}{YAML}",
+        redis.port
+    ));
+    let key = "sg_nobodys-key-at-all-but-a-key-in-form";
+    assert_eq!(gate.get("/free").bearer_auth(key).answer().await.status, 401);
+    redis.user("gate", ">second <first");
+    redis.write("password", "second\n");
+    redis.ask::<u32>(&["CLIENT", "KILL", "USER", "gate"]);
+    until("the loss and the return", || {
+        let back =
+            gate.written().matches("\"store: connected\"").count() + gate.written().matches("store: connected").count();
+        (back >= 2 && gate.operators("/readyz").status == 200).then_some(())
+    });
+    assert_eq!(gate.get("/free").bearer_auth(key).answer().await.status, 401);
+}
+
+/// Redis counts what it acknowledged; what a master had not passed on when it died is lost by design, so here it has.
+#[tokio::test]
+async fn a_failover_is_followed_within_five_seconds_and_admits_nobody_wrongly() {
+    const LIMIT: usize = 4000;
+    let stage = Stage::set();
+    let mut master = Server::plain(&[]);
+    let replica = Server::plain(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
+    until("the replica", || {
+        replica.ask::<String>(&["INFO", "replication"]).contains("master_link_status:up").then_some(())
+    });
+    let sentinels: Vec<Server> = (0..3).map(|_| Server::sentinel(master.port)).collect();
+    for sentinel in &sentinels {
+        until("the sentinels to know each other and the replica", || {
+            let known: HashMap<String, String> = sentinel.ask(&["SENTINEL", "MASTER", "main"]);
+            (known["num-other-sentinels"] == "2" && known["num-slaves"] == "1").then_some(())
+        });
+    }
+    let urls: Vec<String> = sentinels.iter().map(|sentinel| format!("'redis://127.0.0.1:{}'", sentinel.port)).collect();
+    let gate = Arc::new(stage.gate(&format!(
+        "store: {{redis: {{sentinels: [{}], master: main}}}}
+limits: {{per-business: {{by: business, windows: {LIMIT}/1d}}}}
+routes: {{/things: {{any: true, limits: [per-business]}}}}",
+        urls.join(", ")
+    )));
+    let key = gate.new_key(&["--name", "test", "--business", "acme", "--scopes", "*"]);
+    let load = Load::start(&gate, &key, 8);
+    load.passed(200).await;
+    master.ask::<()>(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+    assert_eq!(master.ask::<u32>(&["WAIT", "1", "5000"]), 1);
+    let killed = Instant::now();
+    master.kill();
+    let new = replica.port.to_string();
+    while sentinels[0].ask::<Vec<String>>(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"])[1] != new {
+        assert!(killed.elapsed() < PATIENCE, "no failover");
+        sleep(Duration::from_millis(10)).await;
+    }
+    let switched = Instant::now();
+    let before = load.count(200);
+    load.passed(before + 1).await;
+    println!("sentinels switched after {:?}, the gate followed {:?} later", switched - killed, switched.elapsed());
+    assert!(switched.elapsed() < Duration::from_secs(5), "{:?}", switched.elapsed());
+    load.refused().await;
+    let answers = load.end().await;
+    let admitted = answers.iter().filter(|status| **status == 200).count();
+    let unknown = answers.iter().filter(|status| **status == 503).count();
+    println!("{admitted} admitted of {LIMIT}, {unknown} without an answer of the store");
+    assert!(admitted <= LIMIT && admitted + unknown >= LIMIT, "{admitted} admitted, {unknown} unknown");
+    assert!(answers.iter().all(|status| [200, 429, 503].contains(status)));
+}
+
+#[tokio::test]
+async fn a_cluster_counts_exactly_and_gives_back_what_a_later_slot_denies() {
+    let stage = Stage::set();
+    let cluster = Cluster::start();
+    let limits = ["fixed-window", "sliding-window", "token-bucket"].map(|algorithm| {
+        format!(
+            "  all-{algorithm}: {{by: global, windows: 5/1d, algorithm: {algorithm}}}
+  own-{algorithm}: {{by: business, windows: 20/1d, algorithm: {algorithm}}}\n"
+        )
+    });
+    let routes = ["fixed-window", "sliding-window", "token-bucket"].map(|algorithm| {
+        format!(
+            "  /both/{algorithm}: {{any: true, limits: [own-{algorithm}, all-{algorithm}]}}
+  /own/{algorithm}: {{any: true, limits: [own-{algorithm}]}}\n"
+        )
+    });
+    let yaml = format!("store: {}\nlimits:\n{}routes:\n{}", cluster.store(), limits.concat(), routes.concat());
+    let gates = [stage.gate(&yaml), stage.gate(&yaml)];
+    let key = gates[0].new_key(&["--name", "test", "--business", "acme", "--scopes", "*"]);
+    for algorithm in ["fixed-window", "sliding-window", "token-bucket"] {
+        let ask = |path: &'static str, count| {
+            together(
+                (0..count)
+                    .map(move |i| (i, format!("/{path}/{algorithm}")))
+                    .map(|(i, path)| gates[i % 2].get(&path).bearer_auth(&key)),
+            )
+        };
+        let passed = |answers: &[Answer]| answers.iter().filter(|answer| answer.status == 200).count();
+        let answers = ask("both", 12).await;
+        assert_eq!(passed(&answers), 5, "{algorithm}");
+        assert!(answers.iter().all(|answer| [200, 429].contains(&answer.status)), "{algorithm}");
+        assert_eq!(passed(&ask("own", 30).await), 15, "{algorithm}: the business got back what all together denied");
+        assert_eq!(passed(&ask("both", 4).await), 0, "{algorithm}");
+    }
+    // Keys of the store, wherever they stand, are found by their keepers.
+    for business in ["umbrella", "initech", "hooli"] {
+        gates[0].new_key(&["--name", "test", "--business", business, "--scopes", "*"]);
+    }
+    let listed: serde_json::Value =
+        serde_json::from_slice(&gates[0].command(&["keys", "list", "--json"]).stdout).expect("a list is JSON");
+    assert_eq!(listed["total"], 4);
+    let acme = listed["keys"].as_array().and_then(|keys| keys.iter().find(|key| key["business"] == "acme"));
+    let id = acme.and_then(|key| key["id"].as_str()).expect("the key is listed");
+    assert!(gates[0].command(&["keys", "revoke", id]).status.success());
+    assert_eq!(gates[1].get("/own/fixed-window").bearer_auth(&key).answer().await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_is_moved_under_load_and_nobody_is_admitted_wrongly() {
+    const LIMIT: usize = 3000;
+    let stage = Stage::set();
+    let cluster = Cluster::start();
+    let gate = Arc::new(stage.gate(&format!(
+        "store: {}
+limits: {{per-business: {{by: business, windows: {LIMIT}/1d}}}}
+routes: {{/things: {{any: true, limits: [per-business]}}}}",
+        cluster.store()
+    )));
+    let key = gate.new_key(&["--name", "test", "--business", "acme", "--scopes", "*"]);
+    let load = Load::start(&gate, &key, 8);
+    load.passed(200).await;
+    let (slot, from) = cluster.owner("b:acme");
+    let (_, to) = ["b:a", "b:b", "b:c", "b:d", "b:e"]
+        .map(|tag| cluster.owner(tag))
+        .into_iter()
+        .find(|(_, to)| *to != from)
+        .expect("another master");
+    let began = Instant::now();
+    tokio::task::block_in_place(|| cluster.migrate(slot, from, to, Duration::from_millis(300)));
+    let moved = Instant::now();
+    let before = load.count(200);
+    load.passed(before + 1).await;
+    println!("the slot was half moved for {:?}, passed again {:?} later", moved - began, moved.elapsed());
+    assert_eq!(cluster.owner("b:acme").1, to);
+    load.refused().await;
+    let answers = load.end().await;
+    let admitted = answers.iter().filter(|status| **status == 200).count();
+    let unknown = answers.iter().filter(|status| **status == 503).count();
+    println!("{admitted} admitted of {LIMIT}, {unknown} without an answer of the store");
+    assert!(admitted <= LIMIT && admitted + unknown >= LIMIT, "{admitted} admitted, {unknown} unknown");
+}
+
+#[tokio::test]
+async fn a_master_that_dies_harms_its_own_slots_alone_until_its_replica_takes_over() {
+    let stage = Stage::set();
+    let mut cluster = Cluster::start();
+    let gate = Arc::new(stage.gate(&format!(
+        "store: {}
+limits: {{all: {{by: global, windows: 100000/1d}}}}
+routes: {{/things: any, /counted: {{any: true, limits: [all]}}}}",
+        cluster.store()
+    )));
+    let (_, doomed) = cluster.owner("global");
+    let businesses: Vec<String> = (0..40).map(|index| format!("business-{index}")).collect();
+    let owned = |by_doomed: bool| {
+        let owner = |business: &&String| (cluster.owner(&format!("b:{business}")).1 == doomed) == by_doomed;
+        businesses.iter().find(owner).expect("forty businesses are spread over all masters")
+    };
+    let key = gate.new_key(&["--name", "test", "--business", owned(true), "--scopes", "*"]);
+    let elsewhere = gate.new_key(&["--name", "test", "--business", owned(false), "--scopes", "*"]);
+    let status = async |path: &str, key: &str| gate.get(path).bearer_auth(key).answer().await.status;
+    // Where their tenants are looked up may be the doomed one; the worker of this connection knows them from now on.
+    assert_eq!((status("/things", &key).await, status("/counted", &elsewhere).await), (200, 200));
+    let killed = Instant::now();
+    cluster.nodes[doomed].kill();
+    let mut unavailable = 0;
+    while status("/things", &key).await != 200 {
+        unavailable += 1;
+        assert_eq!(status("/things", &elsewhere).await, 200, "another master's slots are served all the time");
+        // The limit of all stands in a dead slot: `outage.limits: local` holds for that one alone.
+        assert_eq!(status("/counted", &elsewhere).await, 200);
+        assert!(killed.elapsed() < PATIENCE, "no failover");
+        sleep(Duration::from_millis(10)).await;
+    }
+    println!("{unavailable} requests found the slot without a master; it was back after {:?}", killed.elapsed());
+}
+
+/// What calls itself no cluster and yet refuses keys of several slots, as proxies before clusters do.
+#[tokio::test]
+async fn a_server_that_refuses_several_slots_is_asked_slot_by_slot() {
+    let stage = Stage::set();
+    let redis = Server::plain(&["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"]);
+    redis.ask::<()>(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    until("the slots to be served", || {
+        redis.ask::<String>(&["CLUSTER", "INFO"]).contains("cluster_state:ok").then_some(())
+    });
+    // Each as the user that it is meant to be: the gate may also give back.
+    redis.user("gate", &format!(">gates-secret {GATE_ACL}"));
+    redis.user("keeper", &format!(">keepers-secret {KEEPER_ACL}"));
+    let as_user = |user: &str| {
+        format!(
+            "store: {{redis: 'redis://127.0.0.1:{}', username: {user}, password: {user}s-secret, deadline: 10s}}
+limits: {{own: {{by: business, windows: 9/1d}}, all: {{by: global, windows: 3/1d}}}}
+routes: {{/both: {{any: true, limits: [own, all]}}, /own: {{any: true, limits: [own]}}}}",
+            redis.port
+        )
+    };
+    let gate = stage.gate(&as_user("gate"));
+    let arguments = ["keys", "create", "--name", "test", "--business", "acme", "--scopes", "*", "--json"];
+    let minted = on_config(&whole(&as_user("keeper")), &arguments, &stage.environment());
+    let minted: serde_json::Value = serde_json::from_str(&text(&minted.stdout)).expect("the keeper mints");
+    let key = minted["key"].as_str().expect("the document holds the key").to_owned();
+    let mut passed = 0;
+    for _ in 0..5 {
+        passed += usize::from(gate.get("/both").bearer_auth(&key).answer().await.status == 200);
+    }
+    assert_eq!(passed, 3);
+    let answer = gate.get("/own").bearer_auth(&key).answer().await;
+    assert_eq!((answer.status, answer.number("x-ratelimit-remaining")), (200, 5));
+}
+
+fn over_tls(authority: &Authority) -> Server {
+    let file = |name: &str| authority.file(name);
+    let (ca, cert, key) = (file("ca.pem"), file("node.pem"), file("node.key"));
+    Server::start(&[
+        "--port",
+        "0",
+        "--tls-port",
+        "{port}",
+        "--tls-ca-cert-file",
+        &ca,
+        "--tls-cert-file",
+        &cert,
+        "--tls-key-file",
+        &key,
+        "--tls-auth-clients",
+        "yes",
+        "--save",
+        "",
+    ])
+}
+
+fn store_over_tls(redis: &Server, trusted: &Authority, own: &Authority) -> String {
+    format!(
+        "store: {{redis: 'rediss://127.0.0.1:{}', tls: {{ca: '{}', cert: '{}', key: '{}'}}}}{YAML}",
+        redis.port,
+        trusted.file("ca.pem"),
+        own.file("node.pem"),
+        own.file("node.key"),
+    )
+}
+
+/// A certificate authority, and one certificate of it for 127.0.0.1, for the server and for clients.
+struct Authority(TempDir);
+
+impl Authority {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let write = |name: &str, pem: String| fs::write(folder.path().join(name), pem).expect("the folder is writable");
+        let ca_key = KeyPair::generate().expect("a key can be made");
+        let mut ca = CertificateParams::new(Vec::new()).expect("no name is a valid subject");
+        // Else it would be called as the certificates that it signs are, which would look self-signed.
+        ca.distinguished_name.push(DnType::CommonName, "the test's authority");
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        write("ca.pem", ca.self_signed(&ca_key).expect("the authority signs itself").pem());
+        let key = KeyPair::generate().expect("a key can be made");
+        let node = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("an address is a valid subject");
+        let signed = node.signed_by(&key, &Issuer::new(ca, ca_key)).expect("the authority signs");
+        write("node.pem", signed.pem());
+        write("node.key", key.serialize_pem());
+        Self(folder)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+}

@@ -1,0 +1,202 @@
+//! Redis in its other shapes: servers with arguments of their own, over TLS, behind sentinels, as a cluster.
+
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+};
+
+use redis::FromRedisValue;
+use tempfile::TempDir;
+
+use super::{redis::free_port, until};
+
+/// What a gate's user may: read documents, write counts, and not mint. It wants Redis 7 or Valkey: the last part is a selector,
+/// so that SET, which the script calls, reaches counts alone.
+pub const GATE_ACL: &str = "on resetchannels -@all +auth +select +time +role +info +script|load +evalsha +get +mget +sismember \
+    +cluster|slots +asking ~sg:* (+set ~sg:{*}:count:*)";
+
+/// What the user of the command line and of management may: keep documents, and not run the gate's script.
+pub const KEEPER_ACL: &str = "on resetchannels -@all +auth +select +role +info +get +mget +set +del +sadd +srem +sscan +scan \
+    +eval +cluster|slots +asking ~sg:*";
+
+/// A `redis-server` (or one that is a sentinel) with these arguments, gone with the test.
+pub struct Server {
+    child: Option<Child>,
+    pub port: u16,
+    folder: TempDir,
+    arguments: Vec<String>,
+}
+
+impl Server {
+    /// `{port}` in an argument is the port that was found, `{dir}` the server's own folder.
+    pub fn start(arguments: &[&str]) -> Self {
+        let port = free_port();
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let dir = folder.path().display().to_string();
+        let fill = |argument: &&str| argument.replace("{port}", &port.to_string()).replace("{dir}", &dir);
+        let arguments = arguments.iter().map(fill).collect();
+        let mut server = Self { child: None, port, folder, arguments };
+        server.run();
+        server
+    }
+
+    /// A sentinel that watches `main` on this port; two must agree that it is gone.
+    pub fn sentinel(master: u16) -> Self {
+        let port = free_port();
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let config = folder.path().join("sentinel.conf").display().to_string();
+        let watched = [
+            format!("sentinel monitor main 127.0.0.1 {master} 2"),
+            "sentinel down-after-milliseconds main 1000".to_owned(),
+            "sentinel failover-timeout main 5000".to_owned(),
+        ];
+        fs::write(&config, watched.join("\n")).expect("the folder is writable");
+        let arguments = vec![config, "--sentinel".to_owned(), "--port".to_owned(), port.to_string()];
+        let mut server = Self { child: None, port, folder, arguments };
+        server.run();
+        server
+    }
+
+    pub fn plain(arguments: &[&str]) -> Self {
+        Self::start(&[&["--port", "{port}", "--save", "", "--appendonly", "no"], arguments].concat())
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> String {
+        let file = self.folder.path().join(name);
+        fs::write(&file, text).expect("the folder is writable");
+        file.display().to_string()
+    }
+
+    /// Starts it (again) and waits until it listens.
+    pub fn run(&mut self) {
+        let mut child = Command::new("redis-server")
+            .args(&self.arguments)
+            .args(["--bind", "127.0.0.1", "--dir"])
+            .arg(self.folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("redis-server: {error}; install it with `apt-get install redis-server`"));
+        until("redis-server to listen", || {
+            let ended = child.try_wait().expect("the child can be asked");
+            assert!(ended.is_none(), "redis-server ended: {ended:?}, with {:?}", self.arguments);
+            std::net::TcpStream::connect(("127.0.0.1", self.port)).ok()
+        });
+        self.child = Some(child);
+    }
+
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    pub fn try_ask<T: FromRedisValue>(&self, command: &[&str]) -> redis::RedisResult<T> {
+        let client = redis::Client::open(("127.0.0.1", self.port))?;
+        let mut connection = client.get_connection()?;
+        redis::cmd(command[0]).arg(&command[1..]).query(&mut connection)
+    }
+
+    pub fn ask<T: FromRedisValue>(&self, command: &[&str]) -> T {
+        self.try_ask(command).unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    }
+
+    /// Makes or changes a user.
+    pub fn user(&self, name: &str, rules: &str) {
+        // A selector is one argument, whatever stands in it.
+        let (plain, selector) =
+            rules.split_once('(').map_or((rules, None), |(plain, rest)| (plain, Some(format!("({rest}"))));
+        let mut command = vec!["ACL", "SETUSER", name];
+        command.extend(plain.split_whitespace());
+        command.extend(selector.as_deref());
+        self.ask::<()>(&command);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Three masters, each with a replica.
+pub struct Cluster {
+    pub nodes: Vec<Server>,
+}
+
+impl Cluster {
+    pub fn start() -> Self {
+        // Without full coverage, or the death of one master would close the slots of all.
+        let arguments = [
+            "--cluster-enabled",
+            "yes",
+            "--cluster-config-file",
+            "nodes.conf",
+            "--cluster-node-timeout",
+            "2000",
+            "--cluster-require-full-coverage",
+            "no",
+        ];
+        let nodes: Vec<Server> = (0..6).map(|_| Server::plain(&arguments)).collect();
+        let addresses = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port));
+        let created = Command::new("redis-cli")
+            .args(["--cluster", "create"])
+            .args(addresses)
+            .args(["--cluster-replicas", "1", "--cluster-yes"])
+            .output()
+            .expect("redis-cli comes with redis-server");
+        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stdout));
+        let cluster = Self { nodes };
+        for node in &cluster.nodes {
+            until("the cluster to be whole", || {
+                let slots: Vec<Vec<redis::Value>> = node.try_ask(&["CLUSTER", "SLOTS"]).ok()?;
+                let is_ok = node.ask::<String>(&["CLUSTER", "INFO"]).contains("cluster_state:ok");
+                // First, last, the master and its replica.
+                (is_ok && slots.len() == 3 && slots.iter().all(|range| range.len() == 4)).then_some(())
+            });
+        }
+        cluster
+    }
+
+    /// `store` for a gate: two of the nodes are named.
+    pub fn store(&self) -> String {
+        let named = self.nodes[..2].iter().map(|node| format!("'redis://127.0.0.1:{}'", node.port));
+        format!("{{redis: {{cluster: [{}]}}, deadline: 1s}}", named.collect::<Vec<_>>().join(", "))
+    }
+
+    /// The slot of a hash tag, and which node is its master.
+    pub fn owner(&self, tag: &str) -> (u16, usize) {
+        let slot: u16 = self.nodes[0].ask(&["CLUSTER", "KEYSLOT", &format!("{{{tag}}}")]);
+        let serves = |node: &Server| node.try_ask::<Option<String>>(&["GET", &format!("{{{tag}}}")]).is_ok();
+        let owner = self.nodes.iter().position(|node| is_master(node) && serves(node));
+        (slot, owner.expect("some master serves each slot"))
+    }
+
+    /// Moves a slot the way `redis-cli --cluster reshard` does, and leaves it half moved for a while.
+    pub fn migrate(&self, slot: u16, from: usize, to: usize, halfway: std::time::Duration) {
+        let slot = slot.to_string();
+        let id = |node: usize| self.nodes[node].ask::<String>(&["CLUSTER", "MYID"]);
+        let (source, target) = (&self.nodes[from], &self.nodes[to]);
+        target.ask::<()>(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(from)]);
+        source.ask::<()>(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(to)]);
+        let port = target.port.to_string();
+        let mut slept = false;
+        loop {
+            let keys: Vec<String> = source.ask(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"]);
+            let Some(key) = keys.first() else { break };
+            source.ask::<()>(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]);
+            if !slept {
+                std::thread::sleep(halfway);
+                slept = true;
+            }
+        }
+        for node in [target, source] {
+            node.ask::<()>(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(to)]);
+        }
+    }
+}
+
+fn is_master(node: &Server) -> bool {
+    node.ask::<Vec<redis::Value>>(&["ROLE"]).first() == Some(&redis::Value::BulkString(b"master".to_vec()))
+}
