@@ -100,7 +100,8 @@ where
     let answered = context.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let context = answered.clone();
-        async move { Ok::<_, std::convert::Infallible>(answer(&context, request, peer, secure).await) }
+        // Boxed, so that a connection that waits for its next request holds no room for the whole way of one.
+        Box::pin(async move { Ok::<_, std::convert::Infallible>(answer(&context, request, peer, secure).await) })
     });
     let io = TokioIo::new(stream);
     let result = if h2 {
