@@ -84,9 +84,7 @@ impl Gate {
         };
         trail.route = Some(route.clone());
         if !route.allows.cover(path.needs) {
-            return Err(Denial::BadPath(
-                "The path holds an encoded slash or a semicolon, which this route does not take",
-            ));
+            return Err(not_taken());
         }
         let target = target(&path.text, inquiry.query, route)?;
         if self.policy.deny.holds_address(inquiry.client) {
