@@ -155,10 +155,10 @@ fn store_words(settings: &Settings) -> String {
 /// How many connections a process makes at most.
 fn connections(shape: &redis::Shape, workers: usize) -> String {
     match shape {
-        redis::Shape::Node(_) => format!("{} (one per worker and one more)", counted(workers + 1, "connection")),
+        redis::Shape::Node(_) => format!("{} (one per worker)", counted(workers, "connection")),
         redis::Shape::Sentinels(sentinels) => format!(
-            "{} (one per worker and one more) and {} to each of {}",
-            counted(workers + 1, "connection"),
+            "{} (one per worker) and {} to each of {}",
+            counted(workers, "connection"),
             workers,
             counted(sentinels.addresses.len(), "sentinel"),
         ),
@@ -319,14 +319,14 @@ mod tests {
     #[test]
     fn the_summary_shows_the_stores_shape() {
         for (store, told) in [
-            ("rediss://h", "Redis at h:6379 over TLS, prefix sg, 4 connections (one per worker and one more)"),
+            ("rediss://h", "Redis at h:6379 over TLS, prefix sg, 3 connections (one per worker)"),
             (
                 "{redis: {cluster: ['redis://a', 'redis://b:1']}}",
                 "the cluster of a:6379, b:1, prefix sg, 3 connections to each master",
             ),
             (
                 "{redis: {sentinels: ['redis://a', 'redis://b'], master: main}}",
-                "main behind the sentinels a:26379, b:26379, prefix sg, 4 connections (one per worker and one more) and 3 to each of 2 sentinels",
+                "main behind the sentinels a:26379, b:26379, prefix sg, 3 connections (one per worker) and 3 to each of 2 sentinels",
             ),
         ] {
             let yaml =

@@ -17,7 +17,7 @@ use super::guessing::Guessing;
 use super::known::{KnownKeys, Seen};
 use super::permit::Basis;
 use super::records::{Known, KnownKey, Records};
-use super::trail::{Caller, StoreCall, Trail};
+use super::trail::{Caller, Trail};
 use super::weigh::{Documents, Routed, business_to_confirm, rate_limited, settled};
 use super::{Denial, Permit, business, path, query};
 use crate::clock;
@@ -252,11 +252,7 @@ impl Gate {
     async fn look_up(&self, digest: &Digest, deadline: Instant, trail: &mut Trail) -> Result<KnownKey, Denial> {
         let started = Instant::now();
         let found = self.store.lookup(digest, deadline).await;
-        trail.store_calls.push(StoreCall {
-            op: "lookup",
-            outcome: found.as_ref().err().map_or("ok", StoreError::outcome),
-            took: started.elapsed(),
-        });
+        trail.waited(started.elapsed());
         let tenant: Tenant = found?.ok_or(Denial::UnknownKey)?;
         if let Some(guessing) = &self.commons.guessing {
             guessing.exists(digest);
@@ -311,13 +307,7 @@ impl Gate {
     async fn ask(&self, asked: &Asked, deadline: Instant, trail: &mut Trail) -> Result<Answer, StoreError> {
         let started = Instant::now();
         let answer = self.store.decide(&asked.question, deadline).await;
-        let outcome = match &answer {
-            Ok(Answer { outcome: Outcome::Stale(_), .. }) => "stale",
-            Ok(Answer { outcome: Outcome::Broken(_), .. }) => "broken",
-            Ok(_) => "ok",
-            Err(error) => error.outcome(),
-        };
-        trail.store_calls.push(StoreCall { op: "decide", outcome, took: started.elapsed() });
+        trail.waited(started.elapsed());
         answer
     }
 }

@@ -1,7 +1,8 @@
 //! The decision: may this request pass, and if not, why. One file per question, in the order they are asked.
 //!
 //! `path` → (policy's routes) → `query` → `business` → `credential` → `standing` → `asks` ⇒ `permit` or `denial`. The rule
-//! files are pure functions over plain data; `decide` alone awaits the store. Only this room can make a `Permit`.
+//! files are pure functions over plain data, `weigh` puts them together; `decide` alone awaits the store. What gates remember
+//! stands in `records` (a worker's), `known` and `guessing` (the process's). Only this room can make a `Permit`.
 
 pub mod asks;
 pub mod business;
@@ -24,4 +25,4 @@ pub use denial::Denial;
 pub use guessing::Guessing;
 pub use known::KnownKeys;
 pub use permit::{Basis, Permit};
-pub use trail::{LimitNow, StoreCall, Trail};
+pub use trail::{LimitNow, Trail};

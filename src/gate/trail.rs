@@ -16,7 +16,8 @@ pub struct Trail {
     pub caller: Option<Caller>,
     /// The windows that this request was counted in, once the store has answered.
     pub limits: Vec<LimitNow>,
-    pub store_calls: Vec<StoreCall>,
+    /// How long the store's answers were waited for; absent where it was not asked.
+    pub store_took: Option<Duration>,
     /// The store was away, and the key was judged by what was last confirmed of it.
     pub known_for: bool,
 }
@@ -41,15 +42,6 @@ pub struct LimitNow {
     pub now_ms: u64,
 }
 
-#[derive(Debug, Clone, Copy)]
-pub struct StoreCall {
-    /// `lookup` or `decide`.
-    pub op: &'static str,
-    /// `ok`, `stale`, or what went wrong.
-    pub outcome: &'static str,
-    pub took: Duration,
-}
-
 impl LimitNow {
     /// `per-key`, or `per-key-1s` where the limit has several windows.
     pub fn policy_name(&self) -> String {
@@ -67,6 +59,11 @@ impl LimitNow {
 }
 
 impl Trail {
+    /// One more answer of the store was waited for.
+    pub fn waited(&mut self, took: Duration) {
+        *self.store_took.get_or_insert_default() += took;
+    }
+
     /// The window that the `X-RateLimit-*` headers describe: the one with the longest wait where there is one, else the one
     /// with the least remaining (of equal ones the latest reset).
     pub fn binding(&self, denied: bool) -> Option<&LimitNow> {

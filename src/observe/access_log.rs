@@ -148,7 +148,6 @@ impl<'a> Line<'a> {
         let ms = |took: std::time::Duration| (took.as_secs_f64() * 1e6).round() / 1e3;
         let denied = finished.reason() == Some(crate::policy::Reason::RateLimited);
         let binding = finished.trail.binding(denied);
-        let asked = !finished.trail.store_calls.is_empty();
         Self {
             timestamp: clock::rfc3339_ms(clock::now_ms()),
             method: finished.method.as_str(),
@@ -167,7 +166,7 @@ impl<'a> Line<'a> {
             remaining: binding.map(|binding| binding.now.remaining),
             took_ms: ms(finished.took),
             gate_ms: finished.decided_in.map(ms),
-            store_ms: asked.then(|| ms(finished.store_took())),
+            store_ms: finished.trail.store_took.map(ms),
             upstream_ms: finished.upstream_took.map(ms),
         }
     }

@@ -69,8 +69,4 @@ impl Finished<'_> {
     pub fn business(&self) -> Option<&str> {
         self.trail.caller.as_ref()?.business.as_deref()
     }
-
-    pub fn store_took(&self) -> Duration {
-        self.trail.store_calls.iter().map(|call| call.took).sum()
-    }
 }

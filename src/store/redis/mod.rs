@@ -1,8 +1,8 @@
 //! The shared store: one Redis that all sidecars decide in.
 //!
 //! `RedisStore` is a worker's: questions gather (`batch`) and go out as script calls (`line`, `script`, `scripts/decide.lua`) on
-//! its own connection (`connect`), or slot by slot (`slots`) where there are several nodes (`cluster`). What to do while Redis is away is left to `fallback` and the gate. `documents` is the
-//! command line's way in.
+//! its own connection (`connect`), or slot by slot (`slots`) where there are several nodes (`cluster`). What to do while Redis
+//! is away is left to `fallback` and the gate. `documents` is the command line's way in.
 
 mod batch;
 mod cluster;
