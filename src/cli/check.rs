@@ -346,7 +346,7 @@ mod tests {
         for told in [
             "127.0.0.1:1, plain text, 3 workers, everything below /api",
             "default at http://[::1]:3000",
-            "Redis at h:7, database 1, prefix sg, 4 connections",
+            "Redis at h:7, database 1, prefix sg, 3 connections",
             "from authorization: Bearer … or x-api-key; any value is looked up",
             "x and y        limits l, cost 5",
             "public, without a key: /open",
