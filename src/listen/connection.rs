@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::Request;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -22,8 +22,8 @@ use super::client_addr;
 use super::drain::Watch;
 use super::settings::Settings;
 use super::tls::Acceptor;
-use crate::proxy::body::Outgoing;
-use crate::proxy::{Arrival, Service};
+use crate::proxy::Service;
+use crate::proxy::arrival::{Address, Arrival};
 
 /// The connection preface (RFC 9113 §3.4); no HTTP/1.1 request begins like it. It is waited for whole, since nothing bounds
 /// the wait for its rest once the connection is hyper's.
@@ -98,10 +98,12 @@ where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
 {
     let answered = context.clone();
+    let peer = Address::from(peer);
     let service = service_fn(move |request: Request<Incoming>| {
         let context = answered.clone();
+        let arrival = arrival(&context.settings, &request, &peer, secure);
         // Boxed, so that a connection that waits for its next request holds no room for the whole way of one.
-        Box::pin(async move { Ok::<_, std::convert::Infallible>(answer(&context, request, peer, secure).await) })
+        Box::pin(async move { Ok::<_, std::convert::Infallible>(context.service.handle(request, arrival).await) })
     });
     let io = TokioIo::new(stream);
     let result = if h2 {
@@ -114,15 +116,14 @@ where
     result.map_err(io::Error::other)
 }
 
-async fn answer(context: &Context, request: Request<Incoming>, peer: IpAddr, secure: bool) -> Response<Outgoing> {
-    let trusted = &context.settings.trusted_proxies;
-    let arrival = Arrival {
-        peer,
-        client: client_addr::of(peer, request.headers(), trusted),
-        trusted: client_addr::is_trusted(peer, trusted),
-        secure,
+fn arrival(settings: &Settings, request: &Request<Incoming>, peer: &Address, secure: bool) -> Arrival {
+    let trusted = client_addr::is_trusted(peer.ip(), &settings.trusted_proxies);
+    let client = if trusted {
+        client_addr::of(peer.ip(), request.headers(), &settings.trusted_proxies).into()
+    } else {
+        peer.clone()
     };
-    context.service.handle(request, arrival).await
+    Arrival { peer: peer.clone(), client, trusted, secure }
 }
 
 /// Drives a connection; once draining closes, `shut_down` lets it end after what is in flight.
