@@ -20,6 +20,7 @@ use tracing::debug;
 
 use super::client_addr;
 use super::drain::Watch;
+use super::heartbeat::Heartbeat;
 use super::settings::Settings;
 use super::tls::Acceptor;
 use crate::proxy::Service;
@@ -45,6 +46,7 @@ pub struct Context {
     pub service: Service,
     pub settings: Arc<Settings>,
     pub tls: Option<Acceptor>,
+    pub heartbeat: Heartbeat,
 }
 
 /// Serves the connection until it ends, or until draining ends it.
@@ -101,6 +103,7 @@ where
     let peer = Address::from(peer);
     let service = service_fn(move |request: Request<Incoming>| {
         let context = answered.clone();
+        context.heartbeat.keep();
         let arrival = arrival(&context.settings, &request, &peer, secure);
         // Boxed, so that a connection that waits for its next request holds no room for the whole way of one.
         Box::pin(async move { Ok::<_, std::convert::Infallible>(context.service.handle(request, arrival).await) })
