@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::unconstrained;
 
 use super::Unanswered;
 use super::heard::{Heard, Listening};
@@ -59,7 +60,8 @@ impl Connection {
         to_origin_form(&mut request);
         self.heard.listen_anew();
         let reused = std::mem::replace(&mut self.reused, true);
-        let mut answer = pin!(self.sender.try_send_request(request));
+        // Unconstrained: a task that has used up its turn is told so by its waker, and this is polled without one.
+        let mut answer = pin!(unconstrained(self.sender.try_send_request(request)));
         let driver = &mut self.driver;
         let answered = std::future::poll_fn(|cx| {
             let _ = driver.poll(cx);
