@@ -22,9 +22,9 @@ use crate::listen::worker::Worker;
 use crate::listen::{self, accept};
 use crate::observe::{AccessLog, Metrics};
 use crate::policy::Policy;
-use crate::proxy::connector::ConnectorError;
+use crate::proxy::connector::{Connector, ConnectorError};
 use crate::proxy::request_id::RequestIds;
-use crate::proxy::{self, Service, Upstreams};
+use crate::proxy::{self, Service, Upstreams, upstream};
 use crate::store::calls::Calls;
 use crate::store::fallback::Fallback;
 use crate::store::file::FileStore;
@@ -58,7 +58,7 @@ pub struct Process {
     admin: TcpListener,
     probes: Option<TcpListener>,
     tls: Option<Acceptor>,
-    upstreams: Vec<Upstreams>,
+    connectors: Arc<[Connector]>,
     store: StoreHandle,
     metrics: Arc<Metrics>,
     access_log: Arc<AccessLog>,
@@ -76,9 +76,7 @@ impl Process {
     pub fn bind(settings: Settings) -> Result<Self, StartError> {
         let store = StoreHandle::open(&settings.store)?;
         let tls = settings.listen.tls.as_ref().map(Acceptor::new).transpose()?;
-        let upstreams = (0..settings.listen.workers)
-            .map(|_| Upstreams::new(&settings.proxy.upstreams))
-            .collect::<Result<_, _>>()?;
+        let connectors = upstream::connectors(&settings.proxy.upstreams)?.into();
         let access_log = Arc::new(AccessLog::start(&settings.observe)?);
         let metrics =
             Metrics::new(&settings.policy, &settings.hash, store.calls(), store.health(), access_log.dropped())?;
@@ -87,7 +85,7 @@ impl Process {
             admin: bind(settings.admin.admin)?,
             probes: settings.admin.probes.map(bind).transpose()?,
             tls,
-            upstreams,
+            connectors,
             store,
             metrics: Arc::new(metrics),
             access_log,
@@ -113,7 +111,7 @@ impl Process {
 
     async fn serve(self) -> Result<(), StartError> {
         let (signal, watch) = drain::channel();
-        let Self { listener, admin, probes, tls, upstreams, store, metrics, access_log, settings } = self;
+        let Self { listener, admin, probes, tls, connectors, store, metrics, access_log, settings } = self;
         let settings = Shared {
             commons: commons(&settings),
             listen: Arc::new(settings.listen),
@@ -125,6 +123,7 @@ impl Process {
             access_log,
             store,
             tls,
+            connectors,
         };
         info!(address = %listener.local_addr()?, tls = settings.tls.is_some(), "listening");
         info!(address = %admin.local_addr()?, "operators listening");
@@ -134,7 +133,7 @@ impl Process {
             tokio::spawn(admin::serve(answers.clone(), listener));
         }
         drop(answers);
-        let workers = settings.start_workers(upstreams, &watch)?;
+        let workers = settings.start_workers(&watch)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let most = settings.listen.bounds.connections;
         let accepting = tokio::spawn(accept::run(listener, workers.clone(), most, metrics, watch));
@@ -158,24 +157,25 @@ struct Shared {
     metrics: Arc<Metrics>,
     access_log: Arc<AccessLog>,
     tls: Option<Acceptor>,
+    connectors: Arc<[Connector]>,
 }
 
 impl Shared {
-    fn start_workers(&self, upstreams: Vec<Upstreams>, drain: &Watch) -> io::Result<Arc<[Worker]>> {
-        let start = |(index, upstreams)| Worker::start(index, drain.clone(), self.context(upstreams));
-        upstreams.into_iter().enumerate().map(start).collect()
+    fn start_workers(&self, drain: &Watch) -> io::Result<Arc<[Worker]>> {
+        (0..self.listen.workers).map(|index| Worker::start(index, drain.clone(), self.context())).collect()
     }
 
-    /// One worker's own, made on its thread: the store's connection belongs to the runtime that it starts on.
-    fn context(&self, upstreams: Upstreams) -> impl FnOnce() -> Context + Send + use<> {
+    /// One worker's own, made on its thread: connections belong to the runtime that they start on.
+    fn context(&self) -> impl FnOnce() -> Context + Send + use<> {
         let (policy, commons, store) = (self.policy.clone(), self.commons.clone(), self.store.clone());
         let (listen, settings, tls) = (self.listen.clone(), self.proxy.clone(), self.tls.clone());
+        let connectors = self.connectors.clone();
         let (metrics, access_log) = (self.metrics.clone(), self.access_log.clone());
         let deadline = self.store_deadline;
         move || Context {
             service: Service {
                 gate: Gate::new(policy, store.start(&commons.fallback), commons, deadline),
-                upstreams,
+                upstreams: Upstreams::new(&settings.upstreams, &connectors),
                 settings,
                 metrics,
                 access_log,

@@ -11,8 +11,8 @@ use crate::keys::format::{Fate, Formats};
 use crate::limit::window::short_duration;
 use crate::listen::tls::Acceptor;
 use crate::policy::{Access, By, Limit, Plan, Route};
-use crate::proxy::Upstreams;
 use crate::proxy::settings::{Protocol, Target, Upstream};
+use crate::proxy::upstream;
 use crate::store::fallback::LimitsOutage;
 use crate::store::redis::{self, RedisDocuments};
 use crate::store::settings::{Backend, KeysOutage};
@@ -47,7 +47,7 @@ pub fn run(config: &Path, store_problem: impl FnOnce(&Settings) -> Option<String
 /// Reads every certificate and key as `run` would.
 fn unusable_files(settings: &Settings) -> Vec<String> {
     let listener = settings.listen.tls.as_ref().and_then(|tls| Acceptor::new(tls).err());
-    let upstreams = Upstreams::new(&settings.proxy.upstreams).err();
+    let upstreams = upstream::connectors(&settings.proxy.upstreams).err();
     let store = match &settings.store.backend {
         Backend::Redis(redis) => redis.tls.as_ref().and_then(|tls| redis::tls::client_config(tls).err()),
         Backend::File(_) => None,

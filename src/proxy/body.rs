@@ -1,16 +1,18 @@
 //! Bodies on their way through: the client's towards the upstream, and whatever goes back. Frames pass as they come.
 
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderName;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use thiserror::Error;
 
+use super::upstream::relayed::Relayed;
 use crate::observe::metrics::Counted;
 
 /// What a client gets, counted as in flight until it ends.
@@ -22,7 +24,7 @@ pub struct Outgoing {
 /// The gate's own words or the upstream's stream.
 pub enum Payload {
     Words(Bytes),
-    Upstream(Incoming),
+    Upstream(Relayed),
 }
 
 impl Outgoing {
@@ -58,24 +60,30 @@ impl Body for Outgoing {
     }
 }
 
-/// The client's body on its way to the upstream: bounded, its progress visible, its trailers clean.
-pub struct Forwarded {
-    stream: Incoming,
-    progress: Arc<Progress>,
+/// The client's body on its way to the upstream: bounded, its progress visible, its trailers clean. Clones are the same body;
+/// it can be sent again as long as nothing of it was taken.
+#[derive(Clone)]
+pub struct Forwarded(Option<Rc<Upload>>);
+
+/// A body that is still to come.
+pub struct Upload {
+    stream: RefCell<Incoming>,
     /// Bytes that may still pass.
-    left: Option<u64>,
+    left: Cell<Option<u64>>,
     /// Never passed on as a trailer: the identity headers.
     reserved: Arc<[HeaderName]>,
+    last_frame: Cell<Option<Instant>>,
+    state: Cell<State>,
 }
 
-/// What became of a forwarded body, seen from the outside.
-#[derive(Debug)]
-pub struct Progress {
-    started: Instant,
-    /// Of the last frame, in milliseconds since `started`.
-    last_frame_ms: AtomicU64,
-    too_large: AtomicBool,
-    broken: AtomicBool,
+/// What became of a body, seen from the outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    Ended,
+    TooLarge,
+    /// The client, not the upstream, broke the exchange off.
+    Broken,
 }
 
 #[derive(Debug, Error)]
@@ -87,35 +95,80 @@ pub enum BodyError {
 }
 
 impl Forwarded {
-    pub fn new(stream: Incoming, most: Option<u64>, reserved: Arc<[HeaderName]>) -> (Self, Arc<Progress>) {
-        let progress = Arc::new(Progress {
-            started: Instant::now(),
-            last_frame_ms: AtomicU64::new(0),
-            too_large: AtomicBool::new(false),
-            broken: AtomicBool::new(false),
-        });
-        (Self { stream, progress: progress.clone(), left: most, reserved }, progress)
+    pub fn new(stream: Incoming, most: Option<u64>, reserved: &Arc<[HeaderName]>) -> Self {
+        if stream.is_end_stream() {
+            return Self(None);
+        }
+        Self(Some(Rc::new(Upload {
+            stream: RefCell::new(stream),
+            left: Cell::new(most),
+            reserved: reserved.clone(),
+            last_frame: Cell::new(None),
+            state: Cell::new(State::Open),
+        })))
+    }
+
+    pub fn upload(&self) -> Option<&Rc<Upload>> {
+        self.0.as_ref()
+    }
+
+    /// Whether something of it was taken already.
+    pub fn has_begun(&self) -> bool {
+        self.0.as_ref().is_some_and(|upload| upload.last_frame().is_some() || upload.state.get() != State::Open)
     }
 }
 
-impl Progress {
-    /// When the last frame passed, or the body began.
-    pub fn last_frame(&self) -> Instant {
-        self.started + Duration::from_millis(self.last_frame_ms.load(Ordering::Relaxed))
+impl Upload {
+    /// When the last frame passed.
+    pub fn last_frame(&self) -> Option<Instant> {
+        self.last_frame.get()
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.state.get() == State::Ended || self.stream.borrow().is_end_stream()
     }
 
     pub fn is_too_large(&self) -> bool {
-        self.too_large.load(Ordering::Relaxed)
+        self.state.get() == State::TooLarge
     }
 
-    /// Whether the client, not the upstream, broke the exchange off.
     pub fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Relaxed)
+        self.state.get() == State::Broken
     }
 
-    fn frame_passed(&self) {
-        let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_frame_ms.store(ms, Ordering::Relaxed);
+    /// Reads what is left of it, for nobody.
+    pub async fn drain(&self) {
+        while let Some(Ok(_)) = std::future::poll_fn(|cx| self.poll_frame(cx)).await {}
+    }
+
+    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut frame = match ready!(Pin::new(&mut *self.stream.borrow_mut()).poll_frame(cx)) {
+            None => {
+                self.state.set(State::Ended);
+                return Poll::Ready(None);
+            }
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => {
+                self.state.set(State::Broken);
+                return Poll::Ready(Some(Err(error.into())));
+            }
+        };
+        self.last_frame.set(Some(Instant::now()));
+        if let (Some(left), Some(data)) = (self.left.get(), frame.data_ref()) {
+            let Some(left) = left.checked_sub(data.len() as u64) else {
+                self.state.set(State::TooLarge);
+                return Poll::Ready(Some(Err(BodyError::TooLarge)));
+            };
+            self.left.set(Some(left));
+        }
+        if let Some(trailers) = frame.trailers_mut() {
+            for name in super::headers::look_alikes(trailers, &self.reserved) {
+                trailers.remove(name);
+            }
+            // Nothing comes after them, and whoever sends them does not ask again.
+            self.state.set(State::Ended);
+        }
+        Poll::Ready(Some(Ok(frame)))
     }
 }
 
@@ -123,36 +176,15 @@ impl Body for Forwarded {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut frame = match ready!(Pin::new(&mut self.stream).poll_frame(cx)) {
-            None => return Poll::Ready(None),
-            Some(Ok(frame)) => frame,
-            Some(Err(error)) => {
-                self.progress.broken.store(true, Ordering::Relaxed);
-                return Poll::Ready(Some(Err(error.into())));
-            }
-        };
-        self.progress.frame_passed();
-        if let (Some(left), Some(data)) = (self.left, frame.data_ref()) {
-            let Some(left) = left.checked_sub(data.len() as u64) else {
-                self.progress.too_large.store(true, Ordering::Relaxed);
-                return Poll::Ready(Some(Err(BodyError::TooLarge)));
-            };
-            self.left = Some(left);
-        }
-        if let Some(trailers) = frame.trailers_mut() {
-            for name in super::headers::look_alikes(trailers, &self.reserved) {
-                trailers.remove(name);
-            }
-        }
-        Poll::Ready(Some(Ok(frame)))
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.0.as_ref().map_or(Poll::Ready(None), |upload| upload.poll_frame(cx))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.0.as_ref().is_none_or(|upload| upload.stream.borrow().is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.stream.size_hint()
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |upload| upload.stream.borrow().size_hint())
     }
 }

@@ -1,32 +1,29 @@
-//! Connections to one upstream: over TCP, TLS or a unix socket, whatever the request's URI says.
+//! How one upstream is reached: over TCP, TLS or a unix socket. What is spoken then is `upstream`'s.
 //!
 //! The target is the configuration's alone, so that no client can choose where the gate connects to.
 
 use std::io;
-use std::pin::Pin;
+use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Uri;
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::client::legacy::connect::{Connected, Connection};
-use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::settings::{Protocol, Target, Upstream, UpstreamTls};
+use super::upstream::resolve::Resolver;
 
+/// Read once, for all workers.
 #[derive(Clone)]
 pub struct Connector {
     target: Arc<Target>,
-    connect_timeout: Duration,
     tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
@@ -45,6 +42,21 @@ pub enum ConnectorError {
     Tls(#[from] rustls::Error),
 }
 
+/// A connection before any HTTP.
+pub struct Connected {
+    pub stream: Stream,
+    /// None on a unix socket.
+    pub peer: Option<SocketAddr>,
+    /// Whether HTTP/2 is spoken on it.
+    pub h2: bool,
+}
+
+pub enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
 impl Connector {
     pub fn new(upstream: &Upstream) -> Result<Self, ConnectorError> {
         let tls = match &upstream.target {
@@ -55,33 +67,58 @@ impl Connector {
             }
             Target::Tcp { .. } | Target::Unix(_) => None,
         };
-        Ok(Self { target: Arc::new(upstream.target.clone()), connect_timeout: upstream.connect_timeout, tls })
+        Ok(Self { target: Arc::new(upstream.target.clone()), tls })
     }
 
-    async fn connect(self) -> io::Result<Socket> {
-        let connecting = async {
-            let (io, h2): (Box<dyn Io>, bool) = match &*self.target {
-                Target::Unix(path) => (Box::new(UnixStream::connect(path).await?), false),
-                Target::Tcp { host, port, .. } => {
-                    let tcp = TcpStream::connect((host.trim_matches(['[', ']']), *port)).await?;
-                    tcp.set_nodelay(true)?;
-                    match self.tls {
-                        None => (Box::new(tcp), false),
-                        Some((tls, name)) => {
-                            let stream = tls.connect(name, tcp).await?;
-                            let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                            (Box::new(stream), h2)
-                        }
-                    }
-                }
-            };
-            Ok(Socket { io: TokioIo::new(io), h2 })
+    /// Connects to the first address that answers; the caller bounds it all, `patience` tells how to share it out.
+    pub async fn connect(&self, resolver: Option<&Rc<Resolver>>, patience: Duration) -> io::Result<Connected> {
+        let (protocol, resolver) = match (&*self.target, resolver) {
+            (Target::Tcp { protocol, .. }, Some(resolver)) => (protocol, resolver),
+            (Target::Tcp { .. }, None) => return Err(io::Error::other("a name needs its resolver")),
+            (Target::Unix(path), _) => {
+                let stream = Stream::Unix(UnixStream::connect(path).await?);
+                return Ok(Connected { stream, peer: None, h2: false });
+            }
         };
-        match timeout(self.connect_timeout, connecting).await {
-            Ok(connected) => connected,
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the connection was not made in time")),
+        let (tcp, peer) = resolved(resolver, Instant::now() + patience).await?;
+        tcp.set_nodelay(true)?;
+        let (stream, h2) = match &self.tls {
+            None => (Stream::Tcp(tcp), *protocol == Protocol::H2c),
+            Some((tls, name)) => {
+                let stream = tls.connect(name.clone(), tcp).await?;
+                let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                (Stream::Tls(Box::new(stream)), h2)
+            }
+        };
+        Ok(Connected { stream, peer: Some(peer), h2 })
+    }
+}
+
+/// To one of the name's addresses; when none answers, to those that it has by now.
+async fn resolved(resolver: &Rc<Resolver>, deadline: Instant) -> io::Result<(TcpStream, SocketAddr)> {
+    let addresses = resolver.addresses().await?;
+    match first(&addresses, deadline).await {
+        Ok(connected) => Ok(connected),
+        Err(error) => match resolver.other_than(&addresses).await {
+            Some(others) => first(&others, deadline).await,
+            None => Err(error),
+        },
+    }
+}
+
+/// In their order, each within its share of the time that is left, so that one that is silent does not use it up.
+async fn first(addresses: &[SocketAddr], deadline: Instant) -> io::Result<(TcpStream, SocketAddr)> {
+    let mut failed = io::Error::from(io::ErrorKind::NotFound);
+    for (tried, address) in addresses.iter().enumerate() {
+        let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+        let share = deadline.saturating_duration_since(Instant::now()) / left;
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok((stream, *address)),
+            Ok(Err(error)) => failed = io::Error::new(error.kind(), format!("{address}: {error}")),
+            Err(_) => failed = io::Error::new(io::ErrorKind::TimedOut, format!("{address} did not answer in time")),
         }
     }
+    Err(failed)
 }
 
 fn client_config(settings: &UpstreamTls) -> Result<ClientConfig, ConnectorError> {
@@ -119,66 +156,4 @@ fn certificates(file: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, 
     let pem = |error| ConnectorError::Pem { file: file.display().to_string(), error };
     let found: Vec<_> = CertificateDer::pem_file_iter(file).map_err(pem)?.collect::<Result<_, _>>().map_err(pem)?;
     if found.is_empty() { Err(ConnectorError::Empty(file.display().to_string())) } else { Ok(found) }
-}
-
-impl tower_service::Service<Uri> for Connector {
-    type Response = Socket;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Socket>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        Box::pin(self.clone().connect())
-    }
-}
-
-/// A connection of whichever kind.
-pub struct Socket {
-    io: TokioIo<Box<dyn Io>>,
-    h2: bool,
-}
-
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
-impl Connection for Socket {
-    fn connected(&self) -> Connected {
-        if self.h2 { Connected::new().negotiated_h2() } else { Connected::new() }
-    }
-}
-
-impl Read for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
-    }
-}
-
-impl Write for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
-    }
 }

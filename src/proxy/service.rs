@@ -101,7 +101,7 @@ impl Service {
         times.decided = Some(Instant::now());
         let permit = decided?;
 
-        let response = self.upstreams.forward(&permit, self.gate.policy(), request, arrival, &told.id).await;
+        let response = self.upstreams.forward(&permit, self.gate.policy(), request, &told.uri, arrival, &told.id).await;
         times.answered = Some(Instant::now());
         let mut response = response?;
         headers::backward(response.headers_mut());

@@ -26,6 +26,8 @@ pub struct Upstream {
     pub response_timeout: Duration,
     /// How long an unused connection is kept.
     pub idle: Duration,
+    /// Requests at once on one HTTP/2 connection; the upstream may allow fewer.
+    pub h2_streams: usize,
     /// Set on the forwarded request; a client's own copy never passes. One that renders empty is left out.
     pub identity: Vec<(HeaderName, Template<Identity>)>,
     /// Fixed, set last.

@@ -71,7 +71,6 @@ fn upstream(name: &str, path: &FieldPath, raw: &Short<raw::Upstream>, reader: &m
     let target = url.and_then(|url| target(&path.field("url"), url, reader));
     let target = target.unwrap_or(Target::Unix(PathBuf::new()));
     let streams = fields.h2_streams.as_ref();
-    reader.only_default(&path.field("h2_streams"), streams, 100, scalar::number(1, 100_000), "this bound is");
     let seconds = Duration::from_secs;
     let (connect, response) = (fields.connect_timeout.as_ref(), fields.response_timeout.as_ref());
     let identity = identity(&path.field("identity"), fields.identity.as_ref(), reader);
@@ -81,6 +80,7 @@ fn upstream(name: &str, path: &FieldPath, raw: &Short<raw::Upstream>, reader: &m
         connect_timeout: reader.read(&path.field("connect_timeout"), connect, seconds(2), scalar::time),
         response_timeout: reader.read(&path.field("response_timeout"), response, seconds(15), scalar::time),
         idle: reader.read(&path.field("idle"), fields.idle.as_ref(), seconds(60), scalar::time),
+        h2_streams: reader.read(&path.field("h2_streams"), streams, 100, scalar::count(1, 100_000)),
         identity,
         headers,
         tls: tls(&path.field("tls"), fields.tls.as_ref(), &target, reader),

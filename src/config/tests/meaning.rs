@@ -259,11 +259,10 @@ fn what_is_not_built_says_so_and_its_default_may_stand() {
         ("listen: {address: 127.0.0.1:1, limits: {body_idle: 1s}}", "listen.limits.body_idle", later),
         ("listen: {address: 127.0.0.1:1, limits: {idle: 1s}}", "listen.limits.idle", later),
         ("listen: {address: 127.0.0.1:1, limits: {stream_idle: 1s}}", "listen.limits.stream_idle", later),
-        ("upstream: {url: http://localhost, h2_streams: 7}", "upstream.h2_streams", later),
         ("probes: {address: 127.0.0.1:2, app: [{path: /a, target: http://b}]}", "probes.app", later),
     ]);
     good(
-        "mode: enforce\nupstream: {url: http://localhost, h2_streams: 100}\nstore: {redis: 'redis://host', outage: {keys: deny}}\n\
+        "mode: enforce\nupstream: {url: http://localhost, h2_streams: 7}\nstore: {redis: 'redis://host', outage: {keys: deny}}\n\
           listen: {address: 127.0.0.1:1, proxy_protocol: false, limits: {body_idle: 30s, idle: 2m, stream_idle: 5m}}",
     );
 }

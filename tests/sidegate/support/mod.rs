@@ -10,6 +10,7 @@ pub mod faults;
 pub mod gate;
 pub mod load;
 pub mod redis;
+pub mod scripted;
 pub mod upstream;
 
 use std::{

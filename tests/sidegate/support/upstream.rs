@@ -286,7 +286,11 @@ pub struct FrameSender(mpsc::UnboundedSender<Frame<Bytes>>);
 
 impl FrameSender {
     pub fn send(&self, data: &'static str) {
-        self.0.send(Frame::data(Bytes::from(data))).expect("the body is still wanted");
+        self.send_bytes(Bytes::from(data));
+    }
+
+    pub fn send_bytes(&self, data: Bytes) {
+        self.0.send(Frame::data(data)).expect("the body is still wanted");
     }
 }
 

@@ -1,0 +1,180 @@
+//! One HTTP/2 connection to an upstream, shared by as many requests as both sides allow. It is driven by tasks of its own.
+
+use std::cell::Cell;
+use std::error::Error as _;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use http::header::HOST;
+use http::uri::{Authority, Parts, Scheme};
+use http::{Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http2};
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::Unanswered;
+use super::heard::Listening;
+use crate::proxy::body::Forwarded;
+
+/// What one peer may make the gate hold (YARDSTICK's table); a dead one is noticed by its silence.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const HEADER_BYTES: u32 = 64 * 1024;
+const PING: Duration = Duration::from_secs(30);
+const PING_ANSWER: Duration = Duration::from_secs(10);
+
+pub struct Connection {
+    sender: http2::SendRequest<Forwarded>,
+    room: Rc<Room>,
+    scheme: Scheme,
+    peer: Option<SocketAddr>,
+}
+
+/// How many streams are open, and how many may be.
+struct Room {
+    open: Cell<usize>,
+    most: Cell<usize>,
+    last_used: Cell<Instant>,
+    used: Cell<bool>,
+}
+
+/// One request's place on a connection.
+pub struct Stream {
+    sender: http2::SendRequest<Forwarded>,
+    scheme: Scheme,
+    place: Place,
+}
+
+/// Counts as an open stream until dropped.
+pub struct Place(Rc<Room>);
+
+impl Connection {
+    /// Ready when the other side has said how many streams it takes. `streams`: how many are used at most.
+    pub async fn open<S>(stream: S, scheme: Scheme, streams: usize, peer: Option<SocketAddr>) -> hyper::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (stream, heard) = Listening::to(stream);
+        let (sender, connection) = builder().handshake(TokioIo::new(stream)).await?;
+        // Its first frame is its SETTINGS (RFC 9113 §3.4); the task that reads it runs before this one goes on.
+        heard.first().await;
+        let most = move |allowed: usize| allowed.clamp(1, streams);
+        let room = Rc::new(Room {
+            open: Cell::new(0),
+            most: Cell::new(most(connection.current_max_send_streams())),
+            last_used: Cell::new(Instant::now()),
+            used: Cell::new(false),
+        });
+        let driven = room.clone();
+        tokio::task::spawn_local(async move {
+            let mut connection = pin!(connection);
+            // Every request passes through here, so that a changed SETTINGS is seen by the next one.
+            let ended = std::future::poll_fn(|cx| {
+                driven.most.set(most(connection.current_max_send_streams()));
+                connection.as_mut().poll(cx)
+            });
+            // Whoever has a stream on it learns of an error there.
+            let _ = ended.await;
+        });
+        Ok(Self { sender, room, scheme, peer })
+    }
+
+    pub fn peer(&self) -> Option<&SocketAddr> {
+        self.peer.as_ref()
+    }
+
+    /// Closed, or told by a GOAWAY to go elsewhere and asked for a stream since.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// Without a stream for this long.
+    pub fn is_idle(&self, idle: Duration) -> bool {
+        self.room.open.get() == 0 && self.room.last_used.get().elapsed() >= idle
+    }
+
+    pub fn stream(&self) -> Option<Stream> {
+        let open = self.room.open.get();
+        if open >= self.room.most.get() || self.is_closed() {
+            return None;
+        }
+        self.room.open.set(open + 1);
+        let place = Place(self.room.clone());
+        Some(Stream { sender: self.sender.clone(), scheme: self.scheme.clone(), place })
+    }
+}
+
+impl Stream {
+    pub async fn exchange(
+        mut self,
+        mut request: Request<Forwarded>,
+    ) -> Result<(Response<Incoming>, Place), Unanswered> {
+        to_absolute_form(&mut request, &self.scheme);
+        let reused = self.place.0.used.replace(true);
+        match self.sender.try_send_request(request).await {
+            Ok(response) => Ok((response, self.place)),
+            Err(failed) => Err(unanswered(failed, reused)),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        self.0.last_used.set(Instant::now());
+    }
+}
+
+fn builder() -> http2::Builder<OnThisWorker> {
+    let mut builder = http2::Builder::new(OnThisWorker);
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(HEADER_BYTES)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING_ANSWER)
+        .keep_alive_while_idle(true);
+    builder
+}
+
+fn unanswered(mut failed: TrySendError<Request<Forwarded>>, reused: bool) -> Unanswered {
+    let unsent = failed.take_message();
+    let error = failed.into_error();
+    let reason = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    // h2 gives a peer's GOAWAY as the reason only to streams above the last that the peer processed (RFC 9113 §8.7).
+    let refused = reason.is_some_and(|error| {
+        error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+    });
+    // A stream that was reset was received; one whose connection ended without a word may not have been.
+    let unheard = reused && reason.is_none_or(h2::Error::is_io);
+    Unanswered { unsent, refused, unheard, error }
+}
+
+/// `:scheme` and `:authority` come from the URI; the latter is the Host that was decided on, which it replaces (RFC 9113 §8.3.1).
+fn to_absolute_form(request: &mut Request<Forwarded>, scheme: &Scheme) {
+    let host = request.headers_mut().remove(HOST);
+    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let Some(authority) = authority.or_else(|| request.uri().authority().cloned()) else { return };
+    let mut parts = Parts::default();
+    parts.scheme = Some(scheme.clone());
+    parts.authority = Some(authority);
+    parts.path_and_query = request.uri().path_and_query().cloned();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+}
+
+/// What hyper starts for a connection and its streams stays on the worker's thread.
+#[derive(Debug, Clone, Copy)]
+struct OnThisWorker;
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisWorker {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

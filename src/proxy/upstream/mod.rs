@@ -1,0 +1,241 @@
+//! The services behind the gate, each with its connections. Only a `Permit` gets a request forwarded.
+//!
+//! `pool` keeps connections, `h1` and `h2` exchange a request for an answer on one, `relayed` passes the answer's body on,
+//! `resolve` knows where a name leads. Everything here belongs to one worker's thread.
+
+pub mod h1;
+pub mod h2;
+mod heard;
+pub mod pool;
+pub mod relayed;
+pub mod resolve;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::HOST;
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use hyper::body::{Body as _, Incoming};
+use tokio::time::timeout_at;
+
+use super::arrival::Arrival;
+use super::body::{Forwarded, Upload};
+use super::connector::{Connector, ConnectorError};
+use super::headers::{self, Forwarding};
+use super::request_id::RequestId;
+use super::settings::{Protocol, Target, Upstream};
+use crate::gate::{Denial, Permit};
+use crate::policy::Policy;
+
+use self::pool::{Outlet, Pool};
+use self::relayed::Relayed;
+
+/// One worker's way to the upstreams, by `UpstreamId`.
+pub struct Upstreams {
+    upstreams: Vec<Destination>,
+    /// Every identity header of every upstream: no client's copy passes, on public routes neither.
+    reserved: Arc<[HeaderName]>,
+}
+
+struct Destination {
+    settings: Upstream,
+    pool: Rc<Pool>,
+    /// The host that is asked for; `None`: the one that the client named.
+    host: Option<HeaderValue>,
+}
+
+/// Why an exchange brought no answer, and what that allows (RFC 9110 §9.2.2).
+pub struct Unanswered {
+    /// The request, where it was never sent.
+    unsent: Option<Request<Forwarded>>,
+    /// The upstream said that it did not look at it.
+    refused: bool,
+    /// The connection had served before and ended without a word: the upstream may have closed it before the request came.
+    unheard: bool,
+    error: hyper::Error,
+}
+
+/// How each upstream is reached, read once for all workers.
+pub fn connectors(settings: &[Upstream]) -> Result<Vec<Connector>, ConnectorError> {
+    settings.iter().map(Connector::new).collect()
+}
+
+impl Upstreams {
+    /// Belongs to the thread that it is made on. `connectors`: of these very settings.
+    pub fn new(settings: &[Upstream], connectors: &[Connector]) -> Self {
+        let identity = settings.iter().flat_map(|upstream| &upstream.identity).map(|(name, _)| name.clone());
+        let fixed = settings.iter().flat_map(|upstream| &upstream.headers).map(|(name, _)| name.clone());
+        let reserved = identity.chain(fixed).filter(|name| name != HOST).collect();
+        let upstreams =
+            settings.iter().zip(connectors).map(|(settings, connector)| Destination::new(settings, connector));
+        Self { upstreams: upstreams.collect(), reserved }
+    }
+
+    /// Forwards what was permitted; the request's target is taken from `asked` where that is what was decided on. The body
+    /// streams; the answer is the upstream's head with its body still to come.
+    pub async fn forward(
+        &self,
+        permit: &Permit,
+        policy: &Policy,
+        request: Request<Incoming>,
+        asked: &Uri,
+        arrival: &Arrival,
+        request_id: &RequestId,
+    ) -> Result<Response<Relayed>, Denial> {
+        // The configuration resolves every id that a route or a format names.
+        let unknown = || Denial::UpstreamUnreachable("no such upstream".to_owned());
+        let service = self.upstreams.get(permit.upstream().0).ok_or_else(unknown)?;
+        let most = permit.route().max_body;
+        if let (Some(most), Some(length)) = (most, request.body().size_hint().exact())
+            && length > most
+        {
+            return Err(Denial::BodyTooLarge);
+        }
+        let (mut head, body) = request.into_parts();
+        let forwarding = Forwarding {
+            permit,
+            policy,
+            upstream: &service.settings,
+            reserved: &self.reserved,
+            arrival,
+            version: head.version,
+            request_id,
+        };
+        headers::forward(&mut head.headers, &forwarding);
+        head.uri = aim(asked, permit.target())?;
+        head.version = Version::HTTP_11;
+        if let Some(host) = &service.host {
+            head.headers.insert(HOST, host.clone());
+        }
+        let request = Request::from_parts(head, Forwarded::new(body, most, &self.reserved));
+        let patience = permit.route().response_timeout.unwrap_or(service.settings.response_timeout);
+        let response = service.send(request, patience).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // Whoever asks for an upgrade finds the connection as `hyper::upgrade::OnUpgrade` in the answer's extensions.
+            return Err(Denial::UpstreamInvalid("it switched protocols, which nobody asked for".to_owned()));
+        }
+        Ok(response)
+    }
+}
+
+impl Destination {
+    fn new(settings: &Upstream, connector: &Connector) -> Self {
+        // A plain service beside the gate sees the host that the client asked for, as before. One that is reached by name over
+        // TLS or HTTP/2 is asked under that name, since its certificate and `:authority` say it.
+        let host = match &settings.target {
+            _ if settings.headers.iter().any(|(name, _)| name == HOST) => None,
+            Target::Unix(_) | Target::Tcp { protocol: Protocol::Http, .. } => None,
+            Target::Tcp { host, port: 443, protocol: Protocol::Https } => Some(host.clone()),
+            Target::Tcp { host, port: 80, protocol: Protocol::H2c } => Some(host.clone()),
+            Target::Tcp { host, port, .. } => Some(format!("{host}:{port}")),
+        };
+        // The configuration took it from an authority, which is visible ASCII.
+        let host = host.and_then(|host| HeaderValue::try_from(host).ok());
+        let pool = Rc::new(Pool::new(settings, connector.clone()));
+        Self { settings: settings.clone(), pool, host }
+    }
+
+    /// Sends the request, and once more on another connection where it cannot have been acted upon, or may be twice.
+    async fn send(&self, request: Request<Forwarded>, patience: Duration) -> Result<Response<Relayed>, Denial> {
+        let upload = request.body().upload().cloned();
+        let upload = upload.as_ref();
+        let (again, first) = match self.attempt(request, false, patience, upload).await? {
+            Ok(response) => return Ok(response),
+            Err((Some(again), unanswered)) => (again, unanswered),
+            Err((None, unanswered)) => return Err(failed(&unanswered.error, upload)),
+        };
+        tracing::debug!(error = chain(&first.error), "the request is sent again");
+        let second = self.attempt(again, true, patience, upload).await?;
+        second.map_err(|(_, unanswered)| failed(&unanswered.error, upload))
+    }
+
+    /// One exchange. When it fails: the request, if it may be sent again, and why.
+    async fn attempt(
+        &self,
+        request: Request<Forwarded>,
+        fresh: bool,
+        patience: Duration,
+        upload: Option<&Rc<Upload>>,
+    ) -> Result<Result<Response<Relayed>, (Option<Request<Forwarded>>, Unanswered)>, Denial> {
+        let outlet = self.pool.outlet(fresh).await.map_err(Denial::UpstreamUnreachable)?;
+        let idempotent = request.method().is_idempotent() && upload.is_none();
+        let kept = (!fresh && (idempotent || matches!(outlet, Outlet::H2(_)))).then(|| request.clone());
+        let answered = match outlet {
+            Outlet::H1(mut connection) => {
+                let answered = within(patience, upload, connection.exchange(request)).await?;
+                answered.map(|response| {
+                    let unfinished = upload.filter(|upload| !upload.has_ended()).cloned();
+                    response.map(|stream| Relayed::from_h1(stream, connection, &self.pool, unfinished))
+                })
+            }
+            Outlet::H2(stream) => {
+                let answered = within(patience, upload, stream.exchange(request)).await?;
+                answered.map(|(response, place)| response.map(|stream| Relayed::from_h2(stream, place)))
+            }
+        };
+        Ok(answered.map_err(|mut unanswered| {
+            let may = |kept: &Request<Forwarded>| {
+                !kept.body().has_begun() && (unanswered.refused || (unanswered.unheard && idempotent))
+            };
+            let again = unanswered.unsent.take().or_else(|| kept.filter(may));
+            (again, unanswered)
+        }))
+    }
+}
+
+/// The target byte for byte as it was decided on, in origin form; what was asked for is not parsed again.
+fn aim(asked: &Uri, target: &str) -> Result<Uri, Denial> {
+    if let Some(kept) = asked.path_and_query().filter(|asked| asked.as_str() == target) {
+        return Ok(kept.clone().into());
+    }
+    let invalid = |_| Denial::BadRequest("The query holds a character that must be percent-encoded".into());
+    let made = PathAndQuery::try_from(target).map_err(invalid)?;
+    if made.as_str() != target {
+        return Err(Denial::BadRequest("The request's target cannot be forwarded as it is".into()));
+    }
+    Ok(made.into())
+}
+
+/// Waits for the head: `patience` from now, or from the last frame of the request body that was forwarded.
+async fn within<T>(
+    patience: Duration,
+    upload: Option<&Rc<Upload>>,
+    answer: impl Future<Output = T>,
+) -> Result<T, Denial> {
+    let mut answer = std::pin::pin!(answer);
+    let mut deadline = Instant::now() + patience;
+    loop {
+        if let Ok(answered) = timeout_at(deadline.into(), &mut answer).await {
+            return Ok(answered);
+        }
+        match upload.and_then(|upload| upload.last_frame()) {
+            Some(last) if last + patience > deadline => deadline = last + patience,
+            _ => return Err(Denial::UpstreamTimeout),
+        }
+    }
+}
+
+fn failed(error: &hyper::Error, upload: Option<&Rc<Upload>>) -> Denial {
+    if upload.is_some_and(|upload| upload.is_too_large()) {
+        return Denial::BodyTooLarge;
+    }
+    if upload.is_some_and(|upload| upload.is_broken()) {
+        // Nobody is left to read this; the log tells it apart from a failure of the upstream.
+        return Denial::BadRequest("The request body broke off".into());
+    }
+    Denial::UpstreamInvalid(chain(error))
+}
+
+/// The whole story of an error, for the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut told = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        told.push_str(": ");
+        told.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    told
+}
