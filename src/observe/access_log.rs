@@ -5,7 +5,7 @@
 
 use std::io::{BufWriter, IsTerminal, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -27,9 +27,9 @@ pub struct AccessLog {
     queue: SyncSender<Vec<u8>>,
     dropped: Arc<AtomicU64>,
     text: bool,
-    enabled: bool,
+    enabled: AtomicBool,
     /// Of 2³² allowed requests so many are logged.
-    sample: u64,
+    sample: AtomicU64,
     counter: AtomicU64,
 }
 
@@ -87,15 +87,18 @@ impl AccessLog {
             Format::Text => true,
             Format::Auto => std::io::stdout().is_terminal(),
         };
-        Ok(Self {
-            queue,
-            dropped: Arc::default(),
-            text,
-            enabled: settings.level >= tracing::Level::INFO,
-            // The product of 2³² and a share is exact enough for a sample.
-            sample: (settings.sample.clamp(0.0, 1.0) * 4_294_967_296.0) as u64,
-            counter: AtomicU64::new(0),
-        })
+        let (enabled, sample) = (AtomicBool::default(), AtomicU64::default());
+        let log = Self { queue, dropped: Arc::default(), text, enabled, sample, counter: AtomicU64::new(0) };
+        log.follow(settings);
+        Ok(log)
+    }
+
+    /// Level and sample from now on; the format stays.
+    pub fn follow(&self, settings: &Settings) {
+        self.enabled.store(settings.level >= tracing::Level::INFO, Ordering::Relaxed);
+        // The product of 2³² and a share is exact enough for a sample.
+        let sample = (settings.sample.clamp(0.0, 1.0) * 4_294_967_296.0) as u64;
+        self.sample.store(sample, Ordering::Relaxed);
     }
 
     /// How many lines were lost because nobody read them in time.
@@ -104,7 +107,7 @@ impl AccessLog {
     }
 
     pub fn write(&self, finished: &Finished<'_>, formats: &Formats) {
-        if !self.enabled || (finished.denial.is_none() && !self.is_sampled()) {
+        if !self.enabled.load(Ordering::Relaxed) || (finished.denial.is_none() && !self.is_sampled()) {
             return;
         }
         let path = mask(finished.path, formats);
@@ -118,11 +121,12 @@ impl AccessLog {
 
     /// Evenly spread rather than drawn: of any so many requests the configured share is logged.
     fn is_sampled(&self) -> bool {
-        if self.sample > u64::from(u32::MAX) {
+        let sample = self.sample.load(Ordering::Relaxed);
+        if sample > u64::from(u32::MAX) {
             return true;
         }
         let count = self.counter.fetch_add(1, Ordering::Relaxed);
-        (count.wrapping_mul(self.sample) & u64::from(u32::MAX)) < self.sample
+        (count.wrapping_mul(sample) & u64::from(u32::MAX)) < sample
     }
 }
 

@@ -21,7 +21,7 @@ use crate::policy::Policy;
 
 /// One worker's clients, by `UpstreamId`.
 pub struct Upstreams {
-    upstreams: Vec<Pool>,
+    upstreams: Vec<Arc<Pool>>,
     /// Every identity header of every upstream: no client's copy passes, on public routes neither.
     reserved: Arc<[HeaderName]>,
 }
@@ -38,8 +38,18 @@ impl Upstreams {
         let identity = settings.iter().flat_map(|upstream| &upstream.identity).map(|(name, _)| name.clone());
         let fixed = settings.iter().flat_map(|upstream| &upstream.headers).map(|(name, _)| name.clone());
         let reserved = identity.chain(fixed).filter(|name| name != HOST).collect();
-        let upstreams = settings.iter().map(Pool::new).collect::<Result<_, _>>()?;
+        let upstreams = settings.iter().map(|one| Pool::new(one).map(Arc::new)).collect::<Result<_, _>>()?;
         Ok(Self { upstreams, reserved })
+    }
+
+    /// After a reload: a pool whose settings are as they were goes on with its connections; the others are new, and what they
+    /// replace ends with the last request on it.
+    pub fn keeping(mut self, former: &Self) -> Self {
+        for pool in &mut self.upstreams {
+            let same = former.upstreams.iter().find(|former| former.settings == pool.settings);
+            *pool = same.unwrap_or(pool).clone();
+        }
+        self
     }
 
     /// Forwards what was permitted. The body streams; the answer is the upstream's head with its body still to come.

@@ -1,0 +1,41 @@
+//! What a worker serves by right now. A reload puts another context in its place; each request takes hold of the one that it
+//! began with, so that a request sees one configuration from its first byte to its answer.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::connection::Context;
+
+/// One worker's, shared by its connections and touched by its thread alone: no lock.
+pub struct Live {
+    context: RefCell<Rc<Context>>,
+    leaving: Cell<bool>,
+}
+
+impl Live {
+    pub fn new(context: Context) -> Self {
+        Self { context: RefCell::new(Rc::new(context)), leaving: Cell::new(false) }
+    }
+
+    /// To be held for one request, or for what a connection does once.
+    pub fn now(&self) -> Rc<Context> {
+        self.context.borrow().clone()
+    }
+
+    /// From the next request on, also on connections that are open.
+    pub fn renew(&self, make: impl FnOnce(&Context) -> Context) {
+        let renewed = Rc::new(make(&self.now()));
+        // The former one is dropped outside of the borrow, by whoever holds it last.
+        let former = self.context.replace(renewed);
+        drop(former);
+    }
+
+    /// The process is to end: answers on HTTP/1 tell their clients to connect elsewhere.
+    pub fn leave(&self) {
+        self.leaving.set(true);
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.get()
+    }
+}
