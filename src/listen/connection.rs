@@ -8,8 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -24,8 +23,8 @@ use super::drain::Watch;
 use super::live::Live;
 use super::settings::Settings;
 use super::tls::Acceptor;
-use crate::proxy::body::Outgoing;
-use crate::proxy::{Arrival, Service};
+use crate::proxy::Service;
+use crate::proxy::arrival::{Address, Arrival};
 
 /// The connection preface (RFC 9113 §3.4); no HTTP/1.1 request begins like it. It is waited for whole, since nothing bounds
 /// the wait for its rest once the connection is hyper's.
@@ -106,10 +105,19 @@ where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
 {
     let answered = live.clone();
+    let peer = Address::from(peer);
     let service = service_fn(move |request: Request<Incoming>| {
-        let live = answered.clone();
+        let (live, context) = (answered.clone(), answered.now());
+        let arrival = arrival(&context.settings, &request, &peer, secure);
+        let h1 = request.version() < Version::HTTP_2;
         // Boxed, so that a connection that waits for its next request holds no room for the whole way of one.
-        Box::pin(async move { Ok::<_, std::convert::Infallible>(answer(&live, request, peer, secure).await) })
+        Box::pin(async move {
+            let mut response = context.service.handle(request, arrival).await;
+            if h1 {
+                live.end_connection_when_leaving(&mut response);
+            }
+            Ok::<_, std::convert::Infallible>(response)
+        })
     });
     let io = TokioIo::new(stream);
     let settings = live.now().settings.clone();
@@ -123,21 +131,14 @@ where
     result.map_err(io::Error::other)
 }
 
-async fn answer(live: &Live, request: Request<Incoming>, peer: IpAddr, secure: bool) -> Response<Outgoing> {
-    let context = live.now();
-    let h1 = request.version() < Version::HTTP_2;
-    let trusted = &context.settings.trusted_proxies;
-    let arrival = Arrival {
-        peer,
-        client: client_addr::of(peer, request.headers(), trusted),
-        trusted: client_addr::is_trusted(peer, trusted),
-        secure,
+fn arrival(settings: &Settings, request: &Request<Incoming>, peer: &Address, secure: bool) -> Arrival {
+    let trusted = client_addr::is_trusted(peer.ip(), &settings.trusted_proxies);
+    let client = if trusted {
+        client_addr::of(peer.ip(), request.headers(), &settings.trusted_proxies).into()
+    } else {
+        peer.clone()
     };
-    let mut response = context.service.handle(request, arrival).await;
-    if h1 && live.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
+    Arrival { peer: peer.clone(), client, trusted, secure }
 }
 
 /// Drives a connection; once draining closes and it has lingered, `shut_down` lets it end after what is in flight.

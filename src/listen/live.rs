@@ -4,6 +4,9 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use http::header::CONNECTION;
+use http::{HeaderValue, Response, StatusCode};
+
 use super::connection::Context;
 
 /// One worker's, shared by its connections and touched by its thread alone: no lock.
@@ -37,5 +40,13 @@ impl Live {
 
     pub fn is_leaving(&self) -> bool {
         self.leaving.get()
+    }
+
+    /// For an answer on HTTP/1, whose connection ends with it (RFC 9112 §9.6) while the process is leaving. One that switched
+    /// protocols has no connection to end.
+    pub fn end_connection_when_leaving<B>(&self, response: &mut Response<B>) {
+        if self.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
     }
 }

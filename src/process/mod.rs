@@ -134,6 +134,7 @@ impl Process {
             () = leave(asked, &signal, &limits, accepting, &in_force.workers) => {}
             () = signals.end_again() => warn!("asked to end a second time: what is still open ends now"),
         }
+        in_force.shared.access_log.flush();
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! What systemd is told (`Type=notify` or `notify-reload`, `WatchdogSec=`): that the gate serves, reloads, ends, and that its
 //! workers are well. Without systemd nothing is said.
 
-use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::time::{interval, timeout};
@@ -30,28 +30,28 @@ pub fn stopping() {
 
 /// Feeds the watchdog at half its interval, for as long as every worker answers within that time. One that hangs stops that,
 /// and systemd restarts the process.
-pub fn watchdog(workers: Arc<[Worker]>) -> impl Future<Output = ()> {
-    async move {
-        let Some(patience) = sd_notify::watchdog_enabled() else { return };
-        let half = (patience / 2).max(std::time::Duration::from_millis(1));
-        let mut ticks = interval(half);
-        loop {
-            ticks.tick().await;
-            let asked: Vec<_> = workers.iter().map(|worker| (worker, worker.responds())).collect();
-            let all = async {
-                for (worker, answer) in asked {
-                    if answer.await.is_err() && !worker.has_ended() {
-                        return false;
-                    }
-                }
-                true
-            };
-            match timeout(half, all).await {
-                Ok(true) => tell(&[NotifyState::Watchdog]),
-                Ok(false) | Err(_) => warn!("a worker does not respond; the watchdog is not fed"),
-            }
+pub async fn watchdog(workers: Arc<[Worker]>) {
+    let Some(patience) = sd_notify::watchdog_enabled() else { return };
+    let half = (patience / 2).max(Duration::from_millis(1));
+    let mut ticks = interval(half);
+    loop {
+        ticks.tick().await;
+        match timeout(half, all_respond(&workers)).await {
+            Ok(true) => tell(&[NotifyState::Watchdog]),
+            Ok(false) | Err(_) => warn!("a worker does not respond; the watchdog is not fed"),
         }
     }
+}
+
+/// Asked all at once. A worker that has ended after draining is well.
+async fn all_respond(workers: &[Worker]) -> bool {
+    let asked: Vec<_> = workers.iter().map(|worker| (worker, worker.responds())).collect();
+    for (worker, answer) in asked {
+        if answer.await.is_err() && !worker.has_ended() {
+            return false;
+        }
+    }
+    true
 }
 
 fn tell(states: &[NotifyState<'_>]) {

@@ -30,7 +30,12 @@ async fn a_gate_that_is_terminated_under_load_fails_no_request() {
     // Now those who route requests have learned of it: they open no connection any more, and use those that they have.
     load.told.store(true, Ordering::Relaxed);
     assert_eq!(gate.ended().code(), Some(0));
+    let answered = load.answered.clone();
     assert_eq!(load.end().await, 0, "requests that failed, of those after {served}");
+    until("a line for every answer", || {
+        let lines = gate.written().matches("\"/public\",").count();
+        (lines >= answered.load(Ordering::Relaxed)).then_some(())
+    });
 }
 
 /// Nobody is told first: who is about to ask on a connection that is open gets an answer, which ends the connection.
@@ -39,11 +44,58 @@ fn without_a_delay_an_open_connection_still_gets_its_next_answer() {
     let stage = Stage::set();
     stage.upstream.respond_with(200, &[], "ok");
     let mut gate = stage.gate("drain: {delay: 0s, deadline: 20s}\nroutes: {/public: public}");
-    let mut stream = TcpStream::connect(gate.address).expect("the gate listens");
-    assert_eq!(ask(&mut stream), Some(After::Keep));
+    let (address, asked) = (gate.address, Arc::new(AtomicUsize::new(0)));
+    let count = asked.clone();
+    let client = thread::spawn(move || {
+        let mut stream = TcpStream::connect(address).expect("the gate listens");
+        loop {
+            match ask(&mut stream) {
+                Some(After::Keep) => count.fetch_add(1, Ordering::Relaxed),
+                last => return last,
+            };
+            thread::sleep(Duration::from_millis(2));
+        }
+    });
+    until("answers", || (asked.load(Ordering::Relaxed) > 20).then_some(()));
     gate.terminate();
-    until("the gate to say that it is leaving", || (gate.operators("/readyz").status == 503).then_some(()));
-    assert_eq!(ask(&mut stream), Some(After::Close));
+    assert_eq!(client.join().expect("the client does not panic"), Some(After::Close));
+    assert_eq!(gate.ended().code(), Some(0));
+}
+
+/// The first GOAWAY closes no stream, so that one which is on its way is served; the second says how far (RFC 9113 §6.8).
+#[test]
+fn http_2_is_ended_in_two_steps() {
+    const PING: u8 = 6;
+    const GOAWAY: u8 = 7;
+    const SETTINGS: u8 = 4;
+    let stage = Stage::set();
+    let mut gate = stage.gate("drain: {delay: 0s, deadline: 20s}\nroutes: {/public: public}");
+    let mut stream = TcpStream::connect(gate.address).expect("the gate listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero is valid");
+    let frame = |kind: u8, ack: u8, payload: &[u8]| {
+        let length = u8::try_from(payload.len()).expect("the test's frames are short");
+        [&[0, 0, length, kind, ack, 0, 0, 0, 0], payload].concat()
+    };
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("the connection stands");
+    stream.write_all(&frame(SETTINGS, 0, &[])).expect("the connection stands");
+    let mut last_streams = Vec::new();
+    let mut head = [0; 9];
+    while stream.read_exact(&mut head).is_ok() {
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        stream.read_exact(&mut payload).expect("a frame comes whole");
+        match (head[3], head[4]) {
+            (SETTINGS, 0) => {
+                stream.write_all(&frame(SETTINGS, 1, &[])).expect("the connection stands");
+                gate.terminate();
+            }
+            (PING, 0) => stream.write_all(&frame(PING, 1, &payload)).expect("the connection stands"),
+            (GOAWAY, _) => {
+                last_streams.push(u32::from_be_bytes(payload[..4].try_into().expect("these are four")));
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(last_streams, [0x7fff_ffff, 0]);
     assert_eq!(gate.ended().code(), Some(0));
 }
 

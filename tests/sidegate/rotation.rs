@@ -34,7 +34,7 @@ async fn a_certificate_that_is_replaced_under_load_fails_no_request() {
 #[tokio::test]
 async fn a_connection_that_is_open_goes_on() {
     let yard = Yard::set();
-    let client = yard.client(&[yard.certificates[0].der.clone()], true);
+    let client = yard.client(std::slice::from_ref(&yard.certificates[0].der), true);
     assert_eq!(client.get(yard.url()).answer().await.status, 200);
     yard.point_to(1);
     until("the rotation", || (yard.gate.reloads("success") == 1).then_some(()));
@@ -161,7 +161,7 @@ impl Yard {
 
     /// What a new client that trusts this certificate alone is answered.
     async fn shown(&self, trusted: &Certificate) -> Option<u16> {
-        let client = self.client(&[trusted.der.clone()], true);
+        let client = self.client(std::slice::from_ref(&trusted.der), true);
         client.get(self.url()).send().await.ok().map(|response| response.status().as_u16())
     }
 }
