@@ -16,6 +16,9 @@ use crate::observe::Metrics;
 /// How long to leave `accept` alone when descriptors or memory have run out: connections that end give some back.
 const EXHAUSTED: Duration = Duration::from_millis(50);
 
+/// More do not wait to be accepted (`net.core.somaxconn` as Linux has it); those who come while others are accepted are too late.
+const BACKLOG: usize = 4096;
+
 /// Accepts until draining closes; past `most` open connections, which a reload may change, a new one is closed at once.
 pub async fn run(
     listener: TcpListener,
@@ -54,9 +57,14 @@ pub async fn run(
             }
         }
     }
-    // Whoever has connected already is served: closing the listener would reset them.
+    connected_already(listener, give);
+}
+
+/// Those who have connected are served: closing the listener would reset them.
+fn connected_already(listener: TcpListener, give: impl Fn(std::net::TcpStream, SocketAddr)) {
     let Ok(listener) = listener.into_std() else { return };
-    while let Ok((stream, peer)) = listener.accept() {
+    for _ in 0..BACKLOG {
+        let Ok((stream, peer)) = listener.accept() else { return };
         if stream.set_nonblocking(true).is_ok() {
             give(stream, peer);
         }

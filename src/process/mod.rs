@@ -111,11 +111,7 @@ impl Process {
         info!(address = %admin.local_addr()?, "operators listening");
         tell_operators(&settings, tls.as_ref(), &metrics, &access_log);
         let needs_store = if settings.admin.ready_needs_store { store.health() } else { None };
-        let answers = Arc::new(Admin { metrics: metrics.clone(), needs_store, drain: drain.clone() });
-        for listener in [Some(admin), probes].into_iter().flatten() {
-            tokio::spawn(admin::serve(answers.clone(), listener));
-        }
-        drop(answers);
+        serve_operators(Admin { metrics: metrics.clone(), needs_store, drain: drain.clone() }, admin, probes);
         let shared = Shared::new(&settings, tls, metrics.clone(), access_log);
         let start =
             |(index, upstreams)| Worker::start(index, drain.clone(), shared.clone().context(store.clone(), upstreams));
@@ -136,6 +132,14 @@ impl Process {
         }
         in_force.shared.access_log.flush();
         Ok(())
+    }
+}
+
+/// Until the runtime ends: also while the rest drains.
+fn serve_operators(answers: Admin, admin: TcpListener, probes: Option<TcpListener>) {
+    let answers = Arc::new(answers);
+    for listener in [Some(admin), probes].into_iter().flatten() {
+        tokio::spawn(admin::serve(answers.clone(), listener));
     }
 }
 

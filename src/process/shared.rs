@@ -1,6 +1,5 @@
 //! What workers serve by: the parts that all of them share, and each one's own made of them.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,15 +146,12 @@ pub enum StoreHandle {
 impl StoreHandle {
     pub fn open(settings: &StoreSettings) -> Result<Self, StartError> {
         let shared = store::Shared::new(settings.deadline)?;
-        let failed = |file: &PathBuf| {
-            let file = file.clone();
-            move |error| StartError::Store { file, error }
-        };
         Ok(match &settings.backend {
             Backend::Redis(redis) => Self::Redis { settings: redis.clone(), shared },
-            Backend::File(file) => {
-                Self::File { file: FileStore::open(file).map_err(failed(file))?, calls: shared.calls }
-            }
+            Backend::File(file) => Self::File {
+                file: FileStore::open(file).map_err(|error| StartError::Store { file: file.clone(), error })?,
+                calls: shared.calls,
+            },
         })
     }
 
