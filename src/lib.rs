@@ -30,6 +30,7 @@
 //! - [`listen`]: connections, workers, and how they end.
 //! - [`admin`]: the operators' listeners.
 //! - [`config`]: one YAML file into each room's settings, or everything that is wrong with it.
+//! - [`reload`]: when that file says something else, and what of it can act at once.
 //! - [`process`]: one process from its settings to its exit.
 //! - [`cli`]: the command line.
 //!
@@ -53,5 +54,6 @@ pub mod observe;
 pub mod policy;
 pub mod process;
 pub mod proxy;
+pub mod reload;
 pub mod secret;
 pub mod store;

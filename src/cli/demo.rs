@@ -79,7 +79,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
         Process::bind(settings).context("`--listen 127.0.0.1:0 --admin 127.0.0.1:0` takes ports that are free")?;
     let addresses = (process.address()?, process.admin_address()?);
     print!("{}", lines::page(&examples, addresses, &key, &document, &folder.0, &source));
-    process.run()?;
+    process.run(None)?;
     Ok(())
 }
 

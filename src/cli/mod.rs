@@ -64,7 +64,7 @@ pub fn main() -> ExitCode {
     // Wrong arguments end here with exit code 2, `--help` and `--version` with 0.
     let cli = Cli::parse();
     let done = match cli.command {
-        Command::Run(args) => with_settings(&args, |settings| run::run(settings, &args.config)),
+        Command::Run(args) => run::run(&args.config),
         Command::Check(args) => Ok(check::run(&args.config, check::store_problem)),
         Command::Keys { config, keys } => with_settings(&config, |settings| keys::with(settings, keys)),
         Command::Demo(args) => demo::run(&args).map(|()| DONE),

@@ -4,6 +4,7 @@
 //! but confirmed by the store in the same call that spends, so that a steady-state request makes one call.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ pub struct Gate {
     policy: Arc<Policy>,
     store: Store,
     commons: Commons,
-    records: Records,
+    records: Rc<Records>,
     /// All store work of one request.
     deadline: Duration,
 }
@@ -65,7 +66,12 @@ pub struct Inquiry<'a> {
 
 impl Gate {
     pub fn new(policy: Arc<Policy>, store: Store, commons: Commons, deadline: Duration) -> Self {
-        Self { policy, store, commons, records: Records::default(), deadline }
+        Self { policy, store, commons, records: Rc::default(), deadline }
+    }
+
+    /// The gate after a reload: another policy over the same connection to the store and the same memory of keys.
+    pub fn renewed(&self, policy: Arc<Policy>, commons: Commons, deadline: Duration) -> Self {
+        Self { policy, store: self.store.clone(), commons, records: self.records.clone(), deadline }
     }
 
     pub fn policy(&self) -> &Arc<Policy> {

@@ -42,6 +42,10 @@ impl KnownKeys {
         Self { known_for, keys: Confirmed::default(), businesses: Confirmed::default(), owners: Confirmed::default() }
     }
 
+    pub fn known_for(&self) -> Duration {
+        self.known_for
+    }
+
     /// Takes in an answer of the store to a question about these documents. Documents that it calls stale are for the caller
     /// to read and to bring here.
     pub fn heard(&self, documents: &Documents<'_>, standing: Option<&Standing<'_>>, outcome: &Outcome, seen: Seen) {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -20,7 +20,7 @@ use tracing::debug;
 
 use super::client_addr;
 use super::drain::Watch;
-use super::heartbeat::Heartbeat;
+use super::live::Live;
 use super::settings::Settings;
 use super::tls::Acceptor;
 use crate::proxy::Service;
@@ -41,33 +41,38 @@ const H2_PING_ANSWER: Duration = Duration::from_secs(10);
 const H2_PENDING_RESETS: usize = 20;
 const H2_LOCAL_RESETS: usize = 256;
 
+/// How long an idle HTTP/1 connection stays when draining closes: a client that is about to ask gets its answer, which tells it
+/// to connect elsewhere, instead of a connection that closes under its request.
+const H1_LINGER: Duration = Duration::from_millis(500);
+
 /// What every connection of a worker shares.
 pub struct Context {
     pub service: Service,
     pub settings: Arc<Settings>,
     pub tls: Option<Acceptor>,
-    pub heartbeat: Heartbeat,
 }
 
 /// Serves the connection until it ends, or until draining ends it.
-pub async fn serve(context: Rc<Context>, stream: TcpStream, peer: IpAddr, drain: Watch) {
-    if let Err(error) = connected(&context, stream, peer, drain).await {
+pub async fn serve(live: Rc<Live>, stream: TcpStream, peer: IpAddr, drain: Watch) {
+    if let Err(error) = connected(&live, stream, peer, drain).await {
         // Clients come and go; that is no event for an operator.
         debug!(%peer, %error, "a connection ended");
     }
 }
 
-async fn connected(context: &Rc<Context>, stream: TcpStream, peer: IpAddr, drain: Watch) -> io::Result<()> {
+async fn connected(live: &Rc<Live>, stream: TcpStream, peer: IpAddr, drain: Watch) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let bounds = &context.settings.bounds;
-    match &context.tls {
+    // Of the context only these are held: the rest may be replaced while the connection is open.
+    let (settings, tls) = (live.now().settings.clone(), live.now().tls.clone());
+    let bounds = &settings.bounds;
+    match tls {
         None => {
             let h2 = timed(bounds.header_read, speaks_h2(&stream, bounds.header_read)).await?;
-            http(context, stream, peer, false, h2, drain).await
+            http(live, stream, peer, false, h2, drain).await
         }
         Some(acceptor) => {
             let (stream, h2) = timed(bounds.handshake, acceptor.accept(stream)).await?;
-            http(context, stream, peer, true, h2, drain).await
+            http(live, stream, peer, true, h2, drain).await
         }
     }
 }
@@ -95,26 +100,34 @@ async fn speaks_h2(stream: &TcpStream, patience: Duration) -> io::Result<bool> {
     }
 }
 
-async fn http<S>(context: &Rc<Context>, stream: S, peer: IpAddr, secure: bool, h2: bool, drain: Watch) -> io::Result<()>
+async fn http<S>(live: &Rc<Live>, stream: S, peer: IpAddr, secure: bool, h2: bool, drain: Watch) -> io::Result<()>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
 {
-    let answered = context.clone();
+    let answered = live.clone();
     let peer = Address::from(peer);
     let service = service_fn(move |request: Request<Incoming>| {
-        let context = answered.clone();
-        context.heartbeat.keep();
+        let (live, context) = (answered.clone(), answered.now());
+        live.heartbeat.keep();
         let arrival = arrival(&context.settings, &request, &peer, secure);
+        let h1 = request.version() < Version::HTTP_2;
         // Boxed, so that a connection that waits for its next request holds no room for the whole way of one.
-        Box::pin(async move { Ok::<_, std::convert::Infallible>(context.service.handle(request, arrival).await) })
+        Box::pin(async move {
+            let mut response = context.service.handle(request, arrival).await;
+            if h1 {
+                live.end_connection_when_leaving(&mut response);
+            }
+            Ok::<_, std::convert::Infallible>(response)
+        })
     });
     let io = TokioIo::new(stream);
+    let settings = live.now().settings.clone();
     let result = if h2 {
-        let connection = http2_builder(&context.settings).serve_connection(io, service);
-        gently(connection, drain, |connection| connection.graceful_shutdown()).await
+        let connection = http2_builder(&settings).serve_connection(io, service);
+        gently(connection, drain, Duration::ZERO, |connection| connection.graceful_shutdown()).await
     } else {
-        let connection = http1_builder(&context.settings).serve_connection(io, service);
-        gently(connection, drain, |connection| connection.graceful_shutdown()).await
+        let connection = http1_builder(&settings).serve_connection(io, service);
+        gently(connection, drain, H1_LINGER, |connection| connection.graceful_shutdown()).await
     };
     result.map_err(io::Error::other)
 }
@@ -129,16 +142,20 @@ fn arrival(settings: &Settings, request: &Request<Incoming>, peer: &Address, sec
     Arrival { peer: peer.clone(), client, trusted, secure }
 }
 
-/// Drives a connection; once draining closes, `shut_down` lets it end after what is in flight.
+/// Drives a connection; once draining closes and it has lingered, `shut_down` lets it end after what is in flight.
 async fn gently<C: Future>(
     connection: C,
     mut drain: Watch,
+    linger: Duration,
     shut_down: impl FnOnce(std::pin::Pin<&mut C>),
 ) -> C::Output {
     let mut connection = pin!(connection);
     tokio::select! {
         ended = &mut connection => return ended,
         () = drain.closing() => {}
+    }
+    if let Ok(ended) = timeout(linger, &mut connection).await {
+        return ended;
     }
     shut_down(connection.as_mut());
     connection.await

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     pub address: SocketAddr,
     /// Absent: plain text.
@@ -23,6 +23,8 @@ pub struct Settings {
 pub struct Tls {
     /// PEM files; the first pair is the default, others are chosen by SNI. Never empty.
     pub certificates: Vec<CertificateFiles>,
+    /// PEM file of the authorities that clients' certificates must come from; absent: clients need none.
+    pub client_ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 //! Which keys are known meanwhile (`outage.keys`) is the gate's to decide; a question that comes here has its documents
 //! confirmed or needs none. Nothing counted here flows back when the store returns.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::StoreError;
 use super::counts::Counts;
@@ -24,19 +24,26 @@ pub enum LimitsOutage {
 /// One per process, behind an `Arc`: all workers count together.
 #[derive(Debug)]
 pub struct Fallback {
-    outage: LimitsOutage,
+    /// Looked at only while the store is away, and changed at a reload.
+    outage: Mutex<LimitsOutage>,
     counts: Counts,
 }
 
 impl Fallback {
     pub fn new(outage: LimitsOutage) -> Self {
-        Self { outage, counts: Counts::new() }
+        Self { outage: Mutex::new(outage), counts: Counts::new() }
+    }
+
+    /// From now on; what was counted stays counted.
+    pub fn follow(&self, outage: LimitsOutage) {
+        *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = outage;
     }
 
     /// Answers a question's limits. With `Allow` each bucket has an empty list of windows: nothing is known of them. With
     /// `Deny` a question that would spend from a bucket is an error.
     pub fn answer(&self, question: &Question, now_ms: u64) -> Result<Answer, StoreError> {
-        let outcome = match self.outage {
+        let outage = *self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = match outage {
             LimitsOutage::Local { share: None } => self.counts.spend(question, now_ms),
             LimitsOutage::Local { share: Some(share) } => self.counts.spend(&scaled(question, share), now_ms),
             LimitsOutage::Deny if question.cost > 0 && question.asks.iter().any(|ask| !ask.buckets.is_empty()) => {

@@ -26,9 +26,27 @@ pub enum KeysOutage {
     KnownFor(Duration),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Backend {
     Redis(Box<redis::Settings>),
     /// Keys and businesses in this file, counts in memory; one process.
     File(PathBuf),
+}
+
+impl Backend {
+    /// Whether a store that runs with these settings is the one that the other settings mean. A login in files is read again
+    /// for every connection, so that its rotation makes no other store.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let (Self::Redis(mine), Self::Redis(theirs)) = (self, other) else { return self == other };
+        let mut theirs = theirs.clone();
+        if mine.login_files == theirs.login_files {
+            if mine.login_files.username.is_some() {
+                theirs.username.clone_from(&mine.username);
+            }
+            if mine.login_files.password.is_some() {
+                theirs.password.clone_from(&mine.password);
+            }
+        }
+        *mine == theirs
+    }
 }

@@ -61,9 +61,7 @@ pub fn network(text: &str) -> Result<IpNet, ScalarError> {
 }
 
 fn tls_files(path: &FieldPath, tls: &raw::ListenTls, reader: &mut Reader<'_>) -> Option<Tls> {
-    if tls.client_ca.is_some() {
-        reader.not_built(&path.field("client_ca"), "mutual TLS is");
-    }
+    let client_ca = tls.client_ca.as_ref().and_then(|file| reader.file(&path.field("client_ca"), file));
     let path = path.field("certificates");
     let Some(list) = tls.certificates.as_ref().filter(|list| !list.0.is_empty()) else {
         reader.fail(&path, "there is none; write `certificates: [{cert: tls.crt, key: tls.key}]`");
@@ -78,7 +76,7 @@ fn tls_files(path: &FieldPath, tls: &raw::ListenTls, reader: &mut Reader<'_>) ->
         let key = key.and_then(|key| reader.file(&key_path, key));
         certificates.extend(cert.zip(key).map(|(cert, key)| CertificateFiles { cert, key }));
     }
-    Some(Tls { certificates })
+    Some(Tls { certificates, client_ca })
 }
 
 fn bounds(path: &FieldPath, limits: Option<&ListenLimits>, reader: &mut Reader<'_>) -> Bounds {

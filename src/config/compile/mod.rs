@@ -16,6 +16,7 @@ mod store;
 mod texts;
 mod upstream;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Settings;
@@ -32,15 +33,23 @@ pub use reader::Problem;
 use reader::Reader;
 use routes::Base;
 
-/// Compiles what the YAML says, or gives everything that is wrong with it.
-pub fn compile(root: &Root, sources: Sources<'_>) -> Result<Settings, Vec<Problem>> {
+/// What came of the YAML: settings, or everything that is wrong with it.
+pub struct Compiled {
+    pub settings: Result<Settings, Vec<Problem>>,
+    /// Every file that it names and whose content belongs to it.
+    pub files: Vec<PathBuf>,
+}
+
+/// Compiles what the YAML says.
+pub fn compile(root: &Root, sources: Sources<'_>) -> Compiled {
     let mut reader = Reader::new(sources);
     let settings = settings(root, &mut reader);
-    let Reader { problems, warnings, .. } = reader;
-    match settings {
+    let Reader { problems, warnings, files, .. } = reader;
+    let settings = match settings {
         Some(settings) if problems.is_empty() => Ok(Settings { warnings, ..settings }),
         _ => Err(problems),
-    }
+    };
+    Compiled { settings, files }
 }
 
 /// `None` when a part could not even be stood in for; the reader then holds a problem.

@@ -44,7 +44,7 @@ fn short(path: &FieldPath, scalar: &Scalar, reader: &mut Reader<'_>) -> Option<B
 
 fn key_file(path: &FieldPath, file: &str, reader: &mut Reader<'_>) -> Option<PathBuf> {
     // It was replaced already; what looks like a replacement now is part of the name.
-    reader.file(path, &Scalar(file.replace("${", "$${")))
+    reader.location(path, &Scalar(file.replace("${", "$${")))
 }
 
 fn backend(path: &FieldPath, fields: &raw::Store, reader: &mut Reader<'_>) -> Option<Backend> {
@@ -71,7 +71,7 @@ fn only_a_file(path: &FieldPath, file: &Scalar, fields: &raw::Store, reader: &mu
     if fields.tls.is_some() {
         reader.fail(&path.field("tls"), "a file has none; remove this field, or write `redis`");
     }
-    reader.file(&path.field("file"), file)
+    reader.location(&path.field("file"), file)
 }
 
 fn redis_nodes(

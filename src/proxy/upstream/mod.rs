@@ -73,6 +73,17 @@ impl Upstreams {
         Self { upstreams: upstreams.collect(), reserved }
     }
 
+    /// After a reload: one whose settings are as they were goes on with its connections; what the others replace ends with the
+    /// last request on it.
+    pub fn keeping(mut self, former: &Self) -> Self {
+        for new in &mut self.upstreams {
+            if let Some(same) = former.upstreams.iter().find(|former| former.settings == new.settings) {
+                new.pool = same.pool.clone();
+            }
+        }
+        self
+    }
+
     /// Forwards what was permitted; the request's target is taken from `asked` where that is what was decided on. The body
     /// streams; the answer is the upstream's head with its body still to come.
     pub async fn forward(

@@ -153,7 +153,7 @@ impl Line {
 
     /// Runs the script without a question.
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
-        let deadline = Instant::now() + self.shared.health.probe_within();
+        let deadline = Instant::now() + self.shared.health.probe_deadline();
         self.ask_slot(SOME_SLOT, &[], deadline).await.map(drop)
     }
 

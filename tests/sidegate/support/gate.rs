@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Read},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -14,7 +14,7 @@ use http::Method;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Answer, client, redis::PREFIX, until};
+use super::{Answer, client, redis::PREFIX, until, whole};
 
 pub struct Gate {
     child: Child,
@@ -123,8 +123,45 @@ impl Gate {
 
     /// Asks it to end, as Kubernetes does.
     pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends it a signal (`HUP`, `TERM`).
+    pub fn signal(&self, name: &str) {
         let mut kill = Command::new("kill");
-        client::printed_by(kill.args(["-TERM", &self.child.id().to_string()]), "`kill` belongs to every system");
+        let arguments = [format!("-{name}"), self.child.id().to_string()];
+        client::printed_by(kill.args(arguments), "`kill` belongs to every system");
+    }
+
+    /// The folder that its configuration stands in.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes another configuration; what it leaves out is filled in as at the start.
+    pub fn configure(&self, yaml: &str) {
+        let file = self.folder().join("sidegate.yaml");
+        let new = file.with_extension("new");
+        fs::write(&new, whole(yaml)).expect("the folder is writable");
+        fs::rename(new, file).expect("the folder is writable");
+    }
+
+    /// Writes another configuration, asks it to read that, and waits until it acts.
+    pub fn reload(&self, yaml: &str) {
+        let before = self.reloads("success");
+        self.configure(yaml);
+        self.signal("HUP");
+        until("the reload", || (self.reloads("success") > before).then_some(()));
+    }
+
+    /// How many reloads had this outcome.
+    pub fn reloads(&self, outcome: &str) -> usize {
+        self.metric("sidegate_config_reloads_total", &[&format!("outcome=\"{outcome}\"")]) as usize
+    }
+
+    /// The line of its own log that holds this text.
+    pub fn said(&self, needle: &str) -> String {
+        self.log.find(needle, |line| line.contains(needle).then(|| line.to_owned()))
     }
 
     /// Waits until it has ended, and says how.

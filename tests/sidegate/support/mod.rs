@@ -21,7 +21,7 @@ use std::{
 
 pub use self::{
     answer::{Answer, AnswerTo},
-    certificate::Certificate,
+    certificate::{Authority, Certificate},
     gate::Gate,
     redis::{Key, Redis},
     upstream::Upstream,
