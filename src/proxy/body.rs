@@ -141,7 +141,8 @@ impl Body for Forwarded {
             self.left = Some(left);
         }
         if let Some(trailers) = frame.trailers_mut() {
-            for name in super::headers::look_alikes(trailers, &self.reserved) {
+            let refused = super::headers::look_alikes(trailers, &self.reserved);
+            for name in refused.into_iter().chain(super::headers::of_the_head(trailers)) {
                 trailers.remove(name);
             }
         }

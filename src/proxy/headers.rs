@@ -17,6 +17,10 @@ use crate::policy::Policy;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const PROXY_AUTHORIZATION: HeaderName = HeaderName::from_static("proxy-authorization");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const KNOWN_HOP_BY_HOP: [HeaderName; 8] =
+    [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS];
+const X_FORWARDED: &str = "x-forwarded-";
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -30,6 +34,27 @@ const OVERRIDES: [HeaderName; 5] = [
     HeaderName::from_static("x-method-override"),
     HeaderName::from_static("x-original-url"),
     HeaderName::from_static("x-rewrite-url"),
+];
+
+/// What says whose a request is, where it goes and where it ends, besides `X-Forwarded-*` and the overrides.
+const OF_THE_HEAD: [&str; 17] = [
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "x-api-key",
+    "x-real-ip",
+    "x-request-id",
 ];
 
 /// What a forwarded request's headers are made from.
@@ -55,7 +80,7 @@ pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
         // gRPC demands it; it says only that the client can take trailers, which stream through (RFC 9110 §10.1.4).
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    for name in look_alikes(headers, reserved) {
+    for name in look_alikes(headers, reserved).into_iter().chain(misspelt(headers)) {
         headers.remove(name);
     }
     for name in &OVERRIDES {
@@ -87,14 +112,14 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
-    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE] {
+    for name in KNOWN_HOP_BY_HOP {
         headers.remove(name);
     }
 }
 
-/// Headers that are one of `reserved` to a backend that reads `_` as `-` (CGI, WSGI and others do).
+/// Headers that are one of `reserved` to a backend that reads every sign in a name as `_` (CGI, WSGI, Rack and others do).
 pub fn look_alikes(headers: &HeaderMap, reserved: &[HeaderName]) -> Vec<HeaderName> {
-    let same = |a: u8, b: u8| a == b || (matches!(a, b'-' | b'_') && matches!(b, b'-' | b'_'));
+    let same = |a: u8, b: u8| a == b || (!a.is_ascii_alphanumeric() && !b.is_ascii_alphanumeric());
     let is_alike = |name: &HeaderName, reserved: &HeaderName| {
         let (name, reserved) = (name.as_str().as_bytes(), reserved.as_str().as_bytes());
         name.len() == reserved.len() && name.iter().zip(reserved).all(|(a, b)| same(*a, *b))
@@ -102,10 +127,31 @@ pub fn look_alikes(headers: &HeaderMap, reserved: &[HeaderName]) -> Vec<HeaderNa
     headers.keys().filter(|name| reserved.iter().any(|reserved| is_alike(name, reserved))).cloned().collect()
 }
 
+/// Headers that such a backend would take for one that the gate has read, or sets: `X_Forwarded_For`, `Content_Length`.
+fn misspelt(headers: &HeaderMap) -> Vec<HeaderName> {
+    let odd = |name: &&HeaderName| !name.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    headers.keys().filter(odd).filter(|name| is_of_the_head(name)).cloned().collect()
+}
+
+/// What a trailer must not say, in whichever spelling (RFC 9110 §6.5.1): some backends take trailers for headers.
+pub fn of_the_head(trailers: &HeaderMap) -> Vec<HeaderName> {
+    trailers.keys().filter(|name| is_of_the_head(name)).cloned().collect()
+}
+
+fn is_of_the_head(name: &HeaderName) -> bool {
+    let name = name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    name.starts_with(X_FORWARDED)
+        || OF_THE_HEAD.contains(&name.as_str())
+        || OVERRIDES.iter().any(|header| header.as_str() == name)
+}
+
 /// `X-Forwarded-*` and `Via`; what an untrusted client says of itself is replaced, what a trusted proxy says is continued.
 fn say_who_sent_it(headers: &mut HeaderMap, arrival: &Arrival, version: Version) {
     if !arrival.trusted {
-        for name in [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, FORWARDED, X_REAL_IP] {
+        let says_so =
+            |name: &&HeaderName| name.as_str().starts_with(X_FORWARDED) || **name == FORWARDED || **name == X_REAL_IP;
+        let said: Vec<HeaderName> = headers.keys().filter(says_so).cloned().collect();
+        for name in said {
             headers.remove(name);
         }
     }
@@ -220,13 +266,14 @@ mod tests {
         let lines = headers(&[
             ("x_user_id", "1"),
             ("x-user_id", "1"),
+            ("x.user.id", "1"),
             ("x-user-id", "1"),
             ("x-user-ids", "1"),
             ("xuserid", "1"),
         ]);
         let mut found: Vec<_> = look_alikes(&lines, &reserved).iter().map(ToString::to_string).collect();
         found.sort_unstable();
-        assert_eq!(found, ["x-user-id", "x-user_id", "x_user_id"]);
+        assert_eq!(found, ["x-user-id", "x-user_id", "x.user.id", "x_user_id"]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod credentials;
 mod demo;
 mod exactness;
 mod forwarding;
+mod frames;
 mod limits;
 mod operators;
 mod outages;
