@@ -107,9 +107,11 @@ impl AccessLog {
         if !self.enabled || (finished.denial.is_none() && !self.is_sampled()) {
             return;
         }
+        // A stranger chooses the method too.
+        let method = mask(finished.method.as_str(), formats);
         let path = mask(finished.path, formats);
         let user_agent = finished.user_agent.map(|agent| mask(agent, formats));
-        let line = Line::of(finished, &path, user_agent.as_deref());
+        let line = Line { method: &method, ..Line::of(finished, &path, user_agent.as_deref()) };
         let bytes = if self.text { line.text() } else { line.json() };
         if self.queue.try_send(bytes).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);

@@ -4,6 +4,7 @@
 //! real APIs against its profile; the other files take one theme each.
 
 mod answers;
+mod backends;
 mod batching;
 mod config;
 mod connections;
@@ -22,4 +23,5 @@ mod standing;
 mod store;
 mod support;
 mod systems;
+mod telemetry;
 mod tls;
