@@ -39,7 +39,7 @@ fn mutations_of_the_corpus_break_no_promise() {
     }
 }
 
-fn mutate(name: &str, target: fn(&[u8]), moment: Duration, most: usize) {
+fn mutate(name: &str, target: targets::Target, moment: Duration, most: usize) {
     let corpus: Vec<Vec<u8>> = corpus(name).into_iter().map(|(_, data)| data).collect();
     let until = Instant::now() + moment;
     // Each long run is another one; the short one is always the same.
@@ -58,7 +58,7 @@ fn mutate(name: &str, target: fn(&[u8]), moment: Duration, most: usize) {
 }
 
 /// A panic says what is broken; this says with which bytes.
-fn held(target: fn(&[u8]), data: &[u8], what: &str) {
+fn held(target: targets::Target, data: &[u8], what: &str) {
     if catch_unwind(AssertUnwindSafe(|| target(data))).is_err() {
         panic!("{what} is broken by {:?}", data.escape_ascii().to_string());
     }

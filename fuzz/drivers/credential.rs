@@ -1,7 +1,5 @@
-#![no_main]
+//! libFuzzer's way into `targets/credential.rs`.
 
-#[path = "../targets/mod.rs"]
-#[allow(dead_code)]
-mod targets;
+#![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::credential::run(data));

@@ -8,8 +8,11 @@ pub mod path;
 pub mod query;
 pub mod template;
 
+/// Takes any bytes; panics when they break a promise.
+pub type Target = fn(&[u8]);
+
 /// Every target by the name of its corpus folder.
-pub const ALL: [(&str, fn(&[u8])); 6] = [
+pub const ALL: [(&str, Target); 6] = [
     ("path", path::run),
     ("query", query::run),
     ("credential", credential::run),

@@ -12,7 +12,7 @@ use super::arrival::Arrival;
 use super::settings::{Identity, Upstream};
 use crate::gate::Permit;
 use crate::gate::credential;
-use crate::policy::Policy;
+use crate::policy::{BusinessSource, Policy};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -80,7 +80,7 @@ pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
         // gRPC demands it; it says only that the client can take trailers, which stream through (RFC 9110 §10.1.4).
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    for name in look_alikes(headers, reserved).into_iter().chain(misspelt(headers)) {
+    for name in look_alikes(headers, reserved).into_iter().chain(misspelt(headers, policy)) {
         headers.remove(name);
     }
     for name in &OVERRIDES {
@@ -119,18 +119,27 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Headers that are one of `reserved` to a backend that reads every sign in a name as `_` (CGI, WSGI, Rack and others do).
 pub fn look_alikes(headers: &HeaderMap, reserved: &[HeaderName]) -> Vec<HeaderName> {
-    let same = |a: u8, b: u8| a == b || (!a.is_ascii_alphanumeric() && !b.is_ascii_alphanumeric());
-    let is_alike = |name: &HeaderName, reserved: &HeaderName| {
-        let (name, reserved) = (name.as_str().as_bytes(), reserved.as_str().as_bytes());
-        name.len() == reserved.len() && name.iter().zip(reserved).all(|(a, b)| same(*a, *b))
-    };
     headers.keys().filter(|name| reserved.iter().any(|reserved| is_alike(name, reserved))).cloned().collect()
 }
 
-/// Headers that such a backend would take for one that the gate has read, or sets: `X_Forwarded_For`, `Content_Length`.
-fn misspelt(headers: &HeaderMap) -> Vec<HeaderName> {
-    let odd = |name: &&HeaderName| !name.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    headers.keys().filter(odd).filter(|name| is_of_the_head(name)).cloned().collect()
+fn is_alike(name: &HeaderName, reserved: &HeaderName) -> bool {
+    let same = |a: u8, b: u8| a == b || (!a.is_ascii_alphanumeric() && !b.is_ascii_alphanumeric());
+    let (name, reserved) = (name.as_str().as_bytes(), reserved.as_str().as_bytes());
+    name.len() == reserved.len() && name.iter().zip(reserved).all(|(a, b)| same(*a, *b))
+}
+
+/// Headers that such a backend would take for one that the gate decided by, or sets: `X_Forwarded_For`, `Content_Length`.
+fn misspelt(headers: &HeaderMap, policy: &Policy) -> Vec<HeaderName> {
+    let is_odd = |name: &&HeaderName| !name.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let decided_by = |name: &HeaderName| {
+        let of_business = policy.business_sources.iter().filter_map(|source| match source {
+            BusinessSource::Header(header) => Some(header),
+            BusinessSource::Path(_) | BusinessSource::Query(_) => None,
+        });
+        let of_key = policy.credentials.sources.iter().map(|source| &source.header);
+        of_business.chain(of_key).any(|header| header != name && is_alike(name, header))
+    };
+    headers.keys().filter(is_odd).filter(|name| is_of_the_head(name) || decided_by(name)).cloned().collect()
 }
 
 /// What a trailer must not say, in whichever spelling (RFC 9110 §6.5.1): some backends take trailers for headers.

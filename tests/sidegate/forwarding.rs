@@ -245,6 +245,25 @@ async fn what_a_backend_would_take_for_a_header_of_ours_is_stripped_too() {
     assert!(forged.is_empty(), "{forged:?}");
 }
 
+#[tokio::test]
+async fn a_header_that_was_decided_by_reaches_the_upstream_in_one_spelling() {
+    let stage = Stage::set();
+    let gate = stage.gate(
+        "
+keys: {from: [{header: X-Acme-Key}], forward: true}
+business: {from: [{header: X-Business-Id}]}
+routes: {/things: any}
+",
+    );
+    let key = stage.redis.mint(json!({"business": "acme"})).text;
+    let key = format!("X-Acme-Key: {key}");
+    let lines: [&[u8]; 4] = [key.as_bytes(), b"X_Acme_Key: other", b"X-Business-Id: acme", b"X_Business_Id: other"];
+    assert_eq!(gate.raw("GET", "/things", &lines).status, 200);
+    let seen = stage.upstream.only();
+    assert_eq!(seen.header("x-business-id"), Some("acme"));
+    assert!(seen.headers.iter().all(|(_, value)| value != "other"), "{seen:?}");
+}
+
 /// RFC 9110 §6.5.1: what routes, frames or identifies a request has no place behind its body.
 #[tokio::test]
 async fn a_trailer_says_nothing_that_belongs_into_the_head() {

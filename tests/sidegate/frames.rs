@@ -195,6 +195,20 @@ fn an_identity_is_forged_neither_in_fields_nor_in_trailers() {
     assert_eq!(values, ["u_42"]);
 }
 
+#[test]
+fn two_credentials_are_ambiguous_in_frames_too() {
+    let yard = Yard::set();
+    let key = yard.stage.redis.mint(json!({"business": "acme"})).text;
+    let bearer = format!("Bearer {key}");
+    let (header, bearer): (Field<'_>, Field<'_>) =
+        ((b"x-api-key", key.as_bytes()), (b"authorization", bearer.as_bytes()));
+    for two in [[header, header], [bearer, bearer], [header, bearer]] {
+        assert_eq!(yard.ask(&[(b":path", b"/things/x")], &two, b""), Outcome::Answered(400));
+    }
+    assert!(yard.stage.upstream.seen().is_empty());
+    assert_eq!(yard.ask(&[(b":path", b"/things/x")], &[header], b""), Outcome::Answered(200));
+}
+
 struct Yard {
     stage: Stage,
     gate: Gate,
