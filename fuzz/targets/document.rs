@@ -20,8 +20,10 @@ pub fn run(data: &[u8]) {
         assert_eq!(Bucket::decode(&bucket.encode()), Some(bucket.clone()));
         assert!(bucket.ends_ms() <= 1 << 53, "{bucket:?}");
     }
-    if let Ok(contents) = Contents::parse(data) {
-        let yaml = contents.to_yaml().expect("what was read can be written");
+    // What cannot be written (a map for a name) is said, and the file is left as it is.
+    if let Ok(contents) = Contents::parse(data)
+        && let Ok(yaml) = contents.to_yaml()
+    {
         let again = Contents::parse(yaml.as_bytes()).expect("what is written can be read");
         assert_eq!(contents.entries().count(), again.entries().count());
     }

@@ -1,7 +1,8 @@
 //! The segment tree behind `RouteTable`: left to right a literal beats `{name}` beats `/**`, with a way back from dead ends.
 //!
-//! A second tree holds the same patterns as `lenient` backends would read them. A request that got into a route through a parameter or `/**`, but that such a backend would serve as
-//! another route, is a near miss. Each walk visits a node at most once, so a long path costs no more than the tree is large.
+//! A second tree holds the same patterns as `lenient` backends would read them. A request that got into a route through a
+//! parameter or `/**`, but that such a backend would serve as another route, is a near miss. Each walk visits a node at most
+//! once, so a long path costs no more than the tree is large.
 
 use std::collections::HashMap;
 
