@@ -77,10 +77,12 @@ impl AccessLog {
         if !self.enabled.load(Ordering::Relaxed) || (finished.denial.is_none() && !self.is_sampled()) {
             return;
         }
+        // A stranger chooses the method too.
+        let method = mask(finished.method.as_str(), formats);
         let path = mask(finished.path, formats);
         let user_agent = finished.user_agent.map(|agent| mask(agent, formats));
         let written = if self.text { text } else { json };
-        if self.queue.try_send(Entry::Line(written(finished, &path, user_agent.as_deref()))).is_err() {
+        if self.queue.try_send(Entry::Line(written(finished, &method, &path, user_agent.as_deref()))).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -129,10 +131,10 @@ fn write(entries: &Receiver<Entry>) {
 }
 
 /// Field names after OpenTelemetry's semantic conventions for HTTP, and our own below `sidegate.`.
-fn json(finished: &Finished<'_>, path: &str, user_agent: Option<&str>) -> Vec<u8> {
+fn json(finished: &Finished<'_>, method: &str, path: &str, user_agent: Option<&str>) -> Vec<u8> {
     let trail = finished.trail;
     let mut line = JsonLine::new("timestamp", &clock::rfc3339_ms(clock::now_ms()));
-    line.text("http.request.method", finished.method.as_str());
+    line.text("http.request.method", method);
     line.text("url.path", path);
     line.text("http.route", finished.route());
     line.number("http.response.status_code", finished.status.into());
@@ -160,11 +162,11 @@ fn json(finished: &Finished<'_>, path: &str, user_agent: Option<&str>) -> Vec<u8
 }
 
 /// For a person at a terminal. Every client text is printed with its control characters escaped.
-fn text(finished: &Finished<'_>, path: &str, _: Option<&str>) -> Vec<u8> {
+fn text(finished: &Finished<'_>, method: &str, path: &str, _: Option<&str>) -> Vec<u8> {
     let mut line = format!(
         "{} {} {} {} {} {:.1}ms",
         clock::rfc3339_ms(clock::now_ms()),
-        finished.method,
+        method,
         path.escape_debug(),
         finished.status,
         finished.reason().map_or(finished.decision().name(), Reason::name),
@@ -204,11 +206,11 @@ mod tests {
             decided_in: None,
             upstream_took: None,
         };
-        let line = json(&finished, path, finished.user_agent);
+        let line = json(&finished, "GET", path, finished.user_agent);
         assert_eq!(line.iter().filter(|b| b.is_ascii_control()).count(), 1, "only the newline at the end");
         let value: serde_json::Value = serde_json::from_slice(&line).expect("one JSON document");
         assert_eq!((&value["url.path"], &value["sidegate.duration_ms"]), (&path.into(), &1.5.into()));
-        let text = text(&finished, path, None);
+        let text = text(&finished, "GET", path, None);
         assert_eq!(text.iter().filter(|b| b.is_ascii_control()).count(), 1);
     }
 }

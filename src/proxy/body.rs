@@ -162,9 +162,7 @@ impl Upload {
             self.left.set(Some(left));
         }
         if let Some(trailers) = frame.trailers_mut() {
-            for name in super::headers::look_alikes(trailers, &self.reserved) {
-                trailers.remove(name);
-            }
+            super::hygiene::clean_trailers(trailers, &self.reserved);
             // Nothing comes after them, and whoever sends them does not ask again.
             self.state.set(State::Ended);
         }

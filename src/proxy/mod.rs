@@ -8,6 +8,7 @@ pub mod body;
 pub mod connector;
 pub mod head;
 pub mod headers;
+mod hygiene;
 pub mod request_id;
 pub mod respond;
 pub mod service;

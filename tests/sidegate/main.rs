@@ -4,6 +4,7 @@
 //! real APIs against its profile; the other files take one theme each.
 
 mod answers;
+mod backends;
 mod batching;
 mod config;
 mod connections;
@@ -11,6 +12,7 @@ mod credentials;
 mod demo;
 mod exactness;
 mod forwarding;
+mod frames;
 mod h2_upstreams;
 mod life;
 mod limits;
@@ -26,5 +28,6 @@ mod standing;
 mod store;
 mod support;
 mod systems;
+mod telemetry;
 mod tls;
 mod upstreams;

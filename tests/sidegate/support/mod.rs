@@ -8,6 +8,7 @@ pub mod client;
 pub mod cluster;
 pub mod faults;
 pub mod gate;
+pub mod h2;
 pub mod load;
 pub mod redis;
 pub mod scripted;
