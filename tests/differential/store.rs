@@ -104,8 +104,8 @@ async fn a_decision_is_one_command() {
     together(&store, &costs).await;
     let mut calls = calls(&mut redis);
     calls.retain(|name, _| !name.starts_with("config") && name != "info");
-    // All but EVALSHA is what the script itself calls; the GET looks whether the absent document is none of another type.
-    let each = ["evalsha", "time", "mget", "get", "set"].map(|name| (name.to_owned(), 11));
+    // All but EVALSHA is what the script itself calls; EXISTS looks whether the absent document is none of another type either.
+    let each = ["evalsha", "time", "mget", "exists", "setrange"].map(|name| (name.to_owned(), 11));
     assert_eq!(calls, HashMap::from(each));
 }
 
@@ -343,7 +343,7 @@ async fn a_full_store_refuses_and_spends_nothing() {
 #[tokio::test]
 async fn a_user_with_the_least_rights_can_decide() {
     let server = RedisServer::start();
-    let rules = "on >pw resetkeys ~sg:* -@all +auth +select +evalsha +script|load +get +mget +set +sismember +time";
+    let rules = "on >pw resetkeys ~sg:* -@all +auth +select +evalsha +script|load +get +mget +exists +set +setrange +sismember +time";
     let mut acl = redis::cmd("ACL");
     acl.arg("SETUSER").arg("gate").arg(rules.split(' ').collect::<Vec<_>>());
     acl.exec(&mut server.client()).expect("ACL SETUSER works");
@@ -351,7 +351,12 @@ async fn a_user_with_the_least_rights_can_decide() {
     let (store, health) = start(login);
     assert_eq!(remaining(&outcome(&store, question(Believed::Absent)).await), 59);
     assert!(health.is_up());
-    redis::cmd("ACL").arg("SETUSER").arg("gate").arg("-set").exec(&mut server.client()).expect("ACL SETUSER works");
+    redis::cmd("ACL")
+        .arg("SETUSER")
+        .arg("gate")
+        .arg("-setrange")
+        .exec(&mut server.client())
+        .expect("ACL SETUSER works");
     let refused = store.decide(&question(Believed::Absent), soon()).await;
     assert!(matches!(&refused, Err(StoreError::Refused(_))), "{refused:?}");
 }
