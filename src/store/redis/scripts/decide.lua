@@ -150,6 +150,39 @@ local function settle_fixed(cost, spent, count, at)
   return at
 end
 
+-- Both in one go for the commonest question of all, which spends from one bucket of one window.
+local function spend_from_one(cost, n, at)
+  local key, limit, duration = asked[at], asked[at + 3], asked[at + 4]
+  local held = found[key]
+  local mark, used, stored = now - now % duration, 0, 0
+  if asked[at + 1] ~= FIXED or held and #held ~= 1 + STRIDE then return nil end
+  if held then
+    local version, algorithm, length, previous
+    version, algorithm, length, stored, used, previous = from_bytes('<BBdddd', held)
+    local readable = version == VERSION and algorithm == FIXED and length == duration and previous == 0
+      and stored >= 0 and stored <= mark and stored % 1 == 0 and used >= 0 and used <= MOST and used % 1 == 0
+    if not readable then return nil end
+    if stored < mark then used = 0 end
+  end
+  local room, wait = used < limit and limit - used or 0, 0
+  local granted = floor(room / cost)
+  if granted > n then granted = n end
+  if granted > 0 then
+    room = room - cost * granted
+    local packed = to_bytes('<BBdddd', VERSION, FIXED, duration, mark, used + cost * granted, 0)
+    keep(key, packed, stored + duration, mark + duration)
+  end
+  if cost > limit then
+    wait = -1
+  elseif cost > room then
+    wait = mark + duration - now
+  end
+  answers[size + 1], answers[size + 2] = SPENT, granted
+  answers[size + 3], answers[size + 4], answers[size + 5], answers[size + 6] = room, mark + duration, wait, 0
+  size = size + 6
+  return at + 5
+end
+
 -- The long way ----------------------------------------------------------------------------------------------------------
 
 -- Returns a function that answers the question at a position, whatever it is, and returns where the next one begins. Here
@@ -398,11 +431,13 @@ local undoubted, answer_carefully = as_believed(), nil
 local function answer_shortly(question, at)
   local cost, n, not_after = asked[at], asked[at + 1], at + 3 + asked[at + 2]
   if cost == 0 or asked[not_after + 1] > 0 or asked[not_after] and now >= asked[not_after] then return nil end
-  local granted = fitting_fixed(question, cost, n, asked[not_after + 2], not_after + 3)
+  local count, first = asked[not_after + 2], not_after + 3
+  if count == 1 and asked[first + 2] == 1 then return spend_from_one(cost, n, first) end
+  local granted = fitting_fixed(question, cost, n, count, first)
   if not granted then return nil end
   answers[size + 1], answers[size + 2] = SPENT, granted
   size = size + 2
-  return settle_fixed(cost, cost * granted, asked[not_after + 2], not_after + 3)
+  return settle_fixed(cost, cost * granted, count, first)
 end
 
 local at = 6
