@@ -61,7 +61,7 @@ impl Model {
     fn buckets<'a>(&self, question: &'a Question) -> Option<Vec<(Bucket, &'a BucketAsk)>> {
         let mut seen = BTreeSet::new();
         let mut buckets = Vec::new();
-        for ask in &question.asks {
+        for ask in question.asks.iter() {
             for bucket in &ask.buckets {
                 let name = (ask.slot.clone(), bucket.name.clone());
                 let held = match self.values.get(&name) {

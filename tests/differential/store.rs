@@ -42,7 +42,7 @@ pub fn question(believed: Believed) -> Question {
         buckets: vec![bucket("count:per-business:acme", "60/1h")],
         ..Ask::default()
     };
-    Question { asks: vec![ask], cost: 1, n: 1 }
+    Question { asks: [ask].into(), cost: 1, n: 1 }
 }
 
 /// Asks all of these at once.
@@ -130,10 +130,11 @@ async fn an_expired_question_and_one_of_no_member_spend_nothing() {
     let server = RedisServer::start();
     let (store, _) = start(server.settings());
     let mut expired = question(Believed::Absent);
-    expired.asks[0].not_after_ms = Some(1);
+    Arc::make_mut(&mut expired.asks)[0].not_after_ms = Some(1);
     assert_eq!(outcome(&store, expired).await, Outcome::Expired);
     let mut member = question(Believed::Absent);
-    member.asks[0].member = Some(Member { set: "businesses".to_owned(), member: "acme".to_owned() });
+    Arc::make_mut(&mut member.asks)[0].member =
+        Some(Member { set: "businesses".to_owned(), member: "acme".to_owned() });
     assert_eq!(outcome(&store, member.clone()).await, Outcome::Refused);
     server.client().sadd::<_, _, ()>("sg:{b:acme}:businesses", "acme").expect("SADD works");
     assert_eq!(remaining(&outcome(&store, member).await), 59);
@@ -146,7 +147,7 @@ async fn a_value_of_the_wrong_type_harms_its_question_alone() {
     let mut redis = server.client();
     let other = |slot: &str| {
         let mut question = question(Believed::Absent);
-        question.asks[0].slot = slot.to_owned();
+        Arc::make_mut(&mut question.asks)[0].slot = slot.to_owned();
         question
     };
     redis.rpush::<_, _, ()>("sg:{b:list}:count:per-business:acme", "x").expect("RPUSH works");
@@ -154,7 +155,7 @@ async fn a_value_of_the_wrong_type_harms_its_question_alone() {
     redis.rpush::<_, _, ()>("sg:{b:document}:business", "x").expect("RPUSH works");
     redis.set::<_, _, ()>("sg:{b:set}:businesses", "x").expect("SET works");
     let mut set = other("b:set");
-    set.asks[0].member = Some(Member { set: "businesses".to_owned(), member: "acme".to_owned() });
+    Arc::make_mut(&mut set.asks)[0].member = Some(Member { set: "businesses".to_owned(), member: "acme".to_owned() });
     let questions = [other("b:list"), other("b:text"), other("b:document"), set, other("b:good")];
     let answers = together(&store, &questions).await;
     for (answer, name) in answers.iter().zip(["list", "text", "document", "set"]) {
