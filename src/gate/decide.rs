@@ -17,9 +17,9 @@ use super::credential::{self, Presented};
 use super::guessing::Guessing;
 use super::known::{KnownKeys, Seen};
 use super::permit::Basis;
-use super::records::{Known, KnownKey, Records};
+use super::records::{Known, Records, Remembered};
 use super::trail::{Caller, Trail};
-use super::weigh::{Documents, Routed, business_to_confirm, rate_limited, settled};
+use super::weigh::{Documents, Routed, Weighed, business_to_confirm, rate_limited, settled};
 use super::{Denial, Permit, business, path, query};
 use crate::clock;
 use crate::keys::{Digest, Tenant};
@@ -157,17 +157,19 @@ impl Gate {
         digest: &Digest,
         deadline: Instant,
         trail: &mut Trail,
-    ) -> Result<Caller, Denial> {
-        let mut key = self.find_key(digest, routed.client, deadline, trail).await?;
+    ) -> Result<Arc<Caller>, Denial> {
+        let mut remembered = self.find_key(digest, routed.client, deadline, trail).await?;
         let mut looked_again = false;
         let mut disowned = false;
         for _ in 0..ROUNDS {
-            let business_id = business_to_confirm(&key, routed.named.as_deref());
-            let business = business_id.as_deref().map_or(Known::Unseen, |id| self.records.business(id));
-            let documents = Documents { digest, key: &key, business_id: business_id.as_deref(), business: &business };
-            let (standing, asked) = documents.weigh(&self.policy, routed, disowned);
+            let key = &remembered.key;
+            let business_id = business_to_confirm(key, routed.named.as_deref());
+            let business = business_id.map_or(Known::Unseen, |id| self.records.business(id));
+            let documents = Documents { digest, key, business_id, business: &business };
+            let weighed = remembered.weighings.weigh(&self.policy, &documents, routed, disowned);
+            let Weighed { standing, asked } = &*weighed;
             let began = Instant::now();
-            let answer = self.ask(&asked, deadline, trail).await?;
+            let answer = self.ask(asked, deadline, trail).await?;
             let answered = Instant::now().into_std();
             let seen = Seen { asked: began.into_std(), answered, store_ms: answer.now_ms };
             if let Some(known) = &self.commons.known {
@@ -176,20 +178,20 @@ impl Gate {
             match answer.outcome {
                 Outcome::Broken(what) => return Err(StoreError::Broken(what).into()),
                 Outcome::Expired => {
-                    trail.caller = standing.map(|standing| standing.caller);
+                    trail.caller = standing.as_ref().map(|standing| standing.caller.clone());
                     return Err(Denial::ExpiredKey);
                 }
                 Outcome::Refused => disowned = true,
                 Outcome::Stale(found) => {
-                    self.learn(&documents, found, &asked, seen)?;
+                    self.learn(&documents, found, asked, seen)?;
                     match self.records.key(digest) {
-                        Some(known) if !matches!(known.document, Known::Absent) => key = known,
+                        Some(known) if !matches!(known.key.document, Known::Absent) => remembered = known,
                         // Nothing stands where the hint pointed: perhaps it moved. Look once more, then believe it.
                         _ if looked_again => return Err(self.unknown(digest)),
                         _ => {
                             looked_again = true;
                             self.records.forget_key(digest);
-                            key = self.look_up(digest, deadline, trail).await?;
+                            remembered = self.look_up(digest, deadline, trail).await?;
                         }
                     }
                 }
@@ -210,17 +212,19 @@ impl Gate {
         digest: &Digest,
         error: StoreError,
         trail: &mut Trail,
-    ) -> Result<Caller, Denial> {
+    ) -> Result<Arc<Caller>, Denial> {
         let now = Instant::now().into_std();
         let Some(known) = &self.commons.known else { return Err(error.into()) };
         let Some((key, now_ms)) = known.key(digest, now, clock::now_ms()) else { return Err(error.into()) };
         let business_id = business_to_confirm(&key, routed.named.as_deref());
-        let business = match &business_id {
+        let business = match business_id {
             None => Known::Unseen,
             Some(id) => known.business(id, now).ok_or(error.clone())?,
         };
-        let documents = Documents { digest, key: &key, business_id: business_id.as_deref(), business: &business };
-        let (Some(standing), asked) = documents.weigh(&self.policy, routed, false) else { return Err(error.into()) };
+        let documents = Documents { digest, key: &key, business_id, business: &business };
+        let Weighed { standing: Some(standing), asked } = documents.weigh(&self.policy, routed, false) else {
+            return Err(error.into());
+        };
         if standing.owner().is_some_and(|(user, business)| !known.owns(user, business, now)) {
             return Err(error.into());
         }
@@ -228,7 +232,7 @@ impl Gate {
             Outcome::Spent { granted, windows } => {
                 trail.limits = asked.named(windows, now_ms);
                 trail.known_for = true;
-                settled(standing, granted, trail)
+                settled(&standing, granted, trail)
             }
             Outcome::Expired => Err(Denial::ExpiredKey),
             Outcome::Broken(_) | Outcome::Stale(_) | Outcome::Refused => Err(error.into()),
@@ -242,7 +246,7 @@ impl Gate {
         client: IpAddr,
         deadline: Instant,
         trail: &mut Trail,
-    ) -> Result<KnownKey, Denial> {
+    ) -> Result<Rc<Remembered>, Denial> {
         if let Some(known) = self.records.key(digest) {
             return Ok(known);
         }
@@ -255,7 +259,7 @@ impl Gate {
         self.look_up(digest, deadline, trail).await
     }
 
-    async fn look_up(&self, digest: &Digest, deadline: Instant, trail: &mut Trail) -> Result<KnownKey, Denial> {
+    async fn look_up(&self, digest: &Digest, deadline: Instant, trail: &mut Trail) -> Result<Rc<Remembered>, Denial> {
         let started = Instant::now();
         let found = self.store.lookup(digest, deadline).await;
         trail.waited(started.elapsed());
@@ -263,8 +267,7 @@ impl Gate {
         if let Some(guessing) = &self.commons.guessing {
             guessing.exists(digest);
         }
-        self.records.remember_tenant(*digest, tenant.clone());
-        Ok(KnownKey { tenant, document: Known::Unseen })
+        Ok(self.records.remember_tenant(*digest, tenant))
     }
 
     /// Takes in documents that had changed.
@@ -278,7 +281,7 @@ impl Gate {
         let learned = self.records.learn(documents, &asked.question, found);
         if let Some(known) = &self.commons.known {
             match self.records.key(documents.digest).filter(|_| learned.is_ok()) {
-                Some(key) => known.learn_key(documents.digest, &key, seen),
+                Some(remembered) => known.learn_key(documents.digest, &remembered.key, seen),
                 None => known.forget_key(documents.digest, seen.answered),
             }
             match documents.business_id {

@@ -48,7 +48,7 @@ impl KnownKeys {
 
     /// Takes in an answer of the store to a question about these documents. Documents that it calls stale are for the caller
     /// to read and to bring here.
-    pub fn heard(&self, documents: &Documents<'_>, standing: Option<&Standing<'_>>, outcome: &Outcome, seen: Seen) {
+    pub fn heard(&self, documents: &Documents<'_>, standing: Option<&Standing>, outcome: &Outcome, seen: Seen) {
         let owner = standing.and_then(Standing::owner);
         match outcome {
             // A refusal may come from what is remembered of an exhausted bucket, and then confirms nothing.

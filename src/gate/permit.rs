@@ -13,7 +13,7 @@ pub struct Permit {
     route: Arc<Route>,
     target: String,
     upstream: UpstreamId,
-    caller: Option<Caller>,
+    caller: Option<Arc<Caller>>,
 }
 
 /// What a request passes on.
@@ -37,7 +37,7 @@ impl Permit {
         basis: Basis,
         route: Arc<Route>,
         target: String,
-        caller: Caller,
+        caller: Arc<Caller>,
         upstream: Option<UpstreamId>,
     ) -> Self {
         Self { basis, upstream: upstream.unwrap_or(route.upstream), route, target, caller: Some(caller) }
@@ -61,6 +61,6 @@ impl Permit {
     }
 
     pub fn caller(&self) -> Option<&Caller> {
-        self.caller.as_ref()
+        self.caller.as_deref()
     }
 }

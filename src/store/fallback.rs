@@ -65,7 +65,7 @@ fn uncounted(question: &Question, now_ms: u64) -> Outcome {
 
 fn scaled(question: &Question, share: (u64, u64)) -> Question {
     let mut question = question.clone();
-    for bucket in question.asks.iter_mut().flat_map(|ask| &mut ask.buckets) {
+    for bucket in Arc::make_mut(&mut question.asks).iter_mut().flat_map(|ask| &mut ask.buckets) {
         scale(bucket, share);
     }
     question
@@ -94,7 +94,7 @@ mod tests {
         let windows = Windows::parse(windows.split(", ")).expect("the test's windows are valid");
         let bucket =
             BucketAsk { name: "count:test:k".to_owned(), algorithm: Algorithm::Fixed, windows: Arc::new(windows) };
-        Question { asks: vec![Ask { buckets: vec![bucket], ..Ask::default() }], cost: 1, n }
+        Question { asks: [Ask { buckets: vec![bucket], ..Ask::default() }].into(), cost: 1, n }
     }
 
     fn granted(outage: LimitsOutage, question: &Question) -> Result<u32, StoreError> {
@@ -124,6 +124,6 @@ mod tests {
     fn deny_refuses_whatever_would_be_counted() {
         assert!(granted(LimitsOutage::Deny, &question("60/1m", 1)).is_err());
         assert_eq!(granted(LimitsOutage::Deny, &Question { cost: 0, ..question("60/1m", 1) }), Ok(1));
-        assert_eq!(granted(LimitsOutage::Deny, &Question { asks: vec![], cost: 1, n: 1 }), Ok(1));
+        assert_eq!(granted(LimitsOutage::Deny, &Question { asks: [].into(), cost: 1, n: 1 }), Ok(1));
     }
 }
