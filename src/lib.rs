@@ -29,6 +29,7 @@
 //! - [`proxy`]: from a request to its answer.
 //! - [`listen`]: connections, workers, and how they end.
 //! - [`admin`]: the operators' listeners.
+//! - [`manage`]: keeping keys, where that needs the gate's eyes: what is left of a key's limits.
 //! - [`config`]: one YAML file into each room's settings, or everything that is wrong with it.
 //! - [`process`]: one process from its settings to its exit.
 //! - [`cli`]: the command line.
@@ -49,6 +50,7 @@ pub mod gate;
 pub mod keys;
 pub mod limit;
 pub mod listen;
+pub mod manage;
 pub mod observe;
 pub mod policy;
 pub mod process;

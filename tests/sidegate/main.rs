@@ -11,6 +11,7 @@ mod credentials;
 mod demo;
 mod exactness;
 mod forwarding;
+mod keys_life;
 mod limits;
 mod operators;
 mod outages;
