@@ -80,6 +80,6 @@ fn print(key: &StoredKey, reason: Option<&str>, routes: &[&str], session: &mut S
     }
     show::print(key, session)?;
     let routes = if routes.is_empty() { "nothing".to_owned() } else { printable(&routes.join(", ")) };
-    writeln!(session.out, "  {:<12}{routes}", "opens")?;
+    writeln!(session.out, "  {:<10}{routes}", "opens")?;
     Ok(())
 }

@@ -113,7 +113,7 @@ pub fn print_table<const N: usize>(
 /// One fact to a line.
 pub fn print_facts(out: &mut dyn Write, facts: &[(&str, &str)]) -> anyhow::Result<()> {
     for (fact, value) in facts {
-        writeln!(out, "  {fact:<12}{value}")?;
+        writeln!(out, "  {fact:<10}{value}")?;
     }
     Ok(())
 }
