@@ -211,14 +211,15 @@ impl Registry {
         }
     }
 
-    /// Returns when this many replicas hold every change that was made to this tenant's keys.
-    pub async fn wait_for_replicas(&self, tenant: &Tenant, wanted: u64) -> Result<(), RegistryError> {
-        match self {
-            Self::Redis { keeper, layout, .. } => match keeper.wait(&layout.keys(tenant), wanted).await? {
-                answered if answered >= wanted => Ok(()),
-                answered => Err(RegistryError::Replicas { answered, wanted }),
-            },
-            Self::File { .. } => Err(RegistryError::NotHere("a file has no replicas; leave `--wait-replicas` out")),
+    /// Returns when this many replicas hold the key as it is now, its end included.
+    pub async fn wait_for_replicas(&self, key: &StoredKey, wanted: u64) -> Result<(), RegistryError> {
+        let Self::Redis { keeper, layout, .. } = self else {
+            return Err(RegistryError::NotHere("a file has no replicas; leave `--wait-replicas` out"));
+        };
+        in_redis::Place::of(self)?.rewrite(key).await?;
+        match keeper.wait(&layout.keys(&key.tenant), wanted).await? {
+            answered if answered >= wanted => Ok(()),
+            answered => Err(RegistryError::Replicas { answered, wanted }),
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::support::{
     AnswerTo as _, Gate, PATIENCE, Stage,
-    cluster::{GATE_ACL, KEEPER_ACL, Server},
+    cluster::{Cluster, GATE_ACL, KEEPER_ACL, Server},
     gate::text,
     load::Load,
     redis::sha256,
@@ -422,6 +422,8 @@ async fn a_revocation_that_no_replica_confirms_is_told_and_acts_all_the_same() {
         let wanted = if yard.is_redis() { "only 0 of 1 replicas" } else { "a file has no replicas" };
         assert!(code == Some(1) && said.contains(wanted), "{said}");
         yard.becomes("/contacts", &key, 401).await;
+        let (code, said) = yard.fails(&["keys", "revoke", member(&key, "id"), "--wait-replicas", "1"]);
+        assert!(code == Some(1) && said.contains(wanted), "asking again confirms nothing: {said}");
     }
 }
 
@@ -455,4 +457,29 @@ management: {{path: /v1/keys, session: 'http://127.0.0.1:9/', roles: [admin], re
         yard.works(&["business", "set", "acme", "--status", "active"]);
         yard.works(&["keys", "audit"]);
     }
+}
+
+#[tokio::test]
+async fn on_a_cluster_the_same_rules_hold_slot_by_slot() {
+    let cluster = Cluster::start();
+    let stage = Stage::set();
+    let yard = Yard { gate: stage.gate(&format!("store: {}\n{YAML}", cluster.store())), stage: Stage::set() };
+    let create = ["keys", "create", "--name", "n", "--business", "acme", "--scopes", "*", "--json"];
+    let made: Vec<Value> = (0..10).map(|_| yard.gate.json(&create)).collect();
+    assert!(yard.fails(&create).1.contains("10 active keys"));
+    let any = async |key: &Value| yard.status("/any", key).await;
+    let new = yard.gate.json(&["keys", "rotate", member(&made[0], "id"), "--json"]);
+    assert_eq!((any(&made[0]).await, any(&new).await), (401, 200));
+    yard.works(&["keys", "revoke", member(&new, "id"), "--wait-replicas", "1"]);
+    assert_eq!(any(&new).await, 401);
+    yard.works(&["keys", "delete", member(&made[1], "id")]);
+    assert_eq!(any(&made[1]).await, 401);
+    yard.works(&["business", "set", "acme", "--status", "suspended"]);
+    assert_eq!(any(&made[2]).await, 403);
+    assert_eq!(yard.gate.json(&["keys", "list", "--json"])["total"], 10);
+    assert_eq!(yard.gate.json(&["business", "list", "--json"])["total"], 1);
+    let usage = yard.gate.json(&["keys", "usage", member(&made[3], "id"), "--reset", "per-key", "--json"]);
+    assert_eq!(usage["windows"].as_array().map(Vec::len), Some(2));
+    let audit = yard.gate.json(&["keys", "audit", "--json"]);
+    assert_eq!(audit["changes"].as_array().map(Vec::len), Some(15));
 }

@@ -6,7 +6,6 @@ use serde_json::json;
 use super::name::{KeyName, Named};
 use super::words::{named, printable, revoked_at};
 use super::{DONE, KeysSetting, Session};
-use crate::keys::Tenant;
 use crate::store::keyring::Revocation;
 use crate::store::registry::{Registry, RegistryError, StoredKey};
 
@@ -42,11 +41,11 @@ pub struct Replicas {
 }
 
 impl Replicas {
-    async fn wait(&self, setting: &KeysSetting, tenant: &Tenant) -> Result<(), RegistryError> {
+    async fn wait(&self, setting: &KeysSetting, key: &StoredKey) -> Result<(), RegistryError> {
         let configured = || setting.store.as_ref().map_or(0, |store| store.wait_replicas);
         match self.wait_replicas.unwrap_or_else(configured) {
             0 => Ok(()),
-            wanted => setting.keyring.registry.wait_for_replicas(tenant, wanted).await,
+            wanted => setting.keyring.registry.wait_for_replicas(key, wanted).await,
         }
     }
 }
@@ -57,7 +56,7 @@ pub(super) async fn revoke(args: RevokeArgs, setting: &KeysSetting, session: &mu
         Named::Wrong(code) => return Ok(code),
     };
     let revocation = setting.keyring.revoke(&key, session.asker()).await?;
-    args.replicas.wait(setting, &key.tenant).await?;
+    args.replicas.wait(setting, &key).await?;
     let (Revocation::Revoked(key) | Revocation::AlreadyRevoked(key)) = &revocation;
     if args.json {
         let text = |member: &str| key.members.get(member).cloned();
@@ -85,7 +84,7 @@ pub(super) async fn delete(args: DeleteArgs, setting: &KeysSetting, session: &mu
         Named::Wrong(code) => return Ok(code),
     };
     let gone = setting.keyring.delete(&key, session.asker()).await?;
-    args.replicas.wait(setting, &key.tenant).await?;
+    args.replicas.wait(setting, &key).await?;
     if args.json {
         session.print_json(&json!({"id": gone.text("id"), "hint": gone.text("hint"), "deleted": true}))?;
     } else {

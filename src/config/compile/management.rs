@@ -72,6 +72,9 @@ pub fn keepers(root: &Root, mut store: StoreSettings, reader: &mut Reader<'_>) -
     let path = FieldPath::top("management");
     let replicas = raw.wait_replicas.as_ref();
     store.wait_replicas = reader.read(&path.field("wait_replicas"), replicas, 0, scalar::number(0, 100));
+    if store.wait_replicas > 0 && matches!(store.backend, Backend::File(_)) {
+        reader.fail(&path.field("wait_replicas"), "the store is a file, which has no replicas; remove this field");
+    }
     let Some(login) = &raw.redis else { return store };
     let path = path.field("redis");
     match &store.backend {

@@ -53,10 +53,14 @@ impl<'r> Place<'r> {
             return Ok(outcome);
         }
         self.claim_id(&new).await?;
-        if let Err(error) = self.put_new(&new, bounds).await {
-            // Nothing stands there: the id is free again.
-            self.unclaim_id(&new).await?;
-            return Err(error);
+        match self.put_new(&new, bounds).await {
+            Ok(()) => {}
+            Err(full @ RegistryError::Full { .. }) => {
+                self.unclaim_id(&new).await?;
+                return Err(full);
+            }
+            // Who lost to another insertion of the same key shares its id, and who got no answer may have written it.
+            Err(error) => return Err(error),
         }
         self.lead_to(&new).await?;
         Ok(Insertion::Inserted(new))
@@ -131,6 +135,22 @@ impl<'r> Place<'r> {
     async fn keep(self, tenant: &Tenant, counted: Option<u64>, documents: Vec<Kept>) -> Result<bool, RegistryError> {
         let (set, minted) = (self.layout.keys(tenant), self.layout.minted(tenant));
         Ok(self.keeper.keep(&Keeping { set, minted, counted, documents }).await?)
+    }
+
+    /// Writes a key's document as it is, so that this connection has written it and can wait for its replicas: a revocation
+    /// may be another's, or one whose confirmation did not come in time.
+    pub async fn rewrite(self, key: &StoredKey) -> Result<(), RegistryError> {
+        let name = self.layout.key(&key.tenant, &key.digest);
+        for attempt in 0..ATTEMPTS {
+            let Some(found) = self.redis.get(&name).await? else { return Ok(()) };
+            let (was, becomes) = (Some(found.clone()), Some(found));
+            let document = Kept { name: name.clone(), digest: key.digest.to_hex(), was, becomes };
+            if self.keep(&key.tenant, None, vec![document]).await? {
+                return Ok(());
+            }
+            pause(attempt).await;
+        }
+        Err(RegistryError::Contended)
     }
 
     /// Counts the active keys where a maximum holds; `None` where none does or none is added. The number is read before

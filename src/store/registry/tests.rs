@@ -264,3 +264,16 @@ async fn use_is_added_up_over_flushes_and_read_by_day_and_by_minute() {
     let unused = Subject::Business("b2".to_owned());
     assert_eq!(read(keeper, layout, &unused, NOW).await.map(|used| used.last_used_ms()), Ok(None));
 }
+
+#[tokio::test]
+async fn two_who_insert_the_same_key_at_once_leave_it_whole() {
+    let both = both().await;
+    let registry = &both.registries[1];
+    let other = Registry::connect(&both.server.settings).await.expect("redis-server answers");
+    for round in 0..20 {
+        let (key, id) = (format!("key {round}"), format!("k{round}"));
+        let (one, two) = tokio::join!(insert(registry, &key, document(&id)), insert(&other, &key, document(&id)));
+        assert!(one.is_ok() || two.is_ok(), "{one:?} {two:?}");
+        assert_eq!(registry.find(&id).await.map(|key| key.digest), Ok(Digest::of(&key)));
+    }
+}
