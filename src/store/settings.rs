@@ -15,6 +15,10 @@ pub struct StoreSettings {
     pub keys_outage: KeysOutage,
     /// What becomes of limits while the shared store is away.
     pub limits_outage: LimitsOutage,
+    /// The login of those who keep keys, where it is another than the gate's (`management.redis`).
+    pub keepers: Option<Box<redis::Settings>>,
+    /// How many replicas must have a revocation before it counts as done (`management.wait_replicas`).
+    pub wait_replicas: u64,
 }
 
 /// What keys do while the store is away.

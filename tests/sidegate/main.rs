@@ -14,6 +14,7 @@ mod exactness;
 mod forwarding;
 mod frames;
 mod h2_upstreams;
+mod keys_life;
 mod life;
 mod limits;
 mod mutual_tls;

@@ -59,10 +59,9 @@ fn settings(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
     let upstreams = upstream::all(root, reader);
     let policy = policy(root, base_path.as_ref(), &upstreams, reader);
     let rate_limit_headers = texts::rate_limit_headers(root, reader);
-    management::check(root, reader);
     let listen = listener::listen(root, reader);
     let admin = listener::admin(root, reader);
-    let store = store::store(root, reader);
+    let store = store::store(root, reader).map(|store| management::keepers(root, store, reader));
     let observe = listener::observe(root, reader);
 
     let listen = listen?;
@@ -96,6 +95,11 @@ fn policy(
     limits.report_unused(reader);
     let scopes = scopes::of(root, reader);
     let rules = keys::rules(root, routes.as_ref(), reader);
+    let rules = management::rules(
+        root,
+        Rules { known_limits: limits.known(), known_plans: limits::names(plans.as_ref()), ..rules },
+        reader,
+    );
     let business_sources = keys::business_sources(root, routes.as_ref(), reader);
     let texts = texts::texts(root, reader);
     let deny = keys::deny(root, reader);

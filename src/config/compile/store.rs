@@ -30,7 +30,8 @@ pub fn store(root: &Root, reader: &mut Reader<'_>) -> Option<StoreSettings> {
     let tenth = Duration::from_millis(100);
     let deadline = reader.read(&path.field("deadline"), fields.deadline.as_ref(), tenth, scalar::time);
     let (keys_outage, limits_outage) = outage(&path.field("outage"), fields.outage.as_ref(), reader);
-    Some(StoreSettings { backend: backend?, deadline, keys_outage, limits_outage })
+    let (keepers, wait_replicas) = (None, 0); // `management` says.
+    Some(StoreSettings { backend: backend?, deadline, keys_outage, limits_outage, keepers, wait_replicas })
 }
 
 /// `redis://…` or `file:…`.

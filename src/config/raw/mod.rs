@@ -308,6 +308,7 @@ pub struct Management {
     pub path: Option<Scalar>,
     pub session: Option<Scalar>,
     pub roles: Option<List<Scalar>>,
+    pub grants: Option<Entries<List<Scalar>>>,
     pub max_active_keys: Option<Scalar>,
     pub redis: Option<Short<ManagementRedis>>,
     pub unscoped: Option<Scalar>,
@@ -315,7 +316,7 @@ pub struct Management {
     pub wait_replicas: Option<Scalar>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an address of Redis, or `{url, username, password}`")]
 pub struct ManagementRedis {
     pub url: Option<Scalar>,

@@ -231,7 +231,9 @@ fn an_edit_is_seen_at_once_and_keeps_what_it_does_not_know() {
     assert_eq!(mode & 0o777, 0o600);
 
     let revoke = |contents: &mut Contents| {
-        contents.set_absent(&Digest::of("one"), "revoked_at", "2026-03-23T14:30:00Z");
+        let (digest, mut document) = contents.entries().next().expect("an entry");
+        document.insert("revoked_at".to_owned(), "2026-03-23T14:30:00Z".into());
+        contents.replace(&digest, &document).map_err(StoreError::Broken)?;
         Ok::<_, StoreError>(((), true))
     };
     let other = folder.open();

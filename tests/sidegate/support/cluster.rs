@@ -16,8 +16,8 @@ pub const GATE_ACL: &str = "on resetchannels -@all +auth +select +time +role +in
     +cluster|slots +asking ~sg:* (+set +setrange ~sg:{*}:count:*)";
 
 /// What the user of the command line and of management may: keep documents, and not run the gate's script.
-pub const KEEPER_ACL: &str = "on resetchannels -@all +auth +select +role +info +get +mget +set +del +sadd +srem +sscan +scan \
-    +eval +cluster|slots +asking ~sg:*";
+pub const KEEPER_ACL: &str = "on resetchannels -@all +auth +select +role +info +time +wait +get +mget +set +del +sadd +srem +sscan \
+    +scan +eval +xadd +xrevrange +hgetall +cluster|slots +asking ~sg:*";
 
 /// A `redis-server` (or one that is a sentinel) with these arguments, gone with the test.
 pub struct Server {

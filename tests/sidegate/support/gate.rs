@@ -94,6 +94,27 @@ impl Gate {
         command.stdin(Stdio::null()).output().expect("the binary was built with the tests")
     }
 
+    /// As `command`, with something to read on standard input.
+    pub fn command_reading(&self, arguments: &[&str], input: &str) -> Output {
+        let mut command = sidegate(arguments, &self.environment);
+        command.args(["--config", "sidegate.yaml"]).current_dir(&self.folder);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary was built with the tests");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        // A command that refuses its arguments reads nothing.
+        let _ = std::io::Write::write_all(&mut stdin, input.as_bytes());
+        drop(stdin);
+        child.wait_with_output().expect("the child can be awaited")
+    }
+
+    /// What a command prints as one JSON document; it must end well.
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.command(arguments);
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{arguments:?}: {stdout}\n{stderr}");
+        serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"))
+    }
+
     /// `sidegate keys create`: the document that it prints, with the key in it.
     pub fn keys_create(&self, arguments: &[&str]) -> Value {
         let output = self.command(&[&["keys", "create", "--json"], arguments].concat());
