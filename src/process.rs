@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -112,6 +113,7 @@ impl Process {
 
     async fn serve(self) -> Result<(), StartError> {
         let (signal, watch) = drain::channel();
+        listen::descriptors::raise(self.settings.listen.bounds.connections);
         let Self { listener, admin, probes, tls, upstreams, store, metrics, access_log, settings } = self;
         let settings = Shared {
             commons: commons(&settings),
@@ -135,8 +137,7 @@ impl Process {
         drop(answers);
         let workers = settings.start_workers(upstreams, &watch)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let most = settings.listen.bounds.connections;
-        let accepting = tokio::spawn(accept::run(listener, workers.clone(), most, metrics, watch));
+        let accepting = tokio::spawn(accept::run(listener, workers.clone(), settings.listen.clone(), metrics, watch));
         wait_for_the_end(&signal, &settings.listen.drain).await?;
         // The listener closes with the accept loop, so that nothing comes in any more.
         let _ = accepting.await;
@@ -180,6 +181,9 @@ impl Shared {
                 access_log,
                 ids: RequestIds::default(),
             },
+            // Each worker has its share, so that they need not ask each other.
+            most_in_flight: listen.bounds.in_flight.div_ceil(listen.workers),
+            in_flight: Rc::default(),
             settings: listen,
             tls,
         }

@@ -8,14 +8,23 @@ use tokio::net::TcpListener;
 use tracing::warn;
 
 use super::drain::Watch;
+use super::refusal::Refusal;
+use super::settings::Settings;
 use super::worker::{Accepted, Worker};
 use crate::observe::Metrics;
 
 /// How long to leave `accept` alone when descriptors or memory have run out: connections that end give some back.
 const EXHAUSTED: Duration = Duration::from_millis(50);
 
-/// Accepts until draining closes; past `most` open connections a new one is closed at once.
-pub async fn run(listener: TcpListener, workers: Arc<[Worker]>, most: usize, metrics: Arc<Metrics>, mut drain: Watch) {
+/// Accepts until draining closes; past the bound on open connections a new one is refused.
+pub async fn run(
+    listener: TcpListener,
+    workers: Arc<[Worker]>,
+    settings: Arc<Settings>,
+    metrics: Arc<Metrics>,
+    mut drain: Watch,
+) {
+    let refusal = Refusal::new(settings.tls.is_some());
     let mut exhausted = false;
     loop {
         let accepted = tokio::select! {
@@ -25,7 +34,8 @@ pub async fn run(listener: TcpListener, workers: Arc<[Worker]>, most: usize, met
         match accepted {
             Ok((stream, peer)) => {
                 exhausted = false;
-                if workers.iter().map(Worker::open).sum::<usize>() >= most {
+                if workers.iter().map(Worker::open).sum::<usize>() >= settings.bounds.connections {
+                    refusal.refuse(stream);
                     continue;
                 }
                 let Some(worker) = workers.iter().min_by_key(|worker| worker.open()) else { return };

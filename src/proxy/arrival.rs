@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use crate::gate::Denial;
+
 /// Where a request came from, as the listener knows it.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrival {
@@ -13,4 +15,23 @@ pub struct Arrival {
     pub trusted: bool,
     /// Whether the request came over TLS.
     pub secure: bool,
+    /// Why the listener will not have it served; it is answered and logged like every other.
+    pub refused: Option<Refused>,
+}
+
+/// What only the listener can see of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// As many are in flight as may be.
+    Overloaded,
+    TooManyHeaders,
+}
+
+impl From<Refused> for Denial {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Overloaded => Self::Overloaded,
+            Refused::TooManyHeaders => Self::HeadersTooLarge,
+        }
+    }
 }

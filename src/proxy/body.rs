@@ -11,6 +11,7 @@ use http::HeaderName;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use thiserror::Error;
 
+use super::arriving::Arriving;
 use crate::observe::metrics::Counted;
 
 /// What a client gets, counted as in flight until it ends.
@@ -28,6 +29,11 @@ pub enum Payload {
 impl Outgoing {
     pub fn new(payload: Payload, in_flight: Counted) -> Self {
         Self { payload, _in_flight: in_flight }
+    }
+
+    /// Whether the gate answers, and no upstream is left that could still read the request.
+    pub fn is_the_gates_own(&self) -> bool {
+        matches!(self.payload, Payload::Words(_))
     }
 }
 
@@ -60,7 +66,7 @@ impl Body for Outgoing {
 
 /// The client's body on its way to the upstream: bounded, its progress visible, its trailers clean.
 pub struct Forwarded {
-    stream: Incoming,
+    stream: Arriving,
     progress: Arc<Progress>,
     /// Bytes that may still pass.
     left: Option<u64>,
@@ -87,7 +93,7 @@ pub enum BodyError {
 }
 
 impl Forwarded {
-    pub fn new(stream: Incoming, most: Option<u64>, reserved: Arc<[HeaderName]>) -> (Self, Arc<Progress>) {
+    pub fn new(stream: Arriving, most: Option<u64>, reserved: Arc<[HeaderName]>) -> (Self, Arc<Progress>) {
         let progress = Arc::new(Progress {
             started: Instant::now(),
             last_frame_ms: AtomicU64::new(0),

@@ -12,6 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant as Deadline, sleep_until};
 
 use super::arrival::Arrival;
+use super::arriving::Arriving;
 use super::body::{Forwarded, Progress};
 use super::connector::{Connector, ConnectorError};
 use super::headers::{self, Forwarding};
@@ -47,7 +48,7 @@ impl Upstreams {
         &self,
         permit: &Permit,
         policy: &Policy,
-        request: Request<Incoming>,
+        request: Request<Arriving>,
         arrival: &Arrival,
         request_id: &str,
     ) -> Result<Response<Incoming>, Denial> {

@@ -24,7 +24,7 @@ fn the_listener_has_the_contracts_defaults() {
     assert!((1..=4).contains(&listen.workers));
     assert_eq!((listen.drain.delay, listen.drain.deadline), (5 * SECOND, 30 * SECOND));
     let bounds = listen.bounds;
-    assert_eq!((bounds.connections, bounds.headers, bounds.h2_streams), (10_000, 100, 100));
+    assert_eq!((bounds.connections, bounds.headers, bounds.h2.streams), (10_000, 100, 100));
     assert_eq!((bounds.handshake, bounds.header_read, bounds.header_bytes), (10 * SECOND, 10 * SECOND, 32 * 1024));
     assert_eq!(settings.proxy.header_bytes, 32 * 1024);
     assert_eq!(settings.admin.admin.to_string(), "127.0.0.1:9900");

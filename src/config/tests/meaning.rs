@@ -255,10 +255,6 @@ fn what_is_not_built_says_so_and_its_default_may_stand() {
             "listen.tls.client_ca",
             later,
         ),
-        ("listen: {address: 127.0.0.1:1, proxy_protocol: true}", "listen.proxy_protocol", later),
-        ("listen: {address: 127.0.0.1:1, limits: {body_idle: 1s}}", "listen.limits.body_idle", later),
-        ("listen: {address: 127.0.0.1:1, limits: {idle: 1s}}", "listen.limits.idle", later),
-        ("listen: {address: 127.0.0.1:1, limits: {stream_idle: 1s}}", "listen.limits.stream_idle", later),
         ("upstream: {url: http://localhost, h2_streams: 7}", "upstream.h2_streams", later),
         ("probes: {address: 127.0.0.1:2, app: [{path: /a, target: http://b}]}", "probes.app", later),
     ]);
