@@ -165,17 +165,13 @@ where
     let bounds = &context.settings.bounds;
     let (exchange, pulse) = (Arc::new(Exchange::default()), stream.pulse.clone());
     let busy = Rc::new(Cell::new(false));
-    let line = Line::H1 {
-        exchange: exchange.clone(),
-        pulse: pulse.clone(),
-        busy: busy.clone(),
-        requests: requests.clone(),
-    };
+    let line =
+        Line::H1 { exchange: exchange.clone(), pulse: pulse.clone(), busy: busy.clone(), requests: requests.clone() };
     let mut connection =
         http1_builder(bounds).serve_connection(TokioIo::new(stream), service(context.clone(), peer, line));
     let mut closing = pin!(drain.closing());
     let mut look_again = pin!(sleep(PARK_AFTER));
-    let (mut look, mut leaving, often) = (Look::new(), false, tick(bounds));
+    let (mut look, mut leaving) = (Look::new(), false);
     loop {
         tokio::select! {
             biased;
@@ -185,16 +181,13 @@ where
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
             () = &mut look_again => {
-                let now = Instant::now();
-                let (wait, progress) = Wait::of_connection(&pulse, &exchange, busy.get(), requests.get());
-                let waited = look.again(now, wait, progress);
-                if wait == Wait::Request && waited >= PARK_AFTER && !leaving {
-                    break;
+                let (now, seen) = (Instant::now(), Wait::of_connection(&pulse, &exchange, busy.get(), requests.get()));
+                match (seen.0, look.again(now, seen.0, seen.1)) {
+                    (Wait::Request, waited) if waited >= PARK_AFTER && !leaving => break,
+                    (wait, waited) if waited >= wait.patience(bounds) => return Err(io::ErrorKind::TimedOut.into()),
+                    (Wait::Request, _) => look_again.as_mut().reset(now + PARK_AFTER),
+                    _ => look_again.as_mut().reset(now + tick(bounds)),
                 }
-                if waited >= wait.patience(bounds) {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
-                look_again.as_mut().reset(now + if wait == Wait::Request { PARK_AFTER } else { often });
             }
         }
     }

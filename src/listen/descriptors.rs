@@ -17,6 +17,9 @@ pub fn raise(connections: usize) {
     let wanted = (connections as u64).saturating_mul(2).saturating_add(BESIDE);
     let Some(most) = getrlimit(Resource::Nofile).current else { return };
     if most < wanted {
-        warn!(most, wanted, "fewer files may be open than listen.limits.connections needs; raise the limit (ulimit -n)");
+        warn!(
+            most,
+            wanted, "fewer files may be open than listen.limits.connections needs; raise the limit (ulimit -n)"
+        );
     }
 }

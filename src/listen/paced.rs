@@ -28,6 +28,7 @@ pub struct Pulse {
     /// `reads` when the last request was through.
     reads_before: AtomicU32,
     more_to_come: AtomicBool,
+    closing: AtomicBool,
 }
 
 impl Pulse {
@@ -44,6 +45,11 @@ impl Pulse {
     /// The client has more to send than will be read.
     pub fn more_to_come(&self) {
         self.more_to_come.store(true, Relaxed);
+    }
+
+    /// Whether the last word has been said: what is read from now on is thrown away.
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Relaxed)
     }
 
     /// Whether the client leaves no room for what is to be written.
@@ -171,6 +177,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 
     /// Says that nothing more will be written, then reads what the client still sends, within bounds.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.pulse.closing.store(true, Relaxed);
+        if self.pulse.next_has_begun() {
+            // A head that was refused before its end.
+            self.pulse.more_to_come();
+        }
         if self.linger.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
         }

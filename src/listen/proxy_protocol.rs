@@ -192,9 +192,13 @@ mod tests {
         assert_eq!(v2(0x20, 0x11, &four), Ok(Said::Nobody));
         assert_eq!(v2(0x20, 0x00, &[]), Ok(Said::Nobody));
         assert_eq!(v2(0x21, 0x00, &[]), Ok(Said::Nobody));
-        for (command, family, rest) in
-            [(0x21, 0x11, &four[..11]), (0x21, 0x21, &four), (0x21, 0x12, &four), (0x11, 0x11, &four), (0x22, 0x11, &four)]
-        {
+        for (command, family, rest) in [
+            (0x21, 0x11, &four[..11]),
+            (0x21, 0x21, &four),
+            (0x21, 0x12, &four),
+            (0x11, 0x11, &four),
+            (0x22, 0x11, &four),
+        ] {
             assert_eq!(v2(command, family, rest), Err(HeaderError::Malformed), "{command:x} {family:x}");
         }
     }

@@ -32,7 +32,12 @@ const DRAIN: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub enum Line {
     /// One request after the other: what is left of a body stands before the next.
-    H1 { exchange: Arc<Exchange>, pulse: Arc<Pulse>, busy: Rc<Cell<bool>>, requests: Rc<Cell<u32>> },
+    H1 {
+        exchange: Arc<Exchange>,
+        pulse: Arc<Pulse>,
+        busy: Rc<Cell<bool>>,
+        requests: Rc<Cell<u32>>,
+    },
     H2(Streams),
 }
 
@@ -94,10 +99,13 @@ pub async fn answer(
 ) -> Response<Departing> {
     let bounds = &context.settings.bounds;
     let slot = Slot::take(&context.in_flight);
+    let returns = matches!(underway.line, Line::H1 { .. });
     let refused = if slot.0.get() > context.most_in_flight {
         Some(Refused::Overloaded)
     } else if request.headers().len() > bounds.headers {
         Some(Refused::TooManyHeaders)
+    } else if !returns && request.headers().values().any(is_padded) {
+        Some(Refused::PaddedValue)
     } else {
         None
     };
@@ -109,7 +117,6 @@ pub async fn answer(
         secure: peer.secure,
         refused,
     };
-    let returns = matches!(underway.line, Line::H1 { .. });
     // A client that waits to be asked for its body is told the answer instead (RFC 9110 §10.1.1).
     let waits_to_be_asked = returns && request.headers().contains_key(EXPECT);
     let request = request.map(|stream| Arriving::new(stream, underway.exchange.clone(), returns));
@@ -129,6 +136,11 @@ pub async fn answer(
     }
     underway.exchange.answered();
     response.map(|body| Departing { body, underway, _slot: slot })
+}
+
+fn is_padded(value: &HeaderValue) -> bool {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    blank(value.as_bytes().first()) || blank(value.as_bytes().last())
 }
 
 /// Reads the rest of a body and throws it away; says whether it came to its end within the bounds.

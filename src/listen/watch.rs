@@ -32,6 +32,8 @@ pub enum Wait {
     Within,
     /// Streams, each watched for itself.
     Streams,
+    /// The client to take its leave.
+    Leave,
 }
 
 /// What was last seen, and since when.
@@ -61,7 +63,7 @@ impl Wait {
         match self {
             Self::Request => bounds.idle,
             Self::Head => bounds.header_read,
-            Self::Body | Self::Taking => bounds.body_idle,
+            Self::Body | Self::Taking | Self::Leave => bounds.body_idle,
             Self::Stream => bounds.stream_idle,
             Self::Within | Self::Streams => Duration::MAX,
         }
@@ -81,6 +83,9 @@ impl Wait {
     /// The same of an HTTP/1.1 connection, on which the bytes tell more: an answer's frame that was taken may still not have
     /// left the house.
     pub fn of_connection(pulse: &Pulse, exchange: &Exchange, busy: bool, requests: u32) -> (Self, u32) {
+        if pulse.is_closing() {
+            return (Self::Leave, 0);
+        }
         if pulse.is_blocked() {
             return (Self::Taking, pulse.written());
         }

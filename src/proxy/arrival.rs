@@ -25,6 +25,8 @@ pub enum Refused {
     /// As many are in flight as may be.
     Overloaded,
     TooManyHeaders,
+    /// Whitespace around a field's value, which HTTP/2 does not have (RFC 9113 §8.2.1) and HTTP/1.1 would take off again.
+    PaddedValue,
 }
 
 impl From<Refused> for Denial {
@@ -32,6 +34,7 @@ impl From<Refused> for Denial {
         match refused {
             Refused::Overloaded => Self::Overloaded,
             Refused::TooManyHeaders => Self::HeadersTooLarge,
+            Refused::PaddedValue => Self::BadRequest("A header's value begins or ends with whitespace".into()),
         }
     }
 }

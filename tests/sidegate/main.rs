@@ -5,16 +5,19 @@
 
 mod answers;
 mod batching;
+mod bounds;
 mod config;
 mod connections;
 mod credentials;
 mod demo;
 mod exactness;
+mod floods;
 mod forwarding;
 mod limits;
 mod operators;
 mod outages;
 mod paths;
+mod proxied;
 mod shapes;
 mod smuggling;
 mod standing;

@@ -127,6 +127,10 @@ impl Gate {
         client::printed_by(kill.args(["-TERM", &self.child.id().to_string()]), "`kill` belongs to every system");
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until it has ended, and says how.
     pub fn ended(&mut self) -> ExitStatus {
         until("the gate to end", || self.child.try_wait().expect("the child can be asked"))
