@@ -171,7 +171,7 @@ where
         http1_builder(bounds).serve_connection(TokioIo::new(stream), service(context.clone(), peer, line));
     let mut closing = pin!(drain.closing());
     let mut look_again = pin!(sleep(PARK_AFTER));
-    let (mut look, mut leaving) = (Look::new(), false);
+    let (mut look, mut leaving) = (Look::begin(), false);
     loop {
         tokio::select! {
             biased;
@@ -209,7 +209,7 @@ where
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut closing = pin!(drain.closing());
     let mut look_again = pin!(sleep(tick(bounds)));
-    let (mut look, mut leaving) = (Look::new(), false);
+    let (mut look, mut leaving) = (Look::begin(), false);
     loop {
         tokio::select! {
             biased;

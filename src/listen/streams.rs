@@ -100,6 +100,6 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
         if self.0.tasks.borrow().len() >= self.0.sweep_at.get() {
             self.sweep();
         }
-        self.0.tasks.borrow_mut().push(Stream { exchange, look: Look::new(), task });
+        self.0.tasks.borrow_mut().push(Stream { exchange, look: Look::begin(), task });
     }
 }

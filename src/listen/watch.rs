@@ -44,7 +44,7 @@ pub struct Look {
 }
 
 impl Look {
-    pub fn new() -> Self {
+    pub fn begin() -> Self {
         Self { seen: (Wait::Within, 0), since: Instant::now() }
     }
 
@@ -114,7 +114,7 @@ mod tests {
     fn a_wait_is_as_old_as_the_first_look_that_saw_it() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut look = Look::new();
+        let mut look = Look::begin();
         assert_eq!(look.again(at(1), Wait::Body, 7), Duration::ZERO);
         assert_eq!(look.again(at(3), Wait::Body, 7), Duration::from_secs(2));
         assert_eq!(look.again(at(4), Wait::Body, 8), Duration::ZERO);
