@@ -3,6 +3,7 @@
 //! The pure rooms (`limit`, `keys`, `policy`) never call `now_ms`; they take the time as an argument. What a request is
 //! decided by is the store's own clock, so that a sidecar with a wrong one neither gives nor takes quota.
 
+use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
@@ -19,10 +20,23 @@ pub fn rfc3339(ms: u64) -> String {
     Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX).to_string()
 }
 
+thread_local! {
+    /// A second and its text: log lines come many to a second.
+    static LAST_WRITTEN: RefCell<(u64, String)> = RefCell::new((0, rfc3339(0)));
+}
+
 /// `2026-03-23T14:30:00.123Z`: the same with milliseconds, for logs.
 pub fn rfc3339_ms(ms: u64) -> String {
-    let timestamp = i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
-    format!("{:.3}", timestamp.unwrap_or(Timestamp::MAX))
+    LAST_WRITTEN.with_borrow_mut(|(second, text)| {
+        if *second != ms / 1000 {
+            (*second, *text) = (ms / 1000, rfc3339(ms));
+        }
+        let digit = |place: u64| char::from(b'0' + (ms / place % 10) as u8);
+        let mut whole = String::with_capacity(text.len() + 4);
+        whole.push_str(text.trim_end_matches('Z'));
+        whole.extend(['.', digit(100), digit(10), digit(1), 'Z']);
+        whole
+    })
 }
 
 /// Reads an RFC 3339 time with any offset; `None` if it is none, or before 1970.
@@ -38,7 +52,14 @@ mod tests {
     #[test]
     fn times_are_written_in_whole_seconds_and_read_back() {
         assert_eq!(rfc3339(1_774_276_200_999), "2026-03-23T14:30:00Z");
-        assert_eq!(rfc3339_ms(1_774_276_200_007), "2026-03-23T14:30:00.007Z");
+        for (ms, written) in [
+            (1_774_276_200_007, "2026-03-23T14:30:00.007Z"),
+            (1_774_276_200_999, "2026-03-23T14:30:00.999Z"),
+            (1_774_276_201_000, "2026-03-23T14:30:01.000Z"),
+            (7, "1970-01-01T00:00:00.007Z"),
+        ] {
+            assert_eq!(rfc3339_ms(ms), written);
+        }
         assert_eq!(parse_rfc3339("2026-03-23T14:30:00Z"), Some(1_774_276_200_000));
         assert_eq!(parse_rfc3339("2026-03-23T16:30:00+02:00"), Some(1_774_276_200_000));
         assert_eq!(parse_rfc3339("tomorrow"), None);

@@ -17,6 +17,7 @@ use crate::config::Settings;
 use crate::gate::{Commons, Gate, Guessing, KnownKeys};
 use crate::listen::connection::Context;
 use crate::listen::drain::{self, Signal, Watch};
+use crate::listen::heartbeat::Heartbeat;
 use crate::listen::tls::{Acceptor, TlsError};
 use crate::listen::worker::Worker;
 use crate::listen::{self, accept};
@@ -186,6 +187,7 @@ impl Shared {
             in_flight: Rc::default(),
             settings: listen,
             tls,
+            heartbeat: Heartbeat::default(),
         }
     }
 }

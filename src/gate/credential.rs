@@ -81,10 +81,11 @@ pub fn strip(credentials: &Credentials, headers: &mut HeaderMap) {
                 Candidate::Ours { .. } | Candidate::Foreign(_) | Candidate::Several
             )
         };
-        if !headers.get_all(&source.header).iter().any(ours) {
+        let (theirs, kept): (Vec<_>, Vec<_>) = headers.get_all(&source.header).iter().partition(|value| ours(value));
+        if theirs.is_empty() {
             continue;
         }
-        let kept: Vec<_> = headers.get_all(&source.header).iter().filter(|value| !ours(value)).cloned().collect();
+        let kept: Vec<_> = kept.into_iter().cloned().collect();
         headers.remove(&source.header);
         for value in kept {
             headers.append(source.header.clone(), value);

@@ -45,7 +45,7 @@ fn normalize(raw: &str) -> Result<RequestPath, &'static str> {
         path.text.push(char::from(byte));
         rest = &rest[1..];
     }
-    check_segments(&path.text)?;
+    check_segments(&path)?;
     if beyond_ascii {
         check_unicode(&path.text)?;
     }
@@ -74,16 +74,18 @@ fn is_hex_pair(bytes: &[u8]) -> bool {
 }
 
 /// No empty segment but a last one, and no dot segment, also where an encoded slash or a parameter (`;`) ends it.
-fn check_segments(text: &str) -> Result<(), &'static str> {
-    if text.contains("//") {
+fn check_segments(path: &RequestPath) -> Result<(), &'static str> {
+    if path.text.as_bytes().windows(2).any(|pair| pair == b"//") {
         return Err("The path holds an empty segment");
     }
     let dots = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
-    let decoded_slashes = text.replace("%2F", "/").replace("%2f", "/").replace("%3B", ";").replace("%3b", ";");
-    if decoded_slashes.split('/').any(dots) {
-        return Err("The path holds a dot segment");
-    }
-    Ok(())
+    let has_dots = if path.needs == Allowances::default() {
+        path.text.split('/').any(dots)
+    } else {
+        let text = path.text.replace("%2F", "/").replace("%2f", "/").replace("%3B", ";").replace("%3b", ";");
+        text.split('/').any(dots)
+    };
+    if has_dots { Err("The path holds a dot segment") } else { Ok(()) }
 }
 
 /// Encoded bytes beyond ASCII are UTF-8, and hold nothing whose compatibility form (NFKC) would be read as a delimiter.

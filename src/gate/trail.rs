@@ -2,6 +2,7 @@
 //!
 //! Filled as the questions are answered, so that a denial at any of them still leaves what was known before.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,11 +45,11 @@ pub struct LimitNow {
 
 impl LimitNow {
     /// `per-key`, or `per-key-1s` where the limit has several windows.
-    pub fn policy_name(&self) -> String {
+    pub fn policy_name(&self) -> Cow<'_, str> {
         if self.one_of_several {
-            format!("{}-{}", self.limit.name, crate::limit::window::short_duration(self.window.duration_ms))
+            format!("{}-{}", self.limit.name, crate::limit::window::short_duration(self.window.duration_ms)).into()
         } else {
-            self.limit.name.clone()
+            self.limit.name.as_str().into()
         }
     }
 

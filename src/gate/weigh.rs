@@ -79,6 +79,6 @@ pub fn rate_limited(trail: &Trail) -> Denial {
     let longest_ms = waits.map(|waits| waits.into_iter().max().unwrap_or_default());
     Denial::RateLimited {
         retry_after: longest_ms.map(|ms| ms.div_ceil(1000).max(1)),
-        violated: full.iter().map(|limit| limit.policy_name()).collect(),
+        violated: full.iter().map(|limit| limit.policy_name().into_owned()).collect(),
     }
 }

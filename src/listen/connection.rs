@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::debug;
 
 use super::drain::Watch;
+use super::heartbeat::Heartbeat;
 use super::paced::Paced;
 use super::proxy_protocol;
 use super::serving::{self, Departing, Line, Peer};
@@ -34,6 +35,7 @@ use super::streams::Streams;
 use super::tls::Acceptor;
 use super::watch::{Look, Wait, tick};
 use crate::proxy::Service;
+use crate::proxy::arrival::Address;
 use crate::proxy::arriving::Exchange;
 
 /// The connection preface (RFC 9113 §3.4); no HTTP/1.1 request begins like it. It is waited for whole, since nothing bounds
@@ -53,6 +55,7 @@ pub struct Context {
     /// Requests that this worker serves, and how many it may.
     pub in_flight: Rc<Cell<usize>>,
     pub most_in_flight: usize,
+    pub heartbeat: Heartbeat,
 }
 
 /// Serves the connection until it ends, or until draining ends it.
@@ -67,13 +70,14 @@ async fn connected(context: &Rc<Context>, mut stream: TcpStream, peer: IpAddr, d
     stream.set_nodelay(true)?;
     let settings = &context.settings;
     let bounds = &settings.bounds;
-    let address = match settings.proxy_protocol {
+    let ip = match settings.proxy_protocol {
         false => peer,
         true => {
             let read = proxy_protocol::read(&mut stream, peer, &settings.trusted_proxies);
             timed(bounds.header_read, read).await?
         }
     };
+    let address = Address::from(ip);
     match &context.tls {
         None => {
             let h2 = timed(bounds.header_read, speaks_h2(&stream, bounds.header_read)).await?;
@@ -121,7 +125,7 @@ where
     let requests = Rc::new(Cell::new(0));
     let mut parked = stream;
     loop {
-        match Box::pin(http1(context, parked, peer, &requests, &mut drain)).await? {
+        match Box::pin(http1(context, parked, &peer, &requests, &mut drain)).await? {
             None => return Ok(()),
             Some(stream) => parked = stream,
         }
@@ -155,7 +159,7 @@ where
 async fn http1<S>(
     context: &Rc<Context>,
     stream: Paced<S>,
-    peer: Peer,
+    peer: &Peer,
     requests: &Rc<Cell<u32>>,
     drain: &mut Watch,
 ) -> io::Result<Option<Paced<S>>>
@@ -168,7 +172,7 @@ where
     let line =
         Line::H1 { exchange: exchange.clone(), pulse: pulse.clone(), busy: busy.clone(), requests: requests.clone() };
     let mut connection =
-        http1_builder(bounds).serve_connection(TokioIo::new(stream), service(context.clone(), peer, line));
+        http1_builder(bounds).serve_connection(TokioIo::new(stream), service(context.clone(), peer.clone(), line));
     let mut closing = pin!(drain.closing());
     let mut look_again = pin!(sleep(PARK_AFTER));
     let (mut look, mut leaving) = (Look::begin(), false);
@@ -254,7 +258,8 @@ fn service(
     service_fn(move |request: Request<Incoming>| {
         // At once: the stream's task is asked for right after.
         let underway = line.begin(&request);
-        let context = context.clone();
+        context.heartbeat.keep();
+        let (context, peer) = (context.clone(), peer.clone());
         // Boxed, so that a connection that waits for its next request holds no room for the whole way of one.
         Box::pin(async move {
             let response: Response<Departing> = serving::answer(&context, request, peer, underway).await;

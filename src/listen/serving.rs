@@ -1,7 +1,6 @@
 //! One request on its connection: whether it is let in, who sent it, and what becomes of a body that nobody wanted.
 
 use std::cell::Cell;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT};
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
@@ -20,7 +19,7 @@ use super::connection::Context;
 use super::paced::Pulse;
 use super::streams::Streams;
 use crate::proxy::Arrival;
-use crate::proxy::arrival::Refused;
+use crate::proxy::arrival::{Address, Refused};
 use crate::proxy::arriving::{Arriving, Exchange};
 use crate::proxy::body::Outgoing;
 
@@ -42,9 +41,9 @@ pub enum Line {
 }
 
 /// Whose connection it is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Peer {
-    pub address: IpAddr,
+    pub address: Address,
     pub secure: bool,
 }
 
@@ -109,14 +108,7 @@ pub async fn answer(
     } else {
         None
     };
-    let trusted = &context.settings.trusted_proxies;
-    let arrival = Arrival {
-        peer: peer.address,
-        client: client_addr::of(peer.address, request.headers(), trusted),
-        trusted: client_addr::is_trusted(peer.address, trusted),
-        secure: peer.secure,
-        refused,
-    };
+    let arrival = arrival(context, request.headers(), peer, refused);
     // A client that waits to be asked for its body is told the answer instead (RFC 9110 §10.1.1).
     let waits_to_be_asked = returns && request.headers().contains_key(EXPECT);
     let request = request.map(|stream| Arriving::new(stream, underway.exchange.clone(), returns));
@@ -136,6 +128,14 @@ pub async fn answer(
     }
     underway.exchange.answered();
     response.map(|body| Departing { body, underway, _slot: slot })
+}
+
+fn arrival(context: &Context, headers: &HeaderMap, peer: Peer, refused: Option<Refused>) -> Arrival {
+    let Peer { address: peer, secure } = peer;
+    let proxies = &context.settings.trusted_proxies;
+    let trusted = client_addr::is_trusted(peer.ip(), proxies);
+    let client = if trusted { client_addr::of(peer.ip(), headers, proxies).into() } else { peer.clone() };
+    Arrival { peer, client, trusted, secure, refused }
 }
 
 fn is_padded(value: &HeaderValue) -> bool {

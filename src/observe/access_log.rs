@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::Finished;
+use super::json_line::JsonLine;
 use super::settings::{Format, Settings};
 use crate::clock;
+use crate::gate::LimitNow;
 use crate::keys::{Formats, mask};
+use crate::policy::Reason;
 
 /// Lines that may wait to be written.
 const QUEUE: usize = 8192;
@@ -31,50 +32,6 @@ pub struct AccessLog {
     /// Of 2³² allowed requests so many are logged.
     sample: u64,
     counter: AtomicU64,
-}
-
-/// Field names after OpenTelemetry's semantic conventions for HTTP, and our own below `sidegate.`.
-#[derive(Serialize)]
-struct Line<'a> {
-    timestamp: String,
-    #[serde(rename = "http.request.method")]
-    method: &'a str,
-    #[serde(rename = "url.path")]
-    path: &'a str,
-    #[serde(rename = "http.route")]
-    route: &'a str,
-    #[serde(rename = "http.response.status_code")]
-    status: u16,
-    #[serde(rename = "client.address")]
-    client: String,
-    #[serde(rename = "user_agent.original", skip_serializing_if = "Option::is_none")]
-    user_agent: Option<&'a str>,
-    #[serde(rename = "sidegate.request_id")]
-    request_id: &'a str,
-    #[serde(rename = "sidegate.decision")]
-    decision: &'a str,
-    #[serde(rename = "sidegate.reason", skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
-    /// `known_for`: the store was away, and the key was judged by what was last confirmed of it.
-    #[serde(rename = "sidegate.basis", skip_serializing_if = "Option::is_none")]
-    basis: Option<&'a str>,
-    #[serde(rename = "sidegate.key_id", skip_serializing_if = "Option::is_none")]
-    key_id: Option<&'a str>,
-    #[serde(rename = "sidegate.business", skip_serializing_if = "Option::is_none")]
-    business: Option<&'a str>,
-    /// The window that was nearest to its limit.
-    #[serde(rename = "sidegate.limit", skip_serializing_if = "Option::is_none")]
-    limit: Option<String>,
-    #[serde(rename = "sidegate.limit.remaining", skip_serializing_if = "Option::is_none")]
-    remaining: Option<u64>,
-    #[serde(rename = "sidegate.duration_ms")]
-    took_ms: f64,
-    #[serde(rename = "sidegate.gate.duration_ms", skip_serializing_if = "Option::is_none")]
-    gate_ms: Option<f64>,
-    #[serde(rename = "sidegate.store.duration_ms", skip_serializing_if = "Option::is_none")]
-    store_ms: Option<f64>,
-    #[serde(rename = "sidegate.upstream.duration_ms", skip_serializing_if = "Option::is_none")]
-    upstream_ms: Option<f64>,
 }
 
 impl AccessLog {
@@ -109,9 +66,8 @@ impl AccessLog {
         }
         let path = mask(finished.path, formats);
         let user_agent = finished.user_agent.map(|agent| mask(agent, formats));
-        let line = Line::of(finished, &path, user_agent.as_deref());
-        let bytes = if self.text { line.text() } else { line.json() };
-        if self.queue.try_send(bytes).is_err() {
+        let written = if self.text { text } else { json };
+        if self.queue.try_send(written(finished, &path, user_agent.as_deref())).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -143,60 +99,56 @@ fn write(lines: &Receiver<Vec<u8>>) {
     }
 }
 
-impl<'a> Line<'a> {
-    fn of(finished: &'a Finished<'_>, path: &'a str, user_agent: Option<&'a str>) -> Self {
-        let ms = |took: std::time::Duration| (took.as_secs_f64() * 1e6).round() / 1e3;
-        let denied = finished.reason() == Some(crate::policy::Reason::RateLimited);
-        let binding = finished.trail.binding(denied);
-        Self {
-            timestamp: clock::rfc3339_ms(clock::now_ms()),
-            method: finished.method.as_str(),
-            path,
-            route: finished.route(),
-            status: finished.status,
-            client: finished.client.to_string(),
-            user_agent,
-            request_id: finished.request_id,
-            decision: finished.decision().name(),
-            reason: finished.reason().map(crate::policy::Reason::name),
-            basis: finished.trail.known_for.then_some("known_for"),
-            key_id: finished.trail.caller.as_ref().map(|caller| caller.key.id.as_str()),
-            business: finished.business(),
-            limit: binding.map(crate::gate::LimitNow::policy_name),
-            remaining: binding.map(|binding| binding.now.remaining),
-            took_ms: ms(finished.took),
-            gate_ms: finished.decided_in.map(ms),
-            store_ms: finished.trail.store_took.map(ms),
-            upstream_ms: finished.upstream_took.map(ms),
+/// Field names after OpenTelemetry's semantic conventions for HTTP, and our own below `sidegate.`.
+fn json(finished: &Finished<'_>, path: &str, user_agent: Option<&str>) -> Vec<u8> {
+    let trail = finished.trail;
+    let mut line = JsonLine::new("timestamp", &clock::rfc3339_ms(clock::now_ms()));
+    line.text("http.request.method", finished.method.as_str());
+    line.text("url.path", path);
+    line.text("http.route", finished.route());
+    line.number("http.response.status_code", finished.status.into());
+    line.text("client.address", finished.client);
+    line.text_if("user_agent.original", user_agent);
+    line.text("sidegate.request_id", finished.request_id);
+    line.text("sidegate.decision", finished.decision().name());
+    line.text_if("sidegate.reason", finished.reason().map(Reason::name));
+    if trail.known_for {
+        // The store was away, and the key was judged by what was last confirmed of it.
+        line.text("sidegate.basis", "known_for");
+    }
+    line.text_if("sidegate.key_id", finished.key_id());
+    line.text_if("sidegate.business", finished.business());
+    if let Some(binding) = finished.binding() {
+        // The window that was nearest to its limit.
+        line.text("sidegate.limit", &binding.policy_name());
+        line.number("sidegate.limit.remaining", binding.now.remaining);
+    }
+    line.milliseconds("sidegate.duration_ms", finished.took);
+    line.milliseconds_if("sidegate.gate.duration_ms", finished.decided_in);
+    line.milliseconds_if("sidegate.store.duration_ms", trail.store_took);
+    line.milliseconds_if("sidegate.upstream.duration_ms", finished.upstream_took);
+    line.end()
+}
+
+/// For a person at a terminal. Every client text is printed with its control characters escaped.
+fn text(finished: &Finished<'_>, path: &str, _: Option<&str>) -> Vec<u8> {
+    let mut line = format!(
+        "{} {} {} {} {} {:.1}ms",
+        clock::rfc3339_ms(clock::now_ms()),
+        finished.method,
+        path.escape_debug(),
+        finished.status,
+        finished.reason().map_or(finished.decision().name(), Reason::name),
+        finished.took.as_secs_f64() * 1e3,
+    );
+    let limit = finished.binding().map(LimitNow::policy_name);
+    for (name, value) in [("key", finished.key_id()), ("business", finished.business()), ("limit", limit.as_deref())] {
+        if let Some(value) = value {
+            line.push_str(&format!(" {name}={value}"));
         }
     }
-
-    fn json(&self) -> Vec<u8> {
-        // Strings, numbers and options of them are always JSON.
-        let mut line = serde_json::to_vec(self).unwrap_or_default();
-        line.push(b'\n');
-        line
-    }
-
-    /// For a person at a terminal. Every client text is printed with its control characters escaped.
-    fn text(&self) -> Vec<u8> {
-        let mut line = format!(
-            "{} {} {} {} {} {:.1}ms",
-            self.timestamp,
-            self.method,
-            self.path.escape_debug(),
-            self.status,
-            self.reason.unwrap_or(self.decision),
-            self.took_ms,
-        );
-        for (name, value) in [("key", self.key_id), ("business", self.business), ("limit", self.limit.as_deref())] {
-            if let Some(value) = value {
-                line.push_str(&format!(" {name}={value}"));
-            }
-        }
-        line.push_str(&format!(" client={} id={}\n", self.client, self.request_id));
-        line.into_bytes()
-    }
+    line.push_str(&format!(" client={} id={}\n", finished.client, finished.request_id));
+    line.into_bytes()
 }
 
 #[cfg(test)]
@@ -213,7 +165,7 @@ mod tests {
         let finished = Finished {
             method: &Method::GET,
             path,
-            client: std::net::IpAddr::from([192, 0, 2, 1]),
+            client: "192.0.2.1",
             user_agent: Some("quote\" back\\ \u{7}"),
             request_id: "r",
             trail: &trail,
@@ -223,11 +175,11 @@ mod tests {
             decided_in: None,
             upstream_took: None,
         };
-        let line = Line::of(&finished, path, finished.user_agent).json();
+        let line = json(&finished, path, finished.user_agent);
         assert_eq!(line.iter().filter(|b| b.is_ascii_control()).count(), 1, "only the newline at the end");
         let value: serde_json::Value = serde_json::from_slice(&line).expect("one JSON document");
         assert_eq!((&value["url.path"], &value["sidegate.duration_ms"]), (&path.into(), &1.5.into()));
-        let text = Line::of(&finished, path, None).text();
+        let text = text(&finished, path, None);
         assert_eq!(text.iter().filter(|b| b.is_ascii_control()).count(), 1);
     }
 }

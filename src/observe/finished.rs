@@ -1,11 +1,10 @@
 //! One request as metrics and logs see it, once its response head is known.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use http::Method;
 
-use crate::gate::{Denial, Trail};
+use crate::gate::{Denial, LimitNow, Trail};
 use crate::policy::Reason;
 
 #[derive(Debug)]
@@ -13,7 +12,8 @@ pub struct Finished<'a> {
     pub method: &'a Method,
     /// As it came, without the query.
     pub path: &'a str,
-    pub client: IpAddr,
+    /// Its address.
+    pub client: &'a str,
     pub user_agent: Option<&'a str>,
     pub request_id: &'a str,
     pub trail: &'a Trail,
@@ -64,6 +64,15 @@ impl Finished<'_> {
     /// The route's pattern as configured, or `none`.
     pub fn route(&self) -> &str {
         self.trail.route.as_ref().map_or("none", |route| &route.pattern)
+    }
+
+    pub fn key_id(&self) -> Option<&str> {
+        Some(self.trail.caller.as_ref()?.key.id.as_str())
+    }
+
+    /// The window that the answer's limit headers describe.
+    pub fn binding(&self) -> Option<&LimitNow> {
+        self.trail.binding(self.reason() == Some(Reason::RateLimited))
     }
 
     pub fn business(&self) -> Option<&str> {

@@ -181,12 +181,12 @@ impl Metrics {
         observe(&self.upstream_duration, finished.upstream_took);
         let over = finished.reason() == Some(Reason::RateLimited);
         let business = finished.business().map(|business| self.business_label(business));
-        if let Some(business) = &business {
+        if let Some(business) = business {
             self.business_requests.with_label_values(&[business, decision]).inc();
         }
         // Windows of one limit stand side by side; the fullest one speaks for it.
         for windows in finished.trail.limits.chunk_by(|a, b| a.limit.name == b.limit.name) {
-            self.count_limit(windows, over, business.as_deref());
+            self.count_limit(windows, over, business);
         }
     }
 
@@ -204,12 +204,12 @@ impl Metrics {
         }
     }
 
-    fn business_label(&self, business: &str) -> String {
+    fn business_label<'b>(&self, business: &'b str) -> &'b str {
         let mut known = self.businesses.lock().unwrap_or_else(PoisonError::into_inner);
         if known.contains(business) || (known.len() < BUSINESSES && known.insert(business.to_owned())) {
-            return business.to_owned();
+            return business;
         }
-        "other".to_owned()
+        "other"
     }
 
     /// A connection or a request that counts as long as the guard lives.

@@ -5,6 +5,7 @@
 
 pub mod access_log;
 pub mod finished;
+mod json_line;
 pub mod log;
 pub mod metrics;
 pub mod settings;

@@ -2,21 +2,54 @@
 
 use std::net::IpAddr;
 
+use http::HeaderValue;
+
 use crate::gate::Denial;
 
 /// Where a request came from, as the listener knows it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Arrival {
     /// The other end of the connection.
-    pub peer: IpAddr,
+    pub peer: Address,
     /// The client that it speaks for: the peer, or whom a trusted proxy names.
-    pub client: IpAddr,
+    pub client: Address,
     /// Whether the peer is a trusted proxy.
     pub trusted: bool,
     /// Whether the request came over TLS.
     pub secure: bool,
     /// Why the listener will not have it served; it is answered and logged like every other.
     pub refused: Option<Refused>,
+}
+
+/// An address with its text, which is written once a connection: forwarded headers and log lines repeat it with every request.
+#[derive(Debug, Clone)]
+pub struct Address {
+    ip: IpAddr,
+    text: HeaderValue,
+}
+
+impl Address {
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    pub fn as_str(&self) -> &str {
+        // Digits, dots and colons always are text.
+        self.text.to_str().unwrap_or_default()
+    }
+
+    pub fn value(&self) -> HeaderValue {
+        self.text.clone()
+    }
+}
+
+impl From<IpAddr> for Address {
+    /// IPv4 mapped into IPv6 is IPv4.
+    fn from(ip: IpAddr) -> Self {
+        let ip = ip.to_canonical();
+        let text = HeaderValue::try_from(ip.to_string()).expect("digits, dots and colons are a header's value");
+        Self { ip, text }
+    }
 }
 
 /// What only the listener can see of a request.

@@ -2,7 +2,7 @@
 
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
 use super::settings::Settings;
 use crate::gate::Denial;
@@ -20,12 +20,12 @@ pub enum Asked {
     Resource,
 }
 
-/// Checks the head, and leaves exactly one `Host` in it, whatever the version.
-pub fn check<B>(request: &mut Request<B>, settings: &Settings) -> Result<Asked, Denial> {
+/// Checks the head, whose target is `uri`, and leaves exactly one `Host` in it, whatever the version.
+pub fn check<B>(request: &mut Request<B>, uri: &Uri, settings: &Settings) -> Result<Asked, Denial> {
     if REFUSED.contains(request.method()) {
         return Err(Denial::MethodNotAllowed { allow: "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned() });
     }
-    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
     if target > LONGEST_TARGET {
         return Err(Denial::UriTooLong);
     }
@@ -33,9 +33,9 @@ pub fn check<B>(request: &mut Request<B>, settings: &Settings) -> Result<Asked, 
         return Err(Denial::HeadersTooLarge);
     }
     check_framing(request.headers())?;
-    let host = host(request)?;
+    let host = host(request.headers(), uri, request.version())?;
     request.headers_mut().insert(HOST, host);
-    match request.uri().path() {
+    match uri.path() {
         "*" if request.method() == Method::OPTIONS => Ok(Asked::Server),
         _ => Ok(Asked::Resource),
     }
@@ -57,20 +57,18 @@ fn size(headers: &HeaderMap) -> usize {
 }
 
 /// The one host that the request names, by `Host`, by `:authority`, or by both alike (RFC 9112 §3.2, RFC 9113 §8.3.1).
-fn host<B>(request: &Request<B>) -> Result<HeaderValue, Denial> {
+fn host(headers: &HeaderMap, uri: &Uri, version: Version) -> Result<HeaderValue, Denial> {
     let refused = |what: &'static str| Denial::BadRequest(what.into());
-    let mut hosts = request.headers().get_all(HOST).iter();
+    let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
         return Err(refused("The request has more than one Host header"));
     }
-    // Userinfo has no place in a host (RFC 9110 §4.2.4), and readers disagree on which side of the `@` the host is.
-    let is_host = |host: &[u8]| host.is_empty() || (Authority::try_from(host).is_ok() && !host.contains(&b'@'));
-    let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
     if !host.map(HeaderValue::as_bytes).into_iter().chain(authority).all(is_host) {
         return Err(refused("The request names no valid host"));
     }
-    match (host, request.uri().authority()) {
+    match (host, uri.authority()) {
         (Some(host), None) => Ok(host.clone()),
         (None, Some(authority)) => {
             HeaderValue::from_str(authority.as_str()).map_err(|_| refused("The request's authority names no host"))
@@ -79,9 +77,16 @@ fn host<B>(request: &Request<B>) -> Result<HeaderValue, Denial> {
             Ok(host.clone())
         }
         (Some(_), Some(_)) => Err(refused("The Host header and the request's target name different hosts")),
-        (None, None) if request.version() == Version::HTTP_10 => Ok(HeaderValue::from_static("")),
+        (None, None) if version == Version::HTTP_10 => Ok(HeaderValue::from_static("")),
         (None, None) => Err(refused("The request has no Host header")),
     }
+}
+
+/// A name or an address, perhaps with a port. Userinfo has no place in a host (RFC 9110 §4.2.4), and readers disagree on which
+/// side of the `@` the host is.
+fn is_host(host: &[u8]) -> bool {
+    let is_plain = host.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
+    is_plain || (Authority::try_from(host).is_ok() && !host.contains(&b'@'))
 }
 
 #[cfg(test)]
@@ -93,7 +98,7 @@ mod tests {
         for value in hosts {
             request.headers_mut().append(HOST, HeaderValue::from_static(value));
         }
-        host(&request)
+        host(request.headers(), request.uri(), request.version())
             .map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned())
             .map_err(|denial| denial.reason().name())
     }

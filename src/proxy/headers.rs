@@ -1,36 +1,20 @@
 //! Header hygiene: hop-by-hop off first, then the identity and forwarding headers on, so that no client can remove or forge
 //! what the upstream trusts (CVE-2022-31813, CVE-2024-45410).
 
-use std::net::IpAddr;
-
 use http::Version;
-use http::header::{
-    CONNECTION, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VIA,
-};
+use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, VIA};
 
 use super::arrival::Arrival;
+use super::request_id::RequestId;
 use super::settings::{Identity, Upstream};
 use crate::gate::Permit;
 use crate::gate::credential;
 use crate::policy::Policy;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const PROXY_AUTHORIZATION: HeaderName = HeaderName::from_static("proxy-authorization");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// What some frameworks take another method or path from; the gate has decided on the real ones.
-const OVERRIDES: [HeaderName; 5] = [
-    HeaderName::from_static("x-http-method-override"),
-    HeaderName::from_static("x-http-method"),
-    HeaderName::from_static("x-method-override"),
-    HeaderName::from_static("x-original-url"),
-    HeaderName::from_static("x-rewrite-url"),
-];
 
 /// What a forwarded request's headers are made from.
 pub struct Forwarding<'a> {
@@ -42,7 +26,7 @@ pub struct Forwarding<'a> {
     pub arrival: &'a Arrival,
     /// In which the request came.
     pub version: Version,
-    pub request_id: &'a str,
+    pub request_id: &'a RequestId,
 }
 
 /// The request's headers as the upstream gets them. The credential has been read before, from the whole of them.
@@ -50,21 +34,23 @@ pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
     let Forwarding { permit, policy, upstream, reserved, arrival, version, request_id } = *forwarding;
     credential::strip(&policy.credentials, headers);
     let trailers = headers.get_all(TE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    remove_hop_by_hop(headers);
+    let foreign = !arrival.trusted;
+    remove_all(headers, |name| {
+        is_hop_by_hop(name)
+            || overrides(name)
+            || (foreign && says_who_sent_it(name))
+            || reserved.iter().any(|reserved| is_alike(name, reserved))
+    });
+    // No map is grown twice for one request.
+    headers.reserve(6 + upstream.identity.len() + upstream.headers.len());
     if trailers {
         // gRPC demands it; it says only that the client can take trailers, which stream through (RFC 9110 §10.1.4).
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    for name in look_alikes(headers, reserved) {
-        headers.remove(name);
-    }
-    for name in &OVERRIDES {
-        headers.remove(name);
-    }
     join_cookies(headers);
     say_who_sent_it(headers, arrival, version);
-    set(headers, X_REQUEST_ID, request_id);
-    identity(headers, permit, upstream, request_id);
+    headers.insert(X_REQUEST_ID, request_id.value());
+    identity(headers, permit, upstream, request_id.as_str());
     for (name, value) in &upstream.headers {
         headers.insert(name, value.clone());
     }
@@ -72,54 +58,84 @@ pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
 
 /// The response's headers as the client gets them, before the gate's own.
 pub fn backward(headers: &mut HeaderMap) {
-    remove_hop_by_hop(headers);
+    remove_all(headers, is_hop_by_hop);
 }
 
-/// RFC 9110 §7.6.1: the fields that `Connection` names and the known ones, which speak of one connection only.
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
+/// Removes what `is_unwanted`, in one pass over the names that are there, and what `Connection` names (RFC 9110 §7.6.1).
+fn remove_all(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
+    let mut unwanted: Vec<HeaderName> = named_by_connection(headers);
+    unwanted.extend(headers.keys().filter(|name| is_unwanted(name)).cloned());
+    for name in unwanted {
+        headers.remove(name);
+    }
+}
+
+/// The fields that `Connection` names: they end here. Its options that name none, and the host, are left out.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
         .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named {
-        headers.remove(name);
-    }
-    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE] {
-        headers.remove(name);
-    }
+        .flat_map(|value| value.split(',').map(str::trim))
+        .filter(|option| !["keep-alive", "close", "upgrade"].iter().any(|o| o.eq_ignore_ascii_case(option)))
+        .filter_map(|name| name.parse().ok())
+        .filter(|name| *name != HOST)
+        .collect()
 }
 
-/// Headers that are one of `reserved` to a backend that reads `_` as `-` (CGI, WSGI and others do).
-pub fn look_alikes(headers: &HeaderMap, reserved: &[HeaderName]) -> Vec<HeaderName> {
+/// What speaks of one connection only (RFC 9110 §7.6.1), and the credentials for a proxy, which is us.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authorization"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+    )
+}
+
+/// What some frameworks take another method or path from; the gate has decided on the real ones.
+fn overrides(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "x-http-method-override" | "x-http-method" | "x-method-override" | "x-original-url" | "x-rewrite-url"
+    )
+}
+
+/// Where a request came from, by its own account: believed of trusted proxies alone.
+fn says_who_sent_it(name: &HeaderName) -> bool {
+    matches!(name.as_str(), "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "forwarded" | "x-real-ip")
+}
+
+/// Whether `name` is `reserved` to a backend that reads `_` as `-` (CGI, WSGI and others do).
+fn is_alike(name: &HeaderName, reserved: &HeaderName) -> bool {
     let same = |a: u8, b: u8| a == b || (matches!(a, b'-' | b'_') && matches!(b, b'-' | b'_'));
-    let is_alike = |name: &HeaderName, reserved: &HeaderName| {
-        let (name, reserved) = (name.as_str().as_bytes(), reserved.as_str().as_bytes());
-        name.len() == reserved.len() && name.iter().zip(reserved).all(|(a, b)| same(*a, *b))
-    };
+    let (name, reserved) = (name.as_str().as_bytes(), reserved.as_str().as_bytes());
+    name.len() == reserved.len() && name.iter().zip(reserved).all(|(a, b)| same(*a, *b))
+}
+
+/// Headers that are one of `reserved`, or look like it to a lenient backend.
+pub fn look_alikes(headers: &HeaderMap, reserved: &[HeaderName]) -> Vec<HeaderName> {
     headers.keys().filter(|name| reserved.iter().any(|reserved| is_alike(name, reserved))).cloned().collect()
 }
 
-/// `X-Forwarded-*` and `Via`; what an untrusted client says of itself is replaced, what a trusted proxy says is continued.
+/// `X-Forwarded-*` and `Via`; what an untrusted client said of itself is gone, what a trusted proxy says is continued.
 fn say_who_sent_it(headers: &mut HeaderMap, arrival: &Arrival, version: Version) {
-    if !arrival.trusted {
-        for name in [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, FORWARDED, X_REAL_IP] {
-            headers.remove(name);
-        }
-    }
     let hops: Vec<&str> = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
-    let peer = canonical(arrival.peer);
-    let hops = if hops.is_empty() { peer } else { format!("{}, {peer}", hops.join(", ")) };
-    set(headers, X_FORWARDED_FOR, &hops);
-    if !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if arrival.secure { "https" } else { "http" }));
+    if hops.is_empty() {
+        headers.insert(X_FORWARDED_FOR, arrival.peer.value());
+    } else {
+        let hops = format!("{}, {}", hops.join(", "), arrival.peer.as_str());
+        set(headers, X_FORWARDED_FOR, hops);
     }
-    if !headers.contains_key(X_FORWARDED_HOST)
-        && let Some(host) = headers.get(HOST).cloned()
-    {
-        headers.insert(X_FORWARDED_HOST, host);
+    let scheme = HeaderValue::from_static(if arrival.secure { "https" } else { "http" });
+    headers.entry(X_FORWARDED_PROTO).or_insert(scheme);
+    if let Some(host) = headers.get(HOST).cloned() {
+        headers.entry(X_FORWARDED_HOST).or_insert(host);
     }
     let via = match version {
         Version::HTTP_10 => "1.0 sidegate",
@@ -139,10 +155,6 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn canonical(address: IpAddr) -> String {
-    address.to_canonical().to_string()
-}
-
 fn identity(headers: &mut HeaderMap, permit: &Permit, upstream: &Upstream, request_id: &str) {
     let caller = permit.caller();
     for (name, template) in &upstream.identity {
@@ -159,7 +171,7 @@ fn identity(headers: &mut HeaderMap, permit: &Permit, upstream: &Upstream, reque
             }
         });
         if !value.is_empty() {
-            set(headers, name.clone(), &value);
+            set(headers, name.clone(), value);
         }
     }
 }
@@ -176,8 +188,8 @@ fn push_header_text(text: &mut String, written: &str) {
 }
 
 /// Sets a header to a text of our own making. One that is no header value (none is known) is left out, never passed on wrong.
-pub fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    match HeaderValue::from_str(value) {
+pub fn set(headers: &mut HeaderMap, name: HeaderName, value: String) {
+    match HeaderValue::try_from(value) {
         Ok(value) => {
             headers.insert(name, value);
         }
@@ -202,7 +214,8 @@ mod tests {
     #[test]
     fn what_speaks_of_one_connection_does_not_pass() {
         let mut lines = headers(&[
-            ("connection", "close, X-Secret"),
+            ("connection", "close, X-Secret, Host"),
+            ("host", "api.example"),
             ("x-secret", "1"),
             ("keep-alive", "timeout=5"),
             ("upgrade", "h2c"),
@@ -210,8 +223,8 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("x-kept", "1"),
         ]);
-        remove_hop_by_hop(&mut lines);
-        assert_eq!(lines, headers(&[("x-kept", "1")]));
+        backward(&mut lines);
+        assert_eq!(lines, headers(&[("host", "api.example"), ("x-kept", "1")]));
     }
 
     #[test]

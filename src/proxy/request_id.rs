@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
+use uuid::fmt::Hyphenated;
 use uuid::{Builder, Uuid};
 
 use super::headers::X_REQUEST_ID;
@@ -10,6 +11,29 @@ use super::headers::X_REQUEST_ID;
 /// Bytes that are asked of the system at a time: a call for each id would cost half a microsecond (measured).
 const DRAWN: usize = 4096;
 const OF_ONE: usize = 16;
+
+/// The id of one request: a UUID, as the header that carries it to the upstream and back.
+#[derive(Debug)]
+pub struct RequestId(HeaderValue);
+
+impl RequestId {
+    pub fn as_str(&self) -> &str {
+        // A UUID's digits and hyphens always are text.
+        self.0.to_str().unwrap_or_default()
+    }
+
+    pub fn value(&self) -> HeaderValue {
+        self.0.clone()
+    }
+}
+
+impl From<Uuid> for RequestId {
+    fn from(id: Uuid) -> Self {
+        let mut text = [0; Hyphenated::LENGTH];
+        let text: &str = id.hyphenated().encode_lower(&mut text);
+        Self(HeaderValue::from_str(text).expect("hexadecimal digits and hyphens are a header's value"))
+    }
+}
 
 /// One worker's source of ids.
 #[derive(Debug)]
@@ -26,10 +50,10 @@ impl Default for RequestIds {
 
 impl RequestIds {
     /// The client's own id if it is a UUID and comes through a trusted proxy; else a new one.
-    pub fn of(&self, headers: &HeaderMap, trusted: bool) -> String {
+    pub fn of(&self, headers: &HeaderMap, trusted: bool) -> RequestId {
         let theirs = headers.get(X_REQUEST_ID).filter(|_| trusted);
         let theirs = theirs.and_then(|id| Uuid::try_parse_ascii(id.as_bytes()).ok());
-        theirs.unwrap_or_else(|| self.new_id()).hyphenated().to_string()
+        theirs.unwrap_or_else(|| self.new_id()).into()
     }
 
     /// Version 4 (RFC 9562 §5.4).
@@ -53,21 +77,20 @@ impl RequestIds {
 mod tests {
     use std::collections::HashSet;
 
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]
     fn every_id_is_another_and_a_trusted_one_is_kept() {
         let ids = RequestIds::default();
         let mut headers = HeaderMap::new();
-        let made: HashSet<String> = (0..1000).map(|_| ids.of(&headers, true)).collect();
+        let id = |headers: &HeaderMap, trusted| ids.of(headers, trusted).as_str().to_owned();
+        let made: HashSet<String> = (0..1000).map(|_| id(&headers, true)).collect();
         assert_eq!(made.len(), 1000);
         assert!(made.iter().all(|id| Uuid::parse_str(id).is_ok_and(|id| id.get_version_num() == 4)));
         headers.insert(X_REQUEST_ID, HeaderValue::from_static("6A5122A8-a101-4c26-9a8d-819eb0e0054c"));
-        assert_eq!(ids.of(&headers, true), "6a5122a8-a101-4c26-9a8d-819eb0e0054c");
-        assert_ne!(ids.of(&headers, false), "6a5122a8-a101-4c26-9a8d-819eb0e0054c");
+        assert_eq!(id(&headers, true), "6a5122a8-a101-4c26-9a8d-819eb0e0054c");
+        assert_ne!(id(&headers, false), "6a5122a8-a101-4c26-9a8d-819eb0e0054c");
         headers.insert(X_REQUEST_ID, HeaderValue::from_static("<script>"));
-        assert_ne!(ids.of(&headers, true), "<script>");
+        assert_ne!(id(&headers, true), "<script>");
     }
 }

@@ -47,7 +47,7 @@ pub fn denied(
     match denial {
         Denial::BadRequest(what) => facts.detail = Some(what),
         Denial::BadPath(what) => facts.detail = Some(what),
-        Denial::MethodNotAllowed { allow } => set(&mut headers, ALLOW, allow),
+        Denial::MethodNotAllowed { allow } => set(&mut headers, ALLOW, allow.clone()),
         Denial::MissingKey => challenge(&mut headers, policy, ""),
         Denial::MalformedKey(what) => {
             facts.detail = *what;
@@ -68,14 +68,14 @@ pub fn denied(
             facts.violated = violated;
             facts.retry_after = *retry_after;
             if let Some(seconds) = retry_after {
-                set(&mut headers, RETRY_AFTER, &seconds.to_string());
+                headers.insert(RETRY_AFTER, (*seconds).into());
                 detail = format!("Too many requests. Try again in {seconds} seconds.");
                 facts.detail = Some(&detail);
             }
         }
         Denial::StoreUnavailable(_) | Denial::Overloaded => {
             facts.retry_after = Some(UNAVAILABLE_FOR);
-            set(&mut headers, RETRY_AFTER, &UNAVAILABLE_FOR.to_string());
+            headers.insert(RETRY_AFTER, UNAVAILABLE_FOR.into());
         }
         Denial::AmbiguousKey
         | Denial::RouteNotFound
@@ -98,7 +98,7 @@ pub fn denied(
 fn as_http(worded: Worded, mut headers: HeaderMap) -> Response<Bytes> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(worded.content_type));
     for (name, value) in &worded.headers {
-        set(&mut headers, name.clone(), value);
+        set(&mut headers, name.clone(), value.clone());
     }
     let mut response = Response::new(Bytes::from(worded.body));
     // A configured status is one; the reasons' own are.
@@ -110,7 +110,7 @@ fn as_http(worded: Worded, mut headers: HeaderMap) -> Response<Bytes> {
 /// Trailers-only: status and message in the head of a response without a body (gRPC over HTTP/2, "Responses").
 fn as_grpc(reason: Reason, worded: &Worded, mut headers: HeaderMap) -> Response<Bytes> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    set(&mut headers, GRPC_STATUS, &grpc_status(reason.status()).to_string());
+    headers.insert(GRPC_STATUS, grpc_status(reason.status()).into());
     let mut message = String::with_capacity(worded.detail.len());
     for byte in worded.detail.bytes() {
         match byte {
@@ -118,14 +118,14 @@ fn as_grpc(reason: Reason, worded: &Worded, mut headers: HeaderMap) -> Response<
             _ => crate::policy::percent::push_triplet(&mut message, byte),
         }
     }
-    set(&mut headers, GRPC_MESSAGE, &message);
+    set(&mut headers, GRPC_MESSAGE, message);
     let mut response = Response::new(Bytes::new());
     *response.headers_mut() = headers;
     response
 }
 
 /// The contract's mapping, which follows gRPC's own for proxies that are not aware of it.
-fn grpc_status(status: u16) -> u8 {
+fn grpc_status(status: u16) -> u16 {
     match status {
         400 | 413 | 414 | 431 => 3,
         401 => 16,
@@ -141,26 +141,26 @@ fn grpc_status(status: u16) -> u8 {
 /// RFC 6750 §3: no error attribute where no key was sent.
 fn challenge(headers: &mut HeaderMap, policy: &Policy, attributes: &str) {
     let realm = &policy.credentials.realm;
-    set(headers, WWW_AUTHENTICATE, &format!(r#"Bearer realm="{realm}"{attributes}"#));
+    set(headers, WWW_AUTHENTICATE, format!(r#"Bearer realm="{realm}"{attributes}"#));
 }
 
 /// The limit headers of an answer to a request that was counted; the upstream's own copies are replaced.
 pub fn rate_limit_headers(headers: &mut HeaderMap, trail: &Trail, denied: bool, settings: RateLimitHeaders) {
     let Some(binding) = trail.binding(denied) else { return };
     if settings.x {
-        set(headers, X_LIMIT, &binding.window.limit.to_string());
-        set(headers, X_REMAINING, &binding.now.remaining.to_string());
-        set(headers, X_RESET, &reset(binding, settings.reset).to_string());
+        headers.insert(X_LIMIT, binding.window.limit.into());
+        headers.insert(X_REMAINING, binding.now.remaining.into());
+        headers.insert(X_RESET, reset(binding, settings.reset).into());
     }
     if settings.ietf {
         let policies = trail.limits.iter().map(|limit| {
             format!(r#""{}";q={};w={}"#, limit.policy_name(), limit.window.limit, limit.window.duration_ms / 1000)
         });
-        set(headers, RATELIMIT_POLICY, &policies.collect::<Vec<_>>().join(", "));
+        set(headers, RATELIMIT_POLICY, policies.collect::<Vec<_>>().join(", "));
         let states = trail.limits.iter().map(|limit| {
             format!(r#""{}";r={};t={}"#, limit.policy_name(), limit.now.remaining, limit.reset_in_seconds())
         });
-        set(headers, RATELIMIT, &states.collect::<Vec<_>>().join(", "));
+        set(headers, RATELIMIT, states.collect::<Vec<_>>().join(", "));
     }
 }
 

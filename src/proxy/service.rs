@@ -13,7 +13,7 @@ use super::arriving::Arriving;
 use super::body::{Outgoing, Payload};
 use super::head::{self, Asked};
 use super::headers::{self, X_REQUEST_ID};
-use super::request_id::RequestIds;
+use super::request_id::{RequestId, RequestIds};
 use super::settings::Settings;
 use super::{Upstreams, respond};
 use crate::gate::{Denial, Gate, Inquiry, Trail};
@@ -31,47 +31,47 @@ pub struct Service {
 
 /// What is told of a request after it has been forwarded.
 struct Told {
-    id: String,
+    id: RequestId,
     method: Method,
+    /// Taken from the head: what is forwarded is the target that was decided on.
     uri: Uri,
     version: Version,
     user_agent: Option<HeaderValue>,
     grpc: bool,
 }
 
-/// How long the stations of the way took, as far as it went.
-#[derive(Default)]
+/// When the stations of the way were passed, as far as it went.
 struct Times {
-    decided_in: Option<Duration>,
-    upstream_took: Option<Duration>,
+    started: Instant,
+    decided: Option<Instant>,
+    answered: Option<Instant>,
 }
 
 impl Service {
-    pub async fn handle(&self, request: Request<Arriving>, arrival: Arrival) -> Response<Outgoing> {
-        let started = Instant::now();
+    pub async fn handle(&self, mut request: Request<Arriving>, arrival: Arrival) -> Response<Outgoing> {
+        let mut times = Times { started: Instant::now(), decided: None, answered: None };
         let in_flight = self.metrics.request_in_flight();
-        let told = Told::of(&request, &self.ids, arrival.trusted);
+        let told = Told::of(&mut request, &self.ids, arrival.trusted);
         let mut trail = Trail::default();
-        let mut times = Times::default();
-        let (mut response, denial) = match self.answer(request, &arrival, &told.id, &mut trail, &mut times).await {
+        let (mut response, denial) = match self.answer(request, &told, &arrival, &mut trail, &mut times).await {
             Ok(response) => (response, None),
             Err(denial) => (self.words(&denial, &trail, &told).map(Payload::Words), Some(denial)),
         };
         let rate_limited = matches!(denial, Some(Denial::RateLimited { .. }));
         respond::rate_limit_headers(response.headers_mut(), &trail, rate_limited, self.settings.rate_limit_headers);
-        headers::set(response.headers_mut(), X_REQUEST_ID, &told.id);
+        response.headers_mut().insert(X_REQUEST_ID, told.id.value());
         let finished = Finished {
             method: &told.method,
             path: told.uri.path(),
-            client: arrival.client,
+            client: arrival.client.as_str(),
             user_agent: told.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
-            request_id: &told.id,
+            request_id: told.id.as_str(),
             trail: &trail,
             denial: denial.as_ref(),
             status: response.status().as_u16(),
-            took: started.elapsed(),
-            decided_in: times.decided_in,
-            upstream_took: times.upstream_took,
+            took: times.took(),
+            decided_in: times.decided_in(),
+            upstream_took: times.upstream_took(),
         };
         self.metrics.count(&finished);
         self.access_log.write(&finished, &self.gate.policy().credentials.formats);
@@ -82,32 +82,30 @@ impl Service {
     async fn answer(
         &self,
         mut request: Request<Arriving>,
+        told: &Told,
         arrival: &Arrival,
-        request_id: &str,
         trail: &mut Trail,
         times: &mut Times,
     ) -> Result<Response<Payload>, Denial> {
-        let started = Instant::now();
         if let Some(refused) = arrival.refused {
             return Err(refused.into());
         }
-        if let Asked::Server = head::check(&mut request, &self.settings)? {
+        if let Asked::Server = head::check(&mut request, &told.uri, &self.settings)? {
             return Ok(respond::server_options().map(Payload::Words));
         }
         let inquiry = Inquiry {
-            method: request.method(),
-            path: request.uri().path(),
-            query: request.uri().query(),
+            method: &told.method,
+            path: told.uri.path(),
+            query: told.uri.query(),
             headers: request.headers(),
-            client: arrival.client,
+            client: arrival.client.ip(),
         };
         let decided = self.gate.decide(&inquiry, trail).await;
-        times.decided_in = Some(started.elapsed());
+        times.decided = Some(Instant::now());
         let permit = decided?;
 
-        let forwarded = Instant::now();
-        let response = self.upstreams.forward(&permit, self.gate.policy(), request, arrival, request_id).await;
-        times.upstream_took = Some(forwarded.elapsed());
+        let response = self.upstreams.forward(&permit, self.gate.policy(), request, arrival, &told.id).await;
+        times.answered = Some(Instant::now());
         let mut response = response?;
         headers::backward(response.headers_mut());
         // Each side of a proxy speaks its own version (RFC 9110 §2.5).
@@ -118,14 +116,17 @@ impl Service {
     fn words(&self, denial: &Denial, trail: &Trail, told: &Told) -> Response<bytes::Bytes> {
         // What failed behind the gate is the operator's to know, not the client's.
         match denial {
-            Denial::StoreUnavailable(error) => debug!(request_id = told.id, %error, "the store gave no answer"),
+            Denial::StoreUnavailable(error) => {
+                debug!(request_id = told.id.as_str(), %error, "the store gave no answer")
+            }
             Denial::UpstreamUnreachable(error) | Denial::UpstreamInvalid(error) => {
-                warn!(request_id = told.id, error, "the upstream gave no valid answer");
+                warn!(request_id = told.id.as_str(), error, "the upstream gave no valid answer");
             }
             _ => {}
         }
         let policy = self.gate.policy();
-        let mut words = respond::denied(denial, trail, &told.id, told.grpc, policy, self.settings.rate_limit_headers);
+        let mut words =
+            respond::denied(denial, trail, told.id.as_str(), told.grpc, policy, self.settings.rate_limit_headers);
         if told.version < Version::HTTP_2 && denial.reason().status() == 400 {
             // What follows on the connection could be the rest of what was malformed (request smuggling).
             words.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -134,12 +135,26 @@ impl Service {
     }
 }
 
+impl Times {
+    fn took(&self) -> Duration {
+        self.answered.map_or_else(|| self.started.elapsed(), |answered| answered - self.started)
+    }
+
+    fn decided_in(&self) -> Option<Duration> {
+        Some(self.decided? - self.started)
+    }
+
+    fn upstream_took(&self) -> Option<Duration> {
+        Some(self.answered? - self.decided?)
+    }
+}
+
 impl Told {
-    fn of<B>(request: &Request<B>, ids: &RequestIds, trusted: bool) -> Self {
+    fn of<B>(request: &mut Request<B>, ids: &RequestIds, trusted: bool) -> Self {
         Self {
             id: ids.of(request.headers(), trusted),
             method: request.method().clone(),
-            uri: request.uri().clone(),
+            uri: std::mem::take(request.uri_mut()),
             version: request.version(),
             user_agent: request.headers().get(USER_AGENT).cloned(),
             grpc: is_grpc(request),

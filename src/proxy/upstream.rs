@@ -16,6 +16,7 @@ use super::arriving::Arriving;
 use super::body::{Forwarded, Progress};
 use super::connector::{Connector, ConnectorError};
 use super::headers::{self, Forwarding};
+use super::request_id::RequestId;
 use super::settings::{Protocol, Target, Upstream};
 use crate::gate::{Denial, Permit};
 use crate::policy::Policy;
@@ -50,7 +51,7 @@ impl Upstreams {
         policy: &Policy,
         request: Request<Arriving>,
         arrival: &Arrival,
-        request_id: &str,
+        request_id: &RequestId,
     ) -> Result<Response<Incoming>, Denial> {
         // The configuration resolves every id that a route or a format names.
         let unknown = || Denial::UpstreamUnreachable("no such upstream".to_owned());
@@ -75,7 +76,7 @@ impl Upstreams {
         head.uri = pool.uri(permit.target())?;
         head.version = Version::HTTP_11;
         if !pool.keeps_host() && !pool.settings.headers.iter().any(|(name, _)| name == HOST) {
-            headers::set(&mut head.headers, HOST, pool.authority.as_str());
+            headers::set(&mut head.headers, HOST, pool.authority.as_str().to_owned());
         }
         let (body, progress) = Forwarded::new(body, most, self.reserved.clone());
         let patience = permit.route().response_timeout.unwrap_or(pool.settings.response_timeout);

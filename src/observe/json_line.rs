@@ -1,0 +1,98 @@
+//! One JSON object on one line, written field by field into one buffer. Names are ours and need no escaping; every text is
+//! escaped by serde_json, so that no client can end a line or begin a field. (A derived `Serialize` cost three times as much.)
+
+use std::time::Duration;
+
+/// Most lines fit, so that none is moved while it grows.
+const USUAL: usize = 640;
+
+/// A line that is being written.
+#[derive(Debug)]
+pub struct JsonLine(Vec<u8>);
+
+impl JsonLine {
+    /// Begins with a field, since an object of none is no line.
+    pub fn new(name: &'static str, value: &str) -> Self {
+        let mut line = Self(Vec::with_capacity(USUAL));
+        line.0.push(b'{');
+        line.field(name);
+        line.escape(value);
+        line
+    }
+
+    pub fn text(&mut self, name: &'static str, value: &str) {
+        self.0.push(b',');
+        self.field(name);
+        self.escape(value);
+    }
+
+    pub fn text_if(&mut self, name: &'static str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.text(name, value);
+        }
+    }
+
+    pub fn number(&mut self, name: &'static str, value: u64) {
+        self.0.push(b',');
+        self.field(name);
+        self.push_number(value);
+    }
+
+    /// Milliseconds with three places: `1.500`.
+    pub fn milliseconds(&mut self, name: &'static str, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.number(name, micros / 1000);
+        let rest = micros % 1000;
+        let digit = |place: u64| b'0' + (rest / place % 10) as u8;
+        self.0.extend_from_slice(&[b'.', digit(100), digit(10), digit(1)]);
+    }
+
+    pub fn milliseconds_if(&mut self, name: &'static str, took: Option<Duration>) {
+        if let Some(took) = took {
+            self.milliseconds(name, took);
+        }
+    }
+
+    /// The whole line, its end included.
+    pub fn end(mut self) -> Vec<u8> {
+        self.0.extend_from_slice(b"}\n");
+        self.0
+    }
+
+    fn field(&mut self, name: &'static str) {
+        self.0.push(b'"');
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b"\":");
+    }
+
+    fn escape(&mut self, value: &str) {
+        // Text is always JSON, and a vector takes every write.
+        let _ = serde_json::to_writer(&mut self.0, value);
+    }
+
+    fn push_number(&mut self, value: u64) {
+        let _ = serde_json::to_writer(&mut self.0, &value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_json_object_whatever_its_texts_hold() {
+        let mut line = JsonLine::new("a", "x\"\n\u{1b}\\");
+        line.number("b", 7);
+        line.text_if("c", None);
+        for (name, micros) in [("d", 1_234_567), ("e", 5), ("f", 0), ("g", 1_060)] {
+            line.milliseconds(name, Duration::from_micros(micros));
+        }
+        line.milliseconds_if("h", None);
+        let line = line.end();
+        assert_eq!(line.iter().filter(|byte| byte.is_ascii_control()).count(), 1, "the newline at the end");
+        let value: serde_json::Value = serde_json::from_slice(&line).expect("one JSON document");
+        let expected =
+            serde_json::json!({"a": "x\"\n\u{1b}\\", "b": 7, "d": 1234.567, "e": 0.005, "f": 0.0, "g": 1.06});
+        assert_eq!(value, expected);
+    }
+}
