@@ -3,7 +3,7 @@
 //! hyper speaks HTTP; whatever may take long is looked at by `watch`. An HTTP/1.1 connection that is idle is parked: hyper's
 //! part of it is taken down, buffers and all, and set up again at the next byte.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -167,7 +167,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let bounds = &context.settings.bounds;
-    let (exchange, pulse) = (Arc::new(Exchange::default()), stream.pulse.clone());
+    let (exchange, pulse) = (Rc::new(RefCell::new(Arc::new(Exchange::default()))), stream.pulse.clone());
     let busy = Rc::new(Cell::new(false));
     let line =
         Line::H1 { exchange: exchange.clone(), pulse: pulse.clone(), busy: busy.clone(), requests: requests.clone() };
@@ -185,7 +185,7 @@ where
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
             () = &mut look_again => {
-                let (now, seen) = (Instant::now(), Wait::of_connection(&pulse, &exchange, busy.get(), requests.get()));
+                let (now, seen) = (Instant::now(), Wait::of_connection(&pulse, &exchange.borrow(), busy.get(), requests.get()));
                 match (seen.0, look.again(now, seen.0, seen.1)) {
                     (Wait::Request, waited) if waited >= PARK_AFTER && !leaving => break,
                     (wait, waited) if waited >= wait.patience(bounds) => return Err(io::ErrorKind::TimedOut.into()),

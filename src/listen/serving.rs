@@ -1,6 +1,6 @@
 //! One request on its connection: whether it is let in, who sent it, and what becomes of a body that nobody wanted.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 pub enum Line {
     /// One request after the other: what is left of a body stands before the next.
     H1 {
-        exchange: Arc<Exchange>,
+        exchange: Rc<RefCell<Arc<Exchange>>>,
         pulse: Arc<Pulse>,
         busy: Rc<Cell<bool>>,
         requests: Rc<Cell<u32>>,
@@ -54,6 +54,11 @@ impl Line {
             Self::H1 { exchange, busy, requests, .. } => {
                 busy.set(true);
                 requests.set(requests.get().wrapping_add(1));
+                let mut exchange = exchange.borrow_mut();
+                if Arc::get_mut(&mut exchange).is_none() {
+                    // Somebody still holds the last request's body, and must not speak for this one's.
+                    *exchange = Arc::default();
+                }
                 exchange.clone()
             }
             Self::H2(streams) => {
