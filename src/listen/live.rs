@@ -15,11 +15,18 @@ pub struct Live {
     context: RefCell<Rc<Context>>,
     leaving: Cell<bool>,
     pub heartbeat: Heartbeat,
+    /// Requests that this worker serves.
+    pub in_flight: Rc<Cell<usize>>,
 }
 
 impl Live {
     pub fn new(context: Context) -> Self {
-        Self { context: RefCell::new(Rc::new(context)), leaving: Cell::new(false), heartbeat: Heartbeat::default() }
+        Self {
+            context: RefCell::new(Rc::new(context)),
+            leaving: Cell::new(false),
+            heartbeat: Heartbeat::default(),
+            in_flight: Rc::default(),
+        }
     }
 
     /// To be held for one request, or for what a connection does once.

@@ -13,7 +13,6 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -26,7 +25,8 @@ use self::shared::{Prepared, Shared, StoreHandle};
 use self::signals::{Asked, Signals};
 use crate::admin::{self, Admin};
 use crate::config::Settings;
-use crate::listen::accept;
+use crate::listen;
+use crate::listen::accept::{self, Room};
 use crate::listen::drain::{self, Signal};
 use crate::listen::settings::Drain;
 use crate::listen::tls::TlsError;
@@ -115,13 +115,14 @@ impl Process {
         serve_operators(Admin { metrics: metrics.clone(), needs_store, drain: drain.clone() }, admin, probes);
         let start = |index| Worker::start(index, drain.clone(), shared.clone().context(store.clone()));
         let workers: Arc<[Worker]> = (0..settings.listen.workers).map(start).collect::<io::Result<_>>()?;
-        let most = Arc::new(AtomicUsize::new(settings.listen.bounds.connections));
+        listen::descriptors::raise(settings.listen.bounds.connections);
+        let room = Arc::new(Room::new(&settings.listen));
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let accepting = tokio::spawn(accept::run(listener, workers.clone(), most.clone(), metrics, drain));
+        let accepting = tokio::spawn(accept::run(listener, workers.clone(), room.clone(), metrics, drain));
         tokio::spawn(systemd::watchdog(workers.clone()));
         systemd::ready();
 
-        let mut in_force = InForce { settings, shared, store, workers, most };
+        let mut in_force = InForce { settings, shared, store, workers, room };
         let asked = serve_until_asked(&mut in_force, &mut signals, watch).await;
         systemd::stopping();
         let limits = in_force.settings.listen.drain.clone();

@@ -4,7 +4,6 @@
 //! store, the keys that it knows, and pools to upstreams whose settings are as they were, go on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::task::spawn_blocking;
@@ -15,6 +14,7 @@ use super::shared::{Prepared, Shared, StoreHandle};
 use super::systemd;
 use crate::clock;
 use crate::config::Settings;
+use crate::listen::accept::Room;
 use crate::listen::tls::Acceptor;
 use crate::listen::worker::Worker;
 use crate::observe::{AccessLog, Metrics, log};
@@ -29,8 +29,7 @@ pub struct InForce {
     pub shared: Shared,
     pub store: StoreHandle,
     pub workers: Arc<[Worker]>,
-    /// How many connections may be open.
-    pub most: Arc<AtomicUsize>,
+    pub room: Arc<Room>,
 }
 
 impl InForce {
@@ -71,7 +70,7 @@ impl InForce {
         if let Some(health) = self.store.health() {
             health.probe_within(settings.store.deadline);
         }
-        self.most.store(settings.listen.bounds.connections, Ordering::Relaxed);
+        self.room.follow(&settings.listen);
         // Series exist before anything is counted in them.
         tell_operators(&settings, self.shared.tls.as_ref(), &self.shared.metrics, &self.shared.access_log);
         let workers = self.workers.iter();

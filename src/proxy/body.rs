@@ -9,9 +9,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderName;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use thiserror::Error;
 
+use super::arriving::Arriving;
 use super::upstream::relayed::Relayed;
 use crate::observe::metrics::Counted;
 
@@ -30,6 +31,11 @@ pub enum Payload {
 impl Outgoing {
     pub fn new(payload: Payload, in_flight: Counted) -> Self {
         Self { payload, _in_flight: in_flight }
+    }
+
+    /// Whether the gate answers, and no upstream is left that could still read the request.
+    pub fn is_the_gates_own(&self) -> bool {
+        matches!(self.payload, Payload::Words(_))
     }
 }
 
@@ -67,7 +73,7 @@ pub struct Forwarded(Option<Rc<Upload>>);
 
 /// A body that is still to come.
 pub struct Upload {
-    stream: RefCell<Incoming>,
+    stream: RefCell<Arriving>,
     /// Bytes that may still pass.
     left: Cell<Option<u64>>,
     /// Never passed on as a trailer: the identity headers.
@@ -95,7 +101,7 @@ pub enum BodyError {
 }
 
 impl Forwarded {
-    pub fn new(stream: Incoming, most: Option<u64>, reserved: &Arc<[HeaderName]>) -> Self {
+    pub fn new(stream: Arriving, most: Option<u64>, reserved: &Arc<[HeaderName]>) -> Self {
         if stream.is_end_stream() {
             return Self(None);
         }

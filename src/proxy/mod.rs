@@ -4,6 +4,7 @@
 //! denial into words. Nothing is buffered: bodies stream both ways through `body`.
 
 pub mod arrival;
+pub mod arriving;
 pub mod body;
 pub mod connector;
 pub mod head;

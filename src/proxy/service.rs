@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
-use hyper::body::Incoming;
 use tracing::{debug, warn};
 
 use super::arrival::Arrival;
+use super::arriving::Arriving;
 use super::body::{Outgoing, Payload};
 use super::head::{self, Asked};
 use super::headers::{self, X_REQUEST_ID};
@@ -48,7 +48,7 @@ struct Times {
 }
 
 impl Service {
-    pub async fn handle(&self, mut request: Request<Incoming>, arrival: Arrival) -> Response<Outgoing> {
+    pub async fn handle(&self, mut request: Request<Arriving>, arrival: Arrival) -> Response<Outgoing> {
         let mut times = Times { started: Instant::now(), decided: None, answered: None };
         let in_flight = self.metrics.request_in_flight();
         let told = Told::of(&mut request, &self.ids, arrival.trusted);
@@ -81,12 +81,15 @@ impl Service {
     /// The way of one request.
     async fn answer(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<Arriving>,
         told: &Told,
         arrival: &Arrival,
         trail: &mut Trail,
         times: &mut Times,
     ) -> Result<Response<Payload>, Denial> {
+        if let Some(refused) = arrival.refused {
+            return Err(refused.into());
+        }
         if let Asked::Server = head::check(&mut request, &told.uri, &self.settings)? {
             return Ok(respond::server_options().map(Payload::Words));
         }

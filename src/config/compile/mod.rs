@@ -6,6 +6,7 @@
 mod header;
 mod keys;
 mod limits;
+mod listen_limits;
 mod listener;
 mod management;
 mod reader;

@@ -74,7 +74,15 @@ pub struct ListenLimits {
     pub body_idle: Option<Scalar>,
     pub idle: Option<Scalar>,
     pub stream_idle: Option<Scalar>,
+    pub in_flight: Option<Scalar>,
     pub h2_streams: Option<Scalar>,
+    pub h2_header_bytes: Option<Scalar>,
+    pub h2_stream_window: Option<Scalar>,
+    pub h2_connection_window: Option<Scalar>,
+    pub h2_pending_resets: Option<Scalar>,
+    pub h2_local_resets: Option<Scalar>,
+    pub h2_ping: Option<Scalar>,
+    pub h2_ping_answer: Option<Scalar>,
 }
 
 #[derive(Debug, Deserialize)]

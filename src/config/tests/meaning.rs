@@ -254,10 +254,6 @@ fn what_is_not_built_says_so_and_its_default_may_stand() {
         ("routes: {/a: {any: true, mode: observe}}", "routes.\"/a\".mode", later),
         ("routes: {/a: {any: true, preflight: forward}}", "routes.\"/a\".preflight", later),
         ("limits: {l: {by: ip, windows: 1/s, mode: observe}}\ndefaults: {limits: l}", "limits.l.mode", later),
-        ("listen: {address: 127.0.0.1:1, proxy_protocol: true}", "listen.proxy_protocol", later),
-        ("listen: {address: 127.0.0.1:1, limits: {body_idle: 1s}}", "listen.limits.body_idle", later),
-        ("listen: {address: 127.0.0.1:1, limits: {idle: 1s}}", "listen.limits.idle", later),
-        ("listen: {address: 127.0.0.1:1, limits: {stream_idle: 1s}}", "listen.limits.stream_idle", later),
         ("probes: {address: 127.0.0.1:2, app: [{path: /a, target: http://b}]}", "probes.app", later),
     ]);
     good(

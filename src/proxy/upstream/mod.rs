@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use tokio::time::timeout_at;
 
 use super::arrival::Arrival;
+use super::arriving::Arriving;
 use super::body::{Forwarded, Upload};
 use super::connector::{Connector, ConnectorError};
 use super::headers::{self, Forwarding};
@@ -90,7 +91,7 @@ impl Upstreams {
         &self,
         permit: &Permit,
         policy: &Policy,
-        request: Request<Incoming>,
+        request: Request<Arriving>,
         asked: &Uri,
         arrival: &Arrival,
         request_id: &RequestId,

@@ -185,6 +185,10 @@ impl Gate {
         self.log.find(needle, |line| line.contains(needle).then(|| line.to_owned()))
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until it has ended, and says how.
     pub fn ended(&mut self) -> ExitStatus {
         until("the gate to end", || self.child.try_wait().expect("the child can be asked"))

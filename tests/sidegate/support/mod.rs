@@ -7,6 +7,7 @@ pub mod certificate;
 pub mod client;
 pub mod cluster;
 pub mod faults;
+pub mod frames;
 pub mod gate;
 pub mod h2;
 pub mod load;
