@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -24,7 +25,7 @@ use crate::observe::{AccessLog, Metrics};
 use crate::policy::Policy;
 use crate::proxy::connector::{Connector, ConnectorError};
 use crate::proxy::request_id::RequestIds;
-use crate::proxy::{self, Service, Upstreams, upstream};
+use crate::proxy::{self, Service, Streams, Upstreams, upstream};
 use crate::store::calls::Calls;
 use crate::store::fallback::Fallback;
 use crate::store::file::FileStore;
@@ -172,18 +173,22 @@ impl Shared {
         let connectors = self.connectors.clone();
         let (metrics, access_log) = (self.metrics.clone(), self.access_log.clone());
         let deadline = self.store_deadline;
-        move || Context {
-            service: Service {
-                gate: Gate::new(policy, store.start(&commons.fallback), commons, deadline),
-                upstreams: Upstreams::new(&settings.upstreams, &connectors),
-                settings,
-                metrics,
-                access_log,
-                ids: RequestIds::default(),
-            },
-            settings: listen,
-            tls,
-            heartbeat: Heartbeat::default(),
+        move || {
+            let gate = Rc::new(Gate::new(policy, store.start(&commons.fallback), commons, deadline));
+            Context {
+                service: Service {
+                    streams: Streams::new(gate.clone(), settings.streams),
+                    gate,
+                    upstreams: Upstreams::new(&settings.upstreams, &connectors),
+                    settings,
+                    metrics,
+                    access_log,
+                    ids: RequestIds::default(),
+                },
+                settings: listen,
+                tls,
+                heartbeat: Heartbeat::default(),
+            }
         }
     }
 }

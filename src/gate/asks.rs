@@ -83,6 +83,13 @@ impl Asked {
         self.question.asks.is_empty()
     }
 
+    /// Leaves what confirms the documents.
+    pub fn spend_nothing(&mut self) {
+        self.question.cost = 0;
+        self.limits.iter_mut().for_each(Vec::clear);
+        self.question.asks.iter_mut().for_each(|ask| ask.buckets.clear());
+    }
+
     fn ask(&mut self, slot: &str) -> &mut Ask {
         let index = self.index(slot);
         &mut self.question.asks[index]

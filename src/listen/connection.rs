@@ -25,6 +25,7 @@ use super::settings::Settings;
 use super::tls::Acceptor;
 use crate::proxy::Service;
 use crate::proxy::arrival::{Address, Arrival};
+use crate::proxy::upgrade::Upgraded;
 
 /// The connection preface (RFC 9113 §3.4); no HTTP/1.1 request begins like it. It is waited for whole, since nothing bounds
 /// the wait for its rest once the connection is hyper's.
@@ -97,14 +98,16 @@ async fn speaks_h2(stream: &TcpStream, patience: Duration) -> io::Result<bool> {
 
 async fn http<S>(context: &Rc<Context>, stream: S, peer: IpAddr, secure: bool, h2: bool, drain: Watch) -> io::Result<()>
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let answered = context.clone();
     let peer = Address::from(peer);
+    let upgraded = Upgraded::default();
+    let tunnel = upgraded.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let context = answered.clone();
         context.heartbeat.keep();
-        let arrival = arrival(&context.settings, &request, &peer, secure);
+        let arrival = arrival(&context.settings, &request, &peer, secure, &upgraded);
         // Boxed, so that a connection that waits for its next request holds no room for the whole way of one.
         Box::pin(async move { Ok::<_, std::convert::Infallible>(context.service.handle(request, arrival).await) })
     });
@@ -113,20 +116,28 @@ where
         let connection = http2_builder(&context.settings).serve_connection(io, service);
         gently(connection, drain, |connection| connection.graceful_shutdown()).await
     } else {
-        let connection = http1_builder(&context.settings).serve_connection(io, service);
+        let connection = http1_builder(&context.settings).serve_connection(io, service).with_upgrades();
         gently(connection, drain, |connection| connection.graceful_shutdown()).await
     };
-    result.map_err(io::Error::other)
+    result.map_err(io::Error::other)?;
+    tunnel.serve().await;
+    Ok(())
 }
 
-fn arrival(settings: &Settings, request: &Request<Incoming>, peer: &Address, secure: bool) -> Arrival {
+fn arrival(
+    settings: &Settings,
+    request: &Request<Incoming>,
+    peer: &Address,
+    secure: bool,
+    upgraded: &Upgraded,
+) -> Arrival {
     let trusted = client_addr::is_trusted(peer.ip(), &settings.trusted_proxies);
     let client = if trusted {
         client_addr::of(peer.ip(), request.headers(), &settings.trusted_proxies).into()
     } else {
         peer.clone()
     };
-    Arrival { peer: peer.clone(), client, trusted, secure }
+    Arrival { peer: peer.clone(), client, trusted, secure, upgraded: upgraded.clone() }
 }
 
 /// Drives a connection; once draining closes, `shut_down` lets it end after what is in flight.

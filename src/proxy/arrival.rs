@@ -4,8 +4,10 @@ use std::net::IpAddr;
 
 use http::HeaderValue;
 
+use super::upgrade::Upgraded;
+
 /// Where a request came from, as the listener knows it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Arrival {
     /// The other end of the connection.
     pub peer: Address,
@@ -15,6 +17,8 @@ pub struct Arrival {
     pub trusted: bool,
     /// Whether the request came over TLS.
     pub secure: bool,
+    /// What becomes of the connection where the request upgrades it.
+    pub upgraded: Upgraded,
 }
 
 /// An address with its text, which is written once a connection: forwarded headers and log lines repeat it with every request.

@@ -1,0 +1,204 @@
+//! What stays open: long bodies, event streams, gRPC, upgraded connections. While it is open its key is asked about again, and
+//! it ends when the key no longer stands, or when it is too old.
+//!
+//! One sweep per worker looks after all of it. Most exchanges are over before they would be looked at: they are registered only
+//! once something of them has to be waited for, and cost no timer.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use tracing::info;
+
+use super::request_id::RequestId;
+use super::settings;
+use crate::gate::{Basis, Denial, Gate, Permit, Recheck};
+
+/// The sweep's pace, within which something ends too late.
+const SLOWEST_SWEEP: Duration = Duration::from_secs(1);
+
+/// One worker's.
+pub struct Streams {
+    gate: Rc<Gate>,
+    settings: settings::Streams,
+    open: RefCell<HashMap<u64, Weak<Exchange>>>,
+    last: Cell<u64>,
+    sweeping: Cell<bool>,
+}
+
+/// A permitted request until everything of it has ended. It is told to one waiter at a time that it is over: who forwards,
+/// then who relays.
+pub struct Exchange {
+    streams: Rc<Streams>,
+    /// `None`: it rests on no key.
+    recheck: Option<Recheck>,
+    request_id: RequestId,
+    started: Instant,
+    /// When the store last confirmed the key; `None` where that was before this began.
+    confirmed: Cell<Option<Instant>>,
+    /// When to ask next; `None` while the store is being asked.
+    due: Cell<Option<Instant>>,
+    /// Its number among those that are looked after.
+    watched: Cell<Option<u64>>,
+    over: RefCell<Option<Denial>>,
+    is_over: Cell<bool>,
+    waiter: RefCell<Option<Waker>>,
+}
+
+impl Streams {
+    pub fn new(gate: Rc<Gate>, settings: settings::Streams) -> Rc<Self> {
+        let open = RefCell::default();
+        Rc::new(Self { gate, settings, open, last: Cell::new(0), sweeping: Cell::new(false) })
+    }
+
+    /// What was permitted begins.
+    pub fn begin(self: &Rc<Self>, permit: &Permit, request_id: &RequestId) -> Rc<Exchange> {
+        let started = Instant::now();
+        Rc::new(Exchange {
+            streams: self.clone(),
+            recheck: permit.recheck().cloned(),
+            request_id: request_id.clone(),
+            started,
+            confirmed: Cell::new((permit.basis() == Basis::Key).then_some(started)),
+            due: Cell::new(Some(started + self.settings.recheck)),
+            watched: Cell::new(None),
+            over: RefCell::default(),
+            is_over: Cell::new(false),
+            waiter: RefCell::default(),
+        })
+    }
+
+    fn watch(self: &Rc<Self>, exchange: &Rc<Exchange>) {
+        let number = self.last.get() + 1;
+        self.last.set(number);
+        exchange.watched.set(Some(number));
+        self.open.borrow_mut().insert(number, Rc::downgrade(exchange));
+        if !self.sweeping.replace(true) {
+            tokio::task::spawn_local(sweep(self.clone()));
+        }
+    }
+
+    /// How long until the sweep looks again; also until the store is asked again that gave no answer.
+    fn pace(&self) -> Duration {
+        (self.settings.recheck / 4).min(SLOWEST_SWEEP)
+    }
+
+    /// Ends what is too old, and asks about what is due. Whether anything is open.
+    fn look(&self) -> bool {
+        let now = Instant::now();
+        let open: Vec<Rc<Exchange>> = self.open.borrow().values().filter_map(Weak::upgrade).collect();
+        for exchange in &open {
+            if now.duration_since(exchange.started) >= self.settings.max_age {
+                exchange.end(None);
+            } else if exchange.recheck.is_some() && exchange.due.get().is_some_and(|due| due <= now) {
+                exchange.due.set(None);
+                tokio::task::spawn_local(ask_again(exchange.clone()));
+            }
+        }
+        !open.is_empty()
+    }
+}
+
+impl Exchange {
+    /// Looked after from now on.
+    pub fn watch(self: &Rc<Self>) {
+        if self.watched.get().is_none() {
+            self.streams.watch(self);
+        }
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.is_over.get()
+    }
+
+    /// Ready when it must end; looked after from now on, since somebody waits.
+    pub fn poll_over(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_over() {
+            return Poll::Ready(());
+        }
+        self.watch();
+        let mut waiter = self.waiter.borrow_mut();
+        if !waiter.as_ref().is_some_and(|waiter| waiter.will_wake(cx.waker())) {
+            *waiter = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    pub async fn over(self: &Rc<Self>) {
+        std::future::poll_fn(|cx| self.poll_over(cx)).await;
+    }
+
+    /// What `work` gives, unless the exchange is over before.
+    pub async fn unless_over<T>(self: &Rc<Self>, work: impl Future<Output = Result<T, Denial>>) -> Result<T, Denial> {
+        tokio::select! {
+            biased;
+            () = self.over() => Err(self.over.take().unwrap_or(Denial::UpstreamTimeout)),
+            done = work => done,
+        }
+    }
+
+    /// `denial`: why its key no longer stands; `None`: it is too old.
+    fn end(&self, denial: Option<Denial>) {
+        if self.is_over.replace(true) {
+            return;
+        }
+        let reason = denial.as_ref().map_or("max_age", |denial| denial.reason().name());
+        info!(request_id = self.request_id.as_str(), reason, "a stream was ended");
+        *self.over.borrow_mut() = denial;
+        if let Some(waiter) = self.waiter.take() {
+            waiter.wake();
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(number) = self.watched.get() {
+            self.streams.open.borrow_mut().remove(&number);
+        }
+    }
+}
+
+async fn sweep(streams: Rc<Streams>) {
+    loop {
+        tokio::time::sleep(streams.pace()).await;
+        if !streams.look() {
+            streams.sweeping.set(false);
+            return;
+        }
+    }
+}
+
+async fn ask_again(exchange: Rc<Exchange>) {
+    let Some(recheck) = &exchange.recheck else { return };
+    let streams = &exchange.streams;
+    let answered = streams.gate.recheck(recheck).await;
+    let now = Instant::now();
+    match answered {
+        Ok(basis) => {
+            if basis == Basis::Key {
+                exchange.confirmed.set(Some(now));
+            }
+            exchange.due.set(Some(now + streams.settings.recheck));
+        }
+        // Not answered is not refused: it is asked again until what was last confirmed is two intervals old.
+        Err(denial)
+            if is_unanswered(&denial)
+                && exchange.confirmed.get().is_some_and(|at| now < at + 2 * streams.settings.recheck) =>
+        {
+            exchange.due.set(Some(now + streams.pace()));
+        }
+        Err(denial) => exchange.end(Some(denial)),
+    }
+}
+
+/// The store is away, or the address may not ask for a while.
+fn is_unanswered(denial: &Denial) -> bool {
+    match denial {
+        Denial::StoreUnavailable(error) => error.is_outage(),
+        Denial::RateLimited { .. } => true,
+        _ => false,
+    }
+}
