@@ -86,8 +86,9 @@ impl Asked {
     /// Leaves what confirms the documents.
     pub fn spend_nothing(&mut self) {
         self.question.cost = 0;
-        self.limits.iter_mut().for_each(Vec::clear);
+        self.limits.clear();
         self.question.asks.iter_mut().for_each(|ask| ask.buckets.clear());
+        self.question.asks.retain(|ask| !ask.documents.is_empty());
     }
 
     fn ask(&mut self, slot: &str) -> &mut Ask {

@@ -16,6 +16,7 @@ pub mod respond;
 pub mod service;
 pub mod settings;
 pub mod streams;
+pub mod told;
 pub mod upgrade;
 pub mod upstream;
 

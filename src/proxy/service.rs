@@ -3,10 +3,10 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use http::header::{CONNECTION, ORIGIN, USER_AGENT};
-use http::{HeaderValue, Method, Request, Response, Uri, Version};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, Version};
 use hyper::body::{Body as _, Incoming};
 use tracing::{debug, warn};
 
@@ -14,11 +14,12 @@ use super::arrival::Arrival;
 use super::body::{Outgoing, Payload};
 use super::head::{self, Asked};
 use super::headers::{self, X_REQUEST_ID};
-use super::request_id::{RequestId, RequestIds};
+use super::request_id::RequestIds;
 use super::settings::Settings;
 use super::streams::Streams;
+use super::told::{Times, Told};
 use super::upstream::Passage;
-use super::{Upstreams, cors, grpc, respond, upgrade};
+use super::{Upstreams, cors, respond, upgrade};
 use crate::gate::{Denial, Gate, Inquiry, Permit, Trail};
 use crate::observe::{AccessLog, Finished, Metrics};
 
@@ -33,28 +34,9 @@ pub struct Service {
     pub ids: RequestIds,
 }
 
-/// What is told of a request after it has been forwarded.
-struct Told {
-    id: RequestId,
-    method: Method,
-    /// Taken from the head: what is forwarded is the target that was decided on.
-    uri: Uri,
-    version: Version,
-    user_agent: Option<HeaderValue>,
-    origin: Option<HeaderValue>,
-    grpc: bool,
-}
-
-/// When the stations of the way were passed, as far as it went.
-struct Times {
-    started: Instant,
-    decided: Option<Instant>,
-    answered: Option<Instant>,
-}
-
 impl Service {
     pub async fn handle(&self, mut request: Request<Incoming>, arrival: Arrival) -> Response<Outgoing> {
-        let mut times = Times { started: Instant::now(), decided: None, answered: None };
+        let mut times = Times::begin();
         let in_flight = self.metrics.request_in_flight();
         let told = Told::of(&mut request, &self.ids, arrival.trusted);
         let mut trail = Trail::default();
@@ -166,33 +148,5 @@ impl Service {
             words.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         words
-    }
-}
-
-impl Times {
-    fn took(&self) -> Duration {
-        self.answered.map_or_else(|| self.started.elapsed(), |answered| answered - self.started)
-    }
-
-    fn decided_in(&self) -> Option<Duration> {
-        Some(self.decided? - self.started)
-    }
-
-    fn upstream_took(&self) -> Option<Duration> {
-        Some(self.answered? - self.decided?)
-    }
-}
-
-impl Told {
-    fn of<B>(request: &mut Request<B>, ids: &RequestIds, trusted: bool) -> Self {
-        Self {
-            id: ids.of(request.headers(), trusted),
-            method: request.method().clone(),
-            uri: std::mem::take(request.uri_mut()),
-            version: request.version(),
-            user_agent: request.headers().get(USER_AGENT).cloned(),
-            origin: request.headers().get(ORIGIN).cloned(),
-            grpc: grpc::is_called(request.headers(), request.version()),
-        }
     }
 }

@@ -96,7 +96,8 @@ impl Upgraded {
     pub async fn serve(&self) {
         let tunnel = self.0.take();
         if let Some(tunnel) = tunnel {
-            tunnel.serve().await;
+            // Boxed, so that connections that are never upgraded hold no room for it.
+            Box::pin(tunnel.serve()).await;
         }
     }
 }

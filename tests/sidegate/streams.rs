@@ -18,8 +18,8 @@ use crate::support::{
 
 const YAML: &str = "
 plans: {free: {api: false}, pro: {}}
-limits: {per-key: {by: key, windows: 100/1h}}
-defaults: {limits: [per-key]}
+limits: {per-key: {by: key, windows: 100/1h}, everyone: {by: global, windows: 100000/1h}}
+defaults: {limits: [per-key, everyone]}
 streams: {recheck: 200ms}
 routes:
   /things/**: {scopes: ['things:read']}

@@ -5,10 +5,12 @@ use std::{process::Command, time::Duration};
 use serde_json::json;
 
 use crate::support::{
-    Answer, AnswerTo as _, Gate, Key, Stage,
+    Answer, AnswerTo as _, Certificate, Gate, Key, Stage,
     bytes::{RawUpstream, Wire},
     client::printed_by,
-    in_repository, until,
+    in_repository,
+    redis::free_port,
+    until,
 };
 
 const GRANTED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -205,20 +207,24 @@ async fn an_upstream_that_speaks_http2_is_asked_without_the_upgrade() {
     assert_eq!(stage.upstream.only().header("upgrade"), None);
 }
 
-/// The program starts a server of its own and tells its port; the gate before it is named on its standard input.
 #[test]
-fn python_websockets_talk_through_the_gate() {
+fn python_websockets_talk_through_the_gate_in_clear_and_over_tls() {
     let stage = Stage::set();
     let key = stage.redis.mint(json!({"business": "acme"})).text;
-    let port = crate::support::redis::free_port();
-    let gate = stage.gate(&format!("upstream: http://127.0.0.1:{port}\nroutes: {{/chat: any}}"));
-    let mut python = Command::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/clients/python/bin/python"));
-    python.arg(in_repository("tests/sidegate/clients/websocket.py"));
-    python.args([port.to_string(), format!("ws://{}/chat", gate.address), key]);
-    assert_eq!(
-        printed_by(&mut python, "run scripts/test once, which installs it").trim(),
-        "denied 401, echoed, closed 4000"
-    );
+    let certificate = Certificate::of("one.example");
+    let (cert, key_file) = (certificate.cert_file(), certificate.key_file());
+    let tls = format!(", tls: {{certificates: {{cert: '{}', key: '{}'}}}}", cert.display(), key_file.display());
+    for (scheme, tls) in [("ws", ""), ("wss", tls.as_str())] {
+        let port = free_port();
+        let gate = stage.gate(&format!(
+            "listen: {{address: '127.0.0.1:0'{tls}}}\nupstream: http://127.0.0.1:{port}\nroutes: {{/chat: any}}"
+        ));
+        let mut python = Command::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/clients/python/bin/python"));
+        python.arg(in_repository("tests/sidegate/clients/websocket.py"));
+        python.args([&port.to_string(), &format!("{scheme}://{}/chat", gate.address), &key]).arg(&cert);
+        let printed = printed_by(&mut python, "run scripts/test once, which installs it");
+        assert_eq!(printed.trim(), "denied 401, echoed, closed 4000", "{scheme}");
+    }
 }
 
 struct Yard {

@@ -1,5 +1,7 @@
-"""A WebSocket service behind the gate, and its clients: PORT of the service, URL through the gate, KEY."""
+"""A WebSocket service behind the gate, and its clients: PORT of the service, URL through the gate, KEY, and the
+certificate of one.example, which the gate shows where the URL says `wss`."""
 
+import ssl
 import sys
 import threading
 
@@ -7,7 +9,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
-port, url, key = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+port, url, key, certificate = int(sys.argv[1]), *sys.argv[2:5]
+tls = {}
+if url.startswith("wss:"):
+    tls = {"ssl": ssl.create_default_context(cafile=certificate), "server_hostname": "one.example"}
 
 
 def echo(connection):
@@ -21,10 +26,10 @@ def echo(connection):
 server = serve(echo, "127.0.0.1", port)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 try:
-    connect(url)
+    connect(url, **tls)
 except InvalidStatus as denied:
     said = f"denied {denied.response.status_code}"
-with connect(url, additional_headers={"Authorization": f"Bearer {key}"}) as client:
+with connect(url, additional_headers={"Authorization": f"Bearer {key}"}, **tls) as client:
     for message in ["text", b"bytes", "x" * 1_000_000]:
         client.send(message)
         assert client.recv() == message
