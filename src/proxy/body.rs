@@ -13,7 +13,6 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use thiserror::Error;
 
 use super::streams::Exchange;
-use super::upstream::relayed::Relayed;
 use crate::observe::metrics::Counted;
 
 /// What a client gets, counted as in flight until it ends.
@@ -22,10 +21,10 @@ pub struct Outgoing {
     _in_flight: Option<Counted>,
 }
 
-/// The gate's own words or the upstream's stream, which ends when its exchange is over.
+/// The gate's own words, or the upstream's answer, which the exchange holds as long as it is not over.
 pub enum Payload {
     Words(Bytes),
-    Upstream(Relayed, Rc<Exchange>),
+    Upstream(Rc<Exchange>),
 }
 
 /// Why a client does not get the whole of an answer.
@@ -57,32 +56,32 @@ impl Body for Outgoing {
         match &mut self.payload {
             Payload::Words(words) if words.is_empty() => Poll::Ready(None),
             Payload::Words(words) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(words))))),
-            Payload::Upstream(_, exchange) if exchange.is_over() => Poll::Ready(Some(Err(over()))),
-            Payload::Upstream(stream, exchange) => match Pin::new(stream).poll_frame(cx) {
-                Poll::Ready(frame) => Poll::Ready(frame.map(|frame| frame.map_err(BrokenOff::from))),
-                // Only what is waited for has to be looked after.
-                Poll::Pending => exchange.poll_over(cx).map(|()| Some(Err(over()))),
-            },
+            Payload::Upstream(exchange) => exchange.poll_answer(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.payload {
             Payload::Words(words) => words.is_empty(),
-            Payload::Upstream(stream, _) => stream.is_end_stream(),
+            Payload::Upstream(exchange) => exchange.is_answered(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.payload {
             Payload::Words(words) => SizeHint::with_exact(words.len() as u64),
-            Payload::Upstream(stream, _) => stream.size_hint(),
+            Payload::Upstream(exchange) => exchange.size_hint(),
         }
     }
 }
 
-fn over() -> BrokenOff {
-    BrokenOff::Over(h2::Reason::CANCEL.into())
+impl Drop for Outgoing {
+    /// Whoever was to read it has left, or has read it all.
+    fn drop(&mut self) {
+        if let Payload::Upstream(exchange) = &self.payload {
+            exchange.let_go();
+        }
+    }
 }
 
 /// The client's body on its way to the upstream: bounded, its progress visible, its trailers clean. Clones are the same body;

@@ -120,7 +120,10 @@ impl Service {
         let has_body = !request.body().is_end_stream();
         let forwarded = self.upstreams.forward(request, &passage);
         let response = if has_body { exchange.unless_over(forwarded).await? } else { forwarded.await? };
-        Ok(response.map(|stream| Payload::Upstream(stream, exchange)))
+        Ok(response.map(|answer| {
+            exchange.hold(answer);
+            Payload::Upstream(exchange)
+        }))
     }
 
     /// The gate's own answer, which browsers may read.

@@ -1,19 +1,24 @@
 //! What stays open: long bodies, event streams, gRPC, upgraded connections. While it is open its key is asked about again, and
 //! it ends when the key no longer stands, or when it is too old.
 //!
-//! One sweep per worker looks after all of it. Most exchanges are over before they would be looked at: they are registered only
-//! once something of them has to be waited for, and cost no timer.
+//! One sweep per worker looks after all of it. What is whole at once, as most answers are, is never registered with it, and no
+//! exchange has a timer of its own.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
 use tracing::info;
 
+use super::body::BrokenOff;
 use super::request_id::RequestId;
 use super::settings;
+use super::upstream::relayed::Relayed;
 use crate::gate::{Basis, Denial, Gate, Permit, Recheck};
 
 /// The sweep's pace, within which something ends too late.
@@ -43,6 +48,8 @@ pub struct Exchange {
     /// Its number among those that are looked after.
     watched: Cell<Option<u64>>,
     over: RefCell<Option<Denial>>,
+    /// The upstream's answer. It is let go of at the end even where nobody reads any more.
+    answer: RefCell<Option<Relayed>>,
     is_over: Cell<bool>,
     waiter: RefCell<Option<Waker>>,
 }
@@ -65,6 +72,7 @@ impl Streams {
             due: Cell::new(Some(started + self.settings.recheck)),
             watched: Cell::new(None),
             over: RefCell::default(),
+            answer: RefCell::default(),
             is_over: Cell::new(false),
             waiter: RefCell::default(),
         })
@@ -139,6 +147,41 @@ impl Exchange {
         }
     }
 
+    /// The upstream's answer goes on from here.
+    pub fn hold(&self, answer: Relayed) {
+        *self.answer.borrow_mut() = Some(answer);
+    }
+
+    pub fn let_go(&self) {
+        self.answer.take();
+    }
+
+    /// The next of the answer; an error once the exchange is over, so that what was cut never looks complete.
+    pub fn poll_answer(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let over = || Some(Err(BrokenOff::Over(h2::Reason::CANCEL.into())));
+        let mut answer = self.answer.borrow_mut();
+        let Some(stream) = answer.as_mut() else { return Poll::Ready(over()) };
+        match Pin::new(&mut *stream).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                // A client that reads no more is not asked for its turn: it is looked after before.
+                if frame.is_some() && !stream.is_end_stream() {
+                    self.watch();
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(BrokenOff::from)))
+            }
+            Poll::Pending => self.poll_over(cx).map(|()| over()),
+        }
+    }
+
+    /// Whether the answer has ended as its upstream meant it to.
+    pub fn is_answered(&self) -> bool {
+        self.answer.borrow().as_ref().is_some_and(Body::is_end_stream)
+    }
+
+    pub fn size_hint(&self) -> SizeHint {
+        self.answer.borrow().as_ref().map_or_else(SizeHint::default, Body::size_hint)
+    }
+
     /// `denial`: why its key no longer stands; `None`: it is too old.
     fn end(&self, denial: Option<Denial>) {
         if self.is_over.replace(true) {
@@ -147,6 +190,7 @@ impl Exchange {
         let reason = denial.as_ref().map_or("max_age", |denial| denial.reason().name());
         info!(request_id = self.request_id.as_str(), reason, "a stream was ended");
         *self.over.borrow_mut() = denial;
+        self.let_go();
         if let Some(waiter) = self.waiter.take() {
             waiter.wake();
         }

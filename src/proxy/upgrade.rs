@@ -84,7 +84,7 @@ pub fn hand_over(mut response: Response<Payload>, in_flight: Counted, connection
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     response.headers_mut().insert(UPGRADE, granted.protocol.clone());
     response.map(|payload| {
-        if let Payload::Upstream(_, exchange) = payload {
+        if let Payload::Upstream(exchange) = payload {
             *connection.0.borrow_mut() = Some(Tunnel { granted, exchange, _in_flight: in_flight });
         }
         Outgoing::empty()

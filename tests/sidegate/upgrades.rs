@@ -186,7 +186,7 @@ fn a_slow_side_slows_the_other_and_no_memory() {
 
 #[test]
 fn an_open_tunnel_holds_up_the_end_until_the_deadline() {
-    let mut yard = Yard::set(GRANTED, "drain: {delay: 0s, deadline: 1s}");
+    let mut yard = Yard::set(GRANTED, "drain: {delay: 0s, deadline: 3s}");
     let mut client = yard.ask(WEBSOCKET, "");
     client.head();
     let (_, mut upstream) = yard.upstream.next();

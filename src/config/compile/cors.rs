@@ -3,7 +3,7 @@
 
 use http::{HeaderValue, Uri};
 
-use super::reader::Reader;
+use super::reader::{Reader, items};
 use crate::config::place::FieldPath;
 use crate::config::raw::{Root, Scalar};
 use crate::config::scalar;
@@ -17,14 +17,14 @@ pub fn cors(root: &Root, reader: &mut Reader<'_>) -> Option<Cors> {
         reader.fail(&path, "there is none; write `origins: [\"https://app.example.com\"]`, or `\"*\"` for all");
         return None;
     }
-    if let [Scalar(all)] = list.0.as_slice()
-        && all == "*"
-    {
-        return Some(Cors::AnyOrigin);
-    }
     let mut origins = Vec::new();
-    for (path, text) in super::reader::items(&path, list) {
-        origins.extend(reader.parse(&path, text, origin));
+    for (path, text) in items(&path, list) {
+        match reader.parse(&path, text, origin) {
+            Some(Some(origin)) => origins.push(origin),
+            Some(None) if list.0.len() == 1 => return Some(Cors::AnyOrigin),
+            Some(None) => reader.fail(&path, "`*` means every origin; let it stand alone"),
+            None => {}
+        }
     }
     Some(Cors::Origins(origins))
 }
@@ -39,11 +39,11 @@ pub fn preflight(path: &FieldPath, written: Option<&Scalar>, default: bool, read
     reader.read(path, written, default, scalar::choice(&[("deny", false), ("forward", true)]))
 }
 
-/// As browsers write it in `Origin`: compared byte for byte, so that another spelling would never match.
-fn origin(text: &str) -> Result<HeaderValue, String> {
+/// `*`, which is `None`, or an origin as browsers write it: compared byte for byte, so that another spelling would never match.
+fn origin(text: &str) -> Result<Option<HeaderValue>, String> {
     let wrong = |what: &str| format!("`{text}` {what}; write one such as `https://app.example.com`");
     if text == "*" {
-        return Err("`*` means every origin; let it stand alone".to_owned());
+        return Ok(None);
     }
     let uri: Uri = text.parse().map_err(|_| wrong("is no origin"))?;
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
@@ -55,5 +55,5 @@ fn origin(text: &str) -> Result<HeaderValue, String> {
     if !is_bare || !is_lower || default {
         return Err(wrong("is not as browsers write an origin: lower case, no path, no default port"));
     }
-    HeaderValue::from_str(text).map_err(|_| wrong("is no origin"))
+    HeaderValue::from_str(text).map(Some).map_err(|_| wrong("is no origin"))
 }

@@ -1,4 +1,4 @@
-//! Both ends in raw bytes: a client's connection that a test reads as it goes, and an upstream whose connections are the test's.
+//! Both ends in raw bytes, held by the test: a client's connection and the upstream's. (`scripted` plays an upstream by itself.)
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -55,7 +55,7 @@ impl Wire {
         Self::over(TcpStream::connect(address).expect("the listener accepts"))
     }
 
-    fn over(stream: TcpStream) -> Self {
+    pub fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero is valid");
         Self(stream)
     }
@@ -115,13 +115,36 @@ impl Wire {
         self.0.shutdown(Shutdown::Write).expect("the connection stands");
     }
 
+    /// Reads so many bytes and forgets them; fewer where the other side closes before.
+    pub fn skip(&mut self, wanted: usize) -> usize {
+        let mut block = vec![0; 64 * 1024];
+        let mut read = 0;
+        while read < wanted {
+            let most = block.len().min(wanted - read);
+            match self.0.read(&mut block[..most]) {
+                Ok(length @ 1..) => read += length,
+                _ => break,
+            }
+        }
+        read
+    }
+
     /// Writes until the other side takes no more for two seconds, or so many bytes were taken; how many.
     pub fn fill(&mut self, most: usize) -> usize {
-        self.0.set_write_timeout(Some(Duration::from_secs(2))).expect("a timeout above zero is valid");
+        self.write(most, Duration::from_secs(2))
+    }
+
+    /// Writes all of so many bytes.
+    pub fn pour(&mut self, amount: usize) {
+        assert_eq!(self.write(amount, PATIENCE), amount);
+    }
+
+    fn write(&mut self, most: usize, patience: Duration) -> usize {
+        self.0.set_write_timeout(Some(patience)).expect("a timeout above zero is valid");
         let block = vec![b'x'; 64 * 1024];
         let mut taken = 0;
         while taken < most {
-            match self.0.write(&block) {
+            match self.0.write(&block[..block.len().min(most - taken)]) {
                 Ok(length) => taken += length,
                 Err(_) => break,
             }
