@@ -29,7 +29,9 @@
 //! - [`proxy`]: from a request to its answer.
 //! - [`listen`]: connections, workers, and how they end.
 //! - [`admin`]: the operators' listeners.
+//! - [`manage`]: keeping keys, where that needs the gate's eyes: what is left of a key's limits.
 //! - [`config`]: one YAML file into each room's settings, or everything that is wrong with it.
+//! - [`reload`]: when that file says something else, and what of it can act at once.
 //! - [`process`]: one process from its settings to its exit.
 //! - [`cli`]: the command line.
 //!
@@ -49,9 +51,11 @@ pub mod gate;
 pub mod keys;
 pub mod limit;
 pub mod listen;
+pub mod manage;
 pub mod observe;
 pub mod policy;
 pub mod process;
 pub mod proxy;
+pub mod reload;
 pub mod secret;
 pub mod store;

@@ -23,12 +23,7 @@ pub struct Asker {
 impl Asker {
     pub async fn decide(&self, questions: &[Question]) -> Result<Vec<Answer>, Unexpected> {
         let call = script::encode(&self.layout, questions);
-        let mut evalsha =
-            redis::cmd("EVALSHA").arg(&self.sha).arg(call.keys.len()).arg(&call.keys).arg(&call.blob).take();
-        for text in &call.texts {
-            evalsha.arg(text.as_ref());
-        }
-        let answer: Vec<u8> = evalsha.query_async(&mut self.connection.clone()).await?;
+        let answer: Vec<u8> = call.evalsha(&self.sha).query_async(&mut self.connection.clone()).await?;
         Ok(script::decode(questions, &answer)?)
     }
 }

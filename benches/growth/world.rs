@@ -129,7 +129,7 @@ impl World {
             windows: self.windows[of_count].clone(),
         };
         let ask = Ask { slot: slot(index), documents, buckets: vec![bucket], ..Ask::default() };
-        Question { asks: vec![ask], cost: 1, n }
+        Question { asks: [ask].into(), cost: 1, n }
     }
 }
 

@@ -94,7 +94,10 @@ fn listeners(settings: &Settings, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let listen = &settings.listen;
     let tls = match &listen.tls {
         None => "plain text".to_owned(),
-        Some(tls) => format!("TLS with {}", counted(tls.certificates.len(), "certificate")),
+        Some(tls) => {
+            let clients = tls.client_ca.as_ref().map_or("", |_| ", for clients with a certificate");
+            format!("TLS with {}{clients}", counted(tls.certificates.len(), "certificate"))
+        }
     };
     let base = settings.base_path.as_ref().map_or(String::new(), |base| format!(", everything below {base}"));
     line(f, "listen", &format!("{}, {tls}, {}{base}", listen.address, counted(listen.workers, "worker")))?;

@@ -10,8 +10,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 
-use super::keys::KeysSetting;
-use super::keys::create::issue;
 use crate::clock;
 use crate::config::{Settings, load};
 use crate::keys::rules::{Required, Wanted};
@@ -19,7 +17,9 @@ use crate::observe::log;
 use crate::process::Process;
 use crate::proxy::settings::{Protocol, Target};
 use crate::secret::Secret;
+use crate::store::audit::{Actor, Door};
 use crate::store::file::FileStore;
+use crate::store::keyring::{Asker, Granting, Keyring};
 use crate::store::record::KeyDocument;
 use crate::store::registry::Registry;
 use crate::store::settings::Backend;
@@ -79,7 +79,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
         Process::bind(settings).context("`--listen 127.0.0.1:0 --admin 127.0.0.1:0` takes ports that are free")?;
     let addresses = (process.address()?, process.admin_address()?);
     print!("{}", lines::page(&examples, addresses, &key, &document, &folder.0, &source));
-    process.run()?;
+    process.run(None)?;
     Ok(())
 }
 
@@ -114,20 +114,21 @@ fn mint(settings: &Settings) -> anyhow::Result<(Secret, KeyDocument)> {
     if scopes.is_empty() && rules.require.contains(&Required::Scopes) {
         scopes.extend(rules.known_scopes.first().cloned());
     }
-    let now_ms = clock::now_ms();
     let wanted = Wanted {
         name: "demo".to_owned(),
         business: Some(BUSINESS.to_owned()),
         user: Some(USER.to_owned()),
         scopes,
         expires: Some("1d".to_owned()),
+        ..Wanted::default()
     };
-    let settled = rules.settle(wanted, now_ms)?;
     let formats = settings.policy.credentials.formats.clone();
-    let format = formats.to_mint(None)?.clone();
-    let setting = KeysSetting { formats, rules, registry: Registry::File { store: FileStore::open(file)? } };
+    let keyring = Keyring::new(formats, rules, Registry::File { store: FileStore::open(file)? });
+    let actor = Actor { name: "demo".to_owned(), from: Door::CommandLine };
+    let asker = Asker { actor: &actor, granting: Granting::Everything, now_ms: clock::now_ms() };
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    runtime.block_on(issue(&setting, settled, &format, now_ms))
+    let minted = runtime.block_on(keyring.create(wanted, None, asker))?;
+    Ok((minted.key, minted.document))
 }
 
 /// A temporary folder, removed at the end.

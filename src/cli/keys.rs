@@ -1,27 +1,38 @@
-//! `sidegate keys`: create, list, revoke, and import keys in the configured store.
+//! `sidegate keys`: a key's whole life in the configured store, from its creation to its end.
 //!
 //! A key is never an argument: arguments stand in the shell's history and in the process list. What a key must have is
-//! decided in `keys::rules`, what is written in `store::registry`.
+//! decided in `keys`, what is written in `store/registry`; both are reached through `store::keyring`.
 
+mod audit;
 pub mod create;
+mod end;
+mod export;
 mod import;
 mod list;
-mod revoke;
+pub mod name;
+mod rotate;
+mod show;
+mod update;
+mod usage;
+mod verify;
+pub mod words;
 
 use std::io::{self, BufRead, BufReader, Write};
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
 
-use crate::clock;
 use crate::config::Settings;
-use crate::keys::Formats;
-use crate::keys::rules::Rules;
+use crate::policy::Policy;
+use crate::store::audit::{Actor, Door};
+use crate::store::calls::Calls;
+use crate::store::fallback::Fallback;
 use crate::store::file::FileStore;
-use crate::store::layout::Layout;
-use crate::store::redis::RedisDocuments;
-use crate::store::registry::{Registry, StoredKey};
-use crate::store::settings::Backend;
+use crate::store::keyring::{Asker, Granting, Keyring, KeyringError};
+use crate::store::redis::RedisStore;
+use crate::store::registry::RegistryError;
+use crate::store::settings::{Backend, StoreSettings};
+use crate::store::{Shared, Store};
 
 /// The part of the command line that follows `sidegate keys`.
 #[derive(Debug, Args)]
@@ -31,6 +42,16 @@ use crate::store::settings::Backend;
 pub struct KeysArgs {
     #[command(subcommand)]
     pub command: KeysCommand,
+    #[command(flatten)]
+    pub by: By,
+}
+
+/// Who changes something, for the audit.
+#[derive(Debug, Args)]
+pub struct By {
+    /// Who does it, for the audit; without it the user of the system
+    #[arg(long, value_name = "WHO", global = true)]
+    actor: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -39,103 +60,149 @@ pub enum KeysCommand {
     Create(create::CreateArgs),
     /// List keys: who they are for, what they may, whether they still stand
     List(list::ListArgs),
-    /// Revoke a key: it is refused from the next request on
-    Revoke(revoke::RevokeArgs),
+    /// Show one key
+    Show(show::ShowArgs),
+    /// Change a key's name, scopes, end, limits or addresses
+    Update(update::UpdateArgs),
+    /// Revoke a key: it is refused from the next request on, and stays listed
+    Revoke(end::RevokeArgs),
+    /// Delete a key: it is refused from the next request on, and gone
+    Delete(end::DeleteArgs),
+    /// Replace a key by a new one with the same rights
+    Rotate(rotate::RotateArgs),
     /// Import keys that exist already by their SHA-256, from JSON lines
     Import(import::ImportArgs),
+    /// Print all keys as the JSON lines that `import` reads
+    Export(export::ExportArgs),
+    /// Read a key from standard input and say whether it stands, what it may, and where it is limited
+    Verify(verify::VerifyArgs),
+    /// Show what is left of a key's limits, and how much it is used
+    Usage(usage::UsageArgs),
+    /// Show the last changes to keys and businesses
+    Audit(audit::AuditArgs),
 }
 
 /// What the commands work with, as the configuration says it.
 #[derive(Debug)]
 pub struct KeysSetting {
-    pub formats: Formats,
-    pub rules: Rules,
-    pub registry: Registry,
+    pub keyring: Keyring,
+    pub policy: Option<Arc<Policy>>,
+    pub store: Option<StoreSettings>,
 }
 
-/// Where a command reads and writes, and the time it takes for now.
-struct Session<'a> {
-    input: &'a mut dyn BufRead,
-    out: &'a mut dyn Write,
-    err: &'a mut dyn Write,
-    now_ms: u64,
+/// Where a command reads and writes, who does it, and the time it takes for now.
+pub(super) struct Session<'a> {
+    pub input: &'a mut dyn BufRead,
+    pub out: &'a mut dyn Write,
+    pub err: &'a mut dyn Write,
+    pub actor: Actor,
+    pub now_ms: u64,
 }
 
-const DONE: u8 = 0;
-const FAILED: u8 = 1;
+pub(super) const DONE: u8 = 0;
+pub(super) const FAILED: u8 = 1;
 const WRONG_ARGUMENTS: u8 = 2;
 
 /// Opens the configured store and does there what the arguments say.
 pub fn with(settings: Settings, args: KeysArgs) -> anyhow::Result<u8> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let registry = match &settings.store.backend {
-            Backend::Redis(redis) => {
-                Registry::Redis { documents: RedisDocuments::connect(redis).await?, layout: Layout::new(&redis.prefix) }
-            }
-            Backend::File(file) => Registry::File { store: FileStore::open(file)? },
-        };
-        let formats = settings.policy.credentials.formats.clone();
-        run(args, &KeysSetting { formats, rules: settings.keys, registry }).await
-    })
+    let actor = args.by.actor();
+    in_session(settings, actor, async |setting, session| perform(args, setting, session).await)
 }
 
-/// Does what `args` say and returns the exit code: 0 done, 1 failed, 2 wrong arguments. An error is a failure, too.
-pub async fn run(args: KeysArgs, setting: &KeysSetting) -> anyhow::Result<u8> {
-    let mut session = Session {
-        input: &mut BufReader::new(io::stdin()),
-        out: &mut io::stdout(),
-        err: &mut io::stderr(),
-        now_ms: clock::now_ms(),
-    };
-    perform(args, setting, &mut session).await
+/// Opens the configured store for one command. An error is a failure, too.
+pub(super) fn in_session(
+    settings: Settings,
+    actor: Actor,
+    command: impl AsyncFnOnce(&KeysSetting, &mut Session<'_>) -> anyhow::Result<u8>,
+) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let formats = settings.policy.credentials.formats.clone();
+        let keyring = Keyring::open(&settings.store, formats, settings.keys).await?;
+        let setting = KeysSetting { keyring, policy: Some(settings.policy), store: Some(settings.store) };
+        let now_ms = setting.keyring.registry.now_ms().await?;
+        let (input, out, err) = (&mut BufReader::new(io::stdin()), &mut io::stdout(), &mut io::stderr());
+        let mut session = Session { input, out, err, actor, now_ms };
+        let code = command(&setting, &mut session).await;
+        if let Some(error) = setting.keyring.unrecorded().await {
+            writeln!(session.err, "warning: what was changed acts, but is not in the audit: {error}")?;
+        }
+        code
+    })
 }
 
 async fn perform(args: KeysArgs, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<u8> {
     match args.command {
         KeysCommand::Create(args) => create::run(args, setting, session).await,
         KeysCommand::List(args) => list::run(args, setting, session).await,
-        KeysCommand::Revoke(args) => revoke::run(args, setting, session).await,
+        KeysCommand::Show(args) => show::run(args, setting, session).await,
+        KeysCommand::Update(args) => update::run(args, setting, session).await,
+        KeysCommand::Revoke(args) => end::revoke(args, setting, session).await,
+        KeysCommand::Delete(args) => end::delete(args, setting, session).await,
+        KeysCommand::Rotate(args) => rotate::run(args, setting, session).await,
         KeysCommand::Import(args) => import::run(args, setting, session).await,
+        KeysCommand::Export(args) => export::run(args, setting, session).await,
+        KeysCommand::Verify(args) => verify::run(args, setting, session).await,
+        KeysCommand::Usage(args) => usage::run(args, setting, session).await,
+        KeysCommand::Audit(args) => audit::run(args, setting, session).await,
+    }
+}
+
+impl KeysSetting {
+    /// The policy and the store that a gate with this configuration decides by, with the gate's own login.
+    fn gate(&self) -> anyhow::Result<(&Policy, Store)> {
+        let (Some(policy), Some(settings)) = (&self.policy, &self.store) else {
+            anyhow::bail!("there is no configuration to decide by");
+        };
+        let shared = Shared::new(settings.deadline)?;
+        let store = match &settings.backend {
+            Backend::Redis(redis) => {
+                let fallback = Arc::new(Fallback::new(settings.limits_outage));
+                Store::Redis(RedisStore::start((**redis).clone(), shared, fallback))
+            }
+            Backend::File(file) => Store::File { file: FileStore::open(file)?, calls: Arc::new(Calls::new()?) },
+        };
+        Ok((policy, store))
+    }
+
+    /// Whether what is counted can be seen from here: a file's counts are in the memory of its gate.
+    fn sees_counts(&self) -> bool {
+        self.store.as_ref().is_some_and(|store| matches!(store.backend, Backend::Redis(_)))
+    }
+}
+
+impl By {
+    pub(super) fn actor(&self) -> Actor {
+        let of_system = || ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+        let name = self.actor.clone().or_else(of_system).filter(|name| !name.is_empty());
+        Actor { name: name.unwrap_or_else(|| "unknown".to_owned()), from: Door::CommandLine }
     }
 }
 
 impl Session<'_> {
-    fn wrong_arguments(&mut self, what: impl std::fmt::Display) -> anyhow::Result<u8> {
+    /// Who reaches the store can do everything there.
+    pub(super) fn asker(&self) -> Asker<'_> {
+        Asker { actor: &self.actor, granting: Granting::Everything, now_ms: self.now_ms }
+    }
+
+    pub(super) fn wrong_arguments(&mut self, what: impl std::fmt::Display) -> anyhow::Result<u8> {
         writeln!(self.err, "error: {what}")?;
         Ok(WRONG_ARGUMENTS)
     }
 
-    /// One JSON document on a line of its own.
-    fn print_json(&mut self, document: &impl serde::Serialize) -> anyhow::Result<()> {
-        writeln!(self.out, "{}", serde_json::to_string(document)?)?;
-        Ok(())
-    }
-}
-
-/// A text of a document for a terminal: other services write documents, and a control character could rewrite the screen.
-fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
+    /// A broken rule is a wrong argument, anything else a failure.
+    pub(super) fn refused(&mut self, error: impl Into<KeyringError>) -> anyhow::Result<u8> {
+        match error.into() {
+            KeyringError::Registry(RegistryError::Rule(broken)) => self.wrong_arguments(broken),
+            KeyringError::Format(unknown) => self.wrong_arguments(unknown),
+            other => Err(other.into()),
         }
     }
-    shown
-}
 
-fn shown(key: &StoredKey, member: &str) -> String {
-    key.text(member).filter(|text| !text.is_empty()).map_or_else(|| "-".to_owned(), printable)
-}
-
-/// Since when a key is revoked: the time, or `true` where the document says so without one.
-fn revoked_at(key: &StoredKey) -> Value {
-    match key.members.get("revoked_at") {
-        None => Value::Null,
-        Some(Value::String(at)) if !at.is_empty() => Value::from(at.as_str()),
-        Some(_) => Value::Bool(true),
+    /// One JSON document on a line of its own.
+    pub(super) fn print_json(&mut self, document: &impl serde::Serialize) -> anyhow::Result<()> {
+        writeln!(self.out, "{}", serde_json::to_string(document)?)?;
+        Ok(())
     }
 }
 

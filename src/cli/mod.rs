@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 good, 1 failed, 2 wrong arguments or configuration.
 
+pub mod business;
 pub mod check;
 pub mod demo;
 pub mod keys;
@@ -33,12 +34,19 @@ enum Command {
     /// Read the configuration and say what the gate will do, or everything that is wrong with it
     #[command(after_help = "Example:\n  sidegate check --config sidegate.yaml")]
     Check(ConfigArgs),
-    /// Keep keys: create, list, revoke, import
+    /// Keep keys: create, list, change, rotate, revoke, delete, import, verify
     Keys {
         #[command(flatten)]
         config: ConfigArgs,
         #[command(flatten)]
         keys: keys::KeysArgs,
+    },
+    /// Keep businesses: their plan, their limits, whether they are suspended
+    Business {
+        #[command(flatten)]
+        config: ConfigArgs,
+        #[command(flatten)]
+        business: business::BusinessArgs,
     },
     /// Try it: an embedded store, a small upstream, one key, and the curl lines to go with it
     Demo(demo::DemoArgs),
@@ -64,9 +72,10 @@ pub fn main() -> ExitCode {
     // Wrong arguments end here with exit code 2, `--help` and `--version` with 0.
     let cli = Cli::parse();
     let done = match cli.command {
-        Command::Run(args) => with_settings(&args, |settings| run::run(settings, &args.config)),
+        Command::Run(args) => run::run(&args.config),
         Command::Check(args) => Ok(check::run(&args.config, check::store_problem)),
         Command::Keys { config, keys } => with_settings(&config, |settings| keys::with(settings, keys)),
+        Command::Business { config, business } => with_settings(&config, |settings| business::with(settings, business)),
         Command::Demo(args) => demo::run(&args).map(|()| DONE),
         Command::Version => {
             println!("sidegate {}", env!("CARGO_PKG_VERSION"));

@@ -4,17 +4,26 @@ use std::path::Path;
 
 use tracing::warn;
 
-use crate::config::Settings;
 use crate::observe::log;
 use crate::process::{Process, StartError};
+use crate::reload::{self, Watch};
 
-pub fn run(settings: Settings, config: &Path) -> anyhow::Result<u8> {
+pub fn run(config: &Path) -> anyhow::Result<u8> {
+    let reading = reload::read(config);
+    let watch = Watch::new(config, &reading);
+    let settings = match reading.loaded.settings {
+        Ok(settings) => settings,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return Ok(super::WRONG_CONFIGURATION);
+        }
+    };
     log::init(&settings.observe);
     for warning in &settings.warnings {
         warn!(config = %config.display(), "{warning}");
     }
     match Process::bind(settings) {
-        Ok(process) => process.run()?,
+        Ok(process) => process.run(Some(watch))?,
         // A file that the configuration names is part of it.
         Err(error @ (StartError::Tls(_) | StartError::Upstream(_))) => {
             eprintln!("{}: {error}", config.display());

@@ -7,7 +7,7 @@ use std::env;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -62,12 +62,28 @@ impl fmt::Display for Errors {
 
 impl std::error::Error for Errors {}
 
+/// What came of a file, and everything it came from.
+#[derive(Debug)]
+pub struct Loaded {
+    pub settings: Result<Settings, Errors>,
+    /// The file itself and every file that it names and whose content belongs to it, readable or not.
+    pub files: Vec<PathBuf>,
+}
+
 /// Reads a file; relative paths in it start at its folder.
-pub fn from_file(path: &Path) -> Result<Settings, Errors> {
+pub fn load(path: &Path) -> Loaded {
     let name = path.display().to_string();
-    let text = read(path).map_err(|message| Errors::about(&name, message))?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    from_text(&text, folder, &name)
+    let mut files = vec![path.to_owned()];
+    let settings = read(path).map_err(|message| Errors::about(&name, message)).and_then(|text| {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        compiled(&text, Sources { variable: &|name| env::var_os(name), folder }, &name, &mut files)
+    });
+    Loaded { settings, files }
+}
+
+/// Only the settings of `load`.
+pub fn from_file(path: &Path) -> Result<Settings, Errors> {
+    load(path).settings
 }
 
 /// Reads a text; `folder` is where relative paths start, `name` what errors call it.
@@ -77,6 +93,11 @@ pub fn from_text(text: &str, folder: &Path, name: &str) -> Result<Settings, Erro
 
 /// The same with any environment.
 pub(super) fn from_sources(text: &str, sources: Sources<'_>, name: &str) -> Result<Settings, Errors> {
+    compiled(text, sources, name, &mut Vec::new())
+}
+
+/// Adds to `files` those that the text names.
+fn compiled(text: &str, sources: Sources<'_>, name: &str, files: &mut Vec<PathBuf>) -> Result<Settings, Errors> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#')) {
         return Err(Errors::about(name, "it is empty; `config.example.yaml` shows every field"));
@@ -86,7 +107,8 @@ pub(super) fn from_sources(text: &str, sources: Sources<'_>, name: &str) -> Resu
     IgnoredAny::deserialize(serde_yaml::Deserializer::from_str(text)).map_err(yaml)?;
     let empty = survey::empty_fields(text).map_err(yaml)?;
     let root = Root::deserialize(serde_yaml::Deserializer::from_str(text)).map_err(yaml)?;
-    let compiled = compile::compile(&root, sources);
+    let compile::Compiled { settings: compiled, files: named } = compile::compile(&root, sources);
+    files.extend(named);
     if empty.is_empty() {
         let hash = Digest::of(text).to_hex()[..12].to_owned();
         return compiled

@@ -24,7 +24,7 @@ use crate::{admin, listen, observe, proxy};
 pub use load::{ConfigError, Errors};
 
 /// A whole configuration that makes sense.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     pub policy: Arc<Policy>,
     pub proxy: proxy::settings::Settings,

@@ -3,7 +3,7 @@
 //! `$${` is a `${` that stays. What was replaced may be secret, so no error here repeats it.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -54,6 +54,12 @@ impl Sources<'_> {
         }
         replaced.push_str(rest);
         Ok(replaced)
+    }
+
+    /// The files that a text names as `${file:…}`, readable or not.
+    pub fn files_in(&self, text: &str) -> Vec<PathBuf> {
+        let named = text.split("${file:").skip(1).filter_map(|rest| rest.split_once('}'));
+        named.map(|(path, _)| self.folder.join(path)).collect()
     }
 
     fn value(&self, inside: &str, files: bool) -> Result<String, ReplaceError> {

@@ -11,7 +11,7 @@ use super::standing::Standing;
 use super::trail::LimitNow;
 use crate::keys::{Digest, Tenant};
 use crate::limit::{Ask, Believed, BucketAsk, Document, Member, Question, WindowNow, Windows};
-use crate::policy::{By, Limit, Route};
+use crate::policy::{By, Limit, Plan, Route};
 use crate::store::layout;
 use crate::store::record::BusinessDocument;
 
@@ -29,14 +29,15 @@ pub struct KeyQuestion<'a> {
     pub digest: &'a Digest,
     pub key: &'a KnownKey,
     pub business: Option<(&'a str, Believed, Option<&'a BusinessDocument>)>,
-    pub standing: Option<&'a Standing<'a>>,
+    pub standing: Option<&'a Standing>,
+    pub plan: Option<&'a Plan>,
     pub route: &'a Route,
     pub client: IpAddr,
 }
 
 /// What a public route spends: limits by address and for all.
 pub fn of_public(route: &Route, client: IpAddr) -> Asked {
-    let mut asked = Asked::empty(route.cost);
+    let mut draft = Draft::default();
     for limit in &route.limits {
         let (slot, subject) = match limit.by {
             By::Ip => address(client),
@@ -44,76 +45,83 @@ pub fn of_public(route: &Route, client: IpAddr) -> Asked {
             // The configuration refuses a public route with a limit that needs a key.
             By::Key | By::Business | By::User => continue,
         };
-        asked.spend(slot, &subject, limit, limit.windows.clone());
+        draft.spend(slot, &subject, limit, limit.windows.clone());
     }
-    asked
+    draft.finish(route.cost)
 }
 
 pub fn of_key(asking: &KeyQuestion<'_>) -> Asked {
     let stands = asking.standing.is_some_and(|standing| standing.verdict.is_ok());
-    let mut asked = Asked::empty(if stands { asking.route.cost } else { 0 });
+    let cost = if stands { asking.route.cost } else { 0 };
+    let mut draft = Draft::default();
     let slot = asking.key.tenant.to_string();
-    let ask = asked.ask(&slot);
+    let ask = draft.ask(&slot);
     ask.documents.push(Document { name: layout::key_name(asking.digest), believed: asking.key.document.believed() });
     if let Some((id, believed, _)) = &asking.business {
         let document = Document { name: layout::BUSINESS.to_owned(), believed: believed.clone() };
-        asked.ask(&layout::business_slot(id)).documents.push(document);
+        draft.ask(&layout::business_slot(id)).documents.push(document);
     }
-    let Some(standing) = asking.standing.filter(|standing| !standing.caller.key.revoked) else { return asked };
-    let ask = asked.ask(&slot);
+    let Some(standing) = asking.standing.filter(|standing| !standing.caller.key.revoked) else {
+        return draft.finish(cost);
+    };
+    let ask = draft.ask(&slot);
     ask.not_after_ms = standing.caller.key.expires_at;
     if let Some(member) = &standing.must_own {
         ask.member = Some(Member { set: layout::BUSINESSES.to_owned(), member: member.clone() });
     }
     for limit in &asking.route.limits {
         if let Some((slot, subject)) = subject(limit.by, &asking.key.tenant, standing, asking.client) {
-            asked.spend(slot, &subject, limit, windows(limit, asking, standing));
+            draft.spend(slot, &subject, limit, windows(limit, asking, standing));
         }
     }
-    asked
+    draft.finish(cost)
 }
 
-impl Asked {
-    fn empty(cost: u64) -> Self {
-        Self { question: Question { asks: Vec::new(), cost, n: 1 }, limits: Vec::new() }
-    }
+/// A question that is being put together.
+#[derive(Debug, Default)]
+struct Draft {
+    asks: Vec<Ask>,
+    limits: Vec<Vec<(Arc<Limit>, Arc<Windows>)>>,
+}
 
-    /// Whether there is nothing to ask: a public route without limits.
-    pub fn is_empty(&self) -> bool {
-        self.question.asks.is_empty()
-    }
-
-    /// Leaves what confirms the documents.
-    pub fn spend_nothing(&mut self) {
-        self.question.cost = 0;
-        self.limits.clear();
-        self.question.asks.iter_mut().for_each(|ask| ask.buckets.clear());
-        self.question.asks.retain(|ask| !ask.documents.is_empty());
+impl Draft {
+    fn finish(self, cost: u64) -> Asked {
+        Asked { question: Question { asks: self.asks.into(), cost, n: 1 }, limits: self.limits }
     }
 
     fn ask(&mut self, slot: &str) -> &mut Ask {
         let index = self.index(slot);
-        &mut self.question.asks[index]
+        &mut self.asks[index]
     }
 
     fn spend(&mut self, slot: String, subject: &str, limit: &Arc<Limit>, windows: Arc<Windows>) {
         let index = self.index(&slot);
         let name = layout::count_name(&limit.name, subject);
-        self.question.asks[index].buckets.push(BucketAsk {
-            name,
-            algorithm: limit.algorithm,
-            windows: windows.clone(),
-        });
+        self.asks[index].buckets.push(BucketAsk { name, algorithm: limit.algorithm, windows: windows.clone() });
         self.limits[index].push((limit.clone(), windows));
     }
 
     fn index(&mut self, slot: &str) -> usize {
-        if let Some(index) = self.question.asks.iter().position(|ask| ask.slot == slot) {
+        if let Some(index) = self.asks.iter().position(|ask| ask.slot == slot) {
             return index;
         }
-        self.question.asks.push(Ask { slot: slot.to_owned(), ..Ask::default() });
+        self.asks.push(Ask { slot: slot.to_owned(), ..Ask::default() });
         self.limits.push(Vec::new());
         self.limits.len() - 1
+    }
+}
+
+impl Asked {
+    /// Leaves what confirms the documents.
+    pub fn spend_nothing(&mut self) {
+        let confirming = self.question.asks.iter().filter(|ask| !ask.documents.is_empty());
+        let asks = confirming.map(|ask| Ask { buckets: Vec::new(), ..ask.clone() }).collect();
+        *self = Self { question: Question { asks, cost: 0, n: 1 }, limits: Vec::new() };
+    }
+
+    /// Whether there is nothing to ask: a public route without limits.
+    pub fn is_empty(&self) -> bool {
+        self.question.asks.is_empty()
     }
 
     /// Names what the store answered, bucket by bucket.
@@ -130,7 +138,7 @@ impl Asked {
 }
 
 /// The slot and the name of what a limit counts for this request; `None` where it counts nothing.
-fn subject(by: By, tenant: &Tenant, standing: &Standing<'_>, client: IpAddr) -> Option<(String, String)> {
+fn subject(by: By, tenant: &Tenant, standing: &Standing, client: IpAddr) -> Option<(String, String)> {
     let caller = &standing.caller;
     let by_key = || (tenant.to_string(), caller.key.id.clone());
     match by {
@@ -166,10 +174,10 @@ pub(super) fn counted_address(client: IpAddr) -> IpAddr {
 }
 
 /// The windows that hold for this caller: the key's own, the business's, the plan's, the configuration's.
-fn windows(limit: &Limit, asking: &KeyQuestion<'_>, standing: &Standing<'_>) -> Arc<Windows> {
+fn windows(limit: &Limit, asking: &KeyQuestion<'_>, standing: &Standing) -> Arc<Windows> {
     let of_key = standing.caller.key.limits.get(&limit.name).filter(|_| limit.by == By::Key);
     let of_business = || asking.business.as_ref()?.2?.limits.get(&limit.name);
-    let of_plan = || standing.plan?.limits.get(&limit.name);
+    let of_plan = || asking.plan?.limits.get(&limit.name);
     of_key.or_else(of_business).or_else(of_plan).unwrap_or(&limit.windows).clone()
 }
 

@@ -4,6 +4,7 @@
 //! but confirmed by the store in the same call that spends, so that a steady-state request makes one call.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +17,9 @@ use super::credential::{self, Presented};
 use super::guessing::Guessing;
 use super::known::{KnownKeys, Seen};
 use super::permit::{Basis, Recheck};
-use super::records::{Known, KnownKey, Records};
+use super::records::{Known, Records, Remembered};
 use super::trail::{Caller, Trail};
-use super::weigh::{Documents, Routed, business_to_confirm, rate_limited, settled};
+use super::weigh::{Documents, Routed, Weighed, business_to_confirm, rate_limited, settled};
 use super::{Denial, Permit, business, path, preflight, query};
 use crate::clock;
 use crate::keys::{Digest, Tenant};
@@ -36,7 +37,7 @@ pub struct Gate {
     policy: Arc<Policy>,
     store: Store,
     commons: Commons,
-    records: Records,
+    records: Rc<Records>,
     /// All store work of one request.
     deadline: Duration,
 }
@@ -65,7 +66,12 @@ pub struct Inquiry<'a> {
 
 impl Gate {
     pub fn new(policy: Arc<Policy>, store: Store, commons: Commons, deadline: Duration) -> Self {
-        Self { policy, store, commons, records: Records::default(), deadline }
+        Self { policy, store, commons, records: Rc::default(), deadline }
+    }
+
+    /// The gate after a reload: another policy over the same connection to the store and the same memory of keys.
+    pub fn renewed(&self, policy: Arc<Policy>, commons: Commons, deadline: Duration) -> Self {
+        Self { policy, store: self.store.clone(), commons, records: self.records.clone(), deadline }
     }
 
     pub fn policy(&self) -> &Arc<Policy> {
@@ -172,7 +178,7 @@ impl Gate {
         digest: &Digest,
         deadline: Instant,
         trail: &mut Trail,
-    ) -> Result<(Caller, Basis), Denial> {
+    ) -> Result<(Arc<Caller>, Basis), Denial> {
         match self.confirm(routed, digest, deadline, trail).await {
             Err(Denial::StoreUnavailable(error)) if error.is_outage() => {
                 Ok((self.recall(routed, digest, error, trail)?, Basis::KnownFor))
@@ -192,17 +198,23 @@ impl Gate {
         digest: &Digest,
         deadline: Instant,
         trail: &mut Trail,
-    ) -> Result<Caller, Denial> {
-        let mut key = self.find_key(digest, routed.client, deadline, trail).await?;
+    ) -> Result<Arc<Caller>, Denial> {
+        let mut remembered = self.find_key(digest, routed.client, deadline, trail).await?;
         let mut looked_again = false;
         let mut disowned = false;
         for _ in 0..ROUNDS {
-            let business_id = business_to_confirm(&key, routed.named.as_deref());
-            let business = business_id.as_deref().map_or(Known::Unseen, |id| self.records.business(id));
-            let documents = Documents { digest, key: &key, business_id: business_id.as_deref(), business: &business };
-            let (standing, asked) = documents.weigh(&self.policy, routed, disowned);
+            let key = &remembered.key;
+            let business_id = business_to_confirm(key, routed.named.as_deref());
+            let business = business_id.map_or(Known::Unseen, |id| self.records.business(id));
+            let documents = Documents { digest, key, business_id, business: &business };
+            let weighed = if routed.spends {
+                remembered.weighings.weigh(&self.policy, &documents, routed, disowned)
+            } else {
+                Rc::new(documents.weigh(&self.policy, routed, disowned))
+            };
+            let Weighed { standing, asked } = &*weighed;
             let began = Instant::now();
-            let answer = self.ask(&asked, deadline, trail).await?;
+            let answer = self.ask(asked, deadline, trail).await?;
             let answered = Instant::now().into_std();
             let seen = Seen { asked: began.into_std(), answered, store_ms: answer.now_ms };
             if let Some(known) = &self.commons.known {
@@ -211,20 +223,20 @@ impl Gate {
             match answer.outcome {
                 Outcome::Broken(what) => return Err(StoreError::Broken(what).into()),
                 Outcome::Expired => {
-                    trail.caller = standing.map(|standing| standing.caller);
+                    trail.caller = standing.as_ref().map(|standing| standing.caller.clone());
                     return Err(Denial::ExpiredKey);
                 }
                 Outcome::Refused => disowned = true,
                 Outcome::Stale(found) => {
-                    self.learn(&documents, found, &asked, seen)?;
+                    self.learn(&documents, found, asked, seen)?;
                     match self.records.key(digest) {
-                        Some(known) if !matches!(known.document, Known::Absent) => key = known,
+                        Some(known) if !matches!(known.key.document, Known::Absent) => remembered = known,
                         // Nothing stands where the hint pointed: perhaps it moved. Look once more, then believe it.
                         _ if looked_again => return Err(self.unknown(digest)),
                         _ => {
                             looked_again = true;
                             self.records.forget_key(digest);
-                            key = self.look_up(digest, deadline, trail).await?;
+                            remembered = self.look_up(digest, deadline, trail).await?;
                         }
                     }
                 }
@@ -245,17 +257,19 @@ impl Gate {
         digest: &Digest,
         error: StoreError,
         trail: &mut Trail,
-    ) -> Result<Caller, Denial> {
+    ) -> Result<Arc<Caller>, Denial> {
         let now = Instant::now().into_std();
         let Some(known) = &self.commons.known else { return Err(error.into()) };
         let Some((key, now_ms)) = known.key(digest, now, clock::now_ms()) else { return Err(error.into()) };
         let business_id = business_to_confirm(&key, routed.named.as_deref());
-        let business = match &business_id {
+        let business = match business_id {
             None => Known::Unseen,
             Some(id) => known.business(id, now).ok_or(error.clone())?,
         };
-        let documents = Documents { digest, key: &key, business_id: business_id.as_deref(), business: &business };
-        let (Some(standing), asked) = documents.weigh(&self.policy, routed, false) else { return Err(error.into()) };
+        let documents = Documents { digest, key: &key, business_id, business: &business };
+        let Weighed { standing: Some(standing), asked } = documents.weigh(&self.policy, routed, false) else {
+            return Err(error.into());
+        };
         if standing.owner().is_some_and(|(user, business)| !known.owns(user, business, now)) {
             return Err(error.into());
         }
@@ -263,7 +277,7 @@ impl Gate {
             Outcome::Spent { granted, windows } => {
                 trail.limits = asked.named(windows, now_ms);
                 trail.known_for = true;
-                settled(standing, granted, trail)
+                settled(&standing, granted, trail)
             }
             Outcome::Expired => Err(Denial::ExpiredKey),
             Outcome::Broken(_) | Outcome::Stale(_) | Outcome::Refused => Err(error.into()),
@@ -277,7 +291,7 @@ impl Gate {
         client: IpAddr,
         deadline: Instant,
         trail: &mut Trail,
-    ) -> Result<KnownKey, Denial> {
+    ) -> Result<Rc<Remembered>, Denial> {
         if let Some(known) = self.records.key(digest) {
             return Ok(known);
         }
@@ -290,7 +304,7 @@ impl Gate {
         self.look_up(digest, deadline, trail).await
     }
 
-    async fn look_up(&self, digest: &Digest, deadline: Instant, trail: &mut Trail) -> Result<KnownKey, Denial> {
+    async fn look_up(&self, digest: &Digest, deadline: Instant, trail: &mut Trail) -> Result<Rc<Remembered>, Denial> {
         let started = Instant::now();
         let found = self.store.lookup(digest, deadline).await;
         trail.waited(started.elapsed());
@@ -298,8 +312,7 @@ impl Gate {
         if let Some(guessing) = &self.commons.guessing {
             guessing.exists(digest);
         }
-        self.records.remember_tenant(*digest, tenant.clone());
-        Ok(KnownKey { tenant, document: Known::Unseen })
+        Ok(self.records.remember_tenant(*digest, tenant))
     }
 
     /// Takes in documents that had changed.
@@ -313,7 +326,7 @@ impl Gate {
         let learned = self.records.learn(documents, &asked.question, found);
         if let Some(known) = &self.commons.known {
             match self.records.key(documents.digest).filter(|_| learned.is_ok()) {
-                Some(key) => known.learn_key(documents.digest, &key, seen),
+                Some(remembered) => known.learn_key(documents.digest, &remembered.key, seen),
                 None => known.forget_key(documents.digest, seen.answered),
             }
             match documents.business_id {

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use crate::policy::Reason;
 use crate::store::StoreError;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Denial {
     BadRequest(Cow<'static, str>),
     BadPath(&'static str),

@@ -34,6 +34,11 @@ impl Guessing {
         Self { ask, guesses: Sharded::default(), existing: Sharded::default() }
     }
 
+    /// Whether this is what counts these windows.
+    pub fn counts(&self, windows: &Windows) -> bool {
+        *self.ask.windows == *windows
+    }
+
     /// In how many milliseconds a key that this worker has not seen may be looked up for this client; `None`: now.
     ///
     /// What was asked but not answered is not counted yet: look-ups that are in flight together may go beyond the windows.

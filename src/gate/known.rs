@@ -42,9 +42,13 @@ impl KnownKeys {
         Self { known_for, keys: Confirmed::default(), businesses: Confirmed::default(), owners: Confirmed::default() }
     }
 
+    pub fn known_for(&self) -> Duration {
+        self.known_for
+    }
+
     /// Takes in an answer of the store to a question about these documents. Documents that it calls stale are for the caller
     /// to read and to bring here.
-    pub fn heard(&self, documents: &Documents<'_>, standing: Option<&Standing<'_>>, outcome: &Outcome, seen: Seen) {
+    pub fn heard(&self, documents: &Documents<'_>, standing: Option<&Standing>, outcome: &Outcome, seen: Seen) {
         let owner = standing.and_then(Standing::owner);
         match outcome {
             // A refusal may come from what is remembered of an exhausted bucket, and then confirms nothing.

@@ -16,7 +16,7 @@ pub struct Permit {
     route: Arc<Route>,
     target: String,
     upstream: UpstreamId,
-    caller: Option<Caller>,
+    caller: Option<Arc<Caller>>,
     recheck: Option<Recheck>,
 }
 
@@ -57,7 +57,7 @@ impl Permit {
     }
 
     /// `basis`: `Key` or `KnownFor`. Where the key's format names an upstream, that beats the route's.
-    pub(super) fn key(basis: Basis, routed: Routed<'_>, caller: Caller, presented: &Presented) -> Self {
+    pub(super) fn key(basis: Basis, routed: Routed<'_>, caller: Arc<Caller>, presented: &Presented) -> Self {
         let Routed { route, target, named, client, spends: _ } = routed;
         let recheck = Recheck { route: route.clone(), digest: presented.digest, named, client };
         Self {
@@ -88,7 +88,7 @@ impl Permit {
     }
 
     pub fn caller(&self) -> Option<&Caller> {
-        self.caller.as_ref()
+        self.caller.as_deref()
     }
 
     /// What to ask about again while this is open; `None` where it rests on no key.

@@ -12,10 +12,12 @@ pub fn clamped<'q>(query: &'q str, clamps: &[(String, u64)]) -> Result<Cow<'q, s
         let mut seen = false;
         let mut changed: Option<String> = None;
         for (at, pair) in pairs(&forwarded) {
-            if !is_named(pair, name) {
-                continue;
-            }
             let refused = |what| Denial::BadRequest(format!("The query parameter `{name}` {what}").into());
+            match naming(pair, name) {
+                Naming::Another => continue,
+                Naming::Alike => return Err(refused("is written in a form that servers read differently")),
+                Naming::Exact => {}
+            }
             if std::mem::replace(&mut seen, true) {
                 return Err(refused("is repeated"));
             }
@@ -37,11 +39,16 @@ pub fn clamped<'q>(query: &'q str, clamps: &[(String, u64)]) -> Result<Cow<'q, s
     Ok(forwarded)
 }
 
-/// The values of a parameter, percent-decoded; `None` for one that is not UTF-8.
+/// The values of a parameter, percent-decoded; `None` for one that is not UTF-8, and for one that only some servers take for
+/// this parameter's.
 pub fn values<'q>(query: &'q str, name: &'q str) -> impl Iterator<Item = Option<String>> + 'q {
-    pairs(query).filter(move |(_, pair)| is_named(pair, name)).map(|(_, pair)| {
-        let value = pair.split_once('=').map_or("", |(_, value)| value);
-        String::from_utf8(percent::decode(value, true)).ok()
+    pairs(query).filter_map(move |(_, pair)| match naming(pair, name) {
+        Naming::Another => None,
+        Naming::Alike => Some(None),
+        Naming::Exact => {
+            let value = pair.split_once('=').map_or("", |(_, value)| value);
+            Some(String::from_utf8(percent::decode(value, true)).ok())
+        }
     })
 }
 
@@ -55,9 +62,28 @@ fn pairs(query: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-fn is_named(pair: &str, name: &str) -> bool {
+/// What a pair is to a parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Naming {
+    Exact,
+    /// The parameter to some servers only: behind a `;`, which was a separator once (CVE-2021-23336), with a subscript
+    /// (`limit[]`, which PHP, Rack and qs take for a list), with white space around it, or cut by a NUL.
+    Alike,
+    Another,
+}
+
+fn naming(pair: &str, name: &str) -> Naming {
     let raw = pair.split('=').next().unwrap_or(pair);
-    raw == name || (raw.contains(['%', '+']) && percent::decode(raw, true) == name.as_bytes())
+    let decoded = |raw: &str| percent::decode(raw, true);
+    if raw == name || (raw.contains(['%', '+']) && decoded(raw) == name.as_bytes()) {
+        return Naming::Exact;
+    }
+    let alike = |part: &str| {
+        let decoded = decoded(part.split('=').next().unwrap_or(part));
+        let end = decoded.iter().position(|b| matches!(b, b'[' | 0)).unwrap_or(decoded.len());
+        decoded[..end].trim_ascii() == name.as_bytes()
+    };
+    if pair.split(';').any(|part| part.len() >= name.len() && alike(part)) { Naming::Alike } else { Naming::Another }
 }
 
 #[cfg(test)]
@@ -96,6 +122,15 @@ mod tests {
             "limit=+1",
             "limit=1e3",
             "limit=%31",
+            "a=1;limit=500",
+            "a;limit",
+            "limit;a=500",
+            "limit[]=500",
+            "limit%5B0%5D=500",
+            "limit=1&limit[]=500",
+            "+limit=500",
+            "limit%20=500",
+            "limit%00x=500",
         ] {
             assert_eq!(clamp(query), None, "{query}");
         }
@@ -105,5 +140,8 @@ mod tests {
     fn values_are_found_by_their_decoded_name() {
         let found: Vec<_> = values("b=1&%62=a%2Bb+c&bb=2&b=%ff&b", "b").collect();
         assert_eq!(found, [Some("1".to_owned()), Some("a+b c".to_owned()), None, Some(String::new())]);
+        for query in ["a=1;b=2", "b[]=2", "%20b=2", "b%00=2"] {
+            assert_eq!(values(query, "b").collect::<Vec<_>>(), [None], "{query}");
+        }
     }
 }

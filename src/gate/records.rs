@@ -6,11 +6,12 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::weigh::Documents;
+use super::weigh::{Documents, Weighings};
 use crate::keys::{Digest, Tenant};
 use crate::limit::{Believed, Question};
 use crate::store::record::{BusinessDocument, KeyDocument};
@@ -22,8 +23,15 @@ const REMEMBERED: usize = 8192;
 /// One worker's memory. Borrows never cross an await.
 #[derive(Debug, Default)]
 pub struct Records {
-    keys: RefCell<Generations<Digest, KnownKey>>,
+    keys: RefCell<Generations<Digest, Rc<Remembered>>>,
     businesses: RefCell<Generations<String, Known<BusinessDocument>>>,
+}
+
+/// A key, and how its requests were weighed by what is known of it.
+#[derive(Debug)]
+pub struct Remembered {
+    pub key: KnownKey,
+    pub weighings: Weighings,
 }
 
 /// A key as it was last seen, and in whose slot.
@@ -42,12 +50,18 @@ pub enum Known<T> {
 }
 
 impl Records {
-    pub fn key(&self, digest: &Digest) -> Option<KnownKey> {
+    pub fn key(&self, digest: &Digest) -> Option<Rc<Remembered>> {
         self.keys.borrow_mut().get(digest).cloned()
     }
 
-    pub fn remember_tenant(&self, digest: Digest, tenant: Tenant) {
-        self.keys.borrow_mut().insert(digest, KnownKey { tenant, document: Known::Unseen });
+    pub fn remember_tenant(&self, digest: Digest, tenant: Tenant) -> Rc<Remembered> {
+        self.remember(digest, KnownKey { tenant, document: Known::Unseen })
+    }
+
+    fn remember(&self, digest: Digest, key: KnownKey) -> Rc<Remembered> {
+        let remembered = Rc::new(Remembered { key, weighings: Weighings::default() });
+        self.keys.borrow_mut().insert(digest, remembered.clone());
+        remembered
     }
 
     /// Takes in the documents of a question as the store has them now.
@@ -76,7 +90,7 @@ impl Records {
         });
         match document {
             Ok(document) => {
-                self.keys.borrow_mut().insert(digest, KnownKey { tenant: tenant.clone(), document });
+                self.remember(digest, KnownKey { tenant: tenant.clone(), document });
                 Ok(())
             }
             Err(error) => {
@@ -117,6 +131,15 @@ impl<T> Known<T> {
             Self::Unseen => Believed::Unknown,
             Self::Absent => Believed::Absent,
             Self::Is { raw, .. } => Believed::Is(raw.clone()),
+        }
+    }
+
+    /// Whether both are one and the same finding.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unseen, Self::Unseen) | (Self::Absent, Self::Absent) => true,
+            (Self::Is { document, .. }, Self::Is { document: other, .. }) => Arc::ptr_eq(document, other),
+            _ => false,
         }
     }
 
@@ -166,7 +189,9 @@ impl<K: Hash + Eq, V> Generations<K, V> {
         K: std::borrow::Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        if let Some((key, value)) = self.old.remove_entry(key) {
+        if !self.old.is_empty()
+            && let Some((key, value)) = self.old.remove_entry(key)
+        {
             self.insert(key, value);
         }
         self.young.get(key)

@@ -13,9 +13,8 @@ use crate::store::record::{BusinessDocument, KeyDocument, Status};
 
 /// A key in the light of one request.
 #[derive(Debug)]
-pub struct Standing<'p> {
-    pub caller: Caller,
-    pub plan: Option<&'p Plan>,
+pub struct Standing {
+    pub caller: Arc<Caller>,
     pub verdict: Result<(), Denial>,
     /// The business of someone else's key that the user must own for the key to reach it.
     pub must_own: Option<String>,
@@ -31,7 +30,7 @@ pub struct Circumstances<'a> {
     pub disowned: bool,
 }
 
-impl Standing<'_> {
+impl Standing {
     /// The user who must own a business for this request to pass, and the business.
     pub fn owner(&self) -> Option<(&str, &str)> {
         Some((self.caller.key.user.as_deref().unwrap_or_default(), self.must_own.as_deref()?))
@@ -44,23 +43,27 @@ impl Standing<'_> {
 }
 
 /// The business that a request with this key is about, if its key may name it.
-pub fn effective_business(key: &KeyDocument, named: Option<&str>) -> Option<String> {
-    key.business.clone().or_else(|| named.map(str::to_owned))
+pub fn effective_business<'a>(key: &'a KeyDocument, named: Option<&'a str>) -> Option<&'a str> {
+    key.business.as_deref().or(named)
 }
 
-pub fn judge<'p>(
-    policy: &'p Policy,
+/// The plan that its business has booked, where there are plans.
+pub fn plan<'p>(policy: &'p Policy, business: Option<&BusinessDocument>) -> Option<&'p Plan> {
+    policy.plans.as_ref()?.of(business.and_then(|business| business.plan.as_deref()))
+}
+
+pub fn judge(
+    policy: &Policy,
     key: &Arc<KeyDocument>,
     business: Option<&BusinessDocument>,
     circumstances: Circumstances<'_>,
-) -> Standing<'p> {
-    let effective = effective_business(key, circumstances.named);
+) -> Standing {
+    let effective = effective_business(key, circumstances.named).map(str::to_owned);
     let plan_name = business.and_then(|business| business.plan.clone());
-    let plan = policy.plans.as_ref().and_then(|plans| plans.of(plan_name.as_deref()));
     let must_own = if key.business.is_none() && !circumstances.disowned { effective.clone() } else { None };
     let caller = Caller { key: key.clone(), business: effective, plan: plan_name };
-    let verdict = verdict(policy, &caller, business, plan, circumstances);
-    Standing { caller, plan, verdict, must_own }
+    let verdict = verdict(policy, &caller, business, plan(policy, business), circumstances);
+    Standing { caller: Arc::new(caller), verdict, must_own }
 }
 
 /// All reasons for a 401 before all reasons for a 403.

@@ -14,7 +14,7 @@ use crate::store::record::KeyDocument;
 pub struct Trail {
     pub route: Option<Arc<Route>>,
     /// The key whose document was found, whether or not it stands.
-    pub caller: Option<Caller>,
+    pub caller: Option<Arc<Caller>>,
     /// The windows that this request was counted in, once the store has answered.
     pub limits: Vec<LimitNow>,
     /// How long the store's answers were waited for; absent where it was not asked.

@@ -1,8 +1,11 @@
 //! A request with a key, weighed against one set of documents: where it stands, and what it asks the store to spend.
 //!
-//! Pure, and the same whether the store has just given the documents or confirmed them a while ago (`known`).
+//! Pure, and the same whether the store has just given the documents or confirmed them a while ago (`known`). Since a key
+//! mostly asks the same under the same documents, the last weighings are kept beside it.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Denial;
@@ -11,7 +14,7 @@ use super::records::{Known, KnownKey};
 use super::standing::{self, Circumstances, Standing};
 use super::trail::{Caller, Trail};
 use crate::keys::{Digest, Tenant};
-use crate::policy::{Policy, Route};
+use crate::policy::{By, Policy, Route};
 use crate::store::record::BusinessDocument;
 
 /// A request whose route is known.
@@ -36,9 +39,8 @@ pub struct Documents<'a> {
 }
 
 impl Documents<'_> {
-    /// The standing is absent where the key's document is. `disowned`: the store has said that the user does not own the
-    /// business named.
-    pub fn weigh<'p>(&self, policy: &'p Policy, routed: &Routed<'_>, disowned: bool) -> (Option<Standing<'p>>, Asked) {
+    /// `disowned`: the store has said that the user does not own the business named.
+    pub fn weigh(&self, policy: &Policy, routed: &Routed<'_>, disowned: bool) -> Weighed {
         let business = self.business.document().map(Arc::as_ref);
         let circumstances =
             Circumstances { route: routed.route, named: routed.named.as_deref(), client: routed.client, disowned };
@@ -49,32 +51,105 @@ impl Documents<'_> {
             key: self.key,
             business: self.business_id.map(|id| (id, self.business.believed(), business)),
             standing: standing.as_ref(),
+            plan: standing::plan(policy, business),
             route: routed.route,
             client: routed.client,
         });
         if !routed.spends {
             asked.spend_nothing();
         }
-        (standing, asked)
+        Weighed { standing, asked }
     }
 }
 
+/// What a weighing comes to.
+#[derive(Debug)]
+pub struct Weighed {
+    /// Absent where the key's document is.
+    pub standing: Option<Standing>,
+    pub asked: Asked,
+}
+
+/// Different requests of one key that are remembered: most keys make the same one over and over.
+const MOST_WEIGHINGS: usize = 2;
+
+/// The last weighings of one key, as long as its own document does not change.
+#[derive(Debug, Default)]
+pub struct Weighings(RefCell<Vec<(Grounds, Rc<Weighed>)>>);
+
+impl Weighings {
+    /// What was weighed before, where nothing that counts has changed.
+    pub fn weigh(
+        &self,
+        policy: &Policy,
+        documents: &Documents<'_>,
+        routed: &Routed<'_>,
+        disowned: bool,
+    ) -> Rc<Weighed> {
+        let mut held = self.0.borrow_mut();
+        if let Some((_, weighed)) = held.iter().find(|(grounds, _)| grounds.hold(documents, routed, disowned)) {
+            return weighed.clone();
+        }
+        let weighed = Rc::new(documents.weigh(policy, routed, disowned));
+        held.truncate(MOST_WEIGHINGS - 1);
+        held.insert(0, (Grounds::of(documents, routed, disowned), weighed.clone()));
+        weighed
+    }
+}
+
+/// All that a weighing rests on besides the policy and the key: which business document it was, not just which business.
+#[derive(Debug)]
+struct Grounds {
+    route: Arc<Route>,
+    named: Option<String>,
+    disowned: bool,
+    business: Known<BusinessDocument>,
+    /// Where it matters.
+    client: Option<IpAddr>,
+}
+
+impl Grounds {
+    fn of(documents: &Documents<'_>, routed: &Routed<'_>, disowned: bool) -> Self {
+        Self {
+            route: routed.route.clone(),
+            named: routed.named.clone(),
+            disowned,
+            business: documents.business.clone(),
+            client: client_that_matters(documents, routed),
+        }
+    }
+
+    fn hold(&self, documents: &Documents<'_>, routed: &Routed<'_>, disowned: bool) -> bool {
+        Arc::ptr_eq(&self.route, routed.route)
+            && self.named == routed.named
+            && self.disowned == disowned
+            && self.business.is_same(documents.business)
+            && self.client == client_that_matters(documents, routed)
+    }
+}
+
+fn client_that_matters(documents: &Documents<'_>, routed: &Routed<'_>) -> Option<IpAddr> {
+    let of_key = documents.key.document.document().is_some_and(|key| key.allow_addresses.is_some());
+    let matters = of_key || routed.route.limits.iter().any(|limit| limit.by == By::Ip);
+    matters.then_some(routed.client)
+}
+
 /// The business whose document the decision rests on, once the key's document is known.
-pub fn business_to_confirm(key: &KnownKey, named: Option<&str>) -> Option<String> {
+pub fn business_to_confirm<'a>(key: &'a KnownKey, named: Option<&'a str>) -> Option<&'a str> {
     match &key.tenant {
-        Tenant::Business(id) => Some(id.clone()),
+        Tenant::Business(id) => Some(id),
         Tenant::User(_) => key.document.document().and_then(|document| standing::effective_business(document, named)),
     }
 }
 
 /// All documents are confirmed: what stands within its limits may pass.
-pub fn settled(standing: Standing<'_>, granted: u32, trail: &mut Trail) -> Result<Caller, Denial> {
+pub fn settled(standing: &Standing, granted: u32, trail: &mut Trail) -> Result<Arc<Caller>, Denial> {
     trail.caller = Some(standing.caller.clone());
-    standing.verdict?;
+    standing.verdict.clone()?;
     if granted == 0 {
         return Err(rate_limited(trail));
     }
-    Ok(standing.caller)
+    Ok(standing.caller.clone())
 }
 
 /// After `retry_after` seconds every window has room, if nobody else spends; `None` where some window never has.

@@ -1,7 +1,8 @@
 //! API keys as plain rules: their digests, formats and checksums, whose they are, how they are minted.
 //!
-//! No I/O: the stores keep what this room defines, the command line and (later) the management API obey its rules.
+//! No I/O: the stores keep what this room defines, the command line and the management API obey its rules.
 
+pub mod change;
 pub mod digest;
 pub mod format;
 pub mod mask;

@@ -1,13 +1,19 @@
 //! What a new key must have, and when it ends: the lifecycle rules, the same for the command line and for management.
 //!
-//! Pure: what is asked for and the time go in, the settled facts or the first broken rule come out.
+//! Pure: what is asked for and the time go in, the settled facts or the first broken rule come out. What may become of a
+//! key that stands is in `change`.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
+use ipnet::IpNet;
 use thiserror::Error;
 
+use super::change;
 use super::tenant::{Tenant, is_id};
 use crate::clock;
+use crate::limit::{Windows, WindowsError};
 
 /// The longest name of a key, in characters.
 pub const LONGEST_NAME: usize = 200;
@@ -22,6 +28,14 @@ pub struct Rules {
     pub default_scopes: Vec<String>,
     /// The scopes that routes, `implies` and `scopes.default` mention; `*` and `x:*` need not be among them.
     pub known_scopes: Vec<String>,
+    /// The configured limits, and whether a key may override them: only those `by: key`.
+    pub known_limits: Vec<(String, bool)>,
+    /// The configured plans; empty where plans play no part.
+    pub known_plans: Vec<String>,
+    /// How many active keys one business may have.
+    pub max_active_keys: Option<u64>,
+    /// What keys may have that somebody with this role creates; a role that is not among them may grant everything.
+    pub grants: BTreeMap<String, Vec<String>>,
 }
 
 /// What a key must be created with.
@@ -42,6 +56,10 @@ pub struct Wanted {
     pub scopes: Vec<String>,
     /// `90d`, `24h`, or RFC 3339.
     pub expires: Option<String>,
+    /// Limits of its own: a name, and windows such as `60/1m`.
+    pub limits: Vec<(String, Vec<String>)>,
+    /// From where it may be used; `None`: from anywhere.
+    pub allow_addresses: Option<Vec<String>>,
 }
 
 /// A key that obeys the rules.
@@ -52,6 +70,8 @@ pub struct Settled {
     pub user: Option<String>,
     pub scopes: Vec<String>,
     pub expires_at: Option<u64>,
+    pub limits: BTreeMap<String, Arc<Windows>>,
+    pub allow_addresses: Option<Vec<IpNet>>,
 }
 
 /// The rule that a wanted key breaks, and what to do about it.
@@ -77,6 +97,34 @@ pub enum RuleError {
     BadExpiry(String),
     #[error("the expiry `{0}` is not in the future; write a later one")]
     PastExpiry(String),
+    #[error("the scope `{0}` is more than your role may grant; leave it out, or ask somebody whose role may")]
+    NotGranted(String),
+    #[error("there is no limit `{name}`; {advice}")]
+    UnknownLimit { name: String, advice: String },
+    #[error("the limit `{0}` is not counted by key, so that a key cannot have its own; set it for the business")]
+    NotByKey(String),
+    #[error("the limit `{name}`: {wrong}")]
+    BadWindows { name: String, wrong: WindowsError },
+    #[error("`{0}` is neither an address nor a network; write one such as `192.0.2.7` or `10.0.0.0/8`")]
+    BadAddress(String),
+    #[error("there is no plan `{plan}`; {advice}")]
+    UnknownPlan { plan: String, advice: String },
+    #[error("`{0}` is no status; write `active` or `suspended`")]
+    UnknownStatus(String),
+    #[error("there is nothing to change; say what is to become of it")]
+    NothingToChange,
+    #[error("`{0}` is no overlap; write a duration such as `24h`, or 0 for none")]
+    BadOverlap(String),
+    #[error("`{0}` is no age; write a duration such as `90d`")]
+    BadAge(String),
+    #[error("an overlap is 30 days at the most; write `30d` or less")]
+    LongOverlap,
+    #[error("this key {0}, so that there is nothing to rotate; create a new one")]
+    Ended(&'static str),
+    #[error("this key was rotated already; its successor is `{0}`")]
+    Rotated(String),
+    #[error("this key was rotated and ends at {0}; its end can only come sooner")]
+    LaterThanOverlap(String),
 }
 
 impl Rules {
@@ -99,7 +147,10 @@ impl Rules {
             return Err(RuleError::Missing(Required::Expiry));
         }
         let expires_at = wanted.expires.map(|text| expiry(&text, now_ms)).transpose()?;
-        Ok(Settled { name: wanted.name, business: wanted.business, user: wanted.user, scopes, expires_at })
+        let limits = self.settle_limits(change::Holder::Key, wanted.limits)?;
+        let allow_addresses = wanted.allow_addresses.map(|texts| change::networks(&texts)).transpose()?;
+        let Wanted { name, business, user, .. } = wanted;
+        Ok(Settled { name, business, user, scopes, expires_at, limits, allow_addresses })
     }
 
     /// The scopes asked for, each once and known, or the default ones.
@@ -136,18 +187,8 @@ impl Rules {
     }
 
     fn advice(&self, scope: &str) -> String {
-        let mut near: Vec<(usize, &String)> =
-            self.known_scopes.iter().map(|known| (distance(scope, known), known)).collect();
-        near.sort();
-        near.dedup();
-        near.retain(|(distance, known)| *distance <= (known.len() / 3).clamp(1, 4));
-        match near.as_slice() {
-            [] => format!("known scopes: {}", self.listed()),
-            near => {
-                let names: Vec<_> = near.iter().take(3).map(|(_, known)| format!("`{known}`")).collect();
-                format!("did you mean {}?", names.join(" or "))
-            }
-        }
+        let known = self.known_scopes.iter().map(String::as_str);
+        near_misses(scope, known).unwrap_or_else(|| format!("known scopes: {}", self.listed()))
     }
 
     fn listed(&self) -> String {
@@ -219,7 +260,7 @@ pub fn expiry(text: &str, now_ms: u64) -> Result<u64, RuleError> {
     Ok(at)
 }
 
-fn duration_ms(text: &str) -> Option<u64> {
+pub(super) fn duration_ms(text: &str) -> Option<u64> {
     let unit_ms: u64 = match text.as_bytes().last()? {
         b's' => 1000,
         b'm' => 60_000,
@@ -234,7 +275,17 @@ fn duration_ms(text: &str) -> Option<u64> {
     amount.parse::<u64>().ok()?.checked_mul(unit_ms)
 }
 
-fn check_id(what: Required, id: Option<&str>) -> Result<(), RuleError> {
+/// `did you mean `a` or `b`?`: the known names that differ by a slip, the closest first.
+pub(super) fn near_misses<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
+    let mut near: Vec<(usize, &str)> = known.map(|known| (distance(name, known), known)).collect();
+    near.sort_unstable();
+    near.dedup();
+    near.retain(|(distance, known)| *distance <= (known.len() / 3).clamp(1, 4));
+    let names: Vec<_> = near.iter().take(3).map(|(_, known)| format!("`{known}`")).collect();
+    (!names.is_empty()).then(|| format!("did you mean {}?", names.join(" or ")))
+}
+
+pub fn check_id(what: Required, id: Option<&str>) -> Result<(), RuleError> {
     match id {
         Some(id) if !is_id(id) => Err(RuleError::BadId { what, id: id.to_owned() }),
         Some(_) | None => Ok(()),
@@ -265,7 +316,7 @@ mod tests {
 
     fn rules(require: &[Required]) -> Rules {
         let known = ["contacts:read", "contacts:write", "calls:read"].map(str::to_owned).to_vec();
-        Rules { require: require.to_vec(), default_scopes: Vec::new(), known_scopes: known }
+        Rules { require: require.to_vec(), known_scopes: known, ..Rules::default() }
     }
 
     fn wanted() -> Wanted {

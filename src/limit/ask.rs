@@ -12,8 +12,9 @@ use super::{Algorithm, Windows};
 /// What one request asks, all or nothing. `n` identical requests may ask at once; they are granted in order of arrival.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
-    /// One ask per slot. A single node answers them in one step; a cluster goes ask by ask.
-    pub asks: Vec<Ask>,
+    /// One ask per slot. A single node answers them in one step; a cluster goes ask by ask. Shared, since one caller mostly
+    /// asks the same over and over: then neither naming nor comparing it costs anything.
+    pub asks: Arc<[Ask]>,
     /// What each of the `n` takes from every bucket. 0 takes nothing and is always granted: it reads.
     pub cost: u64,
     pub n: u32,

@@ -56,7 +56,7 @@ mod tests {
         let first = bucket("count:a:x", algorithms.0, format!("{}/3s, {}/10s", limits.0, limits.1));
         let second = bucket("count:b:y", algorithms.1, format!("{}/7s", limits.1));
         let ask = |bucket| Ask { buckets: vec![bucket], ..Ask::default() };
-        Question { asks: vec![ask(first), ask(second)], cost, n: 1 }
+        Question { asks: [ask(first), ask(second)].into(), cost, n: 1 }
     }
 
     /// Counts in these buckets, one for each that the question names.

@@ -1,37 +1,74 @@
 //! The accept loop: each connection goes to the worker with the fewest. It survives whatever `accept` says.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
 use super::drain::Watch;
+use super::refusal::Refusal;
+use super::settings::Settings;
 use super::worker::{Accepted, Worker};
 use crate::observe::Metrics;
 
 /// How long to leave `accept` alone when descriptors or memory have run out: connections that end give some back.
 const EXHAUSTED: Duration = Duration::from_millis(50);
 
-/// Accepts until draining closes; past `most` open connections a new one is closed at once.
-pub async fn run(listener: TcpListener, workers: Arc<[Worker]>, most: usize, metrics: Arc<Metrics>, mut drain: Watch) {
+/// More do not wait to be accepted (`net.core.somaxconn` as Linux has it); those who come while others are accepted are too late.
+const BACKLOG: usize = 4096;
+
+/// How many connections there is room for, and how the others are refused. A reload may change it.
+#[derive(Debug)]
+pub struct Room {
+    most: AtomicUsize,
+    tls: AtomicBool,
+}
+
+impl Room {
+    pub fn new(settings: &Settings) -> Self {
+        let room = Self { most: AtomicUsize::default(), tls: AtomicBool::default() };
+        room.follow(settings);
+        room
+    }
+
+    pub fn follow(&self, settings: &Settings) {
+        self.most.store(settings.bounds.connections, Ordering::Relaxed);
+        self.tls.store(settings.tls.is_some(), Ordering::Relaxed);
+    }
+}
+
+/// Accepts until draining closes; a connection for which there is no room is refused.
+pub async fn run(
+    listener: TcpListener,
+    workers: Arc<[Worker]>,
+    room: Arc<Room>,
+    metrics: Arc<Metrics>,
+    mut drain: Watch,
+) {
+    let refusal = Refusal::default();
+    let give = |stream: TcpStream, peer: SocketAddr| {
+        if workers.iter().map(Worker::open).sum::<usize>() >= room.most.load(Ordering::Relaxed) {
+            refusal.refuse(stream, room.tls.load(Ordering::Relaxed));
+            return;
+        }
+        if let (Some(worker), Ok(stream)) = (workers.iter().min_by_key(|worker| worker.open()), stream.into_std()) {
+            worker.give(Accepted { stream, peer: peer.ip(), counted: metrics.connection() });
+        }
+    };
     let mut exhausted = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = drain.closing() => return,
+            () = drain.closing() => break,
         };
         match accepted {
             Ok((stream, peer)) => {
                 exhausted = false;
-                if workers.iter().map(Worker::open).sum::<usize>() >= most {
-                    continue;
-                }
-                let Some(worker) = workers.iter().min_by_key(|worker| worker.open()) else { return };
-                if let Ok(stream) = stream.into_std() {
-                    worker.give(Accepted { stream, peer: peer.ip(), counted: metrics.connection() });
-                }
+                give(stream, peer);
             }
             Err(error) if is_the_connections_own(&error) => {}
             Err(error) => {
@@ -40,6 +77,19 @@ pub async fn run(listener: TcpListener, workers: Arc<[Worker]>, most: usize, met
                 }
                 tokio::time::sleep(EXHAUSTED).await;
             }
+        }
+    }
+    connected_already(listener, give);
+}
+
+/// Those who have connected are served: closing the listener would reset them.
+fn connected_already(listener: TcpListener, give: impl Fn(TcpStream, SocketAddr)) {
+    let Ok(listener) = listener.into_std() else { return };
+    for _ in 0..BACKLOG {
+        let Ok((stream, peer)) = listener.accept() else { return };
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = stream {
+            give(stream, peer);
         }
     }
 }

@@ -1,74 +1,94 @@
-//! One client connection from its first byte to its last: TLS, then HTTP/1.1 or HTTP/2, each wait bounded.
+//! One client connection from its first byte to its last: the PROXY protocol, TLS, then HTTP/1.1 or HTTP/2, each wait bounded.
+//!
+//! hyper speaks HTTP; whatever may take long is looked at by `watch`. An HTTP/1.1 connection that is idle is parked: hyper's
+//! part of it is taken down, buffers and all, and set up again at the next byte.
 
-use std::future::Future;
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use http::Request;
+use bytes::Bytes;
+use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::debug;
 
-use super::client_addr;
 use super::drain::Watch;
-use super::heartbeat::Heartbeat;
-use super::settings::Settings;
+use super::live::Live;
+use super::paced::Paced;
+use super::proxy_protocol;
+use super::serving::{self, Departing, Line, Peer};
+use super::settings::{Bounds, Settings};
+use super::streams::Streams;
 use super::tls::Acceptor;
+use super::watch::{Look, Wait, tick};
 use crate::proxy::Service;
-use crate::proxy::arrival::{Address, Arrival};
+use crate::proxy::arrival::Address;
+use crate::proxy::arriving::Exchange;
 use crate::proxy::upgrade::Upgraded;
 
 /// The connection preface (RFC 9113 §3.4); no HTTP/1.1 request begins like it. It is waited for whole, since nothing bounds
 /// the wait for its rest once the connection is hyper's.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How often a client that sends its preface byte by byte is looked at again.
-const TRICKLE: Duration = Duration::from_millis(5);
+pub const TRICKLE: Duration = Duration::from_millis(5);
+/// How long an HTTP/1.1 connection has nothing to do before it is parked. Setting it up again costs about as much as reading
+/// a request, so that one which asks ten times a second pays nothing worth mentioning.
+const PARK_AFTER: Duration = Duration::from_millis(100);
 
-/// Bounds on one HTTP/2 connection (YARDSTICK: rapid reset CVE-2023-44487, server-induced reset CVE-2025-8671, header floods).
-const H2_HEADER_BYTES: u32 = 16 * 1024;
-const H2_STREAM_WINDOW: u32 = 64 * 1024;
-const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
-const H2_PING: Duration = Duration::from_secs(30);
-const H2_PING_ANSWER: Duration = Duration::from_secs(10);
-const H2_PENDING_RESETS: usize = 20;
-const H2_LOCAL_RESETS: usize = 256;
+/// How long an idle HTTP/1.1 connection stays when draining closes: a client that is about to ask gets its answer, which tells
+/// it to connect elsewhere, instead of a connection that closes under its request.
+const H1_LINGER: Duration = Duration::from_millis(500);
 
-/// What every connection of a worker shares.
+/// What requests are served by.
 pub struct Context {
     pub service: Service,
     pub settings: Arc<Settings>,
     pub tls: Option<Acceptor>,
-    pub heartbeat: Heartbeat,
 }
 
 /// Serves the connection until it ends, or until draining ends it.
-pub async fn serve(context: Rc<Context>, stream: TcpStream, peer: IpAddr, drain: Watch) {
-    if let Err(error) = connected(&context, stream, peer, drain).await {
+pub async fn serve(live: Rc<Live>, stream: TcpStream, peer: IpAddr, drain: Watch) {
+    if let Err(error) = connected(&live, stream, peer, drain).await {
         // Clients come and go; that is no event for an operator.
         debug!(%peer, %error, "a connection ended");
     }
 }
 
-async fn connected(context: &Rc<Context>, stream: TcpStream, peer: IpAddr, drain: Watch) -> io::Result<()> {
+async fn connected(live: &Rc<Live>, mut stream: TcpStream, peer: IpAddr, drain: Watch) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let bounds = &context.settings.bounds;
-    match &context.tls {
+    // Of the context only these are held: the rest may be replaced while the connection is open.
+    let (settings, tls) = (live.now().settings.clone(), live.now().tls.clone());
+    let bounds = &settings.bounds;
+    let ip = match settings.proxy_protocol {
+        false => peer,
+        true => {
+            let read = proxy_protocol::read(&mut stream, peer, &settings.trusted_proxies);
+            timed(bounds.header_read, read).await?
+        }
+    };
+    let address = Address::from(ip);
+    match tls {
         None => {
             let h2 = timed(bounds.header_read, speaks_h2(&stream, bounds.header_read)).await?;
-            http(context, stream, peer, false, h2, drain).await
+            http(live, settings, stream, Peer { address, secure: false }, h2, drain).await
         }
         Some(acceptor) => {
-            let (stream, h2) = timed(bounds.handshake, acceptor.accept(stream)).await?;
-            http(context, stream, peer, true, h2, drain).await
+            // Boxed, as what follows: a connection that is parked holds no room for what is past.
+            let (stream, h2) = timed(bounds.handshake, Box::pin(acceptor.accept(stream))).await?;
+            http(live, settings, stream, Peer { address, secure: true }, h2, drain).await
         }
     }
 }
@@ -96,98 +116,207 @@ async fn speaks_h2(stream: &TcpStream, patience: Duration) -> io::Result<bool> {
     }
 }
 
-async fn http<S>(context: &Rc<Context>, stream: S, peer: IpAddr, secure: bool, h2: bool, drain: Watch) -> io::Result<()>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let answered = context.clone();
-    let peer = Address::from(peer);
-    let upgraded = Upgraded::default();
-    let tunnel = upgraded.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        let context = answered.clone();
-        context.heartbeat.keep();
-        let arrival = arrival(&context.settings, &request, &peer, secure, &upgraded);
-        // Boxed, so that a connection that waits for its next request holds no room for the whole way of one.
-        Box::pin(async move { Ok::<_, std::convert::Infallible>(context.service.handle(request, arrival).await) })
-    });
-    let io = TokioIo::new(stream);
-    let result = if h2 {
-        let connection = http2_builder(&context.settings).serve_connection(io, service);
-        gently(connection, drain, |connection| connection.graceful_shutdown()).await
-    } else {
-        let connection = http1_builder(&context.settings).serve_connection(io, service).with_upgrades();
-        gently(connection, drain, |connection| connection.graceful_shutdown()).await
-    };
-    result.map_err(io::Error::other)?;
-    tunnel.serve().await;
-    Ok(())
-}
-
-fn arrival(
-    settings: &Settings,
-    request: &Request<Incoming>,
-    peer: &Address,
-    secure: bool,
-    upgraded: &Upgraded,
-) -> Arrival {
-    let trusted = client_addr::is_trusted(peer.ip(), &settings.trusted_proxies);
-    let client = if trusted {
-        client_addr::of(peer.ip(), request.headers(), &settings.trusted_proxies).into()
-    } else {
-        peer.clone()
-    };
-    Arrival { peer: peer.clone(), client, trusted, secure, upgraded: upgraded.clone() }
-}
-
-/// Drives a connection; once draining closes, `shut_down` lets it end after what is in flight.
-async fn gently<C: Future>(
-    connection: C,
+async fn http<S>(
+    live: &Rc<Live>,
+    settings: Arc<Settings>,
+    stream: S,
+    peer: Peer,
+    h2: bool,
     mut drain: Watch,
-    shut_down: impl FnOnce(std::pin::Pin<&mut C>),
-) -> C::Output {
-    let mut connection = pin!(connection);
-    tokio::select! {
-        ended = &mut connection => return ended,
-        () = drain.closing() => {}
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let stream = Paced::new(stream);
+    if h2 {
+        return Box::pin(http2(live, &settings.bounds, stream, peer, drain)).await;
     }
-    shut_down(connection.as_mut());
-    connection.await
+    let requests = Rc::new(Cell::new(0));
+    let mut parked = stream;
+    loop {
+        match Box::pin(http1(live, &settings.bounds, parked, &peer, &requests, &mut drain)).await? {
+            None => return Ok(()),
+            Some(stream) => parked = stream,
+        }
+        let bounds = &settings.bounds;
+        let patience = if requests.get() == 0 { bounds.header_read } else { bounds.idle };
+        if !wakes(&mut parked, patience, &mut drain).await? {
+            return timed(bounds.handshake, parked.shutdown()).await;
+        }
+    }
 }
 
-fn http1_builder(settings: &Settings) -> http1::Builder {
-    let bounds = &settings.bounds;
+/// Waits for a parked connection's next byte; says whether one came.
+async fn wakes<S>(parked: &mut Paced<S>, patience: Duration, drain: &mut Watch) -> io::Result<bool>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut first = [0];
+    let read = tokio::select! {
+        read = timeout(patience, parked.read(&mut first)) => read,
+        () = lingered(drain) => return Ok(false),
+    };
+    let Ok(length) = read else { return Ok(false) };
+    if length? == 0 {
+        return Ok(false);
+    }
+    parked.put_back(Bytes::copy_from_slice(&first));
+    Ok(true)
+}
+
+/// Resolves when idle HTTP/1.1 connections are to end.
+async fn lingered(drain: &mut Watch) {
+    drain.closing().await;
+    sleep(H1_LINGER).await;
+}
+
+/// Serves requests until there is none for a while, which gives the connection back, or until the connection ends.
+async fn http1<S>(
+    live: &Rc<Live>,
+    bounds: &Bounds,
+    stream: Paced<S>,
+    peer: &Peer,
+    requests: &Rc<Cell<u32>>,
+    drain: &mut Watch,
+) -> io::Result<Option<Paced<S>>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (exchange, pulse) = (Rc::new(RefCell::new(Arc::new(Exchange::default()))), stream.pulse.clone());
+    let busy = Rc::new(Cell::new(false));
+    let upgraded = Upgraded::default();
+    let line = Line::H1 {
+        exchange: exchange.clone(),
+        pulse: pulse.clone(),
+        busy: busy.clone(),
+        requests: requests.clone(),
+        upgraded: upgraded.clone(),
+    };
+    let mut connection = http1_builder(bounds)
+        .serve_connection(TokioIo::new(stream), service(live.clone(), peer.clone(), line))
+        .with_upgrades();
+    let mut closing = pin!(lingered(drain));
+    let mut look_again = pin!(sleep(PARK_AFTER));
+    let (mut look, mut leaving) = (Look::begin(), false);
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut connection => {
+                ended.map_err(io::Error::other)?;
+                upgraded.serve().await;
+                return Ok(None);
+            }
+            () = &mut closing, if !leaving => {
+                leaving = true;
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+            }
+            () = &mut look_again => {
+                let (now, seen) = (Instant::now(), Wait::of_connection(&pulse, &exchange.borrow(), busy.get(), requests.get()));
+                match (seen.0, look.again(now, seen.0, seen.1)) {
+                    (Wait::Request, waited) if waited >= PARK_AFTER && !leaving => break,
+                    (wait, waited) if waited >= wait.patience(bounds) => return Err(io::ErrorKind::TimedOut.into()),
+                    (Wait::Request, _) => look_again.as_mut().reset(now + PARK_AFTER),
+                    _ => look_again.as_mut().reset(now + tick(bounds)),
+                }
+            }
+        }
+    }
+    // Between two requests it has not been upgraded.
+    let Some(parts) = connection.into_parts() else { return Ok(None) };
+    let mut stream = parts.io.into_inner();
+    stream.put_back(parts.read_buf);
+    Ok(Some(stream))
+}
+
+async fn http2<S>(live: &Rc<Live>, bounds: &Bounds, stream: Paced<S>, peer: Peer, mut drain: Watch) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let pulse = stream.pulse.clone();
+    let streams = Streams::default();
+    let builder = http2_builder(bounds, streams.clone());
+    let service = service(live.clone(), peer, Line::H2(streams.clone()));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut closing = pin!(drain.closing());
+    let mut look_again = pin!(sleep(tick(bounds)));
+    let (mut look, mut leaving) = (Look::begin(), false);
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut connection => return ended.map_err(io::Error::other),
+            () = streams.abused() => {
+                connection.as_mut().graceful_shutdown();
+                // Whatever can be said is said; what is under way ends with the connection.
+                let _ = poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await;
+                streams.end();
+                return Err(io::Error::other("the client gave up too many streams"));
+            }
+            () = &mut closing, if !leaving => {
+                leaving = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = &mut look_again => {
+                let now = Instant::now();
+                streams.look(now, bounds);
+                let (wait, progress) = if pulse.is_blocked() { (Wait::Taking, pulse.written()) } else { streams.wait() };
+                let (waited, patience) = (look.again(now, wait, progress), wait.patience(bounds));
+                // What an idle connection has still to send could keep it open for ever.
+                let over = if wait == Wait::Request { patience.saturating_add(bounds.body_idle) } else { patience };
+                if waited >= over {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                if waited >= patience && !leaving {
+                    leaving = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                look_again.as_mut().reset(now + tick(bounds));
+            }
+        }
+    }
+}
+
+/// What hyper calls for each request.
+fn service(
+    live: Rc<Live>,
+    peer: Peer,
+    line: Line,
+) -> impl HttpService<Incoming, ResBody = Departing, Error = Infallible, Future: 'static> + Unpin {
+    service_fn(move |request: Request<Incoming>| {
+        // At once: the stream's task is asked for right after.
+        let underway = line.begin(&request);
+        live.heartbeat.keep();
+        let (live, peer) = (live.clone(), peer.clone());
+        // Boxed, so that a connection that waits for its next request holds no room for the whole way of one.
+        Box::pin(async move {
+            let response: Response<Departing> = serving::answer(&live, request, peer, underway).await;
+            Ok::<_, Infallible>(response)
+        })
+    })
+}
+
+fn http1_builder(bounds: &Bounds) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(bounds.header_read)
+        // Its timer would begin with the idle time before a request, and is set anew for each.
+        .header_read_timeout(None)
         .max_headers(bounds.headers)
         // Twice what is allowed, so that a request that is somewhat too large gets an answer that says so.
-        .max_buf_size(2 * bounds.header_bytes.max(8 * 1024));
+        .max_buf_size(2 * bounds.header_bytes);
     builder
 }
 
-fn http2_builder(settings: &Settings) -> http2::Builder<OnThisWorker> {
-    let mut builder = http2::Builder::new(OnThisWorker);
+fn http2_builder(bounds: &Bounds, streams: Streams) -> http2::Builder<Streams> {
+    let bounds = &bounds.h2;
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
-        .max_concurrent_streams(settings.bounds.h2_streams)
-        .max_header_list_size(H2_HEADER_BYTES)
-        .initial_stream_window_size(H2_STREAM_WINDOW)
-        .initial_connection_window_size(H2_CONNECTION_WINDOW)
-        .keep_alive_interval(H2_PING)
-        .keep_alive_timeout(H2_PING_ANSWER)
-        .max_pending_accept_reset_streams(H2_PENDING_RESETS)
-        .max_local_error_reset_streams(H2_LOCAL_RESETS);
+        .max_concurrent_streams(bounds.streams)
+        .max_header_list_size(bounds.header_bytes)
+        .initial_stream_window_size(bounds.stream_window)
+        .initial_connection_window_size(bounds.connection_window)
+        .keep_alive_interval(bounds.ping)
+        .keep_alive_timeout(bounds.ping_answer)
+        .max_pending_accept_reset_streams(bounds.pending_resets)
+        .max_local_error_reset_streams(bounds.local_resets);
     builder
-}
-
-/// Streams of a connection stay on its worker's thread, so that nothing on the way of a request needs a lock.
-#[derive(Debug, Clone, Copy)]
-struct OnThisWorker;
-
-impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisWorker {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
 }

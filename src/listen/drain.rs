@@ -45,6 +45,11 @@ impl Watch {
         *self.0.borrow() == Stage::Serving
     }
 
+    /// Resolves once the process is to end.
+    pub async fn leaving(&mut self) {
+        let _ = self.0.wait_for(|stage| *stage >= Stage::Leaving).await;
+    }
+
     /// Resolves once no new work is to begin.
     pub async fn closing(&mut self) {
         // Without a signal nobody is left who could want more of this process.

@@ -1,13 +1,24 @@
 //! Client connections: accepted in one place, served by the worker with the fewest, ended gently.
 //!
 //! `accept` takes them in, `worker` is a thread with its own runtime, gate and upstream pools, `connection` speaks TLS and
-//! HTTP on one of them, `client_addr` says whom it speaks for, `drain` ends them. `heartbeat` keeps timers cheap.
+//! HTTP on one of them, `client_addr` says whom it speaks for, `live` is what requests are served by now, `drain` ends them.
+//! A connection's own rooms: `proxy_protocol` reads who is behind a balancer, `paced` is its bytes, `watch` says how long a client
+//! may take, `serving` has one request, `streams` those of HTTP/2. `refusal` and `descriptors` are for when there is no more room,
+//! `heartbeat` keeps timers cheap.
 
 pub mod accept;
 pub mod client_addr;
 pub mod connection;
+pub mod descriptors;
 pub mod drain;
 pub mod heartbeat;
+pub mod live;
+pub mod paced;
+pub mod proxy_protocol;
+pub mod refusal;
+pub mod serving;
 pub mod settings;
+pub mod streams;
 pub mod tls;
+pub mod watch;
 pub mod worker;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     pub address: SocketAddr,
     /// Absent: plain text.
@@ -14,6 +14,8 @@ pub struct Settings {
     /// Whose `X-Forwarded-For` names the client.
     pub trusted_proxies: Vec<IpNet>,
     pub bounds: Bounds,
+    /// Whether each connection begins with a PROXY protocol header.
+    pub proxy_protocol: bool,
     pub drain: Drain,
     /// Threads that serve requests.
     pub workers: usize,
@@ -23,6 +25,8 @@ pub struct Settings {
 pub struct Tls {
     /// PEM files; the first pair is the default, others are chosen by SNI. Never empty.
     pub certificates: Vec<CertificateFiles>,
+    /// PEM file of the authorities that clients' certificates must come from; absent: clients need none.
+    pub client_ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -41,7 +45,33 @@ pub struct Bounds {
     pub header_bytes: usize,
     /// Header fields of one request.
     pub headers: usize,
-    pub h2_streams: u32,
+    /// How long a connection may be without a request.
+    pub idle: Duration,
+    /// How long a client may pause within a request's body, and within taking an answer.
+    pub body_idle: Duration,
+    /// How long an answer that has begun may go without a frame in either direction.
+    pub stream_idle: Duration,
+    /// Requests served at once, by all workers together.
+    pub in_flight: usize,
+    pub h2: H2Bounds,
+}
+
+/// What HTTP/2 has of its own.
+#[derive(Debug, Clone)]
+pub struct H2Bounds {
+    /// Open at once on one connection.
+    pub streams: u32,
+    /// All header fields of one request, as RFC 9113 §6.5.2 counts them.
+    pub header_bytes: u32,
+    pub stream_window: u32,
+    pub connection_window: u32,
+    /// Streams that the client reset before they were looked at (rapid reset, CVE-2023-44487).
+    pub pending_resets: usize,
+    /// Streams that the client made us reset (CVE-2025-8671).
+    pub local_resets: usize,
+    /// How long a connection may be silent before it is asked whether it lives, and how long it may take to answer.
+    pub ping: Duration,
+    pub ping_answer: Duration,
 }
 
 /// What happens between SIGTERM and the exit.

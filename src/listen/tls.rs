@@ -1,15 +1,21 @@
-//! TLS towards the client: 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN, a certificate by SNI, the first pair by default.
+//! TLS towards the client: 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN, a certificate by SNI, the first pair by default; where
+//! authorities are named, only clients with a certificate of theirs get through the handshake.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, VerifierBuilderError,
+    WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -30,18 +36,53 @@ pub enum TlsError {
     Nameless(String),
     #[error("{cert}: {error}; it must be an X.509 certificate for a server")]
     Certificate { cert: String, error: webpki::Error },
+    #[error("{file}: {error}; it must hold the authorities that clients' certificates come from")]
+    ClientCa { file: String, error: VerifierBuilderError },
+    #[error("{file}: {error}; every certificate in it must be an authority's")]
+    Authority { file: String, error: rustls::Error },
     #[error("{0}")]
     Tls(#[from] rustls::Error),
 }
 
 /// Takes the handshake of a new connection.
 #[derive(Clone)]
-pub struct Acceptor(TlsAcceptor);
+pub struct Acceptor {
+    tls: TlsAcceptor,
+    /// Shared by all workers and kept at reloads, so that a session can be resumed on any connection. The keys are replaced
+    /// every six hours, and no ticket lives longer than twelve.
+    tickets: Arc<dyn ProducesTickets>,
+    certificates: Arc<[Certificate]>,
+}
+
+/// A certificate that is in use, as operators watch it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    pub file: String,
+    /// Its end, in seconds since the Unix epoch.
+    pub not_after: u64,
+}
 
 impl Acceptor {
     /// Reads every certificate and key: all are good or none is used.
     pub fn new(settings: &Tls) -> Result<Self, TlsError> {
-        server_config(settings).map(|config| Self(TlsAcceptor::from(config)))
+        Self::with_tickets(settings, aws_lc_rs::Ticketer::new()?)
+    }
+
+    /// The same after a reload: sessions from before can be resumed.
+    pub fn renewed(&self, settings: &Tls) -> Result<Self, TlsError> {
+        Self::with_tickets(settings, self.tickets.clone())
+    }
+
+    fn with_tickets(settings: &Tls, tickets: Arc<dyn ProducesTickets>) -> Result<Self, TlsError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let named = ByName::load(&settings.certificates, &provider)?;
+        let certificates = named.certificates(&settings.certificates)?;
+        let config = server_config(named, settings.client_ca.as_deref(), provider, tickets.clone())?;
+        Ok(Self { tls: TlsAcceptor::from(Arc::new(config)), tickets, certificates })
+    }
+
+    pub fn certificates(&self) -> &[Certificate] {
+        &self.certificates
     }
 
     /// The stream in clear, and whether HTTP/2 was agreed on.
@@ -49,21 +90,49 @@ impl Acceptor {
         &self,
         stream: TcpStream,
     ) -> io::Result<(impl AsyncRead + AsyncWrite + Unpin + Send + use<>, bool)> {
-        let stream = self.0.accept(stream).await?;
+        let stream = self.tls.accept(stream).await?;
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         Ok((stream, h2))
     }
 }
 
-fn server_config(settings: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let certificates = ByName::load(&settings.certificates, &provider)?;
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(certificates));
+fn server_config(
+    certificates: ByName,
+    client_ca: Option<&Path>,
+    provider: Arc<CryptoProvider>,
+    tickets: Arc<dyn ProducesTickets>,
+) -> Result<ServerConfig, TlsError> {
+    let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let mut config = match client_ca {
+        None => {
+            let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(certificates));
+            config.ticketer = tickets;
+            config
+        }
+        Some(file) => {
+            let verifier = client_verifier(file, provider)?;
+            let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(certificates));
+            // A resumed session is not asked for its certificate again: one that has ended, or whose authority is no longer
+            // trusted, would go on. So every connection proves itself.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+            config
+        }
+    };
+    // Every suite is a good one; of those the server's order holds, as scanners ask for.
+    config.ignore_client_order = true;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(config)
+}
+
+fn client_verifier(file: &Path, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let name = || file.display().to_string();
+    let mut roots = RootCertStore::empty();
+    for authority in chain(file)? {
+        roots.add(authority).map_err(|error| TlsError::Authority { file: name(), error })?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    verifier.map_err(|error| TlsError::ClientCa { file: name(), error })
 }
 
 /// The certificate whose names hold the SNI, else the first.
@@ -84,6 +153,14 @@ impl ByName {
             named.push((names, Arc::new(key)));
         }
         Ok(Self { named })
+    }
+
+    fn certificates(&self, files: &[CertificateFiles]) -> Result<Arc<[Certificate]>, TlsError> {
+        let certificates = self.named.iter().zip(files).map(|((_, key), files)| {
+            let not_after = not_after(&leaf(key, files)?);
+            Ok(Certificate { file: files.cert.display().to_string(), not_after })
+        });
+        certificates.collect()
     }
 }
 
@@ -107,30 +184,46 @@ fn matches(name: &str, asked: &str) -> bool {
 }
 
 fn dns_names(key: &CertifiedKey, files: &CertificateFiles) -> Result<Vec<String>, TlsError> {
-    let unreadable = |error: webpki::Error| TlsError::Certificate { cert: files.cert.display().to_string(), error };
-    let leaf = key.cert.first().ok_or_else(|| TlsError::Empty(files.cert.display().to_string()))?;
-    let parsed = webpki::EndEntityCert::try_from(leaf).map_err(unreadable)?;
-    Ok(parsed.valid_dns_names().map(str::to_owned).collect())
+    Ok(leaf(key, files)?.valid_dns_names().map(str::to_owned).collect())
+}
+
+fn leaf<'k>(key: &'k CertifiedKey, files: &CertificateFiles) -> Result<webpki::EndEntityCert<'k>, TlsError> {
+    let cert = || files.cert.display().to_string();
+    let first = key.cert.first().ok_or_else(|| TlsError::Empty(cert()))?;
+    webpki::EndEntityCert::try_from(first).map_err(|error| TlsError::Certificate { cert: cert(), error })
+}
+
+/// When a certificate ends. `webpki` tells it only to whom it refuses: so it is asked at the end of all time, and looks at the
+/// certificate's own dates before anything else.
+fn not_after(leaf: &webpki::EndEntityCert<'_>) -> u64 {
+    let never = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
+    let usage = webpki::KeyUsage::server_auth();
+    match leaf.verify_for_usage(&[], &[], &[], never, usage, None, None) {
+        Err(webpki::Error::CertExpired { not_after, .. }) => not_after.as_secs(),
+        // It ends beyond what can be told.
+        _ => u64::MAX,
+    }
 }
 
 fn certified_key(files: &CertificateFiles, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
-    let pem = |file: &Path| {
-        let file = file.display().to_string();
-        move |error| TlsError::Pem { file, error }
-    };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.cert)
-        .map_err(pem(&files.cert))?
-        .collect::<Result<_, _>>()
-        .map_err(pem(&files.cert))?;
-    if chain.is_empty() {
-        return Err(TlsError::Empty(files.cert.display().to_string()));
-    }
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(pem(&files.key))?;
+    let chain = chain(&files.cert)?;
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|error| TlsError::Pem { file: files.key.display().to_string(), error })?;
     CertifiedKey::from_der(chain, key, provider).map_err(|error| TlsError::Pair {
         cert: files.cert.display().to_string(),
         key: files.key.display().to_string(),
         error,
     })
+}
+
+/// Every certificate in a PEM file, which holds one at the least.
+fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem = |error| TlsError::Pem { file: file.display().to_string(), error };
+    let chain: Vec<_> = CertificateDer::pem_file_iter(file).map_err(pem)?.collect::<Result<_, _>>().map_err(pem)?;
+    if chain.is_empty() {
+        return Err(TlsError::Empty(file.display().to_string()));
+    }
+    Ok(chain)
 }
 
 #[cfg(test)]

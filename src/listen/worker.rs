@@ -11,11 +11,13 @@ use std::thread::JoinHandle;
 
 use tokio::runtime::{self, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tracing::error;
 
 use super::connection::{self, Context};
 use super::drain::Watch;
+use super::live::Live;
 use crate::observe::metrics::Counted;
 
 /// A connection on its way to a worker. Bounded by the number of open connections, so the queue needs no bound of its own.
@@ -25,9 +27,22 @@ pub struct Accepted {
     pub counted: Counted,
 }
 
-/// A thread that serves, as the accept loop sees it.
+/// What is done on the worker's thread at a reload: what it serves by from now on, made of what it served by before.
+pub type Renewal = Box<dyn FnOnce(&Context) -> Context + Send>;
+
+/// What a worker is told; done in the order in which it was said.
+enum Order {
+    Serve(Accepted),
+    Renew(Renewal, oneshot::Sender<()>),
+    /// To be answered at once, by a worker that is well.
+    Respond(oneshot::Sender<()>),
+    /// No connection follows: the thread ends with the last one that is open.
+    End,
+}
+
+/// A thread that serves, as the accept loop and the process see it.
 pub struct Worker {
-    queue: UnboundedSender<Accepted>,
+    orders: UnboundedSender<Order>,
     open: Arc<AtomicUsize>,
     thread: JoinHandle<()>,
 }
@@ -38,7 +53,7 @@ impl Worker {
     where
         F: FnOnce() -> Context + Send + 'static,
     {
-        let (queue, accepted) = unbounded_channel();
+        let (orders, told_to) = unbounded_channel();
         let open = Arc::new(AtomicUsize::new(0));
         let (tell, told) = mpsc::channel();
         let counter = open.clone();
@@ -48,15 +63,15 @@ impl Worker {
             match runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
                 Err(error) => drop(tell.send(Err(error))),
                 Ok(runtime) => runtime.block_on(async move {
-                    let context = Rc::new(context());
+                    let serving = Serving { live: Rc::new(Live::new(context())), open: counter, drain };
                     let _ = tell.send(Ok(()));
-                    serve(context, accepted, &counter, drain).await;
+                    serving.run(told_to).await;
                 }),
             }
         };
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
         told.recv().unwrap_or_else(|_| Err(io::Error::other("the worker ended before it served")))?;
-        Ok(Self { queue, open, thread })
+        Ok(Self { orders, open, thread })
     }
 
     pub fn open(&self) -> usize {
@@ -66,10 +81,29 @@ impl Worker {
     /// Gives the worker a connection; it counts at once, so that a burst spreads.
     pub fn give(&self, accepted: Accepted) {
         self.open.fetch_add(1, Ordering::Relaxed);
-        if self.queue.send(accepted).is_err() {
+        if self.orders.send(Order::Serve(accepted)).is_err() {
             self.open.fetch_sub(1, Ordering::Relaxed);
             error!("a worker is gone; its connection was dropped");
         }
+    }
+
+    /// Every request that begins after this has resolved is served by what `renewal` made. An error: the worker has ended.
+    pub fn renew(&self, renewal: Renewal) -> oneshot::Receiver<()> {
+        let (done, when_done) = oneshot::channel();
+        let _ = self.orders.send(Order::Renew(renewal, done));
+        when_done
+    }
+
+    /// Resolves when the worker comes round to it. An error: the worker has ended.
+    pub fn responds(&self) -> oneshot::Receiver<()> {
+        let (here, when_here) = oneshot::channel();
+        let _ = self.orders.send(Order::Respond(here));
+        when_here
+    }
+
+    /// No connection will be given any more.
+    pub fn end(&self) {
+        let _ = self.orders.send(Order::End);
     }
 
     /// Whether the thread has ended, which it does only after draining.
@@ -78,26 +112,50 @@ impl Worker {
     }
 }
 
-/// Takes connections until draining closes, then waits for those that are open.
-async fn serve(context: Rc<Context>, mut accepted: UnboundedReceiver<Accepted>, open: &Arc<AtomicUsize>, drain: Watch) {
-    let mut connections = JoinSet::new();
-    let mut closing = drain.clone();
-    loop {
-        let next = tokio::select! {
-            next = accepted.recv() => next,
-            () = closing.closing() => None,
-            Some(_) = connections.join_next() => continue,
-        };
-        let Some(Accepted { stream, peer, counted }) = next else { break };
-        let one = Open(open.clone());
-        let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { continue };
-        let (context, drain) = (context.clone(), drain.clone());
+/// The worker's own side.
+struct Serving {
+    live: Rc<Live>,
+    open: Arc<AtomicUsize>,
+    drain: Watch,
+}
+
+impl Serving {
+    /// Does what it is told until no connection follows and none is left.
+    async fn run(self, mut orders: UnboundedReceiver<Order>) {
+        let mut connections = JoinSet::new();
+        let mut leaving = self.drain.clone();
+        let (mut more, mut told) = (true, true);
+        while more || !connections.is_empty() {
+            let order = tokio::select! {
+                order = orders.recv(), if told => order,
+                () = leaving.leaving(), if !self.live.is_leaving() => {
+                    self.live.leave();
+                    continue;
+                }
+                Some(_) = connections.join_next() => continue,
+            };
+            match order {
+                Some(Order::Serve(accepted)) => self.serve(accepted, &mut connections),
+                Some(Order::Renew(renewal, done)) => {
+                    self.live.renew(renewal);
+                    let _ = done.send(());
+                }
+                Some(Order::Respond(here)) => drop(here.send(())),
+                Some(Order::End) => more = false,
+                None => (more, told) = (false, false),
+            }
+        }
+    }
+
+    fn serve(&self, Accepted { stream, peer, counted }: Accepted, connections: &mut JoinSet<()>) {
+        let one = Open(self.open.clone());
+        let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { return };
+        let (live, drain) = (self.live.clone(), self.drain.clone());
         connections.spawn_local(async move {
-            connection::serve(context, stream, peer, drain).await;
+            connection::serve(live, stream, peer, drain).await;
             drop((one, counted));
         });
     }
-    while connections.join_next().await.is_some() {}
 }
 
 /// One of a worker's open connections, until dropped.

@@ -5,7 +5,7 @@
 
 use std::io::{BufWriter, IsTerminal, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -23,14 +23,24 @@ const QUEUE: usize = 8192;
 /// How long lines gather; a reader sees each within about this.
 const GATHER: Duration = Duration::from_millis(5);
 
+/// How long the last lines may take to be written.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// What waits in the queue.
+enum Entry {
+    Line(Vec<u8>),
+    /// Tells when all lines before it are written.
+    Flush(SyncSender<()>),
+}
+
 /// Shared by all workers. Dropping the last one ends the thread once its queue is written.
 pub struct AccessLog {
-    queue: SyncSender<Vec<u8>>,
+    queue: SyncSender<Entry>,
     dropped: Arc<AtomicU64>,
     text: bool,
-    enabled: bool,
+    enabled: AtomicBool,
     /// Of 2³² allowed requests so many are logged.
-    sample: u64,
+    sample: AtomicU64,
     counter: AtomicU64,
 }
 
@@ -44,15 +54,18 @@ impl AccessLog {
             Format::Text => true,
             Format::Auto => std::io::stdout().is_terminal(),
         };
-        Ok(Self {
-            queue,
-            dropped: Arc::default(),
-            text,
-            enabled: settings.level >= tracing::Level::INFO,
-            // The product of 2³² and a share is exact enough for a sample.
-            sample: (settings.sample.clamp(0.0, 1.0) * 4_294_967_296.0) as u64,
-            counter: AtomicU64::new(0),
-        })
+        let (enabled, sample) = (AtomicBool::default(), AtomicU64::default());
+        let log = Self { queue, dropped: Arc::default(), text, enabled, sample, counter: AtomicU64::new(0) };
+        log.follow(settings);
+        Ok(log)
+    }
+
+    /// Level and sample from now on; the format stays.
+    pub fn follow(&self, settings: &Settings) {
+        self.enabled.store(settings.level >= tracing::Level::INFO, Ordering::Relaxed);
+        // The product of 2³² and a share is exact enough for a sample.
+        let sample = (settings.sample.clamp(0.0, 1.0) * 4_294_967_296.0) as u64;
+        self.sample.store(sample, Ordering::Relaxed);
     }
 
     /// How many lines were lost because nobody read them in time.
@@ -61,38 +74,56 @@ impl AccessLog {
     }
 
     pub fn write(&self, finished: &Finished<'_>, formats: &Formats) {
-        if !self.enabled || (finished.denial.is_none() && !self.is_sampled()) {
+        if !self.enabled.load(Ordering::Relaxed) || (finished.denial.is_none() && !self.is_sampled()) {
             return;
         }
+        // A stranger chooses the method too.
+        let method = mask(finished.method.as_str(), formats);
         let path = mask(finished.path, formats);
         let user_agent = finished.user_agent.map(|agent| mask(agent, formats));
         let written = if self.text { text } else { json };
-        if self.queue.try_send(written(finished, &path, user_agent.as_deref())).is_err() {
+        if self.queue.try_send(Entry::Line(written(finished, &method, &path, user_agent.as_deref()))).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until what was written before is on standard output; before the process exits, which ends the thread as well.
+    /// Nobody is waited for who does not read.
+    pub fn flush(&self) {
+        let (tell, told) = sync_channel(1);
+        if self.queue.try_send(Entry::Flush(tell)).is_ok() {
+            let _ = told.recv_timeout(FLUSH);
         }
     }
 
     /// Evenly spread rather than drawn: of any so many requests the configured share is logged.
     fn is_sampled(&self) -> bool {
-        if self.sample > u64::from(u32::MAX) {
+        let sample = self.sample.load(Ordering::Relaxed);
+        if sample > u64::from(u32::MAX) {
             return true;
         }
         let count = self.counter.fetch_add(1, Ordering::Relaxed);
-        (count.wrapping_mul(self.sample) & u64::from(u32::MAX)) < self.sample
+        (count.wrapping_mul(sample) & u64::from(u32::MAX)) < sample
     }
 }
 
 /// Writes whole lines, all that are waiting at once. Then it lets some gather before it waits again: a thread that waits is
 /// woken by whoever sends, and at a thousand requests a second that costs them more than the line itself (measured: 9–12 µs
 /// of 43 µs a request).
-fn write(lines: &Receiver<Vec<u8>>) {
+fn write(entries: &Receiver<Entry>) {
     let mut out = BufWriter::with_capacity(64 * 1024, std::io::stdout());
-    while let Ok(line) = lines.recv() {
-        let mut next = Some(line);
-        while let Some(line) = next {
+    while let Ok(entry) = entries.recv() {
+        let mut next = Some(entry);
+        while let Some(entry) = next {
             // A closed standard output is no reason to stop serving.
-            let _ = out.write_all(&line);
-            next = lines.try_recv().ok();
+            match entry {
+                Entry::Line(line) => drop(out.write_all(&line)),
+                Entry::Flush(tell) => {
+                    let _ = out.flush();
+                    let _ = tell.try_send(());
+                }
+            }
+            next = entries.try_recv().ok();
         }
         let _ = out.flush();
         std::thread::sleep(GATHER);
@@ -100,10 +131,10 @@ fn write(lines: &Receiver<Vec<u8>>) {
 }
 
 /// Field names after OpenTelemetry's semantic conventions for HTTP, and our own below `sidegate.`.
-fn json(finished: &Finished<'_>, path: &str, user_agent: Option<&str>) -> Vec<u8> {
+fn json(finished: &Finished<'_>, method: &str, path: &str, user_agent: Option<&str>) -> Vec<u8> {
     let trail = finished.trail;
     let mut line = JsonLine::new("timestamp", &clock::rfc3339_ms(clock::now_ms()));
-    line.text("http.request.method", finished.method.as_str());
+    line.text("http.request.method", method);
     line.text("url.path", path);
     line.text("http.route", finished.route());
     line.number("http.response.status_code", finished.status.into());
@@ -131,11 +162,11 @@ fn json(finished: &Finished<'_>, path: &str, user_agent: Option<&str>) -> Vec<u8
 }
 
 /// For a person at a terminal. Every client text is printed with its control characters escaped.
-fn text(finished: &Finished<'_>, path: &str, _: Option<&str>) -> Vec<u8> {
+fn text(finished: &Finished<'_>, method: &str, path: &str, _: Option<&str>) -> Vec<u8> {
     let mut line = format!(
         "{} {} {} {} {} {:.1}ms",
         clock::rfc3339_ms(clock::now_ms()),
-        finished.method,
+        method,
         path.escape_debug(),
         finished.status,
         finished.reason().map_or(finished.decision().name(), Reason::name),
@@ -175,11 +206,11 @@ mod tests {
             decided_in: None,
             upstream_took: None,
         };
-        let line = json(&finished, path, finished.user_agent);
+        let line = json(&finished, "GET", path, finished.user_agent);
         assert_eq!(line.iter().filter(|b| b.is_ascii_control()).count(), 1, "only the newline at the end");
         let value: serde_json::Value = serde_json::from_slice(&line).expect("one JSON document");
         assert_eq!((&value["url.path"], &value["sidegate.duration_ms"]), (&path.into(), &1.5.into()));
-        let text = text(&finished, path, None);
+        let text = text(&finished, "GET", path, None);
         assert_eq!(text.iter().filter(|b| b.is_ascii_control()).count(), 1);
     }
 }

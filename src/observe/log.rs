@@ -1,21 +1,54 @@
 //! The process's own log, on standard error: what it listens on, what changed, what an operator should know.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::reload::Handle;
 
 use super::settings::{Format, Settings};
 
-/// Installs the log once per process; a second call changes nothing. Our own lines follow the configured level, those of
-/// libraries are kept from `warn` on, since at trace level they print the bytes of requests.
+/// Changes the level of the log that is installed, whatever type its format gives it.
+static LEVEL: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
+
+/// Installs the log once per process; a second call changes nothing.
 pub fn init(settings: &Settings) {
-    let filter = EnvFilter::new(format!("warn,sidegate={}", settings.level));
     let text = match settings.format {
         Format::Json => false,
         Format::Text => true,
         Format::Auto => std::io::stderr().is_terminal(),
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter(settings));
+    let builder = builder.with_writer(std::io::stderr).with_target(false);
     // An error here means that a log is installed already.
-    let _ = if text { builder.try_init() } else { builder.json().flatten_event(true).try_init() };
+    if text {
+        let builder = builder.with_filter_reloading();
+        let handle = builder.reload_handle();
+        let _ = builder.try_init().map(|()| keep(handle));
+    } else {
+        let builder = builder.json().flatten_event(true).with_filter_reloading();
+        let handle = builder.reload_handle();
+        let _ = builder.try_init().map(|()| keep(handle));
+    }
+}
+
+/// The level from now on; the format stays.
+pub fn follow(settings: &Settings) {
+    if let Some(change) = LEVEL.get() {
+        change(filter(settings));
+    }
+}
+
+fn keep<S>(handle: Handle<EnvFilter, S>)
+where
+    Handle<EnvFilter, S>: Send + Sync + 'static,
+{
+    // The only error is that the log is gone, and then there is nobody to tell.
+    let _ = LEVEL.set(Box::new(move |filter| drop(handle.reload(filter))));
+}
+
+/// Our own lines follow the configured level, those of libraries are kept from `warn` on, since at trace level they print the
+/// bytes of requests.
+fn filter(settings: &Settings) -> EnvFilter {
+    EnvFilter::new(format!("warn,sidegate={}", settings.level))
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 use super::finished::{Decision, Finished};
@@ -43,6 +43,10 @@ pub struct Metrics {
     connections: IntGauge,
     in_flight: IntGauge,
     log_dropped: IntCounter,
+    config_info: IntGaugeVec,
+    config_reloads: IntCounterVec,
+    restart_needed: IntGauge,
+    certificate_not_after: IntGaugeVec,
     /// Names that already have series. Held for a look-up only.
     businesses: Mutex<HashSet<String>>,
     store_health: Option<Arc<StoreHealth>>,
@@ -72,13 +76,15 @@ impl Metrics {
             registered(&registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
         };
         let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help)?);
+        let gauges = |name: &str, help: &str, label: &str| {
+            registered(&registry, IntGaugeVec::new(Opts::new(name, help), &[label])?)
+        };
         let info = |name: &str, help: &str, label: &str, value: &str| -> prometheus::Result<()> {
             let gauge: Gauge = Gauge::with_opts(Opts::new(name, help).const_label(label, value))?;
             registered(&registry, gauge)?.set(1.0);
             Ok(())
         };
         info("sidegate_build_info", "The version that runs.", "version", env!("CARGO_PKG_VERSION"))?;
-        info("sidegate_config_info", "A hash of the configuration that is in force.", "hash", config_hash)?;
         gauge("sidegate_enforcing", "1 where denials are enforced, 0 where they are only observed.")?.set(1);
         let metrics = Self {
             requests: counters(
@@ -134,6 +140,21 @@ impl Metrics {
             )?,
             connections: gauge("sidegate_connections", "Client connections that are open.")?,
             in_flight: gauge("sidegate_requests_in_flight", "Requests whose responses have not ended.")?,
+            config_info: gauges("sidegate_config_info", "A hash of the configuration that is in force.", "hash")?,
+            config_reloads: counters(
+                "sidegate_config_reloads_total",
+                "Reloads of the configuration: success, or failure, after which the one before stays in force.",
+                &["outcome"],
+            )?,
+            restart_needed: gauge(
+                "sidegate_config_restart_needed",
+                "1 while the configuration says something that acts after a restart only.",
+            )?,
+            certificate_not_after: gauges(
+                "sidegate_tls_certificate_not_after_timestamp_seconds",
+                "When a certificate of the listener ends, by its file.",
+                "file",
+            )?,
             log_dropped: registered(
                 &registry,
                 IntCounter::new(
@@ -146,8 +167,37 @@ impl Metrics {
             dropped_lines,
             registry,
         };
-        metrics.start_series(policy);
+        for outcome in ["success", "failure"] {
+            metrics.config_reloads.with_label_values(&[outcome]);
+        }
+        metrics.follow(policy, config_hash);
         Ok(metrics)
+    }
+
+    /// The configuration that is in force from now on. What its routes and limits have counted before goes on.
+    pub fn follow(&self, policy: &Policy, config_hash: &str) {
+        self.config_info.reset();
+        self.config_info.with_label_values(&[config_hash]).set(1);
+        self.start_series(policy);
+    }
+
+    /// The listener's certificates from now on: file, and end in seconds since the Unix epoch.
+    pub fn certificates<'c>(&self, certificates: impl IntoIterator<Item = (&'c str, u64)>) {
+        self.certificate_not_after.reset();
+        for (file, not_after) in certificates {
+            let not_after = i64::try_from(not_after).unwrap_or(i64::MAX);
+            self.certificate_not_after.with_label_values(&[file]).set(not_after);
+        }
+    }
+
+    /// A reload has acted; `restart_needed` where it left something for a restart.
+    pub fn reloaded(&self, restart_needed: bool) {
+        self.config_reloads.with_label_values(&["success"]).inc();
+        self.restart_needed.set(i64::from(restart_needed));
+    }
+
+    pub fn reload_failed(&self) {
+        self.config_reloads.with_label_values(&["failure"]).inc();
     }
 
     /// A series that appears only with its first event has no rate until its second.

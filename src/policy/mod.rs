@@ -4,6 +4,7 @@
 //! Plain data and pure functions. `config/compile` builds it; the gate decides by it; no hyper, tokio or redis here.
 
 pub mod denial_text;
+pub mod lenient;
 pub mod pattern;
 pub mod percent;
 pub mod reason;

@@ -284,6 +284,16 @@ mod tests {
             "/v1/Me/",
             "/admin%2F",
             "/%EF%BC%A1dmin",
+            "/%20admin",
+            "/admin%3Fx",
+            "/admin%23x",
+            "/admin;v=1",
+            "/admin%3Bv=1",
+            "/admin;v%2F1",
+            "/v1;x/me",
+            "/adm%C4%B1n",
+            "/ad%C2%ADmin",
+            "/admin%C2%A0",
         ] {
             assert_eq!(meaning(&table, "GET", path), "404", "{path}");
         }

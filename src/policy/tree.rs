@@ -1,15 +1,13 @@
 //! The segment tree behind `RouteTable`: left to right a literal beats `{name}` beats `/**`, with a way back from dead ends.
 //!
-//! A second tree holds the same patterns as a lenient backend would read them (decoded, lower-cased, without trailing dots,
-//! spaces and slashes). A request that got into a route through a parameter or `/**`, but that such a backend would serve as
-//! another route, is a near miss. Each walk visits a node at most once, so a long path costs no more than the tree is large.
+//! A second tree holds the same patterns as `lenient` backends would read them. A request that got into a route through a
+//! parameter or `/**`, but that such a backend would serve as another route, is a near miss. Each walk visits a node at most
+//! once, so a long path costs no more than the tree is large.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
-use unicode_normalization::UnicodeNormalization;
-
+use super::lenient;
 use super::pattern::{Pattern, Segment};
-use super::percent;
 
 #[derive(Debug, Default)]
 pub struct Tree {
@@ -20,7 +18,7 @@ pub struct Tree {
 
 #[derive(Debug)]
 struct Node<E> {
-    literals: HashMap<Box<str>, Node<E>>,
+    literals: BTreeMap<Box<str>, Node<E>>,
     parameter: Option<Box<Node<E>>>,
     here: Option<E>,
     rest: Option<E>,
@@ -60,9 +58,10 @@ impl Tree {
 
     /// Whether a lenient backend would take the path for another pattern's than `endpoint`.
     pub fn is_meant_for_another(&self, path: &str, endpoint: usize) -> bool {
-        let read = lenient_path(path);
-        let segments: Vec<&str> = read.iter().map(String::as_str).collect();
-        self.lenient.find(&segments, &mut Vec::new()).is_some_and(|(meant, _)| !meant.contains(&endpoint))
+        lenient::readings(path).iter().any(|read| {
+            let segments: Vec<&str> = read.iter().map(String::as_str).collect();
+            self.lenient.find(&segments, &mut Vec::new()).is_some_and(|(meant, _)| !meant.contains(&endpoint))
+        })
     }
 
     /// All endpoints, the most specific first.
@@ -75,7 +74,7 @@ impl Tree {
 
 impl<E> Default for Node<E> {
     fn default() -> Self {
-        Self { literals: HashMap::new(), parameter: None, here: None, rest: None }
+        Self { literals: BTreeMap::new(), parameter: None, here: None, rest: None }
     }
 }
 
@@ -110,9 +109,7 @@ impl<E> Node<E> {
 
 impl Node<usize> {
     fn collect(&self, endpoints: &mut Vec<usize>) {
-        let mut literals: Vec<_> = self.literals.iter().collect();
-        literals.sort_unstable_by_key(|(text, _)| *text);
-        literals.into_iter().for_each(|(_, node)| node.collect(endpoints));
+        self.literals.values().for_each(|node| node.collect(endpoints));
         self.parameter.iter().for_each(|node| node.collect(endpoints));
         endpoints.extend(self.here);
         endpoints.extend(self.rest);
@@ -121,27 +118,9 @@ impl Node<usize> {
 
 /// The pattern as a lenient backend reads it: a trailing slash is no segment to it.
 fn lenient_pattern(pattern: &Pattern) -> Vec<Segment> {
-    let mut segments: Vec<Segment> = pattern
-        .segments
-        .iter()
-        .flat_map(|segment| match segment {
-            Segment::Literal(text) => lenient_path(text).into_iter().map(Segment::Literal).collect(),
-            Segment::Parameter(_) => vec![segment.clone()],
-        })
-        .collect();
-    if segments.last() == Some(&Segment::Literal(String::new())) {
-        segments.pop();
-    }
-    segments
-}
-
-/// The segments of a path, decoded to the end, in compatibility form and lower case, without trailing dots and spaces.
-fn lenient_path(path: &str) -> Vec<String> {
-    let decoded = percent::decode(path, false);
-    let text: String = String::from_utf8_lossy(&decoded).nfkc().collect::<String>().to_lowercase();
-    text.split('/')
-        .map(|segment| segment.trim_end_matches(['.', ' ']))
-        .filter(|s| !s.is_empty())
-        .map(str::to_owned)
-        .collect()
+    let read = |segment: &Segment| match segment {
+        Segment::Literal(text) => lenient::readings(text).swap_remove(0).into_iter().map(Segment::Literal).collect(),
+        Segment::Parameter(_) => vec![segment.clone()],
+    };
+    pattern.segments.iter().flat_map(read).collect()
 }

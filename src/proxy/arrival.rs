@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use http::HeaderValue;
 
 use super::upgrade::Upgraded;
+use crate::gate::Denial;
 
 /// Where a request came from, as the listener knows it.
 #[derive(Clone)]
@@ -17,6 +18,8 @@ pub struct Arrival {
     pub trusted: bool,
     /// Whether the request came over TLS.
     pub secure: bool,
+    /// Why the listener will not have it served; it is answered and logged like every other.
+    pub refused: Option<Refused>,
     /// What becomes of the connection where the request upgrades it.
     pub upgraded: Upgraded,
 }
@@ -49,5 +52,25 @@ impl From<IpAddr> for Address {
         let ip = ip.to_canonical();
         let text = HeaderValue::try_from(ip.to_string()).expect("digits, dots and colons are a header's value");
         Self { ip, text }
+    }
+}
+
+/// What only the listener can see of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// As many are in flight as may be.
+    Overloaded,
+    TooManyHeaders,
+    /// Whitespace around a field's value, which HTTP/2 does not have (RFC 9113 §8.2.1) and HTTP/1.1 would take off again.
+    PaddedValue,
+}
+
+impl From<Refused> for Denial {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Overloaded => Self::Overloaded,
+            Refused::TooManyHeaders => Self::HeadersTooLarge,
+            Refused::PaddedValue => Self::BadRequest("A header's value begins or ends with whitespace".into()),
+        }
     }
 }

@@ -9,9 +9,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderName;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use thiserror::Error;
 
+use super::arriving::Arriving;
 use super::streams::Exchange;
 use crate::observe::metrics::Counted;
 
@@ -45,6 +46,11 @@ impl Outgoing {
     /// Of an answer whose connection goes on without HTTP.
     pub fn empty() -> Self {
         Self { payload: Payload::Words(Bytes::new()), _in_flight: None }
+    }
+
+    /// Whether the gate answers, and no upstream is left that could still read the request.
+    pub fn is_the_gates_own(&self) -> bool {
+        matches!(self.payload, Payload::Words(_))
     }
 }
 
@@ -91,7 +97,7 @@ pub struct Forwarded(Option<Rc<Upload>>);
 
 /// A body that is still to come.
 pub struct Upload {
-    stream: RefCell<Incoming>,
+    stream: RefCell<Arriving>,
     exchange: Rc<Exchange>,
     /// Bytes that may still pass.
     left: Cell<Option<u64>>,
@@ -122,7 +128,7 @@ pub enum BodyError {
 }
 
 impl Forwarded {
-    pub fn new(stream: Incoming, most: Option<u64>, reserved: &Arc<[HeaderName]>, exchange: &Rc<Exchange>) -> Self {
+    pub fn new(stream: Arriving, most: Option<u64>, reserved: &Arc<[HeaderName]>, exchange: &Rc<Exchange>) -> Self {
         if stream.is_end_stream() {
             return Self(None);
         }
@@ -194,9 +200,7 @@ impl Upload {
             self.left.set(Some(left));
         }
         if let Some(trailers) = frame.trailers_mut() {
-            for name in super::headers::look_alikes(trailers, &self.reserved) {
-                trailers.remove(name);
-            }
+            super::hygiene::clean_trailers(trailers, &self.reserved);
             // Nothing comes after them, and whoever sends them does not ask again.
             self.state.set(State::Ended);
         }

@@ -1,10 +1,11 @@
-//! Header hygiene: hop-by-hop off first, then the identity and forwarding headers on, so that no client can remove or forge
-//! what the upstream trusts (CVE-2022-31813, CVE-2024-45410).
+//! A request's headers as the upstream gets them: what must not pass comes off first (`hygiene`), then the identity and
+//! forwarding headers go on, so that no client can remove or forge what the upstream trusts (CVE-2022-31813, CVE-2024-45410).
 
 use http::Version;
-use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, VIA};
+use http::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, VIA};
 
 use super::arrival::Arrival;
+use super::hygiene;
 use super::request_id::RequestId;
 use super::settings::{Identity, Upstream};
 use crate::gate::Permit;
@@ -35,11 +36,12 @@ pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
     credential::strip(&policy.credentials, headers);
     let trailers = headers.get_all(TE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
     let foreign = !arrival.trusted;
-    remove_all(headers, |name| {
-        is_hop_by_hop(name)
-            || overrides(name)
-            || (foreign && says_who_sent_it(name))
-            || reserved.iter().any(|reserved| is_alike(name, reserved))
+    hygiene::remove_all(headers, |name| {
+        hygiene::is_hop_by_hop(name)
+            || hygiene::is_override(name)
+            || (foreign && hygiene::says_who_sent_it(name))
+            || hygiene::looks_like_one_of(name, reserved)
+            || hygiene::is_misspelt(name, policy)
     });
     // No map is grown twice for one request.
     headers.reserve(6 + upstream.identity.len() + upstream.headers.len());
@@ -58,69 +60,7 @@ pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
 
 /// The response's headers as the client gets them, before the gate's own.
 pub fn backward(headers: &mut HeaderMap) {
-    remove_all(headers, is_hop_by_hop);
-}
-
-/// Removes what `is_unwanted`, in one pass over the names that are there, and what `Connection` names (RFC 9110 §7.6.1).
-fn remove_all(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
-    let mut unwanted: Vec<HeaderName> = named_by_connection(headers);
-    unwanted.extend(headers.keys().filter(|name| is_unwanted(name)).cloned());
-    for name in unwanted {
-        headers.remove(name);
-    }
-}
-
-/// The fields that `Connection` names: they end here. Its options that name none, and the host, are left out.
-fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(',').map(str::trim))
-        .filter(|option| !["keep-alive", "close", "upgrade"].iter().any(|o| o.eq_ignore_ascii_case(option)))
-        .filter_map(|name| name.parse().ok())
-        .filter(|name| *name != HOST)
-        .collect()
-}
-
-/// What speaks of one connection only (RFC 9110 §7.6.1), and the credentials for a proxy, which is us.
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "proxy-authorization"
-            | "te"
-            | "transfer-encoding"
-            | "upgrade"
-            | "http2-settings"
-    )
-}
-
-/// What some frameworks take another method or path from; the gate has decided on the real ones.
-fn overrides(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "x-http-method-override" | "x-http-method" | "x-method-override" | "x-original-url" | "x-rewrite-url"
-    )
-}
-
-/// Where a request came from, by its own account: believed of trusted proxies alone.
-fn says_who_sent_it(name: &HeaderName) -> bool {
-    matches!(name.as_str(), "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "forwarded" | "x-real-ip")
-}
-
-/// Whether `name` is `reserved` to a backend that reads `_` as `-` (CGI, WSGI and others do).
-fn is_alike(name: &HeaderName, reserved: &HeaderName) -> bool {
-    let same = |a: u8, b: u8| a == b || (matches!(a, b'-' | b'_') && matches!(b, b'-' | b'_'));
-    let (name, reserved) = (name.as_str().as_bytes(), reserved.as_str().as_bytes());
-    name.len() == reserved.len() && name.iter().zip(reserved).all(|(a, b)| same(*a, *b))
-}
-
-/// Headers that are one of `reserved`, or look like it to a lenient backend.
-pub fn look_alikes(headers: &HeaderMap, reserved: &[HeaderName]) -> Vec<HeaderName> {
-    headers.keys().filter(|name| reserved.iter().any(|reserved| is_alike(name, reserved))).cloned().collect()
+    hygiene::remove_all(headers, hygiene::is_hop_by_hop);
 }
 
 /// `X-Forwarded-*` and `Via`; what an untrusted client said of itself is gone, what a trusted proxy says is continued.
@@ -225,21 +165,6 @@ mod tests {
         ]);
         backward(&mut lines);
         assert_eq!(lines, headers(&[("host", "api.example"), ("x-kept", "1")]));
-    }
-
-    #[test]
-    fn a_header_that_a_backend_reads_as_an_identity_header_is_found() {
-        let reserved = [HeaderName::from_static("x-user-id")];
-        let lines = headers(&[
-            ("x_user_id", "1"),
-            ("x-user_id", "1"),
-            ("x-user-id", "1"),
-            ("x-user-ids", "1"),
-            ("xuserid", "1"),
-        ]);
-        let mut found: Vec<_> = look_alikes(&lines, &reserved).iter().map(ToString::to_string).collect();
-        found.sort_unstable();
-        assert_eq!(found, ["x-user-id", "x-user_id", "x_user_id"]);
     }
 
     #[test]

@@ -5,12 +5,14 @@
 //! what is open when its key no longer stands. `cors` lets browsers read what the gate says.
 
 pub mod arrival;
+pub mod arriving;
 pub mod body;
 pub mod connector;
 pub mod cors;
 pub mod grpc;
 pub mod head;
 pub mod headers;
+mod hygiene;
 pub mod request_id;
 pub mod respond;
 pub mod service;

@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, Version};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use tracing::{debug, warn};
 
 use super::arrival::Arrival;
+use super::arriving::Arriving;
 use super::body::{Outgoing, Payload};
 use super::head::{self, Asked};
 use super::headers::{self, X_REQUEST_ID};
@@ -35,7 +36,7 @@ pub struct Service {
 }
 
 impl Service {
-    pub async fn handle(&self, mut request: Request<Incoming>, arrival: Arrival) -> Response<Outgoing> {
+    pub async fn handle(&self, mut request: Request<Arriving>, arrival: Arrival) -> Response<Outgoing> {
         let mut times = Times::begin();
         let in_flight = self.metrics.request_in_flight();
         let told = Told::of(&mut request, &self.ids, arrival.trusted);
@@ -68,12 +69,15 @@ impl Service {
     /// The way of one request.
     async fn answer(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<Arriving>,
         told: &Told,
         arrival: &Arrival,
         trail: &mut Trail,
         times: &mut Times,
     ) -> Result<Response<Payload>, Denial> {
+        if let Some(refused) = arrival.refused {
+            return Err(refused.into());
+        }
         if let Asked::Server = head::check(&mut request, &told.uri, &self.settings)? {
             return Ok(self.own(respond::server_options(), told));
         }
@@ -102,7 +106,7 @@ impl Service {
     async fn forward(
         &self,
         permit: &Permit,
-        request: Request<Incoming>,
+        request: Request<Arriving>,
         told: &Told,
         arrival: &Arrival,
     ) -> Result<Response<Payload>, Denial> {

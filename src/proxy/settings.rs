@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
+use crate::keys::Digest;
 use crate::policy::template::Template;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// By `UpstreamId`; the first is the default.
     pub upstreams: Vec<Upstream>,
@@ -36,8 +37,8 @@ pub enum Cors {
     Origins(Vec<HeaderValue>),
 }
 
-/// A service behind the gate.
-#[derive(Debug, Clone)]
+/// A service behind the gate. Equal ones can go on with the same connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     pub name: String,
     pub target: Target,
@@ -76,12 +77,14 @@ pub enum Protocol {
     H2c,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UpstreamTls {
     /// PEM file of the authorities to trust; absent: the system's.
     pub ca: Option<PathBuf>,
     /// PEM files of the client certificate and its key.
     pub client: Option<(PathBuf, PathBuf)>,
+    /// Of these files, so that settings with another content differ.
+    pub contents: Vec<Option<Digest>>,
 }
 
 /// What an identity header can say.

@@ -26,8 +26,9 @@ const SLOWEST_SWEEP: Duration = Duration::from_secs(1);
 
 /// One worker's.
 pub struct Streams {
-    gate: Rc<Gate>,
-    settings: settings::Streams,
+    /// Of the configuration that is in force, whichever the exchange began under.
+    gate: RefCell<Rc<Gate>>,
+    settings: Cell<settings::Streams>,
     open: RefCell<HashMap<u64, Weak<Exchange>>>,
     last: Cell<u64>,
     sweeping: Cell<bool>,
@@ -56,8 +57,19 @@ pub struct Exchange {
 
 impl Streams {
     pub fn new(gate: Rc<Gate>, settings: settings::Streams) -> Rc<Self> {
-        let open = RefCell::default();
-        Rc::new(Self { gate, settings, open, last: Cell::new(0), sweeping: Cell::new(false) })
+        Rc::new(Self {
+            gate: RefCell::new(gate),
+            settings: Cell::new(settings),
+            open: RefCell::default(),
+            last: Cell::new(0),
+            sweeping: Cell::new(false),
+        })
+    }
+
+    /// After a reload what is open is asked about by the new configuration.
+    pub fn follow(&self, gate: Rc<Gate>, settings: settings::Streams) {
+        self.gate.replace(gate);
+        self.settings.set(settings);
     }
 
     /// What was permitted begins.
@@ -69,7 +81,7 @@ impl Streams {
             request_id: request_id.clone(),
             started,
             confirmed: Cell::new((permit.basis() == Basis::Key).then_some(started)),
-            due: Cell::new(Some(started + self.settings.recheck)),
+            due: Cell::new(Some(started + self.settings.get().recheck)),
             watched: Cell::new(None),
             over: RefCell::default(),
             answer: RefCell::default(),
@@ -90,7 +102,7 @@ impl Streams {
 
     /// How long until the sweep looks again; also until the store is asked again that gave no answer.
     fn pace(&self) -> Duration {
-        (self.settings.recheck / 4).min(SLOWEST_SWEEP)
+        (self.settings.get().recheck / 4).min(SLOWEST_SWEEP)
     }
 
     /// Ends what is too old, and asks about what is due. Whether anything is open.
@@ -98,7 +110,7 @@ impl Streams {
         let now = Instant::now();
         let open: Vec<Rc<Exchange>> = self.open.borrow().values().filter_map(Weak::upgrade).collect();
         for exchange in &open {
-            if now.duration_since(exchange.started) >= self.settings.max_age {
+            if now.duration_since(exchange.started) >= self.settings.get().max_age {
                 exchange.end(None);
             } else if exchange.recheck.is_some() && exchange.due.get().is_some_and(|due| due <= now) {
                 exchange.due.set(None);
@@ -218,20 +230,18 @@ async fn sweep(streams: Rc<Streams>) {
 async fn ask_again(exchange: Rc<Exchange>) {
     let Some(recheck) = &exchange.recheck else { return };
     let streams = &exchange.streams;
-    let answered = streams.gate.recheck(recheck).await;
-    let now = Instant::now();
+    let gate = streams.gate.borrow().clone();
+    let answered = gate.recheck(recheck).await;
+    let (now, interval) = (Instant::now(), streams.settings.get().recheck);
     match answered {
         Ok(basis) => {
             if basis == Basis::Key {
                 exchange.confirmed.set(Some(now));
             }
-            exchange.due.set(Some(now + streams.settings.recheck));
+            exchange.due.set(Some(now + interval));
         }
         // Not answered is not refused: it is asked again until what was last confirmed is two intervals old.
-        Err(denial)
-            if is_unanswered(&denial)
-                && exchange.confirmed.get().is_some_and(|at| now < at + 2 * streams.settings.recheck) =>
-        {
+        Err(denial) if is_unanswered(&denial) && exchange.confirmed.get().is_some_and(|at| now < at + 2 * interval) => {
             exchange.due.set(Some(now + streams.pace()));
         }
         Err(denial) => exchange.end(Some(denial)),

@@ -146,7 +146,7 @@ impl Exhausted {
     fn fingerprint(&self, question: &Question) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         question.cost.hash(&mut hasher);
-        for ask in &question.asks {
+        for ask in question.asks.iter() {
             ask.slot.hash(&mut hasher);
             ask.documents.iter().for_each(|document| document.name.hash(&mut hasher));
             ask.buckets.iter().for_each(|bucket| bucket.name.hash(&mut hasher));
@@ -221,7 +221,7 @@ mod tests {
             BucketAsk { name: "count:l:x".to_owned(), algorithm: Algorithm::Fixed, windows: Arc::new(windows) };
         let document = Document { name: "business".to_owned(), believed: Believed::Is(Bytes::from_static(document)) };
         let ask = Ask { slot: slot.to_owned(), documents: vec![document], buckets: vec![bucket], ..Ask::default() };
-        Question { asks: vec![ask], cost: 1, n: 1 }
+        Question { asks: [ask].into(), cost: 1, n: 1 }
     }
 
     fn acme() -> Question {

@@ -3,7 +3,7 @@
 //! Which keys are known meanwhile (`outage.keys`) is the gate's to decide; a question that comes here has its documents
 //! confirmed or needs none. Nothing counted here flows back when the store returns.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::StoreError;
 use super::counts::Counts;
@@ -24,19 +24,26 @@ pub enum LimitsOutage {
 /// One per process, behind an `Arc`: all workers count together.
 #[derive(Debug)]
 pub struct Fallback {
-    outage: LimitsOutage,
+    /// Looked at only while the store is away, and changed at a reload.
+    outage: Mutex<LimitsOutage>,
     counts: Counts,
 }
 
 impl Fallback {
     pub fn new(outage: LimitsOutage) -> Self {
-        Self { outage, counts: Counts::new() }
+        Self { outage: Mutex::new(outage), counts: Counts::new() }
+    }
+
+    /// From now on; what was counted stays counted.
+    pub fn follow(&self, outage: LimitsOutage) {
+        *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = outage;
     }
 
     /// Answers a question's limits. With `Allow` each bucket has an empty list of windows: nothing is known of them. With
     /// `Deny` a question that would spend from a bucket is an error.
     pub fn answer(&self, question: &Question, now_ms: u64) -> Result<Answer, StoreError> {
-        let outcome = match self.outage {
+        let outage = *self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = match outage {
             LimitsOutage::Local { share: None } => self.counts.spend(question, now_ms),
             LimitsOutage::Local { share: Some(share) } => self.counts.spend(&scaled(question, share), now_ms),
             LimitsOutage::Deny if question.cost > 0 && question.asks.iter().any(|ask| !ask.buckets.is_empty()) => {
@@ -58,7 +65,7 @@ fn uncounted(question: &Question, now_ms: u64) -> Outcome {
 
 fn scaled(question: &Question, share: (u64, u64)) -> Question {
     let mut question = question.clone();
-    for bucket in question.asks.iter_mut().flat_map(|ask| &mut ask.buckets) {
+    for bucket in Arc::make_mut(&mut question.asks).iter_mut().flat_map(|ask| &mut ask.buckets) {
         scale(bucket, share);
     }
     question
@@ -87,7 +94,7 @@ mod tests {
         let windows = Windows::parse(windows.split(", ")).expect("the test's windows are valid");
         let bucket =
             BucketAsk { name: "count:test:k".to_owned(), algorithm: Algorithm::Fixed, windows: Arc::new(windows) };
-        Question { asks: vec![Ask { buckets: vec![bucket], ..Ask::default() }], cost: 1, n }
+        Question { asks: [Ask { buckets: vec![bucket], ..Ask::default() }].into(), cost: 1, n }
     }
 
     fn granted(outage: LimitsOutage, question: &Question) -> Result<u32, StoreError> {
@@ -117,6 +124,6 @@ mod tests {
     fn deny_refuses_whatever_would_be_counted() {
         assert!(granted(LimitsOutage::Deny, &question("60/1m", 1)).is_err());
         assert_eq!(granted(LimitsOutage::Deny, &Question { cost: 0, ..question("60/1m", 1) }), Ok(1));
-        assert_eq!(granted(LimitsOutage::Deny, &Question { asks: vec![], cost: 1, n: 1 }), Ok(1));
+        assert_eq!(granted(LimitsOutage::Deny, &Question { asks: [].into(), cost: 1, n: 1 }), Ok(1));
     }
 }

@@ -1,6 +1,6 @@
 //! Whether the store answers, as readiness and `sidegate_store_up` tell it. One per process, shared by all workers.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::breaker::Breaker;
@@ -14,13 +14,14 @@ pub struct StoreHealth {
     up: AtomicBool,
     eviction_warned: AtomicBool,
     breaker: Breaker,
-    probe_within: Duration,
+    /// In milliseconds.
+    probe_within: AtomicU64,
 }
 
 impl Default for StoreHealth {
     fn default() -> Self {
         let (up, eviction_warned) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { up, eviction_warned, breaker: Breaker::default(), probe_within: PROBE }
+        Self { up, eviction_warned, breaker: Breaker::default(), probe_within: AtomicU64::new(milliseconds(PROBE)) }
     }
 }
 
@@ -31,7 +32,13 @@ impl StoreHealth {
 
     /// A store that answers in this time is well: `store.deadline`, since what takes longer helps no request.
     pub fn probed_within(self, deadline: Duration) -> Self {
-        Self { probe_within: deadline, ..self }
+        self.probe_within(deadline);
+        self
+    }
+
+    /// The same for a store that is in use: the deadline may change at a reload.
+    pub fn probe_within(&self, deadline: Duration) {
+        self.probe_within.store(milliseconds(deadline), Ordering::Relaxed);
     }
 
     /// Whether calls are made and succeed. A connection that is up again is not enough while the breaker is open.
@@ -43,8 +50,8 @@ impl StoreHealth {
         &self.breaker
     }
 
-    pub(super) fn probe_within(&self) -> Duration {
-        self.probe_within
+    pub(super) fn probe_deadline(&self) -> Duration {
+        Duration::from_millis(self.probe_within.load(Ordering::Relaxed))
     }
 
     /// A script call has succeeded.
@@ -64,4 +71,8 @@ impl StoreHealth {
     pub(super) fn first_eviction_warning(&self) -> bool {
         !self.eviction_warned.swap(true, Ordering::Relaxed)
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
 }

@@ -40,6 +40,21 @@ impl Layout {
     pub fn keys(&self, tenant: &Tenant) -> String {
         self.in_slot(tenant, "keys")
     }
+
+    /// `P:{<tenant>}:minted` → how many keys have become active there since a maximum holds; it only grows.
+    pub fn minted(&self, tenant: &Tenant) -> String {
+        self.in_slot(tenant, "minted")
+    }
+
+    /// `P:{b:<business>}:business` → the business's document.
+    pub fn business(&self, business: &str) -> String {
+        self.in_slot(business_slot(business), BUSINESS)
+    }
+
+    /// `P:audit` → the stream of changes to keys and businesses.
+    pub fn audit(&self) -> String {
+        format!("{}:audit", self.prefix)
+    }
 }
 
 /// The slot of a business, of a user, of a client address, and of what is counted for all.

@@ -3,6 +3,7 @@
 //! `Store` is what a worker holds; `decide` answers a request's question, `lookup` finds the tenant of a key that the
 //! worker has not seen. `layout` names things, `record` reads documents.
 
+pub mod audit;
 pub mod breaker;
 pub mod calls;
 pub mod counts;
@@ -10,11 +11,13 @@ pub mod exhausted;
 pub mod fallback;
 pub mod file;
 pub mod health;
+pub mod keyring;
 pub mod layout;
 pub mod record;
 pub mod redis;
 pub mod registry;
 pub mod settings;
+pub mod usage;
 
 use std::future::Future;
 use std::sync::Arc;

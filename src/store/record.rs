@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -18,6 +17,7 @@ use thiserror::Error;
 
 use crate::clock;
 use crate::keys::Tenant;
+use crate::keys::change::network;
 use crate::keys::tenant::is_id;
 use crate::limit::Windows;
 
@@ -213,11 +213,8 @@ fn addresses(texts: &[String]) -> Result<Vec<IpNet>, RecordError> {
     texts.iter().map(|text| address(text)).collect()
 }
 
-/// `10.0.0.0/8`, or a bare address, which stands for itself alone.
 fn address(text: &str) -> Result<IpNet, RecordError> {
-    let bare = text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
-    bare.or_else(|_| text.parse())
-        .map_err(|_| RecordError(format!("allow_addresses: `{text}` is neither an address nor a network")))
+    network(text).ok_or_else(|| RecordError(format!("allow_addresses: `{text}` is neither an address nor a network")))
 }
 
 fn texts<T: ToString>(values: &[T]) -> Vec<String> {

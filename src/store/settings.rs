@@ -15,6 +15,10 @@ pub struct StoreSettings {
     pub keys_outage: KeysOutage,
     /// What becomes of limits while the shared store is away.
     pub limits_outage: LimitsOutage,
+    /// The login of those who keep keys, where it is another than the gate's (`management.redis`).
+    pub keepers: Option<Box<redis::Settings>>,
+    /// How many replicas must have a revocation before it counts as done (`management.wait_replicas`).
+    pub wait_replicas: u64,
 }
 
 /// What keys do while the store is away.
@@ -26,9 +30,27 @@ pub enum KeysOutage {
     KnownFor(Duration),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Backend {
     Redis(Box<redis::Settings>),
     /// Keys and businesses in this file, counts in memory; one process.
     File(PathBuf),
+}
+
+impl Backend {
+    /// Whether a store that runs with these settings is the one that the other settings mean. A login in files is read again
+    /// for every connection, so that its rotation makes no other store.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let (Self::Redis(mine), Self::Redis(theirs)) = (self, other) else { return self == other };
+        let mut theirs = theirs.clone();
+        if mine.login_files == theirs.login_files {
+            if mine.login_files.username.is_some() {
+                theirs.username.clone_from(&mine.username);
+            }
+            if mine.login_files.password.is_some() {
+                theirs.password.clone_from(&mine.password);
+            }
+        }
+        *mine == theirs
+    }
 }

@@ -61,7 +61,7 @@ impl Model {
     fn buckets<'a>(&self, question: &'a Question) -> Option<Vec<(Bucket, &'a BucketAsk)>> {
         let mut seen = BTreeSet::new();
         let mut buckets = Vec::new();
-        for ask in &question.asks {
+        for ask in question.asks.iter() {
             for bucket in &ask.buckets {
                 let name = (ask.slot.clone(), bucket.name.clone());
                 let held = match self.values.get(&name) {
@@ -89,14 +89,22 @@ impl Model {
 }
 
 /// xorshift64*: the same sequence for the same seed, so that a failure can be repeated.
-pub struct Dice(pub u64);
+pub struct Dice {
+    state: u64,
+    /// Mostly what the gate asks day by day: every bucket has fixed windows, the same each time.
+    ordinary: bool,
+}
 
 impl Dice {
+    pub fn new(seed: u64, ordinary: bool) -> Self {
+        Self { state: seed, ordinary }
+    }
+
     pub fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % end
+        self.state ^= self.state >> 12;
+        self.state ^= self.state << 25;
+        self.state ^= self.state >> 27;
+        self.state.wrapping_mul(0x2545_F491_4F6C_DD1D) % end
     }
 
     /// True once in `times`.
@@ -172,12 +180,24 @@ impl Dice {
     }
 
     fn bucket_ask(&mut self) -> BucketAsk {
+        if self.ordinary && !self.once_in(20) {
+            return self.ordinary_bucket_ask();
+        }
         let mut durations: Vec<u64> = (0..=self.below(3)).map(|_| self.pick(&DURATIONS)).collect();
         durations.sort_unstable();
         durations.dedup();
         let windows = durations.into_iter().map(|duration_ms| Window { limit: self.limit(duration_ms), duration_ms });
         let windows = Arc::new(Windows::new(windows.collect()).expect("durations are distinct and limits in range"));
         BucketAsk { name: self.pick(&BUCKETS).to_owned(), algorithm: self.algorithm(), windows }
+    }
+
+    /// One window, two, or three; which, the name says.
+    fn ordinary_bucket_ask(&mut self) -> BucketAsk {
+        let at = self.below(BUCKETS.len() as u64) as usize;
+        let durations = DURATIONS.iter().skip(at).step_by(2).take(at + 1);
+        let windows = durations.map(|&duration_ms| Window { limit: self.limit(duration_ms), duration_ms }).collect();
+        let windows = Arc::new(Windows::new(windows).expect("durations are distinct and limits in range"));
+        BucketAsk { name: BUCKETS[at].to_owned(), algorithm: Algorithm::Fixed, windows }
     }
 
     fn limit(&mut self, duration_ms: u64) -> u64 {

@@ -42,7 +42,7 @@ pub fn question(believed: Believed) -> Question {
         buckets: vec![bucket("count:per-business:acme", "60/1h")],
         ..Ask::default()
     };
-    Question { asks: vec![ask], cost: 1, n: 1 }
+    Question { asks: [ask].into(), cost: 1, n: 1 }
 }
 
 /// Asks all of these at once.
@@ -104,8 +104,8 @@ async fn a_decision_is_one_command() {
     together(&store, &costs).await;
     let mut calls = calls(&mut redis);
     calls.retain(|name, _| !name.starts_with("config") && name != "info");
-    // All but EVALSHA is what the script itself calls; the GET looks whether the absent document is none of another type.
-    let each = ["evalsha", "time", "mget", "get", "set"].map(|name| (name.to_owned(), 11));
+    // All but EVALSHA is what the script itself calls; EXISTS looks whether the absent document is none of another type either.
+    let each = ["evalsha", "time", "mget", "exists", "setrange"].map(|name| (name.to_owned(), 11));
     assert_eq!(calls, HashMap::from(each));
 }
 
@@ -130,10 +130,11 @@ async fn an_expired_question_and_one_of_no_member_spend_nothing() {
     let server = RedisServer::start();
     let (store, _) = start(server.settings());
     let mut expired = question(Believed::Absent);
-    expired.asks[0].not_after_ms = Some(1);
+    Arc::make_mut(&mut expired.asks)[0].not_after_ms = Some(1);
     assert_eq!(outcome(&store, expired).await, Outcome::Expired);
     let mut member = question(Believed::Absent);
-    member.asks[0].member = Some(Member { set: "businesses".to_owned(), member: "acme".to_owned() });
+    Arc::make_mut(&mut member.asks)[0].member =
+        Some(Member { set: "businesses".to_owned(), member: "acme".to_owned() });
     assert_eq!(outcome(&store, member.clone()).await, Outcome::Refused);
     server.client().sadd::<_, _, ()>("sg:{b:acme}:businesses", "acme").expect("SADD works");
     assert_eq!(remaining(&outcome(&store, member).await), 59);
@@ -146,7 +147,7 @@ async fn a_value_of_the_wrong_type_harms_its_question_alone() {
     let mut redis = server.client();
     let other = |slot: &str| {
         let mut question = question(Believed::Absent);
-        question.asks[0].slot = slot.to_owned();
+        Arc::make_mut(&mut question.asks)[0].slot = slot.to_owned();
         question
     };
     redis.rpush::<_, _, ()>("sg:{b:list}:count:per-business:acme", "x").expect("RPUSH works");
@@ -154,7 +155,7 @@ async fn a_value_of_the_wrong_type_harms_its_question_alone() {
     redis.rpush::<_, _, ()>("sg:{b:document}:business", "x").expect("RPUSH works");
     redis.set::<_, _, ()>("sg:{b:set}:businesses", "x").expect("SET works");
     let mut set = other("b:set");
-    set.asks[0].member = Some(Member { set: "businesses".to_owned(), member: "acme".to_owned() });
+    Arc::make_mut(&mut set.asks)[0].member = Some(Member { set: "businesses".to_owned(), member: "acme".to_owned() });
     let questions = [other("b:list"), other("b:text"), other("b:document"), set, other("b:good")];
     let answers = together(&store, &questions).await;
     for (answer, name) in answers.iter().zip(["list", "text", "document", "set"]) {
@@ -343,7 +344,7 @@ async fn a_full_store_refuses_and_spends_nothing() {
 #[tokio::test]
 async fn a_user_with_the_least_rights_can_decide() {
     let server = RedisServer::start();
-    let rules = "on >pw resetkeys ~sg:* -@all +auth +select +evalsha +script|load +get +mget +set +sismember +time";
+    let rules = "on >pw resetkeys ~sg:* -@all +auth +select +evalsha +script|load +get +mget +exists +set +setrange +sismember +time";
     let mut acl = redis::cmd("ACL");
     acl.arg("SETUSER").arg("gate").arg(rules.split(' ').collect::<Vec<_>>());
     acl.exec(&mut server.client()).expect("ACL SETUSER works");
@@ -351,7 +352,12 @@ async fn a_user_with_the_least_rights_can_decide() {
     let (store, health) = start(login);
     assert_eq!(remaining(&outcome(&store, question(Believed::Absent)).await), 59);
     assert!(health.is_up());
-    redis::cmd("ACL").arg("SETUSER").arg("gate").arg("-set").exec(&mut server.client()).expect("ACL SETUSER works");
+    redis::cmd("ACL")
+        .arg("SETUSER")
+        .arg("gate")
+        .arg("-setrange")
+        .exec(&mut server.client())
+        .expect("ACL SETUSER works");
     let refused = store.decide(&question(Believed::Absent), soon()).await;
     assert!(matches!(&refused, Err(StoreError::Refused(_))), "{refused:?}");
 }

@@ -214,6 +214,91 @@ async fn headers_that_would_change_the_method_or_the_path_are_stripped() {
     assert!(names.iter().all(|name| seen.header(&name.to_lowercase()).is_none()), "{seen:?}");
 }
 
+/// What CGI, WSGI and Rack make of a header's name: everything that is no letter and no digit is `_` there.
+#[tokio::test]
+async fn what_a_backend_would_take_for_a_header_of_ours_is_stripped_too() {
+    let (stage, gate) = yard();
+    let names = [
+        "X_HTTP_Method_Override",
+        "X-HTTP_Method",
+        "X_Original_URL",
+        "X_Rewrite-URL",
+        "X_Forwarded_For",
+        "X-Forwarded_Proto",
+        "X_Forwarded_Host",
+        "X_Real_IP",
+        "X_Request_Id",
+        "X.User.Id",
+        "X_User-Id",
+        "X_Gate.Secret",
+        "Transfer_Encoding",
+        "Content_Length",
+        "X-Forwarded-Port",
+        "X-Forwarded-Prefix",
+        "X_Forwarded_Server",
+    ];
+    let lines: Vec<String> = names.iter().map(|name| format!("{name}: forged")).collect();
+    let lines: Vec<&[u8]> = lines.iter().map(String::as_bytes).collect();
+    assert_eq!(gate.raw("GET", "/public/x", &lines).status, 200);
+    let seen = stage.upstream.only();
+    let forged: Vec<_> = seen.headers.iter().filter(|(_, value)| value.contains("forged")).collect();
+    assert!(forged.is_empty(), "{forged:?}");
+}
+
+#[tokio::test]
+async fn a_header_that_was_decided_by_reaches_the_upstream_in_one_spelling() {
+    let stage = Stage::set();
+    let gate = stage.gate(
+        "
+keys: {from: [{header: X-Acme-Key}], forward: true}
+business: {from: [{header: X-Business-Id}]}
+routes: {/things: any}
+",
+    );
+    let key = stage.redis.mint(json!({"business": "acme"})).text;
+    let key = format!("X-Acme-Key: {key}");
+    let lines: [&[u8]; 4] = [key.as_bytes(), b"X_Acme_Key: other", b"X-Business-Id: acme", b"X_Business_Id: other"];
+    assert_eq!(gate.raw("GET", "/things", &lines).status, 200);
+    let seen = stage.upstream.only();
+    assert_eq!(seen.header("x-business-id"), Some("acme"));
+    assert!(seen.headers.iter().all(|(_, value)| value != "other"), "{seen:?}");
+}
+
+/// RFC 9110 §6.5.1: what routes, frames or identifies a request has no place behind its body.
+#[tokio::test]
+async fn a_trailer_says_nothing_that_belongs_into_the_head() {
+    let stage = Stage::set();
+    for scheme in ["http", "h2c"] {
+        let gate = stage.gate(&format!("upstream: {scheme}://{}\nroutes: {{/public: public}}", stage.upstream.address));
+        let names = [
+            "Host",
+            "Content-Length",
+            "Transfer-Encoding",
+            "Authorization",
+            "X-API-Key",
+            "X-Forwarded-For",
+            "X_Forwarded_For",
+            "X-Forwarded-Host",
+            "X-HTTP-Method-Override",
+            "X_HTTP_Method",
+            "X-Original-URL",
+            "X-Request-Id",
+            "Connection",
+            "TE",
+        ];
+        let trailers: String = names.iter().map(|name| format!("{name}: forged\r\n")).collect();
+        let request = format!(
+            "POST /public HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: {}, X-Sum\r\nTE: trailers\r\n\
+             Connection: close\r\n\r\n4\r\nbody\r\n0\r\n{trailers}X-Sum: 4\r\n\r\n",
+            names.join(", ")
+        );
+        exchange(gate.address, request.as_bytes());
+        let seen = stage.upstream.take();
+        let forged = seen.iter().flat_map(|seen| &seen.trailers).filter(|(_, value)| value == "forged");
+        assert_eq!(forged.collect::<Vec<_>>(), Vec::<&(String, String)>::new(), "{scheme}");
+    }
+}
+
 #[tokio::test]
 async fn a_clamp_changes_the_value_and_nothing_else_in_the_query() {
     let stage = Stage::set();

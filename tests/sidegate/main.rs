@@ -4,20 +4,30 @@
 //! real APIs against its profile; the other files take one theme each.
 
 mod answers;
+mod backends;
 mod batching;
+mod bounds;
 mod config;
 mod connections;
 mod cors;
 mod credentials;
 mod demo;
 mod exactness;
+mod floods;
 mod forwarding;
+mod frames;
 mod grpc;
 mod h2_upstreams;
+mod keys_life;
+mod life;
 mod limits;
+mod mutual_tls;
 mod operators;
 mod outages;
 mod paths;
+mod proxied;
+mod reload;
+mod rotation;
 mod shapes;
 mod smuggling;
 mod standing;
@@ -25,6 +35,7 @@ mod store;
 mod streams;
 mod support;
 mod systems;
+mod telemetry;
 mod tls;
 mod upgrades;
 mod upstreams;

@@ -50,6 +50,7 @@ async fn every_metric_of_the_contract_is_there_from_the_start() {
         "sidegate_connections",
         "sidegate_requests_in_flight",
         "sidegate_config_info",
+        "sidegate_config_reloads_total",
         "sidegate_build_info",
         "process_",
     ] {

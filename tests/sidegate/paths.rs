@@ -16,6 +16,9 @@ routes:
   GET /items/{id}/parts/**: public
   PUT /items/{id}: public
   /opened/**: {public: true, paths: [encoded-slash, semicolon]}
+  /opened/admin: admin
+  /opened/x: admin
+  /opened/x/admin: admin
   /lenient/{name}: {public: true, lenient: true}
   /lenient/admin: admin
   /strict/{name}: public
@@ -51,6 +54,18 @@ async fn a_path_with_two_readings_is_refused() {
         "/public/%ed%a0%80",
         "/public/%252e%252e/admin",
         "/public/%252f",
+        // Encoded twice, in pieces: the second encoding shows once the first is undone.
+        "/public/%25%32%65%25%32%65/admin",
+        "/public/%25%32f",
+        "/public/%252%66",
+        // Dots that stand alone once a backend drops white space, parameters, or what shows nothing (CVE-2014-9390).
+        "/public/..%20/admin",
+        "/public/%20../admin",
+        "/public/..%20./admin",
+        "/public/..%c2%a0/admin",
+        "/public/.%e2%80%8b./admin",
+        "/public/..%3fx/admin",
+        "/public/..%23/admin",
         "/public/%",
         "/public/%2",
         "/public/%zz",
@@ -95,6 +110,12 @@ async fn a_near_miss_of_a_route_is_no_route() {
         "/strict/admin.",
         "/strict/admin%20",
         "/strict/%41dmin",
+        "/strict/%20admin",
+        "/strict/admin%3Fx",
+        "/strict/admin%23x",
+        "/strict/adm%C4%B1n",
+        "/strict/ad%C2%ADmin",
+        "/strict/%EF%BC%A1dmin",
         "/PUBLIC/x",
         "/publicx",
     ] {
@@ -144,7 +165,19 @@ async fn an_encoded_slash_or_a_semicolon_passes_where_the_route_says_so() {
         assert_eq!(yard.get(target, &yard.reader).status, 200, "{target}");
         assert_eq!(yard.stage.upstream.only().target, target);
     }
-    for target in ["/opened/..%2fadmin", "/opened/%2e%2e%2fadmin", "/opened/..;/admin", "/opened/a%2f..%2fadmin"] {
+    for target in [
+        "/opened/..%2fadmin",
+        "/opened/%2e%2e%2fadmin",
+        "/opened/..;/admin",
+        "/opened/a%2f..%2fadmin",
+        // Another route's, to a backend that drops parameters or splits what it has decoded.
+        "/opened/admin;v=1",
+        "/opened/admin;v%2f=1",
+        "/opened/admin%3bv=1",
+        "/opened/%2Fadmin",
+        "/opened/x%2F",
+        "/opened/x%2fadmin",
+    ] {
         yard.refused(target.as_bytes(), &[400]);
     }
 }
@@ -196,6 +229,11 @@ async fn only_the_ordinary_form_of_a_target_is_routed() {
     let other = yard.gate.raw("GET", "http://other.example/public/x", &[]);
     assert!([400, 421].contains(&other.status), "{other:?}");
     assert!(yard.stage.upstream.seen().is_empty());
+    for target in
+        ["http://u@a/public/x", "http:///public/x", "//other.example/public/x", "/public/x HTTP/1.1\r\nHost: b\r\nX:"]
+    {
+        yard.refused(target.as_bytes(), &[400, 421]);
+    }
     let own = yard.gate.raw("GET", yard.gate.url("/public/x"), &[]);
     assert_eq!(own.status, 200);
     assert_eq!(yard.stage.upstream.only().target, "/public/x");

@@ -3,14 +3,14 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::{DONE, KeysSetting, Session, printable};
+use super::words::{print_facts, printable};
+use super::{DONE, KeysSetting, Session, name};
 use crate::clock;
-use crate::keys::mint::{hint, mint};
-use crate::keys::rules::{Settled, Wanted};
-use crate::keys::{Digest, Format, FormatError};
+use crate::keys::FormatError;
+use crate::keys::rules::Wanted;
 use crate::secret::Secret;
+use crate::store::keyring::KeyringError;
 use crate::store::record::KeyDocument;
-use crate::store::registry::{Insertion, RegistryError};
 
 #[derive(Debug, Args)]
 #[command(
@@ -32,6 +32,12 @@ pub struct CreateArgs {
     /// When the key ends: a duration such as 90d or 24h, or an RFC 3339 time
     #[arg(long, value_name = "WHEN")]
     expires: Option<String>,
+    /// A limit of the key's own, such as per-key=20/1s,200/10s; several times for several limits
+    #[arg(long, value_name = "NAME=WINDOWS", value_parser = name::limit)]
+    limit: Vec<(String, Vec<String>)>,
+    /// From where alone the key may be used: addresses and networks, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "NETWORK")]
+    allow_addresses: Option<Vec<String>>,
     /// The prefix of the format to mint; without it the first that is configured
     #[arg(long, value_name = "PREFIX")]
     format: Option<String>,
@@ -42,7 +48,7 @@ pub struct CreateArgs {
 
 /// The contract's document; a member without a value is null.
 #[derive(Serialize)]
-struct Created<'a> {
+pub(super) struct Created<'a> {
     id: &'a str,
     key: &'a str,
     hint: &'a str,
@@ -55,74 +61,39 @@ struct Created<'a> {
 }
 
 pub(super) async fn run(args: CreateArgs, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<u8> {
-    let CreateArgs { name, business, user, scopes, expires, format, json } = args;
-    let wanted = Wanted { name, business, user, scopes, expires };
-    let settled = match setting.rules.settle(wanted, session.now_ms) {
-        Ok(settled) => settled,
-        Err(broken) => return session.wrong_arguments(broken),
+    let CreateArgs { name, business, user, scopes, expires, limit: limits, allow_addresses, format, json } = args;
+    let wanted = Wanted { name, business, user, scopes, expires, limits, allow_addresses };
+    let minted = match setting.keyring.create(wanted, format.as_deref(), session.asker()).await {
+        Ok(minted) => minted,
+        Err(error) => return refused(error, setting, session),
     };
-    let format = match setting.formats.to_mint(format.as_deref()) {
-        Ok(format) => format,
-        Err(FormatError::NotConfigured { prefix, .. }) if looks_like_a_key(&prefix, setting) => {
-            return session.wrong_arguments("`--format` takes the prefix of a format, never a key");
-        }
-        Err(unknown) => return session.wrong_arguments(unknown),
-    };
-    let (key, document) = issue(setting, settled, format, session.now_ms).await?;
-    if json {
-        session.print_json(&created(&key, &document))?;
-    } else {
-        print_for_a_person(session, &created(&key, &document))?;
-    }
+    show_once(&minted.key, &minted.document, json, session)?;
     Ok(DONE)
 }
 
-/// Mints a key that obeys the rules and stores its digest.
-pub async fn issue(
-    setting: &KeysSetting,
-    settled: Settled,
-    format: &Format,
-    now_ms: u64,
-) -> anyhow::Result<(Secret, KeyDocument)> {
-    let key = mint(&setting.formats, format, getrandom::fill)?;
-    let document = document_of(settled, hint(key.expose(), format), now_ms);
-    let document = insert(setting, &key, &document, now_ms).await?;
-    Ok((key, document))
-}
-
-fn looks_like_a_key(text: &str, setting: &KeysSetting) -> bool {
-    crate::keys::mask(text, &setting.formats) != text
-}
-
-fn document_of(settled: Settled, hint: String, now_ms: u64) -> KeyDocument {
-    KeyDocument {
-        id: uuid::Uuid::new_v4().to_string(),
-        name: settled.name,
-        hint,
-        business: settled.business,
-        user: settled.user,
-        scopes: settled.scopes,
-        created_at: Some(now_ms),
-        expires_at: settled.expires_at,
-        ..KeyDocument::default()
+/// A whole key where a prefix belongs is not repeated.
+pub(super) fn refused(error: KeyringError, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<u8> {
+    let looks_like_a_key = |text: &str| crate::keys::mask(text, &setting.keyring.formats) != text;
+    match error {
+        KeyringError::Format(FormatError::NotConfigured { prefix, .. }) if looks_like_a_key(&prefix) => {
+            session.wrong_arguments("`--format` takes the prefix of a format, never a key")
+        }
+        other => session.refused(other),
     }
 }
 
-/// The document as it is stored now.
-async fn insert(
-    setting: &KeysSetting,
+/// The only time that the key is printed.
+pub(super) fn show_once(
     key: &Secret,
     document: &KeyDocument,
-    now_ms: u64,
-) -> anyhow::Result<KeyDocument> {
-    let members = serde_json::from_str(&document.to_json())?;
-    match setting.registry.insert(&Digest::of(key.expose()), members, now_ms).await? {
-        Insertion::Inserted(stored) => Ok(stored.document.map_err(RegistryError::from)?),
-        Insertion::AlreadyThere(_) => anyhow::bail!("the minted key exists already; the system's randomness is broken"),
-    }
+    json: bool,
+    session: &mut Session<'_>,
+) -> anyhow::Result<()> {
+    let created = created(key, document);
+    if json { session.print_json(&created) } else { print_for_a_person(session, &created) }
 }
 
-fn created<'a>(key: &'a Secret, document: &'a KeyDocument) -> Created<'a> {
+pub(super) fn created<'a>(key: &'a Secret, document: &'a KeyDocument) -> Created<'a> {
     Created {
         id: &document.id,
         key: key.expose(),
@@ -143,7 +114,7 @@ fn print_for_a_person(session: &mut Session<'_>, created: &Created<'_>) -> anyho
     };
     let scopes = if created.scopes.is_empty() { "none".to_owned() } else { created.scopes.join(", ") };
     writeln!(session.out, "The new key. It is shown this once and can never be read back:\n\n  {}\n", created.key)?;
-    for (fact, value) in [
+    let facts = [
         ("id", created.id),
         ("hint", created.hint),
         ("name", &printable(created.name)),
@@ -152,8 +123,6 @@ fn print_for_a_person(session: &mut Session<'_>, created: &Created<'_>) -> anyho
         ("scopes", &scopes),
         ("created", created.created_at.as_deref().unwrap_or("-")),
         ("expires", created.expires_at.as_deref().unwrap_or("never")),
-    ] {
-        writeln!(session.out, "  {fact:<10}{value}")?;
-    }
-    Ok(())
+    ];
+    print_facts(session.out, &facts)
 }

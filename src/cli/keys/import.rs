@@ -12,11 +12,13 @@ use clap::Args;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::{DONE, FAILED, KeysSetting, Session, printable};
+use super::words::printable;
+use super::{DONE, FAILED, KeysSetting, Session};
 use crate::keys::rules::check_name;
 use crate::keys::{Digest, mask};
 use crate::store::StoreError;
-use crate::store::registry::{Insertion, Members, RegistryError, StoredKey};
+use crate::store::keyring::{Asker, Granting};
+use crate::store::registry::{Insertion, Members, RegistryError, SUCCESSOR, StoredKey};
 
 #[derive(Debug, Args)]
 #[command(
@@ -24,7 +26,7 @@ use crate::store::registry::{Insertion, Members, RegistryError, StoredKey};
 )]
 pub struct ImportArgs {
     /// JSON lines {sha256, name, business?, user?, scopes?, id?, hint?, created_at?, expires_at?, revoked_at?, limits?,
-    /// allow_addresses?}; without it standard input
+    /// allow_addresses?, rotated_to?}; without it standard input
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
 }
@@ -46,7 +48,24 @@ struct Line {
     revoked_at: Option<Value>,
     limits: Option<Value>,
     allow_addresses: Option<Value>,
+    rotated_to: Option<Value>,
 }
+
+/// The members of a line beside the digest, which are those that `export` writes.
+pub(super) const MEMBERS: [&str; 12] = [
+    "id",
+    "name",
+    "hint",
+    "business",
+    "user",
+    "scopes",
+    "created_at",
+    "expires_at",
+    "revoked_at",
+    "limits",
+    "allow_addresses",
+    SUCCESSOR,
+];
 
 #[derive(Default)]
 struct Tally {
@@ -56,6 +75,8 @@ struct Tally {
 }
 
 pub(super) async fn run(args: ImportArgs, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<u8> {
+    let actor = session.actor.clone();
+    let asker = Asker { actor: &actor, granting: Granting::Everything, now_ms: session.now_ms };
     let mut file;
     let input: &mut dyn BufRead = match args.file.filter(|path| path.as_os_str() != "-") {
         Some(path) => {
@@ -76,14 +97,14 @@ pub(super) async fn run(args: ImportArgs, setting: &KeysSetting, session: &mut S
         if line.trim_ascii().is_empty() {
             continue;
         }
-        match import(line.trim_ascii(), setting, session.now_ms).await {
+        match import(line.trim_ascii(), setting, asker).await {
             Ok(insertion) => {
                 let (what, key) = tally.count(&insertion);
                 writeln!(session.out, "line {number}: {what} as {}", shown_id(key))?;
             }
             Err(Failure::Line(what)) => {
                 tally.failed += 1;
-                writeln!(session.err, "line {number}: {}", printable(&mask(&what, &setting.formats)))?;
+                writeln!(session.err, "line {number}: {}", printable(&mask(&what, &setting.keyring.formats)))?;
             }
             Err(Failure::Store(error)) => {
                 writeln!(session.err, "line {number}: stopped here; import the same lines again, none is doubled")?;
@@ -103,9 +124,9 @@ enum Failure {
     Store(StoreError),
 }
 
-async fn import(line: &[u8], setting: &KeysSetting, now_ms: u64) -> Result<Insertion, Failure> {
+async fn import(line: &[u8], setting: &KeysSetting, asker: Asker<'_>) -> Result<Insertion, Failure> {
     let (digest, members) = read(line, setting).map_err(Failure::Line)?;
-    setting.registry.insert(&digest, members, now_ms).await.map_err(|error| match error {
+    setting.keyring.import(&digest, members, asker).await.map_err(|error| match error {
         RegistryError::Store(error @ (StoreError::Unreachable(_) | StoreError::Deadline)) => Failure::Store(error),
         other => Failure::Line(other.to_string()),
     })
@@ -123,7 +144,7 @@ fn read(line: &[u8], setting: &KeysSetting) -> Result<(Digest, Members), String>
     let digest = Digest::parse_hex(&line.sha256)
         .ok_or("sha256: write the key's SHA-256 as 64 hexadecimal digits, never the key itself")?;
     check_name(&line.name).map_err(|error| format!("name: {error}"))?;
-    if line.hint.as_ref().is_some_and(|hint| mask(hint, &setting.formats) != hint.as_str()) {
+    if line.hint.as_ref().is_some_and(|hint| mask(hint, &setting.keyring.formats) != hint.as_str()) {
         return Err("hint: at most the prefix and eight characters of a key may be stored".to_owned());
     }
     Ok((digest, line.into_members()))
@@ -131,20 +152,22 @@ fn read(line: &[u8], setting: &KeysSetting) -> Result<(Digest, Members), String>
 
 impl Line {
     fn into_members(self) -> Members {
-        let members = [
-            ("id", self.id),
-            ("name", Some(Value::from(self.name))),
-            ("hint", self.hint.map(Value::from)),
-            ("business", self.business),
-            ("user", self.user),
-            ("scopes", self.scopes),
-            ("created_at", self.created_at),
-            ("expires_at", self.expires_at),
-            ("revoked_at", self.revoked_at),
-            ("limits", self.limits),
-            ("allow_addresses", self.allow_addresses),
+        let values = [
+            self.id,
+            Some(Value::from(self.name)),
+            self.hint.map(Value::from),
+            self.business,
+            self.user,
+            self.scopes,
+            self.created_at,
+            self.expires_at,
+            self.revoked_at,
+            self.limits,
+            self.allow_addresses,
+            self.rotated_to,
         ];
-        members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+        let members = MEMBERS.iter().zip(values);
+        members.filter_map(|(name, value)| Some(((*name).to_owned(), value?))).collect()
     }
 }
 

@@ -1,15 +1,15 @@
 //! `sidegate keys list`: every key, or those of a business or a user. Hints, never keys.
 
-use std::io::Write;
-
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{DONE, KeysSetting, Session, printable, revoked_at, shown};
+use super::words::{self, print_table, printable, shown};
+use super::{DONE, KeysSetting, Session};
+use crate::keys::change::age;
 use crate::store::registry::{Filter, StoredKey};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  sidegate keys list --business acme --json")]
+#[command(after_help = "Examples:\n  sidegate keys list --business acme --json\n  sidegate keys list --older-than 90d")]
 pub struct ListArgs {
     /// Only keys that are bound to this business
     #[arg(long, value_name = "ID")]
@@ -17,6 +17,15 @@ pub struct ListArgs {
     /// Only keys of this user
     #[arg(long, value_name = "ID")]
     user: Option<String>,
+    /// Only keys that were created so long ago and still act: those to rotate
+    #[arg(long, value_name = "AGE")]
+    older_than: Option<String>,
+    /// Which page, from 1 on; without it all keys
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    page: Option<u32>,
+    /// How many keys a page has
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    per_page: u32,
     /// Print one JSON document: {"keys": […], "total": N}
     #[arg(long)]
     json: bool,
@@ -25,17 +34,34 @@ pub struct ListArgs {
 const COLUMNS: [&str; 9] = ["HINT", "NAME", "STATE", "BUSINESS", "USER", "SCOPES", "CREATED", "EXPIRES", "ID"];
 
 pub(super) async fn run(args: ListArgs, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<u8> {
-    let keys = setting.registry.list(&Filter { business: args.business, user: args.user }).await?;
+    let age = match args.older_than.as_deref().map(age).transpose() {
+        Ok(age) => age,
+        Err(wrong) => return session.wrong_arguments(wrong),
+    };
+    let created_before = age.map(|age| session.now_ms.saturating_sub(age));
+    let filter = Filter { business: args.business, user: args.user, created_before };
+    let mut keys = setting.keyring.list(&filter).await?;
+    if age.is_some() {
+        keys.retain(|key| key.is_active(session.now_ms));
+    }
+    let total = keys.len();
+    if let Some(page) = args.page {
+        let (page, per_page) = (page as usize - 1, args.per_page as usize);
+        keys = keys.into_iter().skip(page.saturating_mul(per_page)).take(per_page).collect();
+    }
     if args.json {
-        let listed: Vec<Value> = keys.iter().map(listed).collect();
-        session.print_json(&json!({"keys": listed, "total": keys.len()}))?;
+        let listed: Vec<Value> = keys.iter().map(words::document).collect();
+        session.print_json(&json!({"keys": listed, "total": total}))?;
         return Ok(DONE);
     }
-    if keys.is_empty() {
+    if total == 0 {
         writeln!(session.out, "No keys. `sidegate keys create` makes one.")?;
         return Ok(DONE);
     }
-    print_table(session.out, &keys.iter().map(|key| row(key, session.now_ms)).collect::<Vec<_>>())?;
+    print_table(session.out, COLUMNS, &keys.iter().map(|key| row(key, session.now_ms)).collect::<Vec<_>>())?;
+    if keys.len() < total {
+        writeln!(session.out, "{} of {total} keys.", keys.len())?;
+    }
     for key in &keys {
         if let Err(error) = &key.document {
             writeln!(session.err, "warning: {} is refused: {}", shown(key, "id"), printable(&error.to_string()))?;
@@ -44,66 +70,17 @@ pub(super) async fn run(args: ListArgs, setting: &KeysSetting, session: &mut Ses
     Ok(DONE)
 }
 
-/// The contract's members; what is not there is null, and what the gate cannot read says why.
-fn listed(key: &StoredKey) -> Value {
-    let member = |name: &str| key.members.get(name).cloned().unwrap_or(Value::Null);
-    let mut listed = json!({
-        "id": member("id"),
-        "hint": member("hint"),
-        "name": member("name"),
-        "business": member("business"),
-        "user": member("user"),
-        "scopes": key.members.get("scopes").cloned().unwrap_or_else(|| json!([])),
-        "created_at": member("created_at"),
-        "expires_at": member("expires_at"),
-        "revoked_at": revoked_at(key),
-    });
-    for name in ["limits", "allow_addresses"] {
-        if let Some(value) = key.members.get(name) {
-            listed[name] = value.clone();
-        }
-    }
-    if let Err(error) = &key.document {
-        listed["error"] = Value::from(error.to_string());
-    }
-    listed
-}
-
 fn row(key: &StoredKey, now_ms: u64) -> [String; COLUMNS.len()] {
-    let state = match &key.document {
-        Err(_) => "unreadable",
-        Ok(document) if document.revoked => "revoked",
-        Ok(document) if document.expires_at.is_some_and(|at| at <= now_ms) => "expired",
-        Ok(_) => "active",
-    };
-    let scopes: Vec<&str> =
-        key.members.get("scopes").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
-    let scopes = if scopes.is_empty() { "-".to_owned() } else { printable(&scopes.join(",")) };
     let text = |member: &str| shown(key, member);
     [
         text("hint"),
         text("name"),
-        state.to_owned(),
+        words::state(key, now_ms).to_owned(),
         text("business"),
         text("user"),
-        scopes,
+        words::scopes(key),
         text("created_at"),
         text("expires_at"),
         text("id"),
     ]
-}
-
-fn print_table(out: &mut dyn Write, rows: &[[String; COLUMNS.len()]]) -> anyhow::Result<()> {
-    let mut widths = COLUMNS.map(str::len);
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let headings = COLUMNS.map(str::to_owned);
-    for row in std::iter::once(&headings).chain(rows) {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        writeln!(out, "{}", cells.join("  ").trim_end())?;
-    }
-    Ok(())
 }

@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use clap::Parser;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::words::printable;
 use super::*;
-use crate::keys::rules::Required;
-use crate::keys::{Alphabet, Digest, Fate, Format};
-use crate::store::file::FileStore;
+use crate::keys::rules::{Required, Rules};
+use crate::keys::{Alphabet, Digest, Fate, Format, Formats};
+use crate::store::registry::Registry;
 
 const NOW: u64 = 1_774_276_200_000;
 
@@ -34,8 +35,9 @@ fn shell(formats: Formats, require: &[Required]) -> Shell {
     let folder = TempDir::new().expect("a folder");
     let store = FileStore::open(&folder.path().join("keys.yaml")).expect("the store opens");
     let known_scopes = ["contacts:read", "contacts:write"].map(str::to_owned).to_vec();
-    let rules = Rules { require: require.to_vec(), default_scopes: Vec::new(), known_scopes };
-    Shell { folder, setting: KeysSetting { formats, rules, registry: Registry::File { store } } }
+    let rules = Rules { require: require.to_vec(), known_scopes, ..Rules::default() };
+    let keyring = Keyring::new(formats, rules, Registry::File { store });
+    Shell { folder, setting: KeysSetting { keyring, policy: None, store: None } }
 }
 
 fn standard() -> Shell {
@@ -46,7 +48,8 @@ impl Shell {
     async fn try_to(&self, arguments: &[&str], input: &str) -> anyhow::Result<Said> {
         let line = Line::try_parse_from(std::iter::once("keys").chain(arguments.iter().copied()))?;
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let mut session = Session { input: &mut input.as_bytes(), out: &mut out, err: &mut err, now_ms: NOW };
+        let actor = Actor { name: "tester".to_owned(), from: Door::CommandLine };
+        let mut session = Session { input: &mut input.as_bytes(), out: &mut out, err: &mut err, actor, now_ms: NOW };
         let code = perform(line.keys, &self.setting, &mut session).await?;
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
         Ok(Said { code, out: text(out), err: text(err) })

@@ -196,7 +196,7 @@ pub fn rules(root: &Root, routes: Option<&Routes>, reader: &mut Reader<'_>) -> R
     known.retain(|scope| scope != "*");
     known.sort_unstable();
     known.dedup();
-    Rules { require, default_scopes, known_scopes: known }
+    Rules { require, default_scopes, known_scopes: known, ..Rules::default() }
 }
 
 pub fn business_sources(root: &Root, routes: Option<&Routes>, reader: &mut Reader<'_>) -> Vec<BusinessSource> {

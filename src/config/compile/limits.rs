@@ -94,6 +94,11 @@ impl Limits {
         seen.iter().filter_map(|name| self.compiled.get(name)).cloned().collect()
     }
 
+    /// The names, and whether a key may have windows of its own.
+    pub fn known(&self) -> Vec<(String, bool)> {
+        self.compiled.values().map(|limit| (limit.name.clone(), limit.by == By::Key)).collect()
+    }
+
     fn unknown(&self, path: &FieldPath, name: &str, reader: &mut Reader<'_>) {
         let advice = near::advice(name, self.names.iter().map(String::as_str));
         reader.fail(path, format_args!("there is no limit `{name}`; {advice}"));
@@ -105,6 +110,11 @@ impl Limits {
             reader.fail(&path, "no route uses it; name it in `defaults.limits` or in a route's `limits`, or remove it");
         }
     }
+}
+
+/// The names of the plans.
+pub fn names(plans: Option<&Plans>) -> Vec<String> {
+    plans.into_iter().flat_map(Plans::iter).map(|(name, _)| name.clone()).collect()
 }
 
 pub fn plans(root: &Root, limits: &Limits, reader: &mut Reader<'_>) -> Option<Plans> {

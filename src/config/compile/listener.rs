@@ -8,9 +8,9 @@ use ipnet::IpNet;
 
 use super::reader::{Reader, items};
 use crate::config::place::FieldPath;
-use crate::config::raw::{self, ListenLimits, Root, Scalar, Short};
+use crate::config::raw::{self, Root, Scalar, Short};
 use crate::config::scalar::{self, ScalarError};
-use crate::listen::settings::{Bounds, CertificateFiles, Drain, Settings, Tls};
+use crate::listen::settings::{CertificateFiles, Drain, Settings, Tls};
 use crate::proxy::settings::Streams;
 use crate::{admin, observe};
 
@@ -31,15 +31,16 @@ pub fn listen(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
         }
     };
     let address = text.and_then(|text| socket_address(&path.field("address"), text, reader));
-    let proxy_protocol = listen.proxy_protocol.as_ref();
-    reader.only_default(&path.field("proxy_protocol"), proxy_protocol, false, scalar::flag, "the PROXY protocol is");
+    let flag = path.field("proxy_protocol");
+    let proxy_protocol = reader.read(&flag, listen.proxy_protocol.as_ref(), false, scalar::flag);
     let tls = listen.tls.as_ref().and_then(|tls| tls_files(&path.field("tls"), tls, reader));
     let proxies = path.field("trusted_proxies");
     let settings = Settings {
         address: address.unwrap_or(DEFAULT_ADMIN),
         tls,
         trusted_proxies: reader.parse_all(&proxies, listen.trusted_proxies.as_ref(), network),
-        bounds: bounds(&path.field("limits"), listen.limits.as_ref(), reader),
+        bounds: super::listen_limits::bounds(&path.field("limits"), listen.limits.as_ref(), reader),
+        proxy_protocol,
         drain: drain(root, reader),
         workers: reader.read(&FieldPath::top("workers"), root.workers.as_ref(), workers(), scalar::count(1, 1024)),
     };
@@ -62,9 +63,7 @@ pub fn network(text: &str) -> Result<IpNet, ScalarError> {
 }
 
 fn tls_files(path: &FieldPath, tls: &raw::ListenTls, reader: &mut Reader<'_>) -> Option<Tls> {
-    if tls.client_ca.is_some() {
-        reader.not_built(&path.field("client_ca"), "mutual TLS is");
-    }
+    let client_ca = tls.client_ca.as_ref().and_then(|file| reader.file(&path.field("client_ca"), file));
     let path = path.field("certificates");
     let Some(list) = tls.certificates.as_ref().filter(|list| !list.0.is_empty()) else {
         reader.fail(&path, "there is none; write `certificates: [{cert: tls.crt, key: tls.key}]`");
@@ -79,42 +78,7 @@ fn tls_files(path: &FieldPath, tls: &raw::ListenTls, reader: &mut Reader<'_>) ->
         let key = key.and_then(|key| reader.file(&key_path, key));
         certificates.extend(cert.zip(key).map(|(cert, key)| CertificateFiles { cert, key }));
     }
-    Some(Tls { certificates })
-}
-
-fn bounds(path: &FieldPath, limits: Option<&ListenLimits>, reader: &mut Reader<'_>) -> Bounds {
-    let nothing = ListenLimits::default();
-    let limits = limits.unwrap_or(&nothing);
-    let later = "this bound is";
-    for (name, value, default) in [
-        ("body_idle", &limits.body_idle, Duration::from_secs(30)),
-        ("idle", &limits.idle, Duration::from_secs(120)),
-        ("stream_idle", &limits.stream_idle, Duration::from_secs(300)),
-    ] {
-        reader.only_default(&path.field(name), value.as_ref(), default, scalar::time, later);
-    }
-    let ten = Duration::from_secs(10);
-    let connections = limits.connections.as_ref();
-    let header_bytes = limits.header_bytes.as_ref();
-    let streams = limits.h2_streams.as_ref();
-    Bounds {
-        connections: reader.read(&path.field("connections"), connections, 10_000, scalar::count(1, 10_000_000)),
-        handshake: reader.read(&path.field("handshake"), limits.handshake.as_ref(), ten, scalar::time),
-        header_read: reader.read(&path.field("header_read"), limits.header_read.as_ref(), ten, scalar::time),
-        header_bytes: reader.read(&path.field("header_bytes"), header_bytes, 32 * 1024, header_size),
-        headers: reader.read(&path.field("headers"), limits.headers.as_ref(), 100, scalar::count(1, 10_000)),
-        h2_streams: reader.read(&path.field("h2_streams"), streams, 100, |text| {
-            scalar::number(1, 100_000)(text).map(|streams| u32::try_from(streams).unwrap_or(u32::MAX))
-        }),
-    }
-}
-
-/// hyper's own floor for its buffer is 8 KiB.
-fn header_size(text: &str) -> Result<usize, ScalarError> {
-    let size = scalar::size(text)?;
-    let (least, most) = (8 * 1024, 16 * 1024 * 1024);
-    let within = usize::try_from(size).ok().filter(|_| (least..=most).contains(&size));
-    within.ok_or_else(|| ScalarError::Number { text: text.to_owned(), least, most })
+    Some(Tls { certificates, client_ca })
 }
 
 fn drain(root: &Root, reader: &mut Reader<'_>) -> Drain {

@@ -7,6 +7,7 @@ mod cors;
 mod header;
 mod keys;
 mod limits;
+mod listen_limits;
 mod listener;
 mod management;
 mod reader;
@@ -17,6 +18,7 @@ mod store;
 mod texts;
 mod upstream;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Settings;
@@ -33,15 +35,23 @@ pub use reader::Problem;
 use reader::Reader;
 use routes::Base;
 
-/// Compiles what the YAML says, or gives everything that is wrong with it.
-pub fn compile(root: &Root, sources: Sources<'_>) -> Result<Settings, Vec<Problem>> {
+/// What came of the YAML: settings, or everything that is wrong with it.
+pub struct Compiled {
+    pub settings: Result<Settings, Vec<Problem>>,
+    /// Every file that it names and whose content belongs to it.
+    pub files: Vec<PathBuf>,
+}
+
+/// Compiles what the YAML says.
+pub fn compile(root: &Root, sources: Sources<'_>) -> Compiled {
     let mut reader = Reader::new(sources);
     let settings = settings(root, &mut reader);
-    let Reader { problems, warnings, .. } = reader;
-    match settings {
+    let Reader { problems, warnings, files, .. } = reader;
+    let settings = match settings {
         Some(settings) if problems.is_empty() => Ok(Settings { warnings, ..settings }),
         _ => Err(problems),
-    }
+    };
+    Compiled { settings, files }
 }
 
 /// `None` when a part could not even be stood in for; the reader then holds a problem.
@@ -51,12 +61,11 @@ fn settings(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
     let upstreams = upstream::all(root, reader);
     let policy = policy(root, base_path.as_ref(), &upstreams, reader);
     let rate_limit_headers = texts::rate_limit_headers(root, reader);
-    management::check(root, reader);
     let streams = listener::streams(root, reader);
     let cors = cors::cors(root, reader);
     let listen = listener::listen(root, reader);
     let admin = listener::admin(root, reader);
-    let store = store::store(root, reader);
+    let store = store::store(root, reader).map(|store| management::keepers(root, store, reader));
     let observe = listener::observe(root, reader);
 
     let listen = listen?;
@@ -96,6 +105,11 @@ fn policy(
     limits.report_unused(reader);
     let scopes = scopes::of(root, reader);
     let rules = keys::rules(root, routes.as_ref(), reader);
+    let rules = management::rules(
+        root,
+        Rules { known_limits: limits.known(), known_plans: limits::names(plans.as_ref()), ..rules },
+        reader,
+    );
     let business_sources = keys::business_sources(root, routes.as_ref(), reader);
     let texts = texts::texts(root, reader);
     let deny = keys::deny(root, reader);

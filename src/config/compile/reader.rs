@@ -19,11 +19,13 @@ pub struct Reader<'s> {
     sources: Sources<'s>,
     pub problems: Vec<Problem>,
     pub warnings: Vec<String>,
+    /// Files whose content is part of what was read.
+    pub files: Vec<PathBuf>,
 }
 
 impl<'s> Reader<'s> {
     pub fn new(sources: Sources<'s>) -> Self {
-        Self { sources, problems: Vec::new(), warnings: Vec::new() }
+        Self { sources, problems: Vec::new(), warnings: Vec::new(), files: Vec::new() }
     }
 
     pub fn fail(&mut self, path: &FieldPath, message: impl Display) {
@@ -56,6 +58,9 @@ impl<'s> Reader<'s> {
     }
 
     fn replaced(&mut self, path: &FieldPath, scalar: &Scalar, files: bool) -> Option<String> {
+        if files {
+            self.files.extend(self.sources.files_in(&scalar.0));
+        }
         let replaced = self.sources.replace(&scalar.0, files);
         replaced.map_err(|error| self.fail(path, error)).ok()
     }
@@ -108,8 +113,15 @@ impl<'s> Reader<'s> {
         items.filter_map(|(path, scalar)| self.parse(&path, scalar, &mut parse)).collect()
     }
 
-    /// A file, from the configuration's folder.
+    /// A file whose content belongs to the configuration (a certificate, a key), from the configuration's folder.
     pub fn file(&mut self, path: &FieldPath, scalar: &Scalar) -> Option<PathBuf> {
+        let file = self.location(path, scalar)?;
+        self.files.push(file.clone());
+        Some(file)
+    }
+
+    /// A path whose content is not the configuration's (a socket, a store's file), from the configuration's folder.
+    pub fn location(&mut self, path: &FieldPath, scalar: &Scalar) -> Option<PathBuf> {
         let text = self.text_or_file(path, scalar)?;
         if text.is_empty() {
             self.fail(path, "it is empty; write the path of a file");

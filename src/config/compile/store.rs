@@ -30,7 +30,8 @@ pub fn store(root: &Root, reader: &mut Reader<'_>) -> Option<StoreSettings> {
     let tenth = Duration::from_millis(100);
     let deadline = reader.read(&path.field("deadline"), fields.deadline.as_ref(), tenth, scalar::time);
     let (keys_outage, limits_outage) = outage(&path.field("outage"), fields.outage.as_ref(), reader);
-    Some(StoreSettings { backend: backend?, deadline, keys_outage, limits_outage })
+    let (keepers, wait_replicas) = (None, 0); // `management` says.
+    Some(StoreSettings { backend: backend?, deadline, keys_outage, limits_outage, keepers, wait_replicas })
 }
 
 /// `redis://…` or `file:…`.
@@ -44,7 +45,7 @@ fn short(path: &FieldPath, scalar: &Scalar, reader: &mut Reader<'_>) -> Option<B
 
 fn key_file(path: &FieldPath, file: &str, reader: &mut Reader<'_>) -> Option<PathBuf> {
     // It was replaced already; what looks like a replacement now is part of the name.
-    reader.file(path, &Scalar(file.replace("${", "$${")))
+    reader.location(path, &Scalar(file.replace("${", "$${")))
 }
 
 fn backend(path: &FieldPath, fields: &raw::Store, reader: &mut Reader<'_>) -> Option<Backend> {
@@ -71,7 +72,7 @@ fn only_a_file(path: &FieldPath, file: &Scalar, fields: &raw::Store, reader: &mu
     if fields.tls.is_some() {
         reader.fail(&path.field("tls"), "a file has none; remove this field, or write `redis`");
     }
-    reader.file(&path.field("file"), file)
+    reader.location(&path.field("file"), file)
 }
 
 fn redis_nodes(

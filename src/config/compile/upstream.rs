@@ -1,7 +1,8 @@
 //! `upstream` or `upstreams`: the services behind the gate.
 
+use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::uri::Authority;
@@ -13,6 +14,7 @@ use super::{NAME_ADVICE, entries, is_name};
 use crate::config::place::FieldPath;
 use crate::config::raw::{self, ClientTls, Entries, Root, Scalar, Short};
 use crate::config::{near, scalar};
+use crate::keys::Digest;
 use crate::policy::UpstreamId;
 use crate::policy::template::Template;
 use crate::proxy::settings::{Identity, Protocol, Target, Upstream, UpstreamTls};
@@ -92,7 +94,7 @@ fn target(path: &FieldPath, scalar: &Scalar, reader: &mut Reader<'_>) -> Option<
     let url = reader.text(path, scalar)?;
     if let Some(socket) = url.strip_prefix("unix:") {
         let socket = socket.strip_prefix("//").unwrap_or(socket);
-        return reader.file(path, &Scalar(socket.replace("${", "$${"))).map(Target::Unix);
+        return reader.location(path, &Scalar(socket.replace("${", "$${"))).map(Target::Unix);
     }
     let target = parse_url(&url).map_err(|problem| reader.fail(path, problem)).ok()?;
     if let Target::Tcp { host, protocol: Protocol::Http | Protocol::H2c, .. } = &target
@@ -207,7 +209,13 @@ fn tls(path: &FieldPath, raw: Option<&ClientTls>, target: &Target, reader: &mut 
     if raw.cert.is_some() != raw.key.is_some() {
         reader.fail(path, "a client certificate needs `cert` and `key`; write both");
     }
-    UpstreamTls { ca, client: cert.zip(key) }
+    let contents = [&ca, &cert, &key].into_iter().flatten().map(|file| contents(file)).collect();
+    UpstreamTls { ca, client: cert.zip(key), contents }
+}
+
+/// Tells one content of a file from another; one that cannot be read is told when it is used.
+fn contents(file: &Path) -> Option<Digest> {
+    fs::read_to_string(file).ok().map(|text| Digest::of(&text))
 }
 
 #[cfg(test)]

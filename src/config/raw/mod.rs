@@ -74,7 +74,15 @@ pub struct ListenLimits {
     pub body_idle: Option<Scalar>,
     pub idle: Option<Scalar>,
     pub stream_idle: Option<Scalar>,
+    pub in_flight: Option<Scalar>,
     pub h2_streams: Option<Scalar>,
+    pub h2_header_bytes: Option<Scalar>,
+    pub h2_stream_window: Option<Scalar>,
+    pub h2_connection_window: Option<Scalar>,
+    pub h2_pending_resets: Option<Scalar>,
+    pub h2_local_resets: Option<Scalar>,
+    pub h2_ping: Option<Scalar>,
+    pub h2_ping_answer: Option<Scalar>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -304,6 +312,7 @@ pub struct Management {
     pub path: Option<Scalar>,
     pub session: Option<Scalar>,
     pub roles: Option<List<Scalar>>,
+    pub grants: Option<Entries<List<Scalar>>>,
     pub max_active_keys: Option<Scalar>,
     pub redis: Option<Short<ManagementRedis>>,
     pub unscoped: Option<Scalar>,
@@ -311,7 +320,7 @@ pub struct Management {
     pub wait_replicas: Option<Scalar>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an address of Redis, or `{url, username, password}`")]
 pub struct ManagementRedis {
     pub url: Option<Scalar>,

@@ -24,8 +24,14 @@ fn the_listener_has_the_contracts_defaults() {
     assert!((1..=4).contains(&listen.workers));
     assert_eq!((listen.drain.delay, listen.drain.deadline), (5 * SECOND, 30 * SECOND));
     let bounds = listen.bounds;
-    assert_eq!((bounds.connections, bounds.headers, bounds.h2_streams), (10_000, 100, 100));
+    assert_eq!((bounds.connections, bounds.headers, bounds.h2.streams), (10_000, 100, 100));
     assert_eq!((bounds.handshake, bounds.header_read, bounds.header_bytes), (10 * SECOND, 10 * SECOND, 32 * 1024));
+    assert_eq!((bounds.idle, bounds.body_idle, bounds.stream_idle), (120 * SECOND, 30 * SECOND, 300 * SECOND));
+    assert_eq!((bounds.in_flight, listen.proxy_protocol), (10_000, false));
+    let h2 = bounds.h2;
+    assert_eq!((h2.header_bytes, h2.stream_window, h2.connection_window), (16 * 1024, 64 * 1024, 1024 * 1024));
+    assert_eq!((h2.pending_resets, h2.local_resets), (20, 256));
+    assert_eq!((h2.ping, h2.ping_answer), (30 * SECOND, 10 * SECOND));
     assert_eq!(settings.proxy.header_bytes, 32 * 1024);
     assert_eq!(settings.admin.admin.to_string(), "127.0.0.1:9900");
     assert_eq!((settings.admin.probes, settings.admin.ready_needs_store), (None, true));

@@ -6,6 +6,7 @@ use http::HeaderValue;
 
 use super::{each_has_one_error, errors, good, whole};
 use crate::proxy::settings::{Cors, Streams};
+use crate::store::settings::Backend;
 
 #[test]
 fn they_come_all_at_once_in_the_order_of_the_file() {
@@ -242,6 +243,9 @@ fn the_process_has_bounds() {
         ),
         ("management: {path: '/{a}', session: x}", "management.path", "no fixed path"),
         ("management: {path: /a, session: x, create_rate: fast}", "management.create_rate", "no"),
+        ("management: {path: /a, session: x, roles: a, grants: {b: c}}", "management.grants.b", "name it in `roles`"),
+        ("management: {path: /a, session: x, redis: {username: u}}", "management.redis.username", "needs a password"),
+        ("store: file:k\nmanagement: {path: /a, session: x, redis: 'redis://h'}", "management.redis", "is a file"),
     ]);
 }
 
@@ -282,15 +286,6 @@ fn what_is_not_built_says_so_and_its_default_may_stand() {
         ("mode: observe", "mode", later),
         ("routes: {/a: {any: true, mode: observe}}", "routes.\"/a\".mode", later),
         ("limits: {l: {by: ip, windows: 1/s, mode: observe}}\ndefaults: {limits: l}", "limits.l.mode", later),
-        (
-            "listen: {address: 127.0.0.1:1, tls: {client_ca: a, certificates: {cert: a, key: b}}}",
-            "listen.tls.client_ca",
-            later,
-        ),
-        ("listen: {address: 127.0.0.1:1, proxy_protocol: true}", "listen.proxy_protocol", later),
-        ("listen: {address: 127.0.0.1:1, limits: {body_idle: 1s}}", "listen.limits.body_idle", later),
-        ("listen: {address: 127.0.0.1:1, limits: {idle: 1s}}", "listen.limits.idle", later),
-        ("listen: {address: 127.0.0.1:1, limits: {stream_idle: 1s}}", "listen.limits.stream_idle", later),
         ("probes: {address: 127.0.0.1:2, app: [{path: /a, target: http://b}]}", "probes.app", later),
     ]);
     good(
@@ -319,4 +314,18 @@ fn what_may_not_be_meant_is_a_warning() {
         assert!(warnings.len() == 1 && warnings[0].contains(words), "{given}\n{warnings:?}");
     }
     assert!(whole("").contains("127.0.0.1:3000"));
+}
+
+#[test]
+fn keepers_have_their_own_login_and_everything_else_of_the_gates_redis() {
+    let given = "store: {redis: 'rediss://a:7', username: gate, password: p, prefix: kc, tls: {ca: ca.pem}}\n\
+                 management: {path: /k, session: x, roles: [admin, member], grants: {member: [read]}, max_active_keys: 3, \
+                 wait_replicas: 2, redis: {username: keeper, password: SECRET}}\nroutes: {/a: read}";
+    let settings = good(given);
+    let Backend::Redis(gates) = &settings.store.backend else { panic!("it is a Redis") };
+    let keepers = settings.store.keepers.as_ref().expect("they have a login");
+    assert_eq!((keepers.username.as_deref(), &keepers.shape, &keepers.tls), (Some("keeper"), &gates.shape, &gates.tls));
+    assert_eq!((keepers.prefix.as_str(), settings.store.wait_replicas), ("kc", 2));
+    assert_eq!((settings.keys.max_active_keys, settings.keys.grants["member"].len()), (Some(3), 1));
+    assert!(good("").store.keepers.is_none());
 }

@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use tokio::time::timeout_at;
 
 use super::arrival::Arrival;
+use super::arriving::Arriving;
 use super::body::{Forwarded, Upload};
 use super::connector::{Connector, ConnectorError};
 use super::grpc;
@@ -97,11 +98,22 @@ impl Upstreams {
         Self { upstreams: upstreams.collect(), reserved }
     }
 
+    /// After a reload: one whose settings are as they were goes on with its connections; what the others replace ends with the
+    /// last request on it.
+    pub fn keeping(mut self, former: &Self) -> Self {
+        for new in &mut self.upstreams {
+            if let Some(same) = former.upstreams.iter().find(|former| former.settings == new.settings) {
+                new.pool = same.pool.clone();
+            }
+        }
+        self
+    }
+
     /// Forwards what was permitted; the request's target is taken from `asked` where that is what was decided on. The body
     /// streams; the answer is the upstream's head with its body still to come.
     pub async fn forward(
         &self,
-        request: Request<Incoming>,
+        request: Request<Arriving>,
         passage: &Passage<'_>,
     ) -> Result<Response<Relayed>, Denial> {
         let Passage { permit, policy, asked, arrival, request_id, grpc, exchange } = *passage;

@@ -195,31 +195,62 @@ impl Contents {
 
     /// Appends a key.
     pub fn push(&mut self, digest: &Digest, document: &Map<String, Value>) -> Result<(), String> {
-        let mut entry = Mapping::new();
-        entry.insert(SHA256.into(), digest.to_hex().into());
-        let known = ORDER.iter().filter_map(|&name| document.get_key_value(name));
-        let others = document.iter().filter(|(name, _)| !ORDER.contains(&name.as_str()));
-        for (name, value) in known.chain(others) {
-            entry.insert(name.as_str().into(), serde_yaml::to_value(value).map_err(|error| error.to_string())?);
-        }
+        let entry = Yaml::Mapping(entry_of(digest, document)?);
         let keys = self.root.entry(KEYS.into()).or_insert(Yaml::Null);
         if keys.is_null() {
             *keys = Yaml::Sequence(Vec::new());
         }
         if let Yaml::Sequence(keys) = keys {
-            keys.push(Yaml::Mapping(entry));
+            keys.push(entry);
         }
         Ok(())
     }
 
-    /// Sets a text member of every entry of `digest` that does not have it.
-    pub fn set_absent(&mut self, digest: &Digest, member: &str, value: &str) {
-        let Some(Yaml::Sequence(keys)) = self.root.get_mut(KEYS) else { return };
+    /// Writes every entry of `digest` anew: one that stands twice is refused until one is left, and says the same twice.
+    pub fn replace(&mut self, digest: &Digest, document: &Map<String, Value>) -> Result<(), String> {
+        let Some(Yaml::Sequence(keys)) = self.root.get_mut(KEYS) else { return Ok(()) };
         for key in keys.iter_mut().filter(|key| digest_of(key) == Some(*digest)) {
-            if let Yaml::Mapping(entry) = key {
-                entry.entry(member.into()).or_insert(value.into());
-            }
+            *key = Yaml::Mapping(entry_of(digest, document)?);
         }
+        Ok(())
+    }
+
+    /// Removes every entry of `digest`.
+    pub fn remove(&mut self, digest: &Digest) {
+        if let Some(Yaml::Sequence(keys)) = self.root.get_mut(KEYS) {
+            keys.retain(|key| digest_of(key) != Some(*digest));
+        }
+    }
+
+    /// The document of a business; an entry without anything is an empty one.
+    pub fn business(&self, id: &str) -> Option<Map<String, Value>> {
+        let (_, business) = self.named(BUSINESSES).find(|(name, _)| self::id(name).is_ok_and(|name| name == id))?;
+        match json(business) {
+            Ok(Value::Object(document)) => Some(document),
+            Ok(_) | Err(_) => Some(Map::new()),
+        }
+    }
+
+    /// The ids of all businesses, sorted.
+    pub fn businesses(&self) -> Vec<String> {
+        let mut ids: Vec<_> = self.named(BUSINESSES).filter_map(|(name, _)| self::id(name).ok()).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Writes the entry of a business.
+    pub fn set_business(&mut self, id: &str, document: &Map<String, Value>) -> Result<(), String> {
+        let entry = serde_yaml::to_value(document).map_err(|error| error.to_string())?;
+        let businesses = self.root.entry(BUSINESSES.into()).or_insert(Yaml::Null);
+        if businesses.is_null() {
+            *businesses = Yaml::Mapping(Mapping::new());
+        }
+        if let Yaml::Mapping(businesses) = businesses {
+            // An id of digits alone may stand there as a number.
+            let name = businesses.keys().find(|name| self::id(name).is_ok_and(|name| name == id)).cloned();
+            businesses.insert(name.unwrap_or_else(|| id.into()), entry);
+        }
+        Ok(())
     }
 
     fn keys(&self) -> &[Yaml] {
@@ -229,6 +260,18 @@ impl Contents {
     fn named(&self, member: &str) -> impl Iterator<Item = (&Yaml, &Yaml)> {
         self.root.get(member).and_then(Yaml::as_mapping).into_iter().flatten()
     }
+}
+
+/// A key as it is written: its digest, what the contract knows in its order, then the rest.
+fn entry_of(digest: &Digest, document: &Map<String, Value>) -> Result<Mapping, String> {
+    let mut entry = Mapping::new();
+    entry.insert(SHA256.into(), digest.to_hex().into());
+    let known = ORDER.iter().filter_map(|&name| document.get_key_value(name));
+    let others = document.iter().filter(|(name, _)| !ORDER.contains(&name.as_str()));
+    for (name, value) in known.chain(others) {
+        entry.insert(name.as_str().into(), serde_yaml::to_value(value).map_err(|error| error.to_string())?);
+    }
+    Ok(entry)
 }
 
 /// The tenant that a document names, even where the rest of it is wrong.

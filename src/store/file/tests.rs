@@ -51,7 +51,8 @@ fn file(entries: &[String]) -> String {
 /// A question about this document alone.
 fn about(slot: &str, name: &str, believed: Believed) -> Question {
     let document = Document { name: name.to_owned(), believed };
-    Question { asks: vec![Ask { slot: slot.to_owned(), documents: vec![document], ..Ask::default() }], cost: 1, n: 1 }
+    let ask = Ask { slot: slot.to_owned(), documents: vec![document], ..Ask::default() };
+    Question { asks: [ask].into(), cost: 1, n: 1 }
 }
 
 fn outcome(store: &FileStore, question: &Question) -> Outcome {
@@ -103,18 +104,20 @@ fn an_answer_is_the_first_that_holds_in_the_order_of_the_contract() {
     folder.write(&file(&[]));
     let store = folder.open();
     let mut question = about("u:u_42", layout::BUSINESS, Believed::Is("x".into()));
-    question.asks[0].not_after_ms = Some(NOW);
-    question.asks[0].member = Some(Member { set: layout::BUSINESSES.to_owned(), member: "b9".to_owned() });
+    Arc::make_mut(&mut question.asks)[0].not_after_ms = Some(NOW);
+    Arc::make_mut(&mut question.asks)[0].member =
+        Some(Member { set: layout::BUSINESSES.to_owned(), member: "b9".to_owned() });
     let windows = Arc::new(Windows::parse(["2/1m"]).expect("a window"));
     let bucket = BucketAsk { name: "count:l:u:u_42".to_owned(), algorithm: Algorithm::Fixed, windows };
-    question.asks[0].buckets.push(bucket);
+    Arc::make_mut(&mut question.asks)[0].buckets.push(bucket);
 
     assert_eq!(outcome(&store, &question), Outcome::Stale(vec![vec![None]]));
-    question.asks[0].documents[0].believed = Believed::Absent;
+    Arc::make_mut(&mut question.asks)[0].documents[0].believed = Believed::Absent;
     assert_eq!(outcome(&store, &question), Outcome::Expired);
-    question.asks[0].not_after_ms = Some(NOW + 1);
+    Arc::make_mut(&mut question.asks)[0].not_after_ms = Some(NOW + 1);
     assert_eq!(outcome(&store, &question), Outcome::Refused);
-    question.asks[0].member = Some(Member { set: layout::BUSINESSES.to_owned(), member: "7".to_owned() });
+    Arc::make_mut(&mut question.asks)[0].member =
+        Some(Member { set: layout::BUSINESSES.to_owned(), member: "7".to_owned() });
     for granted in [1, 1, 0] {
         let Outcome::Spent { granted: now, .. } = outcome(&store, &question) else { panic!("it is spent") };
         assert_eq!(now, granted);
@@ -228,7 +231,9 @@ fn an_edit_is_seen_at_once_and_keeps_what_it_does_not_know() {
     assert_eq!(mode & 0o777, 0o600);
 
     let revoke = |contents: &mut Contents| {
-        contents.set_absent(&Digest::of("one"), "revoked_at", "2026-03-23T14:30:00Z");
+        let (digest, mut document) = contents.entries().next().expect("an entry");
+        document.insert("revoked_at".to_owned(), "2026-03-23T14:30:00Z".into());
+        contents.replace(&digest, &document).map_err(StoreError::Broken)?;
         Ok::<_, StoreError>(((), true))
     };
     let other = folder.open();

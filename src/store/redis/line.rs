@@ -153,7 +153,7 @@ impl Line {
 
     /// Runs the script without a question.
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
-        let deadline = Instant::now() + self.shared.health.probe_within();
+        let deadline = Instant::now() + self.shared.health.probe_deadline();
         self.ask_slot(SOME_SLOT, &[], deadline).await.map(drop)
     }
 
@@ -196,7 +196,7 @@ async fn evaluate(link: &Link, request: Request<'_>, asking: bool) -> Result<Opt
     };
     let mut sha = if script == script::DECIDE { link.sha.clone() } else { connect::known_sha() };
     for _ in 0..RELOADS {
-        match connect::ask_once(&link.connection, &evalsha(&sha, call), asking).await {
+        match connect::ask_once(&link.connection, &call.evalsha(&sha), asking).await {
             // The server has lost its scripts (a restart, SCRIPT FLUSH) and thereby done nothing.
             Err(StoreError::Refused(text)) if text.starts_with("NOSCRIPT") => {
                 sha = connect::load_script(&link.connection, script).await?;
@@ -204,15 +204,7 @@ async fn evaluate(link: &Link, request: Request<'_>, asking: bool) -> Result<Opt
             answer => return answer,
         }
     }
-    connect::ask_once(&link.connection, &evalsha(&sha, call), asking).await
-}
-
-fn evalsha(sha: &str, call: &script::Call) -> Cmd {
-    let mut evalsha = cmd("EVALSHA").arg(sha).arg(call.keys.len()).arg(&call.keys).arg(&call.blob).take();
-    for text in &call.texts {
-        evalsha.arg(text.as_ref());
-    }
-    evalsha
+    connect::ask_once(&link.connection, &call.evalsha(&sha), asking).await
 }
 
 /// Whether another connection might do better: it broke, it is silent, its master became a replica, its login ended.

@@ -2,13 +2,14 @@
 //!
 //! `RedisStore` is a worker's: questions gather (`batch`) and go out as script calls (`line`, `script`, `scripts/decide.lua`) on
 //! its own connection (`connect`), or slot by slot (`slots`) where there are several nodes (`cluster`). What to do while Redis
-//! is away is left to `fallback` and the gate. `documents` is the command line's way in.
+//! is away is left to `fallback` and the gate. `documents` and `keeper` are the ways in for who keeps keys.
 
 mod batch;
 mod cluster;
 mod connect;
 mod dial;
 pub mod documents;
+pub mod keeper;
 mod line;
 pub mod script;
 mod sentinel;

@@ -2,15 +2,14 @@
 //!
 //! What the script does stands at its head (`scripts/decide.lua`); a connection and its errors are left to `connect`.
 
-use std::collections::HashMap;
-use std::fmt;
 use std::vec;
 
 use bytes::Bytes;
-use serde::de::{self, Deserializer, IgnoredAny, SeqAccess, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
+use redis::{Cmd, RedisWrite as _};
+use rmp::decode::{read_array_len, read_int, read_str_len};
+use rmp::encode::{write_array_len, write_bool, write_str, write_uint};
 
-use crate::limit::{Algorithm, Answer, Ask, Believed, BucketAsk, Document, Outcome, Question, WindowNow};
+use crate::limit::{Algorithm, Answer, Ask, Believed, BucketAsk, Member, Outcome, Question, WindowNow};
 use crate::store::StoreError;
 use crate::store::layout::Layout;
 
@@ -20,7 +19,7 @@ pub const GIVE_BACK: &str = include_str!("scripts/give_back.lua");
 /// The line in which the script reads the store's clock, so that a test can put its own there.
 pub const CLOCK_LINE: &str = "local now = clock()\n";
 
-/// What goes out: `EVALSHA <sha> <keys.len()> <keys…> <blob> <texts…>`.
+/// What goes out: `EVALSHA <sha> <number of keys> <keys…> <blob> <texts…>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
     pub keys: Vec<String>,
@@ -30,283 +29,319 @@ pub struct Call {
     pub texts: Vec<Bytes>,
 }
 
+impl Call {
+    /// The command that runs the script.
+    pub fn evalsha(&self, sha: &str) -> Cmd {
+        let keys: usize = self.keys.iter().map(String::len).sum();
+        let texts: usize = self.texts.iter().map(Bytes::len).sum();
+        let arguments = 4 + self.keys.len() + self.texts.len();
+        let mut command = Cmd::with_capacity(arguments, 64 + keys + self.blob.len() + texts);
+        command.arg("EVALSHA").arg(sha).arg(self.keys.len());
+        self.keys.iter().for_each(|key| command.write_arg(key.as_bytes()));
+        command.write_arg(&self.blob);
+        self.texts.iter().for_each(|text| command.write_arg(text));
+        command
+    }
+}
+
 /// Each key and each belief goes out once, however many questions share it.
 pub fn encode(layout: &Layout, questions: &[Question]) -> Call {
-    let mut names = Names::new(layout, 4 * questions.len());
-    // The script reads all strings at once, so they come before the sets.
-    let asks = || questions.iter().flat_map(|question| &question.asks);
-    let mut strings = Vec::with_capacity(4 * questions.len());
-    for ask in asks() {
-        strings.extend(ask.documents.iter().map(|document| names.place(&ask.slot, &document.name)));
-        strings.extend(ask.buckets.iter().map(|bucket| names.place(&ask.slot, &bucket.name)));
+    let (names, places) = Names::gather(questions);
+    let mut places = Places { names: &names, next: places.into_iter() };
+    let mut blob = FlatList::with_capacity(16 * questions.len());
+    for count in [names.texts.len(), names.buckets.len(), names.absent.len(), names.unseen.len(), questions.len()] {
+        blob.index(count);
     }
-    let count = names.keys.len();
-    let members: Vec<usize> =
-        asks().filter_map(|ask| ask.member.as_ref().map(|member| names.place(&ask.slot, &member.set))).collect();
-    let mut writer = Writer {
-        strings: strings.into_iter(),
-        members: members.into_iter(),
-        beliefs: Vec::with_capacity(2 * questions.len()),
-        texts: Vec::new(),
-    };
-    let questions: Vec<QuestionOut<'_>> = questions
-        .iter()
-        .map(|question| {
-            QuestionOut(number(question.cost), question.n, question.asks.iter().map(|a| writer.ask(a)).collect())
+    questions.iter().for_each(|question| write_question(&mut blob, &mut places, question));
+    let keys = names.in_order().map(|name| layout.in_slot(name.slot, name.name)).collect();
+    let texts = names.texts.iter().map(|(_, text)| (*text).clone()).collect();
+    Call { keys, blob: blob.finish(), texts }
+}
+
+/// A key's place below the prefix. Two that differ nearly always differ in how they end, so the ends are compared first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Name<'a> {
+    ends: [u64; 2],
+    slot: &'a str,
+    name: &'a str,
+}
+
+impl<'a> Name<'a> {
+    fn new(slot: &'a str, name: &'a str) -> Self {
+        Self { ends: [slot, name].map(end), slot, name }
+    }
+}
+
+/// The last eight bytes; 0 of what is shorter.
+fn end(text: &str) -> u64 {
+    text.as_bytes().last_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// The keys of a call, kind by kind, in the order in which the script takes the kinds. They are few, so that looking through
+/// them costs less than hashing.
+#[derive(Debug, Default)]
+struct Names<'a> {
+    texts: Vec<(Name<'a>, &'a Bytes)>,
+    buckets: Vec<Name<'a>>,
+    absent: Vec<Name<'a>>,
+    unseen: Vec<Name<'a>>,
+    sets: Vec<Name<'a>>,
+}
+
+impl<'a> Names<'a> {
+    /// All keys, and for each mention in the order of `write_question` which of its kind it is, from 0.
+    fn gather(questions: &'a [Question]) -> (Self, Vec<usize>) {
+        let (mut names, mut places) = (Self::default(), Vec::with_capacity(4 * questions.len()));
+        for question in questions {
+            for ask in question.asks.iter() {
+                for document in &ask.documents {
+                    let name = Name::new(&ask.slot, &document.name);
+                    places.push(match &document.believed {
+                        Believed::Is(text) => place(&mut names.texts, (name, text)),
+                        Believed::Absent => place(&mut names.absent, name),
+                        Believed::Unknown => place(&mut names.unseen, name),
+                    });
+                }
+            }
+            for (ask, member) in members(question) {
+                places.push(place(&mut names.sets, Name::new(&ask.slot, &member.set)));
+            }
+            for (ask, bucket) in buckets(question) {
+                places.push(place(&mut names.buckets, Name::new(&ask.slot, &bucket.name)));
+            }
+        }
+        (names, places)
+    }
+
+    fn in_order(&self) -> impl Iterator<Item = Name<'a>> {
+        let texts = self.texts.iter().map(|(name, _)| *name);
+        let others = [&self.buckets, &self.absent, &self.unseen, &self.sets];
+        texts.chain(others.into_iter().flatten().copied())
+    }
+}
+
+fn place<T: PartialEq>(held: &mut Vec<T>, wanted: T) -> usize {
+    held.iter().position(|one| *one == wanted).unwrap_or_else(|| {
+        held.push(wanted);
+        held.len() - 1
+    })
+}
+
+fn members(question: &Question) -> impl Iterator<Item = (&Ask, &Member)> {
+    question.asks.iter().filter_map(|ask| Some((ask, ask.member.as_ref()?)))
+}
+
+fn buckets(question: &Question) -> impl Iterator<Item = (&Ask, &BucketAsk)> {
+    question.asks.iter().flat_map(|ask| ask.buckets.iter().map(move |bucket| (ask, bucket)))
+}
+
+/// The indices in KEYS (from 1, as Lua counts) of keys that were gathered, in the same order.
+struct Places<'a> {
+    names: &'a Names<'a>,
+    next: vec::IntoIter<usize>,
+}
+
+impl Places<'_> {
+    /// 0 would be refused by the script.
+    fn next(&mut self, first: usize) -> usize {
+        self.next.next().map_or(0, |place| first + place + 1)
+    }
+
+    fn document(&mut self, believed: &Believed) -> usize {
+        let strings = self.names.texts.len() + self.names.buckets.len();
+        self.next(match believed {
+            Believed::Is(_) => 0,
+            Believed::Absent => strings,
+            Believed::Unknown => strings + self.names.absent.len(),
         })
-        .collect();
-    let Writer { beliefs, texts, .. } = writer;
-    let beliefs: Vec<_> = beliefs.into_iter().map(|(key, _, out)| (key, out)).collect();
-    let blob = rmp_serde::to_vec(&(count, beliefs, questions))
-        .expect("numbers, strings and lists are always representable in MessagePack");
-    Call { keys: names.keys, blob, texts }
+    }
+
+    fn set(&mut self) -> usize {
+        let Names { texts, buckets, absent, unseen, .. } = self.names;
+        self.next(texts.len() + buckets.len() + absent.len() + unseen.len())
+    }
+
+    fn bucket(&mut self) -> usize {
+        self.next(self.names.texts.len())
+    }
+}
+
+fn write_question(blob: &mut FlatList, places: &mut Places<'_>, question: &Question) {
+    let documents = || question.asks.iter().flat_map(|ask| &ask.documents);
+    blob.number(question.cost);
+    blob.number(question.n.into());
+    blob.index(documents().count());
+    documents().for_each(|document| blob.index(places.document(&document.believed)));
+    // The earliest end is the question's.
+    match question.asks.iter().filter_map(|ask| ask.not_after_ms).min() {
+        Some(not_after_ms) => blob.number(not_after_ms),
+        None => blob.nothing(),
+    }
+    blob.index(members(question).count());
+    for (_, member) in members(question) {
+        blob.index(places.set());
+        blob.text(&member.member);
+    }
+    blob.index(buckets(question).count());
+    for (_, bucket) in buckets(question) {
+        let windows = bucket.windows.as_slice();
+        blob.index(places.bucket());
+        blob.number(match bucket.algorithm {
+            Algorithm::Fixed => 0,
+            Algorithm::Sliding => 1,
+            Algorithm::Token => 2,
+        });
+        blob.index(windows.len());
+        for window in windows {
+            blob.number(window.limit);
+            blob.number(window.duration_ms);
+        }
+    }
+}
+
+/// A MessagePack list that is written element by element.
+struct FlatList {
+    elements: Vec<u8>,
+    length: u32,
+}
+
+/// Writing to memory has no other way to fail.
+const IN_MEMORY: &str = "memory takes whatever is written to it";
+
+impl FlatList {
+    fn with_capacity(elements: usize) -> Self {
+        Self { elements: Vec::with_capacity(2 * elements), length: 0 }
+    }
+
+    /// The script's MessagePack reads what is above 2⁶³ as negative, and Lua has no more than 2⁵³ without gaps. A cost or a
+    /// time of that size is beyond every limit and every clock, so a smaller one that is beyond them too means the same.
+    fn number(&mut self, number: u64) {
+        write_uint(&mut self.elements, number.min(1 << 53)).expect(IN_MEMORY);
+        self.length += 1;
+    }
+
+    fn index(&mut self, index: usize) {
+        self.number(index as u64);
+    }
+
+    fn text(&mut self, text: &str) {
+        write_str(&mut self.elements, text).expect(IN_MEMORY);
+        self.length += 1;
+    }
+
+    /// `false`: a nil would cut a Lua list short.
+    fn nothing(&mut self) {
+        write_bool(&mut self.elements, false).expect(IN_MEMORY);
+        self.length += 1;
+    }
+
+    fn finish(self) -> Vec<u8> {
+        let mut list = Vec::with_capacity(5 + self.elements.len());
+        write_array_len(&mut list, self.length).expect(IN_MEMORY);
+        list.extend_from_slice(&self.elements);
+        list
+    }
 }
 
 /// Reads what the script returned for these very questions. Anything but the documented shape is an error.
 pub fn decode(questions: &[Question], bytes: &[u8]) -> Result<Vec<Answer>, StoreError> {
-    let unreadable = || StoreError::Broken("the decision script's answer".to_owned());
-    let (now_ms, outcomes): (u64, Vec<OutcomeIn>) = rmp_serde::from_slice(bytes).map_err(|_| unreadable())?;
-    if outcomes.len() != questions.len() {
-        return Err(unreadable());
-    }
-    let fits = questions.iter().zip(&outcomes).all(|(question, outcome)| outcome.answers(question));
-    if !fits {
-        return Err(unreadable());
-    }
-    Ok(outcomes.into_iter().map(|OutcomeIn(outcome)| Answer { now_ms, outcome }).collect())
+    read_answers(questions, bytes).ok_or_else(|| StoreError::Broken("the decision script's answer".to_owned()))
 }
 
-/// The keys of a call and where each stands in KEYS (from 1, as Lua counts).
-struct Names<'a> {
-    layout: &'a Layout,
-    keys: Vec<String>,
-    /// By slot and name.
-    places: HashMap<(&'a str, &'a str), usize>,
-}
-
-impl<'a> Names<'a> {
-    fn new(layout: &'a Layout, expected: usize) -> Self {
-        Self { layout, keys: Vec::with_capacity(expected), places: HashMap::with_capacity(expected) }
+fn read_answers(questions: &[Question], mut bytes: &[u8]) -> Option<Vec<Answer>> {
+    let left = read_array_len(&mut bytes).ok()?;
+    let mut list = Elements { bytes, left };
+    let now_ms = list.number()?;
+    let mut answers = Vec::with_capacity(questions.len());
+    for question in questions {
+        answers.push(Answer { now_ms, outcome: read_outcome(&mut list, question)? });
     }
-
-    fn place(&mut self, slot: &'a str, name: &'a str) -> usize {
-        *self.places.entry((slot, name)).or_insert_with(|| {
-            self.keys.push(self.layout.in_slot(slot, name));
-            self.keys.len()
-        })
-    }
+    (list.left == 0 && list.bytes.is_empty()).then_some(answers)
 }
 
-/// The script's MessagePack reads what is above 2⁶³ as negative, and Lua has no more than 2⁵³ without gaps. A cost or a time
-/// of that size is beyond every limit and every clock, so a smaller one that is beyond them too means the same.
-fn number(count: u64) -> u64 {
-    count.min(1 << 53)
-}
-
-struct Writer<'a> {
-    /// Where the keys stand that come next: of each ask its documents, then its buckets.
-    strings: vec::IntoIter<usize>,
-    members: vec::IntoIter<usize>,
-    beliefs: Vec<(usize, &'a Believed, BelievedOut)>,
-    texts: Vec<Bytes>,
-}
-
-#[derive(Serialize)]
-struct QuestionOut<'a>(u64, u32, Vec<AskOut<'a>>);
-
-#[derive(Serialize)]
-struct AskOut<'a>(Vec<usize>, OrFalse<(usize, &'a str)>, OrFalse<u64>, Vec<Vec<u64>>);
-
-impl<'a> Writer<'a> {
-    fn ask(&mut self, ask: &'a Ask) -> AskOut<'a> {
-        let documents = ask.documents.iter().map(|document| self.belief(document)).collect();
-        let buckets = ask.buckets.iter().map(|bucket| self.bucket(bucket)).collect();
-        let member = ask.member.as_ref().map(|member| (next_place(&mut self.members), member.member.as_str()));
-        AskOut(documents, OrFalse(member), OrFalse(ask.not_after_ms.map(number)), buckets)
-    }
-
-    fn belief(&mut self, document: &'a Document) -> usize {
-        let key = next_place(&mut self.strings);
-        let known = self.beliefs.iter().position(|(held, believed, _)| (*held, *believed) == (key, &document.believed));
-        known.unwrap_or_else(|| {
-            let out = match &document.believed {
-                Believed::Unknown => BelievedOut::Plain(true),
-                Believed::Absent => BelievedOut::Plain(false),
-                Believed::Is(text) => {
-                    self.texts.push(text.clone());
-                    BelievedOut::Argument(1 + self.texts.len())
-                }
-            };
-            self.beliefs.push((key, &document.believed, out));
-            self.beliefs.len() - 1
-        }) + 1
-    }
-
-    fn bucket(&mut self, bucket: &BucketAsk) -> Vec<u64> {
-        let algorithm = match bucket.algorithm {
-            Algorithm::Fixed => 0,
-            Algorithm::Sliding => 1,
-            Algorithm::Token => 2,
-        };
-        let mut numbers = vec![next_place(&mut self.strings) as u64, algorithm];
-        numbers.extend(bucket.windows.as_slice().iter().flat_map(|window| [window.limit, window.duration_ms]));
-        numbers
-    }
-}
-
-/// They were noted down from the same questions in the same order; 0 would be refused by the script.
-fn next_place(places: &mut vec::IntoIter<usize>) -> usize {
-    places.next().unwrap_or_default()
-}
-
-/// `false` for nothing: a nil would cut a Lua list short.
-struct OrFalse<T>(Option<T>);
-
-impl<T: Serialize> Serialize for OrFalse<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match &self.0 {
-            Some(value) => value.serialize(serializer),
-            None => serializer.serialize_bool(false),
+fn read_outcome(list: &mut Elements<'_>, question: &Question) -> Option<Outcome> {
+    let outcome = match list.number()? {
+        0 => Outcome::Broken(String::from_utf8_lossy(list.text()??).into_owned()),
+        1 => {
+            let mut found = || list.text().map(|text| text.map(Bytes::copy_from_slice));
+            let of_ask = |ask: &Ask| ask.documents.iter().map(|_| found()).collect();
+            Outcome::Stale(question.asks.iter().map(of_ask).collect::<Option<_>>()?)
         }
-    }
-}
-
-/// `true` for a document never seen, `false` for an absent one, else where its text stands in ARGV.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum BelievedOut {
-    Plain(bool),
-    Argument(usize),
-}
-
-struct OutcomeIn(Outcome);
-
-impl OutcomeIn {
-    /// Whether the answer has the shape that the question asks for.
-    fn answers(&self, question: &Question) -> bool {
-        match &self.0 {
-            Outcome::Broken(_) | Outcome::Expired | Outcome::Refused => true,
-            Outcome::Stale(asks) => {
-                asks.len() == question.asks.len()
-                    && asks.iter().zip(&question.asks).all(|(found, ask)| found.len() == ask.documents.len())
-            }
-            Outcome::Spent { granted, windows } => {
-                let mut asked = question.asks.iter().flat_map(|ask| &ask.buckets);
-                *granted <= question.n
-                    && windows.iter().all(|w| asked.next().is_some_and(|ask| ask.windows.as_slice().len() == w.len()))
-                    && asked.next().is_none()
-            }
+        2 => Outcome::Expired,
+        3 => Outcome::Refused,
+        4 => {
+            let granted = u32::try_from(list.number()?).ok().filter(|granted| *granted <= question.n)?;
+            let mut of_bucket =
+                |bucket: &BucketAsk| bucket.windows.as_slice().iter().map(|_| read_window(list)).collect();
+            let windows = buckets(question).map(|(_, bucket)| of_bucket(bucket)).collect::<Option<_>>()?;
+            Outcome::Spent { granted, windows }
         }
-    }
+        _ => return None,
+    };
+    Some(outcome)
 }
 
-impl<'de> Deserialize<'de> for OutcomeIn {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(OutcomeVisitor)
-    }
+fn read_window(list: &mut Elements<'_>) -> Option<WindowNow> {
+    let (remaining, reset_ms) = (list.number()?, list.number()?);
+    let wait_ms = match list.signed()? {
+        -1 => None,
+        wait => Some(u64::try_from(wait).ok()?),
+    };
+    Some(WindowNow { remaining, reset_ms, wait_ms, owed: list.number()? })
 }
 
-struct OutcomeVisitor;
+/// What is left of a MessagePack list.
+struct Elements<'a> {
+    bytes: &'a [u8],
+    left: u32,
+}
 
-impl<'de> Visitor<'de> for OutcomeVisitor {
-    type Value = OutcomeIn;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an answer of the decision script")
+impl<'a> Elements<'a> {
+    fn signed(&mut self) -> Option<i64> {
+        self.left = self.left.checked_sub(1)?;
+        read_int(&mut self.bytes).ok()
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut answer: A) -> Result<OutcomeIn, A::Error> {
-        let outcome = match next::<u8, _>(&mut answer)? {
-            0 => Outcome::Broken(next(&mut answer)?),
-            1 => {
-                let asks: Vec<Vec<Found>> = next(&mut answer)?;
-                Outcome::Stale(asks.into_iter().map(|ask| ask.into_iter().map(|Found(text)| text).collect()).collect())
-            }
-            2 => Outcome::Expired,
-            3 => Outcome::Refused,
-            4 => {
-                let granted = next(&mut answer)?;
-                let flat: Vec<Vec<i64>> = next(&mut answer)?;
-                let windows = flat.iter().map(|numbers| windows(numbers)).collect::<Option<_>>();
-                Outcome::Spent { granted, windows: windows.ok_or_else(|| de::Error::custom("not a window"))? }
-            }
-            _ => return Err(de::Error::custom("not an outcome")),
-        };
-        match answer.next_element::<IgnoredAny>()? {
-            None => Ok(OutcomeIn(outcome)),
-            Some(_) => Err(de::Error::custom("more than an outcome")),
+    fn number(&mut self) -> Option<u64> {
+        u64::try_from(self.signed()?).ok()
+    }
+
+    /// A text, or `Some(None)` where `false` says that there is none.
+    fn text(&mut self) -> Option<Option<&'a [u8]>> {
+        self.left = self.left.checked_sub(1)?;
+        if let Some((&MARKED_FALSE, rest)) = self.bytes.split_first() {
+            self.bytes = rest;
+            return Some(None);
         }
+        let length = read_str_len(&mut self.bytes).ok()?;
+        let (text, rest) = self.bytes.split_at_checked(usize::try_from(length).ok()?)?;
+        self.bytes = rest;
+        Some(Some(text))
     }
 }
 
-fn next<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(seq: &mut A) -> Result<T, A::Error> {
-    seq.next_element()?.ok_or_else(|| de::Error::custom("less than an outcome"))
-}
-
-/// `remaining, reset, wait, owed` for each window, where a wait of -1 is never.
-fn windows(numbers: &[i64]) -> Option<Vec<WindowNow>> {
-    let fours = numbers.chunks_exact(4);
-    if !fours.remainder().is_empty() {
-        return None;
-    }
-    let count = |number: i64| u64::try_from(number).ok();
-    fours
-        .map(|four| {
-            let wait_ms = if four[2] == -1 { None } else { Some(count(four[2])?) };
-            Some(WindowNow { remaining: count(four[0])?, reset_ms: count(four[1])?, wait_ms, owed: count(four[3])? })
-        })
-        .collect()
-}
-
-/// A document's bytes, or `false` where none stands.
-struct Found(Option<Bytes>);
-
-impl<'de> Deserialize<'de> for Found {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(FoundVisitor)
-    }
-}
-
-struct FoundVisitor;
-
-impl Visitor<'_> for FoundVisitor {
-    type Value = Found;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a document or false")
-    }
-
-    fn visit_bool<E: de::Error>(self, found: bool) -> Result<Found, E> {
-        if found { Err(E::custom("not a document")) } else { Ok(Found(None)) }
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Found, E> {
-        self.visit_bytes(text.as_bytes())
-    }
-
-    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Found, E> {
-        Ok(Found(Some(Bytes::copy_from_slice(bytes))))
-    }
-}
+/// MessagePack's `false`.
+const MARKED_FALSE: u8 = 0xc2;
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::limit::{Member, Windows};
+    use crate::limit::{Document, Windows};
 
     fn question() -> Question {
         let windows = Arc::new(Windows::parse(["60/1m"]).expect("the test's window is valid"));
         let believed = Believed::Is(Bytes::from_static(b"{}"));
         Question {
-            asks: vec![Ask {
+            asks: [Ask {
                 slot: "b:acme".to_owned(),
                 documents: vec![Document { name: "business".to_owned(), believed }],
                 member: Some(Member { set: "businesses".to_owned(), member: "acme".to_owned() }),
                 not_after_ms: None,
                 buckets: vec![BucketAsk { name: "count:l:acme".to_owned(), algorithm: Algorithm::Fixed, windows }],
-            }],
+            }]
+            .into(),
             cost: 1,
             n: 2,
         }
@@ -324,26 +359,27 @@ mod tests {
 
     #[test]
     fn an_answer_of_another_shape_is_refused() {
-        let pack = |outcomes: serde_json::Value| {
-            rmp_serde::to_vec(&(9_u64, outcomes)).expect("JSON is representable in MessagePack")
-        };
-        let read = |outcomes| decode(&[question()], &pack(outcomes)).map(|answers| answers[0].outcome.clone());
+        let pack = |list: &serde_json::Value| rmp_serde::to_vec(list).expect("JSON is representable in MessagePack");
+        let read = |list| decode(&[question()], &pack(&list)).map(|answers| answers[0].outcome.clone());
         let window = WindowNow { remaining: 5, reset_ms: 60_000, wait_ms: None, owed: 7 };
         let spent = Outcome::Spent { granted: 2, windows: vec![vec![window]] };
-        assert_eq!(read(serde_json::json!([[4, 2, [[5, 60_000, -1, 7]]]])), Ok(spent));
-        assert_eq!(read(serde_json::json!([[1, [[false]]]])), Ok(Outcome::Stale(vec![vec![None]])));
+        assert_eq!(read(serde_json::json!([9, 4, 2, 5, 60_000, -1, 7])), Ok(spent));
+        assert_eq!(read(serde_json::json!([9, 1, false])), Ok(Outcome::Stale(vec![vec![None]])));
         for wrong in [
             serde_json::json!([]),
-            serde_json::json!([[2], [2]]),
-            serde_json::json!([[2, 0]]),
-            serde_json::json!([[5]]),
-            serde_json::json!([[1, [[]]]]),
-            serde_json::json!([[1, [[true]]]]),
-            serde_json::json!([[4, 3, [[5, 60_000, -1, 7]]]]),
-            serde_json::json!([[4, 2, []]]),
-            serde_json::json!([[4, 2, [[5, 60_000, -1]]]]),
-            serde_json::json!([[4, 2, [[5, 60_000, -2, 7]]]]),
-            serde_json::json!([[4, 2, [[5.5, 60_000, 0, 7]]]]),
+            serde_json::json!([9]),
+            serde_json::json!([9, 2, 2]),
+            serde_json::json!([9, 5]),
+            serde_json::json!([9, 0, false]),
+            serde_json::json!([9, 1]),
+            serde_json::json!([9, 1, true]),
+            serde_json::json!([9, 4, 3, 5, 60_000, -1, 7]),
+            serde_json::json!([9, 4, 2]),
+            serde_json::json!([9, 4, 2, 5, 60_000, -1]),
+            serde_json::json!([9, 4, 2, 5, 60_000, -2, 7]),
+            serde_json::json!([9, 4, 2, -5, 60_000, 0, 7]),
+            serde_json::json!([9, 4, 2, 5.5, 60_000, 0, 7]),
+            serde_json::json!([[9, 2]]),
         ] {
             assert!(read(wrong.clone()).is_err(), "{wrong}");
         }

@@ -1,22 +1,19 @@
-//! Keeping keys in the embedded store's file.
+//! Keeping keys in the embedded store's file: every change under its lock.
 
-use serde_json::Value;
-
-use super::{Insertion, Members, RegistryError, Revocation, StoredKey, compare, json};
-use crate::keys::Digest;
+use super::{Bounds, Changed, ChangedBusiness, Fate, Insertion, Members, RegistryError, StoredKey, compare, json};
+use crate::keys::rules::RuleError;
+use crate::keys::{Digest, Tenant};
 use crate::store::StoreError;
 use crate::store::file::{Contents, FileStore, tenant_of};
 
-pub fn insert(store: &FileStore, wanted: &Members, new: StoredKey) -> Result<Insertion, RegistryError> {
+pub fn insert(store: &FileStore, wanted: &Members, new: StoredKey, bounds: Bounds) -> Result<Insertion, RegistryError> {
     store.edit(|contents| {
         let mut standing = keys(contents);
         if let Some(at) = standing.iter().position(|key| key.digest == new.digest) {
             return Ok((compare(standing.swap_remove(at), wanted)?, false));
         }
-        if let Some(id) = new.text("id").filter(|id| standing.iter().any(|key| key.text("id") == Some(id))) {
-            return Err(RegistryError::IdTaken(id.to_owned()));
-        }
-        contents.push(&new.digest, &new.members).map_err(StoreError::Broken)?;
+        add(contents, &standing, &new)?;
+        bounds.check(&new.tenant, &of_tenant(&standing, &new.tenant), u64::from(new.is_active(bounds.now_ms)))?;
         Ok((Insertion::Inserted(new), true))
     })
 }
@@ -25,18 +22,51 @@ pub fn all(store: &FileStore) -> Result<Vec<StoredKey>, RegistryError> {
     Ok(keys(&store.contents()?))
 }
 
-pub fn revoke(store: &FileStore, digest: &Digest, at: &str) -> Result<Revocation, RegistryError> {
+pub fn change(
+    store: &FileStore,
+    key: &StoredKey,
+    bounds: Bounds,
+    decide: &impl Fn(&StoredKey) -> Result<Fate, RuleError>,
+) -> Result<Changed, RegistryError> {
     store.edit(|contents| {
-        let standing = keys(contents).into_iter().find(|key| key.digest == *digest);
-        let mut key = standing.ok_or(RegistryError::NotFound)?;
-        if key.is_revoked() {
-            return Ok((Revocation::AlreadyRevoked(key), false));
+        let standing = keys(contents);
+        let before = standing.iter().find(|standing| standing.digest == key.digest).ok_or(RegistryError::NotFound)?;
+        let changed = decide(before)?.apply(before, bounds.now_ms)?;
+        match changed.growth(bounds.now_ms) {
+            0 => {}
+            growth => bounds.check(&before.tenant, &of_tenant(&standing, &before.tenant), growth)?,
         }
-        contents.set_absent(digest, "revoked_at", at);
-        key.members.insert("revoked_at".to_owned(), Value::from(at));
-        let key = StoredKey::read(key.digest, key.tenant, json(&key.members).as_bytes());
-        Ok((Revocation::Revoked(key), true))
+        match &changed.after {
+            Some(after) => contents.replace(&key.digest, &after.members).map_err(StoreError::Broken)?,
+            None => contents.remove(&key.digest),
+        }
+        if let Some(successor) = &changed.successor {
+            add(contents, &standing, successor)?;
+        }
+        let is_changed = !changed.is_unchanged();
+        Ok((changed, is_changed))
     })
+}
+
+pub fn change_business(
+    store: &FileStore,
+    id: &str,
+    change: &impl Fn(&Members) -> Members,
+) -> Result<ChangedBusiness, RegistryError> {
+    store.edit(|contents| {
+        let before = contents.business(id).unwrap_or_default();
+        let after = change(&before);
+        contents.set_business(id, &after).map_err(StoreError::Broken)?;
+        Ok((ChangedBusiness { before, after }, true))
+    })
+}
+
+fn add(contents: &mut Contents, standing: &[StoredKey], new: &StoredKey) -> Result<(), RegistryError> {
+    if let Some(id) = new.text("id").filter(|id| standing.iter().any(|key| key.text("id") == Some(id))) {
+        return Err(RegistryError::IdTaken(id.to_owned()));
+    }
+    contents.push(&new.digest, &new.members).map_err(StoreError::Broken)?;
+    Ok(())
 }
 
 /// Entries that belong to nobody are no keys; the store has said so when it read them.
@@ -45,4 +75,8 @@ fn keys(contents: &Contents) -> Vec<StoredKey> {
         Some(StoredKey::read(digest, tenant_of(&members)?, json(&members).as_bytes()))
     };
     contents.entries().filter_map(read).collect()
+}
+
+fn of_tenant(keys: &[StoredKey], tenant: &Tenant) -> Vec<StoredKey> {
+    keys.iter().filter(|key| key.tenant == *tenant).cloned().collect()
 }

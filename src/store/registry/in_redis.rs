@@ -1,167 +1,330 @@
-//! Keeping keys in Redis, in the contract's layout: the document before `at`, so that no gate is led to nothing.
+//! Keeping keys in Redis, in the contract's layout: the document before `at`, so that no gate is led to nothing; on deletion
+//! the document first.
 //!
-//! Everything is read page by page; nothing here holds Redis up while it serves requests.
+//! Everything is read page by page; nothing here holds Redis up while it serves requests. What must be true at once is
+//! checked in one step by `scripts/keep.lua`.
+
+use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::Value;
+use tokio::time::sleep;
 
-use super::{Insertion, Members, RegistryError, Revocation, StoredKey, compare, json};
+use super::{
+    Bounds, Changed, ChangedBusiness, Fate, Insertion, Members, Registry, RegistryError, StoredKey, compare, json,
+};
+use crate::keys::rules::RuleError;
 use crate::keys::{Digest, Tenant};
 use crate::store::StoreError;
 use crate::store::layout::Layout;
 use crate::store::redis::RedisDocuments;
+use crate::store::redis::keeper::{Keeper, Keeping, Kept};
 
 /// How many documents are read at once.
 const PAGE: usize = 500;
-/// How often a change is tried when somebody else changes the same document.
-const ATTEMPTS: usize = 16;
+/// How often a change is tried when somebody else changes the same. Each time somebody has succeeded, so that it ends.
+const ATTEMPTS: u32 = 100;
 
-/// Claims the id, then writes the document, then leads to it. Interrupted anywhere, doing it again completes it.
-pub async fn insert(
-    redis: &RedisDocuments,
-    layout: &Layout,
-    wanted: &Members,
-    new: StoredKey,
-) -> Result<Insertion, RegistryError> {
-    let standing = with_digest(redis, layout, &new.digest).await?;
-    if let Some(standing) = standing {
-        let outcome = compare(standing.clone(), wanted)?;
-        lead_to(redis, layout, &standing).await?;
-        return Ok(outcome);
-    }
-    let place = layout.key(&new.tenant, &new.digest);
-    // An insertion may have been interrupted before `at` was written.
-    if let Some(found) = redis.get(&place).await? {
-        let outcome = compare(StoredKey::read(new.digest, new.tenant.clone(), &found), wanted)?;
-        let (Insertion::Inserted(standing) | Insertion::AlreadyThere(standing)) = &outcome;
-        lead_to(redis, layout, standing).await?;
-        return Ok(outcome);
-    }
-    claim_id(redis, layout, &new).await?;
-    if !redis.set_absent(&place, json(&new.members).as_bytes()).await? {
-        return Err(RegistryError::Contended);
-    }
-    lead_to(redis, layout, &new).await?;
-    Ok(Insertion::Inserted(new))
+/// What the keepers of a Redis work with.
+#[derive(Clone, Copy)]
+pub struct Place<'r> {
+    redis: &'r RedisDocuments,
+    keeper: &'r Keeper,
+    layout: &'r Layout,
 }
 
-pub async fn with_id(redis: &RedisDocuments, layout: &Layout, id: &str) -> Result<Option<StoredKey>, RegistryError> {
-    let name = layout.id(id);
-    let Some(value) = redis.get(&name).await? else { return Ok(None) };
-    let (tenant, digest) = id_value(&value)
-        .ok_or_else(|| StoreError::Broken(format!("`{name}` is not `<tenant> <sha256 hex>`, as the contract wants")))?;
-    read(redis, layout, digest, tenant).await
-}
-
-pub async fn with_digest(
-    redis: &RedisDocuments,
-    layout: &Layout,
-    digest: &Digest,
-) -> Result<Option<StoredKey>, RegistryError> {
-    match tenant_at(redis, layout, digest).await? {
-        Some(tenant) => read(redis, layout, *digest, tenant).await,
-        None => Ok(None),
-    }
-}
-
-/// All keys, or those of one business.
-pub async fn list(
-    redis: &RedisDocuments,
-    layout: &Layout,
-    business: Option<&str>,
-) -> Result<Vec<StoredKey>, RegistryError> {
-    let places = match business {
-        Some(business) => {
-            let tenant = Tenant::Business(business.to_owned());
-            let members = redis.sscan(&layout.keys(&tenant)).await?;
-            let digests = members.iter().filter_map(|member| Digest::parse_hex(member));
-            digests.map(|digest| (digest, tenant.clone())).collect()
-        }
-        None => everywhere(redis, layout).await?,
-    };
-    let mut keys = Vec::with_capacity(places.len());
-    for page in places.chunks(PAGE) {
-        let names: Vec<String> = page.iter().map(|(digest, tenant)| layout.key(tenant, digest)).collect();
-        let documents = redis.mget(&names).await?;
-        for ((digest, tenant), document) in page.iter().zip(documents) {
-            keys.extend(document.map(|json| StoredKey::read(*digest, tenant.clone(), &json)));
+impl<'r> Place<'r> {
+    pub fn of(registry: &'r Registry) -> Result<Self, RegistryError> {
+        match registry {
+            Registry::Redis { documents, keeper, layout } => Ok(Self { redis: documents, keeper, layout }),
+            Registry::File { .. } => Err(RegistryError::NotHere("this needs Redis, and the store is a file")),
         }
     }
-    Ok(keys)
-}
 
-/// Adds `revoked_at` to the document as it is at that moment.
-pub async fn revoke(
-    redis: &RedisDocuments,
-    layout: &Layout,
-    key: &StoredKey,
-    at: &str,
-) -> Result<Revocation, RegistryError> {
-    let read = |json: &[u8]| StoredKey::read(key.digest, key.tenant.clone(), json);
-    let place = layout.key(&key.tenant, &key.digest);
-    for _ in 0..ATTEMPTS {
-        let before = redis.get(&place).await?.ok_or(RegistryError::NotFound)?;
-        let mut members: Members = serde_json::from_slice(&before)
-            .map_err(|_| StoreError::Broken(format!("`{place}` is no JSON object; it opens nothing, delete it")))?;
-        if members.contains_key("revoked_at") {
-            return Ok(Revocation::AlreadyRevoked(read(&before)));
+    /// Claims the id, then writes the document, then leads to it. Interrupted anywhere, doing it again completes it.
+    pub async fn insert(self, wanted: &Members, new: StoredKey, bounds: Bounds) -> Result<Insertion, RegistryError> {
+        let found = match self.with_digest(&new.digest).await? {
+            Some(found) => Some(found),
+            // An insertion may have been interrupted before `at` was written.
+            None => self.read(new.digest, new.tenant.clone()).await?,
+        };
+        if let Some(standing) = found {
+            let outcome = compare(standing.clone(), wanted)?;
+            self.lead_to(&standing).await?;
+            return Ok(outcome);
         }
-        members.insert("revoked_at".to_owned(), Value::from(at));
-        let after = json(&members);
-        if redis.compare_and_set(&place, &before, after.as_bytes()).await? {
-            return Ok(Revocation::Revoked(read(after.as_bytes())));
+        self.claim_id(&new).await?;
+        match self.put_new(&new, bounds).await {
+            Ok(()) => {}
+            Err(full @ RegistryError::Full { .. }) => {
+                self.unclaim_id(&new).await?;
+                return Err(full);
+            }
+            // Who lost to another insertion of the same key shares its id, and who got no answer may have written it.
+            Err(error) => return Err(error),
+        }
+        self.lead_to(&new).await?;
+        Ok(Insertion::Inserted(new))
+    }
+
+    async fn put_new(self, new: &StoredKey, bounds: Bounds) -> Result<(), RegistryError> {
+        let documents = vec![self.kept(new, None, Some(new))];
+        for attempt in 0..ATTEMPTS {
+            let growth = u64::from(new.is_active(bounds.now_ms));
+            let counted = self.room(&new.tenant, bounds, growth).await?;
+            if self.keep(&new.tenant, counted, documents.clone()).await? {
+                return Ok(());
+            }
+            if self.redis.get(&documents[0].name).await?.is_some() {
+                return Err(RegistryError::Contended);
+            }
+            pause(attempt).await;
+        }
+        Err(RegistryError::Contended)
+    }
+
+    /// Decides on what stands there, until nothing has changed meanwhile.
+    pub async fn change(
+        self,
+        key: &StoredKey,
+        bounds: Bounds,
+        decide: &impl Fn(&StoredKey) -> Result<Fate, RuleError>,
+    ) -> Result<Changed, RegistryError> {
+        let place = self.layout.key(&key.tenant, &key.digest);
+        for attempt in 0..ATTEMPTS {
+            let was = self.redis.get(&place).await?.ok_or(RegistryError::NotFound)?;
+            let before = StoredKey::read(key.digest, key.tenant.clone(), &was);
+            let changed = decide(&before)?.apply(&before, bounds.now_ms)?;
+            if changed.is_unchanged() {
+                return Ok(changed);
+            }
+            let counted = self.room(&key.tenant, bounds, changed.growth(bounds.now_ms)).await?;
+            let mut documents = vec![self.kept(&before, Some(was), changed.after.as_ref())];
+            documents.extend(changed.successor.iter().map(|new| self.kept(new, None, Some(new))));
+            let kept = match &changed.successor {
+                Some(successor) => self.keep_beside(successor, counted, documents).await?,
+                None => self.keep(&key.tenant, counted, documents).await?,
+            };
+            if kept {
+                if changed.after.is_none() {
+                    self.lead_away_from(&before).await?;
+                }
+                return Ok(changed);
+            }
+            pause(attempt).await;
+        }
+        Err(RegistryError::Contended)
+    }
+
+    /// A successor is led to before it stands: nobody has it yet, so nobody is led to nothing, and from the moment at which
+    /// its predecessor may end it works.
+    async fn keep_beside(
+        self,
+        successor: &StoredKey,
+        counted: Option<u64>,
+        documents: Vec<Kept>,
+    ) -> Result<bool, RegistryError> {
+        self.claim_id(successor).await?;
+        self.redis.set(&self.layout.at(&successor.digest), successor.tenant.to_string().as_bytes()).await?;
+        let kept = self.keep(&successor.tenant, counted, documents).await;
+        if matches!(kept, Ok(false)) {
+            self.lead_away_from(successor).await?;
+        }
+        kept
+    }
+
+    async fn keep(self, tenant: &Tenant, counted: Option<u64>, documents: Vec<Kept>) -> Result<bool, RegistryError> {
+        let (set, minted) = (self.layout.keys(tenant), self.layout.minted(tenant));
+        Ok(self.keeper.keep(&Keeping { set, minted, counted, documents }).await?)
+    }
+
+    /// Writes a key's document as it is, so that this connection has written it and can wait for its replicas: a revocation
+    /// may be another's, or one whose confirmation did not come in time.
+    pub async fn rewrite(self, key: &StoredKey) -> Result<(), RegistryError> {
+        let name = self.layout.key(&key.tenant, &key.digest);
+        for attempt in 0..ATTEMPTS {
+            let Some(found) = self.redis.get(&name).await? else { return Ok(()) };
+            let (was, becomes) = (Some(found.clone()), Some(found));
+            let document = Kept { name: name.clone(), digest: key.digest.to_hex(), was, becomes };
+            if self.keep(&key.tenant, None, vec![document]).await? {
+                return Ok(());
+            }
+            pause(attempt).await;
+        }
+        Err(RegistryError::Contended)
+    }
+
+    /// Counts the active keys where a maximum holds; `None` where none does or none is added. The number is read before
+    /// the keys, so that a key which somebody adds meanwhile is noticed.
+    async fn room(self, tenant: &Tenant, bounds: Bounds, growth: u64) -> Result<Option<u64>, RegistryError> {
+        let Tenant::Business(business) = tenant else { return Ok(None) };
+        if bounds.applies_to(tenant).is_none() || growth == 0 {
+            return Ok(None);
+        }
+        let name = self.layout.minted(tenant);
+        let minted = self.redis.get(&name).await?;
+        let number = match &minted {
+            None => Some(0),
+            Some(text) => std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()),
+        };
+        let number = number.ok_or_else(|| StoreError::Broken(format!("`{name}` is no number; delete it")))?;
+        bounds.check(tenant, &self.list(Some(business)).await?, growth)?;
+        Ok(Some(number))
+    }
+
+    pub async fn with_id(self, id: &str) -> Result<Option<StoredKey>, RegistryError> {
+        let name = self.layout.id(id);
+        let Some(value) = self.redis.get(&name).await? else { return Ok(None) };
+        let (tenant, digest) = id_value(&value).ok_or_else(|| {
+            StoreError::Broken(format!("`{name}` is not `<tenant> <sha256 hex>`, as the contract wants"))
+        })?;
+        self.read(digest, tenant).await
+    }
+
+    pub async fn with_digest(self, digest: &Digest) -> Result<Option<StoredKey>, RegistryError> {
+        match self.tenant_at(digest).await? {
+            Some(tenant) => self.read(*digest, tenant).await,
+            None => Ok(None),
         }
     }
-    Err(RegistryError::Contended)
-}
 
-/// An id names one key: whoever sets it first has it.
-async fn claim_id(redis: &RedisDocuments, layout: &Layout, key: &StoredKey) -> Result<(), RegistryError> {
-    let Some(id) = key.text("id") else { return Ok(()) };
-    let (name, value) = (layout.id(id), value_of(key));
-    if redis.set_absent(&name, value.as_bytes()).await? {
-        return Ok(());
+    /// All keys, or those of one business.
+    pub async fn list(self, business: Option<&str>) -> Result<Vec<StoredKey>, RegistryError> {
+        let places = match business {
+            Some(business) => {
+                let tenant = Tenant::Business(business.to_owned());
+                let members = self.redis.sscan(&self.layout.keys(&tenant)).await?;
+                let digests = members.iter().filter_map(|member| Digest::parse_hex(member));
+                digests.map(|digest| (digest, tenant.clone())).collect()
+            }
+            None => self.everywhere().await?,
+        };
+        let mut keys = Vec::with_capacity(places.len());
+        for page in places.chunks(PAGE) {
+            let names: Vec<String> = page.iter().map(|(digest, tenant)| self.layout.key(tenant, digest)).collect();
+            let documents = self.redis.mget(&names).await?;
+            for ((digest, tenant), document) in page.iter().zip(documents) {
+                keys.extend(document.map(|json| StoredKey::read(*digest, tenant.clone(), &json)));
+            }
+        }
+        Ok(keys)
     }
-    match redis.get(&name).await? {
-        Some(standing) if standing == value.as_bytes() => Ok(()),
-        Some(_) | None => Err(RegistryError::IdTaken(id.to_owned())),
+
+    pub async fn business(self, id: &str) -> Result<Option<Members>, RegistryError> {
+        let name = self.layout.business(id);
+        let found = self.redis.get(&name).await?;
+        found.map(|json| business_members(&name, &json)).transpose()
+    }
+
+    pub async fn businesses(self) -> Result<Vec<String>, RegistryError> {
+        let pattern = self.layout.business("*");
+        let (before, after) = pattern.split_once('*').unwrap_or_default();
+        let names = self.redis.scan(&pattern).await?;
+        let id = |name: &String| Some(name.strip_prefix(before)?.strip_suffix(after)?.to_owned());
+        Ok(names.iter().filter_map(id).collect())
+    }
+
+    pub async fn change_business(
+        self,
+        id: &str,
+        change: &impl Fn(&Members) -> Members,
+    ) -> Result<ChangedBusiness, RegistryError> {
+        let name = self.layout.business(id);
+        for attempt in 0..ATTEMPTS {
+            let found = self.redis.get(&name).await?;
+            let before = found.as_ref().map(|json| business_members(&name, json)).transpose()?.unwrap_or_default();
+            let after = change(&before);
+            let text = json(&after);
+            let set = match &found {
+                Some(found) => self.redis.compare_and_set(&name, found, text.as_bytes()).await?,
+                None => self.redis.set_absent(&name, text.as_bytes()).await?,
+            };
+            if set {
+                return Ok(ChangedBusiness { before, after });
+            }
+            pause(attempt).await;
+        }
+        Err(RegistryError::Contended)
+    }
+
+    /// An id names one key: whoever sets it first has it.
+    async fn claim_id(self, key: &StoredKey) -> Result<(), RegistryError> {
+        let Some(id) = key.text("id") else { return Ok(()) };
+        let (name, value) = (self.layout.id(id), value_of(key));
+        if self.redis.set_absent(&name, value.as_bytes()).await? {
+            return Ok(());
+        }
+        match self.redis.get(&name).await? {
+            Some(standing) if standing == value.as_bytes() => Ok(()),
+            Some(_) | None => Err(RegistryError::IdTaken(id.to_owned())),
+        }
+    }
+
+    async fn unclaim_id(self, key: &StoredKey) -> Result<(), RegistryError> {
+        let Some(id) = key.text("id") else { return Ok(()) };
+        let name = self.layout.id(id);
+        // Another key may have the id by now, or always had it.
+        if self.redis.get(&name).await?.is_some_and(|standing| standing == value_of(key).as_bytes()) {
+            self.redis.delete(&name).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes what leads to a document that stands: `at`, the tenant's set, the id.
+    async fn lead_to(self, key: &StoredKey) -> Result<(), RegistryError> {
+        // Where `at` leads elsewhere, nothing stands there: `insert` has looked.
+        self.redis.set(&self.layout.at(&key.digest), key.tenant.to_string().as_bytes()).await?;
+        self.redis.sadd(&self.layout.keys(&key.tenant), &key.digest.to_hex()).await?;
+        self.claim_id(key).await
+    }
+
+    /// Removes what led to a document that is gone.
+    async fn lead_away_from(self, key: &StoredKey) -> Result<(), RegistryError> {
+        self.redis.delete(&self.layout.at(&key.digest)).await?;
+        self.unclaim_id(key).await
+    }
+
+    async fn tenant_at(self, digest: &Digest) -> Result<Option<Tenant>, RegistryError> {
+        let Some(value) = self.redis.get(&self.layout.at(digest)).await? else { return Ok(None) };
+        let tenant = std::str::from_utf8(&value).ok().and_then(Tenant::parse);
+        let broken = || StoreError::Broken(format!("`{}` names no tenant", self.layout.at(digest)));
+        Ok(Some(tenant.ok_or_else(broken)?))
+    }
+
+    async fn read(self, digest: Digest, tenant: Tenant) -> Result<Option<StoredKey>, RegistryError> {
+        let json: Option<Bytes> = self.redis.get(&self.layout.key(&tenant, &digest)).await?;
+        Ok(json.map(|json| StoredKey::read(digest, tenant, &json)))
+    }
+
+    /// Where documents stand, whoever wrote them: found by their names, not by the sets that a writer may have forgotten.
+    async fn everywhere(self) -> Result<Vec<(Digest, Tenant)>, RegistryError> {
+        let pattern = self.layout.in_slot("*", "key:*");
+        let before = pattern.split('*').next().unwrap_or_default();
+        let place = |name: &String| {
+            let (tenant, hex) = name.strip_prefix(before)?.split_once("}:key:")?;
+            Some((Digest::parse_hex(hex)?, Tenant::parse(tenant)?))
+        };
+        Ok(self.redis.scan(&pattern).await?.iter().filter_map(place).collect())
+    }
+
+    fn kept(self, key: &StoredKey, was: Option<Bytes>, becomes: Option<&StoredKey>) -> Kept {
+        Kept {
+            name: self.layout.key(&key.tenant, &key.digest),
+            digest: key.digest.to_hex(),
+            was,
+            becomes: becomes.map(|key| json(&key.members).into()),
+        }
     }
 }
 
-/// Writes what leads to a document that stands: `at`, the tenant's set, the id.
-async fn lead_to(redis: &RedisDocuments, layout: &Layout, key: &StoredKey) -> Result<(), RegistryError> {
-    // Where `at` leads elsewhere, nothing stands there: `insert` has looked.
-    redis.set(&layout.at(&key.digest), key.tenant.to_string().as_bytes()).await?;
-    redis.sadd(&layout.keys(&key.tenant), &key.digest.to_hex()).await?;
-    claim_id(redis, layout, key).await
+/// Lets whoever was quicker finish, a little longer each time.
+async fn pause(attempt: u32) {
+    sleep(Duration::from_millis(u64::from(attempt.min(20)))).await;
 }
 
-async fn tenant_at(redis: &RedisDocuments, layout: &Layout, digest: &Digest) -> Result<Option<Tenant>, RegistryError> {
-    let Some(value) = redis.get(&layout.at(digest)).await? else { return Ok(None) };
-    let tenant = std::str::from_utf8(&value).ok().and_then(Tenant::parse);
-    let broken = || StoreError::Broken(format!("`{}` names no tenant", layout.at(digest)));
-    Ok(Some(tenant.ok_or_else(broken)?))
-}
-
-async fn read(
-    redis: &RedisDocuments,
-    layout: &Layout,
-    digest: Digest,
-    tenant: Tenant,
-) -> Result<Option<StoredKey>, RegistryError> {
-    let json: Option<Bytes> = redis.get(&layout.key(&tenant, &digest)).await?;
-    Ok(json.map(|json| StoredKey::read(digest, tenant, &json)))
-}
-
-/// Where documents stand, whoever wrote them: found by their names, not by the sets that a writer may have forgotten.
-async fn everywhere(redis: &RedisDocuments, layout: &Layout) -> Result<Vec<(Digest, Tenant)>, RegistryError> {
-    let pattern = layout.in_slot("*", "key:*");
-    let before = pattern.split('*').next().unwrap_or_default();
-    let place = |name: &String| {
-        let (tenant, hex) = name.strip_prefix(before)?.split_once("}:key:")?;
-        Some((Digest::parse_hex(hex)?, Tenant::parse(tenant)?))
-    };
-    Ok(redis.scan(&pattern).await?.iter().filter_map(place).collect())
+fn business_members(name: &str, json: &[u8]) -> Result<Members, RegistryError> {
+    let members = serde_json::from_slice(json);
+    Ok(members
+        .map_err(|_| StoreError::Broken(format!("`{name}` is no JSON object; its keys are refused, delete it")))?)
 }
 
 /// `<tenant> <sha256 hex>`.

@@ -68,8 +68,7 @@ async fn both() -> Both {
     let folder = TempDir::new().expect("a folder");
     let store = FileStore::open(&folder.path().join("keys.yaml")).expect("the store opens");
     let server = Server::start();
-    let documents = RedisDocuments::connect(&server.settings).await.expect("redis-server answers");
-    let redis = Registry::Redis { documents, layout: Layout::new("sg") };
+    let redis = Registry::connect(&server.settings).await.expect("redis-server answers");
     Both { registries: vec![Registry::File { store }, redis], server, _folder: folder }
 }
 
@@ -85,7 +84,7 @@ fn document(id: &str) -> Members {
 }
 
 async fn insert(registry: &Registry, key: &str, wanted: Members) -> Result<Insertion, RegistryError> {
-    registry.insert(&Digest::of(key), wanted, NOW).await
+    registry.insert(&Digest::of(key), wanted, Bounds { most: None, now_ms: NOW }).await
 }
 
 fn ids(keys: &[StoredKey]) -> Vec<&str> {
@@ -153,7 +152,8 @@ async fn lists_are_filtered_and_sorted_by_age() {
             insert(&registry, id, key(id, business, user, day)).await.expect("it is inserted");
         }
         let list = async |business: Option<&str>, user: Option<&str>| {
-            let filter = Filter { business: business.map(str::to_owned), user: user.map(str::to_owned) };
+            let filter =
+                Filter { business: business.map(str::to_owned), user: user.map(str::to_owned), created_before: None };
             ids(&registry.list(&filter).await.expect("a list")).join("")
         };
         assert_eq!(list(None, None).await, "bdca");
@@ -161,28 +161,6 @@ async fn lists_are_filtered_and_sorted_by_age() {
         assert_eq!(list(None, Some("u")).await, "bca");
         assert_eq!(list(Some("acme"), Some("u")).await, "a");
         assert_eq!(list(Some("nobody"), None).await, "");
-    }
-}
-
-#[tokio::test]
-async fn revoking_adds_revoked_at_and_keeps_every_other_member() {
-    for registry in both().await.registries {
-        insert(&registry, "one", document("k1")).await.expect("it is inserted");
-        let active = registry.find("k1").await.expect("it is found");
-        let Ok(Revocation::Revoked(key)) = registry.revoke(&active, NOW + 1000).await else { panic!("it is revoked") };
-        let mut expected = document("k1");
-        expected.insert("created_at".to_owned(), json!("2026-03-23T14:30:00Z"));
-        expected.insert("revoked_at".to_owned(), json!("2026-03-23T14:30:01Z"));
-        assert_eq!(key.members, expected);
-        assert_eq!(key.document.as_ref().map(|document| document.revoked), Ok(true));
-        assert_eq!(registry.find("k1").await.as_ref(), Ok(&key));
-        assert_eq!(registry.revoke(&active, NOW + 9000).await, Ok(Revocation::AlreadyRevoked(key)));
-        let absent = StoredKey { digest: Digest::of("two"), ..active };
-        assert_eq!(registry.revoke(&absent, NOW).await, Err(RegistryError::NotFound));
-        // Importing the active key again does not bring it back.
-        let again = insert(&registry, "one", document("k1")).await;
-        let Ok(Insertion::AlreadyThere(key)) = again else { panic!("{again:?}") };
-        assert!(key.is_revoked());
     }
 }
 
@@ -214,5 +192,88 @@ async fn a_broken_document_is_listed_and_said_to_be_one() {
         redis.set(&place, broken.as_bytes()).await.expect("redis-server answers");
         let keys = both.registries[1].list(&Filter::default()).await.expect("a list");
         assert_eq!(keys.iter().map(|key| key.document.is_err()).collect::<Vec<_>>(), [true], "{broken}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_read_is_deleted_and_what_led_to_it_too() {
+    let both = both().await;
+    let redis = RedisDocuments::connect(&both.server.settings).await.expect("redis-server answers");
+    let registry = &both.registries[1];
+    insert(registry, "one", document("k1")).await.expect("it is inserted");
+    let place = format!("sg:{{b:acme}}:key:{}", Digest::of("one").to_hex());
+    redis.set(&place, b"{").await.expect("redis-server answers");
+    let key = registry.find_digest(&Digest::of("one")).await.expect("it is found");
+    let bounds = Bounds { most: Some(10), now_ms: NOW };
+    let changed = registry.change(&key, bounds, |_| Ok(Fate::Gone)).await.expect("it is deleted");
+    assert_eq!((changed.after, redis.scan("sg:*key*").await), (None, Ok(Vec::new())));
+    assert_eq!(registry.find_digest(&Digest::of("one")).await, Err(RegistryError::NotFound));
+    assert_eq!(registry.change(&key, bounds, |_| Ok(Fate::Gone)).await, Err(RegistryError::NotFound));
+}
+
+#[tokio::test]
+async fn a_change_keeps_every_member_that_it_does_not_know_and_is_refused_where_it_breaks_a_key() {
+    for registry in both().await.registries {
+        insert(&registry, "one", document("k1")).await.expect("it is inserted");
+        let key = registry.find("k1").await.expect("it is found");
+        let bounds = Bounds { most: None, now_ms: NOW };
+        let set = |member: &'static str, value: Value| {
+            move |before: &StoredKey| {
+                let mut members = before.members.clone();
+                members.insert(member.to_owned(), value.clone());
+                Ok(Fate::Changed(members))
+            }
+        };
+        let changed = registry.change(&key, bounds, set("name", json!("other"))).await.expect("it is changed");
+        let after = changed.after.expect("it stands");
+        assert_eq!((after.text("name"), &after.members["note"]), (Some("other"), &json!({"x": 1})));
+        assert_eq!(registry.find("k1").await, Ok(after));
+        let broken = registry.change(&key, bounds, set("expires_at", json!("soon"))).await;
+        assert!(matches!(broken, Err(RegistryError::Unreadable(_))));
+        let moved = registry.change(&key, bounds, set("business", json!("other"))).await;
+        assert!(matches!(moved, Err(RegistryError::Unreadable(_))), "a key stays its tenant's");
+    }
+}
+
+#[tokio::test]
+async fn use_is_added_up_over_flushes_and_read_by_day_and_by_minute() {
+    use crate::store::usage::{Batch, Count, Subject, flush, read};
+
+    let both = both().await;
+    let Registry::Redis { keeper, layout, .. } = &both.registries[1] else { panic!("the second is Redis") };
+    let key = Subject::Key { tenant: Tenant::Business("acme".to_owned()), id: "k1".to_owned() };
+    let business = Subject::Business("acme".to_owned());
+    let minutes_ago = |minutes: u64| Subject::minute(NOW) - minutes;
+    let count = |requests, denials| Count { requests, denials };
+    let day = 24 * 60;
+    for _ in 0..2 {
+        let counted = [
+            ((key.clone(), minutes_ago(0)), count(3, 1)),
+            ((key.clone(), minutes_ago(90)), count(1, 0)),
+            ((key.clone(), minutes_ago(89 * day)), count(5, 5)),
+            ((key.clone(), minutes_ago(91 * day)), count(100, 0)),
+            ((business.clone(), minutes_ago(2 * day)), count(7, 0)),
+        ];
+        flush(keeper, layout, &Batch::from(counted)).await.expect("redis-server answers");
+    }
+    let of_key = read(keeper, layout, &key, NOW).await.expect("redis-server answers");
+    assert_eq!((of_key.minutes.len(), of_key.days.len()), (1, 2));
+    assert_eq!((of_key.total(), of_key.last_used_ms()), (count(18, 12), Some(NOW)));
+    let of_business = read(keeper, layout, &business, NOW).await.expect("redis-server answers");
+    assert_eq!((of_business.total(), of_business.minutes.len()), (count(14, 0), 0));
+    let unused = Subject::Business("b2".to_owned());
+    assert_eq!(read(keeper, layout, &unused, NOW).await.map(|used| used.last_used_ms()), Ok(None));
+}
+
+#[tokio::test]
+async fn two_who_insert_the_same_key_at_once_leave_it_whole() {
+    let both = both().await;
+    let registry = &both.registries[1];
+    let other = Registry::connect(&both.server.settings).await.expect("redis-server answers");
+    for round in 0..20 {
+        let (key, id) = (format!("key {round}"), format!("k{round}"));
+        let (one, two) = tokio::join!(insert(registry, &key, document(&id)), insert(&other, &key, document(&id)));
+        assert!(one.is_ok() || two.is_ok(), "{one:?} {two:?}");
+        assert_eq!(registry.find(&id).await.map(|key| key.digest), Ok(Digest::of(&key)));
     }
 }

@@ -1,11 +1,14 @@
-//! A self-signed certificate of the test's own, as files for a configuration and as settings for a server.
+//! Certificates of the test's own, as files for a configuration and as settings for a server or a client: self-signed ones, and
+//! those of an authority.
 
 use std::{fs, path::PathBuf, sync::Arc};
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{
-    ServerConfig,
+    RootCertStore, ServerConfig,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use tempfile::TempDir;
 use tokio_rustls::TlsAcceptor;
@@ -19,10 +22,23 @@ pub struct Certificate {
 impl Certificate {
     pub fn of(name: &str) -> Self {
         let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a name is a valid subject");
+        Self::written(&made.cert, &made.signing_key)
+    }
+
+    /// Self-signed, and ended long ago.
+    pub fn expired(name: &str) -> Self {
+        let key = KeyPair::generate().expect("a key can be made");
+        let mut parameters = CertificateParams::new([name.to_owned()]).expect("a name is a valid subject");
+        parameters.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(2002, 1, 1);
+        Self::written(&parameters.self_signed(&key).expect("the parameters are complete"), &key)
+    }
+
+    fn written(made: &rcgen::Certificate, key: &KeyPair) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let certificate = Self { der: made.cert.der().clone(), key: made.signing_key.serialize_der(), folder };
-        fs::write(certificate.cert_file(), made.cert.pem()).expect("the folder is writable");
-        fs::write(certificate.key_file(), made.signing_key.serialize_pem()).expect("the folder is writable");
+        let certificate = Self { der: made.der().clone(), key: key.serialize_der(), folder };
+        fs::write(certificate.cert_file(), made.pem()).expect("the folder is writable");
+        fs::write(certificate.key_file(), key.serialize_pem()).expect("the folder is writable");
         certificate
     }
 
@@ -34,14 +50,60 @@ impl Certificate {
         self.folder.path().join("tls.key")
     }
 
+    pub fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.clone()))
+    }
+
     pub fn acceptor(&self) -> TlsAcceptor {
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.clone()));
+        self.accepting(WebPkiClientVerifier::no_client_auth())
+    }
+
+    /// For clients with a certificate of this authority alone.
+    pub fn acceptor_for(&self, clients: &Authority) -> TlsAcceptor {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(clients.certificate.der().clone()).expect("it is an authority");
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        self.accepting(verifier.expect("there is an authority to trust"))
+    }
+
+    fn accepting(&self, clients: Arc<dyn ClientCertVerifier>) -> TlsAcceptor {
         let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("aws-lc-rs speaks TLS 1.2 and 1.3")
-            .with_no_client_auth()
-            .with_single_cert(vec![self.der.clone()], key)
+            .with_client_cert_verifier(clients)
+            .with_single_cert(vec![self.der.clone()], self.private_key())
             .expect("the key belongs to the certificate");
         TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+/// Signs certificates.
+pub struct Authority {
+    certificate: rcgen::Certificate,
+    issuer: Issuer<'static, KeyPair>,
+    folder: TempDir,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let key = KeyPair::generate().expect("a key can be made");
+        let mut parameters = CertificateParams::new([]).expect("no name is a valid subject");
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = parameters.self_signed(&key).expect("the parameters are complete");
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        fs::write(folder.path().join("ca.crt"), certificate.pem()).expect("the folder is writable");
+        Self { certificate, issuer: Issuer::new(parameters, key), folder }
+    }
+
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("ca.crt")
+    }
+
+    pub fn sign(&self, name: &str) -> Certificate {
+        let key = KeyPair::generate().expect("a key can be made");
+        let parameters = CertificateParams::new([name.to_owned()]).expect("a name is a valid subject");
+        let made = parameters.signed_by(&key, &self.issuer).expect("the issuer is an authority");
+        Certificate::written(&made, &key)
     }
 }

@@ -11,13 +11,13 @@ use tempfile::TempDir;
 use super::{redis::free_port, until};
 
 /// What a gate's user may: read documents, write counts, and not mint. It wants Redis 7 or Valkey: the last part is a selector,
-/// so that SET, which the script calls, reaches counts alone.
-pub const GATE_ACL: &str = "on resetchannels -@all +auth +select +time +role +info +script|load +evalsha +get +mget +sismember \
-    +cluster|slots +asking ~sg:* (+set ~sg:{*}:count:*)";
+/// so that SET and SETRANGE, which the script calls, reach counts alone.
+pub const GATE_ACL: &str = "on resetchannels -@all +auth +select +time +role +info +script|load +evalsha +get +mget +exists +sismember \
+    +cluster|slots +asking ~sg:* (+set +setrange ~sg:{*}:count:*)";
 
 /// What the user of the command line and of management may: keep documents, and not run the gate's script.
-pub const KEEPER_ACL: &str = "on resetchannels -@all +auth +select +role +info +get +mget +set +del +sadd +srem +sscan +scan \
-    +eval +cluster|slots +asking ~sg:*";
+pub const KEEPER_ACL: &str = "on resetchannels -@all +auth +select +role +info +time +wait +get +mget +set +del +sadd +srem +sscan \
+    +scan +eval +xadd +xrevrange +hgetall +cluster|slots +asking ~sg:*";
 
 /// A `redis-server` (or one that is a sentinel) with these arguments, gone with the test.
 pub struct Server {

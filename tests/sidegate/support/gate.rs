@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Read},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -14,7 +14,7 @@ use http::Method;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Answer, client, redis::PREFIX, until};
+use super::{Answer, client, redis::PREFIX, until, whole};
 
 pub struct Gate {
     child: Child,
@@ -94,6 +94,27 @@ impl Gate {
         command.stdin(Stdio::null()).output().expect("the binary was built with the tests")
     }
 
+    /// As `command`, with something to read on standard input.
+    pub fn command_reading(&self, arguments: &[&str], input: &str) -> Output {
+        let mut command = sidegate(arguments, &self.environment);
+        command.args(["--config", "sidegate.yaml"]).current_dir(&self.folder);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary was built with the tests");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        // A command that refuses its arguments reads nothing.
+        let _ = std::io::Write::write_all(&mut stdin, input.as_bytes());
+        drop(stdin);
+        child.wait_with_output().expect("the child can be awaited")
+    }
+
+    /// What a command prints as one JSON document; it must end well.
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.command(arguments);
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{arguments:?}: {stdout}\n{stderr}");
+        serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"))
+    }
+
     /// `sidegate keys create`: the document that it prints, with the key in it.
     pub fn keys_create(&self, arguments: &[&str]) -> Value {
         let output = self.command(&[&["keys", "create", "--json"], arguments].concat());
@@ -123,8 +144,49 @@ impl Gate {
 
     /// Asks it to end, as Kubernetes does.
     pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends it a signal (`HUP`, `TERM`).
+    pub fn signal(&self, name: &str) {
         let mut kill = Command::new("kill");
-        client::printed_by(kill.args(["-TERM", &self.child.id().to_string()]), "`kill` belongs to every system");
+        let arguments = [format!("-{name}"), self.child.id().to_string()];
+        client::printed_by(kill.args(arguments), "`kill` belongs to every system");
+    }
+
+    /// The folder that its configuration stands in.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes another configuration; what it leaves out is filled in as at the start.
+    pub fn configure(&self, yaml: &str) {
+        let file = self.folder().join("sidegate.yaml");
+        let new = file.with_extension("new");
+        fs::write(&new, whole(yaml)).expect("the folder is writable");
+        fs::rename(new, file).expect("the folder is writable");
+    }
+
+    /// Writes another configuration, asks it to read that, and waits until it acts.
+    pub fn reload(&self, yaml: &str) {
+        let before = self.reloads("success");
+        self.configure(yaml);
+        self.signal("HUP");
+        until("the reload", || (self.reloads("success") > before).then_some(()));
+    }
+
+    /// How many reloads had this outcome.
+    pub fn reloads(&self, outcome: &str) -> usize {
+        self.metric("sidegate_config_reloads_total", &[&format!("outcome=\"{outcome}\"")]) as usize
+    }
+
+    /// The line of its own log that holds this text.
+    pub fn said(&self, needle: &str) -> String {
+        self.log.find(needle, |line| line.contains(needle).then(|| line.to_owned()))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits until it has ended, and says how.

@@ -8,7 +8,9 @@ pub mod certificate;
 pub mod client;
 pub mod cluster;
 pub mod faults;
+pub mod frames;
 pub mod gate;
+pub mod h2;
 pub mod load;
 pub mod redis;
 pub mod scripted;
@@ -22,7 +24,7 @@ use std::{
 
 pub use self::{
     answer::{Answer, AnswerTo},
-    certificate::Certificate,
+    certificate::{Authority, Certificate},
     gate::Gate,
     redis::{Key, Redis},
     upstream::Upstream,

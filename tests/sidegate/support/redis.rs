@@ -145,6 +145,7 @@ impl Redis {
             "string" => String::from_utf8_lossy(&self.ask::<Vec<u8>>(&["GET", name])).into_owned(),
             "set" => self.ask::<Vec<String>>(&["SMEMBERS", name]).join(" "),
             "hash" => self.ask::<Vec<String>>(&["HGETALL", name]).join(" "),
+            "stream" => format!("{:?}", self.ask::<redis::Value>(&["XRANGE", name, "-", "+"])),
             other => panic!("{name} is a {other}, which the contract does not know"),
         };
         names.iter().map(|name| format!("{name} {}\n", held(name))).collect()

@@ -30,7 +30,10 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{certificate::Certificate, until};
+use super::{
+    certificate::{Authority, Certificate},
+    until,
+};
 
 /// A request as the upstream saw it. The body grows while it arrives; `complete` says that it has ended.
 #[derive(Debug, Clone, Default)]
@@ -82,6 +85,11 @@ impl Upstream {
     /// As `start`, over TLS with this certificate.
     pub fn start_tls(certificate: &Certificate) -> Self {
         Self::over(Some(certificate.acceptor()))
+    }
+
+    /// As `start_tls`, for clients with a certificate of this authority alone.
+    pub fn start_mutual(certificate: &Certificate, clients: &Authority) -> Self {
+        Self::over(Some(certificate.acceptor_for(clients)))
     }
 
     fn over(tls: Option<TlsAcceptor>) -> Self {

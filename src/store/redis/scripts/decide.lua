@@ -1,276 +1,460 @@
 -- Answers questions: confirms the documents that each was decided on, then spends from its buckets, all or nothing.
 --
--- KEYS     every key that a question touches, strings (documents and buckets) before sets
--- ARGV[1]  MessagePack: {number of strings, beliefs, questions}
---            belief    {key, true: never seen | false: absent | which of ARGV is its text}
---            question  {cost, n, {ask, ...}}
---            ask       {{belief, ...}, false | {key, member}, false | not_after_ms, {bucket, ...}}
---            bucket    {key, algorithm, limit, duration_ms, limit, duration_ms, ...}
---          where a key or a belief is its index
--- ARGV[2…] the texts of documents
--- returns  MessagePack: {now_ms, {answer, ...}}, an answer one of
---            {0, text} broken, {1, {{document | false, ...}, ...}} stale, {2} expired, {3} refused,
---            {4, granted, {{remaining, reset_ms, wait_ms or -1, owed, ...}, ...}} spent
+-- KEYS     documents that are believed to hold a text; buckets; documents that are believed absent; documents never seen;
+--          sets. Only a document that is believed in two ways stands twice
+-- ARGV[1]  MessagePack, one flat list: how many texts, buckets, absent documents, unseen ones, questions; of each question
+--            cost, n, how many documents, the index of each's key, not_after_ms or false,
+--            how many members, of each the index of its set and the member,
+--            how many buckets, of each the index of its key, algorithm, how many windows, and of each limit, duration_ms
+-- ARGV[2…] the texts, in the order of their documents
+-- returns  MessagePack, one flat list: now_ms; then of each question
+--            0, text: broken
+--            1, then each document or false: stale
+--            2: expired
+--            3: refused
+--            4, granted, then of each window remaining, reset_ms, wait_ms or -1, owed: spent
 --
 -- Questions are answered in order and see what earlier ones spent. Everything is read before anything is written, so that
 -- an error of any kind leaves all as it was. The arithmetic is that of limit/spend.rs, formula by formula; differences
 -- are found by tests/differential.
 --
--- Numbers lie flat in lists rather than in a table each, and loops count: this runs while all of Redis waits.
+-- This runs while all of Redis waits. So numbers lie flat in lists rather than in a table each, and there are two ways to an
+-- answer: a short one where all documents are as believed and all windows are fixed, and one for everything else, whose
+-- functions are not even made before they are needed.
 
 local BROKEN, STALE, EXPIRED, REFUSED, SPENT = 0, 1, 2, 3, 4
 local FIXED, SLIDING, TOKEN = 0, 1, 2
 local VERSION, STRIDE, PACKED = 1, 33, '<Bdddd'
 local MOST = 9007199254740992 -- 2^53: beyond it a number has gaps
-local SLACK_MS = 60000 -- a bucket outlives its end by this much, for a clock that goes back
-local floor, max, min = math.floor, math.max, math.min
+local SLACK_MS = 60000 -- a bucket outlives its end by at least this much, for a clock that goes back
+local KEYS, ARGV, call, floor, from_bytes, to_bytes = KEYS, ARGV, redis.call, math.floor, struct.unpack, struct.pack
 
 local function clock()
-  local time = redis.call('TIME')
+  local time = call('TIME')
   return time[1] * 1000 + floor(time[2] / 1000)
 end
 
 local now = clock()
-local count, beliefs, questions = unpack(cmsgpack.unpack(ARGV[1]))
-local found = count > 0 and redis.call('MGET', unpack(KEYS, 1, count)) or {}
+local asked = cmsgpack.unpack(ARGV[1])
+local texts, buckets, absent = asked[1], asked[2], asked[3]
 
-local faults = {}
+-- By the index of their key: documents that are believed to hold a text, and buckets as they stand after the questions
+-- answered so far.
+local found = texts + buckets > 0 and call('MGET', unpack(KEYS, 1, texts + buckets)) or {}
 
--- Why a key where MGET found nothing cannot be used, or false: MGET finds nothing in a wrong type either.
-local function fault(key)
-  if faults[key] == nil then
-    faults[key] = type(redis.pcall('GET', KEYS[key])) == 'table' and KEYS[key] .. ' is no string'
+-- Whether no key of this range holds anything, of whatever type.
+local function vacant(from, to)
+  return from > to or call('EXISTS', unpack(KEYS, from, to)) == 0
+end
+
+-- Whether every document is as believed and every bucket a string: MGET finds nothing in another type either.
+local function as_believed()
+  for i = 1, texts do
+    if found[i] ~= ARGV[i + 1] then return false end
   end
-  return faults[key]
-end
-
--- Buckets: flat lists, five numbers to an entry: algorithm, duration, mark, used, previous. -----------------------------
-
--- By the index of their key, as they stand after the questions answered so far: a list, or why there is none.
-local buckets = {}
--- Which of them have changed, and which question was the last to ask for them.
-local changed, asked_by = {}, {}
-
-local function whole(x)
-  return x >= 0 and x <= MOST and x % 1 == 0 -- false for NaN
-end
-
--- false for anything that no sidecar wrote
-local function read_bucket(bytes)
-  if bytes:byte(1) ~= VERSION or (#bytes - 1) % STRIDE ~= 0 then return false end
-  local bucket, i = {}, 0
-  for at = 2, #bytes, STRIDE do
-    local algorithm, duration, mark, used, previous = struct.unpack(PACKED, bytes, at)
-    local readable = algorithm <= TOKEN and whole(duration) and whole(mark) and whole(used) and whole(previous)
-      and duration >= 1 and mark + 2 * duration <= MOST
-      and (algorithm ~= SLIDING or (used + previous) * duration <= MOST)
-    if not readable then return false end
-    bucket[i + 1], bucket[i + 2], bucket[i + 3], bucket[i + 4], bucket[i + 5] = algorithm, duration, mark, used, previous
-    i = i + 5
+  for i = texts + 1, texts + buckets do
+    if not found[i] and not vacant(i, i) then return false end
   end
-  return bucket
+  return asked[4] == 0 and vacant(texts + buckets + 1, texts + buckets + absent)
 end
 
-local function load_bucket(key)
-  local bucket
-  if found[key] then
-    bucket = read_bucket(found[key]) or KEYS[key] .. ' is no bucket'
-  else
-    bucket = fault(key) or {}
+-- What is returned, and how long it is so far.
+local answers, size = { now }, 1
+
+-- By index the buckets that have changed: when they end; false where the expiry that stands is the right one still.
+local changed = {}
+
+-- On whole minutes, one to two after the end, so that it seldom moves, and what stands can be written in place.
+local function expiry(ends)
+  return (floor(ends / SLACK_MS) + 2) * SLACK_MS
+end
+
+-- The bucket, which ended at `ended` and now ends at `ends`, is to be written.
+local function keep(key, packed, ended, ends)
+  local held = found[key]
+  if not held or #held ~= #packed or ended ~= ends and expiry(ended) ~= expiry(ends) then
+    changed[key] = ends
+  elseif changed[key] == nil then
+    changed[key] = false
   end
-  buckets[key] = bucket
-  return bucket
+  found[key] = packed
 end
 
-local function ends(bucket, i)
-  return bucket[i + 2] + bucket[i + 1] * (bucket[i] == SLIDING and 2 or 1)
-end
+-- The short way ---------------------------------------------------------------------------------------------------------
 
-local function write_bucket(key, bucket)
-  local packed, last = string.char(VERSION), now
-  for i = 1, #bucket, 5 do
-    packed = packed .. struct.pack(PACKED, unpack(bucket, i, i + 4))
-    last = max(last, ends(bucket, i))
-  end
-  redis.call('SET', KEYS[key], packed, 'PX', last - now + SLACK_MS)
-end
+-- Of each window of the question at hand: mark and used as they stand now, and the mark as it is stored.
+local state = {}
+-- Which question was the last to ask for a bucket.
+local asked_by = {}
 
--- Where the window's entry begins; where it is to be added if there is none.
-local function position(bucket, algorithm, duration)
-  for i = 1, #bucket, 5 do
-    if bucket[i] == algorithm and bucket[i + 1] == duration then return i end
-  end
-  return #bucket + 1
-end
-
--- Drops the entries that have ended, save those of the asker's windows.
-local function prune(bucket, asked)
-  local size, kept = #bucket, 0
-  for i = 1, size, 5 do
-    local stays = ends(bucket, i) > now
-    for w = 3, stays and 0 or #asked, 2 do
-      stays = stays or (bucket[i] == asked[2] and bucket[i + 1] == asked[w + 1])
+-- How often `cost` fits, `n` times at most, where every bucket is absent or holds just the fixed windows that are asked for;
+-- nil where one does not. The buckets of the question begin at `at`.
+local function fitting_fixed(question, cost, n, count, at)
+  local w = 0
+  for _ = 1, count do
+    local key, windows = asked[at], asked[at + 2]
+    local held = found[key]
+    if asked[at + 1] ~= FIXED or asked_by[key] == question then return nil end
+    if held and (#held ~= 1 + windows * STRIDE or held:byte() ~= VERSION) then return nil end
+    asked_by[key] = question
+    at = at + 3
+    for position = 2, windows * STRIDE, STRIDE do
+      local limit, duration = asked[at], asked[at + 1]
+      local start = now - now % duration
+      local mark, used, stored = start, 0, 0
+      if held then
+        local algorithm, length, previous
+        algorithm, length, stored, used, previous = from_bytes(PACKED, held, position)
+        -- Written so that NaN is not readable either.
+        local readable = algorithm == FIXED and length == duration and previous == 0
+          and stored >= 0 and stored <= start and stored % 1 == 0 and used >= 0 and used <= MOST and used % 1 == 0
+        if not readable then return nil end
+        if stored < start then used = 0 end
+      end
+      local fits = used < limit and floor((limit - used) / cost) or 0
+      if fits < n then n = fits end
+      state[w + 1], state[w + 2], state[w + 3] = mark, used, stored
+      w, at = w + 3, at + 2
     end
-    if stays then
-      for field = 0, kept < i - 1 and 4 or -1 do bucket[kept + 1 + field] = bucket[i + field] end
-      kept = kept + 5
-    end
-  end
-  for i = size, kept + 1, -1 do bucket[i] = nil end
-end
-
--- Arithmetic ------------------------------------------------------------------------------------------------------------
-
--- floor(a / b) is exact throughout: the rounding of a quotient can only hide a fraction where a >= 2^53.
-
--- The window's mark, used and previous at `now`, before anything is spent.
-local function advanced(bucket, i, algorithm, limit, duration)
-  local mark, used, previous = bucket[i + 2], bucket[i + 3], bucket[i + 4]
-  if algorithm == TOKEN then
-    if not mark then return now, 0, 0 end
-    used = min(used, limit * duration) - min(max(now - mark, 0), duration) * limit
-    return max(mark, now), max(used, 0), previous
-  end
-  local start = now - now % duration
-  if not mark then return start, 0, 0 end
-  if mark >= start then return mark, used, previous end
-  if algorithm == SLIDING and mark + duration == start then return start, 0, used end
-  return start, 0, 0
-end
-
-local function free(algorithm, limit, duration, mark, used, previous)
-  if algorithm == FIXED then return max(limit - used, 0) end
-  if algorithm == SLIDING then
-    used = previous * (duration - max(now - mark, 0)) + used * duration
-  end
-  return max(limit * duration - used, 0)
-end
-
-local function reset(algorithm, limit, duration, mark, used, previous)
-  if algorithm == FIXED then return mark + duration end
-  if algorithm == TOKEN then return used > 0 and mark + floor((used + limit - 1) / limit) or now end
-  if used > 0 then return mark + 2 * duration end
-  return previous > 0 and mark + duration or now
-end
-
--- When a window that lacks so many units has room for `cost`.
-local function room_at(algorithm, limit, duration, mark, used, previous, cost, lacking)
-  if algorithm == FIXED then return mark + duration end
-  if algorithm == TOKEN then return mark + floor((lacking + limit - 1) / limit) end
-  local most = limit - cost
-  if used <= most then return mark + duration - floor((most - used) * duration / previous) end
-  return mark + 2 * duration - floor(most * duration / used)
-end
-
--- Questions -------------------------------------------------------------------------------------------------------------
-
-local function documents(asks)
-  local all = {}
-  for a = 1, #asks do
-    local shown, texts = asks[a][1], {}
-    for i = 1, #shown do texts[i] = found[beliefs[shown[i]][1]] end
-    all[a] = texts
-  end
-  return all
-end
-
--- The answer to a question that may not spend, or nil.
-local function hindrance(index, asks)
-  local stale, expired, refused = false, false, false
-  for a = 1, #asks do
-    local shown, member, not_after, wanted = unpack(asks[a])
-    for i = 1, #shown do
-      local key, believed = unpack(beliefs[shown[i]])
-      local wrong = not found[key] and fault(key)
-      if wrong then return { BROKEN, wrong } end
-      if found[key] ~= (ARGV[believed] or believed) then stale = true end
-    end
-    if member then
-      local is = redis.pcall('SISMEMBER', KEYS[member[1]], member[2])
-      if type(is) == 'table' then return { BROKEN, KEYS[member[1]] .. ' is no set' } end
-      if is == 0 then refused = true end
-    end
-    if not_after and now >= not_after then expired = true end
-    for i = 1, #wanted do
-      local key = wanted[i][1]
-      local bucket = buckets[key] or load_bucket(key)
-      if type(bucket) == 'string' then return { BROKEN, bucket } end
-      -- It could not be spent from as a whole.
-      if asked_by[key] == index then return { BROKEN, KEYS[key] .. ' is asked for twice in one question' } end
-      asked_by[key] = index
-    end
-  end
-  if stale then return { STALE, documents(asks) } end
-  if expired then return { EXPIRED } end
-  return refused and { REFUSED }
-end
-
--- How many of `n` fit into every window of one bucket.
-local function fitting(asked, cost, n)
-  local bucket, algorithm = buckets[asked[1]], asked[2]
-  for w = 3, #asked, 2 do
-    local limit, duration = asked[w], asked[w + 1]
-    if cost > limit then return 0 end
-    local unit = algorithm == FIXED and 1 or duration
-    local i = position(bucket, algorithm, duration)
-    local room = free(algorithm, limit, duration, advanced(bucket, i, algorithm, limit, duration))
-    n = min(n, floor(room / (cost * unit)))
   end
   return n
 end
 
--- Takes `spent` from every window of one bucket and says where they stand.
-local function settle(asked, cost, spent)
-  local key, algorithm, flat = asked[1], asked[2], {}
-  local bucket = buckets[key]
-  for w = 3, #asked, 2 do
-    local limit, duration = asked[w], asked[w + 1]
-    local unit = algorithm == FIXED and 1 or duration
-    local i = position(bucket, algorithm, duration)
-    local mark, used, previous = advanced(bucket, i, algorithm, limit, duration)
+-- Takes `spent` from every window of the question's buckets and says where they stand. Returns where the next question begins.
+local function settle_fixed(cost, spent, count, at)
+  local w = 0
+  for _ = 1, count do
+    local key, windows = asked[at], asked[at + 2]
+    local packed, ended, ends = '\1', 0, 0
+    at = at + 3
+    for _ = 1, windows do
+      local limit, duration = asked[at], asked[at + 1]
+      local mark, used, stored = state[w + 1], state[w + 2] + spent, state[w + 3]
+      local room, ending, wait = used < limit and limit - used or 0, mark + duration, 0
+      if cost > limit then
+        wait = -1
+      elseif cost > room then
+        wait = ending - now
+      end
+      answers[size + 1], answers[size + 2], answers[size + 3], answers[size + 4] = room, ending, wait, 0
+      size = size + 4
+      if spent > 0 then
+        packed = packed .. to_bytes(PACKED, FIXED, duration, mark, used, 0)
+        if ending > ends then ends = ending end
+        if stored + duration > ended then ended = stored + duration end
+      end
+      w, at = w + 3, at + 2
+    end
+    if spent > 0 then keep(key, packed, ended, ends) end
+  end
+  return at
+end
+
+-- Both in one go for the commonest question of all, which spends from one bucket of one window.
+local function spend_from_one(cost, n, at)
+  local key, limit, duration = asked[at], asked[at + 3], asked[at + 4]
+  local held = found[key]
+  local mark, used, stored = now - now % duration, 0, 0
+  if asked[at + 1] ~= FIXED or held and #held ~= 1 + STRIDE then return nil end
+  if held then
+    local version, algorithm, length, previous
+    version, algorithm, length, stored, used, previous = from_bytes('<BBdddd', held)
+    local readable = version == VERSION and algorithm == FIXED and length == duration and previous == 0
+      and stored >= 0 and stored <= mark and stored % 1 == 0 and used >= 0 and used <= MOST and used % 1 == 0
+    if not readable then return nil end
+    if stored < mark then used = 0 end
+  end
+  local room, wait = used < limit and limit - used or 0, 0
+  local granted = floor(room / cost)
+  if granted > n then granted = n end
+  if granted > 0 then
+    room = room - cost * granted
+    local packed = to_bytes('<BBdddd', VERSION, FIXED, duration, mark, used + cost * granted, 0)
+    keep(key, packed, stored + duration, mark + duration)
+  end
+  if cost > limit then
+    wait = -1
+  elseif cost > room then
+    wait = mark + duration - now
+  end
+  answers[size + 1], answers[size + 2] = SPENT, granted
+  answers[size + 3], answers[size + 4], answers[size + 5], answers[size + 6] = room, mark + duration, wait, 0
+  size = size + 6
+  return at + 5
+end
+
+-- The long way ----------------------------------------------------------------------------------------------------------
+
+-- Returns a function that answers the question at a position, whatever it is, and returns where the next one begins. Here
+-- a bucket is a list of five numbers to an entry: algorithm, duration, mark, used, previous.
+local function careful()
+  local max, min = math.max, math.min
+
+  -- What stands at a key, or false; and why it is no string.
+  local function string_at(key)
+    if found[key] then return found[key] end
+    local held = redis.pcall('GET', KEYS[key])
+    if type(held) == 'table' then return false, KEYS[key] .. ' is no string' end
+    return held
+  end
+
+  local function whole(x)
+    return x >= 0 and x <= MOST and x % 1 == 0 -- false for NaN
+  end
+
+  -- A list, or why there is none: nobody else but a sidecar writes buckets.
+  local function read_bucket(key)
+    local bytes, wrong = string_at(key)
+    local bucket, i = {}, 0
+    if not bytes then return wrong or bucket end
+    if bytes:byte() ~= VERSION or (#bytes - 1) % STRIDE ~= 0 then return KEYS[key] .. ' is no bucket' end
+    for at = 2, #bytes, STRIDE do
+      local algorithm, duration, mark, used, previous = from_bytes(PACKED, bytes, at)
+      local readable = algorithm <= TOKEN and whole(duration) and whole(mark) and whole(used) and whole(previous)
+        and duration >= 1 and mark + 2 * duration <= MOST
+        and (algorithm ~= SLIDING or (used + previous) * duration <= MOST)
+      if not readable then return KEYS[key] .. ' is no bucket' end
+      bucket[i + 1], bucket[i + 2], bucket[i + 3], bucket[i + 4], bucket[i + 5] = algorithm, duration, mark, used, previous
+      i = i + 5
+    end
+    return bucket
+  end
+
+  local function ends(bucket, i)
+    return bucket[i + 2] + bucket[i + 1] * (bucket[i] == SLIDING and 2 or 1)
+  end
+
+  local function last_end(bucket)
+    local last = 0
+    for i = 1, #bucket, 5 do last = max(last, ends(bucket, i)) end
+    return last
+  end
+
+  local function write_bucket(key, bucket, ended)
+    local packed = string.char(VERSION)
+    for i = 1, #bucket, 5 do
+      packed = packed .. to_bytes(PACKED, unpack(bucket, i, i + 4))
+    end
+    keep(key, packed, ended, last_end(bucket))
+  end
+
+  -- Where the window's entry begins; where it is to be added if there is none.
+  local function position(bucket, algorithm, duration)
+    for i = 1, #bucket, 5 do
+      if bucket[i] == algorithm and bucket[i + 1] == duration then return i end
+    end
+    return #bucket + 1
+  end
+
+  -- Drops the entries that have ended, save those of the asker's windows, which lie at `from` to `to`.
+  local function prune(bucket, algorithm, from, to)
+    local length, kept = #bucket, 0
+    for i = 1, length, 5 do
+      local stays = ends(bucket, i) > now
+      for at = from, stays and 0 or to, 2 do
+        stays = stays or (bucket[i] == algorithm and bucket[i + 1] == asked[at + 1])
+      end
+      if stays then
+        for field = 0, kept < i - 1 and 4 or -1 do bucket[kept + 1 + field] = bucket[i + field] end
+        kept = kept + 5
+      end
+    end
+    for i = length, kept + 1, -1 do bucket[i] = nil end
+  end
+
+  -- floor(a / b) is exact throughout: the rounding of a quotient can only hide a fraction where a >= 2^53.
+
+  -- The window's mark, used and previous at `now`, before anything is spent.
+  local function advanced(bucket, i, algorithm, limit, duration)
+    local mark, used, previous = bucket[i + 2], bucket[i + 3], bucket[i + 4]
+    if algorithm == TOKEN then
+      if not mark then return now, 0, 0 end
+      used = min(used, limit * duration) - min(max(now - mark, 0), duration) * limit
+      return max(mark, now), max(used, 0), previous
+    end
+    local start = now - now % duration
+    if not mark then return start, 0, 0 end
+    if mark >= start then return mark, used, previous end
+    if algorithm == SLIDING and mark + duration == start then return start, 0, used end
+    return start, 0, 0
+  end
+
+  local function free(algorithm, limit, duration, mark, used, previous)
+    if algorithm == FIXED then return max(limit - used, 0) end
+    if algorithm == SLIDING then
+      used = previous * (duration - max(now - mark, 0)) + used * duration
+    end
+    return max(limit * duration - used, 0)
+  end
+
+  local function reset(algorithm, limit, duration, mark, used, previous)
+    if algorithm == FIXED then return mark + duration end
+    if algorithm == TOKEN then return used > 0 and mark + floor((used + limit - 1) / limit) or now end
+    if used > 0 then return mark + 2 * duration end
+    return previous > 0 and mark + duration or now
+  end
+
+  -- When a window that lacks so many units has room for `cost`.
+  local function room_at(algorithm, limit, duration, mark, used, previous, cost, lacking)
+    if algorithm == FIXED then return mark + duration end
+    if algorithm == TOKEN then return mark + floor((lacking + limit - 1) / limit) end
+    local most = limit - cost
+    if used <= most then return mark + duration - floor((most - used) * duration / previous) end
+    return mark + 2 * duration - floor(most * duration / used)
+  end
+
+  -- How many of `n` fit into every window of a bucket that is asked for at `at`.
+  local function fitting(bucket, at, cost, n)
+    local algorithm, last = asked[at + 1], at + 2 + 2 * asked[at + 2]
+    for w = at + 3, last, 2 do
+      local limit, duration = asked[w], asked[w + 1]
+      if cost > limit then return 0 end
+      local unit = algorithm == FIXED and 1 or duration
+      local i = position(bucket, algorithm, duration)
+      local room = free(algorithm, limit, duration, advanced(bucket, i, algorithm, limit, duration))
+      n = min(n, floor(room / (cost * unit)))
+    end
+    return n
+  end
+
+  -- Takes `spent` from every window of a bucket that is asked for at `at`, and says where they stand.
+  local function settle(bucket, at, cost, spent)
+    local algorithm, last, ended = asked[at + 1], at + 2 + 2 * asked[at + 2], last_end(bucket)
+    for w = at + 3, last, 2 do
+      local limit, duration = asked[w], asked[w + 1]
+      local unit = algorithm == FIXED and 1 or duration
+      local i = position(bucket, algorithm, duration)
+      local mark, used, previous = advanced(bucket, i, algorithm, limit, duration)
+      if spent > 0 then
+        used = used + spent * (algorithm == TOKEN and duration or 1)
+        bucket[i], bucket[i + 1], bucket[i + 2], bucket[i + 3], bucket[i + 4] = algorithm, duration, mark, used, previous
+      end
+      local room = free(algorithm, limit, duration, mark, used, previous)
+      local lacking, wait = cost * unit - room, 0
+      if cost > limit then
+        wait = -1
+      elseif cost > 0 and lacking > 0 then
+        wait = room_at(algorithm, limit, duration, mark, used, previous, cost, lacking) - now
+      end
+      answers[size + 1] = floor(room / unit)
+      answers[size + 2] = reset(algorithm, limit, duration, mark, used, previous)
+      answers[size + 3] = wait
+      answers[size + 4] = algorithm == TOKEN and used or 0
+      size = size + 4
+    end
     if spent > 0 then
-      used = used + spent * (algorithm == TOKEN and duration or 1)
-      bucket[i], bucket[i + 1], bucket[i + 2], bucket[i + 3], bucket[i + 4] = algorithm, duration, mark, used, previous
+      prune(bucket, algorithm, at + 3, last)
+      write_bucket(asked[at], bucket, ended)
     end
-    local room, at = free(algorithm, limit, duration, mark, used, previous), #flat
-    local lacking, wait = cost * unit - room, 0
-    if cost > limit then
-      wait = -1
-    elseif cost > 0 and lacking > 0 then
-      wait = room_at(algorithm, limit, duration, mark, used, previous, cost, lacking) - now
+  end
+
+  -- Why the documents listed at `at` cannot be used, or nil; whether one is not as believed; what they hold.
+  local function look_at_documents(at)
+    local stale, all = false, {}
+    for i = 1, asked[at] do
+      local key, wrong = asked[at + i], nil
+      all[i], wrong = string_at(key)
+      if wrong then return wrong end
+      local believed = key <= texts and ARGV[key + 1]
+      if all[i] ~= believed or key > texts + buckets + absent then stale = true end
     end
-    flat[at + 1] = floor(room / unit)
-    flat[at + 2] = reset(algorithm, limit, duration, mark, used, previous)
-    flat[at + 3] = wait
-    flat[at + 4] = algorithm == TOKEN and used or 0
+    return nil, stale, all
   end
-  if spent > 0 then
-    prune(bucket, asked)
-    changed[key] = true
+
+  local function look_at_members(at)
+    local refused = false
+    for i = at + 1, at + 2 * asked[at], 2 do
+      local is = redis.pcall('SISMEMBER', KEYS[asked[i]], asked[i + 1])
+      if type(is) == 'table' then return KEYS[asked[i]] .. ' is no set' end
+      if is == 0 then refused = true end
+    end
+    return nil, refused
   end
-  return flat
+
+  -- Why the buckets listed at `at` cannot be used, or nil; the buckets, and where each is asked for; where the next question is.
+  local function look_at_buckets(at)
+    local held, places, seen, wrong = {}, {}, {}, nil
+    local next_at = at + 1
+    for i = 1, asked[at] do
+      local key = asked[next_at]
+      local bucket = read_bucket(key)
+      if type(bucket) == 'string' then wrong = bucket end
+      -- It could not be spent from as a whole.
+      if seen[key] then wrong = KEYS[key] .. ' is asked for twice in one question' end
+      held[i], places[i], seen[key] = bucket, next_at, true
+      next_at = next_at + 3 + 2 * asked[next_at + 2]
+    end
+    return wrong, held, places, next_at
+  end
+
+  local function answer(...)
+    for i = 1, select('#', ...) do answers[size + i] = (select(i, ...)) end
+    size = size + select('#', ...)
+  end
+
+  local function spend(cost, n, held, places)
+    local granted = n
+    for i = 1, cost > 0 and #held or 0 do granted = fitting(held[i], places[i], cost, granted) end
+    answer(SPENT, granted)
+    for i = 1, #held do settle(held[i], places[i], cost, cost * granted) end
+  end
+
+  return function(at)
+    local shown = at + 2
+    local until_ms = shown + asked[shown] + 1
+    local members = until_ms + 1
+    local broken, stale, documents = look_at_documents(shown)
+    local no_set, refused = look_at_members(members)
+    local no_bucket, held, places, next_at = look_at_buckets(members + 2 * asked[members] + 1)
+    broken = broken or no_set or no_bucket
+    if broken then
+      answer(BROKEN, broken)
+    elseif stale then
+      answer(STALE)
+      for i = 1, #documents do answer(documents[i]) end
+    elseif asked[until_ms] and now >= asked[until_ms] then
+      answer(EXPIRED)
+    elseif refused then
+      answer(REFUSED)
+    else
+      spend(asked[at], asked[at + 1], held, places)
+    end
+    return next_at
+  end
 end
 
-local function spend(cost, n, asks)
-  local granted = n
-  for a = 1, cost > 0 and #asks or 0 do
-    local wanted = asks[a][4]
-    for i = 1, #wanted do granted = fitting(wanted[i], cost, granted) end
-  end
-  local standing = {}
-  for a = 1, #asks do
-    local wanted = asks[a][4]
-    for i = 1, #wanted do standing[#standing + 1] = settle(wanted[i], cost, cost * granted) end
-  end
-  return { SPENT, granted, standing }
+-- Questions -------------------------------------------------------------------------------------------------------------
+
+local undoubted, answer_carefully = as_believed(), nil
+
+-- Answers the question at `at` the short way and returns where the next one begins; nil, and nothing done, if that cannot be.
+local function answer_shortly(question, at)
+  local cost, n, not_after = asked[at], asked[at + 1], at + 3 + asked[at + 2]
+  if cost == 0 or asked[not_after + 1] > 0 or asked[not_after] and now >= asked[not_after] then return nil end
+  local count, first = asked[not_after + 2], not_after + 3
+  if count == 1 and asked[first + 2] == 1 then return spend_from_one(cost, n, first) end
+  local granted = fitting_fixed(question, cost, n, count, first)
+  if not granted then return nil end
+  answers[size + 1], answers[size + 2] = SPENT, granted
+  size = size + 2
+  return settle_fixed(cost, cost * granted, count, first)
 end
 
-local answers = {}
-for i = 1, #questions do
-  local cost, n, asks = unpack(questions[i])
-  answers[i] = hindrance(i, asks) or spend(cost, n, asks)
+local at = 6
+for question = 1, asked[5] do
+  local next_at = undoubted and answer_shortly(question, at)
+  if not next_at then
+    answer_carefully = answer_carefully or careful()
+    next_at = answer_carefully(at)
+  end
+  at = next_at
 end
-for key in pairs(changed) do
-  write_bucket(key, buckets[key])
+
+for key, ends in pairs(changed) do
+  if ends then
+    call('SET', KEYS[key], found[key], 'PX', expiry(ends) - now)
+  else
+    call('SETRANGE', KEYS[key], '0', found[key])
+  end
 end
-return cmsgpack.pack({ now, answers })
+return cmsgpack.pack(answers)

@@ -1,0 +1,171 @@
+//! `sidegate business`: a business's plan, status and limits. What is set acts on the next request of each of its keys.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::keys::words::{self, print_facts, print_table, printable};
+use super::keys::{By, DONE, FAILED, KeysSetting, Session, in_session, name};
+use crate::config::Settings;
+use crate::keys::change::BusinessChange;
+use crate::store::registry::{Filter, Members};
+
+/// The part of the command line that follows `sidegate business`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  sidegate business set acme --plan pro --limit per-business=600/1m")]
+pub struct BusinessArgs {
+    #[command(subcommand)]
+    command: BusinessCommand,
+    #[command(flatten)]
+    by: By,
+}
+
+#[derive(Debug, Subcommand)]
+enum BusinessCommand {
+    /// Show a business and how many keys it has
+    #[command(after_help = "Example:\n  sidegate business show acme --json")]
+    Show(ShowArgs),
+    /// Change a business's plan, status or limits
+    #[command(after_help = "Example:\n  sidegate business set acme --status suspended")]
+    Set(SetArgs),
+    /// List the businesses that have a plan, a status or limits of their own
+    #[command(after_help = "Example:\n  sidegate business list")]
+    List(ListArgs),
+}
+
+#[derive(Debug, Args)]
+struct ShowArgs {
+    /// The business
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct SetArgs {
+    /// The business
+    #[arg(value_name = "ID")]
+    id: String,
+    /// The plan
+    #[arg(long, conflicts_with = "no_plan")]
+    plan: Option<String>,
+    /// Take the plan away
+    #[arg(long)]
+    no_plan: bool,
+    /// `suspended` refuses all of its keys, `active` lets them pass again
+    #[arg(long)]
+    status: Option<String>,
+    /// A limit of the business's own, such as per-business=600/1m; several times for several limits
+    #[arg(long, value_name = "NAME=WINDOWS", value_parser = name::limit)]
+    limit: Vec<(String, Vec<String>)>,
+    /// Take a limit of the business's own away again
+    #[arg(long, value_name = "NAME")]
+    no_limit: Vec<String>,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Print one JSON document: {"businesses": […], "total": N}
+    #[arg(long)]
+    json: bool,
+}
+
+/// Opens the configured store and does there what the arguments say.
+pub fn with(settings: Settings, args: BusinessArgs) -> anyhow::Result<u8> {
+    let actor = args.by.actor();
+    in_session(settings, actor, async |setting, session| match args.command {
+        BusinessCommand::Show(args) => show(args, setting, session).await,
+        BusinessCommand::Set(args) => set(args, setting, session).await,
+        BusinessCommand::List(args) => list(args, setting, session).await,
+    })
+}
+
+async fn show(args: ShowArgs, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<u8> {
+    let found = match setting.keyring.business(&args.id).await {
+        Ok(found) => found,
+        Err(error) => return session.refused(error),
+    };
+    let filter = Filter { business: Some(args.id.clone()), ..Filter::default() };
+    let keys = setting.keyring.list(&filter).await?;
+    if found.is_none() && keys.is_empty() {
+        writeln!(session.err, "error: nothing is known of `{}`; `sidegate business set` gives it a plan", args.id)?;
+        return Ok(FAILED);
+    }
+    let active = keys.iter().filter(|key| key.is_active(session.now_ms)).count();
+    let mut document = document(&args.id, &found.unwrap_or_default());
+    document["keys"] = keys.len().into();
+    document["active_keys"] = active.into();
+    if args.json {
+        session.print_json(&document)?;
+        return Ok(DONE);
+    }
+    print(&document, session)?;
+    let count = format!("{}, {active} of them active", keys.len());
+    print_facts(session.out, &[("keys", &count)])?;
+    Ok(DONE)
+}
+
+async fn set(args: SetArgs, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<u8> {
+    let SetArgs { id, plan, no_plan, status, limit, no_limit, json } = args;
+    let plan = if no_plan { Some(None) } else { plan.map(Some) };
+    let set = limit.into_iter().map(|(name, windows)| (name, Some(windows)));
+    let limits = no_limit.into_iter().map(|name| (name, None)).chain(set).collect();
+    let change = BusinessChange { plan, status, limits };
+    let changed = match setting.keyring.set_business(&id, change, session.asker()).await {
+        Ok(changed) => changed,
+        Err(error) => return session.refused(error),
+    };
+    let document = document(&id, &changed.after);
+    if json {
+        session.print_json(&document)?
+    } else {
+        print(&document, session)?
+    }
+    Ok(DONE)
+}
+
+async fn list(args: ListArgs, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<u8> {
+    let mut all = Vec::new();
+    for id in setting.keyring.registry.businesses().await? {
+        match setting.keyring.registry.business(&id).await {
+            Ok(found) => all.extend(found.map(|members| document(&id, &members))),
+            Err(error) => writeln!(session.err, "warning: {}", printable(&error.to_string()))?,
+        }
+    }
+    if args.json {
+        session.print_json(&json!({"businesses": all, "total": all.len()}))?;
+        return Ok(DONE);
+    }
+    if all.is_empty() {
+        writeln!(session.out, "No business has a plan, a status or limits of its own.")?;
+        return Ok(DONE);
+    }
+    let text = |document: &Value, member: &str| document[member].as_str().map_or_else(|| "-".to_owned(), printable);
+    let row = |document: &Value| {
+        let limits = words::limits(document.get("limits"));
+        [text(document, "id"), text(document, "plan"), text(document, "status"), limits]
+    };
+    print_table(session.out, ["ID", "PLAN", "STATUS", "LIMITS"], &all.iter().map(row).collect::<Vec<_>>())?;
+    Ok(DONE)
+}
+
+/// What is not there is as the gate takes it: active, without a plan.
+fn document(id: &str, members: &Members) -> Value {
+    json!({
+        "id": id,
+        "plan": members.get("plan"),
+        "status": members.get("status").cloned().unwrap_or_else(|| "active".into()),
+        "limits": members.get("limits").cloned().unwrap_or_else(|| json!({})),
+    })
+}
+
+fn print(document: &Value, session: &mut Session<'_>) -> anyhow::Result<()> {
+    let text = |member: &str| document[member].as_str().map_or_else(|| "-".to_owned(), printable);
+    let (id, plan, status) = (text("id"), text("plan"), text("status"));
+    let limits = words::limits(document.get("limits"));
+    print_facts(session.out, &[("business", &id), ("plan", &plan), ("status", &status), ("limits", &limits)])
+}

@@ -1,0 +1,119 @@
+//! Keys in words: the documents and tables that the commands print. Hints, never keys.
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+
+use crate::store::registry::{SUCCESSOR, StoredKey};
+
+/// A text of a document for a terminal: other services write documents, and a control character could rewrite the screen.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// A member that is a text, or `-`.
+pub fn shown(key: &StoredKey, member: &str) -> String {
+    key.text(member).filter(|text| !text.is_empty()).map_or_else(|| "-".to_owned(), printable)
+}
+
+/// How people name a key: hint, name and id.
+pub fn named(key: &StoredKey) -> String {
+    format!("{} ({}, id {})", shown(key, "hint"), shown(key, "name"), shown(key, "id"))
+}
+
+/// Since when a key is revoked: the time, or `true` where the document says so without one.
+pub fn revoked_at(key: &StoredKey) -> Value {
+    match key.members.get("revoked_at") {
+        None => Value::Null,
+        Some(Value::String(at)) if !at.is_empty() => Value::from(at.as_str()),
+        Some(_) => Value::Bool(true),
+    }
+}
+
+pub fn state(key: &StoredKey, now_ms: u64) -> &'static str {
+    match &key.document {
+        Err(_) => "unreadable",
+        Ok(document) if document.revoked => "revoked",
+        Ok(document) if document.expires_at.is_some_and(|at| at <= now_ms) => "expired",
+        Ok(_) if key.text(SUCCESSOR).is_some() => "rotated",
+        Ok(_) => "active",
+    }
+}
+
+/// The contract's members; what is not there is null, and what the gate cannot read says why.
+pub fn document(key: &StoredKey) -> Value {
+    let member = |name: &str| key.members.get(name).cloned().unwrap_or(Value::Null);
+    let mut document = json!({
+        "id": member("id"),
+        "hint": member("hint"),
+        "name": member("name"),
+        "business": member("business"),
+        "user": member("user"),
+        "scopes": key.members.get("scopes").cloned().unwrap_or_else(|| json!([])),
+        "created_at": member("created_at"),
+        "expires_at": member("expires_at"),
+        "revoked_at": revoked_at(key),
+    });
+    for name in ["limits", "allow_addresses", SUCCESSOR] {
+        if let Some(value) = key.members.get(name) {
+            document[name] = value.clone();
+        }
+    }
+    if let Err(error) = &key.document {
+        document["error"] = Value::from(error.to_string());
+    }
+    document
+}
+
+pub fn scopes(key: &StoredKey) -> String {
+    let scopes = key.members.get("scopes").and_then(Value::as_array);
+    let scopes: Vec<&str> = scopes.into_iter().flatten().filter_map(Value::as_str).collect();
+    if scopes.is_empty() { "-".to_owned() } else { printable(&scopes.join(",")) }
+}
+
+/// `per-key 20/1s,200/10s`, or `-`.
+pub fn limits(limits: Option<&Value>) -> String {
+    let windows = |windows: &Value| match windows {
+        Value::Array(all) => all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
+        other => other.as_str().unwrap_or("?").to_owned(),
+    };
+    let all = limits.and_then(Value::as_object).into_iter().flatten();
+    let all: Vec<_> = all.map(|(name, of)| printable(&format!("{name} {}", windows(of)))).collect();
+    if all.is_empty() { "-".to_owned() } else { all.join("; ") }
+}
+
+/// Columns as wide as what stands in them.
+pub fn print_table<const N: usize>(
+    out: &mut dyn Write,
+    columns: [&str; N],
+    rows: &[[String; N]],
+) -> anyhow::Result<()> {
+    let headings = columns.map(str::to_owned);
+    let mut widths = [0; N];
+    for row in std::iter::once(&headings).chain(rows) {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    for row in std::iter::once(&headings).chain(rows) {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        writeln!(out, "{}", cells.join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+/// One fact to a line.
+pub fn print_facts(out: &mut dyn Write, facts: &[(&str, &str)]) -> anyhow::Result<()> {
+    for (fact, value) in facts {
+        writeln!(out, "  {fact:<10}{value}")?;
+    }
+    Ok(())
+}

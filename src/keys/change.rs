@@ -1,0 +1,277 @@
+//! What may become of a key or of a business that stands: new facts, limits of its own, rotation, suspension.
+//!
+//! Pure, as `rules` is for new keys. The stores apply what is settled here to the document as it is at that moment.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::rules::{Required, RuleError, Rules, check_name, duration_ms, expiry, near_misses};
+use crate::limit::Windows;
+
+/// The longest time for which a key and its successor may both stand: 30 days.
+const LONGEST_OVERLAP_MS: u64 = 30 * 86_400_000;
+
+/// What somebody wants to change of a key; `None` stays as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Change {
+    pub name: Option<String>,
+    pub scopes: Option<Vec<String>>,
+    pub expires: Option<Until>,
+    /// Limits of its own by name; `None` removes one, so that the configured windows hold again.
+    pub limits: Vec<(String, Option<Vec<String>>)>,
+    pub allow_addresses: Option<Origins>,
+}
+
+/// When a key is to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Until {
+    Never,
+    /// `90d`, `24h`, or RFC 3339.
+    At(String),
+}
+
+/// From where a key is to be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origins {
+    Anywhere,
+    Only(Vec<String>),
+}
+
+/// A change that obeys the rules.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SettledChange {
+    pub name: Option<String>,
+    pub scopes: Option<Vec<String>>,
+    /// Milliseconds since the Unix epoch; the inner `None` is never.
+    pub expires_at: Option<Option<u64>>,
+    pub limits: BTreeMap<String, Option<Arc<Windows>>>,
+    /// The inner `None` is anywhere.
+    pub allow_addresses: Option<Option<Vec<IpNet>>>,
+}
+
+/// What somebody wants to change of a business.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BusinessChange {
+    /// The inner `None`: no plan.
+    pub plan: Option<Option<String>>,
+    /// `active` or `suspended`.
+    pub status: Option<String>,
+    pub limits: Vec<(String, Option<Vec<String>>)>,
+}
+
+/// A change of a business that obeys the rules.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SettledBusiness {
+    pub plan: Option<Option<String>>,
+    pub status: Option<String>,
+    pub limits: BTreeMap<String, Option<Arc<Windows>>>,
+}
+
+/// Who has limits of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// Only limits `by: key`.
+    Key,
+    Business,
+}
+
+impl Rules {
+    /// Checks what is to become of a key.
+    pub fn settle_change(&self, change: Change, now_ms: u64) -> Result<SettledChange, RuleError> {
+        if change == Change::default() {
+            return Err(RuleError::NothingToChange);
+        }
+        if let Some(name) = &change.name {
+            check_name(name)?;
+        }
+        let expires_at = match change.expires {
+            None => None,
+            Some(Until::Never) if self.require.contains(&Required::Expiry) => {
+                return Err(RuleError::Missing(Required::Expiry));
+            }
+            Some(Until::Never) => Some(None),
+            Some(Until::At(text)) => Some(Some(expiry(&text, now_ms)?)),
+        };
+        let allow_addresses = match change.allow_addresses {
+            None => None,
+            Some(Origins::Anywhere) => Some(None),
+            Some(Origins::Only(texts)) => Some(Some(networks(&texts)?)),
+        };
+        Ok(SettledChange {
+            name: change.name,
+            scopes: change.scopes.map(|scopes| self.settle_scopes(scopes)).transpose()?,
+            expires_at,
+            limits: self.settle_overrides(Holder::Key, change.limits)?,
+            allow_addresses,
+        })
+    }
+
+    /// Checks what is to become of a business.
+    pub fn settle_business(&self, change: BusinessChange) -> Result<SettledBusiness, RuleError> {
+        if change == BusinessChange::default() {
+            return Err(RuleError::NothingToChange);
+        }
+        if let Some(Some(plan)) = &change.plan
+            && !self.known_plans.contains(plan)
+        {
+            let known = || self.known_plans.iter().map(String::as_str);
+            let advice = near_misses(plan, known()).unwrap_or_else(|| listed(known(), "plans are"));
+            return Err(RuleError::UnknownPlan { plan: plan.clone(), advice });
+        }
+        if let Some(status) =
+            change.status.as_ref().filter(|status| !["active", "suspended"].contains(&status.as_str()))
+        {
+            return Err(RuleError::UnknownStatus(status.clone()));
+        }
+        let limits = self.settle_overrides(Holder::Business, change.limits)?;
+        Ok(SettledBusiness { plan: change.plan, status: change.status, limits })
+    }
+
+    /// Limits that are set, none of them removed.
+    pub fn settle_limits(
+        &self,
+        holder: Holder,
+        limits: Vec<(String, Vec<String>)>,
+    ) -> Result<BTreeMap<String, Arc<Windows>>, RuleError> {
+        let set = limits.into_iter().map(|(name, windows)| (name, Some(windows))).collect();
+        let settled = self.settle_overrides(holder, set)?;
+        Ok(settled.into_iter().filter_map(|(name, windows)| Some((name, windows?))).collect())
+    }
+
+    /// A limit that is not configured may still be removed: it is left over from another configuration.
+    fn settle_overrides(
+        &self,
+        holder: Holder,
+        limits: Vec<(String, Option<Vec<String>>)>,
+    ) -> Result<BTreeMap<String, Option<Arc<Windows>>>, RuleError> {
+        let mut settled = BTreeMap::new();
+        for (name, windows) in limits {
+            let Some(texts) = windows else {
+                settled.insert(name, None);
+                continue;
+            };
+            self.check_limit(holder, &name)?;
+            let windows = Windows::parse(texts.iter().map(String::as_str));
+            let windows = windows.map_err(|wrong| RuleError::BadWindows { name: name.clone(), wrong })?;
+            settled.insert(name, Some(Arc::new(windows)));
+        }
+        Ok(settled)
+    }
+
+    fn check_limit(&self, holder: Holder, name: &str) -> Result<(), RuleError> {
+        match self.known_limits.iter().find(|(known, _)| known == name) {
+            Some((_, by_key)) if *by_key || holder == Holder::Business => Ok(()),
+            Some(_) => Err(RuleError::NotByKey(name.to_owned())),
+            None => {
+                let known = || self.known_limits.iter().filter(|(_, by_key)| *by_key || holder == Holder::Business);
+                let names = || known().map(|(known, _)| known.as_str());
+                let advice = near_misses(name, names()).unwrap_or_else(|| listed(names(), "it can set"));
+                Err(RuleError::UnknownLimit { name: name.to_owned(), advice })
+            }
+        }
+    }
+}
+
+/// How long a rotated key goes on beside its successor, in milliseconds: `24h`; none by default.
+pub fn overlap(text: Option<&str>) -> Result<u64, RuleError> {
+    let Some(text) = text.filter(|text| *text != "0") else { return Ok(0) };
+    match duration_ms(text) {
+        Some(ms) if ms <= LONGEST_OVERLAP_MS => Ok(ms),
+        Some(_) => Err(RuleError::LongOverlap),
+        None => Err(RuleError::BadOverlap(text.to_owned())),
+    }
+}
+
+/// How long ago, in milliseconds: `90d`.
+pub fn age(text: &str) -> Result<u64, RuleError> {
+    duration_ms(text).ok_or_else(|| RuleError::BadAge(text.to_owned()))
+}
+
+/// `10.0.0.0/8`, or a bare address, which stands for itself alone.
+pub fn network(text: &str) -> Option<IpNet> {
+    let bare = text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
+    bare.ok().or_else(|| text.parse().ok())
+}
+
+pub fn networks(texts: &[String]) -> Result<Vec<IpNet>, RuleError> {
+    texts.iter().map(|text| network(text).ok_or_else(|| RuleError::BadAddress(text.clone()))).collect()
+}
+
+fn listed<'a>(known: impl Iterator<Item = &'a str>, what: &str) -> String {
+    let names: Vec<_> = known.map(|name| format!("`{name}`")).collect();
+    if names.is_empty() { "none is configured".to_owned() } else { format!("{what} {}", names.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_774_276_200_000;
+
+    fn rules() -> Rules {
+        let limits = [("per-key", true), ("per-business", false)];
+        Rules {
+            known_scopes: vec!["read".to_owned()],
+            known_limits: limits.map(|(name, by_key)| (name.to_owned(), by_key)).to_vec(),
+            known_plans: vec!["free".to_owned(), "pro".to_owned()],
+            ..Rules::default()
+        }
+    }
+
+    fn own(name: &str, windows: &str) -> Vec<(String, Option<Vec<String>>)> {
+        vec![(name.to_owned(), Some(vec![windows.to_owned()]))]
+    }
+
+    #[test]
+    fn a_key_overrides_only_limits_by_key_and_a_business_all_of_them() {
+        let of_key = |name: &str| rules().settle_change(Change { limits: own(name, "5/1m"), ..Change::default() }, NOW);
+        assert!(of_key("per-key").is_ok());
+        assert_eq!(of_key("per-business"), Err(RuleError::NotByKey("per-business".to_owned())));
+        let error = of_key("per-kye").map(|_| ()).map_err(|error| error.to_string());
+        assert_eq!(error, Err("there is no limit `per-kye`; did you mean `per-key`?".to_owned()));
+        let of_business = |name: &str, windows: &str| {
+            rules().settle_business(BusinessChange { limits: own(name, windows), ..BusinessChange::default() })
+        };
+        assert!(of_business("per-key", "5/1m").is_ok() && of_business("per-business", "0/1m").is_ok());
+        assert!(matches!(of_business("per-key", "many"), Err(RuleError::BadWindows { .. })));
+        let removed = vec![("gone".to_owned(), None)];
+        assert!(rules().settle_change(Change { limits: removed, ..Change::default() }, NOW).is_ok());
+    }
+
+    #[test]
+    fn plans_and_states_of_a_business_are_those_there_are() {
+        let with = |plan: &str, status: &str| {
+            let (plan, status) = (Some(Some(plan.to_owned())), Some(status.to_owned()));
+            rules().settle_business(BusinessChange { plan, status, limits: Vec::new() }).map(|_| ())
+        };
+        assert_eq!(with("pro", "suspended"), Ok(()));
+        assert_eq!(with("pro", "closed"), Err(RuleError::UnknownStatus("closed".to_owned())));
+        let error = with("prof", "active").map_err(|error| error.to_string());
+        assert_eq!(error, Err("there is no plan `prof`; did you mean `pro`?".to_owned()));
+        assert_eq!(rules().settle_business(BusinessChange::default()), Err(RuleError::NothingToChange));
+    }
+
+    #[test]
+    fn an_end_can_be_taken_away_unless_every_key_must_have_one() {
+        let never = || Change { expires: Some(Until::Never), ..Change::default() };
+        assert_eq!(rules().settle_change(never(), NOW).map(|change| change.expires_at), Ok(Some(None)));
+        let strict = Rules { require: vec![Required::Expiry], ..rules() };
+        assert_eq!(strict.settle_change(never(), NOW), Err(RuleError::Missing(Required::Expiry)));
+        let past = Change { expires: Some(Until::At("2020-01-01T00:00:00Z".to_owned())), ..Change::default() };
+        assert!(matches!(rules().settle_change(past, NOW), Err(RuleError::PastExpiry(_))));
+    }
+
+    #[test]
+    fn overlaps_and_addresses_are_what_they_say() {
+        assert_eq!((overlap(None), overlap(Some("0")), overlap(Some("24h"))), (Ok(0), Ok(0), Ok(86_400_000)));
+        assert_eq!(overlap(Some("31d")), Err(RuleError::LongOverlap));
+        assert!(matches!(overlap(Some("tomorrow")), Err(RuleError::BadOverlap(_))));
+        let texts = |texts: &[&str]| networks(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>());
+        let good = texts(&["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"]).expect("they are networks");
+        assert_eq!(good.iter().map(ToString::to_string).collect::<Vec<_>>()[1], "192.0.2.7/32");
+        assert_eq!(texts(&["10.0.0.0/40"]), Err(RuleError::BadAddress("10.0.0.0/40".to_owned())));
+    }
+}

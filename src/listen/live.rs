@@ -1,0 +1,61 @@
+//! What a worker serves by right now. A reload puts another context in its place; each request takes hold of the one that it
+//! began with, so that a request sees one configuration from its first byte to its answer.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use http::header::CONNECTION;
+use http::{HeaderValue, Response, StatusCode};
+
+use super::connection::Context;
+use super::heartbeat::Heartbeat;
+
+/// One worker's, shared by its connections and touched by its thread alone: no lock.
+pub struct Live {
+    context: RefCell<Rc<Context>>,
+    leaving: Cell<bool>,
+    pub heartbeat: Heartbeat,
+    /// Requests that this worker serves.
+    pub in_flight: Rc<Cell<usize>>,
+}
+
+impl Live {
+    pub fn new(context: Context) -> Self {
+        Self {
+            context: RefCell::new(Rc::new(context)),
+            leaving: Cell::new(false),
+            heartbeat: Heartbeat::default(),
+            in_flight: Rc::default(),
+        }
+    }
+
+    /// To be held for one request, or for what a connection does once.
+    pub fn now(&self) -> Rc<Context> {
+        self.context.borrow().clone()
+    }
+
+    /// From the next request on, also on connections that are open.
+    pub fn renew(&self, make: impl FnOnce(&Context) -> Context) {
+        let renewed = Rc::new(make(&self.now()));
+        // The former one is dropped outside of the borrow, by whoever holds it last.
+        let former = self.context.replace(renewed);
+        drop(former);
+    }
+
+    /// The process is to end: answers on HTTP/1 tell their clients to connect elsewhere.
+    pub fn leave(&self) {
+        self.leaving.set(true);
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.get()
+    }
+
+    /// For an answer on HTTP/1, whose connection ends with it (RFC 9112 §9.6) while the process is leaving. One that switched
+    /// protocols has no connection to end.
+    pub fn end_connection_when_leaving<B>(&self, response: &mut Response<B>) {
+        if self.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+}

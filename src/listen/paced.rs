@@ -1,0 +1,227 @@
+//! The bytes of one connection, watched: whether any passed, whether the client takes what is written, and how it is let go.
+//! Nothing here reads a clock while requests are served; `watch` looks from time to time and compares.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+/// How long what a client still sends is read and thrown away after the last answer. Closing at once would reset the
+/// connection, and with it an answer that the client has not read yet (RFC 9112 §9.6).
+const LINGER: Duration = Duration::from_secs(1);
+/// No more than that, however fast it comes.
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
+
+/// What has passed, for whoever watches.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    reads: AtomicU32,
+    writes: AtomicU32,
+    blocked: AtomicBool,
+    /// `reads` when the last request was through.
+    reads_before: AtomicU32,
+    more_to_come: AtomicBool,
+    closing: AtomicBool,
+}
+
+impl Pulse {
+    /// A request is through; what is read from now on belongs to the next one.
+    pub fn exchange_ended(&self) {
+        self.reads_before.store(self.reads.load(Relaxed), Relaxed);
+    }
+
+    /// Whether the next request has begun to come.
+    pub fn next_has_begun(&self) -> bool {
+        self.reads.load(Relaxed) != self.reads_before.load(Relaxed)
+    }
+
+    /// The client has more to send than will be read.
+    pub fn more_to_come(&self) {
+        self.more_to_come.store(true, Relaxed);
+    }
+
+    /// Whether the last word has been said: what is read from now on is thrown away.
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Relaxed)
+    }
+
+    /// Whether the client leaves no room for what is to be written.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.load(Relaxed)
+    }
+
+    /// Differs from what it was whenever bytes were taken in between.
+    pub fn written(&self) -> u32 {
+        self.writes.load(Relaxed)
+    }
+
+    /// Differs from what it was whenever bytes have passed in between.
+    pub fn passed(&self) -> u32 {
+        self.reads.load(Relaxed).wrapping_add(self.writes.load(Relaxed))
+    }
+}
+
+/// A connection that keeps its pulse.
+pub struct Paced<S> {
+    stream: S,
+    pub pulse: Arc<Pulse>,
+    /// Read already, and to be read again.
+    ahead: Bytes,
+    linger: Option<Linger>,
+}
+
+struct Linger {
+    end: Pin<Box<Sleep>>,
+    left: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Paced<S> {
+    pub fn new(stream: S) -> Self {
+        Self { stream, pulse: Arc::default(), ahead: Bytes::new(), linger: None }
+    }
+
+    /// These bytes come first when it is read again.
+    pub fn put_back(&mut self, bytes: Bytes) {
+        self.ahead = if self.ahead.is_empty() { bytes } else { [bytes, self.ahead.split_off(0)].concat().into() };
+    }
+
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut room = [0; 8192];
+        loop {
+            let mut buffer = ReadBuf::new(&mut room);
+            let read = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
+            let length = buffer.filled().len();
+            match read {
+                Poll::Ready(Ok(())) if length > 0 => {
+                    self.pulse.more_to_come();
+                    let linger = self.linger.get_or_insert_with(Linger::begin);
+                    linger.left = linger.left.saturating_sub(length);
+                    if linger.left == 0 {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                // A client that has sent nothing that was not read loses nothing.
+                Poll::Pending if !self.pulse.more_to_come.load(Relaxed) => return Poll::Ready(Ok(())),
+                Poll::Pending => break,
+            }
+        }
+        self.linger.get_or_insert_with(Linger::begin).end.as_mut().poll(cx).map(Ok)
+    }
+}
+
+impl Linger {
+    fn begin() -> Self {
+        Self { end: Box::pin(sleep(LINGER)), left: LINGER_BYTES }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let had = buffer.filled().len();
+        if !self.ahead.is_empty() {
+            let length = self.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&self.ahead[..length]);
+            self.ahead.advance(length);
+        }
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() == had {
+            return polled;
+        }
+        self.pulse.reads.fetch_add(1, Relaxed);
+        // An error will be met again.
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Paced<S> {
+    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.pulse.blocked.store(polled.is_pending(), Relaxed);
+        self.pulse.writes.fetch_add(u32::from(polled.is_ready()), Relaxed);
+        polled
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wrote(polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.wrote(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        // TLS takes bytes into its own buffer; whether the client takes them shows here.
+        self.pulse.blocked.store(polled.is_pending(), Relaxed);
+        polled
+    }
+
+    /// Says that nothing more will be written, then reads what the client still sends, within bounds.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.pulse.closing.store(true, Relaxed);
+        if self.pulse.next_has_begun() {
+            // A head that was refused before its end.
+            self.pulse.more_to_come();
+        }
+        if self.linger.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        }
+        self.poll_linger(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_put_back_is_read_first() {
+        let (mut client, server) = tokio::io::duplex(64);
+        let mut server = Paced::new(server);
+        server.put_back(Bytes::from_static(b"abc"));
+        client.write_all(b"def").await.expect("the other end is open");
+        let mut read = [0; 2];
+        server.read_exact(&mut read).await.expect("there is more");
+        assert_eq!(&read, b"ab");
+        let mut rest = [0; 4];
+        server.read_exact(&mut rest).await.expect("there is more");
+        assert_eq!(&rest, b"cdef");
+    }
+
+    #[tokio::test]
+    async fn a_connection_with_nothing_unread_closes_at_once_and_another_waits_for_its_client() {
+        let (client, server) = tokio::io::duplex(64);
+        let mut at_once = Paced::new(server);
+        at_once.shutdown().await.expect("nothing fails");
+        assert!(at_once.linger.is_none());
+        drop(client);
+
+        let (_client, server) = tokio::io::duplex(64);
+        let mut server = Paced::new(server);
+        server.pulse.more_to_come();
+        let began = std::time::Instant::now();
+        server.shutdown().await.expect("nothing fails");
+        assert!(began.elapsed() >= LINGER);
+    }
+}

@@ -1,0 +1,235 @@
+//! One request on its connection: whether it is let in, who sent it, and what becomes of a body that nobody wanted.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context as Waker, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, EXPECT};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::timeout;
+
+use super::client_addr;
+use super::connection::Context;
+use super::live::Live;
+use super::paced::Pulse;
+use super::streams::Streams;
+use crate::proxy::Arrival;
+use crate::proxy::arrival::{Address, Refused};
+use crate::proxy::arriving::{Arriving, Exchange};
+use crate::proxy::body::{BrokenOff, Outgoing};
+use crate::proxy::upgrade::Upgraded;
+
+/// How much of a body that nobody wants is read, and for how long, so that the connection can be kept.
+const DRAIN_BYTES: u64 = 64 * 1024;
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// The connection that a request came on.
+#[derive(Clone)]
+pub enum Line {
+    /// One request after the other: what is left of a body stands before the next.
+    H1 {
+        exchange: Rc<RefCell<Arc<Exchange>>>,
+        pulse: Arc<Pulse>,
+        busy: Rc<Cell<bool>>,
+        requests: Rc<Cell<u32>>,
+        upgraded: Upgraded,
+    },
+    H2(Streams),
+}
+
+/// Whose connection it is.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    pub address: Address,
+    pub secure: bool,
+}
+
+impl Line {
+    /// Called as soon as a head is read.
+    pub fn begin<B: Body>(&self, request: &Request<B>) -> Underway {
+        let exchange = match self {
+            Self::H1 { exchange, busy, requests, .. } => {
+                busy.set(true);
+                requests.set(requests.get().wrapping_add(1));
+                let mut exchange = exchange.borrow_mut();
+                if Arc::get_mut(&mut exchange).is_none() {
+                    // Somebody still holds the last request's body, and must not speak for this one's.
+                    *exchange = Arc::default();
+                }
+                exchange.clone()
+            }
+            Self::H2(streams) => {
+                let exchange = Arc::new(Exchange::default());
+                streams.opens(exchange.clone());
+                exchange
+            }
+        };
+        exchange.begin(!request.body().is_end_stream());
+        Underway { exchange, line: self.clone(), ended: false }
+    }
+}
+
+/// A request from its head until the last of its answer.
+pub struct Underway {
+    exchange: Arc<Exchange>,
+    line: Line,
+    ended: bool,
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        match &self.line {
+            Line::H1 { pulse, busy, .. } => {
+                busy.set(false);
+                if !self.exchange.has_arrived() {
+                    pulse.more_to_come();
+                }
+                pulse.exchange_ended();
+            }
+            Line::H2(streams) => streams.ended(!self.ended),
+        }
+    }
+}
+
+/// Serves a request that `Line::begin` has announced.
+pub async fn answer(live: &Live, request: Request<Incoming>, peer: Peer, underway: Underway) -> Response<Departing> {
+    let context = live.now();
+    let bounds = &context.settings.bounds;
+    // Each worker has its share, so that they need not ask each other.
+    let most_in_flight = bounds.in_flight.div_ceil(context.settings.workers);
+    let slot = Slot::take(&live.in_flight);
+    let returns = matches!(underway.line, Line::H1 { .. });
+    let refused = if slot.0.get() > most_in_flight {
+        Some(Refused::Overloaded)
+    } else if request.headers().len() > bounds.headers {
+        Some(Refused::TooManyHeaders)
+    } else if !returns && request.headers().values().any(is_padded) {
+        Some(Refused::PaddedValue)
+    } else {
+        None
+    };
+    let upgraded = match &underway.line {
+        Line::H1 { upgraded, .. } => upgraded.clone(),
+        Line::H2(_) => Upgraded::default(),
+    };
+    let arrival = arrival(&context, request.headers(), peer, refused, upgraded);
+    // A client that waits to be asked for its body is told the answer instead (RFC 9110 §10.1.1).
+    let waits_to_be_asked = returns && request.headers().contains_key(EXPECT);
+    let request = request.map(|stream| Arriving::new(stream, underway.exchange.clone(), returns));
+    let mut response = context.service.handle(request, arrival).await;
+    if returns && !underway.exchange.has_arrived() {
+        let unread = underway.exchange.take_unread();
+        let over = unread.is_some() || response.body().is_the_gates_own();
+        let drained = match unread {
+            Some(unread) if !waits_to_be_asked => drain(unread).await,
+            _ => false,
+        };
+        if drained {
+            underway.exchange.begin(false);
+        } else if over {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+    if returns {
+        live.end_connection_when_leaving(&mut response);
+    }
+    underway.exchange.answered();
+    response.map(|body| Departing { body, underway, _slot: slot })
+}
+
+fn arrival(
+    context: &Context,
+    headers: &HeaderMap,
+    peer: Peer,
+    refused: Option<Refused>,
+    upgraded: Upgraded,
+) -> Arrival {
+    let Peer { address: peer, secure } = peer;
+    let proxies = &context.settings.trusted_proxies;
+    let trusted = client_addr::is_trusted(peer.ip(), proxies);
+    let client = if trusted { client_addr::of(peer.ip(), headers, proxies).into() } else { peer.clone() };
+    Arrival { peer, client, trusted, secure, refused, upgraded }
+}
+
+fn is_padded(value: &HeaderValue) -> bool {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    blank(value.as_bytes().first()) || blank(value.as_bytes().last())
+}
+
+/// Reads the rest of a body and throws it away; says whether it came to its end within the bounds.
+async fn drain(mut unread: Incoming) -> bool {
+    if unread.size_hint().lower() > DRAIN_BYTES {
+        return false;
+    }
+    let read = async {
+        let mut left = DRAIN_BYTES;
+        loop {
+            match unread.frame().await {
+                None => return true,
+                Some(Err(_)) => return false,
+                Some(Ok(frame)) => {
+                    let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                    let Some(less) = left.checked_sub(length) else { return false };
+                    left = less;
+                }
+            }
+        }
+    };
+    timeout(DRAIN, read).await.unwrap_or(false)
+}
+
+/// One of the requests that are served at once, until dropped.
+struct Slot(Rc<Cell<usize>>);
+
+impl Slot {
+    fn take(in_flight: &Rc<Cell<usize>>) -> Self {
+        in_flight.set(in_flight.get() + 1);
+        Self(in_flight.clone())
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// An answer's body on its last yards: the listener sees whether the client takes it.
+pub struct Departing {
+    body: Outgoing,
+    underway: Underway,
+    _slot: Slot,
+}
+
+impl Body for Departing {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Waker<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        self.underway.exchange.offered(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        // An upstream that broke off is not the client's giving up.
+        self.underway.ended |= matches!(polled, Poll::Ready(None | Some(Err(_))));
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Departing {
+    fn drop(&mut self) {
+        self.underway.ended |= self.body.is_end_stream();
+    }
+}

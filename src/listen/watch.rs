@@ -1,0 +1,124 @@
+//! How long a client may take: looked at from time to time rather than timed, so that a request costs no timer.
+//!
+//! A look says what is waited for and how far that has come. When two looks differ, something has moved; when they do not,
+//! the wait is as old as the first of them. A bound is met at most one tick late.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::paced::Pulse;
+use super::settings::Bounds;
+use crate::proxy::arriving::{Exchange, Waits};
+
+/// How often a connection is looked at when nothing is about to happen.
+const SLOWEST: Duration = Duration::from_secs(2);
+const FASTEST: Duration = Duration::from_millis(25);
+
+/// What a connection or a stream waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// A request to begin.
+    Request,
+    /// A head that has begun.
+    Head,
+    /// The client to go on with its body.
+    Body,
+    /// The client to take what is written.
+    Taking,
+    /// An answer that has begun, to go on.
+    Stream,
+    /// The gate and what is behind it.
+    Within,
+    /// Streams, each watched for itself.
+    Streams,
+    /// The client to take its leave.
+    Leave,
+}
+
+/// What was last seen, and since when.
+#[derive(Debug)]
+pub struct Look {
+    seen: (Wait, u32),
+    since: Instant,
+}
+
+impl Look {
+    pub fn begin() -> Self {
+        Self { seen: (Wait::Within, 0), since: Instant::now() }
+    }
+
+    /// How long it has been so.
+    pub fn again(&mut self, now: Instant, wait: Wait, progress: u32) -> Duration {
+        if self.seen != (wait, progress) {
+            *self = Self { seen: (wait, progress), since: now };
+        }
+        now.saturating_duration_since(self.since)
+    }
+}
+
+impl Wait {
+    /// The bound on such a wait.
+    pub fn patience(self, bounds: &Bounds) -> Duration {
+        match self {
+            Self::Request => bounds.idle,
+            Self::Head => bounds.header_read,
+            Self::Body | Self::Taking | Self::Leave => bounds.body_idle,
+            Self::Stream => bounds.stream_idle,
+            Self::Within | Self::Streams => Duration::MAX,
+        }
+    }
+
+    /// What an exchange waits for, and how far that has come.
+    pub fn of(exchange: &Exchange) -> (Self, u32) {
+        let wait = match exchange.waits() {
+            Waits::Within => Self::Within,
+            Waits::Body => Self::Body,
+            Waits::Taking => Self::Taking,
+            Waits::Either => Self::Stream,
+        };
+        (wait, exchange.progress())
+    }
+
+    /// The same of an HTTP/1.1 connection, on which the bytes tell more: an answer's frame that was taken may still not have
+    /// left the house.
+    pub fn of_connection(pulse: &Pulse, exchange: &Exchange, busy: bool, requests: u32) -> (Self, u32) {
+        if pulse.is_closing() {
+            return (Self::Leave, 0);
+        }
+        if pulse.is_blocked() {
+            return (Self::Taking, pulse.written());
+        }
+        match Self::of(exchange) {
+            // The answer is out, and the body it answers is still read.
+            _ if !busy && !exchange.has_arrived() => (Self::Body, pulse.passed()),
+            _ if !busy && pulse.next_has_begun() => (Self::Head, requests),
+            _ if !busy => (Self::Request, requests),
+            (Self::Stream | Self::Taking, _) => (Self::Stream, pulse.passed()),
+            other => other,
+        }
+    }
+}
+
+/// How often to look, so that no bound is met much too late.
+pub fn tick(bounds: &Bounds) -> Duration {
+    let shortest = bounds.header_read.min(bounds.idle).min(bounds.body_idle).min(bounds.stream_idle);
+    (shortest / 8).clamp(FASTEST, SLOWEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_as_old_as_the_first_look_that_saw_it() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut look = Look::begin();
+        assert_eq!(look.again(at(1), Wait::Body, 7), Duration::ZERO);
+        assert_eq!(look.again(at(3), Wait::Body, 7), Duration::from_secs(2));
+        assert_eq!(look.again(at(4), Wait::Body, 8), Duration::ZERO);
+        assert_eq!(look.again(at(9), Wait::Stream, 8), Duration::ZERO);
+        assert_eq!(look.again(at(10), Wait::Stream, 8), Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,194 @@
+//! One process of sidegate, from its settings to its exit: everything that can fail happens in `bind`, then `run` serves until
+//! it is told to end.
+//!
+//! `shared` is what workers serve by, `renew` a reload, `signals` what the process is told, `systemd` what it tells.
+
+mod renew;
+mod shared;
+mod signals;
+mod systemd;
+
+use std::future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::runtime;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use self::renew::{InForce, tell_operators};
+use self::shared::{Prepared, Shared, StoreHandle};
+use self::signals::{Asked, Signals};
+use crate::admin::{self, Admin};
+use crate::config::Settings;
+use crate::listen;
+use crate::listen::accept::{self, Room};
+use crate::listen::drain::{self, Signal};
+use crate::listen::settings::Drain;
+use crate::listen::tls::TlsError;
+use crate::listen::worker::Worker;
+use crate::observe::{AccessLog, Metrics};
+use crate::proxy::connector::ConnectorError;
+use crate::reload::Watch;
+use crate::store::StoreError;
+
+/// Why the process cannot start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error("{address} cannot be listened on: {error}")]
+    Bind { address: SocketAddr, error: io::Error },
+    #[error("listen.tls: {0}")]
+    Tls(#[from] TlsError),
+    #[error("upstream: {0}")]
+    Upstream(#[from] ConnectorError),
+    #[error("{}: {error}", file.display())]
+    Store { file: PathBuf, error: StoreError },
+    #[error("store.tls: {0}")]
+    RedisTls(#[from] crate::store::redis::tls::TlsError),
+    #[error("the metrics cannot be set up: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// A process that has everything it needs.
+pub struct Process {
+    listener: TcpListener,
+    admin: TcpListener,
+    probes: Option<TcpListener>,
+    prepared: Prepared,
+    store: StoreHandle,
+    metrics: Arc<Metrics>,
+    access_log: Arc<AccessLog>,
+}
+
+impl Process {
+    pub fn bind(settings: Settings) -> Result<Self, StartError> {
+        let store = StoreHandle::open(&settings.store)?;
+        let prepared = Prepared::new(settings, None)?;
+        let settings = &prepared.settings;
+        let access_log = Arc::new(AccessLog::start(&settings.observe)?);
+        let metrics =
+            Metrics::new(&settings.policy, &settings.hash, store.calls(), store.health(), access_log.dropped())?;
+        Ok(Self {
+            listener: bind(settings.listen.address)?,
+            admin: bind(settings.admin.admin)?,
+            probes: settings.admin.probes.map(bind).transpose()?,
+            prepared,
+            store,
+            metrics: Arc::new(metrics),
+            access_log,
+        })
+    }
+
+    /// Where clients connect: the port that was given where the configuration says 0.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Where operators look.
+    pub fn admin_address(&self) -> io::Result<SocketAddr> {
+        self.admin.local_addr()
+    }
+
+    /// Serves until SIGTERM or SIGINT, then drains. With a `watch` the configuration is read again on SIGHUP and when its
+    /// content has changed.
+    pub fn run(self, watch: Option<Watch>) -> Result<(), StartError> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.serve(watch))
+    }
+
+    async fn serve(self, watch: Option<Watch>) -> Result<(), StartError> {
+        let mut signals = Signals::take()?;
+        let (signal, drain) = drain::channel();
+        let Self { listener, admin, probes, prepared, store, metrics, access_log } = self;
+        let shared = Shared::new(&prepared, metrics.clone(), access_log.clone());
+        let Prepared { settings, tls, .. } = prepared;
+        info!(address = %listener.local_addr()?, tls = tls.is_some(), "listening");
+        info!(address = %admin.local_addr()?, "operators listening");
+        tell_operators(&settings, tls.as_ref(), &metrics, &access_log);
+        let needs_store = if settings.admin.ready_needs_store { store.health() } else { None };
+        serve_operators(Admin { metrics: metrics.clone(), needs_store, drain: drain.clone() }, admin, probes);
+        let start = |index| Worker::start(index, drain.clone(), shared.clone().context(store.clone()));
+        let workers: Arc<[Worker]> = (0..settings.listen.workers).map(start).collect::<io::Result<_>>()?;
+        listen::descriptors::raise(settings.listen.bounds.connections);
+        let room = Arc::new(Room::new(&settings.listen));
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let accepting = tokio::spawn(accept::run(listener, workers.clone(), room.clone(), metrics, drain));
+        tokio::spawn(systemd::watchdog(workers.clone()));
+        systemd::ready();
+
+        let mut in_force = InForce { settings, shared, store, workers, room };
+        let asked = serve_until_asked(&mut in_force, &mut signals, watch).await;
+        systemd::stopping();
+        let limits = in_force.settings.listen.drain.clone();
+        tokio::select! {
+            () = leave(asked, &signal, &limits, accepting, &in_force.workers) => {}
+            () = signals.end_again() => warn!("asked to end a second time: what is still open ends now"),
+        }
+        in_force.shared.access_log.flush();
+        Ok(())
+    }
+}
+
+/// Until the runtime ends: also while the rest drains.
+fn serve_operators(answers: Admin, admin: TcpListener, probes: Option<TcpListener>) {
+    let answers = Arc::new(answers);
+    for listener in [Some(admin), probes].into_iter().flatten() {
+        tokio::spawn(admin::serve(answers.clone(), listener));
+    }
+}
+
+/// Reloads when asked to, or when the configuration has changed, until asked to end.
+async fn serve_until_asked(in_force: &mut InForce, signals: &mut Signals, mut watch: Option<Watch>) -> Asked {
+    loop {
+        let changed = async {
+            match &watch {
+                Some(watch) => watch.changed().await,
+                None => future::pending().await,
+            }
+        };
+        let asked = tokio::select! {
+            asked = signals.next() => asked,
+            () = changed => Asked::Reload,
+        };
+        match (asked, &mut watch) {
+            (Asked::Reload, Some(watch)) => in_force.reload(watch).await,
+            (Asked::Reload, None) => info!("there is no file to reload"),
+            (Asked::Leave | Asked::Close, _) => return asked,
+        }
+    }
+}
+
+/// The end: not ready at once, closed to new connections after the delay, over when nothing is in flight or at the deadline.
+async fn leave(asked: Asked, signal: &Signal, limits: &Drain, accepting: JoinHandle<()>, workers: &[Worker]) {
+    if asked == Asked::Leave {
+        info!("leaving: not ready from now on, then draining");
+        signal.leave(limits).await;
+    } else {
+        signal.close();
+    }
+    // The listener closes with the accept loop, which has given on by then what had connected.
+    let _ = accepting.await;
+    workers.iter().for_each(Worker::end);
+    let ended = async {
+        while !workers.iter().all(Worker::has_ended) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    if tokio::time::timeout(limits.deadline, ended).await.is_err() {
+        warn!("the drain's deadline has passed; what is still open ends now");
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|error| StartError::Bind { address, error })
+}

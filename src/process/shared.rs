@@ -1,0 +1,191 @@
+//! What workers serve by: the parts that all of them share, and each one's own made of them.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::StartError;
+use crate::config::Settings;
+use crate::gate::{Commons, Gate, Guessing, KnownKeys};
+use crate::listen;
+use crate::listen::connection::Context;
+use crate::listen::tls::Acceptor;
+use crate::listen::worker::Renewal;
+use crate::observe::{AccessLog, Metrics};
+use crate::policy::Policy;
+use crate::proxy::connector::Connector;
+use crate::proxy::request_id::RequestIds;
+use crate::proxy::{self, Service, Streams, Upstreams, upstream};
+use crate::store::calls::Calls;
+use crate::store::fallback::Fallback;
+use crate::store::file::FileStore;
+use crate::store::health::StoreHealth;
+use crate::store::redis::RedisStore;
+use crate::store::settings::{Backend, KeysOutage, StoreSettings};
+use crate::store::{self, Store};
+
+/// What is made of settings and can fail: all of it is made before any of it acts.
+pub struct Prepared {
+    pub settings: Settings,
+    pub tls: Option<Acceptor>,
+    /// By `UpstreamId`.
+    pub connectors: Arc<[Connector]>,
+}
+
+impl Prepared {
+    /// Reads every file that the settings name; `former` is what the listener's TLS was before a reload.
+    pub fn new(settings: Settings, former: Option<&Acceptor>) -> Result<Self, StartError> {
+        let acceptor = |tls| match former {
+            Some(former) => former.renewed(tls),
+            None => Acceptor::new(tls),
+        };
+        let tls = settings.listen.tls.as_ref().map(acceptor).transpose()?;
+        let connectors = upstream::connectors(&settings.proxy.upstreams)?.into();
+        if let Backend::Redis(redis) = &settings.store.backend
+            && let Some(tls) = &redis.tls
+        {
+            // They are read for every connection; what is wrong with them is said at once.
+            store::redis::tls::client_config(tls)?;
+        }
+        Ok(Self { settings, tls, connectors })
+    }
+}
+
+/// What all workers share.
+#[derive(Clone)]
+pub struct Shared {
+    pub policy: Arc<Policy>,
+    pub listen: Arc<listen::settings::Settings>,
+    pub proxy: Arc<proxy::settings::Settings>,
+    pub store_deadline: Duration,
+    pub commons: Commons,
+    pub metrics: Arc<Metrics>,
+    pub access_log: Arc<AccessLog>,
+    pub tls: Option<Acceptor>,
+    pub connectors: Arc<[Connector]>,
+}
+
+impl Shared {
+    pub fn new(prepared: &Prepared, metrics: Arc<Metrics>, access_log: Arc<AccessLog>) -> Self {
+        let Prepared { settings, tls, connectors } = prepared;
+        let fallback = Arc::new(Fallback::new(settings.store.limits_outage));
+        Self {
+            commons: commons(settings, &Commons { fallback, known: None, guessing: None }),
+            listen: Arc::new(settings.listen.clone()),
+            proxy: Arc::new(settings.proxy.clone()),
+            policy: settings.policy.clone(),
+            store_deadline: settings.store.deadline,
+            metrics,
+            access_log,
+            tls: tls.clone(),
+            connectors: connectors.clone(),
+        }
+    }
+
+    /// The same after a reload.
+    pub fn renewed(&self, prepared: &Prepared) -> Self {
+        let new = Self::new(prepared, self.metrics.clone(), self.access_log.clone());
+        self.commons.fallback.follow(prepared.settings.store.limits_outage);
+        Self { commons: commons(&prepared.settings, &self.commons), ..new }
+    }
+
+    /// One worker's own, made on its thread: connections belong to the runtime that they start on.
+    pub fn context(self, store: StoreHandle) -> impl FnOnce() -> Context + Send {
+        move || {
+            let store = store.start(&self.commons.fallback);
+            let gate = Rc::new(Gate::new(self.policy.clone(), store, self.commons.clone(), self.store_deadline));
+            let upstreams = self.upstreams();
+            let streams = Streams::new(gate.clone(), self.proxy.streams);
+            self.with(gate, upstreams, streams)
+        }
+    }
+
+    /// The same over what the worker has: its connection to the store, the keys that it knows, pools that stay as they are.
+    pub fn renewal(self) -> Renewal {
+        Box::new(move |former| {
+            let (policy, commons) = (self.policy.clone(), self.commons.clone());
+            let gate = Rc::new(former.service.gate.renewed(policy, commons, self.store_deadline));
+            let upstreams = self.upstreams().keeping(&former.service.upstreams);
+            let streams = former.service.streams.clone();
+            streams.follow(gate.clone(), self.proxy.streams);
+            self.with(gate, upstreams, streams)
+        })
+    }
+
+    fn upstreams(&self) -> Upstreams {
+        Upstreams::new(&self.proxy.upstreams, &self.connectors)
+    }
+
+    fn with(self, gate: Rc<Gate>, upstreams: Upstreams, streams: Rc<Streams>) -> Context {
+        Context {
+            service: Service {
+                gate,
+                upstreams,
+                streams,
+                settings: self.proxy,
+                metrics: self.metrics,
+                access_log: self.access_log,
+                ids: RequestIds::default(),
+            },
+            settings: self.listen,
+            tls: self.tls,
+        }
+    }
+}
+
+/// What the workers' gates share. What the settings leave as it was keeps what it knows and has counted.
+fn commons(settings: &Settings, former: &Commons) -> Commons {
+    let known = match settings.store.keys_outage {
+        KeysOutage::Deny => None,
+        KeysOutage::KnownFor(duration) => {
+            let same = former.known.clone().filter(|known| known.known_for() == duration);
+            Some(same.unwrap_or_else(|| Arc::new(KnownKeys::new(duration))))
+        }
+    };
+    let guessing = settings.policy.credentials.guessing.clone().map(|windows| {
+        let same = former.guessing.clone().filter(|guessing| guessing.counts(&windows));
+        same.unwrap_or_else(|| Arc::new(Guessing::new(windows)))
+    });
+    Commons { fallback: former.fallback.clone(), known, guessing }
+}
+
+/// What every worker makes its own store from.
+#[derive(Clone)]
+pub enum StoreHandle {
+    Redis { settings: Box<store::redis::Settings>, shared: store::Shared },
+    File { file: Arc<FileStore>, calls: Arc<Calls> },
+}
+
+impl StoreHandle {
+    pub fn open(settings: &StoreSettings) -> Result<Self, StartError> {
+        let shared = store::Shared::new(settings.deadline)?;
+        Ok(match &settings.backend {
+            Backend::Redis(redis) => Self::Redis { settings: redis.clone(), shared },
+            Backend::File(file) => Self::File {
+                file: FileStore::open(file).map_err(|error| StartError::Store { file: file.clone(), error })?,
+                calls: shared.calls,
+            },
+        })
+    }
+
+    pub fn health(&self) -> Option<Arc<StoreHealth>> {
+        match self {
+            Self::Redis { shared, .. } => Some(shared.health.clone()),
+            Self::File { .. } => None,
+        }
+    }
+
+    pub fn calls(&self) -> &Calls {
+        match self {
+            Self::Redis { shared, .. } => &shared.calls,
+            Self::File { calls, .. } => calls,
+        }
+    }
+
+    fn start(self, fallback: &Arc<Fallback>) -> Store {
+        match self {
+            Self::Redis { settings, shared } => Store::Redis(RedisStore::start(*settings, shared, fallback.clone())),
+            Self::File { file, calls } => Store::File { file, calls },
+        }
+    }
+}

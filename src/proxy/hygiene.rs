@@ -1,0 +1,138 @@
+//! Which header fields end at the gate: those of one connection, those that only the gate may set, and whatever a lenient
+//! backend would take for one of these. CGI, WSGI, Rack and others read every sign in a name as `_`.
+
+use http::header::{CONNECTION, FORWARDED, HOST, HeaderMap, HeaderName};
+
+use crate::policy::{BusinessSource, Policy};
+
+const X_FORWARDED: &str = "x-forwarded-";
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// What some frameworks take another method or path from; the gate has decided on the real ones.
+const OVERRIDES: [&str; 5] =
+    ["x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url"];
+
+/// What says whose a request is, where it goes and where it ends, besides `X-Forwarded-*` and the overrides.
+const OF_THE_HEAD: [&str; 17] = [
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "x-api-key",
+    "x-real-ip",
+    "x-request-id",
+];
+
+/// Removes what `is_unwanted`, in one pass over the names that are there, and what `Connection` names (RFC 9110 §7.6.1).
+pub fn remove_all(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
+    let mut unwanted: Vec<HeaderName> = named_by_connection(headers);
+    unwanted.extend(headers.keys().filter(|name| is_unwanted(name)).cloned());
+    for name in unwanted {
+        headers.remove(name);
+    }
+}
+
+/// The fields that `Connection` names: they end here. Its options that name none, and the host, are left out.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(',').map(str::trim))
+        .filter(|option| !["keep-alive", "close", "upgrade"].iter().any(|o| o.eq_ignore_ascii_case(option)))
+        .filter_map(|name| name.parse().ok())
+        .filter(|name| *name != HOST)
+        .collect()
+}
+
+/// What speaks of one connection only (RFC 9110 §7.6.1), and the credentials for a proxy, which is us.
+pub fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+pub fn is_override(name: &HeaderName) -> bool {
+    OVERRIDES.contains(&name.as_str())
+}
+
+/// Where a request came from, by its own account: believed of trusted proxies alone.
+pub fn says_who_sent_it(name: &HeaderName) -> bool {
+    name.as_str().starts_with(X_FORWARDED) || *name == FORWARDED || *name == X_REAL_IP
+}
+
+/// Whether a lenient backend would take the field for one of `reserved`.
+pub fn looks_like_one_of(name: &HeaderName, reserved: &[HeaderName]) -> bool {
+    reserved.iter().any(|reserved| is_alike(name, reserved))
+}
+
+/// Whether a lenient backend would take the field for one that the gate decided by, or sets: `X_Forwarded_For`,
+/// `Content_Length`.
+pub fn is_misspelt(name: &HeaderName, policy: &Policy) -> bool {
+    let is_odd = || !name.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    is_odd() && (is_of_the_head(name) || is_like_one_decided_by(name, policy))
+}
+
+fn is_like_one_decided_by(name: &HeaderName, policy: &Policy) -> bool {
+    let of_business = policy.business_sources.iter().filter_map(|source| match source {
+        BusinessSource::Header(header) => Some(header),
+        BusinessSource::Path(_) | BusinessSource::Query(_) => None,
+    });
+    let of_key = policy.credentials.sources.iter().map(|source| &source.header);
+    of_business.chain(of_key).any(|header| header != name && is_alike(name, header))
+}
+
+/// Takes out of trailers what they must not say, in whichever spelling (RFC 9110 §6.5.1): some backends take trailers for
+/// headers.
+pub fn clean_trailers(trailers: &mut HeaderMap, reserved: &[HeaderName]) {
+    let refused = |name: &&HeaderName| looks_like_one_of(name, reserved) || is_of_the_head(name);
+    let refused: Vec<HeaderName> = trailers.keys().filter(refused).cloned().collect();
+    for name in refused {
+        trailers.remove(name);
+    }
+}
+
+fn is_alike(name: &HeaderName, reserved: &HeaderName) -> bool {
+    let same = |a: u8, b: u8| a == b || (!a.is_ascii_alphanumeric() && !b.is_ascii_alphanumeric());
+    let (name, reserved) = (name.as_str().as_bytes(), reserved.as_str().as_bytes());
+    name.len() == reserved.len() && name.iter().zip(reserved).all(|(a, b)| same(*a, *b))
+}
+
+fn is_of_the_head(name: &HeaderName) -> bool {
+    let name = name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    name.starts_with(X_FORWARDED) || OF_THE_HEAD.contains(&name.as_str()) || OVERRIDES.contains(&name.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_that_a_backend_reads_as_an_identity_header_is_found() {
+        let reserved = [HeaderName::from_static("x-user-id")];
+        for name in ["x_user_id", "x-user_id", "x-user-id", "x.user.id"] {
+            assert!(looks_like_one_of(&HeaderName::from_static(name), &reserved), "{name}");
+        }
+        for name in ["x-user-ids", "xuserid", "x-user-ie"] {
+            assert!(!looks_like_one_of(&HeaderName::from_static(name), &reserved), "{name}");
+        }
+    }
+}

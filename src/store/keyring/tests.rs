@@ -1,0 +1,75 @@
+//! What one who asks may do, over a file; that both stores hold the rules alike is shown from outside.
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::store::audit::Door;
+use crate::store::file::FileStore;
+
+const NOW: u64 = 1_774_276_200_000;
+
+fn texts(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|&text| text.to_owned()).collect()
+}
+
+fn keyring(folder: &TempDir) -> Keyring {
+    let store = FileStore::open(&folder.path().join("keys.yaml")).expect("the store opens");
+    let known_scopes = texts(&["read", "write", "admin"]);
+    let rules = Rules { known_scopes, default_scopes: texts(&["write"]), ..Rules::default() };
+    Keyring::new(Formats::default(), rules, Registry::File { store })
+}
+
+fn wanted(scopes: &[&str]) -> Wanted {
+    let business = Some("acme".to_owned());
+    Wanted { name: "n".to_owned(), business, scopes: texts(scopes), ..Wanted::default() }
+}
+
+#[tokio::test]
+async fn nobody_gives_a_key_more_than_their_role_may() {
+    let folder = TempDir::new().expect("a folder");
+    let keyring = keyring(&folder);
+    let actor = Actor { name: "u_1".to_owned(), from: Door::Http("192.0.2.7".to_owned()) };
+    let all = Asker { actor: &actor, granting: Granting::Everything, now_ms: NOW };
+    let scopes = Scopes::new(vec![("write".to_owned(), texts(&["read"])), ("admin".to_owned(), texts(&["*"]))]);
+    let granted = texts(&["write"]);
+    let some = Asker { granting: Granting::UpTo { granted: &granted, scopes: &scopes }, ..all };
+
+    let is_refused =
+        |error: KeyringError| matches!(error, KeyringError::Registry(RegistryError::Rule(RuleError::NotGranted(_))));
+    for scopes in [&["read"][..], &["write", "read"], &[]] {
+        assert!(keyring.create(wanted(scopes), None, some).await.is_ok(), "{scopes:?}");
+    }
+    for scopes in [&["admin"][..], &["*"], &["read", "admin"]] {
+        let refused = keyring.create(wanted(scopes), None, some).await;
+        assert!(refused.map(|_| ()).is_err_and(is_refused), "{scopes:?}");
+    }
+    let strong = keyring.create(wanted(&["admin"]), None, all).await.expect("an operator may").stored;
+    let rotated = keyring.rotate(&strong, None, None, some).await;
+    assert!(rotated.map(|_| ()).is_err_and(is_refused), "a successor would be handed to them");
+    let change = |scopes: &[&str]| Change { scopes: Some(texts(scopes)), ..Change::default() };
+    let updated = keyring.update(&strong, change(&["*"]), some).await;
+    assert!(matches!(updated, Err(RegistryError::Rule(RuleError::NotGranted(_)))));
+    assert!(keyring.update(&strong, change(&["read"]), some).await.is_ok());
+    let records = audit::last(&keyring.registry, 10).await.expect("the audit is read");
+    assert_eq!((records.len(), records[0]["from"].as_str()), (5, Some("http 192.0.2.7")));
+}
+
+#[tokio::test]
+async fn a_key_that_has_ended_is_not_rotated_and_an_overlap_never_prolongs_one() {
+    let folder = TempDir::new().expect("a folder");
+    let keyring = keyring(&folder);
+    let actor = Actor { name: "u_1".to_owned(), from: Door::CommandLine };
+    let asker = Asker { actor: &actor, granting: Granting::Everything, now_ms: NOW };
+    let short = Wanted { expires: Some("1h".to_owned()), ..wanted(&[]) };
+    let key = keyring.create(short, None, asker).await.expect("it is made").stored;
+    let late = Asker { now_ms: NOW + 3_600_000, ..asker };
+    let ended = |rotated: Result<Rotated, KeyringError>| rotated.map(|_| ()).map_err(|error| error.to_string());
+    let text = ended(keyring.rotate(&key, None, None, late).await);
+    assert!(text.is_err_and(|text| text.starts_with("this key has expired")));
+    let rotated = keyring.rotate(&key, Some("30d"), None, asker).await.expect("it is rotated");
+    assert_eq!(rotated.predecessor.text("expires_at"), key.text("expires_at"));
+    let successor = rotated.successor.stored;
+    keyring.revoke(&successor, asker).await.expect("it is revoked");
+    let text = ended(keyring.rotate(&successor, None, None, asker).await);
+    assert!(text.is_err_and(|text| text.starts_with("this key is revoked")));
+}

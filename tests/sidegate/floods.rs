@@ -1,0 +1,313 @@
+//! Clients that send more than they ask for: each flood ends with its own connection closed or ignored, the memory flat, the
+//! upstream and the store left alone, and everybody else served.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::support::{
+    Answer, Gate, Stage,
+    frames::{
+        ACK, CONTINUATION, Connection, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM,
+        SETTINGS, WINDOW_UPDATE, block, frame, request, setting,
+    },
+    until,
+};
+
+const LONG: Duration = Duration::from_secs(15);
+const WHOLE: u8 = END_HEADERS | END_STREAM;
+
+/// CVE-2023-44487. A client that opens 20,000 streams and gives each up at once.
+#[test]
+fn rapid_reset_piles_up_no_calls_and_slows_nobody_much() {
+    let (stage, gate) = yard();
+    let key = stage.redis.mint(serde_json::json!({"business": "acme"})).text;
+    let quiet = p99(&gate, &key, &AtomicBool::new(true));
+    let calls = || gate.metric("sidegate_store_calls_total", &["op=\"decide\""]);
+    let (before, seen_before) = (calls(), stage.upstream.take().len());
+    assert!(before > 0.0 && seen_before > 0);
+
+    let authorization = format!("Bearer {key}");
+    let attack = request("GET", "/guarded", &[("authorization", &authorization)]);
+    let over = AtomicBool::new(false);
+    let (under_attack, sent) = thread::scope(|scope| {
+        let attacker = scope.spawn(|| {
+            let mut sent = 0;
+            // One connection after the other, since each is closed on the way.
+            while sent < 20_000 {
+                let mut connection = Connection::open(gate.address, &[]);
+                for stream in (1..).step_by(2).take(20_000 - sent) {
+                    let mut pair = frame(HEADERS, WHOLE, stream, &attack);
+                    pair.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+                    sent += 1;
+                    if !connection.send(&pair) {
+                        break;
+                    }
+                }
+            }
+            over.store(true, Ordering::Relaxed);
+            sent
+        });
+        let slowest = p99(&gate, &key, &over);
+        (slowest, attacker.join().expect("the attacker does not panic"))
+    });
+    assert!(sent >= 20_000);
+    let served = gate.metric("sidegate_requests_total", &["decision=\"allowed\""]);
+    let (calls, seen) = (calls() - before, stage.upstream.take().len());
+    println!("quiet p99 {quiet:?}, under attack {under_attack:?}; {served} served, {calls} calls, {seen} seen");
+    assert!(
+        calls < 10_000.0 && seen < 10_000,
+        "{calls} store calls and {seen} requests for streams that nobody waited for"
+    );
+    // On a machine that does other things a single slow answer says nothing.
+    assert!(under_attack < 5 * quiet.max(Duration::from_millis(20)), "{under_attack:?} instead of {quiet:?}");
+    until("nothing to be in flight", || (gate.metric("sidegate_requests_in_flight", &[]) < 0.5).then_some(()));
+}
+
+/// The same, paced so that each stream is looked at before it is given up.
+#[test]
+fn a_client_that_gives_up_every_stream_loses_its_connection() {
+    let (stage, gate) = yard();
+    stage.upstream.fall_silent();
+    let mut connection = Connection::open(gate.address, &[]);
+    let mut streams = 0;
+    for stream in (1..4000).step_by(2) {
+        if !connection.send(&frame(HEADERS, WHOLE, stream, &request("GET", "/public", &[]))) {
+            break;
+        }
+        // The gate has read it once it has answered the ping behind it.
+        connection.send(&frame(PING, 0, 0, &[7; 8]));
+        if connection.find(LONG, |frame| frame.kind == PING).is_none() {
+            break;
+        }
+        connection.send(&frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+        streams += 1;
+    }
+    assert!((100..1000).contains(&streams), "closed after {streams}");
+    serves(&gate, &stage);
+}
+
+/// CVE-2025-8671, MadeYouReset: what the client does makes the server reset, which no counter of the client's resets sees.
+#[test]
+fn streams_that_the_client_makes_us_reset_are_counted() {
+    let (stage, gate) = yard();
+    stage.upstream.fall_silent();
+    let mut connection = Connection::open(gate.address, &[]);
+    for stream in (1..4000).step_by(2) {
+        let mut bytes = frame(HEADERS, WHOLE, stream, &request("GET", "/public", &[]));
+        // A window of nothing more is a stream error (RFC 9113 §6.9).
+        bytes.extend(frame(WINDOW_UPDATE, 0, stream, &0_u32.to_be_bytes()));
+        if !connection.send(&bytes) {
+            break;
+        }
+    }
+    assert!(told_to_go(&mut connection), "2,000 resets were made on one connection");
+    serves(&gate, &stage);
+}
+
+/// CVE-2024-27316 and its kin.
+#[test]
+fn a_header_block_that_never_ends_is_given_up() {
+    let (stage, gate) = yard();
+    let before = gate_memory(&gate);
+    let mut connection = Connection::open(gate.address, &[]);
+    connection.send(&frame(HEADERS, END_STREAM, 1, &request("GET", "/public", &[])));
+    let more = block(&[("x", &"y".repeat(8000))]);
+    let ended = (0..4000).any(|_| !connection.send(&frame(CONTINUATION, 0, 1, &more)));
+    assert!(ended || connection.closes(LONG), "32 MB of one header block were taken");
+    assert!(gate_memory(&gate) < before + 8 * 1024, "KiB: {before} before, {} after", gate_memory(&gate));
+    // Empty ones cost no memory, and must not go on for ever either.
+    let mut connection = Connection::open(gate.address, &[]);
+    connection.send(&frame(HEADERS, END_STREAM, 1, &request("GET", "/public", &[])));
+    let empty = frame(CONTINUATION, 0, 1, &[]).repeat(100);
+    let ended = (0..2000).any(|_| !connection.send(&empty));
+    assert!(ended || connection.closes(LONG), "200,000 empty continuations were taken");
+    serves(&gate, &stage);
+}
+
+/// CVE-2019-9512, -9515, -9513, -9518: frames that mean nothing, as many as fit.
+#[test]
+fn frames_that_mean_nothing_cost_no_memory_and_nobody_else() {
+    let (stage, gate) = yard();
+    let before = gate_memory(&gate);
+    let opened = frame(HEADERS, END_HEADERS, 1, &request("POST", "/public", &[]));
+    for (name, first, flood) in [
+        ("PING", &[][..], frame(PING, 0, 0, &[0; 8])),
+        ("SETTINGS", &[], frame(SETTINGS, 0, 0, &setting(4, 65_535))),
+        ("PRIORITY", &[], frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 9])),
+        ("empty DATA", &opened[..], frame(DATA, 0, 1, &[])),
+        ("acknowledgements", &[], frame(PING, ACK, 0, &[0; 8])),
+    ] {
+        let mut connection = Connection::open(gate.address, &[]);
+        connection.send(first);
+        let many = flood.repeat(500);
+        // Nothing of what comes back is read. Whoever is not read stops reading, or closes.
+        let taken = (0..200).take_while(|_| connection.send(&many)).count();
+        println!("{name}: {} of 100,000 were taken", taken * 500);
+        serves(&gate, &stage);
+        let after = gate_memory(&gate);
+        assert!(after < before + 8 * 1024, "{name}: {before} KiB before, {after} after");
+    }
+}
+
+/// A small block that unpacks into a large one: one entry of the dynamic table, named thousands of times.
+#[test]
+fn an_hpack_bomb_does_not_go_off() {
+    let (stage, gate) = yard();
+    let before = gate_memory(&gate);
+    let mut connection = Connection::open(gate.address, &[]);
+    // Literal with incremental indexing; then 62 is the newest entry (RFC 7541 §6.2.1, §2.3.3).
+    let mut entry = block(&[("x", &"y".repeat(3900))]);
+    entry[0] = 0x40;
+    let mut bomb = request("GET", "/public", &[]);
+    bomb.extend(entry);
+    bomb.extend([0x80 | 62; 12_000]);
+    for stream in [1, 3, 5, 7] {
+        connection.send(&frame(HEADERS, WHOLE, stream, &bomb));
+    }
+    let answered = connection.find(LONG, |frame| [HEADERS, RST_STREAM, GOAWAY].contains(&frame.kind));
+    assert!(answered.is_some(), "it is neither answered nor refused");
+    assert!(gate_memory(&gate) < before + 16 * 1024, "KiB: {before} before, {} after", gate_memory(&gate));
+    assert!(stage.upstream.seen().is_empty());
+    serves(&gate, &stage);
+}
+
+#[test]
+fn heads_that_are_too_large_or_malformed_are_told_so() {
+    let (stage, gate) = yard();
+    let names: Vec<String> = (0..101).map(|number| format!("x-{number}")).collect();
+    let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1")).collect();
+    let (large, path) = ("y".repeat(20_000), format!("/public?{}", "y".repeat(9_000)));
+    for (block, status) in [
+        (request("GET", "/public", &many), "431"),
+        (request("GET", "/public", &[("x", &large[..15_000]), ("z", &large[..2_000])]), "431"),
+        (request("GET", &path, &[]), "414"),
+        (request("GET", "/public", &[("x", " padded")]), "400"),
+        (request("GET", "/public", &[("x", "padded\t")]), "400"),
+    ] {
+        let mut connection = Connection::open(gate.address, &[]);
+        let (first, rest) = block.split_at(block.len().min(16_000));
+        let flags = if rest.is_empty() { WHOLE } else { END_STREAM };
+        connection.send(&frame(HEADERS, flags, 1, first));
+        if !rest.is_empty() {
+            connection.send(&frame(CONTINUATION, END_HEADERS, 1, rest));
+        }
+        let answer = connection.find(LONG, |frame| frame.kind == HEADERS && frame.stream == 1).expect("an answer");
+        assert!(says(&answer.payload, status), "{status}: {answer:?}");
+    }
+    let lines: Vec<String> = names.iter().map(|name| format!("{name}: 1")).collect();
+    let lines: Vec<&[u8]> = lines.iter().map(String::as_bytes).collect();
+    assert_eq!(gate.raw("GET", "/public", &lines).status, 431);
+    assert_eq!(gate.raw("GET", "/public", &[format!("X: {}", "y".repeat(40_000)).as_bytes()]).status, 431);
+    assert_eq!(gate.raw("GET", &path, &[]).status, 414);
+    // What is longer than the buffer, wherever its end may be.
+    let uri = gate.raw("GET", format!("/public?{}", "y".repeat(64 * 1024)), &[]);
+    assert!([414, 431].contains(&uri.status), "{uri:?}");
+    assert!(stage.upstream.seen().is_empty());
+}
+
+#[test]
+fn more_streams_than_allowed_are_refused() {
+    let (stage, gate) = yard();
+    stage.upstream.fall_silent();
+    let mut connection = Connection::open(gate.address, &[]);
+    let told = connection.find(LONG, |frame| frame.kind == SETTINGS && frame.flags & ACK == 0).expect("its settings");
+    let told: Vec<_> = told.payload.chunks(6).map(<[u8]>::to_vec).collect();
+    for (id, value) in [(3, 100), (6, 16 * 1024), (4, 64 * 1024)] {
+        assert!(told.contains(&setting(id, value)), "setting {id} is not {value}: {told:?}");
+    }
+    for stream in (1..202).step_by(2) {
+        connection.send(&frame(HEADERS, WHOLE, stream, &request("GET", "/public", &[])));
+    }
+    let refused = connection.find(LONG, |frame| frame.kind == RST_STREAM).expect("the last is one too many");
+    assert_eq!((refused.stream, &refused.payload[..]), (201, &7_u32.to_be_bytes()[..]));
+    serves(&gate, &stage);
+}
+
+/// As many idle connections as there may be, within what this system's hard limit lets two processes hold.
+#[test]
+fn ten_thousand_idle_connections_are_held_and_cost_little() {
+    let (stage, gate) = yard();
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    rustix::process::setrlimit(
+        rustix::process::Resource::Nofile,
+        rustix::process::Rlimit { current: most.maximum, maximum: most.maximum },
+    )
+    .expect("the soft limit may be raised to the hard one");
+    let count = most.maximum.map_or(9_900, |most| most.saturating_sub(1_000).min(9_900));
+    assert!(count >= 2_000, "the hard limit on open files is too low for this test: {most:?}");
+    let before = gate_memory(&gate);
+    let mut held = Vec::new();
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(gate.address).expect("the gate listens");
+        stream.write_all(b"GET /public HTTP/1.1\r\nHost: a\r\n\r\n").expect("the connection stands");
+        assert!(stream.read(&mut [0; 4096]).expect("an answer comes") > 0);
+        held.push(stream);
+    }
+    let open = gate.metric("sidegate_connections", &[]);
+    assert!(open >= count as f64, "{open} of {count}");
+    let each = (gate_memory(&gate).saturating_sub(before)) as f64 / count as f64;
+    println!("{count} idle connections, {each:.1} KiB each");
+    // A debug build's futures are larger than what is published.
+    assert!(each < 20.0, "{each} KiB each");
+    serves(&gate, &stage);
+    let last = held.last_mut().expect("there are many");
+    last.write_all(b"GET /public HTTP/1.1\r\nHost: a\r\n\r\n").expect("the connection stands");
+    assert!(last.read(&mut [0; 4096]).expect("an answer comes") > 0);
+}
+
+fn yard() -> (Stage, Gate) {
+    let stage = Stage::set();
+    let gate = stage.gate("routes: {/public: public, /guarded: any}\nworkers: 2");
+    (stage, gate)
+}
+
+/// Somebody else is served.
+fn serves(gate: &Gate, stage: &Stage) {
+    stage.upstream.echo();
+    let answer = gate.raw("GET", "/public", &[]);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    stage.upstream.take();
+}
+
+fn told_to_go(connection: &mut Connection) -> bool {
+    connection.find(LONG, |frame| frame.kind == GOAWAY).is_some() || connection.closes(LONG)
+}
+
+/// The slowest answer but one in a hundred: for a while, and until this is over.
+fn p99(gate: &Gate, key: &str, over: &AtomicBool) -> Duration {
+    let header = format!("Authorization: Bearer {key}");
+    let mut took = Vec::new();
+    while took.len() < 300 || (!over.load(Ordering::Relaxed) && took.len() < 20_000) {
+        let began = Instant::now();
+        let answer: Answer = gate.raw("GET", "/guarded", &[header.as_bytes()]);
+        took.push(began.elapsed());
+        assert_eq!(answer.status, 200);
+    }
+    took.sort();
+    took[took.len() * 99 / 100]
+}
+
+/// Resident memory in KiB.
+fn gate_memory(gate: &Gate) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gate.pid())).expect("a child's status can be read");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux lists it");
+    line.trim().trim_end_matches(" kB").parse().expect("it is a number")
+}
+
+/// Whether a header block holds this status: indexed where the static table has it, else as plain or Huffman-coded text.
+fn says(block: &[u8], status: &str) -> bool {
+    let coded: &[u8] = match status {
+        // Appendix A: 400 is entry 12.
+        "400" => &[0x80 | 12],
+        // RFC 7541, appendix B: `1` is 00001, `3` 011001, `4` 011010.
+        "431" => &[0x69, 0x90],
+        "414" => &[0x68, 0x2d],
+        _ => unreachable!("only these are asked for"),
+    };
+    block.windows(3).any(|three| three == status.as_bytes() || three.starts_with(coded))
+}

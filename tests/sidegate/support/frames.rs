@@ -1,0 +1,167 @@
+//! HTTP/2 by hand: frames with whatever in them, for what no client library would send.
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const PRIORITY: u8 = 2;
+pub const RST_STREAM: u8 = 3;
+pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
+
+pub const END_STREAM: u8 = 1;
+pub const ACK: u8 = 1;
+pub const END_HEADERS: u8 = 4;
+
+/// One frame as it was read.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    pub kind: u8,
+    pub flags: u8,
+    pub stream: u32,
+    pub payload: Vec<u8>,
+}
+
+/// One connection by prior knowledge.
+pub struct Connection {
+    stream: TcpStream,
+    /// Read and not yet a whole frame.
+    read: Vec<u8>,
+}
+
+/// A frame's bytes.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a frame's payload is short").to_be_bytes();
+    let mut bytes = vec![length[1], length[2], length[3], kind, flags];
+    bytes.extend_from_slice(&stream.to_be_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// A setting's six bytes.
+pub fn setting(id: u16, value: u32) -> Vec<u8> {
+    [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()
+}
+
+/// A header block in which each field is a literal without indexing (RFC 7541 §6.2.2).
+pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (name, value) in fields {
+        bytes.push(0);
+        for text in [name, value] {
+            integer(&mut bytes, text.len());
+            bytes.extend_from_slice(text.as_bytes());
+        }
+    }
+    bytes
+}
+
+/// A request's header block.
+pub fn request(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
+    let pseudo = [(":method", method), (":scheme", "http"), (":authority", "a"), (":path", path)];
+    block(&[&pseudo[..], more].concat())
+}
+
+/// RFC 7541 §5.1 with a prefix of seven bits.
+fn integer(bytes: &mut Vec<u8>, value: usize) {
+    if value < 127 {
+        bytes.push(u8::try_from(value).expect("it is below 127"));
+        return;
+    }
+    bytes.push(127);
+    let mut rest = value - 127;
+    while rest >= 128 {
+        bytes.push(u8::try_from(rest % 128).expect("it is below 128") | 128);
+        rest /= 128;
+    }
+    bytes.push(u8::try_from(rest).expect("it is below 128"));
+}
+
+impl Connection {
+    /// Connects, and says these settings.
+    pub fn open(address: SocketAddr, settings: &[u8]) -> Self {
+        let stream = TcpStream::connect(address).expect("the listener accepts");
+        stream.set_nodelay(true).expect("a TCP stream takes the option");
+        stream.set_write_timeout(Some(Duration::from_secs(5))).expect("a timeout above zero is valid");
+        let mut connection = Self { stream, read: Vec::new() };
+        let mut first = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        first.extend(frame(SETTINGS, 0, 0, settings));
+        first.extend(frame(SETTINGS, ACK, 0, &[]));
+        connection.send(&first);
+        connection
+    }
+
+    /// Sends as much as the other side takes; says whether that was all.
+    pub fn send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).is_ok()
+    }
+
+    /// The next frame, or none once the connection has ended or been silent for so long.
+    pub fn next(&mut self, patience: Duration) -> Option<Frame> {
+        let end = Instant::now() + patience;
+        loop {
+            if let Some(frame) = self.whole() {
+                return Some(frame);
+            }
+            if !self.read_until(end) {
+                return None;
+            }
+        }
+    }
+
+    /// Reads frames until one is like this.
+    pub fn find(&mut self, patience: Duration, is_it: impl Fn(&Frame) -> bool) -> Option<Frame> {
+        let end = Instant::now() + patience;
+        loop {
+            let frame = self.next(end.saturating_duration_since(Instant::now()))?;
+            if is_it(&frame) {
+                return Some(frame);
+            }
+        }
+    }
+
+    /// Waits until the other side has closed; says whether it did in time.
+    pub fn closes(&mut self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        while self.read_until(end) {
+            self.read.clear();
+        }
+        Instant::now() < end
+    }
+
+    fn whole(&mut self) -> Option<Frame> {
+        let length = u32::from_be_bytes([0, *self.read.first()?, *self.read.get(1)?, *self.read.get(2)?]);
+        let length = usize::try_from(length).expect("24 bits fit");
+        if self.read.len() < 9 + length {
+            return None;
+        }
+        let bytes: Vec<u8> = self.read.drain(..9 + length).collect();
+        let stream = u32::from_be_bytes([bytes[5], bytes[6], bytes[7], bytes[8]]);
+        Some(Frame { kind: bytes[3], flags: bytes[4], stream, payload: bytes[9..].to_vec() })
+    }
+
+    /// Whether more has come before the end of the connection or of the patience.
+    fn read_until(&mut self, end: Instant) -> bool {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        self.stream.set_read_timeout(Some(left)).expect("a timeout above zero is valid");
+        let mut buffer = [0; 65536];
+        match self.stream.read(&mut buffer) {
+            Ok(length @ 1..) => {
+                self.read.extend_from_slice(&buffer[..length]);
+                true
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => true,
+            _ => false,
+        }
+    }
+}
