@@ -62,6 +62,19 @@ async fn an_open_answer_ends_when_its_key_no_longer_stands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_denies_a_key_ends_what_it_has_open() {
+    let yard = Yard::set(YAML);
+    let body = yard.stage.upstream.stream();
+    let request = yard.gate.get("/things/1").bearer_auth(&yard.key.text);
+    let mut response = request.send().await.expect("the head comes before the body");
+    body.send("begun");
+    assert!(response.chunk().await.is_ok());
+    yard.gate.reload(&format!("{YAML}\ndeny: {{keys: ['{}']}}", yard.key.id));
+    let ended = tokio::time::timeout(Duration::from_secs(20), response.chunk()).await.expect("it ends");
+    assert!(ended.is_err(), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_nobody_reads_is_taken_from_the_upstream_all_the_same() {
     for client in [client::http(&[]), client::http(&[]).http2_prior_knowledge()] {
         let yard = Yard::set(YAML);
