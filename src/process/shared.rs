@@ -1,5 +1,6 @@
 //! What workers serve by: the parts that all of them share, and each one's own made of them.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::observe::{AccessLog, Metrics};
 use crate::policy::Policy;
 use crate::proxy::connector::Connector;
 use crate::proxy::request_id::RequestIds;
-use crate::proxy::{self, Service, Upstreams, upstream};
+use crate::proxy::{self, Service, Streams, Upstreams, upstream};
 use crate::store::calls::Calls;
 use crate::store::fallback::Fallback;
 use crate::store::file::FileStore;
@@ -92,9 +93,10 @@ impl Shared {
     pub fn context(self, store: StoreHandle) -> impl FnOnce() -> Context + Send {
         move || {
             let store = store.start(&self.commons.fallback);
-            let gate = Gate::new(self.policy.clone(), store, self.commons.clone(), self.store_deadline);
+            let gate = Rc::new(Gate::new(self.policy.clone(), store, self.commons.clone(), self.store_deadline));
             let upstreams = self.upstreams();
-            self.with(gate, upstreams)
+            let streams = Streams::new(gate.clone(), self.proxy.streams);
+            self.with(gate, upstreams, streams)
         }
     }
 
@@ -102,9 +104,11 @@ impl Shared {
     pub fn renewal(self) -> Renewal {
         Box::new(move |former| {
             let (policy, commons) = (self.policy.clone(), self.commons.clone());
-            let gate = former.service.gate.renewed(policy, commons, self.store_deadline);
+            let gate = Rc::new(former.service.gate.renewed(policy, commons, self.store_deadline));
             let upstreams = self.upstreams().keeping(&former.service.upstreams);
-            self.with(gate, upstreams)
+            let streams = former.service.streams.clone();
+            streams.follow(gate.clone(), self.proxy.streams);
+            self.with(gate, upstreams, streams)
         })
     }
 
@@ -112,11 +116,12 @@ impl Shared {
         Upstreams::new(&self.proxy.upstreams, &self.connectors)
     }
 
-    fn with(self, gate: Gate, upstreams: Upstreams) -> Context {
+    fn with(self, gate: Rc<Gate>, upstreams: Upstreams, streams: Rc<Streams>) -> Context {
         Context {
             service: Service {
                 gate,
                 upstreams,
+                streams,
                 settings: self.proxy,
                 metrics: self.metrics,
                 access_log: self.access_log,
