@@ -195,6 +195,24 @@ fn an_identity_is_forged_neither_in_fields_nor_in_trailers() {
     assert_eq!(values, ["u_42"]);
 }
 
+/// RFC 9113 §8.1 has no pseudo-header in trailers; what becomes of the request, the upstream is told none.
+#[test]
+fn a_pseudo_header_in_trailers_reaches_nobody() {
+    for forged in [(b":path".as_slice(), b"/admin".as_slice()), (b":method", b"DELETE"), (b":authority", b"b.example")]
+    {
+        let yard = Yard::set();
+        let head: [Field<'_>; 4] =
+            [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/public/x"), (b":authority", b"a")];
+        h2::exchange(yard.gate.address, &head, b"body", Some(&[forged]));
+        for seen in yard.stage.upstream.seen() {
+            assert_eq!((seen.method.as_str(), seen.target.as_str()), ("POST", "/public/x"), "{forged:?}");
+            let fields = seen.headers.iter().chain(&seen.trailers);
+            let values: Vec<&str> = fields.map(|(_, value)| value.as_str()).collect();
+            assert!(seen.trailers.is_empty() && !values.contains(&"b.example"), "{seen:?}");
+        }
+    }
+}
+
 #[test]
 fn two_credentials_are_ambiguous_in_frames_too() {
     let yard = Yard::set();

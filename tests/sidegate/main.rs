@@ -17,6 +17,7 @@ mod floods;
 mod forwarding;
 mod frames;
 mod grpc;
+mod h2_clients;
 mod h2_upstreams;
 mod keys_life;
 mod life;
