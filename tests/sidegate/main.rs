@@ -35,3 +35,4 @@ mod systems;
 mod telemetry;
 mod tls;
 mod upstreams;
+mod usage;

@@ -14,18 +14,17 @@ use tokio::time::{sleep, timeout};
 
 use super::cluster::{Direction, SlotMap, read_map, slot_of};
 use super::connect::{ask, locate};
-use super::dial::{Driver, dial};
+use super::dial::{Driver, dial, pipeline_error};
 use super::sentinel::Watchers;
 use super::settings::{Address, Settings, Shape};
 use crate::store::StoreError;
-use crate::store::usage::Command;
 
 const KEEP: &str = include_str!("scripts/keep.lua");
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 const MOST_HOPS: usize = 200;
 const AGAIN: Duration = Duration::from_millis(20);
-/// How many commands travel together.
-const TOGETHER: usize = 500;
+/// How many commands travel together: so few that they hold up nobody's request.
+const TOGETHER: usize = 50;
 
 /// Keys of one tenant to be changed together.
 #[derive(Debug, Clone, Default)]
@@ -122,24 +121,29 @@ impl Keeper {
         self.ask(name, cmd("HGETALL").arg(name)).await
     }
 
-    /// Sends commands of use, many at a time. What could not be sent is lost: it is a count, not a decision.
-    pub async fn count(&self, commands: &[Command]) -> Result<(), StoreError> {
+    /// The scores of members of sorted sets, in their order; `None`: it is no member.
+    pub async fn scores(&self, sets: &[(String, Vec<String>)]) -> Result<Vec<Vec<Option<u64>>>, StoreError> {
+        let asked = |(set, members): &(String, Vec<String>)| cmd("ZMSCORE").arg(set).arg(members).take();
+        let mut scores = Vec::with_capacity(sets.len());
         if self.map.is_some() {
-            for command in commands {
-                self.ask::<redis::Value>(command.name(), &written(command)).await?;
+            for set in sets {
+                scores.push(self.ask::<Vec<Option<f64>>>(&set.0, &asked(set)).await?);
             }
-            return Ok(());
-        }
-        let mut connection = self.node(&self.first).await?;
-        for some in commands.chunks(TOGETHER) {
-            let mut pipeline = redis::pipe();
-            for command in some {
-                pipeline.add_command(written(command)).ignore();
+        } else {
+            let mut connection = self.node(&self.first).await?;
+            for some in sets.chunks(TOGETHER) {
+                let mut pipeline = redis::pipe();
+                for set in some {
+                    pipeline.add_command(asked(set));
+                }
+                let answers = timeout(COMMAND_TIMEOUT, pipeline.query_async(&mut connection)).await;
+                let answers = answers.map_err(|_| StoreError::Deadline)?;
+                scores.extend::<Vec<Vec<Option<f64>>>>(answers.map_err(|error| pipeline_error(&error))?);
             }
-            let sent = timeout(COMMAND_TIMEOUT, pipeline.query_async::<()>(&mut connection)).await;
-            sent.map_err(|_| StoreError::Deadline)?.map_err(|error| super::dial::pipeline_error(&error))?;
         }
-        Ok(())
+        // Milliseconds stay far below 2⁵³, so they are exact.
+        let whole = |score: Option<f64>| score.map(|score| score as u64);
+        Ok(scores.into_iter().map(|of| of.into_iter().map(whole).collect()).collect())
     }
 
     /// Asks the node that serves `key`, wherever a cluster has moved it.
@@ -169,12 +173,5 @@ impl Keeper {
         let (connection, driver) = dial(&self.settings, address).await?;
         nodes.insert(address.clone(), (connection.clone(), driver));
         Ok(connection)
-    }
-}
-
-fn written(command: &Command) -> Cmd {
-    match command {
-        Command::Add { name, field, amount } => cmd("HINCRBY").arg(name).arg(field).arg(amount).take(),
-        Command::End { name, seconds } => cmd("EXPIRE").arg(name).arg(seconds).take(),
     }
 }
