@@ -39,6 +39,12 @@ const MINUTE_MS: u64 = 60_000;
 const DAYS_LAST_S: u64 = (DAYS + DAYS_TOGETHER + 1) * 86_400;
 const MINUTES_LAST_S: u64 = 2 * 3600 + 60;
 
+/// What a field of denials ends with. A field of requests is a bare number, which Redis stores in three bytes.
+const DENIED: char = 'd';
+const LAST: &str = "usage:last";
+/// Members of one set that are asked about with one command.
+const ASKED_TOGETHER: usize = 500;
+
 /// The member of `usage:last` that is the business itself: no id may hold it.
 const WHOLE_BUSINESS: &str = "*";
 /// The only member of `usage:since`.
@@ -103,8 +109,6 @@ pub async fn last_used(
     Ok(asked.into_iter().map(score).collect())
 }
 
-const ASKED_TOGETHER: usize = 500;
-
 /// Since when use is counted in this store; `None`: nobody ever counted any.
 pub async fn since(keeper: &Keeper, layout: &Layout) -> Result<Option<u64>, StoreError> {
     let scores = keeper.scores(&[(since_place(layout), vec![SINCE.to_owned()])]).await?;
@@ -124,10 +128,6 @@ fn take(counts: &mut BTreeMap<u64, Count>, hash: HashMap<String, u64>, first: u6
         *(if denied { &mut count.denials } else { &mut count.requests }) += amount;
     }
 }
-
-/// What a field of denials ends with. A field of requests is a bare number, which Redis stores in three bytes.
-const DENIED: char = 'd';
-const LAST: &str = "usage:last";
 
 impl Use {
     pub fn total(&self) -> Count {

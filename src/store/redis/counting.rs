@@ -4,7 +4,7 @@
 //! login may write and the slot is here; only then follow additions. An addition that Redis answers with an error has done
 //! nothing and is left for another time; one whose answer is lost may have acted and is never sent again.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -88,9 +88,11 @@ impl Counting {
             leave(subjects, written);
             return Err(error);
         }
-        // Tenant by tenant: what lives in one slot goes together.
-        subjects.sort_by_cached_key(|(subject, _)| slot_of(&subject.last(&self.layout)));
-        let mut result = Ok(());
+        if !self.is_one_node() {
+            // What lives on one node goes together.
+            subjects.sort_by_cached_key(|(subject, _)| slot_of(&subject.last(&self.layout)));
+        }
+        let (mut result, mut away) = (Ok(()), HashSet::new());
         let mut rest = subjects.into_iter().peekable();
         while let Some((first, _)) = rest.peek() {
             let address = self.address(&first.last(&self.layout));
@@ -101,6 +103,10 @@ impl Counting {
                 round.push(next);
             }
             let sent = match &address {
+                Some(address) if away.contains(address) => {
+                    leave(round, written);
+                    continue;
+                }
                 Some(address) => self.round(address, round, written).await,
                 None => {
                     leave(round, written);
@@ -113,6 +119,7 @@ impl Counting {
                 if ends {
                     break;
                 }
+                away.extend(address);
             }
         }
         leave(rest, written);

@@ -42,7 +42,8 @@ pub struct Used {
 }
 
 impl Batch {
-    /// Adds what happened to a key within the minute of `at_ms`, and to the business that it is bound to.
+    /// Adds what happened to a subject within the minute of `at_ms`, and so to the business that a key is bound to. Returns how
+    /// many counts found no room and are lost.
     pub fn add(&mut self, subject: Subject, at_ms: u64, count: Count) -> u64 {
         let business = match &subject {
             Subject::Key { tenant: Tenant::Business(id), .. } => Some(Subject::Business(id.clone())),
@@ -53,12 +54,12 @@ impl Batch {
         subjects.map(|subject| self.take(subject, Used { last_ms: at_ms, counts: counts() })).sum()
     }
 
-    /// Takes over what another has. Returns how many counts found no room and are lost.
+    /// Takes over what another has. Returns how many counts are lost.
     pub fn merge(&mut self, other: Self) -> u64 {
         other.subjects.into_iter().map(|(subject, used)| self.take(subject, used)).sum()
     }
 
-    /// Takes one subject's counts. Returns how many of them found no room.
+    /// Takes one subject's counts. Returns how many of them are lost.
     pub fn take(&mut self, subject: Subject, used: Used) -> u64 {
         if self.counts >= MOST && !self.subjects.contains_key(&subject) {
             return used.counts.len() as u64;

@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::batch::Batch;
-use super::tally;
+use super::tally::{self, Counted, Entry};
 use crate::store::StoreError;
 use crate::store::calls::Calls;
 use crate::store::redis::Settings;
@@ -21,10 +22,16 @@ use crate::store::redis::counting::{Counting, Written};
 /// Together with what a worker keeps to itself, ten seconds.
 pub const EVERY: Duration = Duration::from_secs(10).saturating_sub(tally::EVERY);
 
+/// Entries that are added up before others have their turn.
+const AT_ONCE: usize = 256;
+
 /// One per process.
 #[derive(Debug)]
 pub struct Ledger {
-    /// Workers come here once a second; never held across an await.
+    /// Held by whoever adds up, so that who sends waits for all of it. The locks below are held across no await.
+    adding_up: tokio::sync::Mutex<()>,
+    // Workers come to the first, once a second.
+    counted: Mutex<Vec<Counted>>,
     batch: Mutex<Batch>,
     filling: Notify,
     calls: Arc<Calls>,
@@ -32,46 +39,69 @@ pub struct Ledger {
 
 impl Ledger {
     pub fn new(calls: Arc<Calls>) -> Self {
-        Self { batch: Mutex::default(), filling: Notify::new(), calls }
+        Self {
+            adding_up: Default::default(),
+            counted: Mutex::default(),
+            batch: Mutex::default(),
+            filling: Notify::new(),
+            calls,
+        }
     }
 
-    /// Takes over what a worker has counted; `lost` of it found no room there.
-    pub fn add(&self, batch: Batch, lost: u64) {
-        if batch.is_empty() && lost == 0 {
-            return;
+    /// Takes over what a worker has counted.
+    pub(super) fn add(&self, counted: Counted) {
+        if !counted.is_empty() {
+            lock(&self.counted).push(counted);
         }
-        let (more, is_filling) = {
-            let mut standing = self.standing();
-            (standing.merge(batch), standing.is_filling())
-        };
-        self.calls.usage_lost(lost + more);
-        if is_filling {
+    }
+
+    /// Adds up what workers have handed on, a little at a time: this thread accepts connections, too.
+    async fn add_up(&self) {
+        let _alone = self.adding_up.lock().await;
+        while let Some(mut counted) = { lock(&self.counted).pop() } {
+            let mut lost = counted.lost + lock(&self.batch).merge(std::mem::take(&mut counted.over));
+            let mut entries = counted.into_entries();
+            loop {
+                let some: Vec<Entry> = entries.by_ref().take(AT_ONCE).collect();
+                if some.is_empty() {
+                    break;
+                }
+                lost += {
+                    let mut batch = lock(&self.batch);
+                    some.into_iter()
+                        .map(|Entry { subject, last_ms, count }| batch.add(subject, last_ms, count))
+                        .sum::<u64>()
+                };
+                yield_now().await;
+            }
+            self.calls.usage_lost(lost);
+        }
+        if lock(&self.batch).is_filling() {
             self.filling.notify_one();
+        }
+    }
+
+    /// As `add_up`, also while the store keeps the sending waiting.
+    async fn keep_adding_up(&self) {
+        loop {
+            sleep(tally::EVERY).await;
+            self.add_up().await;
         }
     }
 
     /// Sends what there is every now and then, and once more when `end` resolves.
     pub async fn keep(self: Arc<Self>, settings: Settings, end: impl Future<Output = ()>) {
-        let mut sending = Sending { counting: Counting::new(settings), ledger: self, failing: None };
-        let mut end = std::pin::pin!(end);
-        loop {
-            let ends = tokio::select! {
-                () = sleep(EVERY) => false,
-                // Not more often than workers hand on: while the store is away, it stays full.
-                () = async { sleep(tally::EVERY).await; sending.ledger.filling.notified().await } => false,
-                () = &mut end => true,
-            };
-            sending.send().await;
-            if ends {
-                return;
-            }
+        let sending = Sending { counting: Counting::new(settings), ledger: self.clone(), failing: None };
+        tokio::select! {
+            () = sending.keep(end) => {}
+            () = self.keep_adding_up() => {}
         }
     }
+}
 
-    fn standing(&self) -> MutexGuard<'_, Batch> {
-        // Nothing in here panics halfway through a change.
-        self.batch.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Nothing here panics halfway through a change.
+fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Sending {
@@ -82,8 +112,25 @@ struct Sending {
 }
 
 impl Sending {
+    async fn keep(mut self, end: impl Future<Output = ()>) {
+        let mut end = std::pin::pin!(end);
+        loop {
+            let ends = tokio::select! {
+                () = sleep(EVERY) => false,
+                // Not more often than workers hand on: while the store is away, it stays full.
+                () = async { sleep(tally::EVERY).await; self.ledger.filling.notified().await } => false,
+                () = &mut end => true,
+            };
+            self.send().await;
+            if ends {
+                return;
+            }
+        }
+    }
+
     async fn send(&mut self) {
-        let batch = std::mem::take(&mut *self.ledger.standing());
+        self.ledger.add_up().await;
+        let batch = std::mem::take(&mut *lock(&self.ledger.batch));
         if batch.is_empty() {
             return;
         }
@@ -93,7 +140,7 @@ impl Sending {
         match &result {
             // Nobody will take them: the login would have to be another one.
             Err(error) if error.is_forbidden() => lost += left.len() as u64,
-            Err(_) | Ok(()) => lost += self.ledger.standing().merge(left),
+            Err(_) | Ok(()) => lost += lock(&self.ledger.batch).merge(left),
         }
         self.ledger.calls.usage_lost(lost);
         self.tell(result);

@@ -32,21 +32,23 @@ pub struct Tally {
     ledger: Arc<Ledger>,
 }
 
+/// What a worker has counted since it handed on last.
 #[derive(Debug, Default)]
-struct Counted {
+pub(super) struct Counted {
     keys: HashMap<Digest, Entry>,
     /// Only those that a key bound to no business spoke for: the others are the sum of their keys.
     businesses: HashMap<String, Entry>,
     /// Of minutes that are over.
-    over: Batch,
-    lost: u64,
+    pub over: Batch,
+    /// Counts that found no room.
+    pub lost: u64,
 }
 
 #[derive(Debug)]
-struct Entry {
-    subject: Subject,
-    last_ms: u64,
-    count: Count,
+pub(super) struct Entry {
+    pub subject: Subject,
+    pub last_ms: u64,
+    pub count: Count,
 }
 
 /// One request as it is counted.
@@ -85,16 +87,19 @@ impl Tally {
         }
     }
 
-    /// Hands on what has been counted.
+    /// Hands on what has been counted, as it is: adding it up is not for the thread that serves requests.
     fn gather(&self) {
-        let counted = &mut *self.counted.borrow_mut();
-        let mut batch = std::mem::take(&mut counted.over);
-        let mut lost = std::mem::take(&mut counted.lost);
-        let keys = counted.keys.drain().map(|(_, entry)| entry);
-        for Entry { subject, last_ms, count } in keys.chain(counted.businesses.drain().map(|(_, entry)| entry)) {
-            lost += batch.add(subject, last_ms, count);
-        }
-        self.ledger.add(batch, lost);
+        self.ledger.add(self.counted.take());
+    }
+}
+
+impl Counted {
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.businesses.is_empty() && self.over.is_empty() && self.lost == 0
+    }
+
+    pub fn into_entries(self) -> impl Iterator<Item = Entry> {
+        self.keys.into_values().chain(self.businesses.into_values())
     }
 }
 
