@@ -76,21 +76,31 @@ pub(super) async fn run(args: ListArgs, setting: &KeysSetting, session: &mut Ses
         session.print_json(&json!({"keys": listed, "total": total}))?;
         return Ok(DONE);
     }
+    print(&keys, last_used, total, session)?;
+    Ok(DONE)
+}
+
+fn print(
+    keys: &[StoredKey],
+    last_used: Vec<Option<u64>>,
+    total: usize,
+    session: &mut Session<'_>,
+) -> anyhow::Result<()> {
     if total == 0 {
         writeln!(session.out, "No keys. `sidegate keys create` makes one.")?;
-        return Ok(DONE);
+        return Ok(());
     }
     let rows: Vec<_> = keys.iter().zip(last_used).map(|(key, last)| row(key, last, session.now_ms)).collect();
     print_table(session.out, COLUMNS, &rows)?;
     if keys.len() < total {
         writeln!(session.out, "{} of {total} keys.", keys.len())?;
     }
-    for key in &keys {
+    for key in keys {
         if let Err(error) = &key.document {
             writeln!(session.err, "warning: {} is refused: {}", shown(key, "id"), printable(&error.to_string()))?;
         }
     }
-    Ok(DONE)
+    Ok(())
 }
 
 /// Those that were not used since; fails where that cannot be known.

@@ -84,14 +84,20 @@ impl Counting {
             Ok(()) => self.mark(first_ms).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = began {
+        // In a cluster the node that is to be marked may be away while others are not.
+        if began.as_ref().is_err_and(|error| error.is_forbidden() || !self.is_cluster()) {
             leave(subjects, written);
-            return Err(error);
+            return began;
         }
-        if !self.is_one_node() {
+        if self.is_cluster() {
             // What lives on one node goes together.
             subjects.sort_by_cached_key(|(subject, _)| slot_of(&subject.last(&self.layout)));
         }
+        self.rounds(subjects, written).await.and(began)
+    }
+
+    /// Sends all subjects, so many at a time, save those of nodes that turn out to be away.
+    async fn rounds(&mut self, subjects: Vec<(Subject, Used)>, written: &mut Written) -> Result<(), StoreError> {
         let (mut result, mut away) = (Ok(()), HashSet::new());
         let mut rest = subjects.into_iter().peekable();
         while let Some((first, _)) = rest.peek() {
@@ -114,7 +120,7 @@ impl Counting {
                 }
             };
             if let Err(error) = sent {
-                let ends = error.is_forbidden() || self.is_one_node();
+                let ends = error.is_forbidden() || !self.is_cluster();
                 result = result.and(Err(error));
                 if ends {
                     break;
@@ -223,8 +229,8 @@ impl Counting {
         Ok(())
     }
 
-    fn is_one_node(&self) -> bool {
-        matches!(self.places, Some(Places::One(_)))
+    fn is_cluster(&self) -> bool {
+        matches!(self.places, Some(Places::Cluster(_)))
     }
 
     fn address(&self, name: &str) -> Option<Address> {
