@@ -1,12 +1,16 @@
 //! `sidegate business`: a business's plan, status and limits. What is set acts on the next request of each of its keys.
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::keys::usage::{print_limits, print_use};
 use super::keys::words::{self, print_facts, print_table, printable};
 use super::keys::{By, DONE, FAILED, KeysSetting, Session, in_session, name};
 use crate::config::Settings;
 use crate::keys::change::BusinessChange;
+use crate::keys::rules::{Required, check_id};
+use crate::manage::usage::{Usage, of_business};
 use crate::store::registry::{Filter, Members};
 
 /// The part of the command line that follows `sidegate business`.
@@ -24,6 +28,9 @@ enum BusinessCommand {
     /// Show a business and how many keys it has
     #[command(after_help = "Example:\n  sidegate business show acme --json")]
     Show(ShowArgs),
+    /// Show how much a business is used, and what is left of the limits that its keys share
+    #[command(after_help = "Example:\n  sidegate business usage acme --json")]
+    Usage(UsageArgs),
     /// Change a business's plan, status or limits
     #[command(after_help = "Example:\n  sidegate business set acme --status suspended")]
     Set(SetArgs),
@@ -34,6 +41,16 @@ enum BusinessCommand {
 
 #[derive(Debug, Args)]
 struct ShowArgs {
+    /// The business
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct UsageArgs {
     /// The business
     #[arg(value_name = "ID")]
     id: String,
@@ -79,6 +96,7 @@ pub fn with(settings: Settings, args: BusinessArgs) -> anyhow::Result<u8> {
     let actor = args.by.actor();
     in_session(settings, actor, async |setting, session| match args.command {
         BusinessCommand::Show(args) => show(args, setting, session).await,
+        BusinessCommand::Usage(args) => usage(args, setting, session).await,
         BusinessCommand::Set(args) => set(args, setting, session).await,
         BusinessCommand::List(args) => list(args, setting, session).await,
     })
@@ -106,6 +124,29 @@ async fn show(args: ShowArgs, setting: &KeysSetting, session: &mut Session<'_>) 
     print(&document, session)?;
     let count = format!("{}, {active} of them active", keys.len());
     print_facts(session.out, &[("keys", &count)])?;
+    Ok(DONE)
+}
+
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct UsageDocument<'u> {
+    id: &'u str,
+    #[serde(flatten)]
+    usage: Usage,
+}
+
+async fn usage(args: UsageArgs, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<u8> {
+    if let Err(error) = check_id(Required::Business, Some(&args.id)) {
+        return session.wrong_arguments(error);
+    }
+    let (policy, store) = setting.gate()?;
+    let usage = of_business(policy, &store, &setting.keyring.registry, &args.id, session.now_ms).await?;
+    if args.json {
+        session.print_json(&UsageDocument { id: &args.id, usage })?;
+        return Ok(DONE);
+    }
+    print_limits(&usage.limits, session)?;
+    print_use("business", &usage, session)?;
     Ok(DONE)
 }
 

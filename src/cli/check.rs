@@ -157,15 +157,15 @@ fn store_words(settings: &Settings) -> String {
 
 /// How many connections a process makes at most.
 fn connections(shape: &redis::Shape, workers: usize) -> String {
+    // One more on which counts of use are sent.
+    let each = workers + 1;
+    let told = format!("{} (one per worker, one for use)", counted(each, "connection"));
     match shape {
-        redis::Shape::Node(_) => format!("{} (one per worker)", counted(workers, "connection")),
-        redis::Shape::Sentinels(sentinels) => format!(
-            "{} (one per worker) and {} to each of {}",
-            counted(workers, "connection"),
-            workers,
-            counted(sentinels.addresses.len(), "sentinel"),
-        ),
-        redis::Shape::Cluster(_) => format!("{} to each master (one per worker)", counted(workers, "connection")),
+        redis::Shape::Node(_) => told,
+        redis::Shape::Sentinels(sentinels) => {
+            format!("{told} and {each} to each of {}", counted(sentinels.addresses.len(), "sentinel"))
+        }
+        redis::Shape::Cluster(_) => format!("{told} to each master"),
     }
 }
 
@@ -322,14 +322,14 @@ mod tests {
     #[test]
     fn the_summary_shows_the_stores_shape() {
         for (store, told) in [
-            ("rediss://h", "Redis at h:6379 over TLS, prefix sg, 3 connections (one per worker)"),
+            ("rediss://h", "Redis at h:6379 over TLS, prefix sg, 4 connections (one per worker, one for use)"),
             (
                 "{redis: {cluster: ['redis://a', 'redis://b:1']}}",
-                "the cluster of a:6379, b:1, prefix sg, 3 connections to each master",
+                "the cluster of a:6379, b:1, prefix sg, 4 connections (one per worker, one for use) to each master",
             ),
             (
                 "{redis: {sentinels: ['redis://a', 'redis://b'], master: main}}",
-                "main behind the sentinels a:26379, b:26379, prefix sg, 3 connections (one per worker) and 3 to each of 2 sentinels",
+                "main behind the sentinels a:26379, b:26379, prefix sg, 4 connections (one per worker, one for use) and 4 to each of 2 sentinels",
             ),
         ] {
             let yaml =
@@ -349,7 +349,7 @@ mod tests {
         for told in [
             "127.0.0.1:1, plain text, 3 workers, everything below /api",
             "default at http://[::1]:3000",
-            "Redis at h:7, database 1, prefix sg, 3 connections",
+            "Redis at h:7, database 1, prefix sg, 4 connections",
             "from authorization: Bearer … or x-api-key; any value is looked up",
             "x and y        limits l, cost 5",
             "public, without a key: /open",

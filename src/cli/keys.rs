@@ -13,7 +13,7 @@ pub mod name;
 mod rotate;
 mod show;
 mod update;
-mod usage;
+pub mod usage;
 mod verify;
 pub mod words;
 
@@ -150,7 +150,7 @@ async fn perform(args: KeysArgs, setting: &KeysSetting, session: &mut Session<'_
 
 impl KeysSetting {
     /// The policy and the store that a gate with this configuration decides by, with the gate's own login.
-    fn gate(&self) -> anyhow::Result<(&Policy, Store)> {
+    pub(super) fn gate(&self) -> anyhow::Result<(&Policy, Store)> {
         let (Some(policy), Some(settings)) = (&self.policy, &self.store) else {
             anyhow::bail!("there is no configuration to decide by");
         };

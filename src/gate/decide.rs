@@ -27,6 +27,7 @@ use crate::limit::{Answer, Outcome};
 use crate::policy::route::Found;
 use crate::policy::{Access, Allowances, Policy, Route};
 use crate::store::fallback::Fallback;
+use crate::store::usage::tally::{self, Tally};
 use crate::store::{Store, StoreError};
 
 /// How often one request asks again because a document changed under it, before it gives up.
@@ -38,6 +39,8 @@ pub struct Gate {
     store: Store,
     commons: Commons,
     records: Rc<Records>,
+    /// Absent: use is not counted.
+    tally: Option<Rc<Tally>>,
     /// All store work of one request.
     deadline: Duration,
 }
@@ -66,12 +69,18 @@ pub struct Inquiry<'a> {
 
 impl Gate {
     pub fn new(policy: Arc<Policy>, store: Store, commons: Commons, deadline: Duration) -> Self {
-        Self { policy, store, commons, records: Rc::default(), deadline }
+        Self { policy, store, commons, records: Rc::default(), tally: None, deadline }
+    }
+
+    /// The same, with use counted there.
+    pub fn counting(self, tally: Option<Rc<Tally>>) -> Self {
+        Self { tally, ..self }
     }
 
     /// The gate after a reload: another policy over the same connection to the store and the same memory of keys.
     pub fn renewed(&self, policy: Arc<Policy>, commons: Commons, deadline: Duration) -> Self {
-        Self { policy, store: self.store.clone(), commons, records: self.records.clone(), deadline }
+        let (store, records, tally) = (self.store.clone(), self.records.clone(), self.tally.clone());
+        Self { policy, store, commons, records, tally, deadline }
     }
 
     pub fn policy(&self) -> &Arc<Policy> {
@@ -116,7 +125,23 @@ impl Gate {
             return Err(Denial::DeniedKey);
         }
         let routed = Routed { route, target, named, client: inquiry.client, spends: true };
-        self.decide_keyed(routed, presented, deadline, trail).await
+        let digest = presented.digest;
+        let decided = self.decide_keyed(routed, presented, deadline, trail).await;
+        self.count(&digest, trail, decided.as_ref().err());
+        decided
+    }
+
+    /// One more request with a key that there is. A business that an unscoped key names is concerned only where the store has
+    /// confirmed that it is its user's: nobody counts in another's name.
+    fn count(&self, digest: &Digest, trail: &Trail, denial: Option<&Denial>) {
+        let (Some(tally), Some(caller), Some(at_ms)) = (&self.tally, &trail.caller, trail.store_ms) else { return };
+        let request = tally::Request { at_ms, denied: denial.is_some() };
+        tally.key(digest, &caller.key, request);
+        if let (None, Some(business), None | Some(Denial::RateLimited { .. })) =
+            (&caller.key.business, &caller.business, denial)
+        {
+            tally.business(business, request);
+        }
     }
 
     /// Whether the key of something that is still open stands, and on what that rests. Nothing is spent.
@@ -276,7 +301,7 @@ impl Gate {
         match self.commons.fallback.answer(&asked.question, now_ms)?.outcome {
             Outcome::Spent { granted, windows } => {
                 trail.limits = asked.named(windows, now_ms);
-                trail.known_for = true;
+                (trail.known_for, trail.store_ms) = (true, Some(now_ms));
                 settled(&standing, granted, trail)
             }
             Outcome::Expired => Err(Denial::ExpiredKey),
@@ -362,6 +387,9 @@ impl Gate {
         let started = Instant::now();
         let answer = self.store.decide(&asked.question, deadline).await;
         trail.waited(started.elapsed());
+        if let Ok(answer) = &answer {
+            trail.store_ms = Some(answer.now_ms);
+        }
         answer
     }
 }

@@ -19,6 +19,8 @@ pub struct Trail {
     pub limits: Vec<LimitNow>,
     /// How long the store's answers were waited for; absent where it was not asked.
     pub store_took: Option<Duration>,
+    /// The store's clock when it answered (milliseconds since the Unix epoch); absent where it was not asked.
+    pub store_ms: Option<u64>,
     /// The store was away, and the key was judged by what was last confirmed of it.
     pub known_for: bool,
 }

@@ -1,8 +1,10 @@
 //! One process of sidegate, from its settings to its exit: everything that can fail happens in `bind`, then `run` serves until
 //! it is told to end.
 //!
-//! `shared` is what workers serve by, `renew` a reload, `signals` what the process is told, `systemd` what it tells.
+//! `shared` is what workers serve by, `renew` a reload, `counting` sends what they count, `signals` is what the process is told,
+//! `systemd` what it tells.
 
+mod counting;
 mod renew;
 mod shared;
 mod signals;
@@ -18,6 +20,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::runtime;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::renew::{InForce, tell_operators};
@@ -121,13 +124,19 @@ impl Process {
         let accepting = tokio::spawn(accept::run(listener, workers.clone(), room.clone(), metrics, drain));
         tokio::spawn(systemd::watchdog(workers.clone()));
         systemd::ready();
+        let counting = store.count();
 
         let mut in_force = InForce { settings, shared, store, workers, room };
         let asked = serve_until_asked(&mut in_force, &mut signals, watch).await;
         systemd::stopping();
         let limits = in_force.settings.listen.drain.clone();
+        let deadline = Instant::now() + limits.delay + limits.deadline;
+        let ended = async {
+            leave(asked, &signal, &limits, accepting, &in_force.workers).await;
+            counting.finish(deadline).await;
+        };
         tokio::select! {
-            () = leave(asked, &signal, &limits, accepting, &in_force.workers) => {}
+            () = ended => {}
             () = signals.end_again() => warn!("asked to end a second time: what is still open ends now"),
         }
         in_force.shared.access_log.flush();

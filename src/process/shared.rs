@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::StartError;
+use super::counting::Counting;
 use crate::config::Settings;
 use crate::gate::{Commons, Gate, Guessing, KnownKeys};
 use crate::listen;
@@ -22,6 +23,8 @@ use crate::store::file::FileStore;
 use crate::store::health::StoreHealth;
 use crate::store::redis::RedisStore;
 use crate::store::settings::{Backend, KeysOutage, StoreSettings};
+use crate::store::usage::ledger::Ledger;
+use crate::store::usage::tally::Tally;
 use crate::store::{self, Store};
 
 /// What is made of settings and can fail: all of it is made before any of it acts.
@@ -92,8 +95,10 @@ impl Shared {
     /// One worker's own, made on its thread: connections belong to the runtime that they start on.
     pub fn context(self, store: StoreHandle) -> impl FnOnce() -> Context + Send {
         move || {
+            let tally = store.ledger().map(Tally::start);
             let store = store.start(&self.commons.fallback);
-            let gate = Rc::new(Gate::new(self.policy.clone(), store, self.commons.clone(), self.store_deadline));
+            let gate = Gate::new(self.policy.clone(), store, self.commons.clone(), self.store_deadline).counting(tally);
+            let gate = Rc::new(gate);
             let upstreams = self.upstreams();
             let streams = Streams::new(gate.clone(), self.proxy.streams);
             self.with(gate, upstreams, streams)
@@ -179,6 +184,22 @@ impl StoreHandle {
         match self {
             Self::Redis { shared, .. } => &shared.calls,
             Self::File { calls, .. } => calls,
+        }
+    }
+
+    /// Where use is gathered; a file has no place for it.
+    fn ledger(&self) -> Option<Arc<Ledger>> {
+        match self {
+            Self::Redis { shared, .. } => Some(shared.ledger.clone()),
+            Self::File { .. } => None,
+        }
+    }
+
+    /// Starts to send the use that workers count.
+    pub fn count(&self) -> Counting {
+        match self {
+            Self::Redis { settings, shared } => Counting::start(shared.ledger.clone(), (**settings).clone()),
+            Self::File { .. } => Counting::default(),
         }
     }
 

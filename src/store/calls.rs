@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts};
 
 use super::StoreError;
 use crate::limit::{Answer, Outcome};
 
 const DECIDE: &str = "decide";
 const LOOKUP: &str = "lookup";
+const USAGE: &str = "usage";
 
 /// A call takes microseconds to a few milliseconds.
 const CALL_SECONDS: [f64; 11] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25];
@@ -21,6 +22,7 @@ pub struct Calls {
     total: IntCounterVec,
     duration: HistogramVec,
     batch_size: Histogram,
+    usage_lost: IntCounter,
 }
 
 impl Calls {
@@ -30,13 +32,18 @@ impl Calls {
             .buckets(CALL_SECONDS.to_vec());
         let batch_size = HistogramOpts::new("sidegate_store_batch_size", "Requests that one decision call answers.")
             .buckets(REQUESTS_PER_CALL.to_vec());
+        let usage_lost = Opts::new(
+            "sidegate_usage_lost_total",
+            "Counts of use (of one key or business in one day or minute) that could not be kept.",
+        );
         let calls = Self {
             total: IntCounterVec::new(total, &["op", "outcome"])?,
             duration: HistogramVec::new(duration, &["op"])?,
             batch_size: Histogram::with_opts(batch_size)?,
+            usage_lost: IntCounter::with_opts(usage_lost)?,
         };
         // A series that appears only with its first event has no rate until its second.
-        for op in [DECIDE, LOOKUP] {
+        for op in [DECIDE, LOOKUP, USAGE] {
             calls.duration.with_label_values(&[op]);
             for outcome in ["ok", "stale", "unreachable", "deadline", "refused", "broken"] {
                 calls.total.with_label_values(&[op, outcome]);
@@ -61,9 +68,21 @@ impl Calls {
         self.called(LOOKUP, found.as_ref().err().map_or("ok", StoreError::outcome), took);
     }
 
+    /// Counts of use were sent, all that a process had.
+    pub(super) fn flushed(&self, result: &Result<(), StoreError>, took: Duration) {
+        self.called(USAGE, result.as_ref().err().map_or("ok", StoreError::outcome), took);
+    }
+
+    pub(super) fn usage_lost(&self, counts: u64) {
+        if counts > 0 {
+            self.usage_lost.inc_by(counts);
+        }
+    }
+
     /// What there is to show.
-    pub fn collectors(&self) -> [Box<dyn Collector>; 3] {
-        [Box::new(self.total.clone()), Box::new(self.duration.clone()), Box::new(self.batch_size.clone())]
+    pub fn collectors(&self) -> [Box<dyn Collector>; 4] {
+        let (total, duration) = (Box::new(self.total.clone()), Box::new(self.duration.clone()));
+        [total, duration, Box::new(self.batch_size.clone()), Box::new(self.usage_lost.clone())]
     }
 
     fn called(&self, op: &str, outcome: &str, took: Duration) {

@@ -31,6 +31,7 @@ use self::exhausted::Exhausted;
 use self::file::FileStore;
 use self::health::StoreHealth;
 use self::redis::RedisStore;
+use self::usage::ledger::Ledger;
 use crate::clock;
 use crate::keys::{Digest, Tenant};
 use crate::limit::{Answer, Question};
@@ -48,13 +49,16 @@ pub struct Shared {
     pub health: Arc<StoreHealth>,
     pub calls: Arc<Calls>,
     pub exhausted: Arc<Exhausted>,
+    pub ledger: Arc<Ledger>,
 }
 
 impl Shared {
     /// A store that answers within `deadline` is well.
     pub fn new(deadline: Duration) -> prometheus::Result<Self> {
         let health = Arc::new(StoreHealth::new().probed_within(deadline));
-        Ok(Self { health, calls: Arc::new(Calls::new()?), exhausted: Arc::default() })
+        let calls = Arc::new(Calls::new()?);
+        let ledger = Arc::new(Ledger::new(calls.clone()));
+        Ok(Self { health, calls, exhausted: Arc::default(), ledger })
     }
 }
 
@@ -164,6 +168,11 @@ impl StoreError {
             Self::Refused(text) => UNWELL.iter().any(|code| text.starts_with(code)),
             Self::Broken(_) => false,
         }
+    }
+
+    /// Whether the login lacks the right to do this.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Refused(text) if text.starts_with("NOPERM"))
     }
 
     /// For the metric of store calls: a word that no client can influence.

@@ -1,35 +1,54 @@
-//! How much keys and businesses are used: what stands in the store about it, how it is written in batches, how it is read.
+//! How much keys and businesses are used: what stands in the store about it, and how it is read.
 //!
-//! One hash per subject for thirty days and one for an hour, which end by themselves, so that nobody has to clean up:
+//! What ends by itself, so that nobody has to clean up, and what many sidecars may write in any order:
 //!
-//! - `P:{<tenant>}:usage:<subject>:days:<n>`: `<day>:requests`, `<day>:denials`, by days since the epoch, `n = day / 30`;
+//! - `P:{<tenant>}:usage:<subject>:days:<n>`, a hash: `<day>` is the number of requests, `<day>d` that of denials among them, by
+//!   days since the epoch, `n = day / 30`; thirty days share a hash, which lives until the last of them is no longer told;
 //! - `P:{<tenant>}:usage:<subject>:minutes:<n>`: the same by minutes since the epoch, `n = minute / 60`;
+//! - `P:{<tenant>}:usage:last`, a sorted set: the last use of each key, and of the business itself as `*`, in milliseconds;
+//! - `P:{global}:usage:since`, a sorted set: since when use is counted here at all;
 //!
-//! where a subject is `key:<id>` or `business`. Writing is adding, with plain commands, in any order, by any number of
-//! sidecars; a flush that is lost loses its counts and nothing else. The embedded file keeps none: its gate is one process,
-//! and what it counts ends with it.
+//! where a subject is `key:<id>` or `business`. Each worker counts for itself (`tally`), the process gathers that (`ledger`) and
+//! sends it with plain commands (`store::redis::counting`), off the way of requests. The embedded file keeps none.
+
+pub mod batch;
+pub mod ledger;
+pub mod tally;
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::StoreError;
-use super::layout::Layout;
+use super::layout::{GLOBAL_SLOT, Layout, business_slot};
 use super::redis::keeper::Keeper;
 use crate::keys::Tenant;
+
+pub use self::batch::{Batch, Count, Span};
 
 /// For how many days use is told.
 pub const DAYS: u64 = 90;
 /// For how many minutes use is told.
 pub const MINUTES: u64 = 60;
+/// For how many days the last use of a key is known.
+pub const LAST_DAYS: u64 = 400;
+
 const DAYS_TOGETHER: u64 = 30;
 const MINUTES_TOGETHER: u64 = 60;
-const DAY_MS: u64 = 86_400_000;
+pub const DAY_MS: u64 = 86_400_000;
 const MINUTE_MS: u64 = 60_000;
 /// A hash outlives its last day or minute by what is still told of it.
 const DAYS_LAST_S: u64 = (DAYS + DAYS_TOGETHER + 1) * 86_400;
 const MINUTES_LAST_S: u64 = 2 * 3600 + 60;
 
-const REQUESTS: &str = "requests";
-const DENIALS: &str = "denials";
+/// What a field of denials ends with. A field of requests is a bare number, which Redis stores in three bytes.
+const DENIED: char = 'd';
+const LAST: &str = "usage:last";
+/// Members of one set that are asked about with one command.
+const ASKED_TOGETHER: usize = 500;
+
+/// The member of `usage:last` that is the business itself: no id may hold it.
+const WHOLE_BUSINESS: &str = "*";
+/// The only member of `usage:since`.
+pub const SINCE: &str = "since";
 
 /// Whose use is counted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -38,64 +57,21 @@ pub enum Subject {
     Business(String),
 }
 
-/// What happened to one subject within one minute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Count {
-    pub requests: u64,
-    /// Of these, the ones that were denied.
-    pub denials: u64,
-}
-
-/// What a sidecar has counted since it flushed last: by subject and by the minute (since the epoch, by the store's clock).
-pub type Batch = HashMap<(Subject, u64), Count>;
-
-/// A plain command.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    /// `HINCRBY name field amount`
-    Add { name: String, field: String, amount: u64 },
-    /// `EXPIRE name seconds`
-    End { name: String, seconds: u64 },
-}
-
 /// What is known of the use of one subject, the oldest first; days and minutes without requests are left out.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Use {
+    /// Milliseconds since the Unix epoch, by the store's clock.
+    pub last_used_ms: Option<u64>,
     /// By the start of the day (milliseconds since the Unix epoch).
     pub days: BTreeMap<u64, Count>,
     /// By the start of the minute.
     pub minutes: BTreeMap<u64, Count>,
 }
 
-/// What to send for a batch.
-pub fn commands(layout: &Layout, batch: &Batch) -> Vec<Command> {
-    let mut commands = Vec::with_capacity(batch.len() * 6);
-    for ((subject, minute), count) in batch {
-        let day = minute * MINUTE_MS / DAY_MS;
-        let places = [
-            (subject.days(layout, day / DAYS_TOGETHER), day, DAYS_LAST_S),
-            (subject.minutes(layout, minute / MINUTES_TOGETHER), *minute, MINUTES_LAST_S),
-        ];
-        for (name, at, seconds) in places {
-            for (kind, amount) in [(REQUESTS, count.requests), (DENIALS, count.denials)] {
-                if amount > 0 {
-                    commands.push(Command::Add { name: name.clone(), field: format!("{at}:{kind}"), amount });
-                }
-            }
-            commands.push(Command::End { name, seconds });
-        }
-    }
-    commands
-}
-
-/// Adds what was counted to what the store holds.
-pub async fn flush(keeper: &Keeper, layout: &Layout, batch: &Batch) -> Result<(), StoreError> {
-    keeper.count(&commands(layout, batch)).await
-}
-
 /// What the store holds of one subject.
 pub async fn read(keeper: &Keeper, layout: &Layout, subject: &Subject, now_ms: u64) -> Result<Use, StoreError> {
-    let mut used = Use::default();
+    let last = keeper.scores(&[(subject.last(layout), vec![subject.member().to_owned()])]).await?;
+    let mut used = Use { last_used_ms: last.into_iter().flatten().next().flatten(), ..Use::default() };
     let (day, minute) = (now_ms / DAY_MS, now_ms / MINUTE_MS);
     let first = day.saturating_sub(DAYS - 1);
     for n in first / DAYS_TOGETHER..=day / DAYS_TOGETHER {
@@ -108,60 +84,101 @@ pub async fn read(keeper: &Keeper, layout: &Layout, subject: &Subject, now_ms: u
     Ok(used)
 }
 
+/// When each of these keys was last used, in their order; `None`: not within `LAST_DAYS`, as far as use was counted.
+pub async fn last_used(
+    keeper: &Keeper,
+    layout: &Layout,
+    keys: &[(&Tenant, &str)],
+) -> Result<Vec<Option<u64>>, StoreError> {
+    let mut places: Vec<(String, Vec<String>)> = Vec::new();
+    let mut place_of: HashMap<&Tenant, usize> = HashMap::new();
+    // Keys of one tenant stand in one set: it is asked about them together, and about so many at a time that it holds nobody up.
+    let mut asked = Vec::with_capacity(keys.len());
+    for (tenant, id) in keys {
+        let known = place_of.get(tenant).copied().filter(|place| places[*place].1.len() < ASKED_TOGETHER);
+        let place = known.unwrap_or(places.len());
+        if known.is_none() {
+            places.push((layout.in_slot(tenant, LAST), Vec::new()));
+            place_of.insert(tenant, place);
+        }
+        asked.push((place, places[place].1.len()));
+        places[place].1.push((*id).to_owned());
+    }
+    let scores = keeper.scores(&places).await?;
+    let score = |(place, at): (usize, usize)| scores.get(place).and_then(|of| of.get(at)).copied().flatten();
+    Ok(asked.into_iter().map(score).collect())
+}
+
+/// Since when use is counted in this store; `None`: nobody ever counted any.
+pub async fn since(keeper: &Keeper, layout: &Layout) -> Result<Option<u64>, StoreError> {
+    let scores = keeper.scores(&[(since_place(layout), vec![SINCE.to_owned()])]).await?;
+    Ok(scores.into_iter().flatten().next().flatten())
+}
+
+pub fn since_place(layout: &Layout) -> String {
+    layout.in_slot(GLOBAL_SLOT, "usage:since")
+}
+
 /// Fields that are none of ours are left alone.
 fn take(counts: &mut BTreeMap<u64, Count>, hash: HashMap<String, u64>, first: u64, unit_ms: u64) {
     for (field, amount) in hash {
-        let Some((at, kind)) = field.split_once(':') else { continue };
+        let (at, denied) = field.strip_suffix(DENIED).map_or((field.as_str(), false), |at| (at, true));
         let Some(at) = at.parse::<u64>().ok().filter(|at| *at >= first) else { continue };
         let count = counts.entry(at * unit_ms).or_default();
-        match kind {
-            REQUESTS => count.requests += amount,
-            DENIALS => count.denials += amount,
-            _ => {}
-        }
+        *(if denied { &mut count.denials } else { &mut count.requests }) += amount;
     }
 }
 
 impl Use {
-    /// When it was last used, as exactly as it is known: the minute within the last hour, else the day; `None`: not within
-    /// the days that are told.
-    pub fn last_used_ms(&self) -> Option<u64> {
-        let last = |counts: &BTreeMap<u64, Count>| counts.last_key_value().map(|(at, _)| *at);
-        last(&self.minutes).or_else(|| last(&self.days))
-    }
-
     pub fn total(&self) -> Count {
         let sum = |of: fn(&Count) -> u64| self.days.values().map(of).sum();
         Count { requests: sum(|count| count.requests), denials: sum(|count| count.denials) }
     }
 }
 
-impl Command {
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Add { name, .. } | Self::End { name, .. } => name,
+impl Subject {
+    /// The hash in which a span of time stands, its field for requests, and for how many seconds the hash is kept.
+    pub fn place(&self, layout: &Layout, span: Span) -> (String, String, u64) {
+        match span {
+            Span::Day(day) => (self.days(layout, day / DAYS_TOGETHER), day.to_string(), DAYS_LAST_S),
+            Span::Minute(minute) => {
+                (self.minutes(layout, minute / MINUTES_TOGETHER), minute.to_string(), MINUTES_LAST_S)
+            }
         }
     }
-}
 
-impl Subject {
-    /// The minute of a moment, as a batch counts it.
-    pub fn minute(now_ms: u64) -> u64 {
-        now_ms / MINUTE_MS
+    /// The field for denials beside a field for requests.
+    pub fn denied(field: &str) -> String {
+        format!("{field}{DENIED}")
+    }
+
+    /// The sorted set in which its last use stands, and as which member.
+    pub fn last(&self, layout: &Layout) -> String {
+        match self {
+            Self::Key { tenant, .. } => layout.in_slot(tenant, LAST),
+            Self::Business(id) => layout.in_slot(business_slot(id), LAST),
+        }
+    }
+
+    pub fn member(&self) -> &str {
+        match self {
+            Self::Key { id, .. } => id,
+            Self::Business(_) => WHOLE_BUSINESS,
+        }
     }
 
     fn days(&self, layout: &Layout, n: u64) -> String {
-        self.place(layout, &format!("days:{n}"))
+        self.in_slot(layout, &format!("days:{n}"))
     }
 
     fn minutes(&self, layout: &Layout, n: u64) -> String {
-        self.place(layout, &format!("minutes:{n}"))
+        self.in_slot(layout, &format!("minutes:{n}"))
     }
 
-    fn place(&self, layout: &Layout, part: &str) -> String {
+    fn in_slot(&self, layout: &Layout, part: &str) -> String {
         match self {
             Self::Key { tenant, id } => layout.in_slot(tenant, &format!("usage:key:{id}:{part}")),
-            Self::Business(id) => layout.in_slot(super::layout::business_slot(id), &format!("usage:business:{part}")),
+            Self::Business(id) => layout.in_slot(business_slot(id), &format!("usage:business:{part}")),
         }
     }
 }

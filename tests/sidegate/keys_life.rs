@@ -300,8 +300,8 @@ async fn b6_verify_and_usage_tell_without_spending_and_a_limit_can_be_given_back
     assert_eq!(yard.status("/few", &key).await, 429);
     let per_key = || {
         let usage = yard.gate.json(&["keys", "usage", member(&key, "id"), "--json"]);
-        let windows = usage["windows"].as_array().expect("a list").clone();
-        windows.into_iter().find(|window| window["limit"] == "per-key").expect("it counts the key")
+        let windows = usage["limits"].as_array().expect("a list").clone();
+        windows.into_iter().find(|window| window["name"] == "per-key").expect("it counts the key")
     };
     assert_eq!((per_key()["used"].as_u64(), per_key()["remaining"].as_u64()), (Some(2), Some(0)));
     assert!(per_key()["resets_at"].as_str().is_some_and(|at| at.ends_with("T00:00:00Z")));
@@ -479,7 +479,7 @@ async fn on_a_cluster_the_same_rules_hold_slot_by_slot() {
     assert_eq!(yard.gate.json(&["keys", "list", "--json"])["total"], 10);
     assert_eq!(yard.gate.json(&["business", "list", "--json"])["total"], 1);
     let usage = yard.gate.json(&["keys", "usage", member(&made[3], "id"), "--reset", "per-key", "--json"]);
-    assert_eq!(usage["windows"].as_array().map(Vec::len), Some(2));
+    assert_eq!(usage["limits"].as_array().map(Vec::len), Some(2));
     let audit = yard.gate.json(&["keys", "audit", "--json"]);
     assert_eq!(audit["changes"].as_array().map(Vec::len), Some(15));
 }

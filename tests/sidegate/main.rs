@@ -40,3 +40,4 @@ mod telemetry;
 mod tls;
 mod upgrades;
 mod upstreams;
+mod usage;

@@ -2,19 +2,16 @@
 //! operator may give a limit back.
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::name::{KeyName, Named};
 use super::words::{named, print_table};
 use super::{DONE, KeysSetting, Session};
-use crate::clock;
-use crate::gate::LimitNow;
-use crate::keys::Tenant;
-use crate::manage::peek::{Peek, buckets, peek};
-use crate::policy::By;
+use crate::manage::peek::buckets;
+use crate::manage::usage::{LimitUse, Usage, of_business_of, of_key};
 use crate::store::audit::{Action, Record};
 use crate::store::registry::{Members, Registry, StoredKey};
-use crate::store::usage::{self, Subject, Use};
+use crate::store::usage::{DAYS, MINUTES};
 
 #[derive(Debug, Args)]
 #[command(
@@ -33,6 +30,17 @@ pub struct UsageArgs {
 
 const COLUMNS: [&str; 6] = ["LIMIT", "BY", "WINDOW", "USED", "LEFT", "RESETS AT"];
 
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Document<'k> {
+    id: Option<&'k str>,
+    hint: Option<&'k str>,
+    #[serde(flatten)]
+    usage: &'k Usage,
+    /// Of the business that the key is bound to; the limits that they share stand among the key's.
+    business: Option<Usage>,
+}
+
 pub(super) async fn run(args: UsageArgs, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<u8> {
     let key = match args.key.find(setting, session).await? {
         Named::Key(key) => key,
@@ -45,23 +53,19 @@ pub(super) async fn run(args: UsageArgs, setting: &KeysSetting, session: &mut Se
     for name in &args.reset {
         reset(name, &key, setting, session).await?;
     }
-    let peek = peek(policy, &store, &key).await?;
-    let used = used(&key, setting, session.now_ms).await?;
+    let registry = &setting.keyring.registry;
+    let usage = of_key(policy, &store, registry, &key, session.now_ms).await?;
+    let business = of_business_of(registry, &key, session.now_ms).await?;
     if args.json {
-        let of = |used: &Option<Use>| used.as_ref().map_or(Value::Null, document);
-        session.print_json(&json!({
-            "id": key.text("id"),
-            "hint": key.text("hint"),
-            "windows": windows(&peek, setting.sees_counts()),
-            "key": of(&used.0),
-            "business": of(&used.1),
-        }))?;
+        let document = Document { id: key.text("id"), hint: key.text("hint"), usage: &usage, business };
+        session.print_json(&document)?;
         return Ok(DONE);
     }
     writeln!(session.out, "{}\n", named(&key))?;
-    print_windows(&peek, setting.sees_counts(), session)?;
-    for (whose, used) in [("key", &used.0), ("business", &used.1)] {
-        print_use(whose, used.as_ref(), session)?;
+    print_limits(&usage.limits, session)?;
+    print_use("key", &usage, session)?;
+    if let Some(business) = &business {
+        print_use("business", business, session)?;
     }
     Ok(DONE)
 }
@@ -84,91 +88,39 @@ async fn reset(name: &str, key: &StoredKey, setting: &KeysSetting, session: &Ses
     Ok(())
 }
 
-/// What is stored of the use of the key and of its business; `None`: nothing can be.
-async fn used(key: &StoredKey, setting: &KeysSetting, now_ms: u64) -> anyhow::Result<(Option<Use>, Option<Use>)> {
-    let Registry::Redis { keeper, layout, .. } = &setting.keyring.registry else { return Ok((None, None)) };
-    let subject = Subject::Key { tenant: key.tenant.clone(), id: key.text("id").unwrap_or_default().to_owned() };
-    let of_key = usage::read(keeper, layout, &subject, now_ms).await?;
-    let of_business = match &key.tenant {
-        Tenant::Business(id) => Some(usage::read(keeper, layout, &Subject::Business(id.clone()), now_ms).await?),
-        Tenant::User(_) => None,
-    };
-    Ok((Some(of_key), of_business))
-}
-
-fn document(used: &Use) -> Value {
-    let counts = |counts: &std::collections::BTreeMap<u64, usage::Count>| {
-        let one = |(at, count): (&u64, &usage::Count)| json!({"from": clock::rfc3339(*at), "requests": count.requests, "denials": count.denials});
-        counts.iter().map(one).collect::<Vec<_>>()
-    };
-    let total = used.total();
-    json!({
-        "last_used_at": used.last_used_ms().map(clock::rfc3339),
-        "requests": total.requests,
-        "denials": total.denials,
-        "days": counts(&used.days),
-        "minutes": counts(&used.minutes),
-    })
-}
-
-/// Every window; what is used is null where it cannot be seen from here.
-pub(super) fn windows(peek: &Peek, seen: bool) -> Value {
-    let one = |now: &LimitNow| {
-        json!({
-            "limit": now.limit.name,
-            "by": by(now.limit.by),
-            "window": now.window.to_string(),
-            "most": now.window.limit,
-            "used": seen.then(|| used_of(now)),
-            "remaining": seen.then_some(now.now.remaining),
-            "resets_at": seen.then(|| clock::rfc3339(now.now.reset_ms)),
-        })
-    };
-    peek.limits.iter().map(one).collect::<Vec<_>>().into()
-}
-
-pub(super) fn print_windows(peek: &Peek, seen: bool, session: &mut Session<'_>) -> anyhow::Result<()> {
-    if peek.limits.is_empty() {
+pub(in crate::cli) fn print_limits(limits: &[LimitUse], session: &mut Session<'_>) -> anyhow::Result<()> {
+    let Some(first) = limits.first() else {
         writeln!(session.out, "No limit counts it.")?;
         return Ok(());
-    }
-    let number = |number: u64| if seen { number.to_string() } else { "?".to_owned() };
-    let row = |now: &LimitNow| {
-        [
-            now.limit.name.clone(),
-            by(now.limit.by).to_owned(),
-            now.window.to_string(),
-            number(used_of(now)),
-            number(now.now.remaining),
-            if seen { clock::rfc3339(now.now.reset_ms) } else { "?".to_owned() },
-        ]
     };
-    print_table(session.out, COLUMNS, &peek.limits.iter().map(row).collect::<Vec<_>>())?;
-    if !seen {
+    let number = |number: Option<u64>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
+    let row = |limit: &LimitUse| {
+        let resets_at = limit.resets_at.as_deref().unwrap_or("?").to_owned();
+        let LimitUse { name, window, used, remaining, .. } = limit;
+        [name.clone(), limit.by.to_owned(), window.clone(), number(*used), number(*remaining), resets_at]
+    };
+    print_table(session.out, COLUMNS, &limits.iter().map(row).collect::<Vec<_>>())?;
+    if first.used.is_none() {
         writeln!(session.out, "What is used stands in the memory of the gate that reads this file.")?;
     }
     Ok(())
 }
 
-fn print_use(whose: &str, used: Option<&Use>, session: &mut Session<'_>) -> anyhow::Result<()> {
-    let Some(used) = used else { return Ok(()) };
-    let last = used.last_used_ms().map_or_else(|| "never that is known of".to_owned(), clock::rfc3339);
-    let total = used.total();
-    let (requests, denials, days) = (total.requests, total.denials, usage::DAYS);
-    writeln!(session.out, "{whose}: last used {last}; {requests} requests in {days} days, {denials} of them denied")?;
+/// In one line; `--json` has it day by day.
+pub(in crate::cli) fn print_use(whose: &str, usage: &Usage, session: &mut Session<'_>) -> anyhow::Result<()> {
+    let (Some(total), Some(minutes)) = (usage.total(), &usage.minutes) else {
+        writeln!(session.out, "{whose}: use is counted in Redis only, and the store is a file")?;
+        return Ok(());
+    };
+    let last = usage.last_used_at.as_deref().unwrap_or("never that is known of");
+    let sum = |amounts: &std::collections::BTreeMap<String, u64>| amounts.values().sum::<u64>();
+    writeln!(
+        session.out,
+        "{whose}: last used {last}; requests in {DAYS} days {} ({} denied), in {MINUTES} minutes {} ({} denied)",
+        total.requests,
+        total.denials,
+        sum(&minutes.requests),
+        sum(&minutes.denials),
+    )?;
     Ok(())
-}
-
-fn used_of(now: &LimitNow) -> u64 {
-    now.window.limit.saturating_sub(now.now.remaining)
-}
-
-fn by(by: By) -> &'static str {
-    match by {
-        By::Key => "key",
-        By::Business => "business",
-        By::User => "user",
-        By::Ip => "ip",
-        By::Global => "global",
-    }
 }

@@ -6,17 +6,17 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use redis::{Cmd, cmd};
+use redis::cmd;
 use tokio::time::timeout;
 
+use super::dial::pipeline_error;
 use super::nodes::{COMMAND_TIMEOUT, Nodes};
 use super::settings::Settings;
 use crate::store::StoreError;
-use crate::store::usage::Command;
 
 const KEEP: &str = include_str!("scripts/keep.lua");
-/// How many commands travel together.
-const TOGETHER: usize = 500;
+/// How many commands travel together: so few that they hold up nobody's request.
+const TOGETHER: usize = 50;
 
 /// Keys of one tenant to be changed together.
 #[derive(Debug, Clone, Default)]
@@ -95,30 +95,28 @@ impl Keeper {
         self.nodes.ask(name, cmd("HGETALL").arg(name)).await
     }
 
-    /// Sends commands of use, many at a time. What could not be sent is lost: it is a count, not a decision.
-    pub async fn count(&self, commands: &[Command]) -> Result<(), StoreError> {
+    /// The scores of members of sorted sets, in their order; `None`: it is no member.
+    pub async fn scores(&self, sets: &[(String, Vec<String>)]) -> Result<Vec<Vec<Option<u64>>>, StoreError> {
+        let asked = |(set, members): &(String, Vec<String>)| cmd("ZMSCORE").arg(set).arg(members).take();
+        let mut scores = Vec::with_capacity(sets.len());
         if self.nodes.is_cluster() {
-            for command in commands {
-                self.nodes.ask::<redis::Value>(command.name(), &written(command)).await?;
+            for set in sets {
+                scores.push(self.nodes.ask::<Vec<Option<f64>>>(&set.0, &asked(set)).await?);
             }
-            return Ok(());
-        }
-        let mut connection = self.nodes.first().await?;
-        for some in commands.chunks(TOGETHER) {
-            let mut pipeline = redis::pipe();
-            for command in some {
-                pipeline.add_command(written(command)).ignore();
+        } else {
+            let mut connection = self.nodes.first().await?;
+            for some in sets.chunks(TOGETHER) {
+                let mut pipeline = redis::pipe();
+                for set in some {
+                    pipeline.add_command(asked(set));
+                }
+                let answers = timeout(COMMAND_TIMEOUT, pipeline.query_async(&mut connection)).await;
+                let answers = answers.map_err(|_| StoreError::Deadline)?;
+                scores.extend::<Vec<Vec<Option<f64>>>>(answers.map_err(|error| pipeline_error(&error))?);
             }
-            let sent = timeout(COMMAND_TIMEOUT, pipeline.query_async::<()>(&mut connection)).await;
-            sent.map_err(|_| StoreError::Deadline)?.map_err(|error| super::dial::pipeline_error(&error))?;
         }
-        Ok(())
-    }
-}
-
-fn written(command: &Command) -> Cmd {
-    match command {
-        Command::Add { name, field, amount } => cmd("HINCRBY").arg(name).arg(field).arg(amount).take(),
-        Command::End { name, seconds } => cmd("EXPIRE").arg(name).arg(seconds).take(),
+        // Milliseconds stay far below 2⁵³, so they are exact.
+        let whole = |score: Option<f64>| score.map(|score| score as u64);
+        Ok(scores.into_iter().map(|of| of.into_iter().map(whole).collect()).collect())
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! `RedisStore` is a worker's: questions gather (`batch`) and go out as script calls (`line`, `script`, `scripts/decide.lua`) on
 //! its own connection (`connect`), or slot by slot (`slots`) where there are several nodes (`cluster`). What to do while Redis
-//! is away is left to `fallback` and the gate. `documents` and `keeper` are the ways in for who keeps keys.
+//! is away is left to `fallback` and the gate. `documents` and `keeper` are the ways in for who keeps keys, `counting` is the
+//! way of counts of use.
 
 mod batch;
 mod cluster;
 mod connect;
+pub mod counting;
 mod dial;
 pub mod documents;
 pub mod keeper;

@@ -106,7 +106,7 @@ impl Nodes {
 }
 
 /// The map as the first node tells it that can be reached.
-async fn any_map(settings: &Settings, addresses: &[Address]) -> Result<SlotMap, StoreError> {
+pub async fn any_map(settings: &Settings, addresses: &[Address]) -> Result<SlotMap, StoreError> {
     let mut last = StoreError::Unreachable("no address is configured".to_owned());
     for address in addresses {
         match read_map(settings, address).await {

@@ -237,32 +237,61 @@ async fn a_change_keeps_every_member_that_it_does_not_know_and_is_refused_where_
 
 #[tokio::test]
 async fn use_is_added_up_over_flushes_and_read_by_day_and_by_minute() {
-    use crate::store::usage::{Batch, Count, Subject, flush, read};
+    use crate::store::redis::counting::Counting;
+    use crate::store::usage::{Batch, Count, DAY_MS, Subject, last_used, read, since};
 
     let both = both().await;
     let Registry::Redis { keeper, layout, .. } = &both.registries[1] else { panic!("the second is Redis") };
-    let key = Subject::Key { tenant: Tenant::Business("acme".to_owned()), id: "k1".to_owned() };
+    let tenant = Tenant::Business("acme".to_owned());
+    let key = Subject::Key { tenant: tenant.clone(), id: "k1".to_owned() };
     let business = Subject::Business("acme".to_owned());
-    let minutes_ago = |minutes: u64| Subject::minute(NOW) - minutes;
     let count = |requests, denials| Count { requests, denials };
-    let day = 24 * 60;
+    let mut counting = Counting::new(both.server.settings.clone());
     for _ in 0..2 {
-        let counted = [
-            ((key.clone(), minutes_ago(0)), count(3, 1)),
-            ((key.clone(), minutes_ago(90)), count(1, 0)),
-            ((key.clone(), minutes_ago(89 * day)), count(5, 5)),
-            ((key.clone(), minutes_ago(91 * day)), count(100, 0)),
-            ((business.clone(), minutes_ago(2 * day)), count(7, 0)),
-        ];
-        flush(keeper, layout, &Batch::from(counted)).await.expect("redis-server answers");
+        let mut batch = Batch::default();
+        for (ago, counted) in
+            [(0, count(3, 1)), (90 * 60_000, count(1, 0)), (89 * DAY_MS, count(5, 5)), (91 * DAY_MS, count(100, 0))]
+        {
+            batch.add(key.clone(), NOW - ago, counted);
+        }
+        batch.add(business.clone(), NOW + 5, count(7, 0));
+        let written = counting.write(batch).await;
+        assert_eq!((written.result, written.left.len(), written.lost), (Ok(()), 0, 0));
     }
+    let mut late = Batch::default();
+    late.add(key.clone(), NOW - 60_000, count(0, 0));
+    counting.write(late).await.result.expect("redis-server answers");
     let of_key = read(keeper, layout, &key, NOW).await.expect("redis-server answers");
     assert_eq!((of_key.minutes.len(), of_key.days.len()), (1, 2));
-    assert_eq!((of_key.total(), of_key.last_used_ms()), (count(18, 12), Some(NOW)));
+    assert_eq!((of_key.total(), of_key.last_used_ms), (count(18, 12), Some(NOW)), "what comes late is no later use");
     let of_business = read(keeper, layout, &business, NOW).await.expect("redis-server answers");
-    assert_eq!((of_business.total(), of_business.minutes.len()), (count(14, 0), 0));
-    let unused = Subject::Business("b2".to_owned());
-    assert_eq!(read(keeper, layout, &unused, NOW).await.map(|used| used.last_used_ms()), Ok(None));
+    assert_eq!((of_business.total(), of_business.last_used_ms), (count(32, 12), Some(NOW + 5)));
+    assert_eq!(read(keeper, layout, &Subject::Business("b2".to_owned()), NOW).await, Ok(Default::default()));
+    let other = Tenant::User("u".to_owned());
+    let asked = [(&other, "k1"), (&tenant, "k1"), (&tenant, "k2")];
+    assert_eq!(last_used(keeper, layout, &asked).await, Ok(vec![None, Some(NOW), None]));
+    assert_eq!(since(keeper, layout).await, Ok(Some(NOW)));
+}
+
+#[tokio::test]
+async fn what_cannot_be_added_is_lost_and_the_rest_is_not() {
+    use crate::store::redis::counting::Counting;
+    use crate::store::usage::{Batch, Count, Subject, read};
+
+    let both = both().await;
+    let Registry::Redis { keeper, layout, documents, .. } = &both.registries[1] else { panic!("the second is Redis") };
+    let [bad, good] = ["bad", "good"].map(|id| Subject::Business(id.to_owned()));
+    let days = NOW / 86_400_000 / 30;
+    documents.set(&layout.in_slot("b:bad", &format!("usage:business:days:{days}")), b"x").await.expect("it answers");
+    documents.set(&layout.in_slot("b:bad", "usage:last"), b"x").await.expect("it answers");
+    let mut batch = Batch::default();
+    for subject in [&bad, &good] {
+        batch.add(subject.clone(), NOW, Count { requests: 2, denials: 0 });
+    }
+    let written = Counting::new(both.server.settings.clone()).write(batch).await;
+    assert_eq!((written.result, written.left.len(), written.lost), (Ok(()), 0, 1));
+    let of_good = read(keeper, layout, &good, NOW).await.expect("redis-server answers");
+    assert_eq!((of_good.total().requests, of_good.last_used_ms), (2, Some(NOW)));
 }
 
 #[tokio::test]

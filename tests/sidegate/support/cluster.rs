@@ -10,14 +10,19 @@ use tempfile::TempDir;
 
 use super::{redis::free_port, until};
 
-/// What a gate's user may: read documents, write counts, and not mint. It wants Redis 7 or Valkey: the last part is a selector,
-/// so that SET and SETRANGE, which the script calls, reach counts alone.
+/// What a gate's user may: read documents, write counts, and not mint. It wants Redis 7 or Valkey: the last parts are selectors,
+/// so that SET and SETRANGE, which the script calls, reach counts alone, and what adds up use reaches that alone.
 pub const GATE_ACL: &str = "on resetchannels -@all +auth +select +time +role +info +script|load +evalsha +get +mget +exists +sismember \
-    +cluster|slots +asking ~sg:* (+set +setrange ~sg:{*}:count:*)";
+    +cluster|slots +asking ~sg:* (+set +setrange ~sg:{*}:count:*) \
+    (+hincrby +expire +zadd +zremrangebyscore ~sg:{*}:usage:*)";
+
+/// The same without the right to write use, as it was before there was any.
+pub const GATE_ACL_WITHOUT_USAGE: &str = "on resetchannels -@all +auth +select +time +role +info +script|load +evalsha +get +mget +exists \
+    +sismember +cluster|slots +asking ~sg:* (+set +setrange ~sg:{*}:count:*)";
 
 /// What the user of the command line and of management may: keep documents, and not run the gate's script.
 pub const KEEPER_ACL: &str = "on resetchannels -@all +auth +select +role +info +time +wait +get +mget +set +del +sadd +srem +sscan \
-    +scan +eval +xadd +xrevrange +hgetall +cluster|slots +asking ~sg:*";
+    +scan +eval +xadd +xrevrange +hgetall +zmscore +cluster|slots +asking ~sg:*";
 
 /// A `redis-server` (or one that is a sentinel) with these arguments, gone with the test.
 pub struct Server {
@@ -104,12 +109,13 @@ impl Server {
 
     /// Makes or changes a user.
     pub fn user(&self, name: &str, rules: &str) {
+        let (plain, selectors) = rules.split_once('(').unwrap_or((rules, ""));
         // A selector is one argument, whatever stands in it.
-        let (plain, selector) =
-            rules.split_once('(').map_or((rules, None), |(plain, rest)| (plain, Some(format!("({rest}"))));
+        let selectors = selectors.split('(').map(str::trim).filter(|rest| !rest.is_empty());
+        let selectors: Vec<String> = selectors.map(|rest| format!("({rest}")).collect();
         let mut command = vec!["ACL", "SETUSER", name];
         command.extend(plain.split_whitespace());
-        command.extend(selector.as_deref());
+        command.extend(selectors.iter().map(String::as_str));
         self.ask::<()>(&command);
     }
 }

@@ -145,6 +145,7 @@ impl Redis {
             "string" => String::from_utf8_lossy(&self.ask::<Vec<u8>>(&["GET", name])).into_owned(),
             "set" => self.ask::<Vec<String>>(&["SMEMBERS", name]).join(" "),
             "hash" => self.ask::<Vec<String>>(&["HGETALL", name]).join(" "),
+            "zset" => self.ask::<Vec<String>>(&["ZRANGE", name, "0", "-1", "WITHSCORES"]).join(" "),
             "stream" => format!("{:?}", self.ask::<redis::Value>(&["XRANGE", name, "-", "+"])),
             other => panic!("{name} is a {other}, which the contract does not know"),
         };
@@ -206,7 +207,7 @@ pub struct Watch {
 impl Watch {
     /// The names of the commands that arrived since the last look on connections that have asked about a key or a count,
     /// without those that a script issued or that keep a connection alive: what a gate sends while a connection is set up
-    /// is no part of any request.
+    /// is no part of any request, and neither is the use that it has counted.
     pub fn calls(&mut self) -> Vec<String> {
         let mark = Uuid::new_v4().to_string();
         let mut connection = connect(self.port).expect("Redis is up");
@@ -221,6 +222,9 @@ impl Watch {
             // 1700000000.123456 [0 127.0.0.1:41234] "EVALSHA" "…"
             let from = line.split(['[', ']']).nth(1).unwrap_or_default().to_owned();
             let name = line.split('"').nth(1).unwrap_or_default().to_lowercase();
+            if line.contains(":usage:") {
+                continue;
+            }
             if line.contains(&format!("\"{PREFIX}:")) {
                 self.deciding.insert(from.clone());
             }

@@ -1,0 +1,226 @@
+//! How much a key or a business is used and what is left of its limits: one document for every door.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::peek::{Peek, peek};
+use crate::clock;
+use crate::gate::LimitNow;
+use crate::keys::Tenant;
+use crate::policy::{By, Policy};
+use crate::store::registry::{Filter, Registry, RegistryError, StoredKey};
+use crate::store::usage::{self, Count, Subject, Use};
+use crate::store::{Store, StoreError};
+
+/// Days as `2026-03-23`, minutes and times as RFC 3339; those without requests are left out. Requests include denials.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// `None`: not as far as anybody knows.
+    pub last_used_at: Option<String>,
+    /// By day, the last ninety; `None`: nobody counts, since the store is a file.
+    pub requests: Option<BTreeMap<String, u64>>,
+    /// Of the requests, those that were denied.
+    pub denials: Option<BTreeMap<String, u64>>,
+    /// By minute, the last sixty.
+    pub minutes: Option<Minutes>,
+    pub limits: Vec<LimitUse>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Minutes {
+    pub requests: BTreeMap<String, u64>,
+    pub denials: BTreeMap<String, u64>,
+}
+
+/// One window of one limit. What is used is `None` where it cannot be seen: the counts of a file's gate are in its memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LimitUse {
+    pub name: String,
+    /// Whose requests it counts together.
+    pub by: &'static str,
+    /// `60/1m`.
+    pub window: String,
+    pub limit: u64,
+    pub used: Option<u64>,
+    pub remaining: Option<u64>,
+    pub resets_at: Option<String>,
+}
+
+/// Of a key: what is stored of its use, and every bucket that counts it, uncharged.
+pub async fn of_key(
+    policy: &Policy,
+    store: &Store,
+    registry: &Registry,
+    key: &StoredKey,
+    now_ms: u64,
+) -> Result<Usage, StoreError> {
+    let peek = peek(policy, store, key).await?;
+    let subject = Subject::Key { tenant: key.tenant.clone(), id: key.text("id").unwrap_or_default().to_owned() };
+    let used = read(registry, &subject, now_ms).await?;
+    Ok(Usage::new(used.as_ref(), limits(&peek, sees_counts(registry))))
+}
+
+/// Of a business, and of the limits that its keys share.
+///
+/// What holds for them is read through one of its keys; a business without an active one has no limits to show.
+pub async fn of_business(
+    policy: &Policy,
+    store: &Store,
+    registry: &Registry,
+    id: &str,
+    now_ms: u64,
+) -> Result<Usage, RegistryError> {
+    let used = read(registry, &Subject::Business(id.to_owned()), now_ms).await?;
+    let filter = Filter { business: Some(id.to_owned()), ..Filter::default() };
+    let keys = registry.list(&filter).await?;
+    let mut shared = match keys.iter().find(|key| key.is_active(now_ms)) {
+        Some(key) => limits(&peek(policy, store, key).await?, sees_counts(registry)),
+        None => Vec::new(),
+    };
+    shared.retain(|limit| limit.by == by(By::Business));
+    Ok(Usage::new(used.as_ref(), shared))
+}
+
+/// The use of the business that a key is bound to; `None`: it is bound to none, or nobody counts.
+pub async fn of_business_of(registry: &Registry, key: &StoredKey, now_ms: u64) -> Result<Option<Usage>, StoreError> {
+    let Tenant::Business(id) = &key.tenant else { return Ok(None) };
+    let used = read(registry, &Subject::Business(id.clone()), now_ms).await?;
+    Ok(used.map(|used| Usage::new(Some(&used), Vec::new())))
+}
+
+/// When each of these keys was last used, in their order (milliseconds since the Unix epoch); `None`: nobody counts.
+pub async fn last_used(registry: &Registry, keys: &[StoredKey]) -> Result<Option<Vec<Option<u64>>>, StoreError> {
+    let Registry::Redis { keeper, layout, .. } = registry else { return Ok(None) };
+    let asked: Vec<_> = keys.iter().map(|key| (&key.tenant, key.text("id").unwrap_or_default())).collect();
+    usage::last_used(keeper, layout, &asked).await.map(Some)
+}
+
+/// Keys that are known not to have been used for a while.
+#[derive(Debug)]
+pub struct Unused {
+    pub keys: Vec<StoredKey>,
+    /// Since when use is counted (milliseconds since the Unix epoch): who has not been used since then may have been before.
+    pub counted_since_ms: u64,
+}
+
+/// Those of `keys` that were not used since `before_ms`; `None`: nobody counts, or nobody has yet.
+///
+/// A key that was never used, as far as anybody knows, counts from its creation, and no earlier than counting does: an
+/// operator who revokes what is listed must not hit the keys that were used before there was anybody to count.
+pub async fn unused_since(
+    registry: &Registry,
+    keys: Vec<StoredKey>,
+    before_ms: u64,
+) -> Result<Option<Unused>, StoreError> {
+    let Registry::Redis { keeper, layout, .. } = registry else { return Ok(None) };
+    let Some(counted_since_ms) = usage::since(keeper, layout).await? else { return Ok(None) };
+    let last = last_used(registry, &keys).await?.unwrap_or_default();
+    let is_unused = |key: &StoredKey, last: Option<u64>| {
+        let created = key.document.as_ref().ok().and_then(|document| document.created_at);
+        last.unwrap_or(created.unwrap_or_default().max(counted_since_ms)) < before_ms
+    };
+    let kept = keys.into_iter().zip(last).filter(|(key, last)| is_unused(key, *last));
+    Ok(Some(Unused { keys: kept.map(|(key, _)| key).collect(), counted_since_ms }))
+}
+
+/// Every window of every limit that a peek has seen. `seen`: whether its counts are those of the gates.
+pub fn limits(peek: &Peek, seen: bool) -> Vec<LimitUse> {
+    let one = |now: &LimitNow| LimitUse {
+        name: now.limit.name.clone(),
+        by: by(now.limit.by),
+        window: now.window.to_string(),
+        limit: now.window.limit,
+        used: seen.then(|| now.window.limit.saturating_sub(now.now.remaining)),
+        remaining: seen.then_some(now.now.remaining),
+        resets_at: seen.then(|| clock::rfc3339(now.now.reset_ms)),
+    };
+    peek.limits.iter().map(one).collect()
+}
+
+impl Usage {
+    fn new(used: Option<&Use>, limits: Vec<LimitUse>) -> Self {
+        let by_day = |of: fn(&Count) -> u64| used.map(|used| amounts(&used.days, of, day));
+        let minutes = |used: &Use| Minutes {
+            requests: amounts(&used.minutes, requests, clock::rfc3339),
+            denials: amounts(&used.minutes, denials, clock::rfc3339),
+        };
+        Self {
+            last_used_at: used.and_then(|used| used.last_used_ms).map(clock::rfc3339),
+            requests: by_day(requests),
+            denials: by_day(denials),
+            minutes: used.map(minutes),
+            limits,
+        }
+    }
+
+    /// Of all days that are told; `None`: nobody counts.
+    pub fn total(&self) -> Option<Count> {
+        let sum = |amounts: &BTreeMap<String, u64>| amounts.values().sum();
+        Some(Count { requests: sum(self.requests.as_ref()?), denials: sum(self.denials.as_ref()?) })
+    }
+}
+
+async fn read(registry: &Registry, subject: &Subject, now_ms: u64) -> Result<Option<Use>, StoreError> {
+    match registry {
+        Registry::Redis { keeper, layout, .. } => usage::read(keeper, layout, subject, now_ms).await.map(Some),
+        Registry::File { .. } => Ok(None),
+    }
+}
+
+fn sees_counts(registry: &Registry) -> bool {
+    matches!(registry, Registry::Redis { .. })
+}
+
+fn amounts(counts: &BTreeMap<u64, Count>, of: fn(&Count) -> u64, written: fn(u64) -> String) -> BTreeMap<String, u64> {
+    counts.iter().map(|(at, count)| (written(*at), of(count))).filter(|(_, amount)| *amount > 0).collect()
+}
+
+fn requests(count: &Count) -> u64 {
+    count.requests
+}
+
+fn denials(count: &Count) -> u64 {
+    count.denials
+}
+
+/// `2026-03-23`.
+fn day(ms: u64) -> String {
+    clock::rfc3339(ms).chars().take_while(|character| *character != 'T').collect()
+}
+
+fn by(by: By) -> &'static str {
+    match by {
+        By::Key => "key",
+        By::Business => "business",
+        By::User => "user",
+        By::Ip => "ip",
+        By::Global => "global",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_names_days_and_minutes_and_says_what_nobody_counts() {
+        let count = |requests, denials| Count { requests, denials };
+        let used = Use {
+            last_used_ms: Some(1_774_276_200_999),
+            days: BTreeMap::from([(1_774_224_000_000, count(3, 1)), (1_774_137_600_000, count(2, 0))]),
+            minutes: BTreeMap::from([(1_774_276_200_000, count(1, 1))]),
+        };
+        let document = serde_json::to_value(Usage::new(Some(&used), Vec::new())).expect("it is plain data");
+        let expected = serde_json::json!({
+            "last_used_at": "2026-03-23T14:30:00Z",
+            "requests": {"2026-03-22": 2, "2026-03-23": 3},
+            "denials": {"2026-03-23": 1},
+            "minutes": {"requests": {"2026-03-23T14:30:00Z": 1}, "denials": {"2026-03-23T14:30:00Z": 1}},
+            "limits": [],
+        });
+        assert_eq!(document, expected);
+        let nothing = Usage::new(None, Vec::new());
+        assert_eq!((nothing.last_used_at.clone(), nothing.requests.clone(), nothing.total()), (None, None, None));
+    }
+}

@@ -1,0 +1,164 @@
+//! What the workers of a process have counted, until it is sent: by one task on the main thread, over a connection of its own.
+//!
+//! A process that dies loses what is here, and what its workers count for a second: at most ten seconds of use together. What
+//! cannot be sent waits and is added up; a command whose answer is lost may have acted and is not sent again, so that nothing is
+//! counted twice.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::batch::Batch;
+use super::tally::{self, Counted, Entry};
+use crate::store::StoreError;
+use crate::store::calls::Calls;
+use crate::store::redis::Settings;
+use crate::store::redis::counting::{Counting, Written};
+
+/// Together with what a worker keeps to itself, ten seconds.
+pub const EVERY: Duration = Duration::from_secs(10).saturating_sub(tally::EVERY);
+
+/// Entries that are added up before others have their turn.
+const AT_ONCE: usize = 256;
+
+/// One per process.
+#[derive(Debug)]
+pub struct Ledger {
+    /// Held by whoever adds up, so that who sends waits for all of it. The locks below are held across no await.
+    adding_up: tokio::sync::Mutex<()>,
+    // Workers come to the first, once a second.
+    counted: Mutex<Vec<Counted>>,
+    batch: Mutex<Batch>,
+    filling: Notify,
+    calls: Arc<Calls>,
+}
+
+impl Ledger {
+    pub fn new(calls: Arc<Calls>) -> Self {
+        Self {
+            adding_up: Default::default(),
+            counted: Mutex::default(),
+            batch: Mutex::default(),
+            filling: Notify::new(),
+            calls,
+        }
+    }
+
+    /// Takes over what a worker has counted.
+    pub(super) fn add(&self, counted: Counted) {
+        if !counted.is_empty() {
+            lock(&self.counted).push(counted);
+        }
+    }
+
+    /// Adds up what workers have handed on, a little at a time: this thread accepts connections, too.
+    async fn add_up(&self) {
+        let _alone = self.adding_up.lock().await;
+        while let Some(mut counted) = { lock(&self.counted).pop() } {
+            let mut lost = counted.lost + lock(&self.batch).merge(std::mem::take(&mut counted.over));
+            let mut entries = counted.into_entries();
+            loop {
+                let some: Vec<Entry> = entries.by_ref().take(AT_ONCE).collect();
+                if some.is_empty() {
+                    break;
+                }
+                lost += {
+                    let mut batch = lock(&self.batch);
+                    some.into_iter()
+                        .map(|Entry { subject, last_ms, count }| batch.add(subject, last_ms, count))
+                        .sum::<u64>()
+                };
+                yield_now().await;
+            }
+            self.calls.usage_lost(lost);
+        }
+        if lock(&self.batch).is_filling() {
+            self.filling.notify_one();
+        }
+    }
+
+    /// As `add_up`, also while the store keeps the sending waiting.
+    async fn keep_adding_up(&self) {
+        loop {
+            sleep(tally::EVERY).await;
+            self.add_up().await;
+        }
+    }
+
+    /// Sends what there is every now and then, and once more when `end` resolves.
+    pub async fn keep(self: Arc<Self>, settings: Settings, end: impl Future<Output = ()>) {
+        let sending = Sending { counting: Counting::new(settings), ledger: self.clone(), failing: None };
+        tokio::select! {
+            () = sending.keep(end) => {}
+            () = self.keep_adding_up() => {}
+        }
+    }
+}
+
+/// Nothing here panics halfway through a change.
+fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Sending {
+    counting: Counting,
+    ledger: Arc<Ledger>,
+    /// Why the last attempt failed, if it did.
+    failing: Option<&'static str>,
+}
+
+impl Sending {
+    async fn keep(mut self, end: impl Future<Output = ()>) {
+        let mut end = std::pin::pin!(end);
+        loop {
+            let ends = tokio::select! {
+                () = sleep(EVERY) => false,
+                // Not more often than workers hand on: while the store is away, it stays full.
+                () = async { sleep(tally::EVERY).await; self.ledger.filling.notified().await } => false,
+                () = &mut end => true,
+            };
+            self.send().await;
+            if ends {
+                return;
+            }
+        }
+    }
+
+    async fn send(&mut self) {
+        self.ledger.add_up().await;
+        let batch = std::mem::take(&mut *lock(&self.ledger.batch));
+        if batch.is_empty() {
+            return;
+        }
+        let started = Instant::now();
+        let Written { left, mut lost, result } = self.counting.write(batch).await;
+        self.ledger.calls.flushed(&result, started.elapsed());
+        match &result {
+            // Nobody will take them: the login would have to be another one.
+            Err(error) if error.is_forbidden() => lost += left.len() as u64,
+            Err(_) | Ok(()) => lost += lock(&self.ledger.batch).merge(left),
+        }
+        self.ledger.calls.usage_lost(lost);
+        self.tell(result);
+    }
+
+    /// Told when it changes, not at every attempt.
+    fn tell(&mut self, result: Result<(), StoreError>) {
+        let failing = result.as_ref().err().map(StoreError::outcome);
+        match result {
+            Err(error) if self.failing != failing && error.is_forbidden() => {
+                warn!(%error, "store: use is not counted, since this login may not write it; the gate works without");
+            }
+            Err(error) if self.failing != failing => {
+                warn!(%error, "store: use could not be written; it is kept and sent again");
+            }
+            Ok(()) if self.failing.is_some() => info!("store: use is written again"),
+            Err(_) | Ok(()) => {}
+        }
+        self.failing = failing;
+    }
+}

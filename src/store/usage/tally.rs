@@ -1,0 +1,159 @@
+//! A worker's own counts of use: one look into a map per request, without a lock, handed to the process once a second.
+
+use std::borrow::Borrow;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+
+use super::batch::{Batch, Count};
+use super::ledger::Ledger;
+use super::{MINUTE_MS, Subject};
+use crate::keys::Digest;
+use crate::store::record::KeyDocument;
+
+/// How often the process takes what a worker has counted.
+pub const EVERY: Duration = Duration::from_secs(1);
+
+/// Different keys, and different businesses, that a worker counts before it hands on early; at twice as many it loses counts.
+const MANY: usize = 8192;
+
+/// Counts of one worker, touched by its thread alone. What is left goes to the ledger when it is dropped.
+#[derive(Debug)]
+pub struct Tally {
+    counted: RefCell<Counted>,
+    filling: Rc<Notify>,
+    ledger: Arc<Ledger>,
+}
+
+/// What a worker has counted since it handed on last.
+#[derive(Debug, Default)]
+pub(super) struct Counted {
+    keys: HashMap<Digest, Entry>,
+    /// Only those that a key bound to no business spoke for: the others are the sum of their keys.
+    businesses: HashMap<String, Entry>,
+    /// Of minutes that are over.
+    pub over: Batch,
+    /// Counts that found no room.
+    pub lost: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub subject: Subject,
+    pub last_ms: u64,
+    pub count: Count,
+}
+
+/// One request as it is counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    /// By the store's clock.
+    pub at_ms: u64,
+    pub denied: bool,
+}
+
+impl Tally {
+    /// Must be called on the worker's own runtime, which hands its counts on as long as it lives.
+    pub fn start(ledger: Arc<Ledger>) -> Rc<Self> {
+        let tally = Rc::new(Self { counted: RefCell::default(), filling: Rc::default(), ledger });
+        spawn_local(hand_on(Rc::downgrade(&tally), tally.filling.clone()));
+        tally
+    }
+
+    /// One more request of a key. The business that it is bound to has one more, too.
+    pub fn key(&self, digest: &Digest, key: &KeyDocument, request: Request) {
+        let counted = &mut *self.counted.borrow_mut();
+        let subject = || Subject::Key { tenant: key.tenant(), id: key.id.clone() };
+        counted.lost += count(&mut counted.keys, &mut counted.over, digest, subject, request);
+        if counted.keys.len() >= MANY {
+            self.filling.notify_one();
+        }
+    }
+
+    /// One more request for a business, with a key that is bound to none.
+    pub fn business(&self, id: &str, request: Request) {
+        let counted = &mut *self.counted.borrow_mut();
+        let subject = || Subject::Business(id.to_owned());
+        counted.lost += count(&mut counted.businesses, &mut counted.over, id, subject, request);
+        if counted.businesses.len() >= MANY {
+            self.filling.notify_one();
+        }
+    }
+
+    /// Hands on what has been counted, as it is: adding it up is not for the thread that serves requests.
+    fn gather(&self) {
+        self.ledger.add(self.counted.take());
+    }
+}
+
+impl Counted {
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.businesses.is_empty() && self.over.is_empty() && self.lost == 0
+    }
+
+    pub fn into_entries(self) -> impl Iterator<Item = Entry> {
+        self.keys.into_values().chain(self.businesses.into_values())
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        self.gather();
+    }
+}
+
+/// Until the tally is gone.
+async fn hand_on(tally: Weak<Tally>, filling: Rc<Notify>) {
+    loop {
+        tokio::select! {
+            () = sleep(EVERY) => {}
+            () = filling.notified() => {}
+        }
+        match tally.upgrade() {
+            Some(tally) => tally.gather(),
+            None => return,
+        }
+    }
+}
+
+/// Returns how many counts are lost by it.
+fn count<K, Q>(
+    entries: &mut HashMap<K, Entry>,
+    over: &mut Batch,
+    key: &Q,
+    subject: impl FnOnce() -> Subject,
+    Request { at_ms, denied }: Request,
+) -> u64
+where
+    K: Borrow<Q> + Hash + Eq,
+    Q: ToOwned<Owned = K> + Hash + Eq + ?Sized,
+{
+    let denials = u64::from(denied);
+    let is_full = entries.len() >= 2 * MANY;
+    match entries.get_mut(key) {
+        Some(entry) => {
+            let mut lost = 0;
+            // An answer may overtake another; a minute that is over stays so.
+            if at_ms / MINUTE_MS > entry.last_ms / MINUTE_MS {
+                lost = over.add(entry.subject.clone(), entry.last_ms, std::mem::take(&mut entry.count));
+            }
+            entry.last_ms = entry.last_ms.max(at_ms);
+            entry.count.requests += 1;
+            entry.count.denials += denials;
+            lost
+        }
+        None if is_full => 1,
+        None => {
+            let count = Count { requests: 1, denials };
+            entries.insert(key.to_owned(), Entry { subject: subject(), last_ms: at_ms, count });
+            0
+        }
+    }
+}
