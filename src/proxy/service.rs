@@ -15,7 +15,7 @@ use super::head::{self, Asked};
 use super::headers::{self, X_REQUEST_ID};
 use super::request_id::{RequestId, RequestIds};
 use super::settings::Settings;
-use super::{Upstreams, respond};
+use super::{Desk, Upstreams, respond};
 use crate::gate::{Denial, Gate, Inquiry, Trail};
 use crate::observe::{AccessLog, Finished, Metrics};
 
@@ -23,6 +23,8 @@ use crate::observe::{AccessLog, Finished, Metrics};
 pub struct Service {
     pub gate: Gate,
     pub upstreams: Upstreams,
+    /// Absent: no key API.
+    pub desk: Option<Desk>,
     pub settings: Arc<Settings>,
     pub metrics: Arc<Metrics>,
     pub access_log: Arc<AccessLog>,
@@ -92,6 +94,10 @@ impl Service {
         }
         if let Asked::Server = head::check(&mut request, &told.uri, &self.settings)? {
             return Ok(respond::server_options().map(Payload::Words));
+        }
+        if let Some((desk, path)) = self.desk.as_ref().and_then(|desk| Some((desk, desk.path(told.uri.path())?))) {
+            let answer = desk.ask(request, &path, told.uri.query(), arrival, &told.id, trail).await?;
+            return Ok(answer.map(Payload::Words));
         }
         let inquiry = Inquiry {
             method: &told.method,

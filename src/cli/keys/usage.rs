@@ -9,12 +9,11 @@ use super::words::{named, print_table};
 use super::{DONE, KeysSetting, Session};
 use crate::clock;
 use crate::gate::LimitNow;
-use crate::keys::Tenant;
 use crate::manage::peek::{Peek, buckets, peek};
-use crate::policy::By;
+use crate::manage::usage::{by, document, used, used_of, windows};
 use crate::store::audit::{Action, Record};
 use crate::store::registry::{Members, Registry, StoredKey};
-use crate::store::usage::{self, Subject, Use};
+use crate::store::usage::{self, Use};
 
 #[derive(Debug, Args)]
 #[command(
@@ -46,7 +45,7 @@ pub(super) async fn run(args: UsageArgs, setting: &KeysSetting, session: &mut Se
         reset(name, &key, setting, session).await?;
     }
     let peek = peek(policy, &store, &key).await?;
-    let used = used(&key, setting, session.now_ms).await?;
+    let used = used(&setting.keyring.registry, &key, session.now_ms).await?;
     if args.json {
         let of = |used: &Option<Use>| used.as_ref().map_or(Value::Null, document);
         session.print_json(&json!({
@@ -84,49 +83,6 @@ async fn reset(name: &str, key: &StoredKey, setting: &KeysSetting, session: &Ses
     Ok(())
 }
 
-/// What is stored of the use of the key and of its business; `None`: nothing can be.
-async fn used(key: &StoredKey, setting: &KeysSetting, now_ms: u64) -> anyhow::Result<(Option<Use>, Option<Use>)> {
-    let Registry::Redis { keeper, layout, .. } = &setting.keyring.registry else { return Ok((None, None)) };
-    let subject = Subject::Key { tenant: key.tenant.clone(), id: key.text("id").unwrap_or_default().to_owned() };
-    let of_key = usage::read(keeper, layout, &subject, now_ms).await?;
-    let of_business = match &key.tenant {
-        Tenant::Business(id) => Some(usage::read(keeper, layout, &Subject::Business(id.clone()), now_ms).await?),
-        Tenant::User(_) => None,
-    };
-    Ok((Some(of_key), of_business))
-}
-
-fn document(used: &Use) -> Value {
-    let counts = |counts: &std::collections::BTreeMap<u64, usage::Count>| {
-        let one = |(at, count): (&u64, &usage::Count)| json!({"from": clock::rfc3339(*at), "requests": count.requests, "denials": count.denials});
-        counts.iter().map(one).collect::<Vec<_>>()
-    };
-    let total = used.total();
-    json!({
-        "last_used_at": used.last_used_ms().map(clock::rfc3339),
-        "requests": total.requests,
-        "denials": total.denials,
-        "days": counts(&used.days),
-        "minutes": counts(&used.minutes),
-    })
-}
-
-/// Every window; what is used is null where it cannot be seen from here.
-pub(super) fn windows(peek: &Peek, seen: bool) -> Value {
-    let one = |now: &LimitNow| {
-        json!({
-            "limit": now.limit.name,
-            "by": by(now.limit.by),
-            "window": now.window.to_string(),
-            "most": now.window.limit,
-            "used": seen.then(|| used_of(now)),
-            "remaining": seen.then_some(now.now.remaining),
-            "resets_at": seen.then(|| clock::rfc3339(now.now.reset_ms)),
-        })
-    };
-    peek.limits.iter().map(one).collect::<Vec<_>>().into()
-}
-
 pub(super) fn print_windows(peek: &Peek, seen: bool, session: &mut Session<'_>) -> anyhow::Result<()> {
     if peek.limits.is_empty() {
         writeln!(session.out, "No limit counts it.")?;
@@ -157,18 +113,4 @@ fn print_use(whose: &str, used: Option<&Use>, session: &mut Session<'_>) -> anyh
     let (requests, denials, days) = (total.requests, total.denials, usage::DAYS);
     writeln!(session.out, "{whose}: last used {last}; {requests} requests in {days} days, {denials} of them denied")?;
     Ok(())
-}
-
-fn used_of(now: &LimitNow) -> u64 {
-    now.window.limit.saturating_sub(now.now.remaining)
-}
-
-fn by(by: By) -> &'static str {
-    match by {
-        By::Key => "key",
-        By::Business => "business",
-        By::User => "user",
-        By::Ip => "ip",
-        By::Global => "global",
-    }
 }

@@ -7,6 +7,7 @@ use super::name::{NOT_A_KEY, read_key};
 use super::words::{self, printable};
 use super::{DONE, FAILED, KeysSetting, Session, show, usage};
 use crate::manage::peek::{Peek, peek};
+use crate::manage::usage::windows;
 use crate::policy::{Access, Policy, Reason, Route};
 use crate::store::registry::{RegistryError, StoredKey};
 
@@ -39,7 +40,7 @@ pub(super) async fn run(args: VerifyArgs, setting: &KeysSetting, session: &mut S
         document["reason"] = reason.into();
         document["plan"] = peek.business.as_ref().and_then(|business| business.plan.as_deref()).into();
         document["routes"] = json!(routes);
-        document["windows"] = usage::windows(&peek, setting.sees_counts());
+        document["windows"] = windows(&peek, setting.sees_counts());
         session.print_json(&document)?;
     } else {
         print(&key, reason, &routes, session)?;
