@@ -101,7 +101,8 @@ async fn it_is_asked_again_with_every_request() {
     assert_eq!(stage.upstream.take().len(), 2, "who shows nothing is not asked about");
 }
 
-#[tokio::test]
+// On two threads: the test waits while its own request does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_is_silent_or_gone_is_no_session_within_two_seconds_and_holds_nobody_up() {
     let endpoint = Upstream::start();
     let (stage, gate) = with_sessions_of(&endpoint);
