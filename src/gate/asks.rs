@@ -112,6 +112,13 @@ impl Draft {
 }
 
 impl Asked {
+    /// Leaves what confirms the documents.
+    pub fn spend_nothing(&mut self) {
+        let confirming = self.question.asks.iter().filter(|ask| !ask.documents.is_empty());
+        let asks = confirming.map(|ask| Ask { buckets: Vec::new(), ..ask.clone() }).collect();
+        *self = Self { question: Question { asks, cost: 0, n: 1 }, limits: Vec::new() };
+    }
+
     /// Whether there is nothing to ask: a public route without limits.
     pub fn is_empty(&self) -> bool {
         self.question.asks.is_empty()

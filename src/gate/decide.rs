@@ -16,11 +16,11 @@ use super::asks::{self, Asked};
 use super::credential::{self, Presented};
 use super::guessing::Guessing;
 use super::known::{KnownKeys, Seen};
-use super::permit::Basis;
+use super::permit::{Basis, Recheck};
 use super::records::{Known, Records, Remembered};
 use super::trail::{Caller, Trail};
 use super::weigh::{Documents, Routed, Weighed, business_to_confirm, rate_limited, settled};
-use super::{Denial, Permit, business, path, query};
+use super::{Denial, Permit, business, path, preflight, query};
 use crate::clock;
 use crate::keys::{Digest, Tenant};
 use crate::limit::{Answer, Outcome};
@@ -81,7 +81,12 @@ impl Gate {
     /// Decides on a request; `trail` keeps what became known, also of one that is denied.
     pub async fn decide(&self, inquiry: &Inquiry<'_>, trail: &mut Trail) -> Result<Permit, Denial> {
         let path = path::read(inquiry.path)?;
-        let (route, parameters) = match self.policy.routes.find(inquiry.method, &path.text) {
+        let preflight = self.preflight(inquiry, &path.text);
+        let found = match preflight {
+            Some(route) => Found::Route { route, parameters: Vec::new() },
+            None => self.policy.routes.find(inquiry.method, &path.text),
+        };
+        let (route, parameters) = match found {
             Found::Route { route, parameters } => (route, parameters),
             // What needs a route's leave to be in a path is malformed where there is no route.
             _ if path.needs != Allowances::default() => return Err(not_taken()),
@@ -96,9 +101,12 @@ impl Gate {
         if self.policy.deny.holds_address(inquiry.client) {
             return Err(Denial::DeniedAddress);
         }
+        if preflight.is_some() {
+            return Ok(Permit::preflight(route.clone(), target));
+        }
         let deadline = Instant::now() + self.deadline;
         if route.access == Access::Public {
-            let routed = Routed { route, target, named: None, client: inquiry.client };
+            let routed = Routed { route, target, named: None, client: inquiry.client, spends: true };
             return self.decide_public(routed, deadline, trail).await;
         }
         let query = inquiry.query.unwrap_or_default();
@@ -107,8 +115,32 @@ impl Gate {
         if self.policy.deny.digests.contains(&presented.digest) {
             return Err(Denial::DeniedKey);
         }
-        let routed = Routed { route, target, named, client: inquiry.client };
+        let routed = Routed { route, target, named, client: inquiry.client, spends: true };
         self.decide_keyed(routed, presented, deadline, trail).await
+    }
+
+    /// Whether the key of something that is still open stands, and on what that rests. Nothing is spent.
+    pub async fn recheck(&self, recheck: &Recheck) -> Result<Basis, Denial> {
+        let Recheck { route, digest, named, client } = recheck;
+        if self.policy.deny.holds_address(*client) {
+            return Err(Denial::DeniedAddress);
+        }
+        if self.policy.deny.digests.contains(digest) {
+            return Err(Denial::DeniedKey);
+        }
+        let routed = Routed { route, target: String::new(), named: named.clone(), client: *client, spends: false };
+        let deadline = Instant::now() + self.deadline;
+        let (_, basis) = self.judge(&routed, digest, deadline, &mut Trail::default()).await?;
+        Ok(basis)
+    }
+
+    /// The route that a browser asks about before its request, where that route lets the question pass.
+    fn preflight(&self, inquiry: &Inquiry<'_>, path: &str) -> Option<&Arc<Route>> {
+        let method = preflight::asked_about(inquiry.method, inquiry.headers)?;
+        match self.policy.routes.find(&method, path) {
+            Found::Route { route, .. } if route.preflight => Some(route),
+            Found::Route { .. } | Found::OtherMethods { .. } | Found::Nothing => None,
+        }
     }
 
     async fn decide_public(&self, routed: Routed<'_>, deadline: Instant, trail: &mut Trail) -> Result<Permit, Denial> {
@@ -128,7 +160,6 @@ impl Gate {
         Ok(Permit::public(routed.route.clone(), routed.target))
     }
 
-    /// By what the store confirms; while it is away, by what it confirmed not long ago, where the configuration says so.
     async fn decide_keyed(
         &self,
         routed: Routed<'_>,
@@ -136,18 +167,28 @@ impl Gate {
         deadline: Instant,
         trail: &mut Trail,
     ) -> Result<Permit, Denial> {
-        let digest = &presented.digest;
-        let (caller, basis) = match self.confirm(&routed, digest, deadline, trail).await {
+        let (caller, basis) = self.judge(&routed, &presented.digest, deadline, trail).await?;
+        Ok(Permit::key(basis, routed, caller, &presented))
+    }
+
+    /// By what the store confirms; while it is away, by what it confirmed not long ago, where the configuration says so.
+    async fn judge(
+        &self,
+        routed: &Routed<'_>,
+        digest: &Digest,
+        deadline: Instant,
+        trail: &mut Trail,
+    ) -> Result<(Arc<Caller>, Basis), Denial> {
+        match self.confirm(routed, digest, deadline, trail).await {
             Err(Denial::StoreUnavailable(error)) if error.is_outage() => {
-                (self.recall(&routed, digest, error, trail)?, Basis::KnownFor)
+                Ok((self.recall(routed, digest, error, trail)?, Basis::KnownFor))
             }
             Err(denial) => {
                 self.remember_denial(&denial, digest, routed.client);
-                return Err(denial);
+                Err(denial)
             }
-            Ok(caller) => (caller, Basis::Key),
-        };
-        Ok(Permit::key(basis, routed.route.clone(), routed.target, caller, presented.upstream))
+            Ok(caller) => Ok((caller, Basis::Key)),
+        }
     }
 
     /// Asks until the store confirms what was asked about; each round starts from what the last one learned.
@@ -166,7 +207,11 @@ impl Gate {
             let business_id = business_to_confirm(key, routed.named.as_deref());
             let business = business_id.map_or(Known::Unseen, |id| self.records.business(id));
             let documents = Documents { digest, key, business_id, business: &business };
-            let weighed = remembered.weighings.weigh(&self.policy, &documents, routed, disowned);
+            let weighed = if routed.spends {
+                remembered.weighings.weigh(&self.policy, &documents, routed, disowned)
+            } else {
+                Rc::new(documents.weigh(&self.policy, routed, disowned))
+            };
             let Weighed { standing, asked } = &*weighed;
             let began = Instant::now();
             let answer = self.ask(asked, deadline, trail).await?;

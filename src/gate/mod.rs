@@ -1,6 +1,6 @@
 //! The decision: may this request pass, and if not, why. One file per question, in the order they are asked.
 //!
-//! `path` → (policy's routes) → `query` → `business` → `credential` → `standing` → `asks` ⇒ `permit` or `denial`. The rule
+//! `path` → `preflight` → (policy's routes) → `query` → `business` → `credential` → `standing` → `asks` ⇒ `permit` or `denial`. The rule
 //! files are pure functions over plain data, `weigh` puts them together; `decide` alone awaits the store. What gates remember
 //! stands in `records` (a worker's), `known` and `guessing` (the process's). Only this room can make a `Permit`.
 
@@ -13,6 +13,7 @@ pub mod guessing;
 pub mod known;
 pub mod path;
 pub mod permit;
+pub mod preflight;
 pub mod query;
 pub mod records;
 pub mod sharded;
@@ -24,5 +25,5 @@ pub use decide::{Commons, Gate, Inquiry};
 pub use denial::Denial;
 pub use guessing::Guessing;
 pub use known::KnownKeys;
-pub use permit::{Basis, Permit};
+pub use permit::{Basis, Permit, Recheck};
 pub use trail::{LimitNow, Trail};

@@ -1,11 +1,14 @@
 //! The proof that a request may be forwarded. Its fields are private and only the gate makes one, so that a request that was
 //! not decided on cannot be forwarded: it would not compile.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::policy::{Route, UpstreamId};
-
+use super::credential::Presented;
 use super::trail::Caller;
+use super::weigh::Routed;
+use crate::keys::Digest;
+use crate::policy::{Route, UpstreamId};
 
 #[derive(Debug)]
 pub struct Permit {
@@ -14,6 +17,17 @@ pub struct Permit {
     target: String,
     upstream: UpstreamId,
     caller: Option<Arc<Caller>>,
+    recheck: Option<Recheck>,
+}
+
+/// What is asked about again while what was permitted is still open.
+#[derive(Debug, Clone)]
+pub struct Recheck {
+    pub(super) route: Arc<Route>,
+    pub(super) digest: Digest,
+    /// The business that the request named.
+    pub(super) named: Option<String>,
+    pub(super) client: IpAddr,
 }
 
 /// What a request passes on.
@@ -21,6 +35,8 @@ pub struct Permit {
 pub enum Basis {
     /// The route needs no key.
     Public,
+    /// A browser's question before its request, where the route lets it pass.
+    Preflight,
     /// A key that stands, in a business that stands, with the scopes, within the limits.
     Key,
     /// The same as it was last confirmed: the store is away, and the configuration lets keys pass on that for a while.
@@ -29,18 +45,29 @@ pub enum Basis {
 
 impl Permit {
     pub(super) fn public(route: Arc<Route>, target: String) -> Self {
-        Self { basis: Basis::Public, upstream: route.upstream, route, target, caller: None }
+        Self::without_key(Basis::Public, route, target)
     }
 
-    /// `basis`: `Key` or `KnownFor`. `upstream`: where the key's format sends its requests, which beats the route's.
-    pub(super) fn key(
-        basis: Basis,
-        route: Arc<Route>,
-        target: String,
-        caller: Arc<Caller>,
-        upstream: Option<UpstreamId>,
-    ) -> Self {
-        Self { basis, upstream: upstream.unwrap_or(route.upstream), route, target, caller: Some(caller) }
+    pub(super) fn preflight(route: Arc<Route>, target: String) -> Self {
+        Self::without_key(Basis::Preflight, route, target)
+    }
+
+    fn without_key(basis: Basis, route: Arc<Route>, target: String) -> Self {
+        Self { basis, upstream: route.upstream, route, target, caller: None, recheck: None }
+    }
+
+    /// `basis`: `Key` or `KnownFor`. Where the key's format names an upstream, that beats the route's.
+    pub(super) fn key(basis: Basis, routed: Routed<'_>, caller: Arc<Caller>, presented: &Presented) -> Self {
+        let Routed { route, target, named, client, spends: _ } = routed;
+        let recheck = Recheck { route: route.clone(), digest: presented.digest, named, client };
+        Self {
+            basis,
+            upstream: presented.upstream.unwrap_or(route.upstream),
+            route: route.clone(),
+            target,
+            caller: Some(caller),
+            recheck: Some(recheck),
+        }
     }
 
     pub fn basis(&self) -> Basis {
@@ -62,5 +89,10 @@ impl Permit {
 
     pub fn caller(&self) -> Option<&Caller> {
         self.caller.as_deref()
+    }
+
+    /// What to ask about again while this is open; `None` where it rests on no key.
+    pub fn recheck(&self) -> Option<&Recheck> {
+        self.recheck.as_ref()
     }
 }

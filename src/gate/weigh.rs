@@ -25,6 +25,8 @@ pub struct Routed<'a> {
     /// The business that it names.
     pub named: Option<String>,
     pub client: IpAddr,
+    /// Whether it takes from its limits, or only asks where its key stands.
+    pub spends: bool,
 }
 
 /// What is believed of the key, and of the business that the request is about.
@@ -44,7 +46,7 @@ impl Documents<'_> {
             Circumstances { route: routed.route, named: routed.named.as_deref(), client: routed.client, disowned };
         let key = self.key.document.document();
         let standing = key.map(|key| standing::judge(policy, key, business, circumstances));
-        let asked = asks::of_key(&KeyQuestion {
+        let mut asked = asks::of_key(&KeyQuestion {
             digest: self.digest,
             key: self.key,
             business: self.business_id.map(|id| (id, self.business.believed(), business)),
@@ -53,6 +55,9 @@ impl Documents<'_> {
             route: routed.route,
             client: routed.client,
         });
+        if !routed.spends {
+            asked.spend_nothing();
+        }
         Weighed { standing, asked }
     }
 }

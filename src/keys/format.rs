@@ -108,16 +108,17 @@ impl Formats {
 
     /// What `value` is; its checksum is verified, nothing is looked up.
     pub fn read(&self, value: &str) -> Reading<'_> {
-        if value.is_empty() || !value.bytes().all(|b| b.is_ascii_graphic()) {
-            return Reading::NotOurs;
-        }
+        let is_visible = || !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic());
         if self.configured.is_empty() {
-            let fits = value.len() <= LONGEST && !value.contains(',');
+            let fits = value.len() <= LONGEST && is_visible() && !value.contains(',');
             return if fits { Reading::Any } else { Reading::NotOurs };
         }
         match self.by_prefix.iter().find(|format| format.has_shape_of(value)) {
-            Some(Format { fate: Fate::Reject(text), .. }) => Reading::Foreign(text),
-            Some(format) if !format.checksum || ends_in_checksum(value) => Reading::Ours(format),
+            Some(Format { fate: Fate::Reject(text), .. }) if is_visible() => Reading::Foreign(text),
+            // Prefixes, alphabets and checksums hold nothing but visible ASCII.
+            Some(format) if !format.is_rejected() && (!format.checksum || ends_in_checksum(value)) => {
+                Reading::Ours(format)
+            }
             Some(_) | None => Reading::NotOurs,
         }
     }
@@ -279,10 +280,9 @@ pub fn checksum_of(text: &str) -> [u8; CHECKSUM_LENGTH] {
     digits
 }
 
-/// `value` is visible ASCII, so that it can be cut anywhere.
 fn ends_in_checksum(value: &str) -> bool {
-    let Some(at) = value.len().checked_sub(CHECKSUM_LENGTH) else { return false };
-    checksum_of(&value[..at]) == value.as_bytes()[at..]
+    let cut = value.len().checked_sub(CHECKSUM_LENGTH).and_then(|at| value.split_at_checked(at));
+    cut.is_some_and(|(text, checksum)| checksum_of(text) == checksum.as_bytes())
 }
 
 fn check_length(length: &RangeInclusive<usize>) -> Result<(), FormatError> {

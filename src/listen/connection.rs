@@ -37,6 +37,7 @@ use super::watch::{Look, Wait, tick};
 use crate::proxy::Service;
 use crate::proxy::arrival::Address;
 use crate::proxy::arriving::Exchange;
+use crate::proxy::upgrade::Upgraded;
 
 /// The connection preface (RFC 9113 §3.4); no HTTP/1.1 request begins like it. It is waited for whole, since nothing bounds
 /// the wait for its rest once the connection is hyper's.
@@ -124,7 +125,7 @@ async fn http<S>(
     mut drain: Watch,
 ) -> io::Result<()>
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let stream = Paced::new(stream);
     if h2 {
@@ -179,21 +180,32 @@ async fn http1<S>(
     drain: &mut Watch,
 ) -> io::Result<Option<Paced<S>>>
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (exchange, pulse) = (Rc::new(RefCell::new(Arc::new(Exchange::default()))), stream.pulse.clone());
     let busy = Rc::new(Cell::new(false));
-    let line =
-        Line::H1 { exchange: exchange.clone(), pulse: pulse.clone(), busy: busy.clone(), requests: requests.clone() };
-    let mut connection =
-        http1_builder(bounds).serve_connection(TokioIo::new(stream), service(live.clone(), peer.clone(), line));
+    let upgraded = Upgraded::default();
+    let line = Line::H1 {
+        exchange: exchange.clone(),
+        pulse: pulse.clone(),
+        busy: busy.clone(),
+        requests: requests.clone(),
+        upgraded: upgraded.clone(),
+    };
+    let mut connection = http1_builder(bounds)
+        .serve_connection(TokioIo::new(stream), service(live.clone(), peer.clone(), line))
+        .with_upgrades();
     let mut closing = pin!(lingered(drain));
     let mut look_again = pin!(sleep(PARK_AFTER));
     let (mut look, mut leaving) = (Look::begin(), false);
     loop {
         tokio::select! {
             biased;
-            ended = &mut connection => return ended.map(|()| None).map_err(io::Error::other),
+            ended = &mut connection => {
+                ended.map_err(io::Error::other)?;
+                upgraded.serve().await;
+                return Ok(None);
+            }
             () = &mut closing, if !leaving => {
                 leaving = true;
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
@@ -209,7 +221,8 @@ where
             }
         }
     }
-    let parts = connection.into_parts();
+    // Between two requests it has not been upgraded.
+    let Some(parts) = connection.into_parts() else { return Ok(None) };
     let mut stream = parts.io.into_inner();
     stream.put_back(parts.read_buf);
     Ok(Some(stream))
@@ -217,7 +230,7 @@ where
 
 async fn http2<S>(live: &Rc<Live>, bounds: &Bounds, stream: Paced<S>, peer: Peer, mut drain: Watch) -> io::Result<()>
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let pulse = stream.pulse.clone();
     let streams = Streams::default();

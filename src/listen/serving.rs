@@ -22,7 +22,8 @@ use super::streams::Streams;
 use crate::proxy::Arrival;
 use crate::proxy::arrival::{Address, Refused};
 use crate::proxy::arriving::{Arriving, Exchange};
-use crate::proxy::body::Outgoing;
+use crate::proxy::body::{BrokenOff, Outgoing};
+use crate::proxy::upgrade::Upgraded;
 
 /// How much of a body that nobody wants is read, and for how long, so that the connection can be kept.
 const DRAIN_BYTES: u64 = 64 * 1024;
@@ -37,6 +38,7 @@ pub enum Line {
         pulse: Arc<Pulse>,
         busy: Rc<Cell<bool>>,
         requests: Rc<Cell<u32>>,
+        upgraded: Upgraded,
     },
     H2(Streams),
 }
@@ -112,7 +114,11 @@ pub async fn answer(live: &Live, request: Request<Incoming>, peer: Peer, underwa
     } else {
         None
     };
-    let arrival = arrival(&context, request.headers(), peer, refused);
+    let upgraded = match &underway.line {
+        Line::H1 { upgraded, .. } => upgraded.clone(),
+        Line::H2(_) => Upgraded::default(),
+    };
+    let arrival = arrival(&context, request.headers(), peer, refused, upgraded);
     // A client that waits to be asked for its body is told the answer instead (RFC 9110 §10.1.1).
     let waits_to_be_asked = returns && request.headers().contains_key(EXPECT);
     let request = request.map(|stream| Arriving::new(stream, underway.exchange.clone(), returns));
@@ -137,12 +143,18 @@ pub async fn answer(live: &Live, request: Request<Incoming>, peer: Peer, underwa
     response.map(|body| Departing { body, underway, _slot: slot })
 }
 
-fn arrival(context: &Context, headers: &HeaderMap, peer: Peer, refused: Option<Refused>) -> Arrival {
+fn arrival(
+    context: &Context,
+    headers: &HeaderMap,
+    peer: Peer,
+    refused: Option<Refused>,
+    upgraded: Upgraded,
+) -> Arrival {
     let Peer { address: peer, secure } = peer;
     let proxies = &context.settings.trusted_proxies;
     let trusted = client_addr::is_trusted(peer.ip(), proxies);
     let client = if trusted { client_addr::of(peer.ip(), headers, proxies).into() } else { peer.clone() };
-    Arrival { peer, client, trusted, secure, refused }
+    Arrival { peer, client, trusted, secure, refused, upgraded }
 }
 
 fn is_padded(value: &HeaderValue) -> bool {
@@ -197,9 +209,9 @@ pub struct Departing {
 
 impl Body for Departing {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BrokenOff;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Waker<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Waker<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         self.underway.exchange.offered(matches!(polled, Poll::Ready(Some(Ok(_)))));
         // An upstream that broke off is not the client's giving up.

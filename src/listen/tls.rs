@@ -86,7 +86,10 @@ impl Acceptor {
     }
 
     /// The stream in clear, and whether HTTP/2 was agreed on.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<(impl AsyncRead + AsyncWrite + Unpin + use<>, bool)> {
+    pub async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> io::Result<(impl AsyncRead + AsyncWrite + Unpin + Send + use<>, bool)> {
         let stream = self.tls.accept(stream).await?;
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         Ok((stream, h2))

@@ -81,5 +81,6 @@ fn route(pattern: String) -> Route {
         upstream: UpstreamId(0),
         lenient: false,
         allows: Allowances::default(),
+        preflight: false,
     }
 }

@@ -152,6 +152,7 @@ impl Seen {
             upstream: UpstreamId(0),
             lenient: false,
             allows: Allowances::default(),
+            preflight: false,
         }
     }
 

@@ -31,6 +31,8 @@ pub struct Route {
     /// Whether a path that a lenient backend would take for another route's is this route's all the same.
     pub lenient: bool,
     pub allows: Allowances,
+    /// Whether a browser's question before its request (CORS preflight) goes to the upstream, without a key.
+    pub preflight: bool,
 }
 
 /// What a request needs to show.
@@ -211,6 +213,7 @@ mod tests {
             upstream: UpstreamId(0),
             lenient: pattern.contains("lenient"),
             allows: Allowances::default(),
+            preflight: false,
         };
         (parsed, route)
     }

@@ -4,7 +4,7 @@
 //! parameter or `/**`, but that such a backend would serve as another route, is a near miss. Each walk visits a node at most
 //! once, so a long path costs no more than the tree is large.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::lenient;
 use super::pattern::{Pattern, Segment};
@@ -18,7 +18,7 @@ pub struct Tree {
 
 #[derive(Debug)]
 struct Node<E> {
-    literals: HashMap<Box<str>, Node<E>>,
+    literals: BTreeMap<Box<str>, Node<E>>,
     parameter: Option<Box<Node<E>>>,
     here: Option<E>,
     rest: Option<E>,
@@ -74,7 +74,7 @@ impl Tree {
 
 impl<E> Default for Node<E> {
     fn default() -> Self {
-        Self { literals: HashMap::new(), parameter: None, here: None, rest: None }
+        Self { literals: BTreeMap::new(), parameter: None, here: None, rest: None }
     }
 }
 
@@ -109,9 +109,7 @@ impl<E> Node<E> {
 
 impl Node<usize> {
     fn collect(&self, endpoints: &mut Vec<usize>) {
-        let mut literals: Vec<_> = self.literals.iter().collect();
-        literals.sort_unstable_by_key(|(text, _)| *text);
-        literals.into_iter().for_each(|(_, node)| node.collect(endpoints));
+        self.literals.values().for_each(|node| node.collect(endpoints));
         self.parameter.iter().for_each(|node| node.collect(endpoints));
         endpoints.extend(self.here);
         endpoints.extend(self.rest);

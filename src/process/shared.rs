@@ -1,5 +1,6 @@
 //! What workers serve by: the parts that all of them share, and each one's own made of them.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::policy::Policy;
 use crate::proxy::connector::Connector;
 use crate::proxy::request_id::RequestIds;
 use crate::proxy::settings::UpstreamTls;
-use crate::proxy::{self, Desk, Service, Upstreams, upstream};
+use crate::proxy::{self, Desk, Service, Streams, Upstreams, upstream};
 use crate::store::calls::Calls;
 use crate::store::fallback::Fallback;
 use crate::store::file::FileStore;
@@ -114,9 +115,10 @@ impl Shared {
     pub fn context(self, store: StoreHandle) -> impl FnOnce() -> Context + Send {
         move || {
             let store = store.start(&self.commons.fallback);
-            let gate = Gate::new(self.policy.clone(), store, self.commons.clone(), self.store_deadline);
+            let gate = Rc::new(Gate::new(self.policy.clone(), store, self.commons.clone(), self.store_deadline));
             let upstreams = self.upstreams();
-            self.with(gate, upstreams)
+            let streams = Streams::new(gate.clone(), self.proxy.streams);
+            self.with(gate, upstreams, streams)
         }
     }
 
@@ -124,9 +126,11 @@ impl Shared {
     pub fn renewal(self) -> Renewal {
         Box::new(move |former| {
             let (policy, commons) = (self.policy.clone(), self.commons.clone());
-            let gate = former.service.gate.renewed(policy, commons, self.store_deadline);
+            let gate = Rc::new(former.service.gate.renewed(policy, commons, self.store_deadline));
             let upstreams = self.upstreams().keeping(&former.service.upstreams);
-            self.with(gate, upstreams)
+            let streams = former.service.streams.clone();
+            streams.follow(gate.clone(), self.proxy.streams);
+            self.with(gate, upstreams, streams)
         })
     }
 
@@ -134,12 +138,13 @@ impl Shared {
         Upstreams::new(&self.proxy.upstreams, &self.connectors)
     }
 
-    fn with(self, gate: Gate, upstreams: Upstreams) -> Context {
+    fn with(self, gate: Rc<Gate>, upstreams: Upstreams, streams: Rc<Streams>) -> Context {
         Context {
             service: Service {
                 gate,
                 upstreams,
                 desk: self.desk,
+                streams,
                 settings: self.proxy,
                 metrics: self.metrics,
                 access_log: self.access_log,

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use http::HeaderValue;
 
+use super::upgrade::Upgraded;
 use crate::gate::Denial;
 
 /// Where a request came from, as the listener knows it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Arrival {
     /// The other end of the connection.
     pub peer: Address,
@@ -19,6 +20,8 @@ pub struct Arrival {
     pub secure: bool,
     /// Why the listener will not have it served; it is answered and logged like every other.
     pub refused: Option<Refused>,
+    /// What becomes of the connection where the request upgrades it.
+    pub upgraded: Upgraded,
 }
 
 /// An address with its text, which is written once a connection: forwarded headers and log lines repeat it with every request.

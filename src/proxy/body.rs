@@ -13,24 +13,39 @@ use hyper::body::{Body, Frame, SizeHint};
 use thiserror::Error;
 
 use super::arriving::Arriving;
-use super::upstream::relayed::Relayed;
+use super::streams::Exchange;
 use crate::observe::metrics::Counted;
 
 /// What a client gets, counted as in flight until it ends.
 pub struct Outgoing {
     payload: Payload,
-    _in_flight: Counted,
+    _in_flight: Option<Counted>,
 }
 
-/// The gate's own words or the upstream's stream.
+/// The gate's own words, or the upstream's answer, which the exchange holds as long as it is not over.
 pub enum Payload {
     Words(Bytes),
-    Upstream(Relayed),
+    Upstream(Rc<Exchange>),
+}
+
+/// Why a client does not get the whole of an answer.
+#[derive(Debug, Error)]
+pub enum BrokenOff {
+    #[error("the upstream's answer broke off: {0}")]
+    Upstream(#[from] hyper::Error),
+    /// With what HTTP/2 is told; HTTP/1.1 closes the connection.
+    #[error("the stream was ended")]
+    Over(#[source] h2::Error),
 }
 
 impl Outgoing {
     pub fn new(payload: Payload, in_flight: Counted) -> Self {
-        Self { payload, _in_flight: in_flight }
+        Self { payload, _in_flight: Some(in_flight) }
+    }
+
+    /// Of an answer whose connection goes on without HTTP.
+    pub fn empty() -> Self {
+        Self { payload: Payload::Words(Bytes::new()), _in_flight: None }
     }
 
     /// Whether the gate answers, and no upstream is left that could still read the request.
@@ -41,27 +56,36 @@ impl Outgoing {
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BrokenOff;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match &mut self.payload {
             Payload::Words(words) if words.is_empty() => Poll::Ready(None),
             Payload::Words(words) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(words))))),
-            Payload::Upstream(stream) => Pin::new(stream).poll_frame(cx),
+            Payload::Upstream(exchange) => exchange.poll_answer(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.payload {
             Payload::Words(words) => words.is_empty(),
-            Payload::Upstream(stream) => stream.is_end_stream(),
+            Payload::Upstream(exchange) => exchange.is_answered(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.payload {
             Payload::Words(words) => SizeHint::with_exact(words.len() as u64),
-            Payload::Upstream(stream) => stream.size_hint(),
+            Payload::Upstream(exchange) => exchange.size_hint(),
+        }
+    }
+}
+
+impl Drop for Outgoing {
+    /// Whoever was to read it has left, or has read it all.
+    fn drop(&mut self) {
+        if let Payload::Upstream(exchange) = &self.payload {
+            exchange.let_go();
         }
     }
 }
@@ -74,6 +98,7 @@ pub struct Forwarded(Option<Rc<Upload>>);
 /// A body that is still to come.
 pub struct Upload {
     stream: RefCell<Arriving>,
+    exchange: Rc<Exchange>,
     /// Bytes that may still pass.
     left: Cell<Option<u64>>,
     /// Never passed on as a trailer: the identity headers.
@@ -98,15 +123,18 @@ pub enum BodyError {
     TooLarge,
     #[error("the client's body broke off: {0}")]
     Client(#[from] hyper::Error),
+    #[error("the stream was ended")]
+    Over,
 }
 
 impl Forwarded {
-    pub fn new(stream: Arriving, most: Option<u64>, reserved: &Arc<[HeaderName]>) -> Self {
+    pub fn new(stream: Arriving, most: Option<u64>, reserved: &Arc<[HeaderName]>, exchange: &Rc<Exchange>) -> Self {
         if stream.is_end_stream() {
             return Self(None);
         }
         Self(Some(Rc::new(Upload {
             stream: RefCell::new(stream),
+            exchange: exchange.clone(),
             left: Cell::new(most),
             reserved: reserved.clone(),
             last_frame: Cell::new(None),
@@ -148,6 +176,10 @@ impl Upload {
     }
 
     fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.exchange.is_over() {
+            self.state.set(State::Broken);
+            return Poll::Ready(Some(Err(BodyError::Over)));
+        }
         let mut frame = match ready!(Pin::new(&mut *self.stream.borrow_mut()).poll_frame(cx)) {
             None => {
                 self.state.set(State::Ended);

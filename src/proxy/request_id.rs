@@ -13,7 +13,7 @@ const DRAWN: usize = 4096;
 const OF_ONE: usize = 16;
 
 /// The id of one request: a UUID, as the header that carries it to the upstream and back.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RequestId(HeaderValue);
 
 impl RequestId {

@@ -1,11 +1,13 @@
 //! The way of one request, one screen: head → gate → upstream → answer. `handle` owns what every answer has (an id, limit
 //! headers, a log line, metrics); `answer` is the way itself, plain `?` code.
 
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use http::header::{CONNECTION, CONTENT_TYPE, USER_AGENT};
-use http::{HeaderValue, Method, Request, Response, Uri, Version};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, Version};
+use hyper::body::Body as _;
 use tracing::{debug, warn};
 
 use super::arrival::Arrival;
@@ -13,15 +15,19 @@ use super::arriving::Arriving;
 use super::body::{Outgoing, Payload};
 use super::head::{self, Asked};
 use super::headers::{self, X_REQUEST_ID};
-use super::request_id::{RequestId, RequestIds};
+use super::request_id::RequestIds;
 use super::settings::Settings;
-use super::{Desk, Upstreams, respond};
-use crate::gate::{Denial, Gate, Inquiry, Trail};
+use super::streams::Streams;
+use super::told::{Times, Told};
+use super::upstream::Passage;
+use super::{Desk, Upstreams, cors, respond, upgrade};
+use crate::gate::{Denial, Gate, Inquiry, Permit, Trail};
 use crate::observe::{AccessLog, Finished, Metrics};
 
 /// One worker's pipeline.
 pub struct Service {
-    pub gate: Gate,
+    pub gate: Rc<Gate>,
+    pub streams: Rc<Streams>,
     pub upstreams: Upstreams,
     /// Absent: no key API.
     pub desk: Option<Desk>,
@@ -31,33 +37,15 @@ pub struct Service {
     pub ids: RequestIds,
 }
 
-/// What is told of a request after it has been forwarded.
-struct Told {
-    id: RequestId,
-    method: Method,
-    /// Taken from the head: what is forwarded is the target that was decided on.
-    uri: Uri,
-    version: Version,
-    user_agent: Option<HeaderValue>,
-    grpc: bool,
-}
-
-/// When the stations of the way were passed, as far as it went.
-struct Times {
-    started: Instant,
-    decided: Option<Instant>,
-    answered: Option<Instant>,
-}
-
 impl Service {
     pub async fn handle(&self, mut request: Request<Arriving>, arrival: Arrival) -> Response<Outgoing> {
-        let mut times = Times { started: Instant::now(), decided: None, answered: None };
+        let mut times = Times::begin();
         let in_flight = self.metrics.request_in_flight();
         let told = Told::of(&mut request, &self.ids, arrival.trusted);
         let mut trail = Trail::default();
         let (mut response, denial) = match self.answer(request, &told, &arrival, &mut trail, &mut times).await {
             Ok(response) => (response, None),
-            Err(denial) => (self.words(&denial, &trail, &told).map(Payload::Words), Some(denial)),
+            Err(denial) => (self.own(self.words(&denial, &trail, &told), &told), Some(denial)),
         };
         let rate_limited = matches!(denial, Some(Denial::RateLimited { .. }));
         respond::rate_limit_headers(response.headers_mut(), &trail, rate_limited, self.settings.rate_limit_headers);
@@ -77,7 +65,7 @@ impl Service {
         };
         self.metrics.count(&finished);
         self.access_log.write(&finished, &self.gate.policy().credentials.formats);
-        response.map(|payload| Outgoing::new(payload, in_flight))
+        upgrade::hand_over(response, in_flight, &arrival.upgraded)
     }
 
     /// The way of one request.
@@ -93,7 +81,7 @@ impl Service {
             return Err(refused.into());
         }
         if let Asked::Server = head::check(&mut request, &told.uri, &self.settings)? {
-            return Ok(respond::server_options().map(Payload::Words));
+            return Ok(self.own(respond::server_options(), told));
         }
         if let Some((desk, path)) = self.desk.as_ref().and_then(|desk| Some((desk, desk.path(told.uri.path())?))) {
             let answer = desk.ask(request, &path, told.uri.query(), arrival, &told.id, trail).await?;
@@ -110,13 +98,50 @@ impl Service {
         times.decided = Some(Instant::now());
         let permit = decided?;
 
-        let response = self.upstreams.forward(&permit, self.gate.policy(), request, &told.uri, arrival, &told.id).await;
+        let response = self.forward(&permit, request, told, arrival).await;
         times.answered = Some(Instant::now());
         let mut response = response?;
         headers::backward(response.headers_mut());
+        cors::on_forwarded(self.settings.cors.as_ref(), response.headers_mut());
         // Each side of a proxy speaks its own version (RFC 9110 §2.5).
         *response.version_mut() = Version::HTTP_11;
-        Ok(response.map(Payload::Upstream))
+        Ok(response)
+    }
+
+    /// Sends on what was permitted, as long as its key stands.
+    async fn forward(
+        &self,
+        permit: &Permit,
+        request: Request<Arriving>,
+        told: &Told,
+        arrival: &Arrival,
+    ) -> Result<Response<Payload>, Denial> {
+        let exchange = self.streams.begin(permit, &told.id);
+        let passage = Passage {
+            permit,
+            policy: self.gate.policy(),
+            asked: &told.uri,
+            arrival,
+            request_id: &told.id,
+            grpc: told.grpc,
+            exchange: &exchange,
+        };
+        // The wait for an answer alone is bounded; a body that is still to come is not.
+        let has_body = !request.body().is_end_stream();
+        let forwarded = self.upstreams.forward(request, &passage);
+        let response = if has_body { exchange.unless_over(forwarded).await? } else { forwarded.await? };
+        Ok(response.map(|answer| {
+            exchange.hold(answer);
+            Payload::Upstream(exchange)
+        }))
+    }
+
+    /// The gate's own answer, which browsers may read. What is said of keys is for no other origin's scripts.
+    fn own(&self, mut words: Response<bytes::Bytes>, told: &Told) -> Response<Payload> {
+        if self.desk.as_ref().is_none_or(|desk| desk.path(told.uri.path()).is_none()) {
+            cors::on_own(self.settings.cors.as_ref(), told.origin.as_ref(), words.headers_mut());
+        }
+        words.map(Payload::Words)
     }
 
     fn words(&self, denial: &Denial, trail: &Trail, told: &Told) -> Response<bytes::Bytes> {
@@ -139,38 +164,4 @@ impl Service {
         }
         words
     }
-}
-
-impl Times {
-    fn took(&self) -> Duration {
-        self.answered.map_or_else(|| self.started.elapsed(), |answered| answered - self.started)
-    }
-
-    fn decided_in(&self) -> Option<Duration> {
-        Some(self.decided? - self.started)
-    }
-
-    fn upstream_took(&self) -> Option<Duration> {
-        Some(self.answered? - self.decided?)
-    }
-}
-
-impl Told {
-    fn of<B>(request: &mut Request<B>, ids: &RequestIds, trusted: bool) -> Self {
-        Self {
-            id: ids.of(request.headers(), trusted),
-            method: request.method().clone(),
-            uri: std::mem::take(request.uri_mut()),
-            version: request.version(),
-            user_agent: request.headers().get(USER_AGENT).cloned(),
-            grpc: is_grpc(request),
-        }
-    }
-}
-
-/// `application/grpc`, `application/grpc+proto`, …: a client that reads status and message from trailers alone.
-fn is_grpc<B>(request: &Request<B>) -> bool {
-    let Some(kind) = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()) else { return false };
-    kind.strip_prefix("application/grpc").is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
-        && request.version() != Version::HTTP_10
 }

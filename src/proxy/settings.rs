@@ -15,6 +15,26 @@ pub struct Settings {
     pub rate_limit_headers: RateLimitHeaders,
     /// All header fields of a request together, in bytes (`listen.limits.header_bytes`).
     pub header_bytes: usize,
+    pub streams: Streams,
+    /// Absent: the gate says nothing to browsers.
+    pub cors: Option<Cors>,
+}
+
+/// What holds for whatever stays open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Streams {
+    /// How often its key is asked about.
+    pub recheck: Duration,
+    /// How long it may stay open.
+    pub max_age: Duration,
+}
+
+/// Which pages' scripts may read what the gate itself says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cors {
+    AnyOrigin,
+    /// As browsers write them (`https://app.example.com`).
+    Origins(Vec<HeaderValue>),
 }
 
 /// A service behind the gate. Equal ones can go on with the same connections.

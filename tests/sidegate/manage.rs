@@ -8,7 +8,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::support::{Answer, AnswerTo as _, Gate, PATIENCE, Stage, client::together};
+use crate::support::{
+    Answer, AnswerTo as _, Gate, PATIENCE, Stage,
+    client::together,
+    cluster::{GATE_ACL, KEEPER_ACL, Server},
+};
 
 /// `ada` manages acme, and of umbrella's keys only what an editor may; she only looks at initech. `bob` manages initech.
 const ADA: &str = "sid=ada";
@@ -488,6 +492,47 @@ async fn a_reload_changes_roles_and_path_at_once() {
     assert_eq!(shown.denial(), (403, "role_required".to_owned()), "an admin is nobody any more");
     let old = gate.signed_in(ADA, "GET", KEYS).answer().await;
     assert_eq!(old.denial(), (401, "missing_key".to_owned()), "what is no longer the API's is the service's");
+}
+
+#[tokio::test]
+async fn no_other_origins_script_reads_what_is_said_of_keys() {
+    let (_stage, gate) = yard("", "cors: {origins: ['https://app.example.com']}\n");
+    let from = |method: &str, path: &str| {
+        let request = gate.request(method, path).header("origin", "https://app.example.com");
+        request.header("access-control-request-method", "POST").answer()
+    };
+    assert!(from("GET", "/api/v1/calls").await.header("access-control-allow-origin").is_some(), "a route's answers");
+    for (method, status) in [("OPTIONS", 405), ("POST", 403), ("GET", 403)] {
+        let answer = from(method, KEYS).await;
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.header("access-control-allow-origin"), None, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn keys_are_kept_with_their_own_login_where_the_gates_may_not_mint() {
+    let stage = Stage::set();
+    sign_in(&stage);
+    let redis = Server::plain(&[]);
+    redis.user("gate", &format!(">gates-secret {GATE_ACL}"));
+    redis.user("keeper", &format!(">keepers-secret {KEEPER_ACL}"));
+    redis.user("default", "off");
+    let store = format!(
+        "store: {{redis: 'redis://127.0.0.1:{}', username: gate, password: gates-secret, deadline: 10s}}\n",
+        redis.port
+    );
+    let with = |login: &str| format!("{store}{YAML}{login}");
+    let gate = stage.gate(&with("  redis: {username: keeper, password: keepers-secret}\n"));
+    let key = create(&gate, ADA, "acme").await;
+    assert_eq!(uses(&gate, &key).await, 200);
+    for (method, below, status) in [("GET", "/usage", 200), ("POST", "/rotate", 201), ("DELETE", "", 204)] {
+        let answer = ask(&gate, ADA, method, &format!("/{}{below}", text(&key, "id")), Value::Null).await;
+        assert_eq!(answer.status, status, "{method} {below}: {}", answer.text());
+    }
+    gate.reload(&with(""));
+    let wanted = json!({"name": "n", "business_id": "acme", "scopes": ["*"]});
+    let refused = ask(&gate, ADA, "POST", "", wanted).await;
+    assert_eq!(refused.denial(), (503, "store_unavailable".to_owned()), "a gate without that login cannot mint");
 }
 
 #[tokio::test]

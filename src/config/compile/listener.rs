@@ -11,6 +11,7 @@ use crate::config::place::FieldPath;
 use crate::config::raw::{self, Root, Scalar, Short};
 use crate::config::scalar::{self, ScalarError};
 use crate::listen::settings::{CertificateFiles, Drain, Settings, Tls};
+use crate::proxy::settings::Streams;
 use crate::{admin, observe};
 
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9900);
@@ -86,6 +87,15 @@ fn drain(root: &Root, reader: &mut Reader<'_>) -> Drain {
     Drain {
         delay: reader.read(&path.field("delay"), delay, Duration::from_secs(5), scalar::duration),
         deadline: reader.read(&path.field("deadline"), deadline, Duration::from_secs(30), scalar::duration),
+    }
+}
+
+pub fn streams(root: &Root, reader: &mut Reader<'_>) -> Streams {
+    let path = FieldPath::top("streams");
+    let (recheck, max_age) = root.streams.as_ref().map_or((None, None), |s| (s.recheck.as_ref(), s.max_age.as_ref()));
+    Streams {
+        recheck: reader.read(&path.field("recheck"), recheck, Duration::from_secs(10), scalar::time),
+        max_age: reader.read(&path.field("max_age"), max_age, Duration::from_secs(3600), scalar::time),
     }
 }
 

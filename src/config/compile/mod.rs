@@ -3,6 +3,7 @@
 //! Every part goes on after an error with a stand-in, so that one look shows all that is wrong; `compile` gives settings only
 //! when nothing is.
 
+mod cors;
 mod header;
 mod keys;
 mod limits;
@@ -56,11 +57,13 @@ pub fn compile(root: &Root, sources: Sources<'_>) -> Compiled {
 
 /// `None` when a part could not even be stood in for; the reader then holds a problem.
 fn settings(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
-    refuse_what_is_not_built(root, reader);
+    enforce_only(&FieldPath::top("mode"), root.mode.as_ref(), reader);
     let base_path = routes::base_path(root, reader);
     let upstreams = upstream::all(root, reader);
     let policy = policy(root, base_path.as_ref(), &upstreams, reader);
     let rate_limit_headers = texts::rate_limit_headers(root, reader);
+    let streams = listener::streams(root, reader);
+    let cors = cors::cors(root, reader);
     let listen = listener::listen(root, reader);
     let admin = listener::admin(root, reader);
     let store = store::store(root, reader).map(|store| management::keepers(root, store, reader));
@@ -71,7 +74,13 @@ fn settings(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
     let (policy, keys, management) = policy?;
     Some(Settings {
         policy: Arc::new(policy),
-        proxy: proxy::settings::Settings { upstreams, rate_limit_headers, header_bytes: listen.bounds.header_bytes },
+        proxy: proxy::settings::Settings {
+            upstreams,
+            rate_limit_headers,
+            header_bytes: listen.bounds.header_bytes,
+            streams,
+            cors,
+        },
         listen,
         admin,
         observe,
@@ -111,17 +120,6 @@ fn policy(
     let routes = routes?.table;
     let limits = limits.compiled;
     Some((Policy { routes, scopes, plans, business_sources, credentials, limits, deny, texts }, rules, management))
-}
-
-/// Whole parts of the contract that later issues build.
-fn refuse_what_is_not_built(root: &Root, reader: &mut Reader<'_>) {
-    if root.streams.is_some() {
-        reader.not_built(&FieldPath::top("streams"), "asking again while a stream is open is");
-    }
-    if root.cors.is_some() {
-        reader.not_built(&FieldPath::top("cors"), "CORS is");
-    }
-    enforce_only(&FieldPath::top("mode"), root.mode.as_ref(), reader);
 }
 
 /// `mode`, wherever it stands.

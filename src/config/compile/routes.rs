@@ -7,7 +7,7 @@ use super::limits::Limits;
 use super::management::literal_path;
 use super::reader::{Reader, items};
 use super::scopes::scope_list;
-use super::{enforce_only, entries, shadow, upstream};
+use super::{cors, enforce_only, entries, shadow, upstream};
 use crate::config::place::FieldPath;
 use crate::config::raw::{self, Entries, List, Root, Scalar, Short};
 use crate::config::scalar;
@@ -95,6 +95,7 @@ struct House<'c> {
     default_limits: Vec<Arc<Limit>>,
     default_max_query: Vec<(String, u64)>,
     max_body: Option<u64>,
+    preflight: bool,
 }
 
 impl<'c> House<'c> {
@@ -119,6 +120,7 @@ impl<'c> House<'c> {
             default_limits: default_limits.unwrap_or_default(),
             default_max_query: max_query(&path.field("max_query"), defaults.max_query.as_ref(), reader),
             max_body,
+            preflight: cors::preflight_everywhere(root, reader),
         }
     }
 
@@ -136,9 +138,6 @@ impl<'c> House<'c> {
         };
         let access = access?;
         enforce_only(&path.field("mode"), fields.mode.as_ref(), reader);
-        if fields.preflight.is_some() {
-            reader.not_built(&path.field("preflight"), "passing preflight requests is");
-        }
         let is_public = access == Access::Public;
         let timeout = &path.field("response_timeout");
         let body = &path.field("max_body");
@@ -157,6 +156,7 @@ impl<'c> House<'c> {
             max_body: reader.read(body, fields.max_body.as_ref(), self.max_body, |text| scalar::size(text).map(Some)),
             upstream: self.upstream(&path.field("upstream"), fields.upstream.as_ref(), reader),
             lenient: reader.read(&path.field("lenient"), fields.lenient.as_ref(), false, scalar::flag),
+            preflight: cors::preflight(&path.field("preflight"), fields.preflight.as_ref(), self.preflight, reader),
             allows: allowances(&path.field("paths"), fields.paths.as_ref(), reader),
             access,
         })

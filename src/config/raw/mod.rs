@@ -268,10 +268,8 @@ pub struct Route {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "`recheck` and `max_age`")]
 pub struct Streams {
-    #[serde(rename = "recheck")]
-    _recheck: Option<Scalar>,
-    #[serde(rename = "max_age")]
-    _max_age: Option<Scalar>,
+    pub recheck: Option<Scalar>,
+    pub max_age: Option<Scalar>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -297,10 +295,8 @@ pub struct ErrorText {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "`origins` and `preflight`")]
 pub struct Cors {
-    #[serde(rename = "origins")]
-    _origins: Option<List<Scalar>>,
-    #[serde(rename = "preflight")]
-    _preflight: Option<Scalar>,
+    pub origins: Option<List<Scalar>>,
+    pub preflight: Option<Scalar>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -9,7 +9,7 @@ use crate::keys::format::Formats;
 use crate::limit::Algorithm;
 use crate::observe::settings::Format;
 use crate::policy::{Access, UpstreamId};
-use crate::proxy::settings::{Protocol, RateLimitHeaders, Reset, Target};
+use crate::proxy::settings::{Protocol, RateLimitHeaders, Reset, Streams, Target};
 use crate::store::fallback::LimitsOutage;
 use crate::store::settings::Backend;
 
@@ -58,6 +58,8 @@ fn the_store_and_the_upstream_have_the_contracts_defaults() {
     assert!(upstream.identity.is_empty() && upstream.headers.is_empty());
     let headers = RateLimitHeaders { x: true, reset: Reset::Unix, ietf: false };
     assert_eq!(settings.proxy.rate_limit_headers, headers);
+    assert_eq!(settings.proxy.streams, Streams { recheck: 10 * SECOND, max_age: 3600 * SECOND });
+    assert_eq!(settings.proxy.cors, None);
 }
 
 #[test]
@@ -76,6 +78,7 @@ fn the_policy_has_the_contracts_defaults() {
         (route.upstream, route.lenient, route.max_body, route.response_timeout),
         (UpstreamId(0), false, None, None)
     );
+    assert!(!route.preflight);
     assert_eq!((settings.keys.require.len(), settings.keys.default_scopes.len()), (0, 0));
 }
 

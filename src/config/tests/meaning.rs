@@ -1,8 +1,12 @@
 //! Errors of meaning: all at once, each with its path, its line, and what to write instead.
 
+use std::time::Duration;
+
+use http::HeaderValue;
+
 use super::{each_has_one_error, errors, good, whole};
 use crate::manage::settings::SessionEndpoint;
-use crate::proxy::settings::{Protocol, Target};
+use crate::proxy::settings::{Cors, Protocol, Streams, Target};
 use crate::store::settings::Backend;
 
 #[test]
@@ -267,14 +271,41 @@ fn the_process_has_bounds() {
 }
 
 #[test]
+fn streams_and_cors_say_what_to_write() {
+    each_has_one_error(&[
+        ("streams: {recheck: 0s}", "streams.recheck", "write"),
+        ("streams: {max_age: long}", "streams.max_age", "write"),
+        ("cors: {origins: []}", "cors.origins", "there is none"),
+        ("cors: {origins: ['*', 'https://a']}", "cors.origins[0]", "let it stand alone"),
+        ("cors: {origins: app.example.com}", "cors.origins", "write one such as `https://app.example.com`"),
+        ("cors: {origins: 'https://a/'}", "cors.origins", "no path"),
+        ("cors: {origins: 'https://A'}", "cors.origins", "lower case"),
+        ("cors: {origins: 'https://a:443'}", "cors.origins", "no default port"),
+        ("cors: {origins: 'https://u@a'}", "cors.origins", "write one such as"),
+        ("cors: {preflight: allow}", "cors.preflight", "forward"),
+        ("routes: {/a: {any: true, preflight: yes}}", "routes.\"/a\".preflight", "forward"),
+    ]);
+    let settings = good(
+        "streams: {recheck: 1s, max_age: 2h}\ncors: {origins: ['https://a', 'http://localhost:3000'], preflight: forward}\n\
+         routes: {/a: any, /b: {any: true, preflight: deny}}",
+    );
+    let (recheck, max_age) = (Duration::from_secs(1), Duration::from_secs(7200));
+    assert_eq!(settings.proxy.streams, Streams { recheck, max_age });
+    let origins = ["https://a", "http://localhost:3000"].map(HeaderValue::from_static);
+    assert_eq!(settings.proxy.cors, Some(Cors::Origins(origins.into())));
+    let preflight: Vec<_> =
+        settings.policy.routes.iter().map(|route| (route.pattern.as_str(), route.preflight)).collect();
+    assert_eq!(preflight, [("/a", true), ("/b", false)]);
+    assert_eq!(good("cors: {origins: '*'}").proxy.cors, Some(Cors::AnyOrigin));
+    assert_eq!(good("cors: {preflight: forward}").proxy.cors, None);
+}
+
+#[test]
 fn what_is_not_built_says_so_and_its_default_may_stand() {
     let later = "not built yet";
     each_has_one_error(&[
-        ("streams: {recheck: 10s}", "streams", later),
-        ("cors: {origins: ['https://a']}", "cors", later),
         ("mode: observe", "mode", later),
         ("routes: {/a: {any: true, mode: observe}}", "routes.\"/a\".mode", later),
-        ("routes: {/a: {any: true, preflight: forward}}", "routes.\"/a\".preflight", later),
         ("limits: {l: {by: ip, windows: 1/s, mode: observe}}\ndefaults: {limits: l}", "limits.l.mode", later),
         ("probes: {address: 127.0.0.1:2, app: [{path: /a, target: http://b}]}", "probes.app", later),
     ]);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use http::header::HOST;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Body as _;
 use tokio::time::timeout_at;
 
@@ -24,10 +24,13 @@ use super::arrival::Arrival;
 use super::arriving::Arriving;
 use super::body::{Forwarded, Upload};
 use super::connector::{Connector, ConnectorError};
+use super::grpc;
 use super::headers::{self, Forwarding};
 use super::request_id::RequestId;
 use super::settings::{Protocol, Target, Upstream};
-use crate::gate::{Denial, Permit};
+use super::streams::Exchange;
+use super::upgrade::{self, Wanted};
+use crate::gate::{Basis, Denial, Permit};
 use crate::policy::Policy;
 
 use self::pool::{Outlet, Pool};
@@ -45,6 +48,27 @@ struct Destination {
     pool: Rc<Pool>,
     /// The host that is asked for; `None`: the one that the client named.
     host: Option<HeaderValue>,
+}
+
+/// What is to be known of a request besides itself.
+pub struct Passage<'a> {
+    pub permit: &'a Permit,
+    pub policy: &'a Policy,
+    /// What was asked for, as it came.
+    pub asked: &'a Uri,
+    pub arrival: &'a Arrival,
+    pub request_id: &'a RequestId,
+    /// Whether this is a gRPC call.
+    pub grpc: bool,
+    pub exchange: &'a Rc<Exchange>,
+}
+
+/// How long an answer's head is waited for: so long from the last frame of the request's body.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    time: Duration,
+    /// Not counted while the request goes on: a gRPC service may say nothing before it has heard all.
+    only_after_body: bool,
 }
 
 /// Why an exchange brought no answer, and what that allows (RFC 9110 §9.2.2).
@@ -89,17 +113,15 @@ impl Upstreams {
     /// streams; the answer is the upstream's head with its body still to come.
     pub async fn forward(
         &self,
-        permit: &Permit,
-        policy: &Policy,
         request: Request<Arriving>,
-        asked: &Uri,
-        arrival: &Arrival,
-        request_id: &RequestId,
+        passage: &Passage<'_>,
     ) -> Result<Response<Relayed>, Denial> {
+        let Passage { permit, policy, asked, arrival, request_id, grpc, exchange } = *passage;
         // The configuration resolves every id that a route or a format names.
         let unknown = || Denial::UpstreamUnreachable("no such upstream".to_owned());
         let service = self.upstreams.get(permit.upstream().0).ok_or_else(unknown)?;
-        let most = permit.route().max_body;
+        // What needs no key for its question's sake brings nothing else.
+        let most = if permit.basis() == Basis::Preflight { Some(0) } else { permit.route().max_body };
         if let (Some(most), Some(length)) = (most, request.body().size_hint().exact())
             && length > most
         {
@@ -115,20 +137,30 @@ impl Upstreams {
             version: head.version,
             request_id,
         };
+        let wanted = Wanted::of(head.version, &head.headers, &mut head.extensions);
         headers::forward(&mut head.headers, &forwarding);
+        if let Some(wanted) = &wanted {
+            wanted.ask(&mut head.headers);
+        }
         head.uri = aim(asked, permit.target())?;
         head.version = Version::HTTP_11;
         if let Some(host) = &service.host {
             head.headers.insert(HOST, host.clone());
         }
-        let request = Request::from_parts(head, Forwarded::new(body, most, &self.reserved));
-        let patience = permit.route().response_timeout.unwrap_or(service.settings.response_timeout);
-        let response = service.send(request, patience).await?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            // Whoever asks for an upgrade finds the connection as `hyper::upgrade::OnUpgrade` in the answer's extensions.
-            return Err(Denial::UpstreamInvalid("it switched protocols, which nobody asked for".to_owned()));
-        }
+        let request = Request::from_parts(head, Forwarded::new(body, most, &self.reserved, exchange));
+        let configured = permit.route().response_timeout.unwrap_or(service.settings.response_timeout);
+        let patience = Patience::new(configured, grpc, request.headers());
+        let mut response = service.send(request, patience).await?;
+        upgrade::answered(wanted, &mut response)?;
         Ok(response)
+    }
+}
+
+impl Patience {
+    /// A gRPC client says itself how long it waits for a call that may be one long stream.
+    fn new(configured: Duration, grpc: bool, headers: &HeaderMap) -> Self {
+        let theirs = if grpc { grpc::timeout(headers) } else { None };
+        Self { time: theirs.map_or(configured, |theirs| theirs.max(configured)), only_after_body: grpc }
     }
 }
 
@@ -150,7 +182,7 @@ impl Destination {
     }
 
     /// Sends the request, and once more on another connection where it cannot have been acted upon, or may be twice.
-    async fn send(&self, request: Request<Forwarded>, patience: Duration) -> Result<Response<Relayed>, Denial> {
+    async fn send(&self, request: Request<Forwarded>, patience: Patience) -> Result<Response<Relayed>, Denial> {
         let upload = request.body().upload().cloned();
         let upload = upload.as_ref();
         let (again, first) = match self.attempt(request, false, patience, upload).await? {
@@ -168,7 +200,7 @@ impl Destination {
         &self,
         request: Request<Forwarded>,
         fresh: bool,
-        patience: Duration,
+        patience: Patience,
         upload: Option<&Rc<Upload>>,
     ) -> Result<Result<Response<Relayed>, (Option<Request<Forwarded>>, Unanswered)>, Denial> {
         let outlet = self.pool.outlet(fresh).await.map_err(Denial::UpstreamUnreachable)?;
@@ -178,6 +210,9 @@ impl Destination {
             Outlet::H1(mut connection) => {
                 let answered = within(patience, upload, connection.exchange(request)).await?;
                 answered.map(|response| {
+                    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                        return response.map(|stream| Relayed::upgraded(stream, connection));
+                    }
                     let unfinished = upload.filter(|upload| !upload.has_ended()).cloned();
                     response.map(|stream| Relayed::from_h1(stream, connection, &self.pool, unfinished))
                 })
@@ -210,20 +245,23 @@ fn aim(asked: &Uri, target: &str) -> Result<Uri, Denial> {
     Ok(made.into())
 }
 
-/// Waits for the head: `patience` from now, or from the last frame of the request body that was forwarded.
+/// Waits for the head: from now, or from the last frame of the request body that was forwarded.
 async fn within<T>(
-    patience: Duration,
+    Patience { time, only_after_body }: Patience,
     upload: Option<&Rc<Upload>>,
     answer: impl Future<Output = T>,
 ) -> Result<T, Denial> {
     let mut answer = std::pin::pin!(answer);
-    let mut deadline = Instant::now() + patience;
+    let mut deadline = Instant::now() + time;
     loop {
         if let Ok(answered) = timeout_at(deadline.into(), &mut answer).await {
             return Ok(answered);
         }
         match upload.and_then(|upload| upload.last_frame()) {
-            Some(last) if last + patience > deadline => deadline = last + patience,
+            Some(last) if last + time > deadline => deadline = last + time,
+            _ if only_after_body && upload.is_some_and(|upload| !upload.has_ended()) => {
+                deadline = Instant::now() + time
+            }
             _ => return Err(Denial::UpstreamTimeout),
         }
     }

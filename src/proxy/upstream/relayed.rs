@@ -27,7 +27,7 @@ enum Source {
         connection: h1::Connection,
         pool: Rc<Pool>,
     },
-    /// Still taking the request's body, or upgraded: a task moves it on whether or not the answer is read.
+    /// Still taking the request's body: a task moves it on whether or not the answer is read.
     Driven {
         _released_when_dropped: oneshot::Sender<()>,
     },
@@ -59,6 +59,12 @@ impl Relayed {
             relayed.end();
         }
         relayed
+    }
+
+    /// An answer without a body, whose connection goes on without HTTP: it is driven until it has been handed over.
+    pub fn upgraded(stream: Incoming, connection: h1::Connection) -> Self {
+        tokio::task::spawn_local(connection.into_driver());
+        Self { stream, source: Source::Ended }
     }
 
     pub fn from_h2(stream: Incoming, place: h2::Place) -> Self {

@@ -4,26 +4,17 @@
 //! Not on the way of a request. A connection of its own to each node, since WAIT speaks of the writes of its connection.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use bytes::Bytes;
-use redis::aio::MultiplexedConnection;
-use redis::{Cmd, FromRedisValue, cmd};
-use tokio::sync::Mutex;
-use tokio::time::{sleep, timeout};
+use redis::{Cmd, cmd};
+use tokio::time::timeout;
 
-use super::cluster::{Direction, SlotMap, read_map, slot_of};
-use super::connect::{ask, locate};
-use super::dial::{Driver, dial};
-use super::sentinel::Watchers;
-use super::settings::{Address, Settings, Shape};
+use super::nodes::{COMMAND_TIMEOUT, Nodes};
+use super::settings::Settings;
 use crate::store::StoreError;
 use crate::store::usage::Command;
 
 const KEEP: &str = include_str!("scripts/keep.lua");
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
-const MOST_HOPS: usize = 200;
-const AGAIN: Duration = Duration::from_millis(20);
 /// How many commands travel together.
 const TOGETHER: usize = 500;
 
@@ -50,35 +41,17 @@ pub struct Kept {
 
 #[derive(Debug)]
 pub struct Keeper {
-    settings: Box<Settings>,
-    map: Option<SlotMap>,
-    first: Address,
-    nodes: Mutex<HashMap<Address, (MultiplexedConnection, Driver)>>,
+    nodes: Nodes,
 }
 
 impl Keeper {
     pub async fn connect(settings: &Settings) -> Result<Self, StoreError> {
-        let (map, first) = match &settings.shape {
-            Shape::Cluster(addresses) => {
-                let mut found = Err(StoreError::Unreachable("no address is configured".to_owned()));
-                for address in addresses {
-                    found = read_map(settings, address).await;
-                    if found.is_ok() {
-                        break;
-                    }
-                }
-                let map = found?;
-                let first = map.masters().into_iter().next();
-                (Some(map), first.ok_or_else(|| StoreError::Unreachable("no master serves a slot".to_owned()))?)
-            }
-            shape => (None, locate(shape, Watchers::of(settings).as_mut()).await?),
-        };
-        Ok(Self { settings: Box::new(settings.clone()), map, first, nodes: Mutex::default() })
+        Ok(Self { nodes: Nodes::find(settings).await? })
     }
 
     /// The store's clock, in milliseconds since the Unix epoch.
     pub async fn now_ms(&self) -> Result<u64, StoreError> {
-        let (seconds, micros): (u64, u64) = self.ask("", &cmd("TIME")).await?;
+        let (seconds, micros): (u64, u64) = self.nodes.ask("", &cmd("TIME")).await?;
         Ok(seconds * 1000 + micros / 1000)
     }
 
@@ -94,43 +67,43 @@ impl Keeper {
             let text = |document: &Option<Bytes>| document.clone().unwrap_or_default().to_vec();
             call.arg(digest).arg(text(was)).arg(text(becomes));
         }
-        self.ask(&keeping.set, &call).await
+        self.nodes.ask(&keeping.set, &call).await
     }
 
     /// Waits until this many replicas have what this keeper wrote where `key` lives, and says how many do.
     pub async fn wait(&self, key: &str, replicas: u64) -> Result<u64, StoreError> {
         let patience = COMMAND_TIMEOUT.as_millis() as u64 * 4 / 5;
-        self.ask(key, cmd("WAIT").arg(replicas).arg(patience)).await
+        self.nodes.ask(key, cmd("WAIT").arg(replicas).arg(patience)).await
     }
 
     /// Appends one entry to a stream that keeps about `most` of them.
     pub async fn append(&self, stream: &str, most: u64, entry: &str) -> Result<(), StoreError> {
         let added = cmd("XADD").arg(stream).arg("MAXLEN").arg("~").arg(most).arg("*").arg("entry").arg(entry).take();
-        self.ask::<String>(stream, &added).await.map(drop)
+        self.nodes.ask::<String>(stream, &added).await.map(drop)
     }
 
     /// The last entries of a stream, the newest first.
     pub async fn last(&self, stream: &str, count: usize) -> Result<Vec<String>, StoreError> {
         type Entry = (String, Vec<(String, String)>);
         let read = cmd("XREVRANGE").arg(stream).arg("+").arg("-").arg("COUNT").arg(count).take();
-        let entries: Vec<Entry> = self.ask(stream, &read).await?;
+        let entries: Vec<Entry> = self.nodes.ask(stream, &read).await?;
         Ok(entries.into_iter().filter_map(|(_, fields)| fields.into_iter().next()).map(|(_, entry)| entry).collect())
     }
 
     /// The fields of a hash; none where there is none.
     pub async fn hash(&self, name: &str) -> Result<HashMap<String, u64>, StoreError> {
-        self.ask(name, cmd("HGETALL").arg(name)).await
+        self.nodes.ask(name, cmd("HGETALL").arg(name)).await
     }
 
     /// Sends commands of use, many at a time. What could not be sent is lost: it is a count, not a decision.
     pub async fn count(&self, commands: &[Command]) -> Result<(), StoreError> {
-        if self.map.is_some() {
+        if self.nodes.is_cluster() {
             for command in commands {
-                self.ask::<redis::Value>(command.name(), &written(command)).await?;
+                self.nodes.ask::<redis::Value>(command.name(), &written(command)).await?;
             }
             return Ok(());
         }
-        let mut connection = self.node(&self.first).await?;
+        let mut connection = self.nodes.first().await?;
         for some in commands.chunks(TOGETHER) {
             let mut pipeline = redis::pipe();
             for command in some {
@@ -140,35 +113,6 @@ impl Keeper {
             sent.map_err(|_| StoreError::Deadline)?.map_err(|error| super::dial::pipeline_error(&error))?;
         }
         Ok(())
-    }
-
-    /// Asks the node that serves `key`, wherever a cluster has moved it.
-    async fn ask<T: FromRedisValue>(&self, key: &str, command: &Cmd) -> Result<T, StoreError> {
-        let serving = self.map.as_ref().and_then(|map| map.master(slot_of(key)));
-        let mut address = serving.unwrap_or(&self.first).clone();
-        for _ in 0..MOST_HOPS {
-            let connection = self.node(&address).await?;
-            let answer = timeout(COMMAND_TIMEOUT, ask(&connection, command)).await;
-            let answer = answer.unwrap_or(Err(StoreError::Deadline));
-            let Err(error) = answer else { return answer };
-            match Direction::of(&error, &address) {
-                Some(Direction::Moved(elsewhere)) => address = elsewhere,
-                // A slot on its way arrives soon: nobody's request waits for this.
-                Some(Direction::Ask(_) | Direction::Again) => sleep(AGAIN).await,
-                None => return Err(error),
-            }
-        }
-        Err(StoreError::Unreachable("the cluster leads from node to node".to_owned()))
-    }
-
-    async fn node(&self, address: &Address) -> Result<MultiplexedConnection, StoreError> {
-        let mut nodes = self.nodes.lock().await;
-        if let Some((connection, _)) = nodes.get(address) {
-            return Ok(connection.clone());
-        }
-        let (connection, driver) = dial(&self.settings, address).await?;
-        nodes.insert(address.clone(), (connection.clone(), driver));
-        Ok(connection)
     }
 }
 

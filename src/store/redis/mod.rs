@@ -11,6 +11,7 @@ mod dial;
 pub mod documents;
 pub mod keeper;
 mod line;
+mod nodes;
 pub mod script;
 mod sentinel;
 mod settings;

@@ -50,14 +50,14 @@ pub fn setting(id: u16, value: u32) -> Vec<u8> {
     [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()
 }
 
-/// A header block in which each field is a literal without indexing (RFC 7541 §6.2.2).
-pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+/// A header block in which each field is a literal without indexing and without Huffman (RFC 7541 §6.2.2): the bytes as they are.
+pub fn block<T: AsRef<[u8]>>(fields: &[(T, T)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (name, value) in fields {
         bytes.push(0);
-        for text in [name, value] {
+        for text in [name.as_ref(), value.as_ref()] {
             integer(&mut bytes, text.len());
-            bytes.extend_from_slice(text.as_bytes());
+            bytes.extend_from_slice(text);
         }
     }
     bytes

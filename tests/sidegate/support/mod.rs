@@ -3,6 +3,7 @@
 //! `Stage` ties them together. Each test sets its own, so that tests share nothing and may run at the same time.
 
 pub mod answer;
+pub mod bytes;
 pub mod certificate;
 pub mod client;
 pub mod cluster;
@@ -97,7 +98,12 @@ pub fn whole(yaml: &str) -> String {
         ("upstream", "\"${UPSTREAM_URL}\""),
         ("store", "{redis: \"${REDIS_URL}\", deadline: \"${STORE_DEADLINE}\"}"),
     ];
-    let missing = sections.iter().filter(|(name, _)| !yaml.lines().any(|line| line.starts_with(&format!("{name}:"))));
+    let missing = sections.iter().filter(|(name, _)| {
+        !yaml.lines().any(|line| {
+            // `upstreams` stands in for `upstream`.
+            line.strip_prefix(name).is_some_and(|rest| rest.trim_start_matches('s').starts_with(':'))
+        })
+    });
     [format!("{yaml}\n")].into_iter().chain(missing.map(|(name, value)| format!("{name}: {value}\n"))).collect()
 }
 

@@ -289,7 +289,9 @@ fn record_head(state: &State, request: Request<Incoming>) -> (Arc<Mutex<Recorded
 }
 
 async fn record_body(recorded: Arc<Mutex<Recorded>>, mut body: Incoming) {
-    while let Some(Ok(frame)) = body.frame().await {
+    while let Some(frame) = body.frame().await {
+        // One that breaks off is never complete.
+        let Ok(frame) = frame else { return };
         match frame.into_data() {
             Ok(data) => lock(&recorded).body.extend_from_slice(&data),
             Err(frame) => lock(&recorded).trailers = frame.trailers_ref().map(listed).unwrap_or_default(),
@@ -331,6 +333,11 @@ impl FrameSender {
 
     pub fn send_bytes(&self, data: Bytes) {
         self.0.send(Frame::data(data)).expect("the body is still wanted");
+    }
+
+    /// Whether whoever read it has left.
+    pub fn is_unwanted(&self) -> bool {
+        self.0.is_closed()
     }
 }
 

@@ -1,0 +1,54 @@
+//! gRPC calls as the gate sees them: HTTP with a content type and a deadline of its own (gRPC over HTTP/2, "Requests"). How they
+//! are denied stands in `respond`.
+
+use std::time::Duration;
+
+use http::header::{CONTENT_TYPE, HeaderMap};
+use http::{HeaderValue, Version};
+
+/// `application/grpc`, `application/grpc+proto`, …: a client that reads status and message from trailers alone.
+pub fn is_called(headers: &HeaderMap, version: Version) -> bool {
+    let Some(kind) = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()) else { return false };
+    kind.strip_prefix("application/grpc").is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
+        && version != Version::HTTP_10
+}
+
+/// How long the client waits for the whole call (`grpc-timeout: 100m`); it passes on to the service untouched.
+pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    headers.get("grpc-timeout").and_then(written)
+}
+
+/// At most 8 digits and a unit.
+fn written(value: &HeaderValue) -> Option<Duration> {
+    let (digits, unit) = value.to_str().ok()?.split_at_checked(value.len().checked_sub(1)?)?;
+    if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(number * 3600)),
+        "M" => Some(Duration::from_secs(number * 60)),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_digits_and_a_unit() {
+        let read = |text: &'static str| written(&HeaderValue::from_static(text));
+        assert_eq!(read("1H"), Some(Duration::from_secs(3600)));
+        assert_eq!(read("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(read("100m"), Some(Duration::from_millis(100)));
+        assert_eq!(read("5n"), Some(Duration::from_nanos(5)));
+        for text in ["", "S", "10", "1s", "123456789S", "-1S", "1.5S", "1 S"] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! What stays open: long bodies, event streams, gRPC, upgraded connections. While it is open its key is asked about again, and
+//! it ends when the key no longer stands, or when it is too old.
+//!
+//! One sweep per worker looks after all of it. What is whole at once, as most answers are, is never registered with it, and no
+//! exchange has a timer of its own.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use tracing::info;
+
+use super::body::BrokenOff;
+use super::request_id::RequestId;
+use super::settings;
+use super::upstream::relayed::Relayed;
+use crate::gate::{Basis, Denial, Gate, Permit, Recheck};
+
+/// The sweep's pace, within which something ends too late.
+const SLOWEST_SWEEP: Duration = Duration::from_secs(1);
+
+/// One worker's.
+pub struct Streams {
+    /// Of the configuration that is in force, whichever the exchange began under.
+    gate: RefCell<Rc<Gate>>,
+    settings: Cell<settings::Streams>,
+    open: RefCell<HashMap<u64, Weak<Exchange>>>,
+    last: Cell<u64>,
+    sweeping: Cell<bool>,
+}
+
+/// A permitted request until everything of it has ended. It is told to one waiter at a time that it is over: who forwards,
+/// then who relays.
+pub struct Exchange {
+    streams: Rc<Streams>,
+    /// `None`: it rests on no key.
+    recheck: Option<Recheck>,
+    request_id: RequestId,
+    started: Instant,
+    /// When the store last confirmed the key; `None` where that was before this began.
+    confirmed: Cell<Option<Instant>>,
+    /// When to ask next; `None` while the store is being asked.
+    due: Cell<Option<Instant>>,
+    /// Its number among those that are looked after.
+    watched: Cell<Option<u64>>,
+    over: RefCell<Option<Denial>>,
+    /// The upstream's answer. It is let go of at the end even where nobody reads any more.
+    answer: RefCell<Option<Relayed>>,
+    is_over: Cell<bool>,
+    waiter: RefCell<Option<Waker>>,
+}
+
+impl Streams {
+    pub fn new(gate: Rc<Gate>, settings: settings::Streams) -> Rc<Self> {
+        Rc::new(Self {
+            gate: RefCell::new(gate),
+            settings: Cell::new(settings),
+            open: RefCell::default(),
+            last: Cell::new(0),
+            sweeping: Cell::new(false),
+        })
+    }
+
+    /// After a reload what is open is asked about by the new configuration.
+    pub fn follow(&self, gate: Rc<Gate>, settings: settings::Streams) {
+        self.gate.replace(gate);
+        self.settings.set(settings);
+    }
+
+    /// What was permitted begins.
+    pub fn begin(self: &Rc<Self>, permit: &Permit, request_id: &RequestId) -> Rc<Exchange> {
+        let started = Instant::now();
+        Rc::new(Exchange {
+            streams: self.clone(),
+            recheck: permit.recheck().cloned(),
+            request_id: request_id.clone(),
+            started,
+            confirmed: Cell::new((permit.basis() == Basis::Key).then_some(started)),
+            due: Cell::new(Some(started + self.settings.get().recheck)),
+            watched: Cell::new(None),
+            over: RefCell::default(),
+            answer: RefCell::default(),
+            is_over: Cell::new(false),
+            waiter: RefCell::default(),
+        })
+    }
+
+    fn watch(self: &Rc<Self>, exchange: &Rc<Exchange>) {
+        let number = self.last.get() + 1;
+        self.last.set(number);
+        exchange.watched.set(Some(number));
+        self.open.borrow_mut().insert(number, Rc::downgrade(exchange));
+        if !self.sweeping.replace(true) {
+            tokio::task::spawn_local(sweep(self.clone()));
+        }
+    }
+
+    /// How long until the sweep looks again; also until the store is asked again that gave no answer.
+    fn pace(&self) -> Duration {
+        (self.settings.get().recheck / 4).min(SLOWEST_SWEEP)
+    }
+
+    /// Ends what is too old, and asks about what is due. Whether anything is open.
+    fn look(&self) -> bool {
+        let now = Instant::now();
+        let open: Vec<Rc<Exchange>> = self.open.borrow().values().filter_map(Weak::upgrade).collect();
+        for exchange in &open {
+            if now.duration_since(exchange.started) >= self.settings.get().max_age {
+                exchange.end(None);
+            } else if exchange.recheck.is_some() && exchange.due.get().is_some_and(|due| due <= now) {
+                exchange.due.set(None);
+                tokio::task::spawn_local(ask_again(exchange.clone()));
+            }
+        }
+        !open.is_empty()
+    }
+}
+
+impl Exchange {
+    /// Looked after from now on.
+    pub fn watch(self: &Rc<Self>) {
+        if self.watched.get().is_none() {
+            self.streams.watch(self);
+        }
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.is_over.get()
+    }
+
+    /// Ready when it must end; looked after from now on, since somebody waits.
+    pub fn poll_over(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_over() {
+            return Poll::Ready(());
+        }
+        self.watch();
+        let mut waiter = self.waiter.borrow_mut();
+        if !waiter.as_ref().is_some_and(|waiter| waiter.will_wake(cx.waker())) {
+            *waiter = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    pub async fn over(self: &Rc<Self>) {
+        std::future::poll_fn(|cx| self.poll_over(cx)).await;
+    }
+
+    /// What `work` gives, unless the exchange is over before.
+    pub async fn unless_over<T>(self: &Rc<Self>, work: impl Future<Output = Result<T, Denial>>) -> Result<T, Denial> {
+        tokio::select! {
+            biased;
+            () = self.over() => Err(self.over.take().unwrap_or(Denial::UpstreamTimeout)),
+            done = work => done,
+        }
+    }
+
+    /// The upstream's answer goes on from here.
+    pub fn hold(&self, answer: Relayed) {
+        *self.answer.borrow_mut() = Some(answer);
+    }
+
+    pub fn let_go(&self) {
+        self.answer.take();
+    }
+
+    /// The next of the answer; an error once the exchange is over, so that what was cut never looks complete.
+    pub fn poll_answer(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let over = || Some(Err(BrokenOff::Over(h2::Reason::CANCEL.into())));
+        let mut answer = self.answer.borrow_mut();
+        let Some(stream) = answer.as_mut() else { return Poll::Ready(over()) };
+        match Pin::new(&mut *stream).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                // A client that reads no more is not asked for its turn: it is looked after before.
+                if frame.is_some() && !stream.is_end_stream() {
+                    self.watch();
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(BrokenOff::from)))
+            }
+            Poll::Pending => self.poll_over(cx).map(|()| over()),
+        }
+    }
+
+    /// Whether the answer has ended as its upstream meant it to.
+    pub fn is_answered(&self) -> bool {
+        self.answer.borrow().as_ref().is_some_and(Body::is_end_stream)
+    }
+
+    pub fn size_hint(&self) -> SizeHint {
+        self.answer.borrow().as_ref().map_or_else(SizeHint::default, Body::size_hint)
+    }
+
+    /// `denial`: why its key no longer stands; `None`: it is too old.
+    fn end(&self, denial: Option<Denial>) {
+        if self.is_over.replace(true) {
+            return;
+        }
+        let reason = denial.as_ref().map_or("max_age", |denial| denial.reason().name());
+        info!(request_id = self.request_id.as_str(), reason, "a stream was ended");
+        *self.over.borrow_mut() = denial;
+        self.let_go();
+        if let Some(waiter) = self.waiter.take() {
+            waiter.wake();
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(number) = self.watched.get() {
+            self.streams.open.borrow_mut().remove(&number);
+        }
+    }
+}
+
+async fn sweep(streams: Rc<Streams>) {
+    loop {
+        tokio::time::sleep(streams.pace()).await;
+        if !streams.look() {
+            streams.sweeping.set(false);
+            return;
+        }
+    }
+}
+
+async fn ask_again(exchange: Rc<Exchange>) {
+    let Some(recheck) = &exchange.recheck else { return };
+    let streams = &exchange.streams;
+    let gate = streams.gate.borrow().clone();
+    let answered = gate.recheck(recheck).await;
+    let (now, interval) = (Instant::now(), streams.settings.get().recheck);
+    match answered {
+        Ok(basis) => {
+            if basis == Basis::Key {
+                exchange.confirmed.set(Some(now));
+            }
+            exchange.due.set(Some(now + interval));
+        }
+        // Not answered is not refused: it is asked again until what was last confirmed is two intervals old.
+        Err(denial) if is_unanswered(&denial) && exchange.confirmed.get().is_some_and(|at| now < at + 2 * interval) => {
+            exchange.due.set(Some(now + streams.pace()));
+        }
+        Err(denial) => exchange.end(Some(denial)),
+    }
+}
+
+/// The store is away, or the address may not ask for a while.
+fn is_unanswered(denial: &Denial) -> bool {
+    match denial {
+        Denial::StoreUnavailable(error) => error.is_outage(),
+        Denial::RateLimited { .. } => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,174 @@
+//! Upgrades of an HTTP/1.1 connection to another protocol (RFC 9110 §7.8), WebSocket above all: asked for like any request, and
+//! a tunnel only once the upstream has answered 101. Until then whatever a client sends behind is a request of its own, decided
+//! on like every other (Pingora CVE-2026-2833).
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::{Extensions, Response, StatusCode, Version};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::copy_bidirectional;
+use tracing::debug;
+
+use super::body::{Outgoing, Payload};
+use super::streams::Exchange;
+use crate::gate::Denial;
+use crate::observe::metrics::Counted;
+
+/// What a client asks to speak, and its half of the tunnel to be.
+pub struct Wanted {
+    protocol: HeaderValue,
+    client: OnUpgrade,
+}
+
+/// Both halves, on the answer that grants the upgrade. A clone is the same tunnel.
+#[derive(Clone)]
+struct Granted {
+    protocol: HeaderValue,
+    client: OnUpgrade,
+    upstream: OnUpgrade,
+}
+
+/// A connection that no longer speaks HTTP, from the client to the upstream.
+pub struct Tunnel {
+    granted: Granted,
+    exchange: Rc<Exchange>,
+    _in_flight: Counted,
+}
+
+/// Where a connection finds what it was upgraded to, once its HTTP has ended.
+#[derive(Clone, Default)]
+pub struct Upgraded(Rc<RefCell<Option<Tunnel>>>);
+
+impl Wanted {
+    /// What the request asks for, if it may: one protocol, named as the connection's option too, and no body in between.
+    /// `h2c` is none: it would carry requests past the gate.
+    pub fn of(version: Version, headers: &HeaderMap, extensions: &mut Extensions) -> Option<Self> {
+        let client = extensions.remove::<OnUpgrade>()?;
+        let protocol = asked_for(headers).filter(|_| version == Version::HTTP_11)?;
+        Some(Self { protocol: protocol.clone(), client })
+    }
+
+    /// Says so to the upstream, after all that belongs to the client's connection was removed.
+    pub fn ask(&self, headers: &mut HeaderMap) {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, self.protocol.clone());
+    }
+}
+
+/// Ties both halves together where the upstream grants what was asked for; any other answer is an ordinary one.
+pub fn answered<B>(wanted: Option<Wanted>, response: &mut Response<B>) -> Result<(), Denial> {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(());
+    }
+    let invalid = |what: &str| Denial::UpstreamInvalid(format!("it switched protocols, {what}"));
+    let Wanted { protocol, client } = wanted.ok_or_else(|| invalid("which nobody asked for"))?;
+    let mut said = response.headers().get_all(UPGRADE).iter();
+    let matches = said.next().is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(protocol.as_bytes()));
+    if !matches || said.next().is_some() {
+        return Err(invalid("but not to the one that was asked for"));
+    }
+    let upstream = response.extensions_mut().remove().ok_or_else(|| invalid("but not its connection"))?;
+    response.extensions_mut().insert(Granted { protocol, client, upstream });
+    Ok(())
+}
+
+/// The answer as the client gets it. One that grants an upgrade leaves its tunnel with the connection, which counts as a
+/// request in flight until it ends.
+pub fn hand_over(mut response: Response<Payload>, in_flight: Counted, connection: &Upgraded) -> Response<Outgoing> {
+    let Some(granted) = response.extensions_mut().remove::<Granted>() else {
+        return response.map(|payload| Outgoing::new(payload, in_flight));
+    };
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    response.headers_mut().insert(UPGRADE, granted.protocol.clone());
+    response.map(|payload| {
+        if let Payload::Upstream(exchange) = payload {
+            *connection.0.borrow_mut() = Some(Tunnel { granted, exchange, _in_flight: in_flight });
+        }
+        Outgoing::empty()
+    })
+}
+
+impl Upgraded {
+    /// Passes bytes both ways until both sides have ended, or the stream is over; nothing where there was no upgrade.
+    pub async fn serve(&self) {
+        let tunnel = self.0.take();
+        if let Some(tunnel) = tunnel {
+            // Boxed, so that connections that are never upgraded hold no room for it.
+            Box::pin(tunnel.serve()).await;
+        }
+    }
+}
+
+impl Tunnel {
+    async fn serve(self) {
+        let Granted { client, upstream, .. } = self.granted;
+        let copied = async {
+            let (client, upstream) = tokio::try_join!(client, upstream).map_err(std::io::Error::other)?;
+            // One side's end is passed on to the other, which may go on; a slow side slows the other.
+            copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(upstream)).await
+        };
+        tokio::select! {
+            ended = copied => if let Err(error) = ended {
+                debug!(%error, "an upgraded connection broke off");
+            },
+            () = self.exchange.over() => {}
+        }
+    }
+}
+
+fn asked_for(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let options = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let is_option = options.flat_map(|value| value.split(',')).any(|o| o.trim().eq_ignore_ascii_case("upgrade"));
+    let has_body = headers.contains_key(TRANSFER_ENCODING)
+        || headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
+    let mut protocols = headers.get_all(UPGRADE).iter();
+    let protocol = protocols.next().filter(|protocol| is_tunnelled(protocol.as_bytes()))?;
+    (is_option && !has_body && protocols.next().is_none()).then_some(protocol)
+}
+
+/// One protocol by name, with or without a version (RFC 9110 §7.8), that is not HTTP again and not TLS within it (RFC 2817).
+fn is_tunnelled(protocol: &[u8]) -> bool {
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(byte);
+    let begins_with = |name: &[u8]| protocol.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+    let carries_requests = [&b"h2"[..], b"h3", b"http", b"tls"].iter().any(|name| begins_with(name));
+    !protocol.is_empty() && protocol.iter().all(is_token) && !carries_requests
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(lines: &[(&'static str, &'static str)]) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        asked_for(&headers).map(|protocol| String::from_utf8_lossy(protocol.as_bytes()).into_owned())
+    }
+
+    #[test]
+    fn one_protocol_that_the_connection_names_too() {
+        let option = ("connection", "keep-alive, Upgrade");
+        assert_eq!(asked(&[option, ("upgrade", "websocket")]).as_deref(), Some("websocket"));
+        assert_eq!(asked(&[option, ("upgrade", "tcp"), ("content-length", "0")]).as_deref(), Some("tcp"));
+        for lines in [
+            &[("upgrade", "websocket")][..],
+            &[option],
+            &[option, ("upgrade", "websocket, h2c")],
+            &[option, ("upgrade", "websocket"), ("upgrade", "x")],
+            &[option, ("upgrade", "h2c")],
+            &[option, ("upgrade", "H2C-17")],
+            &[option, ("upgrade", "HTTP/2.0")],
+            &[option, ("upgrade", "TLS/1.2")],
+            &[option, ("upgrade", "")],
+            &[option, ("upgrade", "web socket")],
+            &[option, ("upgrade", "websocket"), ("content-length", "5")],
+            &[option, ("upgrade", "websocket"), ("transfer-encoding", "chunked")],
+        ] {
+            assert_eq!(asked(lines), None, "{lines:?}");
+        }
+    }
+}
