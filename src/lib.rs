@@ -29,7 +29,7 @@
 //! - [`proxy`]: from a request to its answer.
 //! - [`listen`]: connections, workers, and how they end.
 //! - [`admin`]: the operators' listeners.
-//! - [`manage`]: keeping keys, where that needs the gate's eyes: what is left of a key's limits.
+//! - [`manage`]: keeping keys over HTTP by those who are signed in, and what needs the gate's eyes: what is left of a key's limits.
 //! - [`config`]: one YAML file into each room's settings, or everything that is wrong with it.
 //! - [`reload`]: when that file says something else, and what of it can act at once.
 //! - [`process`]: one process from its settings to its exit.
@@ -39,7 +39,7 @@
 //!
 //! One worker per core, each with a runtime, a gate, a memory of keys, a store connection and upstream pools of its own, so that
 //! a request meets no lock that is held across an await and wakes no other thread. Accepting, operators and signals have the
-//! main thread.
+//! main thread, key management over HTTP one of its own.
 
 #![forbid(unsafe_code)]
 

@@ -80,6 +80,11 @@ impl Display for Summary<'_> {
         }
         line(f, "store", &store_words(settings))?;
         line(f, "keys", &key_words(settings))?;
+        if let Some(management) = &settings.management {
+            let (path, roles) = (management.served_at(), management.roles.join(" or "));
+            let whose = format!("for {roles} by the sessions of {}", management.session.authority);
+            line(f, "key API", &format!("at {path}, {whose}; no route reaches what is at or below it"))?;
+        }
         routes(settings, f)?;
         limits(settings, f)?;
         plans(settings, f)
@@ -344,13 +349,14 @@ mod tests {
         let said = summary(
             "listen: 127.0.0.1:1\nworkers: 3\nupstream: 'http://[::1]:3000'\nstore: redis://gate:hunter2@h:7/1\nbase_path: /api\n\
              limits: {l: {by: business, windows: [20/1s, 60/1m]}}\nplans: {pro: {limits: {l: 600/1m}}, free: {api: false}}\n\
-             defaults: {limits: l}\nroutes: {/open: public, 'GET /a/{id}': {scopes: [x, y], cost: 5}, /a/b: any}\n",
+             management: {roles: [admin, owner], session: 'https://s/x'}\ndefaults: {limits: l}\nroutes: {/open: public, 'GET /a/{id}': {scopes: [x, y], cost: 5}, /a/b: any}\n",
         );
         for told in [
             "127.0.0.1:1, plain text, 3 workers, everything below /api",
             "default at http://[::1]:3000",
             "Redis at h:7, database 1, prefix sg, 4 connections",
             "from authorization: Bearer … or x-api-key; any value is looked up",
+            "at /api/v1/keys, for admin or owner by the sessions of s;",
             "x and y        limits l, cost 5",
             "public, without a key: /open",
             "per business 20/1s, 60/1m  plan pro: 600/1m; a business may have its own",

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use crate::keys::rules::Rules;
 use crate::policy::Policy;
 use crate::store::settings::StoreSettings;
-use crate::{admin, listen, observe, proxy};
+use crate::{admin, listen, manage, observe, proxy};
 
 pub use load::{ConfigError, Errors};
 
@@ -34,6 +34,8 @@ pub struct Settings {
     pub store: StoreSettings,
     /// What new keys must have; their formats are in `policy.credentials`.
     pub keys: Rules,
+    /// The key-management API; `None`: there is none.
+    pub management: Option<manage::settings::Settings>,
     /// What every route's path begins with, though its pattern does not say it.
     pub base_path: Option<String>,
     /// Of the file's text, for telling two configurations apart.

@@ -49,6 +49,11 @@ pub enum Denial {
     UpstreamInvalid(String),
     UpstreamTimeout,
     Misdirected,
+    /// What the key-management API will not do, in its own words where the reason's do not tell enough.
+    Unmanaged {
+        reason: Reason,
+        detail: Option<String>,
+    },
 }
 
 impl Denial {
@@ -81,6 +86,7 @@ impl Denial {
             Self::UpstreamInvalid(_) => Reason::UpstreamInvalid,
             Self::UpstreamTimeout => Reason::UpstreamTimeout,
             Self::Misdirected => Reason::Misdirected,
+            Self::Unmanaged { reason, .. } => *reason,
         }
     }
 

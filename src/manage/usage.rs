@@ -47,18 +47,24 @@ pub struct LimitUse {
     pub resets_at: Option<String>,
 }
 
-/// Of a key: what is stored of its use, and every bucket that counts it, uncharged.
+/// Of a key: what is stored of its use, and every bucket that counts it, uncharged. `seen`: whether the counts in `store` are
+/// those of the gates.
 pub async fn of_key(
     policy: &Policy,
     store: &Store,
     registry: &Registry,
     key: &StoredKey,
     now_ms: u64,
+    seen: bool,
 ) -> Result<Usage, StoreError> {
-    let peek = peek(policy, store, key).await?;
+    // What cannot be read as a key has no limits to show.
+    let limits = match &key.document {
+        Ok(_) => limits(&peek(policy, store, key).await?, seen),
+        Err(_) => Vec::new(),
+    };
     let subject = Subject::Key { tenant: key.tenant.clone(), id: key.text("id").unwrap_or_default().to_owned() };
     let used = read(registry, &subject, now_ms).await?;
-    Ok(Usage::new(used.as_ref(), limits(&peek, sees_counts(registry))))
+    Ok(Usage::new(used.as_ref(), limits))
 }
 
 /// Of a business, and of the limits that its keys share.

@@ -202,17 +202,21 @@ impl Metrics {
 
     /// A series that appears only with its first event has no rate until its second.
     fn start_series(&self, policy: &Policy) {
-        let routes: Vec<&str> = policy.routes.iter().map(|route| route.pattern.as_str()).chain(["none"]).collect();
+        self.start_routes(policy.routes.iter().map(|route| route.pattern.as_str()).chain(["none"]));
+        for limit in policy.limits.keys() {
+            for outcome in ["within", "near", "over"] {
+                self.limit_checks.with_label_values(&[limit, outcome]);
+            }
+        }
+    }
+
+    /// The series of these routes, before anything is counted in them.
+    pub fn start_routes<'r>(&self, routes: impl IntoIterator<Item = &'r str>) {
         for route in routes {
             self.duration.with_label_values(&[route]);
             self.requests.with_label_values(&[route, Decision::Allowed.name(), "200"]);
             for reason in Reason::ALL {
                 self.denials.with_label_values(&[route, reason.name()]);
-            }
-        }
-        for limit in policy.limits.keys() {
-            for outcome in ["within", "near", "over"] {
-                self.limit_checks.with_label_values(&[limit, outcome]);
             }
         }
     }

@@ -33,6 +33,14 @@ pub enum Reason {
     UpstreamInvalid,
     UpstreamTimeout,
     Misdirected,
+    /// The rest are answers of the key-management API.
+    CrossSite,
+    NoSession,
+    UnsupportedMediaType,
+    Unprocessable,
+    RoleRequired,
+    KeyNotFound,
+    TooManyKeys,
 }
 
 /// What the contract's table says of a reason.
@@ -45,7 +53,7 @@ struct Row {
 }
 
 impl Reason {
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 34] = [
         Self::BadRequest,
         Self::BadPath,
         Self::AmbiguousKey,
@@ -73,6 +81,13 @@ impl Reason {
         Self::UpstreamInvalid,
         Self::UpstreamTimeout,
         Self::Misdirected,
+        Self::CrossSite,
+        Self::NoSession,
+        Self::UnsupportedMediaType,
+        Self::Unprocessable,
+        Self::RoleRequired,
+        Self::KeyNotFound,
+        Self::TooManyKeys,
     ];
 
     pub fn name(self) -> &'static str {
@@ -129,6 +144,15 @@ impl Reason {
             Self::UpstreamInvalid => same("upstream_invalid", 502, "The service gave no valid answer"),
             Self::UpstreamTimeout => same("upstream_timeout", 504, "The service did not answer in time"),
             Self::Misdirected => same("misdirected", 421, "This host is not served on this connection"),
+            Self::CrossSite => same("cross_site", 403, "Requests from other sites are not taken here"),
+            Self::NoSession => same("no_session", 401, "Sign in first"),
+            Self::UnsupportedMediaType => {
+                same("unsupported_media_type", 415, "Send the body as JSON, with `Content-Type: application/json`")
+            }
+            Self::Unprocessable => same("unprocessable", 422, "The request cannot be understood"),
+            Self::RoleRequired => same("role_required", 403, FORBIDDEN),
+            Self::KeyNotFound => same("key_not_found", 404, "There is no such key"),
+            Self::TooManyKeys => same("too_many_keys", 409, "There are too many active keys"),
         }
     }
 }

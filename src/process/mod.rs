@@ -48,6 +48,8 @@ pub enum StartError {
     Tls(#[from] TlsError),
     #[error("upstream: {0}")]
     Upstream(#[from] ConnectorError),
+    #[error("management.session: {0}")]
+    Session(ConnectorError),
     #[error("{}: {error}", file.display())]
     Store { file: PathBuf, error: StoreError },
     #[error("store.tls: {0}")]
@@ -72,7 +74,7 @@ pub struct Process {
 impl Process {
     pub fn bind(settings: Settings) -> Result<Self, StartError> {
         let store = StoreHandle::open(&settings.store)?;
-        let prepared = Prepared::new(settings, None)?;
+        let prepared = Prepared::new(settings, None, &store)?;
         let settings = &prepared.settings;
         let access_log = Arc::new(AccessLog::start(&settings.observe)?);
         let metrics =

@@ -17,6 +17,7 @@ use crate::config::Settings;
 use crate::listen::accept::Room;
 use crate::listen::tls::Acceptor;
 use crate::listen::worker::Worker;
+use crate::manage::operation;
 use crate::observe::{AccessLog, Metrics, log};
 use crate::reload::{self, Reading, Watch};
 
@@ -53,9 +54,10 @@ impl InForce {
     /// Everything that can fail, on a thread where it holds nobody up.
     async fn prepare(&self, watch: &Watch) -> (Option<Reading>, Result<(Prepared, Vec<&'static str>), String>) {
         let (config, in_force, tls) = (watch.config().to_owned(), self.settings.clone(), self.shared.tls.clone());
+        let store = self.store.clone();
         let prepared = spawn_blocking(move || {
             let reading = reload::read(&config);
-            let prepared = prepare(&reading, &in_force, tls.as_ref());
+            let prepared = prepare(&reading, &in_force, tls.as_ref(), &store);
             (reading, prepared)
         });
         match prepared.await {
@@ -101,13 +103,14 @@ fn prepare(
     reading: &Reading,
     in_force: &Settings,
     tls: Option<&Acceptor>,
+    store: &StoreHandle,
 ) -> Result<(Prepared, Vec<&'static str>), String> {
     let mut settings = match &reading.loaded.settings {
         Ok(settings) => settings.clone(),
         Err(errors) => return Err(errors.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
     };
     let fixed = reload::keep_what_is_fixed(in_force, &mut settings);
-    let prepared = Prepared::new(settings, tls).map_err(|error| error.to_string())?;
+    let prepared = Prepared::new(settings, tls, store).map_err(|error| error.to_string())?;
     Ok((prepared, fixed))
 }
 
@@ -116,6 +119,8 @@ pub fn tell_operators(settings: &Settings, tls: Option<&Acceptor>, metrics: &Met
     log::follow(&settings.observe);
     access_log.follow(&settings.observe);
     metrics.follow(&settings.policy, &settings.hash);
+    let operations = settings.management.as_ref().map(operation::labels).unwrap_or_default();
+    metrics.start_routes(operations.iter().map(String::as_str));
     let certificates = tls.map(Acceptor::certificates).unwrap_or_default();
     metrics.certificates(certificates.iter().map(|one| (one.file.as_str(), one.not_after)));
     let now = clock::now_ms() / 1000;

@@ -12,11 +12,14 @@ use crate::listen;
 use crate::listen::connection::Context;
 use crate::listen::tls::Acceptor;
 use crate::listen::worker::Renewal;
+use crate::manage;
+use crate::manage::door::Office;
 use crate::observe::{AccessLog, Metrics};
 use crate::policy::Policy;
 use crate::proxy::connector::Connector;
 use crate::proxy::request_id::RequestIds;
-use crate::proxy::{self, Service, Streams, Upstreams, upstream};
+use crate::proxy::settings::UpstreamTls;
+use crate::proxy::{self, Desk, Service, Streams, Upstreams, upstream};
 use crate::store::calls::Calls;
 use crate::store::fallback::Fallback;
 use crate::store::file::FileStore;
@@ -33,11 +36,13 @@ pub struct Prepared {
     pub tls: Option<Acceptor>,
     /// By `UpstreamId`.
     pub connectors: Arc<[Connector]>,
+    /// To the thread that manages keys, which ends when nothing leads to it any more.
+    pub desk: Option<Desk>,
 }
 
 impl Prepared {
     /// Reads every file that the settings name; `former` is what the listener's TLS was before a reload.
-    pub fn new(settings: Settings, former: Option<&Acceptor>) -> Result<Self, StartError> {
+    pub fn new(settings: Settings, former: Option<&Acceptor>, store: &StoreHandle) -> Result<Self, StartError> {
         let acceptor = |tls| match former {
             Some(former) => former.renewed(tls),
             None => Acceptor::new(tls),
@@ -50,8 +55,23 @@ impl Prepared {
             // They are read for every connection; what is wrong with them is said at once.
             store::redis::tls::client_config(tls)?;
         }
-        Ok(Self { settings, tls, connectors })
+        let desk = settings.management.as_ref().map(|management| desk(&settings, management, store)).transpose()?;
+        Ok(Self { settings, tls, connectors, desk })
     }
+}
+
+/// Begins to manage keys by these settings. What manages them has its own connections to the store.
+fn desk(settings: &Settings, management: &manage::settings::Settings, store: &StoreHandle) -> Result<Desk, StartError> {
+    let session = Connector::to(&management.session.target, &UpstreamTls::default());
+    let office = Office {
+        session: session.map_err(StartError::Session)?,
+        settings: management.clone(),
+        policy: settings.policy.clone(),
+        rules: settings.keys.clone(),
+        store: settings.store.clone(),
+    };
+    let (store, fallback) = (store.clone(), Arc::new(Fallback::new(settings.store.limits_outage)));
+    Ok(manage::open(office, move || store.start(&fallback))?)
 }
 
 /// What all workers share.
@@ -66,11 +86,12 @@ pub struct Shared {
     pub access_log: Arc<AccessLog>,
     pub tls: Option<Acceptor>,
     pub connectors: Arc<[Connector]>,
+    pub desk: Option<Desk>,
 }
 
 impl Shared {
     pub fn new(prepared: &Prepared, metrics: Arc<Metrics>, access_log: Arc<AccessLog>) -> Self {
-        let Prepared { settings, tls, connectors } = prepared;
+        let Prepared { settings, tls, connectors, desk } = prepared;
         let fallback = Arc::new(Fallback::new(settings.store.limits_outage));
         Self {
             commons: commons(settings, &Commons { fallback, known: None, guessing: None }),
@@ -82,6 +103,7 @@ impl Shared {
             access_log,
             tls: tls.clone(),
             connectors: connectors.clone(),
+            desk: desk.clone(),
         }
     }
 
@@ -126,6 +148,7 @@ impl Shared {
             service: Service {
                 gate,
                 upstreams,
+                desk: self.desk,
                 streams,
                 settings: self.proxy,
                 metrics: self.metrics,

@@ -59,15 +59,19 @@ pub enum Stream {
 
 impl Connector {
     pub fn new(upstream: &Upstream) -> Result<Self, ConnectorError> {
-        let tls = match &upstream.target {
+        Self::to(&upstream.target, &upstream.tls)
+    }
+
+    pub fn to(target: &Target, tls: &UpstreamTls) -> Result<Self, ConnectorError> {
+        let tls = match target {
             Target::Tcp { host, protocol: Protocol::Https, .. } => {
                 let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
                     .map_err(|_| ConnectorError::Name(host.clone()))?;
-                Some((TlsConnector::from(Arc::new(client_config(&upstream.tls)?)), name))
+                Some((TlsConnector::from(Arc::new(client_config(tls)?)), name))
             }
             Target::Tcp { .. } | Target::Unix(_) => None,
         };
-        Ok(Self { target: Arc::new(upstream.target.clone()), tls })
+        Ok(Self { target: Arc::new(target.clone()), tls })
     }
 
     /// Connects to the first address that answers; the caller bounds it all, `patience` tells how to share it out.

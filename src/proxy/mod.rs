@@ -2,13 +2,15 @@
 //!
 //! `head` checks what HTTP itself demands, `headers` keeps them clean, `upstream` forwards a `Permit`, `respond` puts a
 //! denial into words. Nothing is buffered: bodies stream both ways through `body`, `upgrade` opens tunnels, and `streams` ends
-//! what is open when its key no longer stands. `cors` lets browsers read what the gate says.
+//! what is open when its key no longer stands. `cors` lets browsers read what the gate says. `desk` takes what is for
+//! key management.
 
 pub mod arrival;
 pub mod arriving;
 pub mod body;
 pub mod connector;
 pub mod cors;
+pub mod desk;
 pub mod grpc;
 pub mod head;
 pub mod headers;
@@ -23,6 +25,7 @@ pub mod upgrade;
 pub mod upstream;
 
 pub use arrival::Arrival;
+pub use desk::Desk;
 pub use service::Service;
 pub use streams::Streams;
 pub use upstream::Upstreams;

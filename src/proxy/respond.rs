@@ -77,6 +77,14 @@ pub fn denied(
             facts.retry_after = Some(UNAVAILABLE_FOR);
             headers.insert(RETRY_AFTER, UNAVAILABLE_FOR.into());
         }
+        Denial::Unmanaged { reason, detail } => {
+            facts.detail = detail.as_deref();
+            if *reason == Reason::NoSession {
+                // A 401 names a scheme (RFC 9110 §15.5.2); none is registered for sessions, and a key would not help.
+                let realm = &policy.credentials.realm;
+                set(&mut headers, WWW_AUTHENTICATE, format!(r#"Session realm="{realm}""#));
+            }
+        }
         Denial::AmbiguousKey
         | Denial::RouteNotFound
         | Denial::PlanRequired

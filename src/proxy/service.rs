@@ -20,7 +20,7 @@ use super::settings::Settings;
 use super::streams::Streams;
 use super::told::{Times, Told};
 use super::upstream::Passage;
-use super::{Upstreams, cors, respond, upgrade};
+use super::{Desk, Upstreams, cors, respond, upgrade};
 use crate::gate::{Denial, Gate, Inquiry, Permit, Trail};
 use crate::observe::{AccessLog, Finished, Metrics};
 
@@ -29,6 +29,8 @@ pub struct Service {
     pub gate: Rc<Gate>,
     pub streams: Rc<Streams>,
     pub upstreams: Upstreams,
+    /// Absent: no key API.
+    pub desk: Option<Desk>,
     pub settings: Arc<Settings>,
     pub metrics: Arc<Metrics>,
     pub access_log: Arc<AccessLog>,
@@ -81,6 +83,10 @@ impl Service {
         if let Asked::Server = head::check(&mut request, &told.uri, &self.settings)? {
             return Ok(self.own(respond::server_options(), told));
         }
+        if let Some((desk, path)) = self.desk.as_ref().and_then(|desk| Some((desk, desk.path(told.uri.path())?))) {
+            let answer = desk.ask(request, &path, told.uri.query(), arrival, &told.id, trail).await?;
+            return Ok(answer.map(Payload::Words));
+        }
         let inquiry = Inquiry {
             method: &told.method,
             path: told.uri.path(),
@@ -130,9 +136,11 @@ impl Service {
         }))
     }
 
-    /// The gate's own answer, which browsers may read.
+    /// The gate's own answer, which browsers may read. What is said of keys is for no other origin's scripts.
     fn own(&self, mut words: Response<bytes::Bytes>, told: &Told) -> Response<Payload> {
-        cors::on_own(self.settings.cors.as_ref(), told.origin.as_ref(), words.headers_mut());
+        if self.desk.as_ref().is_none_or(|desk| desk.path(told.uri.path()).is_none()) {
+            cors::on_own(self.settings.cors.as_ref(), told.origin.as_ref(), words.headers_mut());
+        }
         words.map(Payload::Words)
     }
 

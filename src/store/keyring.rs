@@ -100,6 +100,12 @@ impl Keyring {
         Ok(Self::new(formats, rules, Registry::open(store).await?))
     }
 
+    /// Whether a key that is wanted obeys the rules and is no more than the asker may give; nothing is made.
+    pub fn check(&self, wanted: Wanted, asker: Asker<'_>) -> Result<(), RuleError> {
+        let settled = self.rules.settle(wanted, asker.now_ms)?;
+        asker.granting.check(&settled.scopes)
+    }
+
     /// Mints a key that obeys the rules and stores its digest. `prefix` picks the format; without it the first.
     pub async fn create(&self, wanted: Wanted, prefix: Option<&str>, asker: Asker<'_>) -> Result<Minted, KeyringError> {
         let settled = self.rules.settle(wanted, asker.now_ms)?;

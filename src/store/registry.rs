@@ -164,13 +164,17 @@ impl Registry {
         }
     }
 
+    /// The key with this id.
+    pub async fn find_id(&self, id: &str) -> Result<Option<StoredKey>, RegistryError> {
+        match self {
+            Self::Redis { .. } => in_redis::Place::of(self)?.with_id(id).await,
+            Self::File { store } => Ok(in_file::all(store)?.into_iter().find(|key| key.text("id") == Some(id))),
+        }
+    }
+
     /// The key with this id, else the one with this hint.
     pub async fn find(&self, name: &str) -> Result<StoredKey, RegistryError> {
-        let by_id = match self {
-            Self::Redis { .. } => in_redis::Place::of(self)?.with_id(name).await?,
-            Self::File { store } => in_file::all(store)?.into_iter().find(|key| key.text("id") == Some(name)),
-        };
-        match by_id {
+        match self.find_id(name).await? {
             Some(key) => Ok(key),
             None => with_hint(self.list(&Filter::default()).await?, name),
         }
@@ -192,8 +196,25 @@ impl Registry {
             Self::File { store } => in_file::all(store)?,
         };
         keys.retain(|key| filter.fits(key));
-        // RFC 3339 in UTC sorts as text.
-        keys.sort_by(|a, b| (a.text("created_at"), a.text("id")).cmp(&(b.text("created_at"), b.text("id"))));
+        sort(&mut keys);
+        Ok(keys)
+    }
+
+    /// All keys of these tenants, the oldest first. Nothing else is looked at.
+    pub async fn list_of(&self, tenants: &[Tenant]) -> Result<Vec<StoredKey>, RegistryError> {
+        let mut keys = Vec::new();
+        match self {
+            Self::Redis { .. } => {
+                for tenant in tenants {
+                    keys.extend(in_redis::Place::of(self)?.list_of(tenant).await?);
+                }
+            }
+            Self::File { store } => {
+                keys = in_file::all(store)?;
+                keys.retain(|key| tenants.contains(&key.tenant));
+            }
+        }
+        sort(&mut keys);
         Ok(keys)
     }
 
@@ -361,6 +382,11 @@ fn compare(standing: StoredKey, wanted: &Members) -> Result<Insertion, RegistryE
             Err(RegistryError::Differs { id, member: member.clone() })
         }
     }
+}
+
+/// The oldest first. RFC 3339 in UTC sorts as text.
+fn sort(keys: &mut [StoredKey]) {
+    keys.sort_by(|a, b| (a.text("created_at"), a.text("id")).cmp(&(b.text("created_at"), b.text("id"))));
 }
 
 fn with_hint(keys: Vec<StoredKey>, hint: &str) -> Result<StoredKey, RegistryError> {

@@ -22,6 +22,7 @@ mod h2_upstreams;
 mod keys_life;
 mod life;
 mod limits;
+mod manage;
 mod mutual_tls;
 mod operators;
 mod outages;

@@ -91,7 +91,8 @@ async fn the_end_of_the_process_leaves_nothing_behind_and_makes_no_script_call()
 #[tokio::test]
 async fn what_redis_did_not_take_is_sent_again_and_counted_once() {
     let mut stage = Stage::set();
-    let mut gate = stage.gate(YAML);
+    // One worker, so that the store is back for every request once it is.
+    let mut gate = stage.gate(&format!("workers: 1\n{YAML}"));
     let key = stage.redis.mint(json!({"business": "acme"}));
     assert_eq!(use_up(&gate, &key, 10).await, 10);
     stage.redis.stop();
@@ -100,7 +101,10 @@ async fn what_redis_did_not_take_is_sent_again_and_counted_once() {
     gate.said("use could not be written; it is kept and sent again");
     assert_eq!(gate.get("/own").bearer_auth(&key.text).answer().await.status, 503, "whose key it is, nobody knows now");
     stage.redis.restart();
-    until("the store to be back", || (gate.operators("/readyz").status == 200).then_some(()));
+    let is_back = |gate: &Gate| {
+        gate.metric("sidegate_store_up", &[]) > 0.0 && gate.metric("sidegate_store_breaker_open", &[]) < 1.0
+    };
+    until("the store to be back", || is_back(&gate).then_some(()));
     assert_eq!(use_up(&gate, &key, 5).await, 5);
     gate.terminate();
     assert!(gate.ended().success());

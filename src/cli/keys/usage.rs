@@ -54,7 +54,7 @@ pub(super) async fn run(args: UsageArgs, setting: &KeysSetting, session: &mut Se
         reset(name, &key, setting, session).await?;
     }
     let registry = &setting.keyring.registry;
-    let usage = of_key(policy, &store, registry, &key, session.now_ms).await?;
+    let usage = of_key(policy, &store, registry, &key, session.now_ms, setting.sees_counts()).await?;
     let business = of_business_of(registry, &key, session.now_ms).await?;
     if args.json {
         let document = Document { id: key.text("id"), hint: key.text("hint"), usage: &usage, business };

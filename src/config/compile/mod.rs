@@ -27,6 +27,7 @@ use super::raw::{Entries, Root, Scalar};
 use super::replace::Sources;
 use super::scalar;
 use crate::keys::rules::Rules;
+use crate::manage;
 use crate::policy::Policy;
 use crate::proxy;
 use crate::proxy::settings::Upstream;
@@ -70,7 +71,7 @@ fn settings(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
 
     let listen = listen?;
     listener::refuse_shared_addresses(&listen, &admin, reader);
-    let (policy, keys) = policy?;
+    let (policy, keys, management) = policy?;
     Some(Settings {
         policy: Arc::new(policy),
         proxy: proxy::settings::Settings {
@@ -85,19 +86,20 @@ fn settings(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
         observe,
         store: store?,
         keys,
+        management,
         base_path: base_path.map(|base| base.text),
         warnings: Vec::new(),
         hash: String::new(),
     })
 }
 
-/// What the gate decides by, and what new keys must have.
+/// What the gate decides by, what new keys must have, and how keys are managed over HTTP.
 fn policy(
     root: &Root,
     base_path: Option<&Base>,
     upstreams: &[Upstream],
     reader: &mut Reader<'_>,
-) -> Option<(Policy, Rules)> {
+) -> Option<(Policy, Rules, Option<manage::settings::Settings>)> {
     let mut limits = limits::all(root, reader);
     let plans = limits::plans(root, &limits, reader);
     let credentials = keys::credentials(root, upstreams, reader);
@@ -113,9 +115,11 @@ fn policy(
     let business_sources = keys::business_sources(root, routes.as_ref(), reader);
     let texts = texts::texts(root, reader);
     let deny = keys::deny(root, reader);
+    let written = routes.as_ref().map(|routes| routes.written.as_slice());
+    let management = management::api(root, base_path, written.unwrap_or_default(), reader);
     let routes = routes?.table;
     let limits = limits.compiled;
-    Some((Policy { routes, scopes, plans, business_sources, credentials, limits, deny, texts }, rules))
+    Some((Policy { routes, scopes, plans, business_sources, credentials, limits, deny, texts }, rules, management))
 }
 
 /// `mode`, wherever it stands.

@@ -19,7 +19,7 @@ use crate::proxy::settings::Upstream;
 /// `base_path`, as written and as a pattern.
 pub struct Base {
     pub text: String,
-    pattern: Pattern,
+    pub pattern: Pattern,
 }
 
 /// What the rest of the configuration needs to know of the routes besides their table.
@@ -29,6 +29,8 @@ pub struct Routes {
     pub parameters: HashSet<String>,
     /// Scopes that some route needs.
     pub scopes: HashSet<String>,
+    /// As written, without the base path.
+    pub written: Vec<(Pattern, String)>,
 }
 
 pub fn base_path(root: &Root, reader: &mut Reader<'_>) -> Option<Base> {
@@ -65,17 +67,17 @@ pub fn table(
     let parameters = written.iter().flat_map(|(pattern, _)| pattern.parameters().map(str::to_owned)).collect();
     let scopes = written.iter().flat_map(|(_, route)| needed(&route.access).iter().cloned()).collect();
     shadow::warn(written.iter().map(|(pattern, route)| (pattern, route.pattern.as_str())), reader);
-    let names: Vec<String> = written.iter().map(|(_, route)| route.pattern.clone()).collect();
+    let names: Vec<_> = written.iter().map(|(pattern, route)| (pattern.clone(), route.pattern.clone())).collect();
     let placed = written.into_iter().map(|(pattern, route)| match base {
         None => (pattern, route),
         Some(base) => (pattern.below(&base.pattern), route),
     });
     let table = RouteTable::new(placed.collect()).map_err(|overlaps| {
         for overlap in overlaps {
-            reader.fail(&path.field(&names[overlap.index]), overlap);
+            reader.fail(&path.field(&names[overlap.index].1), overlap);
         }
     });
-    Some(Routes { table: table.ok()?, parameters, scopes })
+    Some(Routes { table: table.ok()?, parameters, scopes, written: names })
 }
 
 fn needed(access: &Access) -> &[String] {

@@ -122,7 +122,7 @@ fn parse_url(url: &str) -> Result<Target, String> {
 
 const SHAPE: &str = "this is no upstream; write `http://host:port`, `https://…`, `h2c://…`, or `unix:/path.sock`";
 
-fn host_and_port(rest: &str, default_port: u16) -> Result<(String, u16), &'static str> {
+pub fn host_and_port(rest: &str, default_port: u16) -> Result<(String, u16), &'static str> {
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains(['/', '?', '#']) {
         return Err("an upstream has no path and no query: the request's own are forwarded; end it after the port");
@@ -146,7 +146,7 @@ fn host_and_port(rest: &str, default_port: u16) -> Result<(String, u16), &'stati
     Ok((host.to_owned(), port))
 }
 
-fn is_loopback(host: &str) -> bool {
+pub fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 

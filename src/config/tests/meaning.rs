@@ -5,7 +5,8 @@ use std::time::Duration;
 use http::HeaderValue;
 
 use super::{each_has_one_error, errors, good, whole};
-use crate::proxy::settings::{Cors, Streams};
+use crate::manage::settings::SessionEndpoint;
+use crate::proxy::settings::{Cors, Protocol, Streams, Target};
 use crate::store::settings::Backend;
 
 #[test]
@@ -42,7 +43,8 @@ fn what_is_missing_is_said() {
         ("business: {}", "business.from", "it is missing"),
         ("limits: {l: {windows: 1/s}}\ndefaults: {limits: l}", "limits.l.by", "it is missing; write `by: key`"),
         ("limits: {l: {by: ip}}\ndefaults: {limits: l}", "limits.l.windows", "it is missing; write one window"),
-        ("management: {session: http://a}", "management.path", "it is missing"),
+        ("management: {roles: admin}", "management.session", "it is missing"),
+        ("management: {session: 'https://a/session'}", "management.roles", "write who may manage keys"),
         ("routes: {}", "routes", "there is none"),
         ("listen: {address: 127.0.0.1:1, tls: {}}", "listen.tls.certificates", "there is none"),
         (
@@ -241,11 +243,30 @@ fn the_process_has_bounds() {
             "errors.default.headers.Content-Length",
             "belongs to the connection",
         ),
-        ("management: {path: '/{a}', session: x}", "management.path", "no fixed path"),
-        ("management: {path: /a, session: x, create_rate: fast}", "management.create_rate", "no"),
-        ("management: {path: /a, session: x, roles: a, grants: {b: c}}", "management.grants.b", "name it in `roles`"),
-        ("management: {path: /a, session: x, redis: {username: u}}", "management.redis.username", "needs a password"),
-        ("store: file:k\nmanagement: {path: /a, session: x, redis: 'redis://h'}", "management.redis", "is a file"),
+        ("management: {path: '/{a}', roles: a, session: 'unix:s'}", "management.path", "no fixed path"),
+        ("management: {path: /, roles: a, session: 'unix:s'}", "management.path", "no fixed path"),
+        ("management: {roles: a, session: x}", "management.session", "write `https://host/path`"),
+        ("management: {roles: a, session: 'ftp://h/'}", "management.session", "write `https://host/path`"),
+        ("management: {roles: a, session: 'https://u:p@h/'}", "management.session", "write `https://host/path`"),
+        ("management: {roles: a, session: 'https://h/a#b'}", "management.session", "write `https://host/path`"),
+        ("management: {roles: a, session: 'http://app:3000/session'}", "management.session", "travel unencrypted"),
+        (
+            "base_path: /api\nroutes: {/v1/**: any, GET /v1/keys/mine: any}\nmanagement: {roles: a, session: 'unix:s'}",
+            "routes.\"GET /v1/keys/mine\"",
+            "served at and above",
+        ),
+        ("management: {roles: a, session: 'unix:s', create_rate: fast}", "management.create_rate", "no"),
+        ("management: {roles: a, session: 'unix:s', grants: {b: c}}", "management.grants.b", "name it in `roles`"),
+        (
+            "management: {roles: a, session: 'unix:s', redis: {username: u}}",
+            "management.redis.username",
+            "needs a password",
+        ),
+        (
+            "store: file:k\nmanagement: {roles: a, session: 'unix:s', redis: 'redis://h'}",
+            "management.redis",
+            "is a file",
+        ),
     ]);
 }
 
@@ -297,10 +318,6 @@ fn what_is_not_built_says_so_and_its_default_may_stand() {
 #[test]
 fn what_may_not_be_meant_is_a_warning() {
     for (given, words) in [
-        (
-            "management: {path: /v1/keys, session: http://s, roles: [admin], max_active_keys: 10, redis: {url: 'redis://h', username: u, password: p}, unscoped: true, create_rate: 60/1m, wait_replicas: 1}",
-            "not served",
-        ),
         ("admin: 0.0.0.0:9900", "keep it on loopback"),
         ("upstream: http://app:3000", "travel unencrypted"),
         (
@@ -319,7 +336,7 @@ fn what_may_not_be_meant_is_a_warning() {
 #[test]
 fn keepers_have_their_own_login_and_everything_else_of_the_gates_redis() {
     let given = "store: {redis: 'rediss://a:7', username: gate, password: p, prefix: kc, tls: {ca: ca.pem}}\n\
-                 management: {path: /k, session: x, roles: [admin, member], grants: {member: [read]}, max_active_keys: 3, \
+                 management: {path: /k, session: https://s, roles: [admin, member], grants: {member: [read]}, max_active_keys: 3, \
                  wait_replicas: 2, redis: {username: keeper, password: SECRET}}\nroutes: {/a: read}";
     let settings = good(given);
     let Backend::Redis(gates) = &settings.store.backend else { panic!("it is a Redis") };
@@ -328,4 +345,28 @@ fn keepers_have_their_own_login_and_everything_else_of_the_gates_redis() {
     assert_eq!((keepers.prefix.as_str(), settings.store.wait_replicas), ("kc", 2));
     assert_eq!((settings.keys.max_active_keys, settings.keys.grants["member"].len()), (Some(3), 1));
     assert!(good("").store.keepers.is_none());
+}
+
+#[test]
+fn the_session_endpoint_is_reached_without_anybody_listening() {
+    let at = |session: &str| {
+        let given = format!("base_path: /api\nmanagement: {{roles: admin, session: '{session}'}}");
+        let management = good(&given).management.expect("it is configured");
+        assert_eq!((management.path.as_str(), management.served_at().as_str()), ("/v1/keys", "/api/v1/keys"));
+        assert!(!management.unscoped && management.create_rate.to_string() == "60/1m");
+        management.session
+    };
+    let tcp = |host: &str, port, protocol| Target::Tcp { host: host.to_owned(), port, protocol };
+    for (session, target, authority, path) in [
+        ("http://127.0.0.1:3000/session", tcp("127.0.0.1", 3000, Protocol::Http), "127.0.0.1:3000", "/session"),
+        ("http://localhost/s?a=b", tcp("localhost", 80, Protocol::Http), "localhost", "/s?a=b"),
+        ("http://[::1]:3000", tcp("[::1]", 3000, Protocol::Http), "[::1]:3000", "/"),
+        ("https://app.example?x", tcp("app.example", 443, Protocol::Https), "app.example", "/?x"),
+        ("unix:/run/app.sock:/session", Target::Unix("/run/app.sock".into()), "localhost", "/session"),
+        ("unix:app.sock", Target::Unix("/etc/gate/app.sock".into()), "localhost", "/"),
+    ] {
+        let expected = SessionEndpoint { target, authority: authority.to_owned(), path: path.to_owned() };
+        assert_eq!(at(session), expected, "{session}");
+    }
+    assert!(good("").management.is_none());
 }

@@ -279,7 +279,7 @@ fn failed(error: &hyper::Error, upload: Option<&Rc<Upload>>) -> Denial {
 }
 
 /// The whole story of an error, for the log.
-fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut told = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -189,15 +189,20 @@ impl<'r> Place<'r> {
 
     /// All keys, or those of one business.
     pub async fn list(self, business: Option<&str>) -> Result<Vec<StoredKey>, RegistryError> {
-        let places = match business {
-            Some(business) => {
-                let tenant = Tenant::Business(business.to_owned());
-                let members = self.redis.sscan(&self.layout.keys(&tenant)).await?;
-                let digests = members.iter().filter_map(|member| Digest::parse_hex(member));
-                digests.map(|digest| (digest, tenant.clone())).collect()
-            }
-            None => self.everywhere().await?,
-        };
+        match business {
+            Some(business) => self.list_of(&Tenant::Business(business.to_owned())).await,
+            None => self.read_all(self.everywhere().await?).await,
+        }
+    }
+
+    /// All keys of one tenant.
+    pub async fn list_of(self, tenant: &Tenant) -> Result<Vec<StoredKey>, RegistryError> {
+        let members = self.redis.sscan(&self.layout.keys(tenant)).await?;
+        let digests = members.iter().filter_map(|member| Digest::parse_hex(member));
+        self.read_all(digests.map(|digest| (digest, tenant.clone())).collect()).await
+    }
+
+    async fn read_all(self, places: Vec<(Digest, Tenant)>) -> Result<Vec<StoredKey>, RegistryError> {
         let mut keys = Vec::with_capacity(places.len());
         for page in places.chunks(PAGE) {
             let names: Vec<String> = page.iter().map(|(digest, tenant)| self.layout.key(tenant, digest)).collect();

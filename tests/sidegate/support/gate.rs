@@ -68,6 +68,11 @@ impl Gate {
         self.request("POST", path)
     }
 
+    /// One request of the person whose cookie this is.
+    pub fn signed_in(&self, cookie: &str, method: &str, path: &str) -> reqwest::RequestBuilder {
+        self.request(method, path).header("cookie", cookie)
+    }
+
     /// One request whose target and headers are sent byte for byte.
     pub fn raw(&self, method: &str, target: impl AsRef<[u8]>, headers: &[&[u8]]) -> Answer {
         client::raw(self.address, method, target, headers)

@@ -17,13 +17,17 @@ pub struct Load {
 
 impl Load {
     pub fn start(gate: &Arc<Gate>, key: &str, clients: usize) -> Self {
+        Self::on("/things", gate, key, clients)
+    }
+
+    pub fn on(path: &'static str, gate: &Arc<Gate>, key: &str, clients: usize) -> Self {
         let answers = Arc::new(Mutex::new(Vec::new()));
         let mut set = JoinSet::new();
         for _ in 0..clients {
             let (gate, key, answers) = (gate.clone(), key.to_owned(), answers.clone());
             set.spawn(async move {
                 loop {
-                    let status = gate.get("/things").bearer_auth(&key).answer().await.status;
+                    let status = gate.get(path).bearer_auth(&key).answer().await.status;
                     answers.lock().expect("no client panics").push(status);
                     sleep(Duration::from_millis(4)).await;
                 }

@@ -73,6 +73,7 @@ impl Stage {
         let values = [
             ("UPSTREAM_URL", self.upstream.url()),
             ("REDIS_URL", self.redis.url()),
+            ("SESSION_URL", format!("{}/session", self.upstream.url())),
             ("STORE_DEADLINE", PATIENT.to_owned()),
         ];
         values.map(|(name, value)| (name.to_owned(), value)).into()

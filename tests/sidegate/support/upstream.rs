@@ -22,7 +22,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{mpsc, oneshot},
@@ -66,6 +66,8 @@ enum Manner {
 struct State {
     seen: Mutex<Vec<Arc<Mutex<Recorded>>>>,
     manner: Mutex<Manner>,
+    /// Who is signed in: a cookie or an `Authorization`, and the session that it stands for.
+    sessions: Mutex<Vec<(String, Value)>>,
     connections: Mutex<Vec<AbortHandle>>,
 }
 
@@ -96,8 +98,12 @@ impl Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         listener.set_nonblocking(true).expect("a TCP listener can be non-blocking");
         let address = listener.local_addr().expect("a bound listener has an address");
-        let state =
-            Arc::new(State { seen: Mutex::default(), manner: Mutex::new(Manner::Echo), connections: Mutex::default() });
+        let state = Arc::new(State {
+            seen: Mutex::default(),
+            manner: Mutex::new(Manner::Echo),
+            sessions: Mutex::default(),
+            connections: Mutex::default(),
+        });
         let (stop, stopped) = oneshot::channel::<()>();
         let served = state.clone();
         thread::spawn(move || {
@@ -120,6 +126,16 @@ impl Upstream {
 
     pub fn echo(&self) {
         *lock(&self.state.manner) = Manner::Echo;
+    }
+
+    /// From now on whoever shows this cookie or `Authorization` has this session: asked at `/session`, it is told.
+    pub fn sign_in(&self, shown: &str, session: Value) {
+        lock(&self.state.sessions).push((shown.to_owned(), session));
+    }
+
+    /// Forgets all sessions.
+    pub fn sign_all_out(&self) {
+        lock(&self.state.sessions).clear();
     }
 
     pub fn fall_silent(&self) {
@@ -228,6 +244,13 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     let (status, headers, body) = match manner {
         Manner::Fixed { status, headers, body } => (status, headers, body),
         Manner::Silent => future::pending().await,
+        Manner::Echo if lock(&recorded).target == SESSION => {
+            let json = ("content-type".to_owned(), "application/json".to_owned());
+            match session(&state, &lock(&recorded)) {
+                Some(session) => (200, vec![json], session.to_string().into()),
+                None => (401, vec![json], Bytes::from_static(b"{}")),
+            }
+        }
         Manner::Echo | Manner::Stream(_) => {
             let json = ("content-type".to_owned(), "application/json".to_owned());
             (200, vec![json], echo(&lock(&recorded)))
@@ -238,6 +261,15 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         response = response.header(name, value);
     }
     Ok(response.body(Either::Left(Full::new(body))).expect("the test gave valid headers"))
+}
+
+/// Where sessions are told.
+const SESSION: &str = "/session";
+
+fn session(state: &State, request: &Recorded) -> Option<Value> {
+    let shown = [request.header("cookie"), request.header("authorization")];
+    let sessions = lock(&state.sessions);
+    sessions.iter().find(|(known, _)| shown.contains(&Some(known))).map(|(_, session)| session.clone())
 }
 
 type Answered = Either<Full<Bytes>, Frames>;

@@ -1,4 +1,4 @@
-//! bots: three coarse scopes, a plan, an hour (rows B1 to B3 and B5 to B7 of the profile).
+//! bots: three coarse scopes, a plan, an hour (rows B1 to B7 of the profile).
 
 use serde_json::{Value, json};
 
@@ -58,6 +58,26 @@ async fn a_key_works_as_soon_as_the_plan_has_api_access_and_no_longer() {
         assert_eq!(answer.status, status, "{document}");
         if status == 403 {
             is_insufficient(&answer);
+        }
+    }
+}
+
+// B4
+
+#[tokio::test]
+async fn only_an_admin_or_an_owner_generates_keys() {
+    let (stage, gate) = bots();
+    for (cookie, role, status) in [("sid=1", "admin", 201), ("sid=2", "owner", 201), ("sid=3", "member", 403)] {
+        stage.upstream.sign_in(cookie, json!({"user": "u_1", "businesses": [{"id": "acme", "role": role}]}));
+        let wanted = json!({"name": "Widget", "business_id": "acme", "scopes": ["read"]});
+        let answer = gate.signed_in(cookie, "POST", "/v1/keys").json(&wanted).answer().await;
+        assert_eq!(answer.status, status, "{role}");
+        match status {
+            201 => {
+                let key = answer.json()["key"].as_str().unwrap_or_default().to_owned();
+                assert_eq!(gate.get("/v1/bots").bearer_auth(key).answer().await.status, 200);
+            }
+            _ => is_insufficient(&answer),
         }
     }
 }
@@ -143,6 +163,22 @@ async fn every_decision_is_in_the_log_by_key_id_and_no_log_holds_a_key() {
         assert!(!gate.written().contains(&key.text));
         assert!(!gate.operators("/metrics").text().contains(&key.text));
     }
+}
+
+#[tokio::test]
+async fn keys_can_be_looked_through_for_unused_ones_and_revoked() {
+    let (stage, gate) = bots();
+    stage.upstream.sign_in("sid=1", json!({"user": "u_1", "businesses": [{"id": "acme", "role": "owner"}]}));
+    let [used, unused] = [1, 2].map(|_| key(&stage, "read"));
+    ask(&gate, "GET", "/v1/bots", &used).await;
+    let listed = gate.signed_in("sid=1", "GET", "/v1/keys?business_id=acme").answer().await.json();
+    assert_eq!(listed["total"], 2);
+    let keys = listed["keys"].as_array().expect("a list");
+    let unused = keys.iter().find(|key| key["id"] == unused.id.as_str()).expect("it is listed");
+    assert_eq!(unused["last_used_at"], Value::Null, "{unused}");
+    let path = format!("/v1/keys/{}", unused["id"].as_str().unwrap_or_default());
+    assert_eq!(gate.signed_in("sid=1", "DELETE", &path).answer().await.status, 204);
+    assert_eq!(ask(&gate, "GET", "/v1/bots", &used).await.status, 200);
 }
 
 /// An organization on the paid plan, before the profile's gate.

@@ -1,4 +1,4 @@
-//! callscaler: one business, one shared limit (rows C1 and C3 to C10 of the profile).
+//! callscaler: one business, one shared limit (rows C1 to C10 of the profile).
 
 use std::net::SocketAddr;
 
@@ -22,6 +22,55 @@ async fn a_key_looks_like_cs_key_and_is_recognised_by_what_is_shown_of_it() {
     assert_eq!(ask(&gate, "/api/v1/calls", key).await.status, 200);
     assert_eq!(stage.upstream.only().target, "/api/v1/calls");
     assert_eq!(ask(&gate, "/v1/calls", key).await.status, 404, "the base URL is /api/v1");
+}
+
+// C2
+
+#[tokio::test]
+async fn of_eleven_keys_asked_for_at_the_same_moment_on_two_sidecars_ten_are_made() {
+    let (stage, one) = callscaler();
+    let two = stage.profile("callscaler");
+    sign_in(&stage);
+    let wanted = json!({"name": "Reports", "business_id": BUSINESS});
+    let requests = (0..11).map(|n| [&one, &two][n % 2].signed_in("sid=admin", "POST", "/api/v1/keys").json(&wanted));
+    let answers = together(requests).await;
+    let made: Vec<_> = answers.iter().filter(|answer| answer.status == 201).map(Answer::json).collect();
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status != 201).collect();
+    assert_eq!((made.len(), refused.len()), (10, 1));
+    assert_eq!((refused[0].status, &refused[0].json()["error"]["code"]), (409, &json!("409")));
+    for key in &made {
+        assert_eq!((key["business_id"].as_str(), key["user_id"].as_str()), (Some(BUSINESS), Some("u_1")));
+        assert_eq!(ask(&one, "/api/v1/calls", key["key"].as_str().unwrap_or_default()).await.status, 200);
+    }
+    let path = format!("/api/v1/keys/{}", made[0]["id"].as_str().unwrap_or_default());
+    assert_eq!(one.signed_in("sid=admin", "DELETE", &path).answer().await.status, 204);
+    assert_eq!(ask(&two, "/api/v1/calls", made[0]["key"].as_str().unwrap_or_default()).await.status, 401);
+    assert_eq!(two.signed_in("sid=admin", "POST", "/api/v1/keys").json(&wanted).answer().await.status, 201);
+}
+
+#[tokio::test]
+async fn only_admins_create_and_revoke_keys() {
+    let (stage, gate) = callscaler();
+    sign_in(&stage);
+    let wanted = json!({"name": "Reports", "business_id": BUSINESS});
+    let key = gate.signed_in("sid=admin", "POST", "/api/v1/keys").json(&wanted).answer().await.json();
+    let path = format!("/api/v1/keys/{}", key["id"].as_str().unwrap_or_default());
+    for (who, created, revoked) in [("sid=member", 403, 403), ("sid=elsewhere", 403, 404), ("sid=nobody", 401, 401)] {
+        let answer = gate.signed_in(who, "POST", "/api/v1/keys").json(&wanted).answer().await;
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (created, &json!(created.to_string())), "{who}");
+        assert_eq!(gate.signed_in(who, "DELETE", &path).answer().await.status, revoked, "{who}");
+    }
+    assert_eq!(ask(&gate, "/api/v1/calls", key["key"].as_str().unwrap_or_default()).await.status, 200);
+}
+
+fn sign_in(stage: &Stage) {
+    for (cookie, user, business, role) in [
+        ("sid=admin", "u_1", BUSINESS, "admin"),
+        ("sid=member", "u_2", BUSINESS, "member"),
+        ("sid=elsewhere", "u_3", "umbrella", "admin"),
+    ] {
+        stage.upstream.sign_in(cookie, json!({"user": user, "businesses": [{"id": business, "role": role}]}));
+    }
 }
 
 // C4

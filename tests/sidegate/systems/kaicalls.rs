@@ -1,4 +1,4 @@
-//! kaicalls: hashed keys, wildcard scope, business scoping, public endpoints (rows K0 to K5 and K7 to K9 of the profile).
+//! kaicalls: hashed keys, wildcard scope, business scoping, public endpoints (rows K0 to K9 of the profile).
 
 use std::process::Command;
 
@@ -186,6 +186,52 @@ async fn sources_that_disagree_are_refused() {
     let agreed = gate.get("/api/v1/businesses/biz_1/agents?business_id=biz_1").bearer_auth(&key);
     assert_eq!(agreed.header("X-Business-Id", "biz_1").answer().await.status, 200);
     assert_eq!(stage.upstream.only().all("x-business-id"), ["biz_1"]);
+}
+
+// K6, and with it K2 and K4
+
+#[tokio::test]
+async fn keys_are_created_listed_and_revoked_with_a_session_and_not_with_a_key() {
+    let (stage, gate) = kaicalls();
+    stage.upstream.sign_in("sid=1", json!({"user": "u_42", "businesses": [{"id": "biz_1", "role": "owner"}]}));
+    let create = |body: Value| gate.signed_in("sid=1", "POST", "/api/v1/keys").json(&body).answer();
+    let created = create(json!({"name": "Zapier", "business_id": "biz_1"})).await;
+    assert_eq!(created.status, 201, "{}", created.text());
+    let created = created.json();
+    let (id, key) = (created["id"].as_str().unwrap_or_default(), created["key"].as_str().unwrap_or_default());
+    assert_eq!(created["scopes"].as_array().map(Vec::len), Some(15), "all default scopes");
+    let some = create(json!({"name": "Zapier", "business_id": "biz_1", "scopes": ["agents:read"]})).await.json();
+    assert_eq!(some["scopes"], json!(["agents:read"]));
+    assert_eq!(ask(&gate, "/api/v1/agents", key).await.status, 200);
+
+    let listed = gate.signed_in("sid=1", "GET", "/api/v1/keys").answer().await;
+    assert_eq!((listed.status, listed.json()["total"].as_u64()), (200, Some(2)));
+    assert!(!listed.text().contains(key), "a key is shown once");
+    let stored = stage.redis.everything();
+    assert!(stored.contains(&sha256(key)) && !stored.contains(key));
+
+    stage.upstream.take();
+    let named = format!("/api/v1/keys?id={id}");
+    for (method, path) in [("POST", "/api/v1/keys"), ("GET", "/api/v1/keys"), ("DELETE", &named)] {
+        let keyed = gate.request(method, path).bearer_auth(key).answer().await;
+        assert_eq!(keyed.denial(), (401, "no_session".to_owned()), "{method}");
+    }
+    assert!(stage.upstream.seen().is_empty(), "a key is never shown to who knows the sessions");
+    assert_eq!(gate.signed_in("sid=1", "DELETE", &named).answer().await.status, 204);
+    assert_eq!(ask(&gate, "/api/v1/agents", key).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_key_for_all_businesses_is_its_users_own() {
+    let (stage, gate) = kaicalls();
+    stage.upstream.sign_in("sid=1", json!({"user": "u_42", "businesses": [{"id": "biz_1", "role": "owner"}]}));
+    stage.redis.own("u_42", "biz_1");
+    let wanted = json!({"name": "Zapier", "unscoped": true});
+    let created = gate.signed_in("sid=1", "POST", "/api/v1/keys").json(&wanted).answer().await.json();
+    let key = created["key"].as_str().unwrap_or_default();
+    stage.upstream.take();
+    names_are_answered(&stage, &gate, key, "biz_1", 200).await;
+    names_are_answered(&stage, &gate, key, "biz_2", 403).await;
 }
 
 // K7

@@ -1,4 +1,4 @@
-//! salescaling: `x-api-key`, many scopes, three windows at once (rows S1 to S7 of the profile).
+//! salescaling: `x-api-key`, many scopes, three windows at once (rows S1 to S8 of the profile).
 
 use std::process::Command;
 
@@ -111,7 +111,7 @@ async fn a_webhook_key_can_call_the_webhook_and_nothing_else() {
     assert_eq!(ask(&gate, "POST", "/api/v1/voice-agents/webhook", &writer).await.status, 403);
 }
 
-// S4, as far as creation
+// S4, by the command line
 
 #[tokio::test]
 async fn a_key_has_a_name_and_an_expiry_and_is_shown_once() {
@@ -130,6 +130,42 @@ async fn a_key_has_a_name_and_an_expiry_and_is_shown_once() {
     assert_eq!(listed["keys"][0]["hint"], created["hint"]);
     assert!(!listed.to_string().contains(key), "the key can be read back from the list");
     assert!(!stage.redis.everything().contains(key), "the key can be read back from the store");
+}
+
+// S3, S4 and S8 over HTTP
+
+#[tokio::test]
+async fn a_key_is_created_changed_listed_and_ended_by_who_is_signed_in() {
+    let (stage, gate) = salescaling();
+    stage.upstream.sign_in("sid=1", json!({"user": "u_42", "businesses": [{"id": "acme", "role": "owner"}]}));
+    let keys = |method: &str, below: &str, body: Value| {
+        let request = gate.signed_in("sid=1", method, &format!("/api/v1/keys{below}"));
+        if body.is_null() { request.answer() } else { request.json(&body).answer() }
+    };
+    let none = keys("POST", "", json!({"name": "CRM", "unscoped": true})).await;
+    assert_eq!(none.denial(), (422, "unprocessable".to_owned()));
+    assert!(none.text().contains("at least one scope"), "{}", none.text());
+    let hook = json!({"name": "CRM", "unscoped": true, "scopes": ["voice-agents:webhook"]});
+    let created = keys("POST", "", hook).await.json();
+    let (id, key) = (created["id"].as_str().unwrap_or_default(), created["key"].as_str().unwrap_or_default());
+    assert_eq!(ask(&gate, "POST", "/api/v1/voice-agents/webhook", key).await.status, 200);
+    for (method, path) in [("GET", "/api/v1/voice-agents"), ("GET", "/api/v1/contacts"), ("GET", "/api/v1/users")] {
+        assert_eq!(ask(&gate, method, path, key).await.status, 403, "{method} {path}");
+    }
+    let one = format!("/{id}");
+    let changed = keys("PATCH", &one, json!({"name": "Other", "expires_at": "2099-01-01T00:00:00Z"})).await;
+    assert_eq!((changed.status, &changed.json()["name"]), (200, &json!("Other")));
+    assert_eq!(keys("PATCH", &one, json!({"expires_at": "2020-01-01T00:00:00Z"})).await.status, 422);
+    assert_eq!(keys("PATCH", &one, json!({"expires_at": null})).await.json()["expires_at"], Value::Null);
+    let usage = keys("GET", &format!("{one}/usage"), Value::Null).await.json();
+    let used: Vec<_> = usage["limits"].as_array().into_iter().flatten().map(|window| &window["window"]).collect();
+    assert_eq!(used, ["20/1s", "200/10s", "1000/1m"], "{usage}");
+    let listed = keys("GET", "", Value::Null).await;
+    assert!(listed.json()["total"] == 1 && !listed.text().contains(key), "{}", listed.text());
+    let made = listed.json()["keys"][0]["created_at"].clone();
+    assert!(made.as_str().is_some_and(|at| at.ends_with('Z')), "by this one knows which were not rotated: {made}");
+    assert_eq!(keys("DELETE", &one, Value::Null).await.status, 204);
+    assert_eq!(ask(&gate, "POST", "/api/v1/voice-agents/webhook", key).await.status, 401);
 }
 
 // S5

@@ -1,9 +1,11 @@
-//! scaling: machine-readable errors with request ids (rows G0 to G5 of the profile).
+//! scaling: machine-readable errors with request ids (rows G0 to G6 of the profile).
+
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Answer, AnswerTo as _, Gate, Stage};
+use crate::support::{Answer, AnswerTo as _, Gate, Stage, load::Load};
 
 const QUICK_START: &str = "/v1/oncall/schedules";
 
@@ -106,6 +108,32 @@ async fn deleting_a_key_revokes_all_access_at_once() {
     is_unauthorized(&ask(&gate, &key.text).await, "invalid_api_key");
     stage.redis.delete(&key.hint());
     is_unauthorized(&ask(&gate, &key.text).await, "invalid_api_key");
+}
+
+// G6
+
+#[tokio::test]
+async fn a_key_is_replaced_without_a_moment_in_which_neither_works() {
+    let (stage, gate) = scaling();
+    stage.upstream.sign_in("sid=1", json!({"user": "u_1", "businesses": [{"id": "acme", "role": "admin"}]}));
+    let wanted = json!({"name": "Pager", "business_id": "acme"});
+    let old = gate.signed_in("sid=1", "POST", "/v1/keys").json(&wanted).answer().await.json();
+    let text = |key: &Value, member: &str| key[member].as_str().unwrap_or_default().to_owned();
+    let gate = Arc::new(gate);
+    let before = Load::on(QUICK_START, &gate, &text(&old, "key"), 4);
+    before.passed(50).await;
+    let path = format!("/v1/keys/{}/rotate", text(&old, "id"));
+    let rotated = gate.signed_in("sid=1", "POST", &path).json(&json!({"overlap": "1h"})).answer().await;
+    assert_eq!(rotated.status, 201, "{}", rotated.text());
+    let after = Load::on(QUICK_START, &gate, &text(&rotated.json(), "key"), 4);
+    after.passed(50).await;
+    before.passed(100).await;
+    let statuses = [before.end().await, after.end().await].concat();
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+    let path = format!("/v1/keys/{}", text(&old, "id"));
+    assert_eq!(gate.signed_in("sid=1", "DELETE", &path).answer().await.status, 204);
+    is_unauthorized(&ask(&gate, &text(&old, "key")).await, "invalid_api_key");
+    is_unauthorized(&gate.get("/v1/keys").answer().await, "no_session");
 }
 
 fn scaling() -> (Stage, Gate) {

@@ -1,0 +1,350 @@
+//! The door on one screen, in the contract's order: cross-site 403, session 401, content type 415, body and rules 422, role or
+//! another's business 403, another's key 404, rate 429, maximum 409.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::authority::{Authority, Granted};
+use super::operation::Operation;
+use super::rate::CreateRate;
+use super::resource::{self, Creation, answer, document, unprocessable};
+use super::session::{Session, Sessions};
+use super::settings::Settings;
+use super::{cross_site, openapi, usage};
+use crate::gate::Denial;
+use crate::keys::change::{self, Change};
+use crate::keys::rules::{RuleError, Rules, Wanted};
+use crate::keys::tenant::is_id;
+use crate::policy::{Policy, Reason};
+use crate::proxy::connector::Connector;
+use crate::proxy::desk::Errand;
+use crate::store::audit::{Actor, Door as From};
+use crate::store::keyring::{Asker, Granting, Keyring, KeyringError, Minted, Revocation};
+use crate::store::registry::{Registry, RegistryError, StoredKey};
+use crate::store::settings::{Backend, StoreSettings};
+use crate::store::{Store, StoreError};
+
+/// What the door is opened with.
+pub struct Office {
+    pub settings: Settings,
+    pub policy: Arc<Policy>,
+    pub rules: Rules,
+    pub store: StoreSettings,
+    /// To the session endpoint.
+    pub session: Connector,
+}
+
+/// Answers requests for key management, on one thread.
+pub struct Door {
+    settings: Settings,
+    policy: Arc<Policy>,
+    rules: Rules,
+    store_settings: StoreSettings,
+    /// The gate's own way to the store, for what the keepers' login may not.
+    store: Store,
+    sessions: Sessions,
+    rate: CreateRate,
+    keyring: RefCell<Option<Rc<Keyring>>>,
+    described: Bytes,
+}
+
+/// One request of somebody who is signed in.
+struct Visit<'d> {
+    door: &'d Door,
+    keyring: Rc<Keyring>,
+    authority: Authority<'d>,
+    actor: Actor,
+    now_ms: u64,
+}
+
+/// What a request wants, read from its path, query and body.
+enum Asked {
+    Create(Creation),
+    List(resource::Listing),
+    Show(String),
+    Update(String, Change),
+    Rotate(String, Option<String>),
+    Revoke(String),
+    Usage(String),
+}
+
+impl Door {
+    pub fn new(office: Office, store: Store) -> Self {
+        let Office { settings, policy, rules, store: store_settings, session } = office;
+        Self {
+            sessions: Sessions::new(settings.session.clone(), session),
+            rate: CreateRate::new(settings.create_rate.clone()),
+            described: openapi::document(&settings.served_at()).to_string().into(),
+            keyring: RefCell::default(),
+            settings,
+            policy,
+            rules,
+            store_settings,
+            store,
+        }
+    }
+
+    pub async fn handle(&self, errand: &Errand) -> Result<Response<Bytes>, Denial> {
+        let operation = Operation::of(&errand.route, &self.settings).ok_or(Denial::RouteNotFound)?;
+        if self.policy.deny.holds_address(errand.client.ip()) {
+            return Err(Denial::DeniedAddress);
+        }
+        if operation == Operation::Describe {
+            return Ok(self.describe());
+        }
+        cross_site::check(&errand.headers)?;
+        let formats = &self.policy.credentials.formats;
+        let session = self.sessions.ask(&errand.headers, formats, &self.store).await?;
+        let session = session.ok_or_else(|| refusal(Reason::NoSession, None))?;
+        let asked = Asked::read(operation, errand)?;
+        let visit = self.visit(&session, errand).await?;
+        let answered = match asked {
+            Asked::Create(creation) => visit.create(creation).await,
+            Asked::List(listing) => visit.list(listing).await,
+            Asked::Show(id) => visit.show(&id).await,
+            Asked::Update(id, change) => visit.update(&id, change).await,
+            Asked::Rotate(id, overlap) => visit.rotate(&id, overlap.as_deref()).await,
+            Asked::Revoke(id) => visit.revoke(&id).await,
+            Asked::Usage(id) => visit.usage(&id).await,
+        };
+        if let Err(Denial::StoreUnavailable(_)) = &answered {
+            // Connections that fail are made anew by the next request.
+            self.keyring.take();
+        }
+        answered
+    }
+
+    async fn visit<'d>(&'d self, session: &'d Session, errand: &Errand) -> Result<Visit<'d>, Denial> {
+        let (keyring, now_ms) = self.keyring().await?;
+        let authority =
+            Authority { session, roles: &self.settings.roles, grants: &self.rules.grants, scopes: &self.policy.scopes };
+        let actor = Actor { name: session.user.clone(), from: From::Http(errand.client.as_str().to_owned()) };
+        Ok(Visit { door: self, keyring, authority, actor, now_ms })
+    }
+
+    /// The keys, with the keepers' own login, and the store's time.
+    async fn keyring(&self) -> Result<(Rc<Keyring>, u64), StoreError> {
+        let held = self.keyring.borrow().clone();
+        if let Some(keyring) = held
+            && let Ok(now_ms) = keyring.registry.now_ms().await
+        {
+            return Ok((keyring, now_ms));
+        }
+        let registry = match (&self.store, &self.store_settings.backend) {
+            // The gate's very own: what is changed here acts at once.
+            (Store::File { file, .. }, _) => Registry::File { store: file.clone() },
+            (Store::Redis(_), Backend::Redis(gates)) => {
+                Registry::connect(self.store_settings.keepers.as_ref().unwrap_or(gates)).await?
+            }
+            (Store::Redis(_), Backend::File(_)) => Registry::open(&self.store_settings).await?,
+        };
+        let formats = self.policy.credentials.formats.clone();
+        let keyring = Rc::new(Keyring::new(formats, self.rules.clone(), registry));
+        let now_ms = keyring.registry.now_ms().await?;
+        self.keyring.replace(Some(keyring.clone()));
+        Ok((keyring, now_ms))
+    }
+
+    fn describe(&self) -> Response<Bytes> {
+        let mut response = Response::new(self.described.clone());
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+}
+
+impl Asked {
+    fn read(operation: Operation, errand: &Errand) -> Result<Self, Denial> {
+        let (headers, query) = (&errand.headers, errand.query.as_deref());
+        let body = || errand.body.as_ref().map_err(Clone::clone);
+        let id = || errand.id.clone().ok_or(Denial::RouteNotFound);
+        Ok(match operation {
+            Operation::Create => Self::Create(resource::creation(headers, body()?)?),
+            Operation::List => Self::List(resource::listing(query)?),
+            Operation::RevokeNamed => Self::Revoke(resource::named(query)?),
+            Operation::Show => Self::Show(id()?),
+            Operation::Update => Self::Update(id()?, resource::change(headers, body()?)?),
+            Operation::Revoke => Self::Revoke(id()?),
+            Operation::Rotate => Self::Rotate(id()?, resource::rotation(headers, body()?)?),
+            Operation::Usage => Self::Usage(id()?),
+            Operation::Describe => return Err(Denial::RouteNotFound),
+        })
+    }
+}
+
+impl Visit<'_> {
+    async fn create(&self, creation: Creation) -> Result<Response<Bytes>, Denial> {
+        let wanted = self.wanted(creation)?;
+        self.keyring.check(wanted.clone(), self.asker(&Granted::Everything)).map_err(broken)?;
+        let granted = match &wanted.business {
+            Some(business) => self.authority.over_business(business)?,
+            None => self.authority.over_own()?,
+        };
+        self.keyring.check(wanted.clone(), self.asker(&granted)).map_err(broken)?;
+        self.spend().await?;
+        let minted = self.keyring.create(wanted, None, self.asker(&granted)).await.map_err(failed)?;
+        Ok(answer(StatusCode::CREATED, &shown_once(&minted)))
+    }
+
+    async fn list(&self, listing: resource::Listing) -> Result<Response<Bytes>, Denial> {
+        let tenants = self.authority.tenants(listing.business_id.as_deref())?;
+        let all = self.keyring.registry.list_of(&tenants).await.map_err(denied)?;
+        let skipped = (listing.page - 1).saturating_mul(listing.per_page);
+        let [skipped, per_page] = [skipped, listing.per_page].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        let shown: Vec<StoredKey> = all.iter().skip(skipped).take(per_page).cloned().collect();
+        let keys = self.documents(&shown).await?;
+        Ok(answer(StatusCode::OK, &json!({"keys": keys, "total": all.len()})))
+    }
+
+    async fn show(&self, id: &str) -> Result<Response<Bytes>, Denial> {
+        let (key, _) = self.key(id).await?;
+        Ok(answer(StatusCode::OK, &self.document(&key).await?))
+    }
+
+    async fn update(&self, id: &str, change: Change) -> Result<Response<Bytes>, Denial> {
+        self.keyring.rules.settle_change(change.clone(), self.now_ms).map_err(broken)?;
+        let (key, granted) = self.key(id).await?;
+        let changed = self.keyring.update(&key, change, self.asker(&granted)).await.map_err(denied)?;
+        let key = changed.after.unwrap_or(changed.before);
+        Ok(answer(StatusCode::OK, &self.document(&key).await?))
+    }
+
+    async fn rotate(&self, id: &str, overlap: Option<&str>) -> Result<Response<Bytes>, Denial> {
+        change::overlap(overlap).map_err(broken)?;
+        let (key, granted) = self.key(id).await?;
+        self.spend().await?;
+        let rotated = self.keyring.rotate(&key, overlap, None, self.asker(&granted)).await.map_err(failed)?;
+        Ok(answer(StatusCode::CREATED, &shown_once(&rotated.successor)))
+    }
+
+    /// When it is answered, every gate refuses the key.
+    async fn revoke(&self, id: &str) -> Result<Response<Bytes>, Denial> {
+        let (key, granted) = self.key(id).await?;
+        let revoked = self.keyring.revoke(&key, self.asker(&granted)).await.map_err(denied)?;
+        let (Revocation::Revoked(key) | Revocation::AlreadyRevoked(key)) = revoked;
+        match self.door.store_settings.wait_replicas {
+            0 => {}
+            replicas => self.keyring.registry.wait_for_replicas(&key, replicas).await.map_err(denied)?,
+        }
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        Ok(response)
+    }
+
+    async fn usage(&self, id: &str) -> Result<Response<Bytes>, Denial> {
+        let (key, _) = self.key(id).await?;
+        let registry = &self.keyring.registry;
+        // This is a gate's own process: what it counts is what is counted, also beside a file.
+        let used = usage::of_key(&self.door.policy, &self.door.store, registry, &key, self.now_ms, true).await?;
+        let business = usage::of_business_of(registry, &key, self.now_ms).await?;
+        let mut document = json!(used);
+        document["id"] = key.text("id").into();
+        document["prefix"] = key.text("hint").into();
+        document["business"] = json!(business);
+        Ok(answer(StatusCode::OK, &document))
+    }
+
+    /// The owner is who asks, whatever the body says.
+    fn wanted(&self, creation: Creation) -> Result<Wanted, Denial> {
+        let Creation { name, business_id, unscoped, scopes, expires_at } = creation;
+        match (&business_id, unscoped) {
+            (Some(_), true) => return Err(unprocessable("`business_id` and `unscoped` exclude each other".to_owned())),
+            (None, false) => return Err(unprocessable("Name the key's business as `business_id`".to_owned())),
+            (None, true) if !self.door.settings.unscoped => {
+                return Err(unprocessable("Every key belongs to a business here; name it as `business_id`".to_owned()));
+            }
+            (Some(_), false) | (None, true) => {}
+        }
+        let user = Some(self.actor.name.clone());
+        let scopes = scopes.unwrap_or_default();
+        Ok(Wanted { name, business: business_id, user, scopes, expires: expires_at, ..Wanted::default() })
+    }
+
+    /// A key that is the caller's to keep, and what he may give it.
+    async fn key(&self, id: &str) -> Result<(StoredKey, Granted), Denial> {
+        let found = match is_id(id) {
+            true => self.keyring.registry.find_id(id).await.map_err(denied)?,
+            false => None,
+        };
+        let key = found.ok_or_else(|| refusal(Reason::KeyNotFound, None))?;
+        let granted = self.authority.over_key(&key)?;
+        Ok((key, granted))
+    }
+
+    async fn spend(&self) -> Result<(), Denial> {
+        self.door.rate.spend(&self.door.store, &self.actor.name).await
+    }
+
+    async fn document(&self, key: &StoredKey) -> Result<Value, Denial> {
+        Ok(self.documents(std::slice::from_ref(key)).await?.remove(0))
+    }
+
+    /// One for each key, with its last use where that is counted.
+    async fn documents(&self, keys: &[StoredKey]) -> Result<Vec<Value>, Denial> {
+        let used = usage::last_used(&self.keyring.registry, keys).await?.unwrap_or_default();
+        let used = used.into_iter().chain(std::iter::repeat(None));
+        Ok(keys.iter().zip(used).map(|(key, used)| document(key, used)).collect())
+    }
+
+    fn asker<'v>(&'v self, granted: &'v Granted) -> Asker<'v> {
+        let granting = match granted {
+            Granted::Everything => Granting::Everything,
+            Granted::UpTo(granted) => Granting::UpTo { granted, scopes: &self.door.policy.scopes },
+        };
+        Asker { actor: &self.actor, granting, now_ms: self.now_ms }
+    }
+}
+
+/// Why the door stays shut.
+pub fn refusal(reason: Reason, detail: Option<String>) -> Denial {
+    Denial::Unmanaged { reason, detail }
+}
+
+fn shown_once(minted: &Minted) -> Value {
+    let mut document = document(&minted.stored, None);
+    document["key"] = Value::from(minted.key.expose());
+    document
+}
+
+fn broken(rule: RuleError) -> Denial {
+    let reason = match &rule {
+        RuleError::NotGranted(_) => Reason::RoleRequired,
+        _ => Reason::Unprocessable,
+    };
+    refusal(reason, Some(sentence(&rule.to_string())))
+}
+
+fn denied(error: RegistryError) -> Denial {
+    match error {
+        RegistryError::Rule(rule) => broken(rule),
+        RegistryError::Full { .. } => refusal(Reason::TooManyKeys, Some(sentence(&error.to_string()))),
+        RegistryError::NotFound | RegistryError::Ambiguous { .. } => refusal(Reason::KeyNotFound, None),
+        RegistryError::Store(error) => error.into(),
+        RegistryError::Unreadable(_)
+        | RegistryError::IdTaken(_)
+        | RegistryError::Differs { .. }
+        | RegistryError::Contended
+        | RegistryError::Replicas { .. }
+        | RegistryError::NotHere(_) => StoreError::Refused(error.to_string()).into(),
+    }
+}
+
+fn failed(error: KeyringError) -> Denial {
+    match error {
+        KeyringError::Registry(error) => denied(error),
+        KeyringError::Mint(_) | KeyringError::Format(_) | KeyringError::NotNew => {
+            StoreError::Refused(error.to_string()).into()
+        }
+    }
+}
+
+/// What the command line ends a line with begins one here.
+fn sentence(text: &str) -> String {
+    let mut characters = text.chars();
+    characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
+}

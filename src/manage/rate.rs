@@ -1,0 +1,44 @@
+//! How many keys one user may create: counted in the store, so that all sidecars share it exactly.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::gate::Denial;
+use crate::limit::{Algorithm, Ask, BucketAsk, Outcome, Question, Windows};
+use crate::store::layout::{count_name, user_slot};
+use crate::store::{Store, StoreError};
+
+/// No configured limit can be called this.
+const NAME: &str = "@create";
+/// A person waits for it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+pub struct CreateRate {
+    windows: Arc<Windows>,
+}
+
+impl CreateRate {
+    pub fn new(windows: Arc<Windows>) -> Self {
+        Self { windows }
+    }
+
+    /// One more key of this user, or why not now. While the store is away, none.
+    pub async fn spend(&self, store: &Store, user: &str) -> Result<(), Denial> {
+        let bucket =
+            BucketAsk { name: count_name(NAME, user), algorithm: Algorithm::Fixed, windows: self.windows.clone() };
+        let ask = Ask { slot: user_slot(user), buckets: vec![bucket], ..Ask::default() };
+        let question = Question { asks: [ask].into(), cost: 1, n: 1 };
+        let answer = store.decide(&question, Instant::now() + PATIENCE).await?;
+        let Outcome::Spent { granted, windows } = answer.outcome else {
+            return Err(StoreError::Broken(format!("the count of the keys that {user} creates")).into());
+        };
+        if granted > 0 {
+            return Ok(());
+        }
+        let wait_ms = windows.iter().flatten().filter_map(|window| window.wait_ms).max();
+        let retry_after = wait_ms.map(|ms| ms.div_ceil(1000).max(1));
+        Err(Denial::RateLimited { retry_after, violated: vec!["create-rate".to_owned()] })
+    }
+}

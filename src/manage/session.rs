@@ -1,0 +1,241 @@
+//! Who asks: the service behind the gate knows its sessions, and is asked about each request's anew.
+//!
+//! It gets the caller's cookies and `Authorization`, and of these nothing that could be a key of this gate: whoever runs the
+//! session endpoint has no business with keys. Whatever is not the answer that the contract names is no session.
+
+use std::error::Error;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, COOKIE, HOST};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout};
+use tracing::{debug, warn};
+
+use super::settings::SessionEndpoint;
+use crate::gate::Denial;
+use crate::keys::tenant::is_id;
+use crate::keys::{Digest, Formats, Reading};
+use crate::proxy::connector::{Connected, Connector, Stream};
+use crate::proxy::settings::Target;
+use crate::proxy::upstream::chain;
+use crate::proxy::upstream::resolve::Resolver;
+use crate::store::Store;
+
+/// The whole question, connecting included.
+const PATIENCE: Duration = Duration::from_secs(2);
+const LARGEST_ANSWER: usize = 64 * 1024;
+
+/// Who is signed in, and what he is in which business.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Session {
+    pub user: String,
+    pub businesses: Vec<Membership>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Membership {
+    pub id: String,
+    pub role: String,
+}
+
+/// Belongs to the thread that it is made on.
+pub struct Sessions {
+    endpoint: SessionEndpoint,
+    connector: Connector,
+    resolver: Option<Rc<Resolver>>,
+}
+
+impl Sessions {
+    /// `connector` is for the endpoint's target.
+    pub fn new(endpoint: SessionEndpoint, connector: Connector) -> Self {
+        let resolver = match &endpoint.target {
+            Target::Tcp { host, port, .. } => Some(Rc::new(Resolver::new(host, *port))),
+            Target::Unix(_) => None,
+        };
+        Self { endpoint, connector, resolver }
+    }
+
+    /// The caller's session, if there is one. Nothing of it is remembered.
+    pub async fn ask(&self, headers: &HeaderMap, formats: &Formats, store: &Store) -> Result<Option<Session>, Denial> {
+        let mut shown = HeaderMap::new();
+        shown.extend(cookies(headers, formats).map(|cookies| (COOKIE, cookies)));
+        shown.extend(authorization(headers, formats, store).await?.map(|value| (AUTHORIZATION, value)));
+        if shown.is_empty() {
+            return Ok(None);
+        }
+        let answer = match timeout(PATIENCE, self.exchange(shown)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => {
+                warn!(error = %chain(&*error), "management.session cannot be asked; the caller counts as not signed in");
+                return Ok(None);
+            }
+            Err(_) => {
+                warn!("management.session did not answer in {PATIENCE:?}; the caller counts as not signed in");
+                return Ok(None);
+            }
+        };
+        Ok(answer.and_then(|body| read(&body)))
+    }
+
+    /// The body of a 200; `None` for any other answer.
+    async fn exchange(&self, shown: HeaderMap) -> Result<Option<Bytes>, Failure> {
+        let Connected { stream, h2, .. } = self.connector.connect(self.resolver.as_ref(), PATIENCE).await?;
+        let request = self.request(shown, h2)?;
+        match stream {
+            Stream::Tcp(stream) => send(stream, h2, request).await,
+            Stream::Unix(stream) => send(stream, h2, request).await,
+            Stream::Tls(stream) => send(stream, h2, request).await,
+        }
+    }
+
+    fn request(&self, shown: HeaderMap, h2: bool) -> Result<Request<Empty<Bytes>>, http::Error> {
+        let SessionEndpoint { authority, path, .. } = &self.endpoint;
+        let mut request = match h2 {
+            true => Request::get(format!("https://{authority}{path}")),
+            false => Request::get(path).header(HOST, authority),
+        };
+        request = request.header(ACCEPT, "application/json");
+        for (name, value) in &shown {
+            request = request.header(name, value);
+        }
+        request.body(Empty::new())
+    }
+}
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+async fn send<S>(stream: S, h2: bool, request: Request<Empty<Bytes>>) -> Result<Option<Bytes>, Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let stream = TokioIo::new(stream);
+    if h2 {
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
+        driven(connection, async { body(sender.send_request(request).await?).await }).await
+    } else {
+        let (mut sender, connection) = http1::handshake(stream).await?;
+        driven(connection, async { body(sender.send_request(request).await?).await }).await
+    }
+}
+
+/// The exchange on its connection, which ends with it.
+async fn driven<T>(
+    connection: impl Future<Output = hyper::Result<()>>,
+    exchange: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let (mut connection, mut exchange) = (pin!(connection), pin!(exchange));
+    tokio::select! {
+        answer = &mut exchange => answer,
+        // The exchange knows how far it came.
+        _ = &mut connection => exchange.await,
+    }
+}
+
+async fn body(response: Response<Incoming>) -> Result<Option<Bytes>, Failure> {
+    if response.status() != StatusCode::OK {
+        debug!(status = response.status().as_u16(), "management.session knows no such session");
+        return Ok(None);
+    }
+    Ok(Some(Limited::new(response.into_body(), LARGEST_ANSWER).collect().await?.to_bytes()))
+}
+
+/// Ids stand in the store's names, so that none is taken that is not one.
+fn read(body: &[u8]) -> Option<Session> {
+    let session: Session = match serde_json::from_slice(body) {
+        Ok(session) => session,
+        Err(error) => {
+            // Its text may be somebody's page: only where it stops to be what is expected is told.
+            let (line, column) = (error.line(), error.column());
+            warn!(line, column, "management.session answered with something else than a session");
+            return None;
+        }
+    };
+    let are_ids = is_id(&session.user) && session.businesses.iter().all(|business| is_id(&business.id));
+    if !are_ids {
+        warn!("management.session named a user or a business by something that is no id");
+    }
+    are_ids.then_some(session)
+}
+
+/// The cookies in one line, without those that look like a key.
+fn cookies(headers: &HeaderMap, formats: &Formats) -> Option<HeaderValue> {
+    let lines = headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let pairs = lines.flat_map(|line| line.split(';')).map(str::trim).filter(|pair| !pair.is_empty());
+    let value = |pair: &str| pair.split_once('=').map_or(pair, |(_, value)| value).trim_matches('"').to_owned();
+    let kept: Vec<&str> = pairs.filter(|pair| !formats.claim(&value(pair))).collect();
+    if kept.is_empty() { None } else { HeaderValue::from_str(&kept.join("; ")).ok() }
+}
+
+/// The caller's `Authorization`, unless it holds a key. Where no formats are configured any text may be one: then the store
+/// is asked.
+async fn authorization(headers: &HeaderMap, formats: &Formats, store: &Store) -> Result<Option<HeaderValue>, Denial> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return Ok(None) };
+    let Ok(text) = value.to_str() else { return Ok(None) };
+    for token in text.split([' ', '\t', ',']).filter(|token| !token.is_empty()) {
+        if formats.claim(token) {
+            return Ok(None);
+        }
+        if let Reading::Any = formats.read(token)
+            && store.lookup(&Digest::of(token), Instant::now() + PATIENCE).await?.is_some()
+        {
+            return Ok(None);
+        }
+    }
+    Ok(Some(value.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cookies_of(lines: &[&'static str]) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(COOKIE, HeaderValue::from_static(line));
+        }
+        cookies(&headers, &Formats::default()).map(|value| value.to_str().unwrap_or_default().to_owned())
+    }
+
+    #[test]
+    fn cookies_go_on_in_one_line_without_keys() {
+        assert_eq!(cookies_of(&[]), None);
+        assert_eq!(cookies_of(&["sid=1; theme=dark"]).as_deref(), Some("sid=1; theme=dark"));
+        assert_eq!(cookies_of(&["sid=1", "msg_abcdefghijkl=2"]).as_deref(), Some("sid=1; msg_abcdefghijkl=2"));
+        assert_eq!(cookies_of(&["sid=1; k=sg_abcdefghijklmnop; x=\"sg_abc\""]).as_deref(), Some("sid=1"));
+        assert_eq!(cookies_of(&["sg_abcdefghijklmnop"]), None);
+    }
+
+    #[test]
+    fn a_session_is_what_the_contract_names_and_nothing_else() {
+        let good = br#"{"user": "u_42", "businesses": [{"id": "acme", "role": "admin", "since": 1}], "theme": "dark"}"#;
+        let acme = Membership { id: "acme".to_owned(), role: "admin".to_owned() };
+        assert_eq!(read(good), Some(Session { user: "u_42".to_owned(), businesses: vec![acme] }));
+        for wrong in [
+            "",
+            "null",
+            "[]",
+            "{}",
+            r#"{"user": "u_42"}"#,
+            r#"{"user": null, "businesses": []}"#,
+            r#"{"user": "", "businesses": []}"#,
+            r#"{"user": "u 42", "businesses": []}"#,
+            r#"{"user": "u_1", "user": "u_42", "businesses": []}"#,
+            r#"{"user": "u_42", "businesses": {"acme": "admin"}}"#,
+            r#"{"user": "u_42", "businesses": [{"id": "a}:key", "role": "admin"}]}"#,
+            r#"{"user": "u_42", "businesses": [{"id": "acme"}]}"#,
+            "<html>sign in</html>",
+        ] {
+            assert_eq!(read(wrong.as_bytes()), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The worker's end of the key-management API: which requests are its, and how they reach those who keep keys.
+//!
+//! They are answered on a thread of their own (`manage`), since keeping keys may wait for a disk, for the service that knows
+//! the sessions, or for replicas, and no request of the service's clients waits behind that. Here the body is read, within
+//! bounds, and the route is found; everything else is left to the other end of the channel.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::sync::oneshot;
+
+use super::arrival::{Address, Arrival};
+use super::arriving::Arriving;
+use super::request_id::RequestId;
+use crate::gate::{Denial, Trail, path};
+use crate::policy::route::Found;
+use crate::policy::{Route, RouteTable};
+use crate::store::StoreError;
+
+/// More than any request of the API needs.
+const LARGEST_BODY: usize = 64 * 1024;
+
+/// Where requests for key management go.
+#[derive(Clone)]
+pub struct Desk {
+    /// In the form that requests are matched in; everything at and below it is the API's.
+    path: Arc<str>,
+    routes: Arc<RouteTable>,
+    errands: mpsc::Sender<Errand>,
+}
+
+/// One request, and who waits for its answer.
+#[derive(Debug)]
+pub struct Errand {
+    pub method: Method,
+    pub route: Arc<Route>,
+    /// The key that the path names.
+    pub id: Option<String>,
+    pub query: Option<String>,
+    pub headers: HeaderMap,
+    /// Or why it could not be read; told when it is its turn.
+    pub body: Result<Bytes, Denial>,
+    pub client: Address,
+    pub request_id: String,
+    pub answer: oneshot::Sender<Result<Response<Bytes>, Denial>>,
+}
+
+impl Desk {
+    pub fn new(path: &str, routes: RouteTable, errands: mpsc::Sender<Errand>) -> Self {
+        Self { path: path.into(), routes: Arc::new(routes), errands }
+    }
+
+    /// The request's path in its one form, if it is the API's.
+    pub fn path(&self, raw: &str) -> Option<String> {
+        // Most paths have nothing to decode, and are told apart by how they begin.
+        if !raw.contains('%') && !self.holds(raw) {
+            return None;
+        }
+        // One that is malformed is refused where all are.
+        let path = path::read(raw).ok()?.text;
+        self.holds(&path).then_some(path)
+    }
+
+    fn holds(&self, path: &str) -> bool {
+        path.strip_prefix(&*self.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// Has the request answered.
+    pub async fn ask(
+        &self,
+        request: Request<Arriving>,
+        path: &str,
+        query: Option<&str>,
+        arrival: &Arrival,
+        id: &RequestId,
+        trail: &mut Trail,
+    ) -> Result<Response<Bytes>, Denial> {
+        let (route, parameters) = match self.routes.find(request.method(), path) {
+            Found::Route { route, parameters } => (route, parameters),
+            Found::OtherMethods { allow } => return Err(Denial::MethodNotAllowed { allow: allow.to_owned() }),
+            Found::Nothing => return Err(Denial::RouteNotFound),
+        };
+        trail.route = Some(route.clone());
+        let (head, body) = request.into_parts();
+        let reads_body = matches!(head.method, Method::POST | Method::PATCH);
+        let (answer, answered) = oneshot::channel();
+        let errand = Errand {
+            route: route.clone(),
+            id: parameters.first().map(|(_, id)| (*id).to_owned()),
+            query: query.map(str::to_owned),
+            body: if reads_body { read(body).await } else { Ok(Bytes::new()) },
+            method: head.method,
+            headers: head.headers,
+            client: arrival.client.clone(),
+            request_id: id.as_str().to_owned(),
+            answer,
+        };
+        match self.errands.try_send(errand) {
+            Ok(()) => answered.await.unwrap_or_else(|_| Err(gone())),
+            Err(TrySendError::Full(_)) => Err(Denial::Overloaded),
+            Err(TrySendError::Closed(_)) => Err(gone()),
+        }
+    }
+}
+
+async fn read(body: Arriving) -> Result<Bytes, Denial> {
+    match Limited::new(body, LARGEST_BODY).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Denial::BodyTooLarge),
+        Err(error) => Err(broke_off(&*error)),
+    }
+}
+
+fn broke_off(error: &(dyn Error + Send + Sync)) -> Denial {
+    tracing::debug!(%error, "a request's body broke off");
+    Denial::BadRequest("The request's body broke off".into())
+}
+
+/// The thread ends only with the process, or when no desk leads to it.
+fn gone() -> Denial {
+    StoreError::Unreachable("nobody keeps keys any more".to_owned()).into()
+}
