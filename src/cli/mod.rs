@@ -4,14 +4,16 @@
 
 pub mod business;
 pub mod check;
+mod completions;
 pub mod demo;
 pub mod keys;
 pub mod run;
+mod schema;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Settings};
 
@@ -50,6 +52,14 @@ enum Command {
     },
     /// Try it: an embedded store, a small upstream, one key, and the curl lines to go with it
     Demo(demo::DemoArgs),
+    /// Print the JSON Schema of the configuration, for editors
+    #[command(
+        after_help = "Example:\n  sidegate schema > sidegate.schema.json\n\nThen write this as the first line of sidegate.yaml:\n  # yaml-language-server: $schema=sidegate.schema.json"
+    )]
+    Schema,
+    /// Print a shell's completions
+    #[command(after_help = "Example:\n  sidegate completions bash > /etc/bash_completion.d/sidegate")]
+    Completions(completions::CompletionsArgs),
     /// Print the version
     #[command(after_help = "Example:\n  sidegate version")]
     Version,
@@ -77,6 +87,8 @@ pub fn main() -> ExitCode {
         Command::Keys { config, keys } => with_settings(&config, |settings| keys::with(settings, keys)),
         Command::Business { config, business } => with_settings(&config, |settings| business::with(settings, business)),
         Command::Demo(args) => demo::run(&args).map(|()| DONE),
+        Command::Schema => schema::run().map(|()| DONE),
+        Command::Completions(args) => completions::run(&args, &mut Cli::command()).map(|()| DONE),
         Command::Version => {
             println!("sidegate {}", env!("CARGO_PKG_VERSION"));
             Ok(DONE)

@@ -116,7 +116,9 @@ impl Formats {
         match self.by_prefix.iter().find(|format| format.has_shape_of(value)) {
             Some(Format { fate: Fate::Reject(text), .. }) if is_visible() => Reading::Foreign(text),
             // Prefixes, alphabets and checksums hold nothing but visible ASCII.
-            Some(format) if !format.is_rejected() && (!format.checksum || ends_in_checksum(value)) => Reading::Ours(format),
+            Some(format) if !format.is_rejected() && (!format.checksum || ends_in_checksum(value)) => {
+                Reading::Ours(format)
+            }
             Some(_) | None => Reading::NotOurs,
         }
     }
