@@ -34,4 +34,5 @@ mod support;
 mod systems;
 mod telemetry;
 mod tls;
+mod tools;
 mod upstreams;

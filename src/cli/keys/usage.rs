@@ -11,7 +11,6 @@ use crate::clock;
 use crate::gate::LimitNow;
 use crate::keys::Tenant;
 use crate::manage::peek::{Peek, buckets, peek};
-use crate::policy::By;
 use crate::store::audit::{Action, Record};
 use crate::store::registry::{Members, Registry, StoredKey};
 use crate::store::usage::{self, Subject, Use};
@@ -113,18 +112,19 @@ fn document(used: &Use) -> Value {
 
 /// Every window; what is used is null where it cannot be seen from here.
 pub(super) fn windows(peek: &Peek, seen: bool) -> Value {
-    let one = |now: &LimitNow| {
-        json!({
-            "limit": now.limit.name,
-            "by": by(now.limit.by),
-            "window": now.window.to_string(),
-            "most": now.window.limit,
-            "used": seen.then(|| used_of(now)),
-            "remaining": seen.then_some(now.now.remaining),
-            "resets_at": seen.then(|| clock::rfc3339(now.now.reset_ms)),
-        })
-    };
-    peek.limits.iter().map(one).collect::<Vec<_>>().into()
+    peek.limits.iter().map(|now| window_document(now, seen)).collect::<Vec<_>>().into()
+}
+
+pub fn window_document(now: &LimitNow, seen: bool) -> Value {
+    json!({
+        "limit": now.limit.name,
+        "by": now.limit.by.name(),
+        "window": now.window.to_string(),
+        "most": now.window.limit,
+        "used": seen.then(|| used_of(now)),
+        "remaining": seen.then_some(now.now.remaining),
+        "resets_at": seen.then(|| clock::rfc3339(now.now.reset_ms)),
+    })
 }
 
 pub(super) fn print_windows(peek: &Peek, seen: bool, session: &mut Session<'_>) -> anyhow::Result<()> {
@@ -136,7 +136,7 @@ pub(super) fn print_windows(peek: &Peek, seen: bool, session: &mut Session<'_>) 
     let row = |now: &LimitNow| {
         [
             now.limit.name.clone(),
-            by(now.limit.by).to_owned(),
+            now.limit.by.name().to_owned(),
             now.window.to_string(),
             number(used_of(now)),
             number(now.now.remaining),
@@ -161,14 +161,4 @@ fn print_use(whose: &str, used: Option<&Use>, session: &mut Session<'_>) -> anyh
 
 fn used_of(now: &LimitNow) -> u64 {
     now.window.limit.saturating_sub(now.now.remaining)
-}
-
-fn by(by: By) -> &'static str {
-    match by {
-        By::Key => "key",
-        By::Business => "business",
-        By::User => "user",
-        By::Ip => "ip",
-        By::Global => "global",
-    }
 }
