@@ -130,7 +130,8 @@ fn quoted(text: &str) -> String {
     serde_json::Value::from(text.replace("${", "$${")).to_string()
 }
 
-/// What the description and the routes do not share, a line each; `None` where the file is no description.
+/// What the description and the routes do not share, a line each: paths without a route, routes without an operation, and what
+/// is public to one of them alone. Scopes are not compared: what implies what is the gate's to say. An error: no description.
 pub fn differences(file: &Path, settings: &Settings) -> anyhow::Result<Vec<String>> {
     let description = description::read(file)?;
     let base = description.base_path.as_deref().unwrap_or_default();

@@ -7,7 +7,7 @@ use super::Explanation;
 use super::outcome::{Denied, Forwarded};
 use crate::cli::check::{access_words, by_words, upstream_words};
 use crate::cli::keys::words::printable;
-use crate::gate::LimitNow;
+use crate::gate::{Denial, LimitNow};
 use crate::policy::Route;
 
 /// Whether to write in colour.
@@ -66,7 +66,7 @@ pub fn of(explanation: &Explanation<'_>, ink: Ink) -> String {
                 fact(&mut text, "as", &printable(&would.target));
                 would.sets.iter().for_each(|name| fact(&mut text, "with", name.as_str()));
             }
-            if !asked.with_key {
+            if matches!(denied.denial, Denial::MissingKey) {
                 fact(&mut text, "", "No key was given; one on standard input is asked about, and nothing is spent.");
             }
         }
