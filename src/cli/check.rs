@@ -110,7 +110,7 @@ fn listeners(settings: &Settings, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     settings.admin.probes.map_or(Ok(()), |probes| line(f, "probes", &probes.to_string()))
 }
 
-fn upstream_words(upstream: &Upstream) -> String {
+pub(super) fn upstream_words(upstream: &Upstream) -> String {
     let target = match &upstream.target {
         Target::Unix(path) => format!("unix:{}", path.display()),
         Target::Tcp { host, port, protocol } => {
@@ -209,7 +209,7 @@ fn routes(settings: &Settings, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f, "\npublic, without a key: {public}")
 }
 
-fn access_words(access: &Access) -> String {
+pub(super) fn access_words(access: &Access) -> String {
     match access {
         Access::Public => "PUBLIC".to_owned(),
         Access::Any => "any valid key".to_owned(),
@@ -260,7 +260,7 @@ fn limits(settings: &Settings, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     table(f, &rows.collect::<Vec<_>>())
 }
 
-fn by_words(by: By) -> &'static str {
+pub(super) fn by_words(by: By) -> &'static str {
     match by {
         By::Key => "per key",
         By::Business => "per business",

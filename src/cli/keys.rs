@@ -154,14 +154,7 @@ impl KeysSetting {
         let (Some(policy), Some(settings)) = (&self.policy, &self.store) else {
             anyhow::bail!("there is no configuration to decide by");
         };
-        let shared = Shared::new(settings.deadline)?;
-        let store = match &settings.backend {
-            Backend::Redis(redis) => {
-                let fallback = Arc::new(Fallback::new(settings.limits_outage));
-                Store::Redis(RedisStore::start((**redis).clone(), shared, fallback))
-            }
-            Backend::File(file) => Store::File { file: FileStore::open(file)?, calls: Arc::new(Calls::new()?) },
-        };
+        let store = gate_store(settings)?;
         Ok((policy, store))
     }
 
@@ -169,6 +162,18 @@ impl KeysSetting {
     fn sees_counts(&self) -> bool {
         self.store.as_ref().is_some_and(|store| matches!(store.backend, Backend::Redis(_)))
     }
+}
+
+/// The store as a gate opens it.
+pub(super) fn gate_store(settings: &StoreSettings) -> anyhow::Result<Store> {
+    let shared = Shared::new(settings.deadline)?;
+    Ok(match &settings.backend {
+        Backend::Redis(redis) => {
+            let fallback = Arc::new(Fallback::new(settings.limits_outage));
+            Store::Redis(RedisStore::start((**redis).clone(), shared, fallback))
+        }
+        Backend::File(file) => Store::File { file: FileStore::open(file)?, calls: Arc::new(Calls::new()?) },
+    })
 }
 
 impl By {

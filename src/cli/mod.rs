@@ -4,14 +4,18 @@
 
 pub mod business;
 pub mod check;
+mod completions;
 pub mod demo;
+mod explain;
 pub mod keys;
+mod openapi;
 pub mod run;
+mod schema;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Settings};
 
@@ -32,8 +36,25 @@ enum Command {
     #[command(after_help = "Example:\n  sidegate run --config sidegate.yaml")]
     Run(ConfigArgs),
     /// Read the configuration and say what the gate will do, or everything that is wrong with it
-    #[command(after_help = "Example:\n  sidegate check --config sidegate.yaml")]
-    Check(ConfigArgs),
+    #[command(
+        after_help = "Examples:\n  sidegate check --config sidegate.yaml\n  sidegate check --openapi api.yaml\n\nExit code 1: the routes and the description differ."
+    )]
+    Check {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Say which paths of this OpenAPI description no route covers, and which routes it does not have
+        #[arg(long, value_name = "FILE")]
+        openapi: Option<PathBuf>,
+    },
+    /// Turn an OpenAPI description into a configuration with its routes and scopes
+    Openapi(openapi::OpenapiArgs),
+    /// Say what one request would meet: which route and why, what it needs, where it would go. Nothing is spent
+    Explain {
+        #[command(flatten)]
+        config: ConfigArgs,
+        #[command(flatten)]
+        explain: explain::ExplainArgs,
+    },
     /// Keep keys: create, list, change, rotate, revoke, delete, import, verify
     Keys {
         #[command(flatten)]
@@ -50,6 +71,14 @@ enum Command {
     },
     /// Try it: an embedded store, a small upstream, one key, and the curl lines to go with it
     Demo(demo::DemoArgs),
+    /// Print the JSON Schema of the configuration, for editors
+    #[command(
+        after_help = "Example:\n  sidegate schema > sidegate.schema.json\n\nThen write this as the first line of sidegate.yaml:\n  # yaml-language-server: $schema=sidegate.schema.json"
+    )]
+    Schema,
+    /// Print a shell's completions
+    #[command(after_help = "Example:\n  sidegate completions bash > /etc/bash_completion.d/sidegate")]
+    Completions(completions::CompletionsArgs),
     /// Print the version
     #[command(after_help = "Example:\n  sidegate version")]
     Version,
@@ -73,10 +102,15 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Command::Run(args) => run::run(&args.config),
-        Command::Check(args) => Ok(check::run(&args.config, check::store_problem)),
+        Command::Check { config, openapi: None } => Ok(check::run(&config.config, check::store_problem)),
+        Command::Check { config, openapi: Some(file) } => with_settings(&config, |settings| compare(&file, &settings)),
+        Command::Openapi(args) => openapi::run(&args),
+        Command::Explain { config, explain } => with_settings(&config, |settings| explain::run(&explain, settings)),
         Command::Keys { config, keys } => with_settings(&config, |settings| keys::with(settings, keys)),
         Command::Business { config, business } => with_settings(&config, |settings| business::with(settings, business)),
         Command::Demo(args) => demo::run(&args).map(|()| DONE),
+        Command::Schema => schema::run().map(|()| DONE),
+        Command::Completions(args) => completions::run(&args, &mut Cli::command()).map(|()| DONE),
         Command::Version => {
             println!("sidegate {}", env!("CARGO_PKG_VERSION"));
             Ok(DONE)
@@ -89,6 +123,24 @@ pub fn main() -> ExitCode {
         },
         ExitCode::from,
     )
+}
+
+/// `check --openapi`: what the description and the routes do not share.
+fn compare(file: &Path, settings: &Settings) -> anyhow::Result<u8> {
+    match openapi::differences(file, settings) {
+        Ok(differences) if differences.is_empty() => {
+            println!("{} and the routes agree.", file.display());
+            Ok(DONE)
+        }
+        Ok(differences) => {
+            differences.iter().for_each(|difference| println!("{difference}"));
+            Ok(FAILED)
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            Ok(WRONG_CONFIGURATION)
+        }
+    }
 }
 
 fn with_settings(args: &ConfigArgs, act: impl FnOnce(Settings) -> anyhow::Result<u8>) -> anyhow::Result<u8> {

@@ -84,7 +84,7 @@ pub async fn of_business(
         Some(key) => limits(&peek(policy, store, key).await?, sees_counts(registry)),
         None => Vec::new(),
     };
-    shared.retain(|limit| limit.by == by(By::Business));
+    shared.retain(|limit| limit.by == By::Business.name());
     Ok(Usage::new(used.as_ref(), shared))
 }
 
@@ -132,16 +132,21 @@ pub async fn unused_since(
 
 /// Every window of every limit that a peek has seen. `seen`: whether its counts are those of the gates.
 pub fn limits(peek: &Peek, seen: bool) -> Vec<LimitUse> {
-    let one = |now: &LimitNow| LimitUse {
-        name: now.limit.name.clone(),
-        by: by(now.limit.by),
-        window: now.window.to_string(),
-        limit: now.window.limit,
-        used: seen.then(|| now.window.limit.saturating_sub(now.now.remaining)),
-        remaining: seen.then_some(now.now.remaining),
-        resets_at: seen.then(|| clock::rfc3339(now.now.reset_ms)),
-    };
-    peek.limits.iter().map(one).collect()
+    peek.limits.iter().map(|now| LimitUse::of(now, seen)).collect()
+}
+
+impl LimitUse {
+    pub fn of(now: &LimitNow, seen: bool) -> Self {
+        Self {
+            name: now.limit.name.clone(),
+            by: now.limit.by.name(),
+            window: now.window.to_string(),
+            limit: now.window.limit,
+            used: seen.then(|| now.window.limit.saturating_sub(now.now.remaining)),
+            remaining: seen.then_some(now.now.remaining),
+            resets_at: seen.then(|| clock::rfc3339(now.now.reset_ms)),
+        }
+    }
 }
 
 impl Usage {
@@ -193,16 +198,6 @@ fn denials(count: &Count) -> u64 {
 /// `2026-03-23`.
 fn day(ms: u64) -> String {
     clock::rfc3339(ms).chars().take_while(|character| *character != 'T').collect()
-}
-
-fn by(by: By) -> &'static str {
-    match by {
-        By::Key => "key",
-        By::Business => "business",
-        By::User => "user",
-        By::Ip => "ip",
-        By::Global => "global",
-    }
 }
 
 #[cfg(test)]

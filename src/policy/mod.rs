@@ -64,6 +64,17 @@ pub enum By {
 }
 
 impl By {
+    /// As the configuration writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Business => "business",
+            Self::User => "user",
+            Self::Ip => "ip",
+            Self::Global => "global",
+        }
+    }
+
     /// Whether it needs an authenticated caller, so that a public route cannot have it.
     pub fn needs_key(self) -> bool {
         match self {

@@ -14,7 +14,7 @@ use super::pattern::Pattern;
 use super::tree::{Hit, Tree};
 
 /// What the configuration says of one pattern.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Route {
     /// As configured (`GET /v1/agents/**`): the name of this route in metrics and logs.
     pub pattern: String,
@@ -162,6 +162,13 @@ impl RouteTable {
         }
         let parameters = entry.parameters.iter().map(String::as_str).zip(captures).collect();
         Found::Route { route: &entry.route, parameters }
+    }
+
+    /// Every route at a cost of 0, for a gate that is asked and must not spend.
+    pub fn uncharge(&mut self) {
+        for entry in self.endpoints.iter_mut().flat_map(|endpoint| &mut endpoint.routes) {
+            Arc::make_mut(&mut entry.route).cost = 0;
+        }
     }
 
     /// All routes, the most specific first.

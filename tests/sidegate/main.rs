@@ -39,6 +39,7 @@ mod support;
 mod systems;
 mod telemetry;
 mod tls;
+mod tools;
 mod upgrades;
 mod upstreams;
 mod usage;

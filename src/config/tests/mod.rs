@@ -3,6 +3,7 @@
 mod defaults;
 mod garbage;
 mod meaning;
+mod schema;
 mod shapes;
 mod values;
 
@@ -44,7 +45,9 @@ fn load(text: &str) -> Result<Settings, Errors> {
         "YAML" => Some(OsString::from("{a: [b")),
         _ => None,
     };
-    from_sources(text, Sources { variable: &variable, folder: Path::new("/etc/gate") }, "gate.yaml")
+    let read = from_sources(text, Sources { variable: &variable, folder: Path::new("/etc/gate") }, "gate.yaml");
+    schema::agrees(text, &read);
+    read
 }
 
 fn good(given: &str) -> Settings {

@@ -1,0 +1,100 @@
+//! `sidegate explain`: what one request would meet, and why. The gate itself is asked, at a cost of 0, so that nothing is read
+//! in another way than it reads it, and nothing is spent.
+//!
+//! `request` reads what is asked about, `candidates` says why this route and not another one, `outcome` asks the gate, `words`
+//! and `document` show it. Exits with 0 whatever the verdict.
+
+mod candidates;
+mod document;
+mod outcome;
+mod request;
+mod words;
+
+use std::io::{self, IsTerminal, Read};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use clap::Args;
+
+use crate::config::Settings;
+use crate::gate::path;
+use crate::keys::format::LONGEST;
+use crate::policy::Route;
+use crate::policy::route::Found;
+use candidates::Candidates;
+use outcome::Outcome;
+use request::Asked;
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sidegate explain 'GET /v1/calls?business_id=b1'\n  sidegate explain 'POST /v1/calls' --header 'X-Business-Id: b1' --json < key.txt\n\nA key on standard input is asked about, too; nothing is spent. Exit code 0 whatever the verdict."
+)]
+pub struct ExplainArgs {
+    /// Method and target, as a client would send them: `POST /v1/calls?business_id=b1`; without a method, GET
+    request: String,
+    /// A header of the request, `Name: value`; several times for several. Never the key: that stands on standard input
+    #[arg(long, value_name = "HEADER")]
+    header: Vec<String>,
+    /// The address that the request comes from
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    from: IpAddr,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// All that is known of the request.
+struct Explanation<'s> {
+    settings: &'s Settings,
+    asked: Asked,
+    /// The route that it means, with its cost.
+    route: Option<Arc<Route>>,
+    candidates: Candidates,
+    outcome: Outcome,
+}
+
+pub fn run(args: &ExplainArgs, mut settings: Settings) -> anyhow::Result<u8> {
+    let key = key_on_standard_input()?;
+    let asked = match Asked::read(args, key.as_deref(), &settings) {
+        Ok(asked) => asked,
+        Err(wrong) => {
+            eprintln!("error: {wrong}");
+            return Ok(super::WRONG_CONFIGURATION);
+        }
+    };
+    let routes: Vec<Arc<Route>> = settings.policy.routes.iter().cloned().collect();
+    let policy = Arc::get_mut(&mut settings.policy).expect("nobody else holds what was just loaded");
+    policy.routes.uncharge();
+    let route = route(&asked, &settings).and_then(|free| routes.into_iter().find(|r| r.pattern == free.pattern));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(outcome::of(&asked, &settings, route.as_ref().map_or(1, |route| route.cost)))?;
+    let candidates = Candidates::of(&asked, &settings);
+    let explanation = Explanation { settings: &settings, asked, route, candidates, outcome };
+    if args.json {
+        println!("{}", document::of(&explanation));
+    } else {
+        print!("{}", words::of(&explanation, words::Ink::for_stdout()));
+    }
+    Ok(super::DONE)
+}
+
+/// The route that the request means, whether or not it may pass.
+fn route<'s>(asked: &Asked, settings: &'s Settings) -> Option<&'s Route> {
+    let path = path::read(asked.path()).ok()?;
+    match settings.policy.routes.find(asked.method(), &path.text) {
+        Found::Route { route, .. } => Some(route),
+        Found::OtherMethods { .. } | Found::Nothing => None,
+    }
+}
+
+/// Somebody at a terminal has given none.
+fn key_on_standard_input() -> anyhow::Result<Option<String>> {
+    let input = io::stdin();
+    if input.is_terminal() {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    input.lock().take(4 * LONGEST as u64).read_to_string(&mut text)?;
+    let key = text.trim();
+    Ok((!key.is_empty()).then(|| key.to_owned()))
+}

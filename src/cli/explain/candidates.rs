@@ -1,0 +1,152 @@
+//! Why this route and no other one. Each route is asked alone, in a table of its own, by the rules that the whole table follows.
+
+use http::Method;
+
+use super::request::Asked;
+use crate::config::Settings;
+use crate::gate::path;
+use crate::policy::pattern::Pattern;
+use crate::policy::route::Found;
+use crate::policy::{Route, RouteTable};
+
+/// The routes that the path has to do with, the most specific first.
+pub struct Candidates {
+    /// Why it came out so, in a sentence.
+    pub why: String,
+    pub others: Vec<(String, Relation)>,
+}
+
+/// What another route is to the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relation {
+    /// It matches as well, less specifically.
+    Looser,
+    /// It matches the path, but not with this method.
+    OtherMethod,
+    /// A lenient service would take the path for this one's.
+    NearMiss,
+}
+
+impl Relation {
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Looser => "matches too, less specifically",
+            Self::OtherMethod => "matches the path, with other methods",
+            Self::NearMiss => "a lenient service would read the path as this one's",
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Looser => "looser",
+            Self::OtherMethod => "other_method",
+            Self::NearMiss => "near_miss",
+        }
+    }
+}
+
+impl Candidates {
+    pub fn of(asked: &Asked, settings: &Settings) -> Self {
+        let Ok(path) = path::read(asked.path()) else {
+            return Self {
+                why: "No route is looked for: the path is refused as it stands.".to_owned(),
+                others: Vec::new(),
+            };
+        };
+        let routes: Vec<&Route> = settings.policy.routes.iter().map(AsRef::as_ref).collect();
+        let look =
+            Look { method: asked.method(), path: &path.text, base: settings.base_path.as_deref(), routes: &routes };
+        match settings.policy.routes.find(asked.method(), &path.text) {
+            Found::Route { route, .. } => look.won(route),
+            Found::OtherMethods { allow } => look.no_method(allow),
+            Found::Nothing => look.nothing(),
+        }
+    }
+}
+
+struct Look<'l> {
+    method: &'l Method,
+    path: &'l str,
+    base: Option<&'l str>,
+    /// The most specific first.
+    routes: &'l [&'l Route],
+}
+
+impl Look<'_> {
+    fn won(&self, won: &Route) -> Candidates {
+        let others = self.others(&won.pattern);
+        let rivals = others.iter().any(|(_, relation)| *relation == Relation::Looser);
+        let head = self.method == Method::HEAD && !won.pattern.contains("HEAD") && won.pattern.contains("GET");
+        let why = match (rivals, head) {
+            (_, true) => "GET implies HEAD, and this is the most specific pattern that matches the path.",
+            (true, false) => {
+                "Of the patterns that match the path, it is the most specific: a literal beats {name} beats /**."
+            }
+            (false, false) => "It is the only pattern that matches this method and path.",
+        };
+        Candidates { why: why.to_owned(), others }
+    }
+
+    fn no_method(&self, allow: &str) -> Candidates {
+        let others = self.others("");
+        let looser = others.iter().any(|(_, relation)| *relation == Relation::Looser);
+        let fall = if looser {
+            " A more specific pattern without the method is not passed over for a looser one."
+        } else {
+            ""
+        };
+        Candidates { why: format!("The path is known, but only with {allow}.{fall}"), others }
+    }
+
+    /// Either no pattern matches, or the near-miss rule holds for the one that does.
+    fn nothing(&self) -> Candidates {
+        let Some(matched) = self.routes.iter().find(|route| !matches!(self.alone(&[route]), Alone::Nothing)) else {
+            return Candidates {
+                why: "No pattern matches the path: whatever is not named is refused.".to_owned(),
+                others: Vec::new(),
+            };
+        };
+        let rivals = self.routes.iter().filter(|other| other.pattern != matched.pattern);
+        let meant = rivals.filter(|other| matches!(self.alone(&[matched, other]), Alone::Nothing));
+        let others = meant.map(|other| (other.pattern.clone(), Relation::NearMiss)).collect();
+        let why = format!(
+            "`{}` matches, but a lenient service would read the path as another route's, so it is refused; `lenient: true` there lets it pass.",
+            matched.pattern
+        );
+        Candidates { why, others }
+    }
+
+    fn others(&self, won: &str) -> Vec<(String, Relation)> {
+        let others = self.routes.iter().filter(|route| route.pattern != won);
+        let related = others.filter_map(|route| match self.alone(&[route]) {
+            Alone::Route => Some((route.pattern.clone(), Relation::Looser)),
+            Alone::OtherMethods => Some((route.pattern.clone(), Relation::OtherMethod)),
+            Alone::Nothing => None,
+        });
+        related.collect()
+    }
+
+    /// What the request would mean if there were only these routes.
+    fn alone(&self, routes: &[&Route]) -> Alone {
+        let base = self.base.and_then(|base| Pattern::parse(base).ok());
+        let placed = routes.iter().filter_map(|route| {
+            let pattern = Pattern::parse(&route.pattern).ok()?;
+            let pattern = base.as_ref().map_or(pattern.clone(), |base| pattern.below(base));
+            Some((pattern, (*route).clone()))
+        });
+        // These stand in one table already, so that no two of them overlap.
+        let Ok(table) = RouteTable::new(placed.collect()) else { return Alone::Nothing };
+        match table.find(self.method, self.path) {
+            Found::Route { .. } => Alone::Route,
+            Found::OtherMethods { .. } => Alone::OtherMethods,
+            Found::Nothing => Alone::Nothing,
+        }
+    }
+}
+
+/// `Found` without what it borrows.
+enum Alone {
+    Route,
+    OtherMethods,
+    Nothing,
+}

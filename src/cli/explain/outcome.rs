@@ -1,0 +1,155 @@
+//! What the gate says of the request: its own decision, over the configured store, with every route at a cost of 0.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::HOST;
+use http::{HeaderMap, HeaderName, Response, Version};
+
+use super::super::keys::gate_store;
+use super::request::Asked;
+use crate::config::Settings;
+use crate::gate::{Commons, Denial, Gate, Permit, Trail, path, query, weigh};
+use crate::policy::Route;
+use crate::proxy::headers::{self, Forwarding};
+use crate::proxy::request_id::RequestIds;
+use crate::proxy::{head, respond};
+use crate::store::fallback::Fallback;
+use crate::store::settings::Backend;
+
+/// A person waits for it, and no request.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub struct Outcome {
+    /// What is forwarded, or why nothing is.
+    pub verdict: Result<Forwarded, Denied>,
+    pub trail: Trail,
+    /// Whether what is counted can be seen from here: a file's counts are in the memory of its gate.
+    pub sees_counts: bool,
+}
+
+pub struct Forwarded {
+    pub upstream: usize,
+    pub target: String,
+    /// With their values, save the fixed ones, which are often secrets.
+    pub set: Vec<(HeaderName, Option<String>)>,
+    /// The request's own that do not pass.
+    pub stripped: Vec<HeaderName>,
+}
+
+pub struct Denied {
+    pub denial: Denial,
+    pub answer: Response<bytes::Bytes>,
+    /// Where it would go if it passed; absent without a route, or where the target itself is refused.
+    pub would: Option<Destination>,
+}
+
+pub struct Destination {
+    pub upstream: usize,
+    pub target: String,
+    /// The headers that the configuration sets, by name.
+    pub sets: Vec<HeaderName>,
+}
+
+/// `settings` have a policy that charges nothing; `cost` is what the route would charge.
+pub async fn of(asked: &Asked, settings: &Settings, cost: u64) -> anyhow::Result<Outcome> {
+    let mut trail = Trail::default();
+    let sees_counts = matches!(settings.store.backend, Backend::Redis(_));
+    let permit = decide(asked, settings, &mut trail).await?;
+    let permit = permit.and_then(|permit| {
+        if sees_counts && !has_room(&mut trail, cost) { Err(weigh::rate_limited(&trail)) } else { Ok(permit) }
+    });
+    let verdict = match permit {
+        Ok(permit) => Ok(forwarded(&permit, asked, settings)),
+        Err(denial) => Err(denied(denial, &trail, asked, settings)),
+    };
+    Ok(Outcome { verdict, trail, sees_counts })
+}
+
+/// The questions of `proxy/service`, in its order.
+async fn decide(asked: &Asked, settings: &Settings, trail: &mut Trail) -> anyhow::Result<Result<Permit, Denial>> {
+    let mut request = asked.request.clone();
+    let uri = request.uri().clone();
+    if let Err(denial) = head::check(&mut request, &uri, &settings.proxy) {
+        return Ok(Err(denial));
+    }
+    let fallback = Arc::new(Fallback::new(settings.store.limits_outage));
+    let commons = Commons { fallback, known: None, guessing: None };
+    let store = gate_store(&settings.store)?;
+    let gate = Gate::new(settings.policy.clone(), store, commons, PATIENCE);
+    Ok(gate.decide(&asked.inquiry(), trail).await)
+}
+
+/// Whether every window has room for the cost; those that have none get the time until they reset, which is the most that
+/// they make a request wait.
+fn has_room(trail: &mut Trail, cost: u64) -> bool {
+    let full = trail.limits.iter_mut().filter(|limit| limit.now.remaining < cost);
+    let mut room = true;
+    for limit in full {
+        room = false;
+        let until_reset = limit.now.reset_ms.saturating_sub(limit.now_ms);
+        limit.now.wait_ms = (cost <= limit.window.limit).then_some(until_reset.max(1));
+    }
+    room
+}
+
+fn denied(denial: Denial, trail: &Trail, asked: &Asked, settings: &Settings) -> Denied {
+    let id = RequestIds::default().of(asked.request.headers(), asked.arrival.trusted);
+    let style = settings.proxy.rate_limit_headers;
+    let answer = respond::denied(&denial, trail, id.as_str(), false, &settings.policy, style);
+    Denied { denial, answer, would: trail.route.as_ref().and_then(|route| destination(route, asked, settings)) }
+}
+
+fn destination(route: &Route, asked: &Asked, settings: &Settings) -> Option<Destination> {
+    let mut target = path::read(asked.path()).ok()?.text;
+    if let Some(query) = asked.request.uri().query() {
+        target = format!("{target}?{}", query::clamped(query, &route.max_query).ok()?);
+    }
+    let upstream = &settings.proxy.upstreams[route.upstream.0];
+    let identity = upstream.identity.iter().map(|(name, _)| name);
+    let sets = identity.chain(upstream.headers.iter().map(|(name, _)| name)).cloned().collect();
+    Some(Destination { upstream: route.upstream.0, target, sets })
+}
+
+/// The headers as the proxy makes them, told by how they differ from what came.
+fn forwarded(permit: &Permit, asked: &Asked, settings: &Settings) -> Forwarded {
+    let upstream = &settings.proxy.upstreams[permit.upstream().0];
+    let came = asked.request.headers();
+    let request_id = RequestIds::default().of(came, asked.arrival.trusted);
+    let mut headers = came.clone();
+    headers::forward(
+        &mut headers,
+        &Forwarding {
+            permit,
+            policy: &settings.policy,
+            upstream,
+            reserved: &reserved(settings),
+            arrival: &asked.arrival,
+            version: Version::HTTP_11,
+            request_id: &request_id,
+        },
+    );
+    let fixed = |name: &HeaderName| upstream.headers.iter().any(|(fixed, _)| fixed == name);
+    let new = headers.iter().filter(|(name, value)| !came.get_all(*name).iter().any(|old| old == value) || fixed(name));
+    let shown = |name: &HeaderName, value: &http::HeaderValue| {
+        (!fixed(name)).then(|| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    Forwarded {
+        upstream: permit.upstream().0,
+        target: permit.target().to_owned(),
+        set: new.map(|(name, value)| (name.clone(), shown(name, value))).collect(),
+        stripped: stripped(came, &headers),
+    }
+}
+
+fn stripped(came: &HeaderMap, forwarded: &HeaderMap) -> Vec<HeaderName> {
+    came.keys().filter(|name| !forwarded.contains_key(*name)).cloned().collect()
+}
+
+/// Every upstream's own headers: none of them passes from a client.
+fn reserved(settings: &Settings) -> Vec<HeaderName> {
+    let upstreams = &settings.proxy.upstreams;
+    let identity = upstreams.iter().flat_map(|upstream| upstream.identity.iter().map(|(name, _)| name));
+    let fixed = upstreams.iter().flat_map(|upstream| upstream.headers.iter().map(|(name, _)| name));
+    identity.chain(fixed).filter(|name| *name != HOST).cloned().collect()
+}

@@ -1,0 +1,110 @@
+//! The explanation for a person.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal};
+
+use super::Explanation;
+use super::outcome::{Denied, Forwarded};
+use crate::cli::check::{access_words, by_words, upstream_words};
+use crate::cli::keys::words::printable;
+use crate::gate::{Denial, LimitNow};
+use crate::policy::Route;
+
+/// Whether to write in colour.
+#[derive(Debug, Clone, Copy)]
+pub struct Ink(bool);
+
+impl Ink {
+    /// On a terminal, unless its owner wants none (no-color.org).
+    pub fn for_stdout() -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|text| text.is_empty());
+        Self(wanted && io::stdout().is_terminal())
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.0 { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+}
+
+const GREEN: &str = "32";
+const RED: &str = "31";
+const BOLD: &str = "1";
+
+pub fn of(explanation: &Explanation<'_>, ink: Ink) -> String {
+    let Explanation { settings, asked, route, candidates, outcome } = explanation;
+    let mut text = String::new();
+    let asked_for = format!("{} {}", asked.method(), asked.request.uri());
+    let _ = writeln!(text, "{} from {}\n", ink.paint(BOLD, &printable(&asked_for)), asked.arrival.client.as_str());
+    fact(&mut text, "route", &route.as_ref().map_or("none".to_owned(), |route| ink.paint(BOLD, &route.pattern)));
+    fact(&mut text, "why", &candidates.why);
+    for (pattern, relation) in &candidates.others {
+        fact(&mut text, "", &format!("{pattern}: {}", relation.words()));
+    }
+    if let Some(route) = route {
+        needs(&mut text, route);
+    }
+    if let Some(caller) = &outcome.trail.caller {
+        let business = caller.business.as_deref().map_or(String::new(), |business| format!(", business {business}"));
+        let plan = caller.plan.as_deref().map_or(String::new(), |plan| format!(", plan {plan}"));
+        let scopes = if caller.key.scopes.is_empty() { "none".to_owned() } else { caller.key.scopes.join(", ") };
+        let key = format!("{} (id {}){business}{plan}, scopes {scopes}", caller.key.name, caller.key.id);
+        fact(&mut text, "key", &printable(&key));
+    }
+    for now in &outcome.trail.limits {
+        fact(&mut text, "left", &left(now, outcome.sees_counts));
+    }
+    match &outcome.verdict {
+        Ok(forwarded) => {
+            fact(&mut text, "verdict", &ink.paint(GREEN, "allowed"));
+            forward(&mut text, forwarded, &upstream_words(&settings.proxy.upstreams[forwarded.upstream]));
+        }
+        Err(denied) => {
+            fact(&mut text, "verdict", &ink.paint(RED, &denial(denied)));
+            fact(&mut text, "answer", &printable(&String::from_utf8_lossy(denied.answer.body())));
+            if let Some(would) = &denied.would {
+                fact(&mut text, "would go", &upstream_words(&settings.proxy.upstreams[would.upstream]));
+                fact(&mut text, "as", &printable(&would.target));
+                would.sets.iter().for_each(|name| fact(&mut text, "with", name.as_str()));
+            }
+            if matches!(denied.denial, Denial::MissingKey) {
+                fact(&mut text, "", "No key was given; one on standard input is asked about, and nothing is spent.");
+            }
+        }
+    }
+    text
+}
+
+fn fact(text: &mut String, name: &str, value: &str) {
+    let _ = writeln!(text, "{name:<10}{value}");
+}
+
+fn needs(text: &mut String, route: &Route) {
+    fact(text, "needs", &access_words(&route.access));
+    for limit in &route.limits {
+        let windows = format!("{} {} {}", limit.name, by_words(limit.by), limit.windows);
+        fact(text, "limit", &format!("{windows}, of which this takes {}", route.cost));
+    }
+}
+
+fn left(now: &LimitNow, seen: bool) -> String {
+    let name = now.policy_name();
+    if !seen {
+        return format!("{name}: what is used stands in the memory of the gate that reads this file");
+    }
+    format!("{name}: {} of {}, resets in {} s", now.now.remaining, now.window, now.reset_in_seconds())
+}
+
+fn denial(denied: &Denied) -> String {
+    format!("refused with {}: {}", denied.answer.status().as_u16(), denied.denial.reason().name())
+}
+
+fn forward(text: &mut String, forwarded: &Forwarded, upstream: &str) {
+    fact(text, "goes to", upstream);
+    fact(text, "as", &printable(&forwarded.target));
+    for (name, value) in &forwarded.set {
+        fact(text, "sets", &printable(&format!("{name}: {}", value.as_deref().unwrap_or("… (fixed)"))));
+    }
+    for name in &forwarded.stripped {
+        fact(text, "strips", name.as_str());
+    }
+}

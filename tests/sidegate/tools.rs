@@ -1,0 +1,260 @@
+//! The tools of who puts the gate in front of a service that somebody else wrote: what it would do, before it does it.
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    AnswerTo as _, Stage,
+    gate::{on_config, sidegate, text},
+    in_repository, profile,
+};
+
+const ROUTES: &str = "
+listen: {address: 127.0.0.1:0, trusted_proxies: [10.0.0.0/8]}
+upstream: {url: \"${UPSTREAM_URL}\", identity: {X-Business-Id: '{business}'}, headers: {X-Gate-Secret: hunter2}}
+base_path: /api
+business: {from: [{query: business_id}]}
+limits: {per-key: {by: key, windows: [20/1s, 5/1d]}, signup: {by: ip, windows: 5/1h}}
+routes:
+  GET /v1/calls/{id}: calls:read
+  GET /v1/calls: {scopes: calls:read, limits: per-key, cost: 2, max_query: {limit: 100}}
+  POST /v1/calls: calls:write
+  /v1/**: any
+  /v1/signup: {public: true, limits: signup}
+  /open/{name}: public
+  /open/admin: any
+";
+
+#[test]
+fn every_profile_and_the_example_are_good_to_the_schema() {
+    let printed = sidegate(&["schema"], &[]).output().expect("the binary was built");
+    assert_eq!(printed.status.code(), Some(0));
+    let schema: Value = serde_json::from_slice(&printed.stdout).expect("the schema is JSON");
+    assert_eq!(schema["$schema"], "http://json-schema.org/draft-07/schema#");
+    let validator = jsonschema::draft7::new(&schema).expect("it is a schema of draft 7");
+    let profiles = ["salescaling", "callscaler", "bots", "scaling", "kaicalls"].map(|name| (name, profile(name)));
+    let example = std::fs::read_to_string(in_repository("config.example.yaml")).expect("the example is there");
+    for (name, yaml) in profiles.into_iter().chain([("example", example)]) {
+        let mut value: Value = serde_yaml::from_str(&yaml).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let errors: Vec<_> = validator.iter_errors(&value).map(|e| format!("{}: {e}", e.instance_path())).collect();
+        assert!(errors.is_empty(), "{name}: {errors:?}");
+        for (field, wrong) in
+            [("rotues", json!({})), ("keys", json!("bearer")), ("routes", json!([])), ("listen", Value::Null)]
+        {
+            let before = value.clone();
+            value[field] = wrong;
+            assert!(!validator.is_valid(&value), "{name} with a wrong {field}");
+            value = before;
+        }
+    }
+}
+
+#[test]
+fn every_shell_is_offered_every_command() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = sidegate(&["completions", shell], &[]).output().expect("the binary was built");
+        assert_eq!(output.status.code(), Some(0));
+        for command in ["explain", "schema", "keys", "revoke", "--config"] {
+            let script = text(&output.stdout);
+            assert!(script.contains(command.trim_start_matches('-')), "{shell} knows no {command}");
+        }
+    }
+    let output = sidegate(&["completions", "cmd"], &[]).output().expect("the binary was built");
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn a_route_is_explained_by_what_else_matches() {
+    let stage = Stage::set();
+    let gate = stage.gate(ROUTES);
+    let explained = |request: &str| gate.json(&["explain", request, "--json"]);
+    let told = explained("GET /api/v1/calls/7");
+    assert_eq!(
+        (&told["route"]["pattern"], &told["others"]),
+        (&json!("GET /v1/calls/{id}"), &json!([{"route": "/v1/**", "relation": "looser"}]),)
+    );
+    assert_eq!(explained("HEAD /api/v1/calls/7")["route"]["pattern"], "GET /v1/calls/{id}");
+    let told = explained("DELETE /api/v1/calls/7");
+    assert_eq!((&told["denial"]["reason"], &told["route"]), (&json!("method_not_allowed"), &Value::Null));
+    assert!(told["why"].as_str().is_some_and(|why| why.contains("GET, HEAD") && why.contains("looser")), "{told}");
+    let told = explained("GET /api/open/ADMIN");
+    assert_eq!(told["denial"]["reason"], "route_not_found");
+    assert_eq!(told["others"], json!([{"route": "/open/admin", "relation": "near_miss"}]));
+    assert_eq!(explained("/v1/calls")["denial"]["reason"], "route_not_found", "it is not below the base path");
+    assert_eq!(explained("/api/v1/../x")["denial"]["status"], 400);
+    let told = explained("/api/v1/calls?limit=500");
+    assert_eq!((&told["denial"]["reason"], &told["route"]["cost"]), (&json!("missing_key"), &json!(2)));
+    assert_eq!(told["would_go"]["target"], "/api/v1/calls?limit=100");
+    assert_eq!(told["would_go"]["set"], json!(["x-business-id", "x-gate-secret"]));
+}
+
+#[tokio::test]
+async fn a_key_is_explained_and_nothing_is_spent() {
+    let stage = Stage::set();
+    let gate = stage.gate(ROUTES);
+    let key = gate.new_key(&["--name", "n", "--business", "b1", "--scopes", "calls:read"]);
+    let explained = |arguments: &[&str]| {
+        let output = gate.command_reading(&[&["explain", "--json"], arguments].concat(), &key);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        assert!(!text(&output.stdout).contains(&key) && !text(&output.stdout).contains("hunter2"));
+        serde_json::from_slice::<Value>(&output.stdout).expect("one JSON document")
+    };
+    for _ in 0..20 {
+        let told = explained(&["/api/v1/calls?business_id=b1&limit=500", "--header", "X-Business-Id: forged"]);
+        assert_eq!(told["allowed"], true, "{told}");
+        assert_eq!(told["windows"][1]["remaining"], 5);
+        assert_eq!(told["forwarded"]["target"], "/api/v1/calls?business_id=b1&limit=100");
+        let set = told["forwarded"]["set"].as_array().expect("a list");
+        assert!(set.contains(&json!({"name": "x-business-id", "value": "b1"})), "{set:?}");
+        assert!(set.contains(&json!({"name": "x-gate-secret", "value": null})), "{set:?}");
+        assert_eq!(told["forwarded"]["stripped"], json!(["authorization"]));
+    }
+    for (request, reason, status) in [
+        ("POST /api/v1/calls", "insufficient_scope", 403),
+        ("GET /api/v1/calls/7?business_id=b2", "business_forbidden", 403),
+        ("GET /api/v1/calls?limit=x", "bad_request", 400),
+    ] {
+        let told = explained(&[request]);
+        assert_eq!((&told["denial"]["reason"], &told["denial"]["status"]), (&json!(reason), &json!(status)), "{told}");
+    }
+    for _ in 0..2 {
+        assert_eq!(gate.get("/api/v1/calls").bearer_auth(&key).answer().await.status, 200);
+    }
+    let told = explained(&["/api/v1/calls"]);
+    assert_eq!((&told["denial"]["reason"], &told["windows"][1]["remaining"]), (&json!("rate_limited"), &json!(1)));
+    assert_eq!(gate.get("/api/v1/calls").bearer_auth(&key).answer().await.status, 429, "as it was told");
+}
+
+#[test]
+fn an_explanation_is_for_people_and_a_key_is_never_an_argument() {
+    let stage = Stage::set();
+    let gate = stage.gate(ROUTES);
+    let output =
+        gate.command(&["explain", "/api/v1/signup", "--from", "10.0.0.1", "--header", "X-Forwarded-For: 203.0.113.9"]);
+    let said = text(&output.stdout);
+    for told in
+        ["GET /api/v1/signup from 203.0.113.9", "PUBLIC", "signup: 5 of 5/1h", "allowed", "goes to", "x-request-id"]
+    {
+        assert!(said.contains(told), "no {told:?} in\n{said}");
+    }
+    assert!(!said.contains('\u{1b}'), "colour is for terminals:\n{said}");
+    let output = gate.command(&["explain", "/api/v1/calls", "--header", "Authorization: Bearer verysecret"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!text(&output.stderr).contains("verysecret"), "{}", text(&output.stderr));
+    for wrong in ["v1/calls", "GET http://h/v1/calls", "G@T /v1", "GET /a b"] {
+        assert_eq!(gate.command(&["explain", wrong]).status.code(), Some(2), "{wrong}");
+    }
+}
+
+#[test]
+fn a_route_is_explained_without_a_store() {
+    let yaml = "listen: 127.0.0.1:0\nupstream: http://127.0.0.1:1\nstore: redis://127.0.0.1:1\nroutes: {/a: any, /b: public}\n";
+    let explain = |request: &str| -> Value {
+        let output = on_config(yaml, &["explain", request, "--json"], &[]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("one JSON document")
+    };
+    assert_eq!(explain("/a")["denial"]["reason"], "missing_key");
+    assert_eq!(explain("/b")["allowed"], true);
+}
+
+/// Paths of the two APIs, and what is none of theirs.
+const PATHS: [&str; 16] = [
+    "/v1/bots",
+    "/v1/bots/7",
+    "/v1/settings",
+    "/v1/analytics/7",
+    "/v1/conversations",
+    "/v1/team",
+    "/v1/team/7",
+    "/v1/other",
+    "/api/v1/contacts",
+    "/api/v1/contacts/7",
+    "/api/v1/voice-agents/webhook",
+    "/api/v1/voice-agents",
+    "/api/v1/calendar/7",
+    "/api/v1/users",
+    "/api/v1/users/7",
+    "/bots",
+];
+
+#[test]
+fn a_description_becomes_routes_that_allow_what_the_profile_allows() {
+    for name in ["bots", "salescaling"] {
+        let file = in_repository(&format!("tests/sidegate/descriptions/{name}.yaml"));
+        let file = file.to_str().expect("its name is UTF-8");
+        let made = sidegate(&["openapi", file], &[]).output().expect("the binary was built");
+        assert_eq!((made.status.code(), text(&made.stderr).as_str()), (Some(0), ""), "{name}");
+        let made = text(&made.stdout);
+        let output = on_config(&made, &["check"], &[]);
+        assert_eq!(output.status.code(), Some(0), "{name}: {}{made}", text(&output.stderr));
+        for path in PATHS {
+            for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+                let request = format!("{method} {path}");
+                assert_eq!(needs(&made, &request), needs(&profile(name), &request), "{name}: {request}");
+            }
+        }
+    }
+}
+
+/// What a request needs, or why no key helps.
+fn needs(yaml: &str, request: &str) -> (Value, Value) {
+    let output = on_config(yaml, &["explain", request, "--json"], &[]);
+    assert_eq!(output.status.code(), Some(0), "{request}: {}", text(&output.stderr));
+    let told: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+    match &told["route"] {
+        Value::Null => (told["denial"]["reason"].clone(), Value::Null),
+        route => (route["needs"].clone(), route["scopes"].clone()),
+    }
+}
+
+#[test]
+fn what_a_description_leaves_open_is_told_and_left_out() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let file = folder.path().join("api.yaml");
+    let described = "
+openapi: 3.0.3
+servers: [{url: 'https://h/api'}, {url: /other}]
+paths:
+  /open: {get: {security: []}}
+  /account: {get: {security: [{bearer: []}]}, put: {security: [{a: [x], b: [y]}]}}
+  /either: {get: {security: [{a: [x]}, {b: [y]}]}}
+  /sets: {get: {security: [{a: [x, y]}, {b: [z]}]}}
+  /silent: {get: {}}
+  /files/{name}.json: {get: {security: []}}
+  /users/{user-id}: {get: {security: [{a: ['any']}]}, trace: {}}
+";
+    std::fs::write(&file, described).expect("the folder is writable");
+    let file = file.to_str().expect("its name is UTF-8");
+    let made = sidegate(&["openapi", file], &[]).output().expect("the binary was built");
+    let (routes, said) = (text(&made.stdout), text(&made.stderr));
+    assert_eq!(made.status.code(), Some(0), "{said}");
+    for told in ["GET /silent", "GET /sets", "GET /files/{name}.json", "TRACE /users", "base paths differ"] {
+        assert!(said.contains(told), "no {told:?} in\n{said}");
+    }
+    for (request, meant) in [
+        ("/api/open", json!(["public", []])),
+        ("/api/account", json!(["any", []])),
+        ("PUT /api/account", json!(["scopes", ["x", "y"]])),
+        ("/api/either", json!(["any_scope", ["x", "y"]])),
+        ("/api/users/7", json!(["scopes", ["any"]])),
+        ("/api/silent", json!(["route_not_found", null])),
+        ("/api/sets", json!(["route_not_found", null])),
+    ] {
+        let (needs, scopes) = needs(&routes, request);
+        assert_eq!(json!([needs, scopes]), meant, "{request} of\n{routes}");
+    }
+
+    let agrees = on_config(&routes, &["check", "--openapi", file], &[]);
+    assert_eq!(agrees.status.code(), Some(1));
+    let said = text(&agrees.stdout);
+    assert!(said.contains("GET /api/silent is not covered (404)") && !said.contains("/api/open"), "{said}");
+    let other = routes.replace("GET /open", "GET /stale");
+    let said = text(&on_config(&other, &["check", "--openapi", file], &[]).stdout);
+    for told in ["GET /api/open is not covered (404)", "route `GET /stale` is not in the description"] {
+        assert!(said.contains(told), "no {told:?} in\n{said}");
+    }
+    for wrong in ["/nowhere.yaml", &*in_repository("config.example.yaml").to_string_lossy()] {
+        let output = sidegate(&["openapi", wrong], &[]).output().expect("the binary was built");
+        assert_eq!(output.status.code(), Some(2), "{wrong}");
+    }
+}
