@@ -83,12 +83,12 @@ async fn connected(live: &Rc<Live>, mut stream: TcpStream, peer: IpAddr, drain: 
     match tls {
         None => {
             let h2 = timed(bounds.header_read, speaks_h2(&stream, bounds.header_read)).await?;
-            http(live, settings, stream, Peer { address, secure: false }, h2, drain).await
+            http(live, settings, stream, Peer { address, secure: false, presented: None }, h2, drain).await
         }
         Some(acceptor) => {
             // Boxed, as what follows: a connection that is parked holds no room for what is past.
-            let (stream, h2) = timed(bounds.handshake, Box::pin(acceptor.accept(stream))).await?;
-            http(live, settings, stream, Peer { address, secure: true }, h2, drain).await
+            let (stream, h2, presented) = timed(bounds.handshake, Box::pin(acceptor.accept(stream))).await?;
+            http(live, settings, stream, Peer { address, secure: true, presented }, h2, drain).await
         }
     }
 }

@@ -8,7 +8,8 @@ use std::task::{Context as Waker, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, EXPECT};
+use http::header::{CONNECTION, EXPECT, HOST};
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -19,6 +20,7 @@ use super::connection::Context;
 use super::live::Live;
 use super::paced::Pulse;
 use super::streams::Streams;
+use super::tls::Presented;
 use crate::proxy::Arrival;
 use crate::proxy::arrival::{Address, Refused};
 use crate::proxy::arriving::{Arriving, Exchange};
@@ -48,6 +50,8 @@ pub enum Line {
 pub struct Peer {
     pub address: Address,
     pub secure: bool,
+    /// Over TLS with several certificates.
+    pub presented: Option<Presented>,
 }
 
 impl Line {
@@ -111,6 +115,8 @@ pub async fn answer(live: &Live, request: Request<Incoming>, peer: Peer, underwa
         Some(Refused::TooManyHeaders)
     } else if !returns && request.headers().values().any(is_padded) {
         Some(Refused::PaddedValue)
+    } else if peer.presented.as_ref().is_some_and(|presented| presented.is_misdirected(host(&request))) {
+        Some(Refused::Misdirected)
     } else {
         None
     };
@@ -150,11 +156,18 @@ fn arrival(
     refused: Option<Refused>,
     upgraded: Upgraded,
 ) -> Arrival {
-    let Peer { address: peer, secure } = peer;
+    let Peer { address: peer, secure, .. } = peer;
     let proxies = &context.settings.trusted_proxies;
     let trusted = client_addr::is_trusted(peer.ip(), proxies);
     let client = if trusted { client_addr::of(peer.ip(), headers, proxies).into() } else { peer.clone() };
     Arrival { peer, client, trusted, secure, refused, upgraded }
+}
+
+/// The name that the request is for, without its port; how it may be written is checked later.
+fn host<B>(request: &Request<B>) -> &str {
+    let named = request.uri().authority().map(Authority::as_str);
+    let host = named.or_else(|| request.headers().get(HOST).and_then(|host| host.to_str().ok())).unwrap_or_default();
+    host.split(':').next().unwrap_or_default()
 }
 
 fn is_padded(value: &HeaderValue) -> bool {

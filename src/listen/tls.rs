@@ -52,6 +52,14 @@ pub struct Acceptor {
     /// every six hours, and no ticket lives longer than twelve.
     tickets: Arc<dyn ProducesTickets>,
     certificates: Arc<[Certificate]>,
+    by_name: Arc<ByName>,
+}
+
+/// Of several certificates the one that a connection was given. Requests for a host that another one is for are not served on it.
+#[derive(Debug, Clone)]
+pub struct Presented {
+    by_name: Arc<ByName>,
+    place: usize,
 }
 
 /// A certificate that is in use, as operators watch it.
@@ -75,29 +83,41 @@ impl Acceptor {
 
     fn with_tickets(settings: &Tls, tickets: Arc<dyn ProducesTickets>) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let named = ByName::load(&settings.certificates, &provider)?;
-        let certificates = named.certificates(&settings.certificates)?;
-        let config = server_config(named, settings.client_ca.as_deref(), provider, tickets.clone())?;
-        Ok(Self { tls: TlsAcceptor::from(Arc::new(config)), tickets, certificates })
+        let by_name = Arc::new(ByName::load(&settings.certificates, &provider)?);
+        let certificates = by_name.certificates(&settings.certificates)?;
+        let config = server_config(by_name.clone(), settings.client_ca.as_deref(), provider, tickets.clone())?;
+        Ok(Self { tls: TlsAcceptor::from(Arc::new(config)), tickets, certificates, by_name })
     }
 
     pub fn certificates(&self) -> &[Certificate] {
         &self.certificates
     }
 
-    /// The stream in clear, and whether HTTP/2 was agreed on.
+    /// The stream in clear, whether HTTP/2 was agreed on, and which of several certificates the client was given.
     pub async fn accept(
         &self,
         stream: TcpStream,
-    ) -> io::Result<(impl AsyncRead + AsyncWrite + Unpin + Send + use<>, bool)> {
+    ) -> io::Result<(impl AsyncRead + AsyncWrite + Unpin + Send + use<>, bool, Option<Presented>)> {
         let stream = self.tls.accept(stream).await?;
-        let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        Ok((stream, h2))
+        let connection = stream.get_ref().1;
+        let h2 = connection.alpn_protocol() == Some(b"h2");
+        let place = || connection.server_name().and_then(|asked| self.by_name.place(asked)).unwrap_or_default();
+        let several = self.by_name.named.len() > 1;
+        let presented = several.then(|| Presented { by_name: self.by_name.clone(), place: place() });
+        Ok((stream, h2, presented))
+    }
+}
+
+impl Presented {
+    /// Whether `host` belongs to another certificate than this connection's (RFC 9110 §15.5.20). A host that belongs to none is
+    /// served like every other: the names of a gate are not known from its certificates alone.
+    pub fn is_misdirected(&self, host: &str) -> bool {
+        !self.by_name.holds(self.place, host) && self.by_name.place(host).is_some()
     }
 }
 
 fn server_config(
-    certificates: ByName,
+    certificates: Arc<ByName>,
     client_ca: Option<&Path>,
     provider: Arc<CryptoProvider>,
     tickets: Arc<dyn ProducesTickets>,
@@ -105,13 +125,13 @@ fn server_config(
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let mut config = match client_ca {
         None => {
-            let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(certificates));
+            let mut config = builder.with_no_client_auth().with_cert_resolver(certificates);
             config.ticketer = tickets;
             config
         }
         Some(file) => {
             let verifier = client_verifier(file, provider)?;
-            let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(certificates));
+            let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(certificates);
             // A resumed session is not asked for its certificate again: one that has ended, or whose authority is no longer
             // trusted, would go on. So every connection proves itself.
             config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -162,14 +182,21 @@ impl ByName {
         });
         certificates.collect()
     }
+
+    /// The first certificate that is for this host.
+    fn place(&self, host: &str) -> Option<usize> {
+        (0..self.named.len()).find(|place| self.holds(*place, host))
+    }
+
+    fn holds(&self, place: usize, host: &str) -> bool {
+        self.named.get(place).is_some_and(|(names, _)| names.iter().any(|name| matches(name, host)))
+    }
 }
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let asked = hello.server_name();
-        let holds = |names: &[String]| asked.is_some_and(|asked| names.iter().any(|name| matches(name, asked)));
-        let by_name = self.named.iter().find(|(names, _)| holds(names));
-        by_name.or(self.named.first()).map(|(_, key)| key.clone())
+        let place = hello.server_name().and_then(|asked| self.place(asked)).unwrap_or_default();
+        self.named.get(place).map(|(_, key)| key.clone())
     }
 }
 

@@ -63,6 +63,8 @@ pub enum Refused {
     TooManyHeaders,
     /// Whitespace around a field's value, which HTTP/2 does not have (RFC 9113 §8.2.1) and HTTP/1.1 would take off again.
     PaddedValue,
+    /// The host belongs to another certificate than the connection's.
+    Misdirected,
 }
 
 impl From<Refused> for Denial {
@@ -71,6 +73,7 @@ impl From<Refused> for Denial {
             Refused::Overloaded => Self::Overloaded,
             Refused::TooManyHeaders => Self::HeadersTooLarge,
             Refused::PaddedValue => Self::BadRequest("A header's value begins or ends with whitespace".into()),
+            Refused::Misdirected => Self::Misdirected,
         }
     }
 }

@@ -31,7 +31,11 @@ async fn tls_1_2_and_1_3_carry_http_1_and_http_2() {
             assert_eq!(connection.protocol_version(), Some(spoken));
             assert_eq!(connection.alpn_protocol(), chosen, "{spoken:?}");
             if chosen != Some(b"h2") {
-                assert_eq!(over(&mut Stream::new(&mut connection, &mut stream)).status, 200, "{spoken:?}");
+                assert_eq!(
+                    over(&mut Stream::new(&mut connection, &mut stream), "one.example").status,
+                    200,
+                    "{spoken:?}"
+                );
             }
         }
     }
@@ -52,6 +56,21 @@ async fn the_client_gets_the_certificate_of_the_name_it_asks_for_and_else_the_fi
     let mut stream = TcpStream::connect(yard.gate.address).expect("the gate listens");
     let refused = until("the handshake to end", || connection.complete_io(&mut stream).err());
     assert!(refused.to_string().contains("not valid for name"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_request_for_another_certificates_host_is_misdirected() {
+    let yard = Yard::set();
+    for (host, status) in [("one.example", 421), ("ONE.example:443", 421), ("two.example", 200), ("other.example", 200)]
+    {
+        let mut connection = connection(client::tls(&yard.trusted, &[]), "two.example");
+        let mut stream = TcpStream::connect(yard.gate.address).expect("the gate listens");
+        let answer = over(&mut Stream::new(&mut connection, &mut stream), host);
+        assert_eq!(answer.status, status, "{host}");
+    }
+    let seen = yard.stage.upstream.seen();
+    assert!(seen.iter().all(|seen| !seen.header("host").unwrap_or_default().eq_ignore_ascii_case("one.example")));
+    assert_eq!(seen.len(), 2);
 }
 
 #[tokio::test]
@@ -126,10 +145,9 @@ fn connection(config: rustls::ClientConfig, name: &'static str) -> ClientConnect
 }
 
 /// One HTTP/1.1 request over a connection that stands.
-fn over(stream: &mut Stream<'_, ClientConnection, TcpStream>) -> Answer {
-    stream
-        .write_all(b"GET /public HTTP/1.1\r\nHost: one.example\r\nConnection: close\r\n\r\n")
-        .expect("the gate reads");
+fn over(stream: &mut Stream<'_, ClientConnection, TcpStream>, host: &str) -> Answer {
+    let request = format!("GET /public HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("the gate reads");
     let mut answer = Vec::new();
     // Without a close_notify the end is an error; what was read still stands.
     let _ = stream.read_to_end(&mut answer);
