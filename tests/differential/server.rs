@@ -23,9 +23,14 @@ impl RedisServer {
     pub fn with(arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
-        let port = free_port();
-        let child = spawn(port, &arguments, &directory);
-        Self { child, port, arguments, directory }
+        // Another process may take a free port before Redis does: then Redis ends at once, and the next port is tried.
+        for _ in 0..10 {
+            let port = free_port();
+            if let Some(child) = spawn(port, &arguments, &directory) {
+                return Self { child, port, arguments, directory };
+            }
+        }
+        panic!("redis-server found no free port in ten attempts");
     }
 
     pub fn settings(&self) -> Settings {
@@ -45,7 +50,7 @@ impl RedisServer {
 
     /// After `kill`: the same port, empty.
     pub fn restart(&mut self) {
-        self.child = spawn(self.port, &self.arguments, &self.directory);
+        self.child = spawn(self.port, &self.arguments, &self.directory).expect("the port is still free");
     }
 }
 
@@ -61,22 +66,29 @@ fn free_port() -> u16 {
     listener.local_addr().expect("a bound socket has an address").port()
 }
 
-fn spawn(port: u16, arguments: &[String], directory: &TempDir) -> Child {
+/// `None` when the server ended before it listened. It makes its socket file once the port is its own: whoever answers on the
+/// port before may be somebody else.
+fn spawn(port: u16, arguments: &[String], directory: &TempDir) -> Option<Child> {
+    let socket = directory.path().join("listening");
+    let _ = std::fs::remove_file(&socket);
     let mut child = Command::new("redis-server")
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
         .arg("--dir")
         .arg(directory.path())
+        .arg("--unixsocket")
+        .arg(&socket)
         .args(arguments)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .expect("redis-server is missing; install it: apt-get install redis-server");
     let until = Instant::now() + Duration::from_secs(10);
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        let ended = child.try_wait().expect("a child can be waited for");
-        assert!(ended.is_none(), "redis-server ended at once: {ended:?}");
+    while !socket.exists() {
+        if child.try_wait().expect("a child can be waited for").is_some() {
+            return None;
+        }
         assert!(Instant::now() < until, "redis-server does not listen");
         std::thread::sleep(Duration::from_millis(5));
     }
-    child
+    Some(child)
 }
