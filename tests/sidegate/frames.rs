@@ -203,8 +203,10 @@ fn a_pseudo_header_in_trailers_reaches_nobody() {
         let yard = Yard::set();
         let head: [Field<'_>; 4] =
             [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/public/x"), (b":authority", b"a")];
-        h2::exchange(yard.gate.address, &head, b"body", Some(&[forged]));
-        for seen in yard.stage.upstream.seen() {
+        let outcome = h2::exchange(yard.gate.address, &head, b"body", Some(&[forged]));
+        let seen = yard.stage.upstream.seen();
+        assert_eq!((outcome, seen.len()), (Outcome::Answered(200), 1), "{forged:?}");
+        for seen in seen {
             assert_eq!((seen.method.as_str(), seen.target.as_str()), ("POST", "/public/x"), "{forged:?}");
             let fields = seen.headers.iter().chain(&seen.trailers);
             let values: Vec<&str> = fields.map(|(_, value)| value.as_str()).collect();
