@@ -36,7 +36,7 @@ use super::tls::Acceptor;
 use super::watch::{Look, Wait, tick};
 use crate::proxy::Service;
 use crate::proxy::arrival::Address;
-use crate::proxy::arriving::Exchange;
+use crate::proxy::arriving::Progress;
 use crate::proxy::upgrade::Upgraded;
 
 /// The connection preface (RFC 9113 §3.4); no HTTP/1.1 request begins like it. It is waited for whole, since nothing bounds
@@ -182,11 +182,11 @@ async fn http1<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (exchange, pulse) = (Rc::new(RefCell::new(Arc::new(Exchange::default()))), stream.pulse.clone());
+    let (progress, pulse) = (Rc::new(RefCell::new(Rc::new(Progress::default()))), stream.pulse.clone());
     let busy = Rc::new(Cell::new(false));
     let upgraded = Upgraded::default();
     let line = Line::H1 {
-        exchange: exchange.clone(),
+        progress: progress.clone(),
         pulse: pulse.clone(),
         busy: busy.clone(),
         requests: requests.clone(),
@@ -211,7 +211,7 @@ where
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
             () = &mut look_again => {
-                let (now, seen) = (Instant::now(), Wait::of_connection(&pulse, &exchange.borrow(), busy.get(), requests.get()));
+                let (now, seen) = (Instant::now(), Wait::of_connection(&pulse, &progress.borrow(), busy.get(), requests.get()));
                 match (seen.0, look.again(now, seen.0, seen.1)) {
                     (Wait::Request, waited) if waited >= PARK_AFTER && !leaving => break,
                     (wait, waited) if waited >= wait.patience(bounds) => return Err(io::ErrorKind::TimedOut.into()),

@@ -23,7 +23,7 @@ use super::streams::Streams;
 use super::tls::Presented;
 use crate::proxy::Arrival;
 use crate::proxy::arrival::{Address, Refused};
-use crate::proxy::arriving::{Arriving, Exchange};
+use crate::proxy::arriving::{Arriving, Progress};
 use crate::proxy::body::{BrokenOff, Outgoing};
 use crate::proxy::upgrade::Upgraded;
 
@@ -36,7 +36,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 pub enum Line {
     /// One request after the other: what is left of a body stands before the next.
     H1 {
-        exchange: Rc<RefCell<Arc<Exchange>>>,
+        progress: Rc<RefCell<Rc<Progress>>>,
         pulse: Arc<Pulse>,
         busy: Rc<Cell<bool>>,
         requests: Rc<Cell<u32>>,
@@ -57,31 +57,31 @@ pub struct Peer {
 impl Line {
     /// Called as soon as a head is read.
     pub fn begin<B: Body>(&self, request: &Request<B>) -> Underway {
-        let exchange = match self {
-            Self::H1 { exchange, busy, requests, .. } => {
+        let progress = match self {
+            Self::H1 { progress, busy, requests, .. } => {
                 busy.set(true);
                 requests.set(requests.get().wrapping_add(1));
-                let mut exchange = exchange.borrow_mut();
-                if Arc::get_mut(&mut exchange).is_none() {
+                let mut progress = progress.borrow_mut();
+                if Rc::get_mut(&mut progress).is_none() {
                     // Somebody still holds the last request's body, and must not speak for this one's.
-                    *exchange = Arc::default();
+                    *progress = Rc::default();
                 }
-                exchange.clone()
+                progress.clone()
             }
             Self::H2(streams) => {
-                let exchange = Arc::new(Exchange::default());
-                streams.opens(exchange.clone());
-                exchange
+                let progress = Rc::new(Progress::default());
+                streams.opens(progress.clone());
+                progress
             }
         };
-        exchange.begin(!request.body().is_end_stream());
-        Underway { exchange, line: self.clone(), ended: false }
+        progress.begin(!request.body().is_end_stream());
+        Underway { progress, line: self.clone(), ended: false }
     }
 }
 
 /// A request from its head until the last of its answer.
 pub struct Underway {
-    exchange: Arc<Exchange>,
+    progress: Rc<Progress>,
     line: Line,
     ended: bool,
 }
@@ -91,7 +91,7 @@ impl Drop for Underway {
         match &self.line {
             Line::H1 { pulse, busy, .. } => {
                 busy.set(false);
-                if !self.exchange.has_arrived() {
+                if !self.progress.has_arrived() {
                     pulse.more_to_come();
                 }
                 pulse.exchange_ended();
@@ -127,17 +127,17 @@ pub async fn answer(live: &Live, request: Request<Incoming>, peer: Peer, underwa
     let arrival = arrival(&context, request.headers(), peer, refused, upgraded);
     // A client that waits to be asked for its body is told the answer instead (RFC 9110 §10.1.1).
     let waits_to_be_asked = returns && request.headers().contains_key(EXPECT);
-    let request = request.map(|stream| Arriving::new(stream, underway.exchange.clone(), returns));
+    let request = request.map(|stream| Arriving::new(stream, underway.progress.clone(), returns));
     let mut response = context.service.handle(request, arrival).await;
-    if returns && !underway.exchange.has_arrived() {
-        let unread = underway.exchange.take_unread();
+    if returns && !underway.progress.has_arrived() {
+        let unread = underway.progress.take_unread();
         let over = unread.is_some() || response.body().is_the_gates_own();
         let drained = match unread {
             Some(unread) if !waits_to_be_asked => drain(unread).await,
             _ => false,
         };
         if drained {
-            underway.exchange.begin(false);
+            underway.progress.begin(false);
         } else if over {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -145,7 +145,7 @@ pub async fn answer(live: &Live, request: Request<Incoming>, peer: Peer, underwa
     if returns {
         live.end_connection_when_leaving(&mut response);
     }
-    underway.exchange.answered();
+    underway.progress.answered();
     response.map(|body| Departing { body, underway, _slot: slot })
 }
 
@@ -226,7 +226,7 @@ impl Body for Departing {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Waker<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        self.underway.exchange.offered(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        self.underway.progress.offered(matches!(polled, Poll::Ready(Some(Ok(_)))));
         // An upstream that broke off is not the client's giving up.
         self.underway.ended |= matches!(polled, Poll::Ready(None | Some(Err(_))));
         polled

@@ -4,7 +4,6 @@
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 
 use hyper::rt::Executor;
@@ -13,7 +12,7 @@ use tokio::time::Instant;
 
 use super::settings::Bounds;
 use super::watch::{Look, Wait};
-use crate::proxy::arriving::Exchange;
+use crate::proxy::arriving::Progress;
 
 /// How many more streams a client may give up than it lets end, before its connection is closed (rapid reset,
 /// CVE-2023-44487: each costs a decision, and nothing is ever taken).
@@ -27,8 +26,8 @@ pub struct Streams(Rc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    /// The exchange of the request that was just handed over: hyper asks for its task right after.
-    next: RefCell<Option<Arc<Exchange>>>,
+    /// The progress of the request that was just handed over: hyper asks for its task right after.
+    next: RefCell<Option<Rc<Progress>>>,
     tasks: RefCell<Vec<Stream>>,
     opened: Cell<u32>,
     /// Streams given up, less those that ended.
@@ -37,16 +36,16 @@ struct Inner {
 }
 
 struct Stream {
-    exchange: Arc<Exchange>,
+    progress: Rc<Progress>,
     look: Look,
     task: AbortHandle,
 }
 
 impl Streams {
     /// A request has come; its task is asked for next.
-    pub fn opens(&self, exchange: Arc<Exchange>) {
+    pub fn opens(&self, progress: Rc<Progress>) {
         self.0.opened.set(self.0.opened.get().wrapping_add(1));
-        *self.0.next.borrow_mut() = Some(exchange);
+        *self.0.next.borrow_mut() = Some(progress);
     }
 
     pub fn ended(&self, given_up: bool) {
@@ -69,7 +68,7 @@ impl Streams {
     pub fn look(&self, now: Instant, bounds: &Bounds) {
         self.sweep();
         for stream in self.0.tasks.borrow_mut().iter_mut() {
-            let (wait, progress) = Wait::of(&stream.exchange);
+            let (wait, progress) = Wait::of(&stream.progress);
             if stream.look.again(now, wait, progress) >= wait.patience(bounds) {
                 stream.task.abort();
             }
@@ -96,10 +95,10 @@ impl Streams {
 impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
     fn execute(&self, future: F) {
         let task = tokio::task::spawn_local(future).abort_handle();
-        let Some(exchange) = self.0.next.borrow_mut().take() else { return };
+        let Some(progress) = self.0.next.borrow_mut().take() else { return };
         if self.0.tasks.borrow().len() >= self.0.sweep_at.get() {
             self.sweep();
         }
-        self.0.tasks.borrow_mut().push(Stream { exchange, look: Look::begin(), task });
+        self.0.tasks.borrow_mut().push(Stream { progress, look: Look::begin(), task });
     }
 }

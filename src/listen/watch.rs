@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::paced::Pulse;
 use super::settings::Bounds;
-use crate::proxy::arriving::{Exchange, Waits};
+use crate::proxy::arriving::{Progress, Waits};
 
 /// How often a connection is looked at when nothing is about to happen.
 const SLOWEST: Duration = Duration::from_secs(2);
@@ -70,28 +70,28 @@ impl Wait {
     }
 
     /// What an exchange waits for, and how far that has come.
-    pub fn of(exchange: &Exchange) -> (Self, u32) {
-        let wait = match exchange.waits() {
+    pub fn of(progress: &Progress) -> (Self, u32) {
+        let wait = match progress.waits() {
             Waits::Within => Self::Within,
             Waits::Body => Self::Body,
             Waits::Taking => Self::Taking,
             Waits::Either => Self::Stream,
         };
-        (wait, exchange.progress())
+        (wait, progress.frames())
     }
 
     /// The same of an HTTP/1.1 connection, on which the bytes tell more: an answer's frame that was taken may still not have
     /// left the house.
-    pub fn of_connection(pulse: &Pulse, exchange: &Exchange, busy: bool, requests: u32) -> (Self, u32) {
+    pub fn of_connection(pulse: &Pulse, progress: &Progress, busy: bool, requests: u32) -> (Self, u32) {
         if pulse.is_closing() {
             return (Self::Leave, 0);
         }
         if pulse.is_blocked() {
             return (Self::Taking, pulse.written());
         }
-        match Self::of(exchange) {
+        match Self::of(progress) {
             // The answer is out, and the body it answers is still read.
-            _ if !busy && !exchange.has_arrived() => (Self::Body, pulse.passed()),
+            _ if !busy && !progress.has_arrived() => (Self::Body, pulse.passed()),
             _ if !busy && pulse.next_has_begun() => (Self::Head, requests),
             _ if !busy => (Self::Request, requests),
             (Self::Stream | Self::Taking, _) => (Self::Stream, pulse.passed()),

@@ -1,29 +1,29 @@
 //! The client's body as it arrives, and what the listener wants to know of an exchange: who waits for whom, and whether
 //! anything still moves. Nothing here reads a clock: the listener looks from time to time and compares.
 
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-/// How far one request and its answer have come. Shared between the body, which may travel to another task, and the listener.
+/// How far one request and its answer have come. The body writes it on its way, the listener reads it.
 #[derive(Debug, Default)]
-pub struct Exchange {
+pub struct Progress {
     /// Frames that have passed, in either direction.
-    moved: AtomicU32,
+    moved: Cell<u32>,
     /// The request body has not ended.
-    arriving: AtomicBool,
+    arriving: Cell<bool>,
     /// The client's next frame is waited for.
-    awaited: AtomicBool,
+    awaited: Cell<bool>,
     /// The answer's head is out.
-    answered: AtomicBool,
+    answered: Cell<bool>,
     /// The answer's next frame can be taken, and the client does not take it.
-    offered: AtomicBool,
+    offered: Cell<bool>,
     /// What nobody wanted of a body.
-    unread: Mutex<Option<Incoming>>,
+    unread: RefCell<Option<Incoming>>,
 }
 
 /// Whom an exchange waits for.
@@ -39,23 +39,23 @@ pub enum Waits {
     Either,
 }
 
-impl Exchange {
+impl Progress {
     /// A request has come.
     pub fn begin(&self, has_body: bool) {
-        self.arriving.store(has_body, Relaxed);
+        self.arriving.set(has_body);
         for flag in [&self.awaited, &self.answered, &self.offered] {
-            flag.store(false, Relaxed);
+            flag.set(false);
         }
     }
 
     /// The answer's head is on its way.
     pub fn answered(&self) {
-        self.answered.store(true, Relaxed);
+        self.answered.set(true);
     }
 
     /// The answer's body has been asked for its next frame, which it has or not.
     pub fn offered(&self, frame: bool) {
-        self.offered.store(frame, Relaxed);
+        self.offered.set(frame);
         if frame {
             self.moved();
         }
@@ -63,17 +63,17 @@ impl Exchange {
 
     /// Whether all of the request has been read.
     pub fn has_arrived(&self) -> bool {
-        !self.arriving.load(Relaxed)
+        !self.arriving.get()
     }
 
     /// The rest of the request's body, once nobody wants it.
     pub fn take_unread(&self) -> Option<Incoming> {
-        self.unread.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.unread.take()
     }
 
     pub fn waits(&self) -> Waits {
-        match (self.answered.load(Relaxed), self.awaited.load(Relaxed)) {
-            (true, _) if self.offered.load(Relaxed) => Waits::Taking,
+        match (self.answered.get(), self.awaited.get()) {
+            (true, _) if self.offered.get() => Waits::Taking,
             (true, _) => Waits::Either,
             (false, true) => Waits::Body,
             (false, false) => Waits::Within,
@@ -81,12 +81,12 @@ impl Exchange {
     }
 
     /// Differs from what it was whenever a frame has passed in between.
-    pub fn progress(&self) -> u32 {
-        self.moved.load(Relaxed)
+    pub fn frames(&self) -> u32 {
+        self.moved.get()
     }
 
     fn moved(&self) {
-        self.moved.fetch_add(1, Relaxed);
+        self.moved.set(self.moved.get().wrapping_add(1));
     }
 }
 
@@ -94,14 +94,14 @@ impl Exchange {
 pub struct Arriving {
     /// Taken only when this is dropped.
     stream: Option<Incoming>,
-    exchange: Arc<Exchange>,
+    progress: Rc<Progress>,
     /// Whether the listener wants back what nobody read: the next request stands behind it on the same connection.
     returns: bool,
 }
 
 impl Arriving {
-    pub fn new(stream: Incoming, exchange: Arc<Exchange>, returns: bool) -> Self {
-        Self { stream: Some(stream), exchange, returns }
+    pub fn new(stream: Incoming, progress: Rc<Progress>, returns: bool) -> Self {
+        Self { stream: Some(stream), progress, returns }
     }
 }
 
@@ -112,10 +112,10 @@ impl Body for Arriving {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
         let polled = Pin::new(stream).poll_frame(cx);
-        self.exchange.awaited.store(polled.is_pending(), Relaxed);
+        self.progress.awaited.set(polled.is_pending());
         match &polled {
-            Poll::Ready(Some(Ok(_))) => self.exchange.moved(),
-            Poll::Ready(None) => self.exchange.arriving.store(false, Relaxed),
+            Poll::Ready(Some(Ok(_))) => self.progress.moved(),
+            Poll::Ready(None) => self.progress.arriving.set(false),
             // What broke off cannot be read to its end.
             Poll::Ready(Some(Err(_))) => self.returns = false,
             Poll::Pending => {}
@@ -135,11 +135,11 @@ impl Body for Arriving {
 impl Drop for Arriving {
     fn drop(&mut self) {
         let Some(stream) = self.stream.take() else { return };
-        self.exchange.awaited.store(false, Relaxed);
+        self.progress.awaited.set(false);
         if stream.is_end_stream() {
-            self.exchange.arriving.store(false, Relaxed);
-        } else if self.returns && !self.exchange.has_arrived() {
-            *self.exchange.unread.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream);
+            self.progress.arriving.set(false);
+        } else if self.returns && !self.progress.has_arrived() {
+            self.progress.unread.replace(Some(stream));
         }
     }
 }
