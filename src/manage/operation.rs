@@ -4,7 +4,7 @@ use http::Method;
 
 use super::settings::Settings;
 use crate::policy::pattern::{Pattern, Segment};
-use crate::policy::{Access, Allowances, Route, RouteTable, UpstreamId};
+use crate::policy::{Access, Route, RouteTable};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -52,7 +52,7 @@ pub fn routes(settings: &Settings) -> RouteTable {
         let mut segments = settings.pattern.segments.clone();
         segments.extend(below.iter().map(|text| segment(text)));
         let pattern = Pattern { methods: Some(vec![method.clone()]), segments, rest: false };
-        (pattern, route(label(settings, method, below)))
+        (pattern, Route::bare(label(settings, method, below), Access::Public))
     });
     RouteTable::new(all.collect()).expect("no two operations have the same method and path")
 }
@@ -67,20 +67,4 @@ fn segment(text: &str) -> Segment {
 fn label(settings: &Settings, method: &Method, below: &[&str]) -> String {
     let below: String = below.iter().map(|segment| format!("/{segment}")).collect();
     format!("{method} {}{below}", settings.path)
-}
-
-fn route(pattern: String) -> Route {
-    Route {
-        pattern,
-        access: Access::Public,
-        cost: 0,
-        limits: Vec::new(),
-        max_query: Vec::new(),
-        response_timeout: None,
-        max_body: None,
-        upstream: UpstreamId(0),
-        lenient: false,
-        allows: Allowances::default(),
-        preflight: false,
-    }
 }

@@ -14,7 +14,7 @@ use crate::gate::standing::{self, Circumstances, judge};
 use crate::gate::{Denial, LimitNow};
 use crate::keys::{Digest, Tenant};
 use crate::limit::Outcome;
-use crate::policy::{Access, Allowances, By, Limit, Policy, Reason, Route, UpstreamId};
+use crate::policy::{Access, By, Limit, Policy, Reason, Route};
 use crate::store::layout::Layout;
 use crate::store::record::{BusinessDocument, KeyDocument, RecordError};
 use crate::store::registry::StoredKey;
@@ -141,19 +141,8 @@ impl Seen {
             By::Business => self.business_id.is_some(),
             By::Ip => false,
         };
-        Route {
-            pattern: String::new(),
-            access: Access::Any,
-            cost: 0,
-            limits: policy.limits.values().filter(|limit| counts(limit)).cloned().collect(),
-            max_query: Vec::new(),
-            response_timeout: None,
-            max_body: None,
-            upstream: UpstreamId(0),
-            lenient: false,
-            allows: Allowances::default(),
-            preflight: false,
-        }
+        let limits = policy.limits.values().filter(|limit| counts(limit)).cloned().collect();
+        Route { limits, ..Route::bare(String::new(), Access::Any) }
     }
 
     /// The key's document is asked for first; its business's, where there is one, lives in the same slot and is second.

@@ -35,6 +35,25 @@ pub struct Route {
     pub preflight: bool,
 }
 
+impl Route {
+    /// One that costs and bounds nothing, and goes to the default upstream if anywhere.
+    pub fn bare(pattern: String, access: Access) -> Self {
+        Self {
+            pattern,
+            access,
+            cost: 0,
+            limits: Vec::new(),
+            max_query: Vec::new(),
+            response_timeout: None,
+            max_body: None,
+            upstream: UpstreamId(0),
+            lenient: false,
+            allows: Allowances::default(),
+            preflight: false,
+        }
+    }
+}
+
 /// What a request needs to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {

@@ -3,10 +3,9 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::import::MEMBERS;
 use super::words::shown;
 use super::{DONE, FAILED, KeysSetting, Session};
-use crate::store::registry::{Filter, Members, StoredKey};
+use crate::store::registry::{Filter, MEMBERS, Members, StoredKey};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  sidegate keys export --business acme > acme.jsonl")]

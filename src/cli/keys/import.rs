@@ -18,7 +18,7 @@ use crate::keys::rules::check_name;
 use crate::keys::{Digest, mask};
 use crate::store::StoreError;
 use crate::store::keyring::{Asker, Granting};
-use crate::store::registry::{Insertion, Members, RegistryError, SUCCESSOR, StoredKey};
+use crate::store::registry::{Insertion, MEMBERS, Members, RegistryError, StoredKey};
 
 #[derive(Debug, Args)]
 #[command(
@@ -50,22 +50,6 @@ struct Line {
     allow_addresses: Option<Value>,
     rotated_to: Option<Value>,
 }
-
-/// The members of a line beside the digest, which are those that `export` writes.
-pub(super) const MEMBERS: [&str; 12] = [
-    "id",
-    "name",
-    "hint",
-    "business",
-    "user",
-    "scopes",
-    "created_at",
-    "expires_at",
-    "revoked_at",
-    "limits",
-    "allow_addresses",
-    SUCCESSOR,
-];
 
 #[derive(Default)]
 struct Tally {

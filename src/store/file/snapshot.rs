@@ -13,6 +13,7 @@ use crate::keys::tenant::is_id;
 use crate::keys::{Digest, Tenant};
 use crate::store::layout;
 use crate::store::record::{BusinessDocument, KeyDocument};
+use crate::store::registry::MEMBERS;
 
 /// What all requests are decided by until the file changes.
 #[derive(Debug, Default)]
@@ -46,21 +47,6 @@ const KEYS: &str = "keys";
 const BUSINESSES: &str = "businesses";
 const USERS: &str = "users";
 const SHA256: &str = "sha256";
-
-/// The order in which a key's members are written; others follow.
-const ORDER: [&str; 11] = [
-    "id",
-    "name",
-    "hint",
-    "business",
-    "user",
-    "scopes",
-    "created_at",
-    "expires_at",
-    "revoked_at",
-    "limits",
-    "allow_addresses",
-];
 
 impl Snapshot {
     /// Reads the documents out of `contents`. What `earlier` knew as revoked stays revoked: an editor that writes in place
@@ -266,8 +252,9 @@ impl Contents {
 fn entry_of(digest: &Digest, document: &Map<String, Value>) -> Result<Mapping, String> {
     let mut entry = Mapping::new();
     entry.insert(SHA256.into(), digest.to_hex().into());
-    let known = ORDER.iter().filter_map(|&name| document.get_key_value(name));
-    let others = document.iter().filter(|(name, _)| !ORDER.contains(&name.as_str()));
+    // Others follow those that there have to be.
+    let known = MEMBERS.iter().filter_map(|&name| document.get_key_value(name));
+    let others = document.iter().filter(|(name, _)| !MEMBERS.contains(&name.as_str()));
     for (name, value) in known.chain(others) {
         entry.insert(name.as_str().into(), serde_yaml::to_value(value).map_err(|error| error.to_string())?);
     }
