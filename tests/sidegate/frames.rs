@@ -3,10 +3,13 @@
 //! Each case looks at the stream's end and at what the upstream saw. Precedents: the downgrade attacks of "HTTP/2: the sequel
 //! is always worse" (2021), CVE-2021-33193 (`:method`), CVE-2022-31813 (hop-by-hop fields).
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::support::{
     Gate, Stage,
+    frames::{Connection, END_HEADERS, GOAWAY, block, frame},
     h2::{self, Field, Outcome},
 };
 
@@ -213,6 +216,19 @@ fn a_pseudo_header_in_trailers_reaches_nobody() {
             assert!(seen.trailers.is_empty() && !values.contains(&"b.example"), "{seen:?}");
         }
     }
+}
+
+/// RFC 9113 §8.4: a client that promises something is told to go, and it is no request.
+#[test]
+fn a_client_cannot_push() {
+    const PUSH_PROMISE: u8 = 5;
+    let yard = Yard::set();
+    let mut connection = Connection::open(yard.gate.address, &[]);
+    let promised = [&2_u32.to_be_bytes()[..], &block(&[(":path", "/public/x")])].concat();
+    assert!(connection.send(&frame(PUSH_PROMISE, END_HEADERS, 1, &promised)));
+    let told = connection.find(Duration::from_secs(10), |frame| frame.kind == GOAWAY);
+    assert_eq!(told.expect("the client is told").payload[4..8], [0, 0, 0, 1], "PROTOCOL_ERROR");
+    assert!(yard.stage.upstream.seen().is_empty());
 }
 
 #[test]
