@@ -1,0 +1,35 @@
+# What the scripts share; sourced, from the project's folder.
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# install COMMAND PACKAGE…: with apt when this user may, else says what to install. Never skips.
+install() {
+    local command=$1
+    shift
+    have "$command" && return
+    if have apt-get && [ "$(id -u)" = 0 ]; then
+        apt-get update -qq </dev/null
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" </dev/null
+    elif have apt-get && have sudo && sudo -n true 2>/dev/null; then
+        sudo -n apt-get update -qq </dev/null
+        sudo -n env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" </dev/null
+    fi
+    have "$command" && return
+    echo "$0: $command is missing; install it (on Debian or Ubuntu: apt-get install $*)" >&2
+    exit 1
+}
+
+# pip_tool COMMAND REQUIREMENT…: prints where COMMAND stands, in an environment of its own below the target folder, installed
+# when it is not there.
+pip_tool() {
+    local command=$1
+    shift
+    local home="${CARGO_TARGET_DIR:-target}/checkers/$command"
+    if [ ! -x "$home/bin/$command" ]; then
+        install python3 python3 python3-venv >&2
+        rm -rf "$home"
+        python3 -m venv "$home"
+        "$home/bin/python" -m pip install --quiet --disable-pip-version-check "$@" </dev/null >&2
+    fi
+    echo "$home/bin/$command"
+}
