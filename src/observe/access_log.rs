@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use super::Finished;
 use super::json_line::JsonLine;
 use super::settings::{Format, Settings};
+use super::{Decision, Finished};
 use crate::clock;
 use crate::gate::LimitNow;
 use crate::keys::{Formats, mask};
@@ -74,7 +74,8 @@ impl AccessLog {
     }
 
     pub fn write(&self, finished: &Finished<'_>, formats: &Formats) {
-        if !self.enabled.load(Ordering::Relaxed) || (finished.denial.is_none() && !self.is_sampled()) {
+        let allowed = finished.decision() == Decision::Allowed;
+        if !self.enabled.load(Ordering::Relaxed) || (allowed && !self.is_sampled()) {
             return;
         }
         // A stranger chooses the method too.
