@@ -65,7 +65,8 @@ pub fn store_problem(settings: &Settings) -> Option<String> {
     let Backend::Redis(redis) = &settings.store.backend else { return None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let error = runtime.block_on(RedisDocuments::connect(redis)).err()?;
-    Some(format!("{error}; keyed routes answer 503 until it is there"))
+    let meanwhile = if settings.policy.enforces() { "answer 503" } else { "pass as `store_unavailable`" };
+    Some(format!("{error}; keyed routes {meanwhile} until it is there"))
 }
 
 /// What the gate will do, for a person.

@@ -4,6 +4,8 @@
 //! This alone turns a denial into a permit. Which denials may be, says `Denial::is_observable`; where, says the policy: a
 //! route's mode, and for what is no route's the configuration's.
 
+use std::sync::Arc;
+
 use super::{Denial, Gate, Inquiry, Permit, Recheck, Trail, business, credential, path};
 use crate::policy::route::Found;
 use crate::policy::{Access, Mode, Route, UpstreamId};
@@ -53,7 +55,7 @@ impl Gate {
     }
 
     /// The key that was presented, to be asked about again, and where keys of its format are served.
-    fn shown(&self, route: &std::sync::Arc<Route>, inquiry: &Inquiry<'_>) -> Option<(Recheck, Option<UpstreamId>)> {
+    fn shown(&self, route: &Arc<Route>, inquiry: &Inquiry<'_>) -> Option<(Recheck, Option<UpstreamId>)> {
         if route.access == Access::Public {
             return None;
         }

@@ -164,8 +164,9 @@ fn json(finished: &Finished<'_>, method: &str, path: &str, user_agent: Option<&s
 
 /// For a person at a terminal. Every client text is printed with its control characters escaped.
 fn text(finished: &Finished<'_>, method: &str, path: &str, _: Option<&str>) -> Vec<u8> {
+    let observed = if finished.decision() == Decision::Observed { "observed: " } else { "" };
     let mut line = format!(
-        "{} {} {} {} {} {:.1}ms",
+        "{} {} {} {} {observed}{} {:.1}ms",
         clock::rfc3339_ms(clock::now_ms()),
         method,
         path.escape_debug(),

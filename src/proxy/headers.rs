@@ -48,7 +48,8 @@ pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
             || hygiene::is_misspelt(name, policy)
     });
     // No map is grown twice for one request.
-    headers.reserve(7 + upstream.identity.len() + upstream.headers.len());
+    let told = usize::from(permit.observed().is_some());
+    headers.reserve(6 + told + upstream.identity.len() + upstream.headers.len());
     if trailers {
         // gRPC demands it; it says only that the client can take trailers, which stream through (RFC 9110 §10.1.4).
         headers.insert(TE, HeaderValue::from_static("trailers"));

@@ -332,6 +332,20 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_that_only_observes_holds_nobody_up() {
+        let (exhausted, now) = (Exhausted::default(), Instant::now());
+        let mut both = question("b:acme", &["5/1m"], b"{}");
+        let ask = &mut Arc::make_mut(&mut both.asks)[0];
+        ask.buckets.push(BucketAsk { name: "count:o:x".to_owned(), observes: true, ..ask.buckets[0].clone() });
+        let windows = [Some(50), None].map(|wait_ms| vec![WindowNow { remaining: 0, reset_ms: 0, wait_ms, owed: 0 }]);
+        let outcome = Outcome::Spent { granted: 0, windows: windows.into(), observed: vec![0] };
+        exhausted.learn(&both, &Answer { now_ms: NOW_MS, outcome }, now, now);
+        pace(&exhausted, &both, now);
+        assert!(exhausted.recall(&both, now + ms(48)).is_some());
+        assert_eq!(exhausted.recall(&both, now + ms(50)), None, "there is room again in what denies");
+    }
+
+    #[test]
     fn memory_is_bounded_and_what_is_old_makes_room() {
         let (exhausted, start) = (Exhausted::default(), Instant::now());
         let denial = spent(0, &[(0, 30_000, Some(30_000))]);

@@ -132,5 +132,8 @@ mod tests {
         assert!(granted(LimitsOutage::Deny, &question("60/1m", 1)).is_err());
         assert_eq!(granted(LimitsOutage::Deny, &Question { cost: 0, ..question("60/1m", 1) }), Ok(1));
         assert_eq!(granted(LimitsOutage::Deny, &Question { asks: [].into(), cost: 1, n: 1 }), Ok(1));
+        let mut observing = question("60/1m", 1);
+        Arc::make_mut(&mut observing.asks)[0].buckets[0].observes = true;
+        assert_eq!(granted(LimitsOutage::Deny, &observing), Ok(1), "it denies nobody");
     }
 }

@@ -100,6 +100,29 @@ async fn limits_count_as_if_they_were_enforced() {
     assert_eq!(stage.upstream.only().header("x-key-id"), Some(&*key.id), "who is over a limit is still who it is");
 }
 
+#[tokio::test]
+async fn denials_that_are_observed_are_always_logged() {
+    let Yard { stage, gate, key } = &Yard::set(&format!("{YAML}log: {{sample: 0}}"));
+    for key in [&*key.text, "sg_unknown"] {
+        gate.get("/things/1").bearer_auth(key).answer().await;
+    }
+    assert_eq!(gate.logged("/things/1")["sidegate.reason"], "unknown_key", "the other one is not in the sample");
+    stage.upstream.take();
+}
+
+#[test]
+fn a_client_that_waits_to_be_told_to_go_on_is_told() {
+    let Yard { stage, gate, .. } = &Yard::set(YAML);
+    let mut client = Wire::to(gate.address);
+    let head = "POST /things/1 HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc\r\n";
+    client.send(format!("{head}Expect: 100-continue\r\nContent-Length: 4\r\n\r\n"));
+    assert_eq!(client.head(), "HTTP/1.1 100 Continue\r\n\r\n");
+    client.send("body");
+    assert_eq!(Answer::parse(client.head().as_bytes()).status, 200);
+    let seen = stage.upstream.only();
+    assert_eq!((seen.header(WOULD_DENY), &seen.body[..]), (Some("missing_key"), &b"body"[..]));
+}
+
 /// The whole of a request that a legacy client sends, byte for byte where HTTP lets a proxy keep it.
 #[tokio::test]
 async fn a_service_with_its_own_basic_authentication_gets_what_it_got_before() {
