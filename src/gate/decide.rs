@@ -16,10 +16,11 @@ use super::asks::{self, Asked, Counted};
 use super::credential::{self, Presented};
 use super::guessing::Guessing;
 use super::known::{KnownKeys, Seen};
+use super::observed::counted;
 use super::permit::{Basis, Recheck};
 use super::records::{Known, Records, Remembered};
 use super::trail::{Caller, Trail};
-use super::weigh::{Documents, Routed, Weighed, business_to_confirm, observed, rate_limited, settled};
+use super::weigh::{Documents, Routed, Weighed, business_to_confirm, rate_limited, settled};
 use super::{Denial, Permit, business, path, preflight, query};
 use crate::clock;
 use crate::keys::{Digest, Tenant};
@@ -222,7 +223,7 @@ impl Gate {
                 return Err(rate_limited(trail));
             }
         }
-        Ok(self.counted(Permit::public(routed.route.clone(), routed.target), trail))
+        Ok(counted(Permit::public(routed.route.clone(), routed.target), trail))
     }
 
     async fn decide_keyed(
@@ -233,14 +234,7 @@ impl Gate {
         trail: &mut Trail,
     ) -> Result<Permit, Denial> {
         let (caller, basis) = self.judge(&routed, &presented.digest, deadline, trail).await?;
-        Ok(self.counted(Permit::key(basis, routed, caller, &presented), trail))
-    }
-
-    /// What passes, and what a limit that only observes has to say to that.
-    pub fn counted(&self, permit: Permit, trail: &mut Trail) -> Permit {
-        let Some(denial) = observed(trail) else { return permit };
-        trail.observed = Some(denial.reason());
-        permit.observing(denial)
+        Ok(counted(Permit::key(basis, routed, caller, &presented), trail))
     }
 
     /// By what the store confirms; while it is away, by what it confirmed not long ago, where the configuration says so.

@@ -12,7 +12,7 @@ pub mod decide;
 pub mod denial;
 pub mod guessing;
 pub mod known;
-mod observed;
+pub mod observed;
 pub mod path;
 pub mod permit;
 pub mod preflight;

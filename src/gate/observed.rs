@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::weigh::rate_limited;
 use super::{Denial, Gate, Inquiry, Permit, Recheck, Trail, business, credential, path};
 use crate::policy::route::Found;
 use crate::policy::{Access, Mode, Route, UpstreamId};
@@ -40,10 +41,11 @@ impl Gate {
     }
 
     fn mode(&self, inquiry: &Inquiry<'_>, trail: &Trail) -> Mode {
-        match (&trail.route, path::read(inquiry.path)) {
-            (Some(route), _) => route.mode,
-            (None, Ok(path)) => self.policy().mode_beside_routes(&path.text),
-            (None, Err(_)) => Mode::Enforce,
+        match &trail.route {
+            Some(route) => route.mode,
+            None if self.policy().mode == Mode::Enforce => Mode::Enforce,
+            // What is no path was refused before.
+            None => path::read(inquiry.path).map_or(Mode::Enforce, |path| self.policy().mode_beside_routes(&path.text)),
         }
     }
 
@@ -71,6 +73,16 @@ impl Gate {
         let recheck = Recheck { route: route.clone(), digest: presented.digest, named, client: inquiry.client };
         Some((recheck, presented.upstream))
     }
+}
+
+/// What passes, whatever a limit that only observes has to say to that.
+pub fn counted(permit: Permit, trail: &mut Trail) -> Permit {
+    if trail.over().next().is_none() {
+        return permit;
+    }
+    let denial = rate_limited(trail);
+    trail.observed = Some(denial.reason());
+    permit.observing(denial)
 }
 
 /// Path and query as they came: what is not enforced changes nothing, so that nothing is clamped either.

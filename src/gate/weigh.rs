@@ -152,11 +152,6 @@ pub fn settled(standing: &Standing, granted: u32, trail: &mut Trail) -> Result<A
     Ok(standing.caller.clone())
 }
 
-/// Why a limit that only observes would have denied what passes.
-pub fn observed(trail: &Trail) -> Option<Denial> {
-    trail.over().next().map(|_| rate_limited(trail))
-}
-
 /// After `retry_after` seconds every window has room, if nobody else spends; `None` where some window never has.
 pub fn rate_limited(trail: &Trail) -> Denial {
     let full: Vec<_> = trail.over().collect();

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, Response, Version};
 use super::super::keys::gate_store;
 use super::request::Asked;
 use crate::config::Settings;
-use crate::gate::{Commons, Denial, Gate, Inquiry, Permit, Trail, path, query, weigh};
+use crate::gate::{Commons, Denial, Gate, Inquiry, Permit, Trail, observed, path, query, weigh};
 use crate::policy::{Mode, Reason, Route};
 use crate::proxy::headers::{self, Forwarding};
 use crate::proxy::request_id::RequestIds;
@@ -92,7 +92,7 @@ async fn decide(
         return Ok(gate.unless_observed(weigh::rate_limited(trail), &inquiry, trail));
     }
     has_room(trail, Mode::Observe, cost);
-    Ok(decided.map(|permit| gate.counted(permit, trail)))
+    Ok(decided.map(|permit| observed::counted(permit, trail)))
 }
 
 /// Whether every window of limits with this mode has room for the cost; those that have none get the time until they reset,
