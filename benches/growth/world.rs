@@ -115,6 +115,7 @@ impl World {
             name: format!("count:of-{windows}:key-{index}"),
             algorithm: Algorithm::Fixed,
             windows: self.windows[of_count].clone(),
+            observes: false,
         };
         let ask = Ask { slot: slot(index), documents, buckets: vec![bucket], ..Ask::default() };
         Question { asks: [ask].into(), cost: 1, n }

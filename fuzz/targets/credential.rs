@@ -40,7 +40,7 @@ fn check(policy: &Policy, headers: &HeaderMap) {
     let credentials = &policy.credentials;
     let read = credential::read(credentials, headers);
     let mut stripped = headers.clone();
-    credential::strip(credentials, &mut stripped);
+    credential::strip(credentials, &mut stripped, credential::Ours::Candidates);
     let again = credential::read(credentials, &stripped);
     let Ok(presented) = read else {
         assert!(again.is_err(), "stripping brought a key to light: {headers:?}");

@@ -17,6 +17,15 @@ pub struct Presented {
     pub upstream: Option<UpstreamId>,
 }
 
+/// What is taken for a key when a request is forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ours {
+    /// Whatever stands where a key would.
+    Candidates,
+    /// Of that what looks like a key, and the one candidate where the store knows it: anything else is the service's own.
+    Recognised { known: bool },
+}
+
 /// What one header value is to one source.
 enum Candidate<'v> {
     Ours {
@@ -69,17 +78,20 @@ pub fn read(credentials: &Credentials, headers: &HeaderMap) -> Result<Presented,
     }
 }
 
-/// Takes every candidate off, so that the upstream never sees a key; what is not ours by scheme or format stays.
-pub fn strip(credentials: &Credentials, headers: &mut HeaderMap) {
+/// Takes every candidate off that is taken for a key, so that the upstream never sees one; what is not ours by scheme or format
+/// stays.
+pub fn strip(credentials: &Credentials, headers: &mut HeaderMap, taken: Ours) {
     if credentials.forward {
         return;
     }
     for source in &credentials.sources {
         let ours = |value: &HeaderValue| {
-            matches!(
-                candidate(credentials, source, value),
-                Candidate::Ours { .. } | Candidate::Foreign(_) | Candidate::Several
-            )
+            let looks = || looks_like_a_key(credentials, source, value);
+            match (candidate(credentials, source, value), taken) {
+                (Candidate::Malformed { .. } | Candidate::NotOurs, _) => false,
+                (_, Ours::Candidates) | (Candidate::Ours { .. }, Ours::Recognised { known: true }) => true,
+                (_, Ours::Recognised { .. }) => looks(),
+            }
         };
         let (theirs, kept): (Vec<_>, Vec<_>) = headers.get_all(&source.header).iter().partition(|value| ours(value));
         if theirs.is_empty() {
@@ -91,6 +103,16 @@ pub fn strip(credentials: &Credentials, headers: &mut HeaderMap) {
             headers.append(source.header.clone(), value);
         }
     }
+}
+
+/// Whether the value, or one of several in it, has the looks of a key that this gate knows or mints.
+fn looks_like_a_key(credentials: &Credentials, source: &KeySource, value: &HeaderValue) -> bool {
+    let Ok(text) = value.to_str() else { return false };
+    text.split(',').map(str::trim).any(|part| {
+        let scheme = source.scheme.as_deref();
+        let key = scheme.map_or(part, |scheme| after_scheme(part, scheme).unwrap_or(part));
+        credentials.formats.claim(key)
+    })
 }
 
 fn candidate<'v>(credentials: &'v Credentials, source: &KeySource, value: &'v HeaderValue) -> Candidate<'v> {
@@ -235,7 +257,33 @@ mod tests {
     fn candidates_are_stripped_and_what_is_not_ours_stays() {
         let credentials = kaicalls();
         let mut lines = headers(&[("authorization", "Basic dTpw"), ("x-api-key", KEY), ("x-api-key", "theirs")]);
-        strip(&credentials, &mut lines);
+        strip(&credentials, &mut lines, Ours::Candidates);
         assert_eq!(lines, headers(&[("authorization", "Basic dTpw"), ("x-api-key", "theirs")]));
+    }
+
+    #[test]
+    fn what_is_only_observed_keeps_what_is_not_recognised_as_a_key() {
+        let kept = |credentials: &Credentials, name: &'static str, value: &str, known: bool| {
+            let mut lines = headers(&[(name, value)]);
+            strip(credentials, &mut lines, Ours::Recognised { known });
+            !lines.is_empty()
+        };
+        let minted = format!("sg_{}", "a".repeat(43));
+        let (any, formats) = (credentials(vec![]), kaicalls());
+        for (value, of_any, of_formats) in [
+            ("Bearer eyJhbGciOi.J9.x", true, true),
+            ("Basic dTpw", true, true),
+            (&*format!("Bearer {minted}"), false, true),
+            (&*format!("Bearer {KEY}"), true, false),
+            (&*format!("Bearer x, Bearer {KEY}"), true, false),
+            ("Bearer x, Bearer y", true, true),
+            ("Bearer kc_test_x", true, false),
+        ] {
+            assert_eq!(kept(&any, "authorization", value, false), of_any, "{value}");
+            assert_eq!(kept(&formats, "authorization", value, false), of_formats, "{value}");
+        }
+        assert!(kept(&any, "x-api-key", "theirs", false));
+        assert!(!kept(&any, "x-api-key", "imported", true), "the store knows it");
+        assert!(kept(&any, "authorization", "Basic dTpw", true));
     }
 }
