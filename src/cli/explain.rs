@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::ink::Ink;
 use crate::config::Settings;
 use crate::gate::path;
 use crate::keys::format::LONGEST;
@@ -73,7 +74,7 @@ pub fn run(args: &ExplainArgs, mut settings: Settings) -> anyhow::Result<u8> {
     if args.json {
         println!("{}", document::of(&explanation));
     } else {
-        print!("{}", words::of(&explanation, words::Ink::for_stdout()));
+        print!("{}", words::of(&explanation, Ink::for_stdout()));
     }
     Ok(super::DONE)
 }

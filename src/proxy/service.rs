@@ -56,6 +56,7 @@ impl Service {
             client: arrival.client.as_str(),
             user_agent: told.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
             request_id: told.id.as_str(),
+            span: &told.span,
             trail: &trail,
             denial: denial.as_ref(),
             status: response.status().as_u16(),
@@ -84,7 +85,7 @@ impl Service {
             return Ok(self.own(respond::server_options(), told));
         }
         if let Some((desk, path)) = self.desk.as_ref().and_then(|desk| Some((desk, desk.path(told.uri.path())?))) {
-            let answer = desk.ask(request, &path, told.uri.query(), arrival, &told.id, trail).await?;
+            let answer = desk.ask(request, &path, arrival, told, trail).await?;
             return Ok(answer.map(Payload::Words));
         }
         let inquiry = Inquiry {
@@ -116,13 +117,14 @@ impl Service {
         told: &Told,
         arrival: &Arrival,
     ) -> Result<Response<Payload>, Denial> {
-        let exchange = self.streams.begin(permit, &told.id);
+        let exchange = self.streams.begin(permit, &told.id, &told.span);
         let passage = Passage {
             permit,
             policy: self.gate.policy(),
             asked: &told.uri,
             arrival,
             request_id: &told.id,
+            span: &told.span,
             grpc: told.grpc,
             exchange: &exchange,
         };
@@ -146,18 +148,16 @@ impl Service {
 
     fn words(&self, denial: &Denial, trail: &Trail, told: &Told) -> Response<bytes::Bytes> {
         // What failed behind the gate is the operator's to know, not the client's.
+        let (request_id, trace_id) = (told.id.as_str(), told.span.trace_id());
         match denial {
-            Denial::StoreUnavailable(error) => {
-                debug!(request_id = told.id.as_str(), %error, "the store gave no answer")
-            }
+            Denial::StoreUnavailable(error) => debug!(request_id, trace_id, %error, "the store gave no answer"),
             Denial::UpstreamUnreachable(error) | Denial::UpstreamInvalid(error) => {
-                warn!(request_id = told.id.as_str(), error, "the upstream gave no valid answer");
+                warn!(request_id, trace_id, error, "the upstream gave no valid answer");
             }
             _ => {}
         }
         let policy = self.gate.policy();
-        let mut words =
-            respond::denied(denial, trail, told.id.as_str(), told.grpc, policy, self.settings.rate_limit_headers);
+        let mut words = respond::denied(denial, trail, request_id, told.grpc, policy, self.settings.rate_limit_headers);
         if told.version < Version::HTTP_2 && denial.reason().status() == 400 {
             // What follows on the connection could be the rest of what was malformed (request smuggling).
             words.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -20,6 +20,7 @@ use super::request_id::RequestId;
 use super::settings;
 use super::upstream::relayed::Relayed;
 use crate::gate::{Basis, Denial, Gate, Permit, Recheck};
+use crate::observe::Span;
 
 /// The sweep's pace, within which something ends too late.
 const SLOWEST_SWEEP: Duration = Duration::from_secs(1);
@@ -41,6 +42,7 @@ pub struct Exchange {
     /// `None`: it rests on no key.
     recheck: Option<Recheck>,
     request_id: RequestId,
+    span: Span,
     started: Instant,
     /// When the store last confirmed the key; `None` where that was before this began.
     confirmed: Cell<Option<Instant>>,
@@ -73,12 +75,13 @@ impl Streams {
     }
 
     /// What was permitted begins.
-    pub fn begin(self: &Rc<Self>, permit: &Permit, request_id: &RequestId) -> Rc<Exchange> {
+    pub fn begin(self: &Rc<Self>, permit: &Permit, request_id: &RequestId, span: &Span) -> Rc<Exchange> {
         let started = Instant::now();
         Rc::new(Exchange {
             streams: self.clone(),
             recheck: permit.recheck().cloned(),
             request_id: request_id.clone(),
+            span: span.clone(),
             started,
             confirmed: Cell::new((permit.basis() == Basis::Key).then_some(started)),
             due: Cell::new(Some(started + self.settings.get().recheck)),
@@ -194,13 +197,19 @@ impl Exchange {
         self.answer.borrow().as_ref().map_or_else(SizeHint::default, Body::size_hint)
     }
 
+    /// Its request's and its trace's, for what the log says of it.
+    pub fn ids(&self) -> (&str, &str) {
+        (self.request_id.as_str(), self.span.trace_id())
+    }
+
     /// `denial`: why its key no longer stands; `None`: it is too old.
     fn end(&self, denial: Option<Denial>) {
         if self.is_over.replace(true) {
             return;
         }
         let reason = denial.as_ref().map_or("max_age", |denial| denial.reason().name());
-        info!(request_id = self.request_id.as_str(), reason, "a stream was ended");
+        let (request_id, trace_id) = self.ids();
+        info!(request_id, trace_id, reason, "a stream was ended");
         *self.over.borrow_mut() = denial;
         self.let_go();
         if let Some(waiter) = self.waiter.take() {

@@ -53,7 +53,7 @@ fn every_shell_is_offered_every_command() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = sidegate(&["completions", shell], &[]).output().expect("the binary was built");
         assert_eq!(output.status.code(), Some(0));
-        for command in ["explain", "schema", "keys", "revoke", "--config"] {
+        for command in ["explain", "schema", "keys", "revoke", "report", "--since", "--config"] {
             let script = text(&output.stdout);
             assert!(script.contains(command.trim_start_matches('-')), "{shell} knows no {command}");
         }
