@@ -32,6 +32,7 @@ mod proxied;
 mod reload;
 mod rotation;
 mod shapes;
+mod skew;
 mod smuggling;
 mod standing;
 mod store;
