@@ -192,8 +192,7 @@ fn key_words(settings: &Settings) -> String {
         formats.collect::<Vec<_>>().join(", ")
     };
     let guessing = credentials.guessing.as_ref().map_or_else(String::new, |windows| {
-        let windows: Vec<_> = windows.as_slice().iter().map(ToString::to_string).collect();
-        format!("; {} unknown ones from one address, beyond which it is told 429", windows.join(", "))
+        format!("; {windows} unknown ones from one address, beyond which it is told 429")
     });
     format!("from {}; {formats}{guessing}", sources.join(" or "))
 }
@@ -305,7 +304,7 @@ fn table(f: &mut fmt::Formatter<'_>, rows: &[[String; 3]]) -> fmt::Result {
     Ok(())
 }
 
-fn short(duration: Duration) -> String {
+pub(super) fn short(duration: Duration) -> String {
     let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if ms.is_multiple_of(1000) { short_duration(ms) } else { format!("{ms}ms") }
 }

@@ -11,7 +11,7 @@ use crate::gate::{Denial, LimitNow};
 use crate::policy::Route;
 
 pub fn of(explanation: &Explanation<'_>, ink: Ink) -> String {
-    let Explanation { settings, asked, route, candidates, outcome } = explanation;
+    let Explanation { settings, asked, route, candidates, outcome, notes } = explanation;
     let mut text = String::new();
     let asked_for = format!("{} {}", asked.method(), asked.request.uri());
     let _ = writeln!(text, "{} from {}\n", ink.paint(BOLD, &printable(&asked_for)), asked.arrival.client.as_str());
@@ -51,6 +51,7 @@ pub fn of(explanation: &Explanation<'_>, ink: Ink) -> String {
             }
         }
     }
+    notes.iter().for_each(|note| fact(&mut text, "note", &printable(note)));
     text
 }
 
