@@ -309,8 +309,9 @@ pub(super) fn short(duration: Duration) -> String {
     if ms.is_multiple_of(1000) { short_duration(ms) } else { format!("{ms}ms") }
 }
 
-fn counted(count: usize, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+/// `1 request`, `2 requests`.
+pub(super) fn counted<N: Display + PartialEq + From<u8>>(count: N, what: &str) -> String {
+    if count == N::from(1) { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use self::tally::{Span, Tally};
+use self::tally::{Period, Tally};
 use super::ink::Ink;
 use super::logs::{self, own};
 use super::{DONE, WRONG_CONFIGURATION};
@@ -60,7 +60,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<u8> {
             return Ok(WRONG_CONFIGURATION);
         }
     };
-    let mut tally = Tally::new(Span { since: args.since, until: args.until });
+    let mut tally = Tally::new(Period { since: args.since, until: args.until });
     logs::each_line(&args.files, |line| tally.note(own::Line::read(line)))?;
     let report = Report { tally, top: args.top, sample };
     if args.json {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use http::Method;
 
 pub use self::group::grouped;
+use super::check::counted;
 use super::coverage::{Coverage, Served};
 use super::keys::words::printable;
 use super::logs::{self, Entry};
@@ -117,22 +118,18 @@ impl<'s> Traffic<'s> {
 
     /// What was read and left aside, for whoever wonders.
     fn remarks(&self) -> Vec<String> {
-        let mut remarks = Vec::new();
-        if self.unknown > 0 {
-            let count = self.unknown;
-            remarks.push(format!(
-                "{count} requests to paths that no route covers were answered 404 before, and are left out"
-            ));
-        }
-        if self.foreign > 0 {
-            remarks.push(format!("{} lines are none of an access log, and are left out", self.foreign));
-        }
-        remarks
+        let unknown = counted(self.unknown, "request");
+        let foreign = counted(self.foreign, "line");
+        let remarks = [
+            (self.unknown, format!("left out: {unknown} to paths that no route covers, answered 404 before as well")),
+            (self.foreign, format!("left out: {foreign} that no access log has")),
+        ];
+        remarks.into_iter().filter(|(count, _)| *count > 0).map(|(_, remark)| remark).collect()
     }
 }
 
 fn line(told: &str, missed: &Missed) -> String {
-    let requests = if missed.requests == 1 { "1 request".to_owned() } else { format!("{} requests", missed.requests) };
+    let requests = counted(missed.requests, "request");
     let example = if told.contains(&*missed.example) { String::new() } else { format!(", such as {}", missed.example) };
     printable(&format!("{told}: {requests}{example}"))
 }

@@ -12,14 +12,16 @@ use crate::cli::traffic::grouped;
 const MOST_ROWS: usize = 5_000;
 /// There are not that many: beyond them the log is not a gate's.
 const MOST_REASONS: usize = 64;
+/// Places of one reason.
+const MOST_PLACES: usize = 500;
 /// Clients that are told apart in one row.
 pub const MOST_CLIENTS: usize = 256;
-/// Characters of an example.
-const LONGEST_EXAMPLE: usize = 120;
+/// Characters of a name and of an example.
+const LONGEST: usize = 200;
 
 /// From the one to before the other, in milliseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Span {
+pub struct Period {
     pub since: Option<u64>,
     pub until: Option<u64>,
 }
@@ -39,7 +41,7 @@ pub struct Totals {
 
 #[derive(Debug)]
 pub struct Tally {
-    span: Span,
+    period: Period,
     pub requests: u64,
     /// Lines that are none of an access log.
     pub foreign: u64,
@@ -78,8 +80,9 @@ impl Seen {
 }
 
 /// Refusals by something.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Table {
+    most: usize,
     rows: HashMap<String, Row>,
     /// Refusals that have no row any more.
     pub beyond: u64,
@@ -115,18 +118,18 @@ struct Refusal<'l> {
 }
 
 impl Tally {
-    pub fn new(span: Span) -> Self {
+    pub fn new(period: Period) -> Self {
         Self {
-            span,
+            period,
             requests: 0,
             foreign: 0,
             outside: 0,
             seen: Seen::default(),
             totals: Totals::default(),
-            routes: Table::default(),
-            keys: Table::default(),
-            clients: Table::default(),
-            reasons: Table::default(),
+            routes: Table::new(MOST_ROWS),
+            keys: Table::new(MOST_ROWS),
+            clients: Table::new(MOST_ROWS),
+            reasons: Table::new(MOST_REASONS),
             tasks: HashMap::new(),
             hashes: RandomState::new(),
         }
@@ -138,7 +141,8 @@ impl Tally {
             self.foreign += 1;
             return;
         };
-        if self.span.since.is_some_and(|since| at_ms < since) || self.span.until.is_some_and(|until| at_ms >= until) {
+        if self.period.since.is_some_and(|since| at_ms < since) || self.period.until.is_some_and(|until| at_ms >= until)
+        {
             self.outside += 1;
             return;
         }
@@ -167,25 +171,36 @@ impl Tally {
         // Where there is no route, the kind of path says what is missing.
         let place = if route == "none" { format!("{method} {}", grouped(path)) } else { route.clone().into_owned() };
         let has_room = self.tasks.len() < MOST_REASONS;
-        match self.tasks.get_mut(&**reason) {
+        match self.tasks.get_mut(shortened(reason)) {
             Some(table) => table.note(&place, refusal),
             None if has_room => {
-                self.tasks.entry(reason.clone().into_owned()).or_default().note(&place, refusal);
+                let table = self.tasks.entry(shortened(reason).to_owned()).or_insert(Table::new(MOST_PLACES));
+                table.note(&place, refusal);
             }
             None => {}
         }
     }
 }
 
+/// The beginning of a text that a log may hold at any length.
+fn shortened(text: &str) -> &str {
+    text.char_indices().nth(LONGEST).map_or(text, |(end, _)| &text[..end])
+}
+
 impl Table {
+    fn new(most: usize) -> Self {
+        Self { most, rows: HashMap::new(), beyond: 0 }
+    }
+
     fn note(&mut self, name: &str, refusal: &Refusal<'_>) {
-        let has_room = self.rows.len() < MOST_ROWS;
+        let name = shortened(name);
+        let has_room = self.rows.len() < self.most;
         match self.rows.get_mut(name) {
             Some(row) => row.note(refusal),
             None if has_room => {
                 let row = self.rows.entry(name.to_owned()).or_default();
                 let (method, path) = (&refusal.line.method, &refusal.line.path);
-                row.example = format!("{method} {path}").chars().take(LONGEST_EXAMPLE).collect();
+                row.example = shortened(&format!("{method} {path}")).to_owned();
                 row.note(refusal);
             }
             None => self.beyond += 1,
@@ -228,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_log_of_strangers_is_counted_in_bounded_memory() {
-        let mut tally = Tally::new(Span::default());
+        let mut tally = Tally::new(Period::default());
         for i in 0..10_000 {
             let line = line(i, "observed", "2026-03-23T14:30:00Z");
             tally.note(Line::read(line.as_bytes()));
@@ -244,8 +259,8 @@ mod tests {
 
     #[test]
     fn only_what_is_asked_about_is_counted() {
-        let span = Span { since: Some(1_774_276_200_000), until: Some(1_774_276_201_000) };
-        let mut tally = Tally::new(span);
+        let period = Period { since: Some(1_774_276_200_000), until: Some(1_774_276_201_000) };
+        let mut tally = Tally::new(period);
         for (at, decision) in [
             ("2026-03-23T14:29:59.999Z", "denied"),
             ("2026-03-23T14:30:00.000Z", "denied"),

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::tally::{MOST_CLIENTS, Row, Table, Tally};
 use super::{Report, advice};
+use crate::cli::check::counted;
 use crate::cli::ink::{BOLD, GREEN, Ink, RED};
 use crate::cli::keys::words::printable;
 use crate::clock;
@@ -100,8 +101,10 @@ fn next(text: &mut String, report: &Report, ink: Ink) {
             let from = if row.clients() == 1 { "1 client".to_owned() } else { format!("{} clients", clients(row)) };
             let _ = writeln!(text, "  {}: {} from {from}", shortened(place), counted(row.refused(), "request"));
         }
-        if places.len() > MOST_PLACES {
-            let _ = writeln!(text, "  and {} more", places.len() - MOST_PLACES);
+        match (places.len().saturating_sub(MOST_PLACES), places.beyond) {
+            (0, _) => {}
+            (more, 0) => drop(writeln!(text, "  and {more} more")),
+            (more, _) => drop(writeln!(text, "  and more than {more} more")),
         }
     }
 }
@@ -109,10 +112,6 @@ fn next(text: &mut String, report: &Report, ink: Ink) {
 fn clients(row: &Row) -> String {
     let count = row.clients();
     if count == MOST_CLIENTS { format!("{count}+") } else { count.to_string() }
-}
-
-fn counted(count: u64, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// A name that fits a row.
