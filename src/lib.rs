@@ -7,7 +7,7 @@
 //! listen     accept → TLS → HTTP/1.1 or HTTP/2 → client address
 //! gate       path → route → credential → record → standing (plan, business, scope) → limits  ⇒  Permit | Denial
 //! proxy      Permit → header hygiene and identity → upstream → response with rate-limit headers
-//! observe    one metric update, one log line
+//! observe    one metric update, one log line, one span
 //! ```
 //!
 //! Walk it yourself: [`listen::connection`] has the bytes, [`proxy::service`] is the pipeline on one screen, [`gate::decide`]
@@ -25,7 +25,7 @@
 //! - [`policy`]: what the YAML means, compiled: routes, scopes, plans, the words of a denial.
 //! - [`store`]: where keys and counts live: Redis, or a file beside one process.
 //! - [`gate`]: the decision. It alone makes a [`gate::Permit`], and without one nothing is forwarded.
-//! - [`observe`]: metrics and logs.
+//! - [`observe`]: metrics, logs and traces.
 //! - [`proxy`]: from a request to its answer.
 //! - [`listen`]: connections, workers, and how they end.
 //! - [`admin`]: the operators' listeners.
