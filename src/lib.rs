@@ -8,7 +8,7 @@
 //! gate       path → route → credential → record → standing (plan, business, scope) → limits  ⇒  Permit | Denial
 //!            (a denial that is only observed is a Permit that says so)
 //! proxy      Permit → header hygiene and identity → upstream → response with rate-limit headers
-//! observe    one metric update, one log line
+//! observe    one metric update, one log line, one span
 //! ```
 //!
 //! Walk it yourself: [`listen::connection`] has the bytes, [`proxy::service`] is the pipeline on one screen, [`gate::decide`]
@@ -27,7 +27,7 @@
 //! - [`store`]: where keys and counts live: Redis, or a file beside one process.
 //! - [`gate`]: the decision. It alone makes a [`gate::Permit`], and without one nothing is forwarded; nor is it where denials are
 //!   only observed, which one file there (`gate/observed`) turns into permits.
-//! - [`observe`]: metrics and logs.
+//! - [`observe`]: metrics, logs and traces.
 //! - [`proxy`]: from a request to its answer.
 //! - [`listen`]: connections, workers, and how they end.
 //! - [`admin`]: the operators' listeners.

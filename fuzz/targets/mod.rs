@@ -7,16 +7,18 @@ pub mod document;
 pub mod path;
 pub mod query;
 pub mod template;
+pub mod trace;
 
 /// Takes any bytes; panics when they break a promise.
 pub type Target = fn(&[u8]);
 
 /// Every target by the name of its corpus folder.
-pub const ALL: [(&str, Target); 6] = [
+pub const ALL: [(&str, Target); 7] = [
     ("path", path::run),
     ("query", query::run),
     ("credential", credential::run),
     ("template", template::run),
     ("config", config::run),
     ("document", document::run),
+    ("trace", trace::run),
 ];

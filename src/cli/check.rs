@@ -194,8 +194,7 @@ fn key_words(settings: &Settings) -> String {
         formats.collect::<Vec<_>>().join(", ")
     };
     let guessing = credentials.guessing.as_ref().map_or_else(String::new, |windows| {
-        let windows: Vec<_> = windows.as_slice().iter().map(ToString::to_string).collect();
-        format!("; {} unknown ones from one address, beyond which it is told 429", windows.join(", "))
+        format!("; {windows} unknown ones from one address, beyond which it is told 429")
     });
     format!("from {}; {formats}{guessing}", sources.join(" or "))
 }
@@ -326,13 +325,14 @@ fn table(f: &mut fmt::Formatter<'_>, rows: &[[String; 3]]) -> fmt::Result {
     Ok(())
 }
 
-fn short(duration: Duration) -> String {
+pub(super) fn short(duration: Duration) -> String {
     let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if ms.is_multiple_of(1000) { short_duration(ms) } else { format!("{ms}ms") }
 }
 
-fn counted(count: usize, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+/// `1 request`, `2 requests`.
+pub(super) fn counted<N: Display + PartialEq + From<u8>>(count: N, what: &str) -> String {
+    if count == N::from(1) { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 #[cfg(test)]

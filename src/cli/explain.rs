@@ -1,11 +1,13 @@
 //! `sidegate explain`: what one request would meet, and why. The gate itself is asked, at a cost of 0, so that nothing is read
 //! in another way than it reads it, and nothing is spent.
 //!
-//! `request` reads what is asked about, `candidates` says why this route and not another one, `outcome` asks the gate, `words`
-//! and `document` show it. Exits with 0 whatever the verdict.
+//! `request` reads what is asked about, `candidates` says why this route and not another one, `outcome` asks the gate, `notes`
+//! says what else holds, `words` and `document` show it; what is the key API's is told by `key_api`. Exits with 0 whatever the verdict.
 
 mod candidates;
 mod document;
+mod key_api;
+mod notes;
 mod outcome;
 mod request;
 mod words;
@@ -15,13 +17,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use clap::Args;
+use serde_json::Value;
 
+use super::ink::Ink;
 use crate::config::Settings;
 use crate::gate::path;
 use crate::keys::format::LONGEST;
 use crate::policy::Route;
 use crate::policy::route::Found;
 use candidates::Candidates;
+use key_api::KeyApi;
 use outcome::Outcome;
 use request::Asked;
 
@@ -51,6 +56,8 @@ struct Explanation<'s> {
     route: Option<Arc<Route>>,
     candidates: Candidates,
     outcome: Outcome,
+    /// What holds beyond the verdict.
+    notes: Vec<String>,
 }
 
 pub fn run(args: &ExplainArgs, mut settings: Settings) -> anyhow::Result<u8> {
@@ -62,6 +69,10 @@ pub fn run(args: &ExplainArgs, mut settings: Settings) -> anyhow::Result<u8> {
             return Ok(super::WRONG_CONFIGURATION);
         }
     };
+    if let Some(api) = KeyApi::of(&asked, &settings) {
+        show(args, || api.document(&asked), || api.words(&asked, Ink::for_stdout()));
+        return Ok(super::DONE);
+    }
     let routes: Vec<Arc<Route>> = settings.policy.routes.iter().cloned().collect();
     let policy = Arc::get_mut(&mut settings.policy).expect("nobody else holds what was just loaded");
     policy.routes.uncharge();
@@ -69,13 +80,18 @@ pub fn run(args: &ExplainArgs, mut settings: Settings) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(outcome::of(&asked, &settings, route.as_ref().map_or(1, |route| route.cost)))?;
     let candidates = Candidates::of(&asked, &settings);
-    let explanation = Explanation { settings: &settings, asked, route, candidates, outcome };
-    if args.json {
-        println!("{}", document::of(&explanation));
-    } else {
-        print!("{}", words::of(&explanation, words::Ink::for_stdout()));
-    }
+    let notes = notes::of(&asked, &settings, &outcome);
+    let explanation = Explanation { settings: &settings, asked, route, candidates, outcome, notes };
+    show(args, || document::of(&explanation), || words::of(&explanation, Ink::for_stdout()));
     Ok(super::DONE)
+}
+
+fn show(args: &ExplainArgs, document: impl FnOnce() -> Value, words: impl FnOnce() -> String) {
+    if args.json {
+        println!("{}", document());
+    } else {
+        print!("{}", words());
+    }
 }
 
 /// The route that the request means, whether or not it may pass.

@@ -5,12 +5,17 @@
 pub mod business;
 pub mod check;
 mod completions;
+mod coverage;
 pub mod demo;
 mod explain;
+mod ink;
 pub mod keys;
+mod logs;
 mod openapi;
+mod report;
 pub mod run;
 mod schema;
+mod traffic;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -37,7 +42,7 @@ enum Command {
     Run(ConfigArgs),
     /// Read the configuration and say what the gate will do, or everything that is wrong with it
     #[command(
-        after_help = "Examples:\n  sidegate check --config sidegate.yaml\n  sidegate check --openapi api.yaml\n\nExit code 1: the routes and the description differ."
+        after_help = "Examples:\n  sidegate check --config sidegate.yaml\n  sidegate check --openapi api.yaml\n  sidegate check --log access.log\n\nExit code 1: the routes and the description, or the log, differ."
     )]
     Check {
         #[command(flatten)]
@@ -45,6 +50,10 @@ enum Command {
         /// Say which paths of this OpenAPI description no route covers, and which routes it does not have
         #[arg(long, value_name = "FILE")]
         openapi: Option<PathBuf>,
+        /// Say which paths of this access log (sidegate's, or the common log format; `-`: standard input) no route covers, and
+        /// which routes it never touches
+        #[arg(long, value_name = "FILE", conflicts_with = "openapi")]
+        log: Option<PathBuf>,
     },
     /// Turn an OpenAPI description into a configuration with its routes and scopes
     Openapi(openapi::OpenapiArgs),
@@ -55,6 +64,8 @@ enum Command {
         #[command(flatten)]
         explain: explain::ExplainArgs,
     },
+    /// Say what enforcement would have refused, from access logs, and what to do before it does
+    Report(report::ReportArgs),
     /// Keep keys: create, list, change, rotate, revoke, delete, import, verify
     Keys {
         #[command(flatten)]
@@ -102,10 +113,16 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Command::Run(args) => run::run(&args.config),
-        Command::Check { config, openapi: None } => Ok(check::run(&config.config, check::store_problem)),
-        Command::Check { config, openapi: Some(file) } => with_settings(&config, |settings| compare(&file, &settings)),
+        Command::Check { config, openapi: Some(file), .. } => {
+            with_settings(&config, |settings| Ok(compare(&file, openapi::differences(&file, &settings))))
+        }
+        Command::Check { config, log: Some(file), .. } => {
+            with_settings(&config, |settings| Ok(compare(&file, traffic::differences(&file, &settings))))
+        }
+        Command::Check { config, .. } => Ok(check::run(&config.config, check::store_problem)),
         Command::Openapi(args) => openapi::run(&args),
         Command::Explain { config, explain } => with_settings(&config, |settings| explain::run(&explain, settings)),
+        Command::Report(args) => report::run(&args),
         Command::Keys { config, keys } => with_settings(&config, |settings| keys::with(settings, keys)),
         Command::Business { config, business } => with_settings(&config, |settings| business::with(settings, business)),
         Command::Demo(args) => demo::run(&args).map(|()| DONE),
@@ -125,20 +142,20 @@ pub fn main() -> ExitCode {
     )
 }
 
-/// `check --openapi`: what the description and the routes do not share.
-fn compare(file: &Path, settings: &Settings) -> anyhow::Result<u8> {
-    match openapi::differences(file, settings) {
+/// What a description or a log and the routes do not share.
+fn compare(file: &Path, differences: anyhow::Result<Vec<String>>) -> u8 {
+    match differences {
         Ok(differences) if differences.is_empty() => {
             println!("{} and the routes agree.", file.display());
-            Ok(DONE)
+            DONE
         }
         Ok(differences) => {
             differences.iter().for_each(|difference| println!("{difference}"));
-            Ok(FAILED)
+            FAILED
         }
         Err(error) => {
             eprintln!("error: {error:#}");
-            Ok(WRONG_CONFIGURATION)
+            WRONG_CONFIGURATION
         }
     }
 }

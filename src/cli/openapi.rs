@@ -4,18 +4,16 @@
 
 mod description;
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use http::Method;
 
+use super::coverage::{Coverage, Served};
 use crate::config::{self, Settings};
-use crate::gate::path;
 use crate::policy::Access;
 use crate::policy::pattern::Pattern;
-use crate::policy::route::Found;
 use crate::policy::scope::is_scope;
 use description::{Description, Operation};
 
@@ -135,31 +133,21 @@ fn quoted(text: &str) -> String {
 pub fn differences(file: &Path, settings: &Settings) -> anyhow::Result<Vec<String>> {
     let description = description::read(file)?;
     let base = description.base_path.as_deref().unwrap_or_default();
-    let mut served = BTreeSet::new();
+    let mut served = Served::default();
     let mut differences = Vec::new();
     for Operation { method, path, access } in &description.operations {
-        let asked = format!("{base}{}", filled(path));
-        // A path that the gate would refuse as it stands is not covered by any route.
-        let Ok(read) = path::read(&asked) else {
-            differences.push(format!("{method} {base}{path} is refused with 400"));
-            continue;
-        };
-        match settings.policy.routes.find(method, &read.text) {
-            Found::Route { route, .. } => {
-                served.insert(route.pattern.clone());
-                if access.as_ref().is_some_and(|access| (*access == Access::Public) != (route.access == Access::Public))
-                {
-                    let public = if route.access == Access::Public { "is public" } else { "needs a key" };
-                    differences
-                        .push(format!("{method} {base}{path} {public} by `{}`, unlike the description", route.pattern));
-                }
-            }
-            Found::OtherMethods { .. } => differences.push(format!("{method} {base}{path} is not covered (405)")),
-            Found::Nothing => differences.push(format!("{method} {base}{path} is not covered (404)")),
+        let coverage = Coverage::of(method, &format!("{base}{}", filled(path)), settings);
+        if let Some(problem) = coverage.problem() {
+            differences.push(format!("{method} {base}{path} {problem}"));
+        }
+        let Coverage::Route(route) = coverage else { continue };
+        served.note(route);
+        if access.as_ref().is_some_and(|access| (*access == Access::Public) != (route.access == Access::Public)) {
+            let public = if route.access == Access::Public { "is public" } else { "needs a key" };
+            differences.push(format!("{method} {base}{path} {public} by `{}`, unlike the description", route.pattern));
         }
     }
-    let unknown = settings.policy.routes.iter().filter(|route| !served.contains(&route.pattern));
-    differences.extend(unknown.map(|route| format!("route `{}` is not in the description", route.pattern)));
+    differences.extend(served.others(settings).map(|pattern| format!("route `{pattern}` is not in the description")));
     Ok(differences)
 }
 

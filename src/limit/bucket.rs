@@ -34,7 +34,8 @@ const STRIDE: usize = 1 + 4 * 8;
 const MOST: f64 = (1_u64 << 53) as f64;
 
 impl Bucket {
-    /// Reads what `encode` or `decide.lua` wrote; `None` for anything else.
+    /// Reads what `encode` or `decide.lua` wrote; `None` for anything else. Only the script meets buckets in which a later
+    /// release counts by an algorithm of its own: it keeps such an entry until two durations after its mark.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (&version, rest) = bytes.split_first()?;
         if version != VERSION || !rest.len().is_multiple_of(STRIDE) {

@@ -142,6 +142,11 @@ fn json(finished: &Finished<'_>, method: &str, path: &str, user_agent: Option<&s
     line.text("client.address", finished.client);
     line.text_if("user_agent.original", user_agent);
     line.text("sidegate.request_id", finished.request_id);
+    // As OpenTelemetry names them in logs of other formats than its own.
+    line.text("trace_id", finished.span.trace_id());
+    line.text("span_id", finished.span.span_id());
+    line.text("trace_flags", finished.span.flags());
+    line.text_if("sidegate.parent_span_id", finished.span.parent_id());
     line.text("sidegate.decision", finished.decision().name());
     line.text_if("sidegate.reason", finished.reason().map(Reason::name));
     if trail.known_for {
@@ -180,7 +185,8 @@ fn text(finished: &Finished<'_>, method: &str, path: &str, _: Option<&str>) -> V
             line.push_str(&format!(" {name}={value}"));
         }
     }
-    line.push_str(&format!(" client={} id={}\n", finished.client, finished.request_id));
+    let (trace, span) = (finished.span.trace_id(), finished.span.span_id());
+    line.push_str(&format!(" client={} id={} trace={trace} span={span}\n", finished.client, finished.request_id));
     line.into_bytes()
 }
 
@@ -188,6 +194,8 @@ fn text(finished: &Finished<'_>, method: &str, path: &str, _: Option<&str>) -> V
 mod tests {
     use http::Method;
 
+    use super::super::Span;
+    use super::super::random::Random;
     use super::*;
     use crate::gate::Trail;
 
@@ -201,6 +209,7 @@ mod tests {
             client: "192.0.2.1",
             user_agent: Some("quote\" back\\ \u{7}"),
             request_id: "r",
+            span: &Span::begin(&http::HeaderMap::new(), &Random::default()),
             trail: &trail,
             denial: None,
             status: 200,
@@ -213,6 +222,8 @@ mod tests {
         let value: serde_json::Value = serde_json::from_slice(&line).expect("one JSON document");
         assert_eq!((&value["url.path"], &value["sidegate.duration_ms"]), (&path.into(), &1.5.into()));
         let text = text(&finished, "GET", path, None);
+        let (trace, span) = (finished.span.trace_id(), finished.span.span_id());
+        assert!(text.ends_with(format!(" id=r trace={trace} span={span}\n").as_bytes()));
         assert_eq!(text.iter().filter(|b| b.is_ascii_control()).count(), 1);
     }
 }

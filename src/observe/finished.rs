@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 
+use super::Span;
 use crate::gate::{Denial, LimitNow, Trail};
 use crate::policy::Reason;
 
@@ -16,6 +17,7 @@ pub struct Finished<'a> {
     pub client: &'a str,
     pub user_agent: Option<&'a str>,
     pub request_id: &'a str,
+    pub span: &'a Span,
     pub trail: &'a Trail,
     pub denial: Option<&'a Denial>,
     pub status: u16,

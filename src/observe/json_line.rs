@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 /// Most lines fit, so that none is moved while it grows.
-const USUAL: usize = 640;
+const USUAL: usize = 768;
 
 /// A line that is being written.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! What operators see: metrics, the access log, the process's own log.
+//! What operators see: metrics, the access log, traces, the process's own log.
 //!
 //! One `Finished` per request goes to both; nothing here takes a client's text as a label, and what looks like a key is
 //! masked before it is written.
@@ -8,8 +8,11 @@ pub mod finished;
 mod json_line;
 pub mod log;
 pub mod metrics;
+pub mod random;
 pub mod settings;
+pub mod trace;
 
 pub use access_log::AccessLog;
 pub use finished::{Decision, Finished};
 pub use metrics::Metrics;
+pub use trace::Span;

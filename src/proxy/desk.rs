@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::arrival::{Address, Arrival};
 use super::arriving::Arriving;
-use super::request_id::RequestId;
+use super::told::Told;
 use crate::gate::{Denial, Trail, path};
 use crate::policy::route::Found;
 use crate::policy::{Route, RouteTable};
@@ -74,9 +74,8 @@ impl Desk {
         &self,
         request: Request<Arriving>,
         path: &str,
-        query: Option<&str>,
         arrival: &Arrival,
-        id: &RequestId,
+        told: &Told,
         trail: &mut Trail,
     ) -> Result<Response<Bytes>, Denial> {
         let (route, parameters) = match self.routes.find(request.method(), path) {
@@ -91,12 +90,12 @@ impl Desk {
         let errand = Errand {
             route: route.clone(),
             id: parameters.first().map(|(_, id)| (*id).to_owned()),
-            query: query.map(str::to_owned),
-            body: if reads_body { read(body).await } else { Ok(Bytes::new()) },
+            query: told.uri.query().map(str::to_owned),
+            body: if reads_body { read(body, told).await } else { Ok(Bytes::new()) },
             method: head.method,
             headers: head.headers,
             client: arrival.client.clone(),
-            request_id: id.as_str().to_owned(),
+            request_id: told.id.as_str().to_owned(),
             answer,
         };
         match self.errands.try_send(errand) {
@@ -107,16 +106,17 @@ impl Desk {
     }
 }
 
-async fn read(body: Arriving) -> Result<Bytes, Denial> {
+async fn read(body: Arriving, told: &Told) -> Result<Bytes, Denial> {
     match Limited::new(body, LARGEST_BODY).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Denial::BodyTooLarge),
-        Err(error) => Err(broke_off(&*error)),
+        Err(error) => Err(broke_off(&*error, told)),
     }
 }
 
-fn broke_off(error: &(dyn Error + Send + Sync)) -> Denial {
-    tracing::debug!(%error, "a request's body broke off");
+fn broke_off(error: &(dyn Error + Send + Sync), told: &Told) -> Denial {
+    let (request_id, trace_id) = (told.id.as_str(), told.span.trace_id());
+    tracing::debug!(request_id, trace_id, %error, "a request's body broke off");
     Denial::BadRequest("The request's body broke off".into())
 }
 

@@ -10,6 +10,7 @@ use super::request_id::RequestId;
 use super::settings::{Identity, Upstream};
 use crate::gate::Permit;
 use crate::gate::credential;
+use crate::observe::Span;
 use crate::policy::Policy;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -30,11 +31,12 @@ pub struct Forwarding<'a> {
     /// In which the request came.
     pub version: Version,
     pub request_id: &'a RequestId,
+    pub span: &'a Span,
 }
 
 /// The request's headers as the upstream gets them. The credential has been read before, from the whole of them.
 pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
-    let Forwarding { permit, policy, upstream, reserved, arrival, version, request_id } = *forwarding;
+    let Forwarding { permit, policy, upstream, reserved, arrival, version, request_id, span } = *forwarding;
     credential::strip(&policy.credentials, headers, permit.keys());
     let trailers = headers.get_all(TE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
     let foreign = !arrival.trusted;
@@ -49,7 +51,7 @@ pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
     });
     // No map is grown twice for one request.
     let told = usize::from(permit.observed().is_some());
-    headers.reserve(6 + told + upstream.identity.len() + upstream.headers.len());
+    headers.reserve(8 + told + upstream.identity.len() + upstream.headers.len());
     if trailers {
         // gRPC demands it; it says only that the client can take trailers, which stream through (RFC 9110 §10.1.4).
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -57,6 +59,7 @@ pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
     join_cookies(headers);
     say_who_sent_it(headers, arrival, version);
     headers.insert(X_REQUEST_ID, request_id.value());
+    span.propagate(headers);
     identity(headers, permit, upstream, request_id.as_str());
     for (name, value) in &upstream.headers {
         headers.insert(name, value.clone());

@@ -12,8 +12,8 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const OVERRIDES: [&str; 5] =
     ["x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url"];
 
-/// What says whose a request is, where it goes and where it ends, besides `X-Forwarded-*` and the overrides.
-const OF_THE_HEAD: [&str; 17] = [
+/// What says whose a request is, what it is a part of, where it goes and where it ends, besides `X-Forwarded-*` and the overrides.
+const OF_THE_HEAD: [&str; 19] = [
     "authorization",
     "connection",
     "content-length",
@@ -25,6 +25,8 @@ const OF_THE_HEAD: [&str; 17] = [
     "keep-alive",
     "proxy-authorization",
     "te",
+    "traceparent",
+    "tracestate",
     "transfer-encoding",
     "upgrade",
     "via",

@@ -1,16 +1,12 @@
-//! Request ids: a random UUID each, or the client's own where a trusted proxy passes one on.
-
-use std::cell::RefCell;
+//! Request ids: a random UUID each, or the client's own where a trusted proxy passes one on. Spans are made of the same source.
 
 use http::{HeaderMap, HeaderValue};
 use uuid::fmt::Hyphenated;
 use uuid::{Builder, Uuid};
 
 use super::headers::X_REQUEST_ID;
-
-/// Bytes that are asked of the system at a time: a call for each id would cost half a microsecond (measured).
-const DRAWN: usize = 4096;
-const OF_ONE: usize = 16;
+use crate::observe::Span;
+use crate::observe::random::Random;
 
 /// The id of one request: a UUID, as the header that carries it to the upstream and back.
 #[derive(Debug, Clone)]
@@ -36,40 +32,22 @@ impl From<Uuid> for RequestId {
 }
 
 /// One worker's source of ids.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RequestIds {
-    /// Random bytes, and how many of them are used up.
-    drawn: RefCell<(Box<[u8; DRAWN]>, usize)>,
-}
-
-impl Default for RequestIds {
-    fn default() -> Self {
-        Self { drawn: RefCell::new((Box::new([0; DRAWN]), DRAWN)) }
-    }
+    random: Random,
 }
 
 impl RequestIds {
-    /// The client's own id if it is a UUID and comes through a trusted proxy; else a new one.
+    /// The client's own id if it is a UUID and comes through a trusted proxy; else a new one, of version 4 (RFC 9562 §5.4).
     pub fn of(&self, headers: &HeaderMap, trusted: bool) -> RequestId {
         let theirs = headers.get(X_REQUEST_ID).filter(|_| trusted);
         let theirs = theirs.and_then(|id| Uuid::try_parse_ascii(id.as_bytes()).ok());
-        theirs.unwrap_or_else(|| self.new_id()).into()
+        theirs.unwrap_or_else(|| Builder::from_random_bytes(self.random.take()).into_uuid()).into()
     }
 
-    /// Version 4 (RFC 9562 §5.4).
-    fn new_id(&self) -> Uuid {
-        let (bytes, used) = &mut *self.drawn.borrow_mut();
-        if *used + OF_ONE > DRAWN {
-            if getrandom::fill(&mut bytes[..]).is_err() {
-                // Ids tell requests apart, they guard nothing: uuid's own source, or its panic, is as good.
-                return Uuid::new_v4();
-            }
-            *used = 0;
-        }
-        let mut id = [0; OF_ONE];
-        id.copy_from_slice(&bytes[*used..*used + OF_ONE]);
-        *used += OF_ONE;
-        Builder::from_random_bytes(id).into_uuid()
+    /// The gate's span in the trace that the request names, or in a new one.
+    pub fn span(&self, headers: &HeaderMap) -> Span {
+        Span::begin(headers, &self.random)
     }
 }
 

@@ -58,6 +58,7 @@ impl Service {
             client: arrival.client.as_str(),
             user_agent: told.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
             request_id: told.id.as_str(),
+            span: &told.span,
             trail: &trail,
             denial: denial.as_ref(),
             status: response.status().as_u16(),
@@ -90,7 +91,7 @@ impl Service {
         }
         if let Some((desk, path)) = self.desk.as_ref().and_then(|desk| Some((desk, desk.path(told.uri.path())?))) {
             within_bounds()?;
-            let answer = desk.ask(request, &path, told.uri.query(), arrival, &told.id, trail).await?;
+            let answer = desk.ask(request, &path, arrival, told, trail).await?;
             return Ok(answer.map(Payload::Words));
         }
         let inquiry = Inquiry {
@@ -127,13 +128,14 @@ impl Service {
         told: &Told,
         arrival: &Arrival,
     ) -> Result<Response<Payload>, Denial> {
-        let exchange = self.streams.begin(permit, &told.id);
+        let exchange = self.streams.begin(permit, &told.id, &told.span);
         let passage = Passage {
             permit,
             policy: self.gate.policy(),
             asked: &told.uri,
             arrival,
             request_id: &told.id,
+            span: &told.span,
             grpc: told.grpc,
             exchange: &exchange,
         };
@@ -158,15 +160,15 @@ impl Service {
     fn words(&self, denial: &Denial, trail: &Trail, told: &Told) -> Response<bytes::Bytes> {
         // What failed behind the gate is the operator's to know, not the client's.
         tell_of_store(denial, told);
+        let (request_id, trace_id) = (told.id.as_str(), told.span.trace_id());
         match denial {
             Denial::UpstreamUnreachable(error) | Denial::UpstreamInvalid(error) => {
-                warn!(request_id = told.id.as_str(), error, "the upstream gave no valid answer");
+                warn!(request_id, trace_id, error, "the upstream gave no valid answer");
             }
             _ => {}
         }
         let policy = self.gate.policy();
-        let mut words =
-            respond::denied(denial, trail, told.id.as_str(), told.grpc, policy, self.settings.rate_limit_headers);
+        let mut words = respond::denied(denial, trail, request_id, told.grpc, policy, self.settings.rate_limit_headers);
         if told.version < Version::HTTP_2 && denial.reason().status() == 400 {
             // What follows on the connection could be the rest of what was malformed (request smuggling).
             words.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -178,6 +180,7 @@ impl Service {
 /// What is wrong with the store is the operator's to know, not the client's.
 fn tell_of_store(denial: &Denial, told: &Told) {
     if let Denial::StoreUnavailable(error) = denial {
-        debug!(request_id = told.id.as_str(), %error, "the store gave no answer");
+        let (request_id, trace_id) = (told.id.as_str(), told.span.trace_id());
+        debug!(request_id, trace_id, %error, "the store gave no answer");
     }
 }

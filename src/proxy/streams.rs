@@ -21,6 +21,7 @@ use super::request_id::RequestId;
 use super::settings;
 use super::upstream::relayed::Relayed;
 use crate::gate::{Basis, Denial, Gate, Permit, Recheck};
+use crate::observe::Span;
 use crate::policy::{Mode, Route};
 
 /// The sweep's pace, within which something ends too late.
@@ -44,6 +45,7 @@ pub struct Exchange {
     recheck: Option<Recheck>,
     route: Arc<Route>,
     request_id: RequestId,
+    span: Span,
     started: Instant,
     /// When the store last confirmed the key; `None` where that was before this began.
     confirmed: Cell<Option<Instant>>,
@@ -78,13 +80,14 @@ impl Streams {
     }
 
     /// What was permitted begins.
-    pub fn begin(self: &Rc<Self>, permit: &Permit, request_id: &RequestId) -> Rc<Exchange> {
+    pub fn begin(self: &Rc<Self>, permit: &Permit, request_id: &RequestId, span: &Span) -> Rc<Exchange> {
         let started = Instant::now();
         Rc::new(Exchange {
             streams: self.clone(),
             recheck: permit.recheck().cloned(),
             route: permit.route().clone(),
             request_id: request_id.clone(),
+            span: span.clone(),
             started,
             confirmed: Cell::new(permit.is_confirmed().then_some(started)),
             due: Cell::new(Some(started + self.settings.get().recheck)),
@@ -201,6 +204,11 @@ impl Exchange {
         self.answer.borrow().as_ref().map_or_else(SizeHint::default, Body::size_hint)
     }
 
+    /// Its request's and its trace's, for what the log says of it.
+    pub fn ids(&self) -> (&str, &str) {
+        (self.request_id.as_str(), self.span.trace_id())
+    }
+
     /// `denial`: why its key no longer stands; `None`: it is too old. Where that is only observed, it is told once, and the
     /// stream goes on.
     fn end(&self, denial: Option<Denial>) {
@@ -208,14 +216,16 @@ impl Exchange {
         if self.streams.gate.borrow().mode_of(&self.route) == Mode::Observe {
             self.due.set(Some(Instant::now() + self.streams.settings.get().recheck));
             if !self.observed.replace(true) {
-                info!(request_id = self.request_id.as_str(), reason, "a stream would have been ended: observed");
+                let (request_id, trace_id) = self.ids();
+                info!(request_id, trace_id, reason, "a stream would have been ended: observed");
             }
             return;
         }
         if self.is_over.replace(true) {
             return;
         }
-        info!(request_id = self.request_id.as_str(), reason, "a stream was ended");
+        let (request_id, trace_id) = self.ids();
+        info!(request_id, trace_id, reason, "a stream was ended");
         *self.over.borrow_mut() = denial;
         self.let_go();
         if let Some(waiter) = self.waiter.take() {

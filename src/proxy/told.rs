@@ -7,10 +7,12 @@ use http::{HeaderValue, Method, Request, Uri, Version};
 
 use super::grpc;
 use super::request_id::{RequestId, RequestIds};
+use crate::observe::Span;
 
 /// What is told of a request after it has been forwarded.
 pub struct Told {
     pub id: RequestId,
+    pub span: Span,
     pub method: Method,
     /// Taken from the head: what is forwarded is the target that was decided on.
     pub uri: Uri,
@@ -49,6 +51,7 @@ impl Told {
     pub fn of<B>(request: &mut Request<B>, ids: &RequestIds, trusted: bool) -> Self {
         Self {
             id: ids.of(request.headers(), trusted),
+            span: ids.span(request.headers()),
             method: request.method().clone(),
             uri: std::mem::take(request.uri_mut()),
             version: request.version(),

@@ -112,7 +112,8 @@ impl Tunnel {
         };
         tokio::select! {
             ended = copied => if let Err(error) = ended {
-                debug!(%error, "an upgraded connection broke off");
+                let (request_id, trace_id) = self.exchange.ids();
+                debug!(request_id, trace_id, %error, "an upgraded connection broke off");
             },
             () = self.exchange.over() => {}
         }

@@ -261,7 +261,8 @@ impl Dice {
         let field = 2 + 8 * self.below(4) as usize;
         match self.below(4) {
             0 => bytes.truncate(bytes.len() - 1),
-            1 => bytes[self.below(2) as usize] = self.below(256) as u8,
+            // Not the algorithm: one that is not known yet belongs to a later release, and is kept.
+            1 => bytes[0] = self.below(256) as u8,
             _ => bytes[field..field + 8].copy_from_slice(&odd.to_le_bytes()),
         }
         bytes

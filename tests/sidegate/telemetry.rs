@@ -110,6 +110,9 @@ async fn a_marked_key_is_shown_nowhere() {
             format!("GET /things/x HTTP/1.1\r\nHost: a\r\nAuthorization: Basic {key}"),
             format!("GET /things/x HTTP/1.1\r\nHost: a\r\nCookie: k={key}\r\nUser-Agent: {key}\r\nReferer: {key}"),
             format!("GET /guarded HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\nX-Request-Id: {key}"),
+            format!(
+                "GET /things/x HTTP/1.1\r\nHost: a\r\nTraceparent: 00-{key}-00f067aa0ba902b7-01\r\nTracestate: a={key}"
+            ),
             format!("POST /things/x HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\nTransfer-Encoding: {key}"),
             format!("POST /things/x HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\nContent-Length: {key}"),
             format!("TRACE /things/x HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}"),

@@ -53,7 +53,7 @@ fn every_shell_is_offered_every_command() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = sidegate(&["completions", shell], &[]).output().expect("the binary was built");
         assert_eq!(output.status.code(), Some(0));
-        for command in ["explain", "schema", "keys", "revoke", "--config"] {
+        for command in ["explain", "schema", "keys", "revoke", "report", "--since", "--config"] {
             let script = text(&output.stdout);
             assert!(script.contains(command.trim_start_matches('-')), "{shell} knows no {command}");
         }
@@ -257,4 +257,65 @@ paths:
         let output = sidegate(&["openapi", wrong], &[]).output().expect("the binary was built");
         assert_eq!(output.status.code(), Some(2), "{wrong}");
     }
+}
+
+#[test]
+fn what_the_key_api_and_browsers_meet_is_explained() {
+    let yaml = "
+listen: 127.0.0.1:0
+upstream: http://127.0.0.1:1
+store: {redis: 'redis://127.0.0.1:1', outage: {keys: {known_for: 5m}}}
+base_path: /api
+keys: {guessing: 60/1m}
+cors: {origins: ['https://app.example.com'], preflight: forward}
+management: {path: /v1/keys, session: 'http://127.0.0.1:1/session', roles: [admin, owner]}
+routes:
+  GET /v1/calls: any
+  POST /v1/calls: {any: true, preflight: deny}
+";
+    let explain = |arguments: &[&str]| -> Value {
+        let output = on_config(yaml, &[&["explain", "--json"], arguments].concat(), &[]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("one JSON document")
+    };
+    let told = explain(&["POST /api/v1/keys/k_1/rotate"]);
+    assert_eq!(told["key_api"]["operation"], "POST /v1/keys/{id}/rotate");
+    assert_eq!((&told["key_api"]["roles"], &told["allowed"]), (&json!(["admin", "owner"]), &Value::Null));
+    assert_eq!(explain(&["PUT /api/v1/keys"])["denial"], json!({"reason": "method_not_allowed", "status": 405}));
+    assert_eq!(explain(&["GET /api/v1/keysx"])["key_api"], Value::Null);
+    let output = on_config(yaml, &["explain", "GET /api/v1/keys"], &[]);
+    assert!(
+        text(&output.stdout).contains("answers at and below /api/v1/keys, before any route"),
+        "{}",
+        text(&output.stdout)
+    );
+
+    let asks = |method: &str| {
+        let method = format!("Access-Control-Request-Method: {method}");
+        explain(&["OPTIONS /api/v1/calls", "--header", "Origin: https://app.example.com", "--header", &method])
+    };
+    let told = asks("GET");
+    assert_eq!((&told["allowed"], &told["forwarded"]["target"]), (&json!(true), &json!("/api/v1/calls")), "{told}");
+    for (told, said) in [
+        (&told, "`GET /v1/calls` forwards it to the service"),
+        (&told, "Scripts of https://app.example.com may read"),
+        (&asks("POST"), "`POST /v1/calls` does not let pass"),
+        (&asks("DELETE"), "no route at this path"),
+        (&explain(&["OPTIONS /api/v1/calls"]), "It is no preflight"),
+        (&explain(&["/api/v1/calls", "--header", "Origin: https://evil.example"]), "may not read"),
+    ] {
+        assert!(told["notes"].to_string().contains(said), "no {said:?} in {told}");
+    }
+}
+
+#[test]
+fn what_a_gate_remembers_is_part_of_an_explanation() {
+    let stage = Stage::set();
+    let gate = stage.gate("keys: {guessing: 60/1m}\nroutes: {/a: any}");
+    let told = gate.command_reading(&["explain", "/a"], "sg_0123456789012345678901234567890123456789012");
+    assert!(text(&told.stdout).contains("60/1m, `keys.guessing`"), "{}", text(&told.stdout));
+    let gone = "store: {redis: 'redis://127.0.0.1:1', outage: {keys: {known_for: 5m}}}\nroutes: {/a: any}";
+    gate.configure(gone);
+    let told = gate.command_reading(&["explain", "/a"], "sg_0123456789012345678901234567890123456789012");
+    assert!(text(&told.stdout).contains("less than 5m ago"), "{}{}", text(&told.stdout), text(&told.stderr));
 }

@@ -10,7 +10,7 @@ use crate::manage::usage::LimitUse;
 use crate::policy::{Access, Limit, Reason, Route};
 
 pub fn of(explanation: &Explanation<'_>) -> Value {
-    let Explanation { settings, asked, route, candidates, outcome } = explanation;
+    let Explanation { settings, asked, route, candidates, outcome, notes } = explanation;
     let others = candidates.others.iter().map(|(pattern, to)| json!({"route": pattern, "relation": to.name()}));
     let caller = outcome.trail.caller.as_ref().map(|caller| {
         json!({
@@ -41,7 +41,9 @@ pub fn of(explanation: &Explanation<'_>) -> Value {
         "target": asked.request.uri().to_string(),
         "client": asked.arrival.client.as_str(),
         "route": route.as_ref().map(|route| describe(route)),
+        "key_api": null,
         "why": candidates.why,
+        "notes": notes,
         "others": others.collect::<Vec<_>>(),
         "mode": route.as_ref().map_or(settings.policy.mode, |route| route.mode).name(),
         "with_key": asked.with_key,

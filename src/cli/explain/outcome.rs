@@ -130,7 +130,8 @@ fn destination(route: &Route, asked: &Asked, settings: &Settings) -> Option<Dest
 fn forwarded(permit: &Permit, asked: &Asked, settings: &Settings) -> Forwarded {
     let upstream = &settings.proxy.upstreams[permit.upstream().0];
     let came = asked.request.headers();
-    let request_id = RequestIds::default().of(came, asked.arrival.trusted);
+    let ids = RequestIds::default();
+    let (request_id, span) = (ids.of(came, asked.arrival.trusted), ids.span(came));
     let mut headers = came.clone();
     headers::forward(
         &mut headers,
@@ -142,6 +143,7 @@ fn forwarded(permit: &Permit, asked: &Asked, settings: &Settings) -> Forwarded {
             arrival: &asked.arrival,
             version: Version::HTTP_11,
             request_id: &request_id,
+            span: &span,
         },
     );
     let fixed = |name: &HeaderName| upstream.headers.iter().any(|(fixed, _)| fixed == name);

@@ -1,38 +1,17 @@
 //! The explanation for a person.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal};
 
 use super::Explanation;
 use super::outcome::{Denied, Forwarded};
 use crate::cli::check::{access_words, by_words, upstream_words};
+use crate::cli::ink::{BOLD, GREEN, Ink, RED, YELLOW};
 use crate::cli::keys::words::printable;
 use crate::gate::{Denial, LimitNow};
 use crate::policy::{Mode, Route};
 
-/// Whether to write in colour.
-#[derive(Debug, Clone, Copy)]
-pub struct Ink(bool);
-
-impl Ink {
-    /// On a terminal, unless its owner wants none (no-color.org).
-    pub fn for_stdout() -> Self {
-        let wanted = std::env::var_os("NO_COLOR").is_none_or(|text| text.is_empty());
-        Self(wanted && io::stdout().is_terminal())
-    }
-
-    fn paint(self, code: &str, text: &str) -> String {
-        if self.0 { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
-    }
-}
-
-const GREEN: &str = "32";
-const RED: &str = "31";
-const YELLOW: &str = "33";
-const BOLD: &str = "1";
-
 pub fn of(explanation: &Explanation<'_>, ink: Ink) -> String {
-    let Explanation { settings, asked, route, candidates, outcome } = explanation;
+    let Explanation { settings, asked, route, candidates, outcome, notes } = explanation;
     let mut text = String::new();
     let asked_for = format!("{} {}", asked.method(), asked.request.uri());
     let _ = writeln!(text, "{} from {}\n", ink.paint(BOLD, &printable(&asked_for)), asked.arrival.client.as_str());
@@ -74,6 +53,7 @@ pub fn of(explanation: &Explanation<'_>, ink: Ink) -> String {
             }
         }
     }
+    notes.iter().for_each(|note| fact(&mut text, "note", &printable(note)));
     text
 }
 

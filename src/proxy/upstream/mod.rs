@@ -31,6 +31,7 @@ use super::settings::{Protocol, Target, Upstream};
 use super::streams::Exchange;
 use super::upgrade::{self, Wanted};
 use crate::gate::{Denial, Permit};
+use crate::observe::Span;
 use crate::policy::Policy;
 
 use self::pool::{Outlet, Pool};
@@ -58,6 +59,7 @@ pub struct Passage<'a> {
     pub asked: &'a Uri,
     pub arrival: &'a Arrival,
     pub request_id: &'a RequestId,
+    pub span: &'a Span,
     /// Whether this is a gRPC call.
     pub grpc: bool,
     pub exchange: &'a Rc<Exchange>,
@@ -116,7 +118,7 @@ impl Upstreams {
         request: Request<Arriving>,
         passage: &Passage<'_>,
     ) -> Result<Response<Relayed>, Denial> {
-        let Passage { permit, policy, asked, arrival, request_id, grpc, exchange } = *passage;
+        let Passage { permit, policy, asked, arrival, request_id, span, grpc, exchange } = *passage;
         // The configuration resolves every id that a route or a format names.
         let unknown = || Denial::UpstreamUnreachable("no such upstream".to_owned());
         let service = self.upstreams.get(permit.upstream().0).ok_or_else(unknown)?;
@@ -135,6 +137,7 @@ impl Upstreams {
             arrival,
             version: head.version,
             request_id,
+            span,
         };
         let wanted = Wanted::of(head.version, &head.headers, &mut head.extensions);
         headers::forward(&mut head.headers, &forwarding);
@@ -149,7 +152,7 @@ impl Upstreams {
         let request = Request::from_parts(head, Forwarded::new(body, most, &self.reserved, exchange));
         let configured = permit.route().response_timeout.unwrap_or(service.settings.response_timeout);
         let patience = Patience::new(configured, grpc, request.headers());
-        let mut response = service.send(request, patience).await?;
+        let mut response = service.send(request, patience, passage).await?;
         upgrade::answered(wanted, &mut response)?;
         Ok(response)
     }
@@ -181,7 +184,12 @@ impl Destination {
     }
 
     /// Sends the request, and once more on another connection where it cannot have been acted upon, or may be twice.
-    async fn send(&self, request: Request<Forwarded>, patience: Patience) -> Result<Response<Relayed>, Denial> {
+    async fn send(
+        &self,
+        request: Request<Forwarded>,
+        patience: Patience,
+        passage: &Passage<'_>,
+    ) -> Result<Response<Relayed>, Denial> {
         let upload = request.body().upload().cloned();
         let upload = upload.as_ref();
         let (again, first) = match self.attempt(request, false, patience, upload).await? {
@@ -189,7 +197,8 @@ impl Destination {
             Err((Some(again), unanswered)) => (again, unanswered),
             Err((None, unanswered)) => return Err(failed(&unanswered.error, upload)),
         };
-        tracing::debug!(error = chain(&first.error), "the request is sent again");
+        let (request_id, trace_id) = (passage.request_id.as_str(), passage.span.trace_id());
+        tracing::debug!(request_id, trace_id, error = chain(&first.error), "the request is sent again");
         let second = self.attempt(again, true, patience, upload).await?;
         second.map_err(|(_, unanswered)| failed(&unanswered.error, upload))
     }

@@ -213,9 +213,10 @@ local function careful()
     if bytes:byte() ~= VERSION or (#bytes - 1) % STRIDE ~= 0 then return KEYS[key] .. ' is no bucket' end
     for at = 2, #bytes, STRIDE do
       local algorithm, duration, mark, used, previous = from_bytes(PACKED, bytes, at)
-      local readable = algorithm <= TOKEN and whole(duration) and whole(mark) and whole(used) and whole(previous)
-        and duration >= 1 and mark + 2 * duration <= MOST
-        and (algorithm ~= SLIDING or (used + previous) * duration <= MOST)
+      -- Of an algorithm that only a later release knows, what matters here is when it ends.
+      local readable = whole(duration) and whole(mark) and duration >= 1 and mark + 2 * duration <= MOST
+        and (algorithm > TOKEN or whole(used) and whole(previous)
+          and (algorithm ~= SLIDING or (used + previous) * duration <= MOST))
       if not readable then return KEYS[key] .. ' is no bucket' end
       bucket[i + 1], bucket[i + 2], bucket[i + 3], bucket[i + 4], bucket[i + 5] = algorithm, duration, mark, used, previous
       i = i + 5
@@ -224,7 +225,8 @@ local function careful()
   end
 
   local function ends(bucket, i)
-    return bucket[i + 2] + bucket[i + 1] * (bucket[i] == SLIDING and 2 or 1)
+    local long = bucket[i] == SLIDING or bucket[i] > TOKEN
+    return bucket[i + 2] + bucket[i + 1] * (long and 2 or 1)
   end
 
   local function last_end(bucket)

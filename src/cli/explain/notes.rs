@@ -1,0 +1,86 @@
+//! What holds beyond the verdict: what becomes of a browser's question, who may read the answer, and what a running gate
+//! remembers that this explanation does not.
+
+use http::Method;
+use http::header::ORIGIN;
+
+use super::outcome::Outcome;
+use super::request::Asked;
+use crate::cli::check::short;
+use crate::config::Settings;
+use crate::gate::{Denial, path, preflight};
+use crate::policy::route::Found;
+use crate::proxy::settings::Cors;
+use crate::store::settings::KeysOutage;
+
+pub fn of(asked: &Asked, settings: &Settings, outcome: &Outcome) -> Vec<String> {
+    let denial = outcome.verdict.as_ref().err().map(|denied| &denied.denial);
+    [
+        of_options(asked, settings),
+        of_origin(asked, settings),
+        denial.and_then(|denial| of_guessing(denial, settings)),
+        denial.and_then(|denial| of_outage(denial, settings)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// `OPTIONS` is a browser's question where it has the headers of one.
+fn of_options(asked: &Asked, settings: &Settings) -> Option<String> {
+    if asked.method() != Method::OPTIONS {
+        return None;
+    }
+    let Some(method) = preflight::asked_about(asked.method(), asked.request.headers()) else {
+        return Some(
+            "It is no preflight: one has an `Origin` and an `Access-Control-Request-Method`; give them with --header to ask about it."
+                .to_owned(),
+        );
+    };
+    let path = path::read(asked.path()).ok()?.text;
+    Some(match settings.policy.routes.find(&method, &path) {
+        Found::Route { route, .. } if route.preflight => format!(
+            "A preflight about {method}: `{}` forwards it to the service, without a key and without counting it.",
+            route.pattern
+        ),
+        Found::Route { route, .. } => format!(
+            "A preflight about {method}, which `{}` does not let pass; `preflight: forward` there or in `cors` does.",
+            route.pattern
+        ),
+        Found::OtherMethods { .. } | Found::Nothing => {
+            format!("A preflight about {method}, for which there is no route at this path.")
+        }
+    })
+}
+
+/// Whether the page's scripts may read what the gate itself says.
+fn of_origin(asked: &Asked, settings: &Settings) -> Option<String> {
+    let origin = asked.request.headers().get(ORIGIN)?;
+    let named = origin.to_str().ok()?;
+    Some(match &settings.proxy.cors {
+        Some(Cors::AnyOrigin) => "Scripts of any origin may read the gate's own answers.".to_owned(),
+        Some(Cors::Origins(origins)) if origins.contains(origin) => {
+            format!("Scripts of {named} may read the gate's own answers.")
+        }
+        Some(Cors::Origins(_)) | None => {
+            format!("Scripts of {named} may not read the gate's own answers: it is not among `cors.origins`.")
+        }
+    })
+}
+
+fn of_guessing(denial: &Denial, settings: &Settings) -> Option<String> {
+    let windows = settings.policy.credentials.guessing.as_ref().filter(|_| matches!(denial, Denial::UnknownKey))?;
+    Some(format!(
+        "A gate counts unknown keys by address ({windows}, `keys.guessing`), and refuses with 429 beyond that; this one is not counted."
+    ))
+}
+
+fn of_outage(denial: &Denial, settings: &Settings) -> Option<String> {
+    match (denial, settings.store.keys_outage) {
+        (Denial::StoreUnavailable(_), KeysOutage::KnownFor(duration)) => Some(format!(
+            "A gate to which the store confirmed the key less than {} ago lets it pass meanwhile (`outage.keys: known_for`).",
+            short(duration)
+        )),
+        _ => None,
+    }
+}

@@ -1,0 +1,62 @@
+//! The report as one JSON document.
+
+use serde_json::{Value, json};
+
+use super::tally::{MOST_CLIENTS, Row, Seen, Table};
+use super::{Report, advice};
+use crate::clock;
+
+pub fn of(report: &Report) -> Value {
+    let Report { tally, top, sample } = report;
+    let totals = &tally.totals;
+    json!({
+        "requests": tally.requests,
+        "foreign_lines": tally.foreign,
+        "outside": tally.outside,
+        "from": time(&tally.seen, tally.seen.first_ms),
+        "to": time(&tally.seen, tally.seen.last_ms),
+        "sample": sample,
+        "allowed": totals.allowed,
+        "observed": totals.observed,
+        "denied": totals.denied,
+        "failed": totals.failed,
+        "other": totals.other,
+        "routes": table(&tally.routes, "route", *top),
+        "keys": table(&tally.keys, "key_id", *top),
+        "without_key": table(&tally.clients, "client", *top),
+        "reasons": table(&tally.reasons, "reason", *top),
+        "next": next(report),
+    })
+}
+
+fn table(table: &Table, name: &str, top: usize) -> Value {
+    let rows: Vec<Value> = table.busiest(top).into_iter().map(|(named, row)| of_row(name, named, row)).collect();
+    json!({"total": table.len(), "beyond": table.beyond, "rows": rows})
+}
+
+fn of_row(name: &str, named: &str, row: &Row) -> Value {
+    json!({
+        name: named,
+        "observed": row.observed,
+        "denied": row.denied,
+        "clients": row.clients(),
+        "more_clients": row.clients() == MOST_CLIENTS,
+        "first": clock::rfc3339(row.seen.first_ms),
+        "last": clock::rfc3339(row.seen.last_ms),
+        "example": row.example,
+    })
+}
+
+/// What to do by reason, and where.
+fn next(report: &Report) -> Vec<Value> {
+    let reasons = report.tally.reasons.busiest(report.top).into_iter();
+    let tasks = reasons.filter_map(|(reason, _)| {
+        let places = report.tally.tasks.get(reason)?;
+        Some(json!({"reason": reason, "advice": advice::for_reason(reason), "places": table(places, "place", report.top)}))
+    });
+    tasks.collect()
+}
+
+fn time(seen: &Seen, ms: u64) -> Option<String> {
+    (seen.first_ms <= seen.last_ms).then(|| clock::rfc3339(ms))
+}

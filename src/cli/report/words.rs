@@ -1,0 +1,125 @@
+//! The report for a person. All names come from a log, so that none reaches a terminal with a control character.
+
+use std::fmt::Write as _;
+
+use super::tally::{MOST_CLIENTS, Row, Table, Tally};
+use super::{Report, advice};
+use crate::cli::check::counted;
+use crate::cli::ink::{BOLD, GREEN, Ink, RED};
+use crate::cli::keys::words::printable;
+use crate::clock;
+
+/// Places of one reason.
+const MOST_PLACES: usize = 5;
+
+pub fn of(report: &Report, ink: Ink) -> String {
+    let Report { tally, top, sample } = report;
+    let mut text = String::new();
+    totals(&mut text, tally, ink);
+    if sample.is_some_and(|sample| sample < 1.0) {
+        let share = sample.unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "The log is a sample: of allowed requests a share of {share} stands in it, of refusals all."
+        );
+    }
+    if tally.totals.observed + tally.totals.denied == 0 {
+        return text;
+    }
+    table(&mut text, &tally.routes, "By route", *top, ink);
+    table(&mut text, &tally.keys, "By key", *top, ink);
+    table(&mut text, &tally.clients, "Without a known key, by address", *top, ink);
+    table(&mut text, &tally.reasons, "By reason", *top, ink);
+    next(&mut text, report, ink);
+    text
+}
+
+fn totals(text: &mut String, tally: &Tally, ink: Ink) {
+    let totals = &tally.totals;
+    let span = match tally.requests {
+        0 => String::new(),
+        _ => format!(", {} to {}", clock::rfc3339(tally.seen.first_ms), clock::rfc3339(tally.seen.last_ms)),
+    };
+    let _ = writeln!(text, "{}{span}", ink.paint(BOLD, &counted(tally.requests, "request")));
+    for (count, name, meaning, code) in [
+        (totals.allowed, "allowed", "", GREEN),
+        (totals.observed, "observed", "let pass; enforcement refuses them", RED),
+        (totals.denied, "denied", "refused", RED),
+        (totals.failed, "failed", "the store or the service failed", RED),
+        (totals.other, "other", "a decision of another release", RED),
+    ] {
+        if count > 0 || !["other", "failed"].contains(&name) {
+            let number = format!("{count:>10}");
+            let number = if count > 0 { ink.paint(code, &number) } else { number };
+            let _ = writeln!(text, "{}", format!("{number}  {name:<9}{meaning}").trim_end());
+        }
+    }
+    if tally.outside > 0 {
+        let _ = writeln!(text, "Left out: {} outside the time asked about.", counted(tally.outside, "request"));
+    }
+    if tally.foreign > 0 {
+        let _ =
+            writeln!(text, "Left out: {} that sidegate's access log did not write.", counted(tally.foreign, "line"));
+    }
+}
+
+fn table(text: &mut String, table: &Table, heading: &str, top: usize, ink: Ink) {
+    let rows = table.busiest(top);
+    if rows.is_empty() {
+        return;
+    }
+    let shown = if rows.len() < table.len() {
+        format!(" (the busiest {} of {})", rows.len(), table.len())
+    } else {
+        String::new()
+    };
+    let _ = writeln!(text, "\n{}", ink.paint(BOLD, &format!("{heading}{shown}")));
+    let names: Vec<String> = rows.iter().map(|(name, _)| shortened(name)).collect();
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or_default();
+    let _ = writeln!(
+        text,
+        "{:>10}  {:>7}  {:<20}  {:<20}  {:<width$}  FOR EXAMPLE",
+        "REFUSED", "CLIENTS", "FIRST", "LAST", ""
+    );
+    for (name, (_, row)) in names.iter().zip(&rows) {
+        let (first, last) = (clock::rfc3339(row.seen.first_ms), clock::rfc3339(row.seen.last_ms));
+        let (refused, clients, example) = (row.refused(), clients(row), printable(&row.example));
+        let _ = writeln!(text, "{refused:>10}  {clients:>7}  {first}  {last}  {name:<width$}  {example}");
+    }
+    if table.beyond > 0 {
+        let _ = writeln!(text, "{:>10}  in rows that came too late to be told apart", table.beyond);
+    }
+}
+
+/// By reason what to do, and where.
+fn next(text: &mut String, report: &Report, ink: Ink) {
+    let _ = writeln!(text, "\n{}", ink.paint(BOLD, "What to do"));
+    for (reason, _) in report.tally.reasons.busiest(report.top) {
+        let _ = writeln!(text, "{}: {}", ink.paint(RED, &shortened(reason)), advice::for_reason(reason));
+        let Some(places) = report.tally.tasks.get(reason) else { continue };
+        for (place, row) in places.busiest(MOST_PLACES) {
+            let from = if row.clients() == 1 { "1 client".to_owned() } else { format!("{} clients", clients(row)) };
+            let _ = writeln!(text, "  {}: {} from {from}", shortened(place), counted(row.refused(), "request"));
+        }
+        match (places.len().saturating_sub(MOST_PLACES), places.beyond) {
+            (0, _) => {}
+            (more, 0) => drop(writeln!(text, "  and {more} more")),
+            (more, _) => drop(writeln!(text, "  and more than {more} more")),
+        }
+    }
+}
+
+fn clients(row: &Row) -> String {
+    let count = row.clients();
+    if count == MOST_CLIENTS { format!("{count}+") } else { count.to_string() }
+}
+
+/// A name that fits a row.
+fn shortened(name: &str) -> String {
+    const LONGEST: usize = 60;
+    let name = if name.is_empty() { "-" } else { name };
+    if name.chars().count() <= LONGEST {
+        return printable(name);
+    }
+    printable(&(name.chars().take(LONGEST - 1).collect::<String>() + "…"))
+}

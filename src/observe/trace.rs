@@ -1,0 +1,292 @@
+//! The trace that a request belongs to, and the gate's own span in it (W3C Trace Context, level 2, §3): continued from anybody
+//! who names one, since ids open nothing and the service could be asked for the same; else begun here. Whatever is malformed
+//! counts as absent.
+//!
+//! A span begins with the request's head and ends as a `Finished`, which has its times and its outcome. Both stand in the log
+//! line; an exporter (OTLP) would take the `Finished` beside the access log, as one more observer of the same value.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::random::Random;
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// `00-<trace id>-<span id>-<flags>`, the only version there is.
+const LENGTH: usize = 55;
+const TRACE_ID: std::ops::Range<usize> = 3..35;
+const SPAN_ID: std::ops::Range<usize> = 36..52;
+const FLAGS: std::ops::Range<usize> = 53..55;
+
+/// The flags that have a meaning: sampled, and random since level 2. Others are not passed on (§3.2.2.5).
+const KNOWN_FLAGS: u8 = 0b11;
+/// A trace that begins here counts as sampled: services that follow their caller's choice, as most are set up to, would
+/// otherwise record nothing any more once a gate stands before them.
+const SAMPLED: &[u8; 2] = b"01";
+
+/// How many entries `tracestate` may have (§3.3.1.1).
+const MOST_MEMBERS: usize = 32;
+/// How long the key and the value of one may be (§3.3.1.3).
+const LONGEST: usize = 256;
+
+/// The gate's part of a trace.
+#[derive(Debug, Clone)]
+pub struct Span {
+    /// As the upstream is told of it: the caller that it sees is this span.
+    text: [u8; LENGTH],
+    /// The span of the client, in hexadecimal digits; `None`: the trace begins here.
+    parent: Option<[u8; 16]>,
+}
+
+impl Span {
+    pub fn begin(headers: &HeaderMap, random: &Random) -> Self {
+        let mut text = [b'-'; LENGTH];
+        text[..2].copy_from_slice(b"00");
+        let theirs = incoming(headers);
+        match &theirs {
+            Some(theirs) => {
+                text[TRACE_ID].copy_from_slice(theirs.trace_id);
+                let [.., last] = &mut text;
+                // Two known bits are one digit.
+                *last = b'0' + theirs.flags;
+                text[FLAGS.start] = b'0';
+            }
+            None => {
+                write_hex(&mut text[TRACE_ID], &random.take::<16>());
+                text[FLAGS].copy_from_slice(SAMPLED);
+            }
+        }
+        write_hex(&mut text[SPAN_ID], &random.take::<8>());
+        Self { text, parent: theirs.map(|theirs| theirs.span_id) }
+    }
+
+    pub fn trace_id(&self) -> &str {
+        self.part(TRACE_ID)
+    }
+
+    pub fn span_id(&self) -> &str {
+        self.part(SPAN_ID)
+    }
+
+    pub fn flags(&self) -> &str {
+        self.part(FLAGS)
+    }
+
+    /// The span that the client sent the request in.
+    pub fn parent_id(&self) -> Option<&str> {
+        self.parent.as_ref().map(|id| text(id))
+    }
+
+    /// Says to the upstream what it is a part of. `tracestate` passes as it came where it is well-formed and its trace goes on
+    /// (§3.3.1, §4.3); its lines become one.
+    pub fn propagate(&self, headers: &mut HeaderMap) {
+        let value = HeaderValue::from_bytes(&self.text).expect("hexadecimal digits and hyphens are a header's value");
+        headers.insert(TRACEPARENT, value);
+        match self.parent.map_or(State::Absent, |_| State::of(headers)) {
+            State::Absent => drop(headers.remove(TRACESTATE)),
+            State::AsItCame => {}
+            State::InLines(joined) => drop(headers.insert(TRACESTATE, joined)),
+        }
+    }
+
+    fn part(&self, range: std::ops::Range<usize>) -> &str {
+        text(&self.text[range])
+    }
+}
+
+/// Digits and hyphens always are text.
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
+}
+
+/// A client's `traceparent`.
+struct Incoming<'h> {
+    trace_id: &'h [u8],
+    span_id: [u8; 16],
+    /// Those that are known.
+    flags: u8,
+}
+
+/// The one `traceparent`, if it is well-formed (§3.2).
+fn incoming(headers: &HeaderMap) -> Option<Incoming<'_>> {
+    let mut lines = headers.get_all(TRACEPARENT).iter();
+    let line = lines.next()?.as_bytes();
+    if lines.next().is_some() { None } else { read(line) }
+}
+
+/// A later version than 00 may go on behind the flags, after a hyphen; ff is none (§3.2.4).
+fn read(line: &[u8]) -> Option<Incoming<'_>> {
+    let (known, rest) = line.split_at_checked(LENGTH)?;
+    let version = &known[..2];
+    let ends_well = rest.is_empty() || (version != b"00" && rest[0] == b'-');
+    let hyphens = [2, 35, 52].iter().all(|&at| known[at] == b'-');
+    let digits = [version, &known[TRACE_ID], &known[SPAN_ID], &known[FLAGS]];
+    if !ends_well || !hyphens || version == b"ff" || !digits.iter().all(|digits| digits.iter().all(is_hex)) {
+        return None;
+    }
+    let (trace_id, span_id) = (&known[TRACE_ID], known[SPAN_ID].try_into().ok()?);
+    let zero = |id: &[u8]| id.iter().all(|&digit| digit == b'0');
+    if zero(trace_id) || zero(&known[SPAN_ID]) {
+        return None;
+    }
+    let flags = u8::from_str_radix(text(&known[FLAGS]), 16).ok()? & KNOWN_FLAGS;
+    Some(Incoming { trace_id, span_id, flags })
+}
+
+/// Upper case is malformed (§3.2.2).
+fn is_hex(byte: &u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+}
+
+/// Ids that are all zero are invalid; a random one is so once in 2⁶⁴ spans, and is made another.
+fn write_hex(digits: &mut [u8], id: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (two, byte) in digits.chunks_exact_mut(2).zip(id) {
+        two.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+    if digits.iter().all(|&digit| digit == b'0')
+        && let [.., last] = digits
+    {
+        *last = b'1';
+    }
+}
+
+/// What becomes of a client's `tracestate`.
+enum State {
+    /// There is none, or one that cannot be read.
+    Absent,
+    AsItCame,
+    /// Its lines joined in their order (RFC 9110 §5.3).
+    InLines(HeaderValue),
+}
+
+impl State {
+    fn of(headers: &HeaderMap) -> Self {
+        let lines = || headers.get_all(TRACESTATE).iter().map(HeaderValue::as_bytes);
+        let members = lines().try_fold(0, |count, line| Some(count + members(line)?));
+        match members {
+            Some(1..=MOST_MEMBERS) if lines().count() == 1 => Self::AsItCame,
+            Some(1..=MOST_MEMBERS) => {
+                let joined = HeaderValue::from_bytes(&lines().collect::<Vec<_>>().join(&b","[..]));
+                joined.map_or(Self::Absent, Self::InLines)
+            }
+            Some(_) | None => Self::Absent,
+        }
+    }
+}
+
+/// How many entries one line has; `None` where one is malformed. Empty ones are allowed and count for nothing (§3.3.1.1).
+fn members(line: &[u8]) -> Option<usize> {
+    let members = line.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty());
+    members.into_iter().try_fold(0, |count, member| is_member(member).then_some(count + 1))
+}
+
+/// `key=value` (§3.3.1.3).
+fn is_member(member: &[u8]) -> bool {
+    let Some(at) = member.iter().position(|&byte| byte == b'=') else { return false };
+    let (key, value) = (&member[..at], &member[at + 1..]);
+    let lower = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let fits = |part: &[u8]| (1..=LONGEST).contains(&part.len());
+    fits(key)
+        && fits(value)
+        && key.first().is_some_and(lower)
+        && key.iter().all(|byte| lower(byte) || b"_-*/@".contains(byte))
+        && value.iter().all(|&byte| matches!(byte, b' '..=b'~') && byte != b'=')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+    fn with(name: HeaderName, lines: &[&str]) -> HeaderMap {
+        let values = lines.iter().map(|line| (name.clone(), line.parse().expect("the test's headers are right")));
+        values.collect()
+    }
+
+    /// The header that goes on, as it would have come with this one.
+    fn told(lines: &[&str]) -> (bool, String) {
+        let span = Span::begin(&with(TRACEPARENT, lines), &Random::default());
+        let mut headers = HeaderMap::new();
+        span.propagate(&mut headers);
+        let told = headers[TRACEPARENT].to_str().expect("it is text").to_owned();
+        assert_eq!(told, format!("00-{}-{}-{}", span.trace_id(), span.span_id(), span.flags()));
+        assert!(read(told.as_bytes()).is_some(), "{told}");
+        (span.parent_id().is_some(), told)
+    }
+
+    #[test]
+    fn a_trace_goes_on_with_its_flags_and_a_span_of_our_own() {
+        let (continued, text) = told(&[GOOD]);
+        assert!(continued && text.starts_with(&GOOD[..36]) && text.ends_with("-01"), "{text}");
+        assert_ne!(text[SPAN_ID], GOOD[SPAN_ID]);
+        let flags = |of: &str| told(&[&format!("{}{of}", &GOOD[..53])]).1[FLAGS].to_owned();
+        assert_eq!(["00", "01", "02", "03", "ff", "fc"].map(flags), ["00", "01", "02", "03", "03", "00"]);
+        for later in ["cc-{}-01", "01-{}-01-what-ever", "fe-{}-01-"] {
+            let text = later.replace("{}", &GOOD[3..52]);
+            assert!(told(&[&text]).1.starts_with(&GOOD[..36]), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_malformed_begins_another_trace() {
+        let swapped = |from: &str, to: &str| GOOD.replacen(from, to, 1);
+        for text in [
+            String::new(),
+            "-".repeat(LENGTH),
+            swapped("00-", "ff-"),
+            swapped("00-", "0g-"),
+            swapped("00-", "0-"),
+            swapped("00-", "CC-"),
+            swapped(TRACE, &"0".repeat(32)),
+            swapped("00f067aa0ba902b7", &"0".repeat(16)),
+            GOOD.to_uppercase(),
+            swapped("-01", "-1"),
+            swapped("-01", "-0g"),
+            swapped("-01", "+01"),
+            format!("{GOOD}-more"),
+            format!("{GOOD}-"),
+            format!("{}-01what", swapped("00-", "cc-").trim_end_matches("-01")),
+            format!("{}-01.what", swapped("00-", "cc-").trim_end_matches("-01")),
+        ] {
+            let (continued, told) = told(&[&text]);
+            assert!(!continued && !told.contains(TRACE) && told.ends_with("-01"), "{text:?} gives {told}");
+        }
+        assert!(!told(&[GOOD, GOOD]).0, "two of them are malformed");
+        assert_ne!(told(&[]).1, told(&[]).1);
+    }
+
+    /// What the upstream gets of these `tracestate` lines.
+    fn state(parent: &[&str], lines: &[&str]) -> Vec<String> {
+        let mut headers = with(TRACEPARENT, parent);
+        headers.extend(with(TRACESTATE, lines));
+        Span::begin(&headers, &Random::default()).propagate(&mut headers);
+        headers.get_all(TRACESTATE).iter().map(|value| value.to_str().expect("it is text").to_owned()).collect()
+    }
+
+    #[test]
+    fn the_state_of_a_trace_that_goes_on_passes_where_it_is_well_formed() {
+        for good in [
+            "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE",
+            "a=1 , b=2,\t,c= 3",
+            "0a/b*c-d_e@f=!~",
+            "a=1,a=2",
+            &format!("{}={}", "k".repeat(256), "v".repeat(256)),
+        ] {
+            assert_eq!(state(&[GOOD], &[good]), [good]);
+            assert_eq!(state(&[], &[good]), [""; 0], "its trace did not go on");
+        }
+        assert_eq!(state(&[GOOD], &["a=1", "b=2,c=3"]), ["a=1,b=2,c=3"]);
+        let many = |count: usize| (0..count).map(|i| format!("k{i}=1")).collect::<Vec<_>>().join(",");
+        assert_eq!(state(&[GOOD], &[&many(32)]), [many(32)]);
+        let long = format!("{}=1", "k".repeat(257));
+        let bad =
+            [&*many(33), "", ",", "a", "a=", "=1", "A=1", "a b=1", "a=1=2", "a=1;b=2,c", "_a=1", "a=\u{e9}", &long];
+        for bad in bad {
+            assert_eq!(state(&[GOOD], &[bad]), [""; 0], "{bad:?}");
+            assert_eq!(state(&[GOOD], &["a=1", bad]).len(), usize::from(["", ","].contains(&bad)), "{bad:?}");
+        }
+    }
+}
