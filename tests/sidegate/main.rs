@@ -24,6 +24,7 @@ mod keys_life;
 mod life;
 mod limits;
 mod manage;
+mod marked;
 mod mutual_tls;
 mod operators;
 mod outages;
