@@ -29,6 +29,7 @@ mod mutual_tls;
 mod operators;
 mod outages;
 mod paths;
+mod prometheus;
 mod proxied;
 mod reload;
 mod rotation;
