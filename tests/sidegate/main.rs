@@ -3,6 +3,7 @@
 //! One test program, so that it links once. `support` holds what the tests stand on; `systems` drives each row of the five
 //! real APIs against its profile; the other files take one theme each.
 
+mod access_log;
 mod answers;
 mod backends;
 mod batching;
@@ -24,11 +25,13 @@ mod life;
 mod limits;
 mod logs;
 mod manage;
+mod marked;
 mod mutual_tls;
 mod observe;
 mod operators;
 mod outages;
 mod paths;
+mod prometheus;
 mod proxied;
 mod reload;
 mod rotation;
