@@ -110,12 +110,14 @@ def service(folder, one, objects):
     behind = selected({"matchLabels": one["spec"]["selector"]}, objects)
     if not behind:
         problem(folder, f"{name(one)}: no pod has these labels")
-    injected = folder == "base"  # its ports are the gate's, which an overlay or the injector brings
     for port in one["spec"]["ports"]:
         for workload in behind:
-            known = [p for pair in ports(pod(workload)["spec"]) for p in pair]
-            if port["targetPort"] not in known and not (injected and port["targetPort"] == "sidegate"):
-                problem(folder, f"{name(one)}: its pods have no port {port['targetPort']}")
+            spec = pod(workload)["spec"]
+            gates = [c for c in containers(spec) if c["name"] == "sidegate"]
+            # Where there is a gate, nothing but it is reached.
+            known = ports({"containers": gates}) if gates else ports(spec)
+            if port["targetPort"] not in [p for pair in known for p in pair]:
+                problem(folder, f"{name(one)}: port {port['targetPort']} is none of its pods, or not their gate's")
 
 
 def network_policy(folder, one, objects):
@@ -125,7 +127,7 @@ def network_policy(folder, one, objects):
     for workload in behind:
         open_ports = {number for _, number in ports(pod(workload)["spec"])}
         if folder == "base":
-            open_ports |= {8443, 9901}
+            open_ports |= {8443, 9901}  # the gate's, which an overlay or the injector brings
         for rule in one["spec"].get("ingress", []):
             for port in rule.get("ports", []):
                 if port["port"] not in open_ports:
