@@ -7,6 +7,7 @@ pub mod check;
 mod completions;
 pub mod demo;
 mod explain;
+mod inject;
 pub mod keys;
 mod openapi;
 pub mod run;
@@ -69,6 +70,14 @@ enum Command {
         #[command(flatten)]
         business: business::BusinessArgs,
     },
+    /// Put sidegate into Kubernetes manifests, as the webhook does with pods
+    #[command(
+        after_help = "Examples:\n  sidegate inject -f deployment.yaml | kubectl apply -f -\n  kubectl get deployment web -o yaml | sidegate inject -f -\n\nDocuments that are changed lose their comments; what was done is told on standard error."
+    )]
+    Inject(inject::InjectArgs),
+    /// Take sidegate out of manifests again
+    #[command(after_help = "Example:\n  sidegate uninject -f injected.yaml")]
+    Uninject(inject::Manifests),
     /// Try it: an embedded store, a small upstream, one key, and the curl lines to go with it
     Demo(demo::DemoArgs),
     /// Print the JSON Schema of the configuration, for editors
@@ -108,6 +117,8 @@ pub fn main() -> ExitCode {
         Command::Explain { config, explain } => with_settings(&config, |settings| explain::run(&explain, settings)),
         Command::Keys { config, keys } => with_settings(&config, |settings| keys::with(settings, keys)),
         Command::Business { config, business } => with_settings(&config, |settings| business::with(settings, business)),
+        Command::Inject(args) => inject::inject(&args),
+        Command::Uninject(args) => inject::uninject(&args),
         Command::Demo(args) => demo::run(&args).map(|()| DONE),
         Command::Schema => schema::run().map(|()| DONE),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()).map(|()| DONE),
