@@ -40,6 +40,7 @@ mod systems;
 mod telemetry;
 mod tls;
 mod tools;
+mod topology;
 mod upgrades;
 mod upstreams;
 mod usage;

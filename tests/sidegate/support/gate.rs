@@ -30,8 +30,12 @@ pub struct Gate {
 impl Gate {
     /// Starts `sidegate run` and waits until both listeners listen.
     pub fn start(yaml: &str, environment: Vec<(String, String)>) -> Self {
-        let folder = folder_with(yaml);
-        let mut child = sidegate(&["run", "--config", "sidegate.yaml"], &environment)
+        Self::run_in(folder_with(yaml), &["run", "--config", "sidegate.yaml"], environment)
+    }
+
+    /// As `start`, in a folder that holds a `sidegate.yaml`, and with these arguments.
+    pub fn run_in(folder: TempDir, arguments: &[&str], environment: Vec<(String, String)>) -> Self {
+        let mut child = sidegate(arguments, &environment)
             .current_dir(&folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
