@@ -123,6 +123,7 @@ pub fn keep_what_is_fixed(in_force: &Settings, new: &mut Settings) -> Vec<&'stat
     keep("workers", replace(&mut new.listen.workers, &in_force.listen.workers));
     keep("admin", replace(&mut new.admin.admin, &in_force.admin.admin));
     keep("probes", replace(&mut new.admin.probes, &in_force.admin.probes));
+    keep("probes.app", replace(&mut new.admin.app, &in_force.admin.app));
     keep("ready.store", replace(&mut new.admin.ready_needs_store, &in_force.admin.ready_needs_store));
     keep("log.format", replace(&mut new.observe.format, &in_force.observe.format));
     keep("store", !in_force.store.backend.is_same(&new.store.backend));

@@ -6,6 +6,7 @@ pub mod business;
 pub mod check;
 mod completions;
 pub mod demo;
+mod drain;
 mod explain;
 mod inject;
 pub mod keys;
@@ -36,6 +37,11 @@ enum Command {
     /// Serve: check requests, forward what is allowed
     #[command(after_help = "Example:\n  sidegate run --config sidegate.yaml")]
     Run(ConfigArgs),
+    /// Ask the process that runs here to drain, as a pod's preStop does: it is not ready any more, and ends with the next SIGTERM
+    #[command(
+        after_help = "Example:\n  sidegate drain --config sidegate.yaml\n\nExit code 1: nothing answers where the configuration says that operators look."
+    )]
+    Drain(ConfigArgs),
     /// Read the configuration and say what the gate will do, or everything that is wrong with it
     #[command(
         after_help = "Examples:\n  sidegate check --config sidegate.yaml\n  sidegate check --openapi api.yaml\n\nExit code 1: the routes and the description differ."
@@ -117,6 +123,7 @@ pub fn main() -> ExitCode {
         Command::Explain { config, explain } => with_settings(&config, |settings| explain::run(&explain, settings)),
         Command::Keys { config, keys } => with_settings(&config, |settings| keys::with(settings, keys)),
         Command::Business { config, business } => with_settings(&config, |settings| business::with(settings, business)),
+        Command::Drain(args) => with_settings(&args, |settings| drain::run(&settings)),
         Command::Inject(args) => inject::inject(&args),
         Command::Uninject(args) => inject::uninject(&args),
         Command::Demo(args) => demo::run(&args).map(|()| DONE),

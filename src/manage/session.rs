@@ -3,8 +3,6 @@
 //! It gets the caller's cookies and `Authorization`, and of these nothing that could be a key of this gate: whoever runs the
 //! session endpoint has no business with keys. Whatever is not the answer that the contract names is no session.
 
-use std::error::Error;
-use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -25,6 +23,7 @@ use crate::gate::Denial;
 use crate::keys::tenant::is_id;
 use crate::keys::{Digest, Formats, Reading};
 use crate::proxy::connector::{Connected, Connector, Stream};
+use crate::proxy::exchange::{Failure, driven};
 use crate::proxy::settings::Target;
 use crate::proxy::upstream::chain;
 use crate::proxy::upstream::resolve::Resolver;
@@ -111,8 +110,6 @@ impl Sessions {
     }
 }
 
-type Failure = Box<dyn Error + Send + Sync>;
-
 async fn send<S>(stream: S, h2: bool, request: Request<Empty<Bytes>>) -> Result<Option<Bytes>, Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -124,19 +121,6 @@ where
     } else {
         let (mut sender, connection) = http1::handshake(stream).await?;
         driven(connection, async { body(sender.send_request(request).await?).await }).await
-    }
-}
-
-/// The exchange on its connection, which ends with it.
-async fn driven<T>(
-    connection: impl Future<Output = hyper::Result<()>>,
-    exchange: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
-    let (mut connection, mut exchange) = (pin!(connection), pin!(exchange));
-    tokio::select! {
-        answer = &mut exchange => answer,
-        // The exchange knows how far it came.
-        _ = &mut connection => exchange.await,
     }
 }
 

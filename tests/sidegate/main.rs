@@ -4,6 +4,7 @@
 //! real APIs against its profile; the other files take one theme each.
 
 mod answers;
+mod app_probes;
 mod backends;
 mod batching;
 mod bounds;

@@ -41,6 +41,12 @@ impl<'s> Reader<'s> {
         self.fail(path, format_args!("{what} not built yet; remove this field"));
     }
 
+    /// A variable of the environment that belongs to the configuration.
+    pub fn variable(&mut self, name: &str) -> Option<String> {
+        let value = (self.sources.variable)(name)?;
+        value.into_string().map_err(|_| self.fail(&FieldPath::top(name), "it is not UTF-8; set it to a text")).ok()
+    }
+
     /// The value with its replacements; `None` when one fails, which is kept.
     pub fn text(&mut self, path: &FieldPath, scalar: &Scalar) -> Option<String> {
         self.replaced(path, scalar, false)
