@@ -11,12 +11,12 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 
-use self::pod::{Pod, app_probes, said};
+use self::pod::{Pod, app_pre_stop, app_probes, said};
 use crate::support::{AnswerTo as _, PATIENCE, Upstream, client, cluster::Server, redis::free_port, until};
 
 const ADA: &str = "sid=ada";
@@ -135,17 +135,21 @@ async fn a_changed_config_map_acts_in_the_running_pod() {
     assert_eq!((ask("/v1/status").await.status, ask("/v1/health").await.status), (404, 200));
 }
 
-/// Clients keep their connections; new ones go to a pod that the Service knows, which learns of the end after some time.
+/// Clients keep their connections; new ones go to the pods that the Service knows, which learns of an end after some time. The
+/// application ends when its own hook has, the gate after it.
 #[tokio::test]
 async fn a_pod_that_ends_fails_no_request() {
     let town = Town::set();
     town.limit(&["per-key=1000000/1d", "per-business=1000000/1d"]);
     let key = town.key().await;
-    let (leaving, staying) = (town.pod(), town.pod());
-    town.app.respond_with(200, &[], "ok");
+    let app = Upstream::start();
+    let (leaving, staying) = (Pod::beside(&app, &url(&town.redis)).ready(), town.pod());
+    [&app, &town.app].map(|app| app.respond_with(200, &[], "ok"));
     let service = Arc::new(RwLock::new(vec![leaving.gate.address, staying.gate.address]));
     let load = Load::start(&service, text(&key["key"]), 8);
     load.more(300);
+
+    let app_ends = Instant::now() + app_pre_stop();
     let hook = leaving.pre_stop();
     assert!(hook.status.success(), "{}", said(&hook));
     until("the pod to be unready", || (leaving.asked("readinessProbe").status == 503).then_some(()));
@@ -153,6 +157,8 @@ async fn a_pod_that_ends_fails_no_request() {
     load.more(100);
     *service.write().expect("no client panics") = vec![staying.gate.address];
     load.more(100);
+    thread::sleep(app_ends.saturating_duration_since(Instant::now()));
+    drop(app);
     leaving.gate.terminate();
     assert_eq!(leaving.ended(), Some(0));
     load.more(100);

@@ -1,7 +1,7 @@
 //! What a node does with the manifests, done on loopback: a container's arguments, environment, mounts, probes and hooks are read
 //! from deploy/kubernetes, and only addresses are others.
 
-use std::{fs, net::SocketAddr, os::unix::fs::symlink, path::Path, process::Output, sync::Arc};
+use std::{fs, net::SocketAddr, os::unix::fs::symlink, path::Path, process::Output, sync::Arc, time::Duration};
 
 use serde_yaml::Value;
 
@@ -116,6 +116,12 @@ pub fn app_probes() -> Vec<(String, String)> {
         (probe.to_owned(), string(&get["path"]))
     });
     probes.into()
+}
+
+/// How long the application's container is kept when its pod ends.
+pub fn app_pre_stop() -> Duration {
+    let sleep = &pod_spec("overlays/native/sidecar.yaml")["containers"][0]["lifecycle"]["preStop"]["sleep"];
+    Duration::from_secs(sleep["seconds"].as_u64().expect("the hook says how long"))
 }
 
 /// The Redis of the manifests, with the arguments and the logins that they give it.
