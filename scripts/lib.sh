@@ -19,19 +19,26 @@ install() {
     exit 1
 }
 
-# pip_tool COMMAND REQUIREMENT…: prints where COMMAND stands, in an environment of its own below the target folder, installed
-# when it is not there.
+# pip_tool COMMAND REQUIREMENT…: prints where COMMAND stands, in an environment of its own, installed when it is not there.
 pip_tool() {
-    local command=$1
+    local command=$1 python
+    python=$(python_with "$@")
+    echo "$(dirname "$python")/$command"
+}
+
+# python_with NAME REQUIREMENT…: prints a Python that has these, in an environment of that name below the target folder.
+python_with() {
+    local name=$1
     shift
-    local home="${CARGO_TARGET_DIR:-target}/checkers/$command"
-    if [ ! -x "$home/bin/$command" ]; then
+    local home="${CARGO_TARGET_DIR:-target}/checkers/$name"
+    if [ ! -e "$home/complete" ]; then
         install python3 python3 python3-venv >&2
         rm -rf "$home"
         python3 -m venv "$home"
         "$home/bin/python" -m pip install --quiet --disable-pip-version-check "$@" </dev/null >&2
+        touch "$home/complete"
     fi
-    echo "$home/bin/$command"
+    echo "$home/bin/python"
 }
 
 # cluster_tool kubectl|helm: prints where it stands. The machine's own kubectl is taken when it knows today's kustomizations; else

@@ -99,11 +99,11 @@ fn now<T>(decision: impl Future<Output = Result<T, Denial>>) -> Result<T, Denial
 fn gate() -> Gate {
     let nowhere = Path::new("/nonexistent");
     let settings = load::from_text(YAML, nowhere, "fuzz.yaml").expect("the target's configuration is right");
-    let store = Store::File {
-        file: FileStore::open(&nowhere.join("none.yaml")).expect("no file is an empty store"),
-        calls: Arc::new(Calls::new().expect("the metrics' names are right")),
-    };
-    let commons = Commons { fallback: Arc::new(Fallback::new(LimitsOutage::Deny)), known: None, guessing: None };
+    let calls = Arc::new(Calls::new().expect("the metrics' names are right"));
+    let file = FileStore::open(&nowhere.join("none.yaml")).expect("no file is an empty store");
+    let store = Store::File { file, calls: calls.clone() };
+    let fallback = Arc::new(Fallback::new(LimitsOutage::Deny, calls));
+    let commons = Commons { fallback, known: None, guessing: None };
     Gate::new(settings.policy, store, commons, Duration::from_secs(1))
 }
 

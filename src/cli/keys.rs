@@ -169,7 +169,7 @@ pub(super) fn gate_store(settings: &StoreSettings) -> anyhow::Result<Store> {
     let shared = Shared::new(settings.deadline)?;
     Ok(match &settings.backend {
         Backend::Redis(redis) => {
-            let fallback = Arc::new(Fallback::new(settings.limits_outage));
+            let fallback = Arc::new(Fallback::new(settings.limits_outage, shared.calls.clone()));
             Store::Redis(RedisStore::start((**redis).clone(), shared, fallback))
         }
         Backend::File(file) => Store::File { file: FileStore::open(file)?, calls: Arc::new(Calls::new()?) },

@@ -18,6 +18,7 @@ use super::guessing::Guessing;
 use super::known::{KnownKeys, Seen};
 use super::permit::{Basis, Recheck};
 use super::records::{Known, Records, Remembered};
+use super::standing::Standing;
 use super::trail::{Caller, Trail};
 use super::weigh::{Documents, Routed, Weighed, business_to_confirm, rate_limited, settled};
 use super::{Denial, Permit, business, path, preflight, query};
@@ -248,7 +249,7 @@ impl Gate {
             match answer.outcome {
                 Outcome::Broken(what) => return Err(StoreError::Broken(what).into()),
                 Outcome::Expired => {
-                    trail.caller = standing.as_ref().map(|standing| standing.caller.clone());
+                    trail.caller = standing.as_ref().map(Standing::unconfirmed);
                     return Err(Denial::ExpiredKey);
                 }
                 Outcome::Refused => disowned = true,

@@ -92,7 +92,7 @@ impl Denial {
 
     /// Whether something behind the gate failed, rather than the gate refusing.
     pub fn is_failure(&self) -> bool {
-        self.reason().status() >= 500
+        self.reason().is_failure()
     }
 }
 

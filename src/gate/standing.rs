@@ -36,6 +36,14 @@ impl Standing {
         Some((self.caller.key.user.as_deref().unwrap_or_default(), self.must_own.as_deref()?))
     }
 
+    /// Who asks, where the store did not come to say whether the business named is the user's.
+    pub fn unconfirmed(&self) -> Arc<Caller> {
+        match self.must_own {
+            None => self.caller.clone(),
+            Some(_) => Arc::new(Caller { key: self.caller.key.clone(), business: None, plan: None }),
+        }
+    }
+
     /// Whether the request names a business that is not for this key.
     pub fn is_foreign(&self) -> bool {
         matches!(self.verdict, Err(Denial::BusinessForbidden))
@@ -58,9 +66,11 @@ pub fn judge(
     business: Option<&BusinessDocument>,
     circumstances: Circumstances<'_>,
 ) -> Standing {
-    let effective = effective_business(key, circumstances.named).map(str::to_owned);
+    // A business that is not the user's, or is not asked about, is the client's own word: it comes into no log and no metric.
+    let named = circumstances.named.filter(|_| !circumstances.disowned && !key.revoked);
+    let effective = effective_business(key, named).map(str::to_owned);
     let plan_name = business.and_then(|business| business.plan.clone());
-    let must_own = if key.business.is_none() && !circumstances.disowned { effective.clone() } else { None };
+    let must_own = if key.business.is_none() { effective.clone() } else { None };
     let caller = Caller { key: key.clone(), business: effective, plan: plan_name };
     let verdict = verdict(policy, &caller, business, plan(policy, business), circumstances);
     Standing { caller: Arc::new(caller), verdict, must_own }

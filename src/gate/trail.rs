@@ -28,7 +28,7 @@ pub struct Trail {
 #[derive(Debug, Clone)]
 pub struct Caller {
     pub key: Arc<KeyDocument>,
-    /// The business that the request is about: the key's own, or the one that an unscoped key named.
+    /// The business that the request is about: the key's own, or the one that an unscoped key named and its user owns.
     pub business: Option<String>,
     pub plan: Option<String>,
 }

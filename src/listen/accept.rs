@@ -52,6 +52,7 @@ pub async fn run(
     let refusal = Refusal::default();
     let give = |stream: TcpStream, peer: SocketAddr| {
         if workers.iter().map(Worker::open).sum::<usize>() >= room.most.load(Ordering::Relaxed) {
+            metrics.connection_refused();
             refusal.refuse(stream, room.tls.load(Ordering::Relaxed));
             return;
         }

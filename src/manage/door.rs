@@ -19,6 +19,7 @@ use super::settings::Settings;
 use super::{cross_site, openapi, usage};
 use crate::gate::Denial;
 use crate::keys::change::{self, Change};
+use crate::keys::mask;
 use crate::keys::rules::{RuleError, Rules, Wanted};
 use crate::keys::tenant::is_id;
 use crate::policy::{Policy, Reason};
@@ -91,6 +92,17 @@ impl Door {
     }
 
     pub async fn handle(&self, errand: &Errand) -> Result<Response<Bytes>, Denial> {
+        self.answer(errand).await.map_err(|denial| match denial {
+            // It may quote what was sent, and somebody pastes a key into the wrong field.
+            Denial::Unmanaged { reason, detail: Some(detail) } => {
+                let masked = mask(&detail, &self.policy.credentials.formats).into_owned();
+                refusal(reason, Some(masked))
+            }
+            denial => denial,
+        })
+    }
+
+    async fn answer(&self, errand: &Errand) -> Result<Response<Bytes>, Denial> {
         let operation = Operation::of(&errand.route, &self.settings).ok_or(Denial::RouteNotFound)?;
         if self.policy.deny.holds_address(errand.client.ip()) {
             return Err(Denial::DeniedAddress);

@@ -3,6 +3,7 @@
 //! Lines go through a bounded queue to a thread of their own. Whoever reads standard output too slowly loses lines, which are
 //! counted; a request never waits for it. Client text is JSON-escaped, the query is never written, keys are masked.
 
+use std::borrow::Cow;
 use std::io::{BufWriter, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +16,7 @@ use super::settings::{Format, Settings};
 use crate::clock;
 use crate::gate::LimitNow;
 use crate::keys::{Formats, mask};
-use crate::policy::Reason;
+use crate::policy::{Reason, percent};
 
 /// Lines that may wait to be written.
 const QUEUE: usize = 8192;
@@ -25,6 +26,9 @@ const GATHER: Duration = Duration::from_millis(5);
 
 /// How long the last lines may take to be written.
 const FLUSH: Duration = Duration::from_secs(1);
+
+/// How deep a key may be percent-encoded in a path and still be found there.
+const DECODINGS: usize = 3;
 
 /// What waits in the queue.
 enum Entry {
@@ -79,7 +83,7 @@ impl AccessLog {
         }
         // A stranger chooses the method too.
         let method = mask(finished.method.as_str(), formats);
-        let path = mask(finished.path, formats);
+        let path = masked_path(finished.path, formats);
         let user_agent = finished.user_agent.map(|agent| mask(agent, formats));
         let written = if self.text { text } else { json };
         if self.queue.try_send(Entry::Line(written(finished, &method, &path, user_agent.as_deref()))).is_err() {
@@ -105,6 +109,22 @@ impl AccessLog {
         let count = self.counter.fetch_add(1, Ordering::Relaxed);
         (count.wrapping_mul(sample) & u64::from(u32::MAX)) < sample
     }
+}
+
+/// The path with its keys masked. One that is percent-encoded, even twice, can be read as well as a plain one: a path that holds
+/// such a key is written decoded.
+fn masked_path<'p>(path: &'p str, formats: &Formats) -> Cow<'p, str> {
+    let mut decoded = Cow::Borrowed(path);
+    for _ in 0..DECODINGS {
+        if !decoded.contains('%') {
+            break;
+        }
+        decoded = String::from_utf8_lossy(&percent::decode(&decoded, false)).into_owned().into();
+        if let Cow::Owned(masked) = mask(&decoded, formats) {
+            return Cow::Owned(masked);
+        }
+    }
+    mask(path, formats)
 }
 
 /// Writes whole lines, all that are waiting at once. Then it lets some gather before it waits again: a thread that waits is

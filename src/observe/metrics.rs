@@ -20,6 +20,7 @@ use crate::store::health::StoreHealth;
 
 /// Businesses that have series of their own until the process ends; the rest are `other`.
 const BUSINESSES: usize = 100;
+const OTHER: &str = "other";
 /// From here on a limit is `near`.
 const NEAR: f64 = 0.8;
 
@@ -41,10 +42,12 @@ pub struct Metrics {
     store_up: IntGauge,
     store_breaker_open: IntGauge,
     connections: IntGauge,
+    connections_refused: IntCounter,
     in_flight: IntGauge,
     log_dropped: IntCounter,
     config_info: IntGaugeVec,
     config_reloads: IntCounterVec,
+    last_reload_successful: IntGauge,
     restart_needed: IntGauge,
     certificate_not_after: IntGaugeVec,
     /// Names that already have series. Held for a look-up only.
@@ -126,7 +129,10 @@ impl Metrics {
             limit_used: registered(
                 &registry,
                 GaugeVec::new(
-                    Opts::new("sidegate_limit_used_ratio", "How much of a limit by business is used, 0 to 1."),
+                    Opts::new(
+                        "sidegate_limit_used_ratio",
+                        "How much of a limit by business was used when that business last asked, 0 to 1.",
+                    ),
                     &["limit", "business"],
                 )?,
             )?,
@@ -139,12 +145,23 @@ impl Metrics {
                 "1 while calls to the store fail at once, until a probe succeeds.",
             )?,
             connections: gauge("sidegate_connections", "Client connections that are open.")?,
+            connections_refused: registered(
+                &registry,
+                IntCounter::new(
+                    "sidegate_connections_refused_total",
+                    "Connections closed unserved because `listen.limits.connections` were open.",
+                )?,
+            )?,
             in_flight: gauge("sidegate_requests_in_flight", "Requests whose responses have not ended.")?,
             config_info: gauges("sidegate_config_info", "A hash of the configuration that is in force.", "hash")?,
             config_reloads: counters(
                 "sidegate_config_reloads_total",
                 "Reloads of the configuration: success, or failure, after which the one before stays in force.",
                 &["outcome"],
+            )?,
+            last_reload_successful: gauge(
+                "sidegate_config_last_reload_successful",
+                "0 while the configuration that was last read cannot be used, and the one before is in force.",
             )?,
             restart_needed: gauge(
                 "sidegate_config_restart_needed",
@@ -170,6 +187,8 @@ impl Metrics {
         for outcome in ["success", "failure"] {
             metrics.config_reloads.with_label_values(&[outcome]);
         }
+        metrics.last_reload_successful.set(1);
+        metrics.start_business(OTHER);
         metrics.follow(policy, config_hash);
         Ok(metrics)
     }
@@ -193,11 +212,13 @@ impl Metrics {
     /// A reload has acted; `restart_needed` where it left something for a restart.
     pub fn reloaded(&self, restart_needed: bool) {
         self.config_reloads.with_label_values(&["success"]).inc();
+        self.last_reload_successful.set(1);
         self.restart_needed.set(i64::from(restart_needed));
     }
 
     pub fn reload_failed(&self) {
         self.config_reloads.with_label_values(&["failure"]).inc();
+        self.last_reload_successful.set(0);
     }
 
     /// A series that appears only with its first event has no rate until its second.
@@ -217,7 +238,15 @@ impl Metrics {
             self.requests.with_label_values(&[route, Decision::Allowed.name(), "200"]);
             for reason in Reason::ALL {
                 self.denials.with_label_values(&[route, reason.name()]);
+                let decision = if reason.is_failure() { Decision::Failed } else { Decision::Denied };
+                self.requests.with_label_values(&[route, decision.name(), &reason.status().to_string()]);
             }
+        }
+    }
+
+    fn start_business(&self, business: &str) {
+        for decision in Decision::ALL {
+            self.business_requests.with_label_values(&[business, decision.name()]);
         }
     }
 
@@ -260,15 +289,24 @@ impl Metrics {
 
     fn business_label<'b>(&self, business: &'b str) -> &'b str {
         let mut known = self.businesses.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.contains(business) || (known.len() < BUSINESSES && known.insert(business.to_owned())) {
+        if known.contains(business) {
             return business;
         }
-        "other"
+        if known.len() >= BUSINESSES {
+            return OTHER;
+        }
+        known.insert(business.to_owned());
+        self.start_business(business);
+        business
     }
 
     /// A connection or a request that counts as long as the guard lives.
     pub fn connection(&self) -> Counted {
         Counted::new(&self.connections)
+    }
+
+    pub fn connection_refused(&self) {
+        self.connections_refused.inc();
     }
 
     pub fn request_in_flight(&self) -> Counted {

@@ -98,6 +98,11 @@ impl Reason {
         self.row().status
     }
 
+    /// Whether something behind the gate failed, rather than the gate refusing.
+    pub fn is_failure(self) -> bool {
+        self.status() >= 500
+    }
+
     pub fn code(self) -> &'static str {
         self.row().code
     }

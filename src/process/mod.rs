@@ -112,7 +112,8 @@ impl Process {
         let mut signals = Signals::take()?;
         let (signal, drain) = drain::channel();
         let Self { listener, admin, probes, prepared, store, metrics, access_log } = self;
-        let shared = Shared::new(&prepared, metrics.clone(), access_log.clone());
+        let fallback = store.fallback(prepared.settings.store.limits_outage);
+        let shared = Shared::new(&prepared, fallback, metrics.clone(), access_log.clone());
         let Prepared { settings, tls, .. } = prepared;
         info!(address = %listener.local_addr()?, tls = tls.is_some(), "listening");
         info!(address = %admin.local_addr()?, "operators listening");

@@ -21,7 +21,7 @@ use crate::proxy::request_id::RequestIds;
 use crate::proxy::settings::UpstreamTls;
 use crate::proxy::{self, Desk, Service, Streams, Upstreams, upstream};
 use crate::store::calls::Calls;
-use crate::store::fallback::Fallback;
+use crate::store::fallback::{Fallback, LimitsOutage};
 use crate::store::file::FileStore;
 use crate::store::health::StoreHealth;
 use crate::store::redis::RedisStore;
@@ -70,7 +70,7 @@ fn desk(settings: &Settings, management: &manage::settings::Settings, store: &St
         rules: settings.keys.clone(),
         store: settings.store.clone(),
     };
-    let (store, fallback) = (store.clone(), Arc::new(Fallback::new(settings.store.limits_outage)));
+    let (store, fallback) = (store.clone(), store.fallback(settings.store.limits_outage));
     Ok(manage::open(office, move || store.start(&fallback))?)
 }
 
@@ -90,9 +90,13 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub fn new(prepared: &Prepared, metrics: Arc<Metrics>, access_log: Arc<AccessLog>) -> Self {
+    pub fn new(
+        prepared: &Prepared,
+        fallback: Arc<Fallback>,
+        metrics: Arc<Metrics>,
+        access_log: Arc<AccessLog>,
+    ) -> Self {
         let Prepared { settings, tls, connectors, desk } = prepared;
-        let fallback = Arc::new(Fallback::new(settings.store.limits_outage));
         Self {
             commons: commons(settings, &Commons { fallback, known: None, guessing: None }),
             listen: Arc::new(settings.listen.clone()),
@@ -109,8 +113,9 @@ impl Shared {
 
     /// The same after a reload.
     pub fn renewed(&self, prepared: &Prepared) -> Self {
-        let new = Self::new(prepared, self.metrics.clone(), self.access_log.clone());
-        self.commons.fallback.follow(prepared.settings.store.limits_outage);
+        let fallback = self.commons.fallback.clone();
+        fallback.follow(prepared.settings.store.limits_outage);
+        let new = Self::new(prepared, fallback, self.metrics.clone(), self.access_log.clone());
         Self { commons: commons(&prepared.settings, &self.commons), ..new }
     }
 
@@ -203,7 +208,12 @@ impl StoreHandle {
         }
     }
 
-    pub fn calls(&self) -> &Calls {
+    /// What limits do while it is away.
+    pub fn fallback(&self, outage: LimitsOutage) -> Arc<Fallback> {
+        Arc::new(Fallback::new(outage, self.calls().clone()))
+    }
+
+    pub fn calls(&self) -> &Arc<Calls> {
         match self {
             Self::Redis { shared, .. } => &shared.calls,
             Self::File { calls, .. } => calls,

@@ -7,6 +7,7 @@ use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts};
 
 use super::StoreError;
+use super::fallback::LimitsOutage;
 use crate::limit::{Answer, Outcome};
 
 const DECIDE: &str = "decide";
@@ -22,6 +23,7 @@ pub struct Calls {
     total: IntCounterVec,
     duration: HistogramVec,
     batch_size: Histogram,
+    limit_fallbacks: IntCounterVec,
     usage_lost: IntCounter,
 }
 
@@ -32,6 +34,10 @@ impl Calls {
             .buckets(CALL_SECONDS.to_vec());
         let batch_size = HistogramOpts::new("sidegate_store_batch_size", "Requests that one decision call answers.")
             .buckets(REQUESTS_PER_CALL.to_vec());
+        let limit_fallbacks = Opts::new(
+            "sidegate_limit_fallbacks_total",
+            "Requests whose limits the store could not count, by what `outage.limits` did instead.",
+        );
         let usage_lost = Opts::new(
             "sidegate_usage_lost_total",
             "Counts of use (of one key or business in one day or minute) that could not be kept.",
@@ -40,6 +46,7 @@ impl Calls {
             total: IntCounterVec::new(total, &["op", "outcome"])?,
             duration: HistogramVec::new(duration, &["op"])?,
             batch_size: Histogram::with_opts(batch_size)?,
+            limit_fallbacks: IntCounterVec::new(limit_fallbacks, &["outage"])?,
             usage_lost: IntCounter::with_opts(usage_lost)?,
         };
         // A series that appears only with its first event has no rate until its second.
@@ -48,6 +55,9 @@ impl Calls {
             for outcome in ["ok", "stale", "unreachable", "deadline", "refused", "broken"] {
                 calls.total.with_label_values(&[op, outcome]);
             }
+        }
+        for outage in LimitsOutage::NAMES {
+            calls.limit_fallbacks.with_label_values(&[outage]);
         }
         Ok(calls)
     }
@@ -73,6 +83,11 @@ impl Calls {
         self.called(USAGE, result.as_ref().err().map_or("ok", StoreError::outcome), took);
     }
 
+    /// So many requests had limits, and no store to count them.
+    pub(super) fn fell_back(&self, outage: LimitsOutage, requests: u32) {
+        self.limit_fallbacks.with_label_values(&[outage.name()]).inc_by(requests.into());
+    }
+
     pub(super) fn usage_lost(&self, counts: u64) {
         if counts > 0 {
             self.usage_lost.inc_by(counts);
@@ -80,9 +95,10 @@ impl Calls {
     }
 
     /// What there is to show.
-    pub fn collectors(&self) -> [Box<dyn Collector>; 4] {
+    pub fn collectors(&self) -> [Box<dyn Collector>; 5] {
         let (total, duration) = (Box::new(self.total.clone()), Box::new(self.duration.clone()));
-        [total, duration, Box::new(self.batch_size.clone()), Box::new(self.usage_lost.clone())]
+        let (batch_size, fallbacks) = (Box::new(self.batch_size.clone()), Box::new(self.limit_fallbacks.clone()));
+        [total, duration, batch_size, fallbacks, Box::new(self.usage_lost.clone())]
     }
 
     fn called(&self, op: &str, outcome: &str, took: Duration) {

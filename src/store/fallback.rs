@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::StoreError;
+use super::calls::Calls;
 use super::counts::Counts;
 use crate::limit::{Answer, BucketAsk, Outcome, Question, Window, Windows};
 
@@ -21,17 +22,32 @@ pub enum LimitsOutage {
     Deny,
 }
 
+impl LimitsOutage {
+    pub const NAMES: [&str; 3] = ["local", "allow", "deny"];
+
+    /// As the configuration writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Local { .. } => "local",
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+}
+
 /// One per process, behind an `Arc`: all workers count together.
 #[derive(Debug)]
 pub struct Fallback {
     /// Looked at only while the store is away, and changed at a reload.
     outage: Mutex<LimitsOutage>,
     counts: Counts,
+    calls: Arc<Calls>,
 }
 
 impl Fallback {
-    pub fn new(outage: LimitsOutage) -> Self {
-        Self { outage: Mutex::new(outage), counts: Counts::new() }
+    /// `calls`: where it is counted that this was needed.
+    pub fn new(outage: LimitsOutage, calls: Arc<Calls>) -> Self {
+        Self { outage: Mutex::new(outage), counts: Counts::new(), calls }
     }
 
     /// From now on; what was counted stays counted.
@@ -43,6 +59,9 @@ impl Fallback {
     /// `Deny` a question that would spend from a bucket is an error.
     pub fn answer(&self, question: &Question, now_ms: u64) -> Result<Answer, StoreError> {
         let outage = *self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        if question.asks.iter().any(|ask| !ask.buckets.is_empty()) {
+            self.calls.fell_back(outage, question.n);
+        }
         let outcome = match outage {
             LimitsOutage::Local { share: None } => self.counts.spend(question, now_ms),
             LimitsOutage::Local { share: Some(share) } => self.counts.spend(&scaled(question, share), now_ms),
@@ -97,8 +116,12 @@ mod tests {
         Question { asks: [Ask { buckets: vec![bucket], ..Ask::default() }].into(), cost: 1, n }
     }
 
+    fn fallback(outage: LimitsOutage) -> Fallback {
+        Fallback::new(outage, Arc::new(Calls::new().expect("the metrics' names are valid")))
+    }
+
     fn granted(outage: LimitsOutage, question: &Question) -> Result<u32, StoreError> {
-        match Fallback::new(outage).answer(question, START)?.outcome {
+        match fallback(outage).answer(question, START)?.outcome {
             Outcome::Spent { granted, .. } => Ok(granted),
             other => panic!("not spent: {other:?}"),
         }
@@ -116,7 +139,7 @@ mod tests {
 
     #[test]
     fn allow_passes_all_and_knows_no_window() {
-        let answer = Fallback::new(LimitsOutage::Allow).answer(&question("1/1m", 9), START);
+        let answer = fallback(LimitsOutage::Allow).answer(&question("1/1m", 9), START);
         assert_eq!(answer.map(|a| a.outcome), Ok(Outcome::Spent { granted: 9, windows: vec![vec![]] }));
     }
 

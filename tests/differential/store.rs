@@ -21,7 +21,7 @@ use super::server::RedisServer;
 pub fn start(settings: Settings) -> (RedisStore, Arc<StoreHealth>) {
     let shared = Shared::new(std::time::Duration::from_millis(100)).expect("the metrics' names are valid");
     let health = shared.health.clone();
-    let fallback = Arc::new(Fallback::new(LimitsOutage::Deny));
+    let fallback = Arc::new(Fallback::new(LimitsOutage::Deny, shared.calls.clone()));
     (RedisStore::start(settings, shared, fallback), health)
 }
 

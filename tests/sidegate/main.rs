@@ -3,6 +3,7 @@
 //! One test program, so that it links once. `support` holds what the tests stand on; `systems` drives each row of the five
 //! real APIs against its profile; the other files take one theme each.
 
+mod access_log;
 mod answers;
 mod app_probes;
 mod backends;
@@ -24,10 +25,12 @@ mod keys_life;
 mod life;
 mod limits;
 mod manage;
+mod marked;
 mod mutual_tls;
 mod operators;
 mod outages;
 mod paths;
+mod prometheus;
 mod proxied;
 mod reload;
 mod rotation;

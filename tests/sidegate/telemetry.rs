@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Gate, Stage,
+    AnswerTo as _, Gate, Stage,
     client::exchange,
     h2::{self, Field},
 };
@@ -82,6 +82,73 @@ async fn ten_thousand_strangers_make_no_series() {
     requests.chunks(20).for_each(|some| drop(pipelined(&gate, some)));
     let grown: Vec<String> = series().difference(&before).cloned().collect();
     assert_eq!(grown, Vec::<String>::new());
+}
+
+/// Of 150 businesses a hundred have series of their own. A key that belongs to no business may name any: what it names and does
+/// not own is a stranger's text, however the request ends.
+#[tokio::test]
+async fn businesses_have_series_up_to_a_hundred_and_strangers_cannot_name_any() {
+    let stage = Stage::set();
+    let gate = stage.gate(
+        "limits: {l: {by: business, windows: 9/1h}}\nbusiness: {from: [{query: b}]}\nkeys: {guessing: 100000/1m}\n\
+         routes: {/a: {any: true, limits: [l]}, /b: any}",
+    );
+    let stranger = |document: Value| {
+        let mut whole = json!({"business": null, "user": "u_1"});
+        whole.as_object_mut().expect("an object").extend(document.as_object().cloned().expect("an object"));
+        stage.redis.mint(whole).text
+    };
+    let strangers = [
+        stranger(json!({})),
+        stranger(json!({"revoked_at": "2026-01-01T00:00:00Z"})),
+        stranger(json!({"expires_at": "2026-01-01T00:00:00Z"})),
+        stranger(json!({"allow_addresses": ["192.0.2.1"]})),
+    ];
+    for i in 0..60 {
+        for path in ["/a", "/b"] {
+            let key = &strangers[i % strangers.len()];
+            let answer = gate.get(&format!("{path}?b=mine-{i}")).bearer_auth(key).answer().await;
+            assert!([401, 403].contains(&answer.status), "{}", answer.text());
+        }
+    }
+    stage.redis.own("u_1", "owned");
+    assert_eq!(gate.get("/a?b=owned").bearer_auth(&strangers[0]).answer().await.status, 200);
+    for i in 0..150 {
+        let key = stage.redis.mint(json!({"business": format!("b{i}")})).text;
+        assert_eq!(gate.get("/a").bearer_auth(&key).answer().await.status, 200);
+    }
+    let page = gate.operators("/metrics").text();
+    assert!(!page.contains("mine-"), "a name that a client made up is a label");
+    for (name, each) in [("sidegate_business_requests_total{", 3), ("sidegate_limit_used_ratio{", 1)] {
+        let series: Vec<&str> = page.lines().filter(|line| line.starts_with(name)).collect();
+        assert_eq!(series.len(), 101 * each, "{name}: {series:#?}");
+    }
+    let others = [r#"business="other""#, r#"decision="allowed""#];
+    assert!((gate.metric("sidegate_business_requests_total", &others) - 51.0).abs() < f64::EPSILON);
+    assert!((gate.metric("sidegate_business_requests_total", &[r#"business="owned""#]) - 1.0).abs() < f64::EPSILON);
+}
+
+/// What is counted from an event on has no rate until the second: so everything that can be known is there with 0.
+#[tokio::test]
+async fn every_series_that_can_be_known_is_there_from_the_start() {
+    let (_stage, gate) = yard();
+    let page = gate.operators("/metrics").text();
+    let series = |start: &str| page.lines().filter(|line| line.starts_with(start)).count();
+    for (start, least) in [
+        (r#"sidegate_requests_total{decision="allowed",route="/guarded",status="200"} 0"#, 1),
+        (r#"sidegate_requests_total{decision="denied",route="/guarded",status="403"} 0"#, 1),
+        (r#"sidegate_requests_total{decision="failed",route="/guarded",status="503"} 0"#, 1),
+        (r#"sidegate_requests_total{decision="denied",route="none",status="404"} 0"#, 1),
+        (r#"sidegate_denials_total{reason="rate_limited",route="/things/**"} 0"#, 1),
+        (r#"sidegate_business_requests_total{business="other",decision="denied"} 0"#, 1),
+        (r#"sidegate_limit_fallbacks_total{outage="local"} 0"#, 1),
+        (r#"sidegate_store_calls_total{op="decide""#, 6),
+        ("sidegate_connections_refused_total 0", 1),
+        ("sidegate_config_last_reload_successful 1", 1),
+        ("sidegate_log_lines_dropped_total 0", 1),
+    ] {
+        assert!(series(start) >= least, "no {start} in\n{page}");
+    }
 }
 
 /// At trace level, through every door that a request has, good and unknown, whole and broken.

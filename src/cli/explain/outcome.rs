@@ -14,6 +14,7 @@ use crate::policy::Route;
 use crate::proxy::headers::{self, Forwarding};
 use crate::proxy::request_id::RequestIds;
 use crate::proxy::{head, respond};
+use crate::store::calls::Calls;
 use crate::store::fallback::Fallback;
 use crate::store::settings::Backend;
 
@@ -73,7 +74,7 @@ async fn decide(asked: &Asked, settings: &Settings, trail: &mut Trail) -> anyhow
     if let Err(denial) = head::check(&mut request, &uri, &settings.proxy) {
         return Ok(Err(denial));
     }
-    let fallback = Arc::new(Fallback::new(settings.store.limits_outage));
+    let fallback = Arc::new(Fallback::new(settings.store.limits_outage, Arc::new(Calls::new()?)));
     let commons = Commons { fallback, known: None, guessing: None };
     let store = gate_store(&settings.store)?;
     let gate = Gate::new(settings.policy.clone(), store, commons, PATIENCE);

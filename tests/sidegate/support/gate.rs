@@ -16,6 +16,8 @@ use tempfile::TempDir;
 
 use super::{Answer, client, redis::PREFIX, until, whole};
 
+const RUN: &[&str] = &["run", "--config", "sidegate.yaml"];
+
 pub struct Gate {
     child: Child,
     pub address: SocketAddr,
@@ -30,11 +32,22 @@ pub struct Gate {
 impl Gate {
     /// Starts `sidegate run` and waits until both listeners listen.
     pub fn start(yaml: &str, environment: Vec<(String, String)>) -> Self {
-        Self::run_in(folder_with(yaml), &["run", "--config", "sidegate.yaml"], environment)
+        Self::run_in(folder_with(yaml), RUN, environment)
     }
 
     /// As `start`, in a folder that holds a `sidegate.yaml`, and with these arguments.
     pub fn run_in(folder: TempDir, arguments: &[&str], environment: Vec<(String, String)>) -> Self {
+        let mut gate = Self::unheard_in(folder, arguments, environment);
+        gate.hear();
+        gate
+    }
+
+    /// As `start`, but nobody reads its access log until `hear`.
+    pub fn unheard(yaml: &str, environment: Vec<(String, String)>) -> Self {
+        Self::unheard_in(folder_with(yaml), RUN, environment)
+    }
+
+    fn unheard_in(folder: TempDir, arguments: &[&str], environment: Vec<(String, String)>) -> Self {
         let mut child = sidegate(arguments, &environment)
             .current_dir(&folder)
             .stdin(Stdio::null())
@@ -42,12 +55,17 @@ impl Gate {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary was built with the tests");
-        let access_log = Lines::of(child.stdout.take().expect("stdout is piped"));
+        let access_log = Lines::default();
         let log = Lines::of(child.stderr.take().expect("stderr is piped"));
         let listening = |message| log.find(message, |line| address_in(line, message));
         let (address, admin) = (listening("listening"), listening("operators listening"));
         let client = client::http(&[]).build().expect("the client's settings are valid");
         Self { child, address, admin, client, environment, folder, access_log, log }
+    }
+
+    /// Reads its access log from now on.
+    pub fn hear(&mut self) {
+        self.access_log = Lines::of(self.child.stdout.take().expect("it is piped, and not read yet"));
     }
 
     /// Waits until the gate says that it is ready.
@@ -203,6 +221,13 @@ impl Gate {
         until("the gate to end", || self.child.try_wait().expect("the child can be asked"))
     }
 
+    /// Everything written to both streams by the time it has ended.
+    pub fn written_to_the_end(&mut self) -> String {
+        self.ended();
+        until("both streams to end", || (self.access_log.have_ended() && self.log.have_ended()).then_some(()));
+        self.written()
+    }
+
     /// Everything written to both streams so far.
     pub fn written(&self) -> String {
         self.access_log.all() + &self.log.all()
@@ -283,6 +308,10 @@ impl Lines {
                 line
             })
         })
+    }
+
+    pub fn have_ended(&self) -> bool {
+        self.with(|written| written.ended)
     }
 
     pub fn all(&self) -> String {

@@ -12,6 +12,7 @@ pub mod frames;
 pub mod gate;
 pub mod h2;
 pub mod load;
+pub mod prometheus;
 pub mod redis;
 pub mod scripted;
 pub mod upstream;
