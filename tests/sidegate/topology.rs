@@ -144,7 +144,9 @@ async fn a_pod_that_ends_fails_no_request() {
     let key = town.key().await;
     let app = Upstream::start();
     let (leaving, staying) = (Pod::beside(&app, &url(&town.redis)).ready(), town.pod());
-    [&app, &town.app].map(|app| app.respond_with(200, &[], "ok"));
+    for app in [&app, &town.app] {
+        app.respond_with(200, &[], "ok");
+    }
     let service = Arc::new(RwLock::new(vec![leaving.gate.address, staying.gate.address]));
     let load = Load::start(&service, text(&key["key"]), 8);
     load.more(300);
