@@ -4,10 +4,12 @@ Run by scripts/deploy/helm as `chart.py HELM KUBECTL SIDEGATE`. `chart.py --writ
 values.schema.json, after the configuration has changed.
 """
 
+import base64
 import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,9 +35,10 @@ def main(helm, kubectl, sidegate):
     problems = [*lint(helm, {}), *lint(helm, full)]
     problems += [*schema(sidegate, write=False), *example(helm, sidegate)]
 
-    injector = objects(kustomize(kubectl, "injector")) if (MANIFESTS / "injector").exists() else {}
+    injector = objects(kustomize(kubectl, "injector"))
     injector.pop(f"Namespace {NAMESPACE}", None)  # `helm install --create-namespace` makes it
     problems += differ("default values", rendered(helm, {}), injector)
+    problems += differ("a certificate of one's own", *with_own_certificate(helm, kubectl))
     everything = {**injector, **objects(kustomize(kubectl, "management")), **gates(gate), **monitoring()}
     problems += differ("every part", rendered(helm, full), everything)
     problems += [text for case in BAD for text in refused(helm, full, *case)]
@@ -52,6 +55,8 @@ BAD = [
     ({"image": {"tag": 1}}, ["/image/tag", "string"]),
     ({"image": {"tag": "latest"}}, ["latest is no version"]),
     ({"injector": {"replica": 2}}, ["/injector", "replica"]),
+    ({"injector": {"certificate": "selfsigned"}}, ["/injector/certificate", "cert-manager", "secret"]),
+    ({"injector": {"certificate": "secret"}}, ["/injector/caBundle"]),
     ({"management": {"replicas": 0}}, ["/management/replicas"]),
     ({"management": {"replicas": "two"}}, ["/management/replicas", "integer"]),
     ({"management": {"networkPolicy": {"redisPort": [1]}}}, ["redisPort"]),
@@ -69,6 +74,9 @@ BAD = [
 # What is laid over the full values, and what is rendered then and was not before.
 ACTS = [
     ({"image": {"repository": "registry.example.com/sidegate", "tag": "9.8.7"}}, "registry.example.com/sidegate:9.8.7"),
+    ({"image": {"tag": "9.8.7"}}, "--image=sidegate:9.8.7"),
+    ({"injector": {"replicas": 7}}, "replicas: 7"),
+    ({"injector": {"certificate": "secret", "caBundle": "LS0t"}}, "caBundle: LS0t"),
     ({"management": {"replicas": 7}}, "replicas: 7"),
     ({"management": {"secret": "other"}}, "name: other"),
     ({"management": {"resources": {"limits": {"memory": "77Mi"}}}}, "memory: 77Mi"),
@@ -106,7 +114,21 @@ def rendered(helm, values):
     return objects(done.stdout)
 
 
+def with_own_certificate(helm, kubectl):
+    """What the chart and the manifests make of a certificate that `make-certificate` wrote; the Secret is the user's to bring."""
+    with tempfile.TemporaryDirectory() as folder:
+        injector = pathlib.Path(folder, "injector")
+        shutil.copytree(MANIFESTS / "injector", injector)
+        subprocess.run([injector / "self-signed" / "make-certificate"], check=True, capture_output=True)
+        bundle = base64.b64encode((injector / "self-signed" / "ca.crt").read_bytes()).decode()
+        manifests = objects(kustomize(kubectl, injector / "self-signed"))
+    for brought in (f"Namespace {NAMESPACE}", "Secret sidegate-injector-tls"):
+        del manifests[brought]
+    return rendered(helm, {"injector": {"certificate": "secret", "caBundle": bundle}}), manifests
+
+
 def kustomize(kubectl, folder):
+    """A folder below MANIFESTS, or any other that is given whole."""
     return subprocess.run([kubectl, "kustomize", MANIFESTS / folder], capture_output=True, text=True, check=True).stdout
 
 
@@ -118,6 +140,11 @@ def objects(text):
         one["metadata"]["labels"] = {key: value for key, value in labels.items() if key not in ITS_OWN}
         if "sidegate.yaml" in one.get("data", {}):
             one["data"]["sidegate.yaml"] = yaml.safe_load(one["data"]["sidegate.yaml"])
+        for webhook in one.get("webhooks", []):
+            if "caBundle" in webhook["clientConfig"]:  # base64, which kustomize breaks into lines
+                webhook["clientConfig"]["caBundle"] = "".join(webhook["clientConfig"]["caBundle"].split())
+        if one["kind"].startswith("ValidatingAdmissionPolicy"):
+            one["metadata"].pop("namespace", None)  # it has none, and kustomize does not know
         name = f"{one['kind']} {one['metadata']['name']}"
         if name in found:
             raise SystemExit(f"{name} is there twice")

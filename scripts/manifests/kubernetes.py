@@ -15,6 +15,8 @@ import kubernetes_validate
 import yaml
 
 OLDEST = (1, 29)
+# Younger than that.
+SINCE = {"ValidatingAdmissionPolicy": (1, 30), "ValidatingAdmissionPolicyBinding": (1, 30)}
 # Resources of operators that Kubernetes' own schemas do not know.
 FOREIGN = {"cert-manager.io", "monitoring.coreos.com"}
 WORKLOADS = {"Deployment", "StatefulSet", "DaemonSet", "Job"}
@@ -66,7 +68,7 @@ def valid(folder, one):
     if text in validated:
         return
     validated.add(text)
-    for version in versions():
+    for version in versions(SINCE.get(one["kind"], OLDEST)):
         try:
             kubernetes_validate.validate(one, version, strict=True)
         except kubernetes_validate.ValidationError as error:
@@ -76,9 +78,9 @@ def valid(folder, one):
             problem(folder, f"{name(one)}: {error.message}")
 
 
-def versions():
+def versions(oldest):
     numbered = [(tuple(int(part) for part in v.split(".")[:2]), v) for v in kubernetes_validate.utils.all_versions()]
-    return [v for number, v in numbered if number >= OLDEST]
+    return [v for number, v in numbered if number >= oldest]
 
 
 def pod(one):
@@ -147,7 +149,9 @@ def workload(folder, one, objects):
         config, secret = volume.get("configMap"), volume.get("secret")
         if config and not config.get("optional") and not find(objects, "ConfigMap", config["name"]):
             problem(folder, f"{name(one)}: there is no ConfigMap {config['name']}")
-        if secret and not secret.get("optional") and not find(objects, "Secret", secret["secretName"]):
+        made = [o["spec"]["secretName"] for o in objects if o["kind"] == "Certificate"]  # by cert-manager
+        made += [o["metadata"]["name"] for o in objects if o["kind"] == "Secret"]
+        if secret and not secret.get("optional") and secret["secretName"] not in made:
             problem(folder, f"{name(one)}: there is no Secret {secret['secretName']}")
     for container in containers(spec):
         at = f"{name(one)}, container {container['name']}"
@@ -200,7 +204,7 @@ def find(objects, kind, wanted):
 
 def every_file_is_used(root):
     for file in sorted(root.rglob("*")):
-        if file.is_dir() or file.name == "kustomization.yaml":
+        if file.is_dir() or file.name in ("kustomization.yaml", ".gitignore"):
             continue
         kustomization = file.parent / "kustomization.yaml"
         if not kustomization.exists() or not re.search(rf"\b{re.escape(file.name)}\b", kustomization.read_text()):

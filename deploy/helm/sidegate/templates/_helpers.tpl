@@ -3,9 +3,14 @@
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
-{{- /* Labels of one object: its own name, and whose it is. */ -}}
+{{- /* What Helm says of itself, on every object. */ -}}
+{{- define "sidegate.made" -}}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- /* Labels of an object of this name. */ -}}
 {{- define "sidegate.labels" -}}
 app.kubernetes.io/name: {{ .name }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
+{{ include "sidegate.made" .root }}
 {{- end }}
