@@ -21,7 +21,8 @@ const CONFINED: [(&str, &[&str]); 6] = [
 ];
 
 /// Rooms and files of pure rules, and what they must not name.
-const PURE: [&str; 14] = [
+const PURE: [&str; 15] = [
+    "inject",
     "limit",
     "keys",
     "policy",

@@ -13,6 +13,7 @@ pub mod keys;
 mod openapi;
 pub mod run;
 mod schema;
+mod webhook;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -84,6 +85,11 @@ enum Command {
     /// Take sidegate out of manifests again
     #[command(after_help = "Example:\n  sidegate uninject -f injected.yaml")]
     Uninject(inject::Manifests),
+    /// Serve the Kubernetes admission webhook that puts sidegate into pods that ask for it
+    #[command(
+        after_help = "Example:\n  sidegate webhook --cert /tls/tls.crt --key /tls/tls.key --probes 0.0.0.0:9901\n\ndeploy/kubernetes/injector has it with everything that belongs to it."
+    )]
+    Webhook(webhook::WebhookArgs),
     /// Try it: an embedded store, a small upstream, one key, and the curl lines to go with it
     Demo(demo::DemoArgs),
     /// Print the JSON Schema of the configuration, for editors
@@ -126,6 +132,7 @@ pub fn main() -> ExitCode {
         Command::Drain(args) => with_settings(&args, |settings| drain::run(&settings)),
         Command::Inject(args) => inject::inject(&args),
         Command::Uninject(args) => inject::uninject(&args),
+        Command::Webhook(args) => webhook::run(args),
         Command::Demo(args) => demo::run(&args).map(|()| DONE),
         Command::Schema => schema::run().map(|()| DONE),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()).map(|()| DONE),

@@ -6,17 +6,20 @@
 //!
 //! `pod` decides and changes one pod, `ports`, `probes` and `sidecar` are its parts, `tuning` its annotations; `original` knows what
 //! stood there before; `service` does the same to a Service; `documents` finds pods in manifests of any kind; `review` is what an
-//! API server asks and is answered, `webhook` where it asks. All but the last is pure: documents in, documents out.
+//! API server asks and is answered. All of it is pure, documents in and documents out: the server is `process::webhook`.
 
 pub mod documents;
 mod original;
 mod pod;
 mod ports;
 mod probes;
+pub mod review;
 
 mod service;
 mod shape;
 mod sidecar;
+#[cfg(test)]
+mod tests;
 pub mod tuning;
 pub mod yaml;
 

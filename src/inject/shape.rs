@@ -1,6 +1,8 @@
 //! Kubernetes documents as they are read and changed here: JSON values, so that what this version has never heard of passes
 //! through as it stands. Whatever is not shaped as expected reads as nothing, and `check` has said so before anything is changed.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 /// The elements of a list; none where there is no list.
@@ -99,11 +101,20 @@ pub fn check(pod: &Value) -> Result<(), String> {
     if list(spec, "containers").is_empty() {
         return Err("it has no containers".to_owned());
     }
-    let containers = list(spec, "containers").iter().chain(list(spec, "initContainers"));
-    match containers.clone().find(|container| !is_container(container)) {
-        Some(container) => wrong(&format!("container {}", name(container))),
-        None => Ok(()),
+    let mut names = HashSet::new();
+    for container in list(spec, "containers").iter().chain(list(spec, "initContainers")) {
+        // Originals are kept by the name, and the gate is asked by it.
+        if !is_container(container) || !is_label(name(container)) || !names.insert(name(container)) {
+            return wrong(&format!("container {}", name(container)));
+        }
     }
+    Ok(())
+}
+
+/// A DNS label (RFC 1123 §2.1), as Kubernetes has names in it.
+pub fn is_label(text: &str) -> bool {
+    let inside = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    !text.is_empty() && inside && !text.starts_with('-') && !text.ends_with('-')
 }
 
 fn is_container(container: &Value) -> bool {

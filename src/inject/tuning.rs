@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::Settings;
+use super::{Settings, shape};
 
 /// What annotations and labels of ours begin with.
 pub const PREFIX: &str = "sidegate.dev/";
@@ -104,13 +104,7 @@ pub fn upstream_port(text: &str) -> Result<UpstreamPort, String> {
 
 /// A DNS subdomain, as names of ConfigMaps and Secrets are.
 fn object_name(key: &str, text: &str) -> Result<String, String> {
-    let is_label = |label: &str| {
-        !label.is_empty()
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    if text.len() <= 253 && text.split('.').all(is_label) {
+    if text.len() <= 253 && text.split('.').all(shape::is_label) {
         return Ok(text.to_owned());
     }
     Err(format!("{PREFIX}{key} is no name of an object (lower-case letters, digits, `-` and `.`)"))

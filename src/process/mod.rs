@@ -2,13 +2,14 @@
 //! it is told to end.
 //!
 //! `shared` is what workers serve by, `renew` a reload, `counting` sends what they count, `signals` is what the process is told,
-//! `systemd` what it tells.
+//! `systemd` what it tells. `webhook` is a process of another kind: the one that injects gates.
 
 mod counting;
 mod renew;
 mod shared;
 mod signals;
 mod systemd;
+pub mod webhook;
 
 use std::future;
 use std::io;

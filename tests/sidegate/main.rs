@@ -21,6 +21,7 @@ mod frames;
 mod grpc;
 mod h2_clients;
 mod h2_upstreams;
+mod inject;
 mod keys_life;
 mod life;
 mod limits;
