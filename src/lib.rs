@@ -32,6 +32,7 @@
 //! - [`listen`]: connections, workers, and how they end.
 //! - [`admin`]: the operators' listeners.
 //! - [`manage`]: keeping keys over HTTP by those who are signed in, and what needs the gate's eyes: what is left of a key's limits.
+//! - [`inject`]: the gate put into pods, by an admission webhook or offline.
 //! - [`config`]: one YAML file into each room's settings, or everything that is wrong with it.
 //! - [`reload`]: when that file says something else, and what of it can act at once.
 //! - [`process`]: one process from its settings to its exit.
@@ -50,6 +51,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod gate;
+pub mod inject;
 pub mod keys;
 pub mod limit;
 pub mod listen;

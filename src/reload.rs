@@ -42,13 +42,12 @@ pub fn read(config: &Path) -> Reading {
 #[derive(Debug)]
 pub struct Watch {
     config: PathBuf,
-    files: Vec<PathBuf>,
-    seen: Fingerprint,
+    files: Files,
 }
 
 impl Watch {
     pub fn new(config: &Path, reading: &Reading) -> Self {
-        Self { config: config.to_owned(), files: reading.loaded.files.clone(), seen: reading.seen.clone() }
+        Self { config: config.to_owned(), files: Files::seen(reading) }
     }
 
     pub fn config(&self) -> &Path {
@@ -56,6 +55,34 @@ impl Watch {
     }
 
     /// Resolves once the content differs from what was last read and has come to rest. May be dropped and asked again.
+    pub async fn changed(&self) {
+        self.files.changed().await;
+    }
+
+    /// From now on another reading counts, whatever came of it: what cannot be used is told once, not at every look.
+    pub fn follow(&mut self, reading: &Reading) {
+        self.files = Files::seen(reading);
+    }
+}
+
+/// Files, and what they held when they were last looked at.
+#[derive(Debug)]
+pub struct Files {
+    files: Vec<PathBuf>,
+    seen: Fingerprint,
+}
+
+impl Files {
+    /// As they are now: to be called before they are read, so that no change between the two is missed.
+    pub fn now(files: Vec<PathBuf>) -> Self {
+        Self { seen: Fingerprint::of(&files), files }
+    }
+
+    fn seen(reading: &Reading) -> Self {
+        Self { files: reading.loaded.files.clone(), seen: reading.seen.clone() }
+    }
+
+    /// Resolves once the content differs and has come to rest. May be dropped and asked again.
     pub async fn changed(&self) {
         loop {
             sleep(LOOK_EVERY).await;
@@ -73,12 +100,6 @@ impl Watch {
             }
             return;
         }
-    }
-
-    /// From now on another reading counts, whatever came of it: what cannot be used is told once, not at every look.
-    pub fn follow(&mut self, reading: &Reading) {
-        self.files.clone_from(&reading.loaded.files);
-        self.seen = reading.seen.clone();
     }
 
     async fn look(&self) -> Fingerprint {
@@ -123,6 +144,7 @@ pub fn keep_what_is_fixed(in_force: &Settings, new: &mut Settings) -> Vec<&'stat
     keep("workers", replace(&mut new.listen.workers, &in_force.listen.workers));
     keep("admin", replace(&mut new.admin.admin, &in_force.admin.admin));
     keep("probes", replace(&mut new.admin.probes, &in_force.admin.probes));
+    keep("probes.app", replace(&mut new.admin.app, &in_force.admin.app));
     keep("ready.store", replace(&mut new.admin.ready_needs_store, &in_force.admin.ready_needs_store));
     keep("log.format", replace(&mut new.observe.format, &in_force.observe.format));
     keep("store", !in_force.store.backend.is_same(&new.store.backend));

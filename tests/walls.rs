@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms from the ground up: each may name those before it, and itself.
-const ROOMS: [&str; 16] = [
+const ROOMS: [&str; 17] = [
     "secret", "clock", "limit", "keys", "policy", "store", "gate", "observe", "proxy", "listen", "admin", "manage",
-    "config", "reload", "process", "cli",
+    "inject", "config", "reload", "process", "cli",
 ];
 
 /// Foreign crates that only these files or folders may name.
@@ -21,7 +21,8 @@ const CONFINED: [(&str, &[&str]); 6] = [
 ];
 
 /// Rooms and files of pure rules, and what they must not name.
-const PURE: [&str; 14] = [
+const PURE: [&str; 15] = [
+    "inject",
     "limit",
     "keys",
     "policy",

@@ -6,6 +6,7 @@ use std::fmt::{self, Display, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
+use crate::admin::settings::{AppProbe, Check};
 use crate::config::{self, Settings};
 use crate::keys::format::{Fate, Formats};
 use crate::limit::window::short_duration;
@@ -109,7 +110,17 @@ fn listeners(settings: &Settings, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let base = settings.base_path.as_ref().map_or(String::new(), |base| format!(", everything below {base}"));
     line(f, "listen", &format!("{}, {tls}, {}{base}", listen.address, counted(listen.workers, "worker")))?;
     line(f, "admin", &settings.admin.admin.to_string())?;
-    settings.admin.probes.map_or(Ok(()), |probes| line(f, "probes", &probes.to_string()))
+    settings.admin.probes.map_or(Ok(()), |probes| line(f, "probes", &probes.to_string()))?;
+    settings.admin.app.iter().try_for_each(|probe| line(f, "", &app_probe_words(probe)))
+}
+
+fn app_probe_words(probe: &AppProbe) -> String {
+    let target = match &probe.check {
+        Check::Http { target, .. } => format!("http://{}{target}", probe.address),
+        Check::Tcp => format!("tcp://{}", probe.address),
+        Check::Grpc { service } => format!("grpc://{}/{service}", probe.address),
+    };
+    format!("{} asks {target}, which answers within {}", probe.path, short(probe.timeout))
 }
 
 pub(super) fn upstream_words(upstream: &Upstream) -> String {

@@ -7,7 +7,9 @@ pub mod check;
 mod completions;
 mod coverage;
 pub mod demo;
+mod drain;
 mod explain;
+mod inject;
 mod ink;
 pub mod keys;
 mod logs;
@@ -16,6 +18,7 @@ mod report;
 pub mod run;
 mod schema;
 mod traffic;
+mod webhook;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -40,6 +43,11 @@ enum Command {
     /// Serve: check requests, forward what is allowed
     #[command(after_help = "Example:\n  sidegate run --config sidegate.yaml")]
     Run(ConfigArgs),
+    /// Ask the process that runs here to drain, as a pod's preStop does: it is not ready any more, and ends with the next SIGTERM
+    #[command(
+        after_help = "Example:\n  sidegate drain --config sidegate.yaml\n\nExit code 1: nothing answers where the configuration says that operators look."
+    )]
+    Drain(ConfigArgs),
     /// Read the configuration and say what the gate will do, or everything that is wrong with it
     #[command(
         after_help = "Examples:\n  sidegate check --config sidegate.yaml\n  sidegate check --openapi api.yaml\n  sidegate check --log access.log\n\nExit code 1: the routes and the description, or the log, differ."
@@ -80,6 +88,19 @@ enum Command {
         #[command(flatten)]
         business: business::BusinessArgs,
     },
+    /// Put sidegate into Kubernetes manifests, as the webhook does with pods
+    #[command(
+        after_help = "Examples:\n  sidegate inject -f deployment.yaml | kubectl apply -f -\n  kubectl get deployment web -o yaml | sidegate inject -f -\n\nDocuments that are changed lose their comments; what was done is told on standard error."
+    )]
+    Inject(inject::InjectArgs),
+    /// Take sidegate out of manifests again
+    #[command(after_help = "Example:\n  sidegate uninject -f injected.yaml")]
+    Uninject(inject::Manifests),
+    /// Serve the Kubernetes admission webhook that puts sidegate into pods that ask for it
+    #[command(
+        after_help = "Example:\n  sidegate webhook --cert /tls/tls.crt --key /tls/tls.key --probes 0.0.0.0:9901\n\ndeploy/kubernetes/injector has it with everything that belongs to it."
+    )]
+    Webhook(webhook::WebhookArgs),
     /// Try it: an embedded store, a small upstream, one key, and the curl lines to go with it
     Demo(demo::DemoArgs),
     /// Print the JSON Schema of the configuration, for editors
@@ -125,6 +146,10 @@ pub fn main() -> ExitCode {
         Command::Report(args) => report::run(&args),
         Command::Keys { config, keys } => with_settings(&config, |settings| keys::with(settings, keys)),
         Command::Business { config, business } => with_settings(&config, |settings| business::with(settings, business)),
+        Command::Drain(args) => with_settings(&args, |settings| drain::run(&settings)),
+        Command::Inject(args) => inject::inject(&args),
+        Command::Uninject(args) => inject::uninject(&args),
+        Command::Webhook(args) => webhook::run(args),
         Command::Demo(args) => demo::run(&args).map(|()| DONE),
         Command::Schema => schema::run().map(|()| DONE),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()).map(|()| DONE),

@@ -3,20 +3,14 @@
 //! It gets the caller's cookies and `Authorization`, and of these nothing that could be a key of this gate: whoever runs the
 //! session endpoint has no business with keys. Whatever is not the answer that the contract names is no session.
 
-use std::error::Error;
-use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, COOKIE, HOST};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use http_body_util::Empty;
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
@@ -24,7 +18,8 @@ use super::settings::SessionEndpoint;
 use crate::gate::Denial;
 use crate::keys::tenant::is_id;
 use crate::keys::{Digest, Formats, Reading};
-use crate::proxy::connector::{Connected, Connector, Stream};
+use crate::proxy::connector::Connector;
+use crate::proxy::exchange::{self, Answered, Failure};
 use crate::proxy::settings::Target;
 use crate::proxy::upstream::chain;
 use crate::proxy::upstream::resolve::Resolver;
@@ -88,13 +83,14 @@ impl Sessions {
 
     /// The body of a 200; `None` for any other answer.
     async fn exchange(&self, shown: HeaderMap) -> Result<Option<Bytes>, Failure> {
-        let Connected { stream, h2, .. } = self.connector.connect(self.resolver.as_ref(), PATIENCE).await?;
-        let request = self.request(shown, h2)?;
-        match stream {
-            Stream::Tcp(stream) => send(stream, h2, request).await,
-            Stream::Unix(stream) => send(stream, h2, request).await,
-            Stream::Tls(stream) => send(stream, h2, request).await,
+        let request = |h2| self.request(shown, h2);
+        let asked = exchange::ask(&self.connector, self.resolver.as_ref(), PATIENCE, LARGEST_ANSWER, request);
+        let Answered { status, body } = asked.await?;
+        if status != StatusCode::OK {
+            debug!(status = status.as_u16(), "management.session knows no such session");
+            return Ok(None);
         }
+        Ok(Some(body))
     }
 
     fn request(&self, shown: HeaderMap, h2: bool) -> Result<Request<Empty<Bytes>>, http::Error> {
@@ -109,43 +105,6 @@ impl Sessions {
         }
         request.body(Empty::new())
     }
-}
-
-type Failure = Box<dyn Error + Send + Sync>;
-
-async fn send<S>(stream: S, h2: bool, request: Request<Empty<Bytes>>) -> Result<Option<Bytes>, Failure>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let stream = TokioIo::new(stream);
-    if h2 {
-        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
-        driven(connection, async { body(sender.send_request(request).await?).await }).await
-    } else {
-        let (mut sender, connection) = http1::handshake(stream).await?;
-        driven(connection, async { body(sender.send_request(request).await?).await }).await
-    }
-}
-
-/// The exchange on its connection, which ends with it.
-async fn driven<T>(
-    connection: impl Future<Output = hyper::Result<()>>,
-    exchange: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
-    let (mut connection, mut exchange) = (pin!(connection), pin!(exchange));
-    tokio::select! {
-        answer = &mut exchange => answer,
-        // The exchange knows how far it came.
-        _ = &mut connection => exchange.await,
-    }
-}
-
-async fn body(response: Response<Incoming>) -> Result<Option<Bytes>, Failure> {
-    if response.status() != StatusCode::OK {
-        debug!(status = response.status().as_u16(), "management.session knows no such session");
-        return Ok(None);
-    }
-    Ok(Some(Limited::new(response.into_body(), LARGEST_ANSWER).collect().await?.to_bytes()))
 }
 
 /// Ids stand in the store's names, so that none is taken that is not one.

@@ -2,13 +2,14 @@
 //! it is told to end.
 //!
 //! `shared` is what workers serve by, `renew` a reload, `counting` sends what they count, `signals` is what the process is told,
-//! `systemd` what it tells.
+//! `systemd` what it tells. `webhook` is a process of another kind: the one that injects gates.
 
 mod counting;
 mod renew;
 mod shared;
 mod signals;
 mod systemd;
+pub mod webhook;
 
 use std::future;
 use std::io;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::runtime;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -26,7 +28,7 @@ use tracing::{info, warn};
 use self::renew::{InForce, tell_operators};
 use self::shared::{Prepared, Shared, StoreHandle};
 use self::signals::{Asked, Signals};
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, Place};
 use crate::config::Settings;
 use crate::listen;
 use crate::listen::accept::{self, Room};
@@ -116,10 +118,21 @@ impl Process {
         let Prepared { settings, tls, .. } = prepared;
         info!(address = %listener.local_addr()?, tls = tls.is_some(), "listening");
         info!(address = %admin.local_addr()?, "operators listening");
+        if let Some(probes) = &probes {
+            info!(address = %probes.local_addr()?, "probes listening");
+        }
         tell_operators(&settings, tls.as_ref(), &metrics, &access_log);
         let needs_store = if settings.admin.ready_needs_store { store.health() } else { None };
         store.health().iter().for_each(|health| health.need(settings.policy.enforces()));
-        serve_operators(Admin { metrics: metrics.clone(), needs_store, drain: drain.clone() }, admin, probes);
+        let asked_to_drain = Arc::new(Notify::new());
+        let answers = Admin {
+            metrics: metrics.clone(),
+            needs_store,
+            drain: drain.clone(),
+            asked_to_drain: asked_to_drain.clone(),
+            app: settings.admin.app.clone(),
+        };
+        serve_operators(answers, admin, probes);
         let start = |index| Worker::start(index, drain.clone(), shared.clone().context(store.clone()));
         let workers: Arc<[Worker]> = (0..settings.listen.workers).map(start).collect::<io::Result<_>>()?;
         listen::descriptors::raise(settings.listen.bounds.connections);
@@ -131,17 +144,27 @@ impl Process {
         let counting = store.count();
 
         let mut in_force = InForce { settings, shared, store, workers, room };
-        let asked = serve_until_asked(&mut in_force, &mut signals, watch).await;
-        systemd::stopping();
+        let asked = serve_until_asked(&mut in_force, &mut signals, &asked_to_drain, watch).await;
         let limits = in_force.settings.listen.drain.clone();
         let deadline = Instant::now() + limits.delay + limits.deadline;
+        let (may_end, told_to_end) = oneshot::channel();
         let ended = async {
             leave(asked, &signal, &limits, accepting, &in_force.workers).await;
             counting.finish(deadline).await;
+            let _ = told_to_end.await;
+        };
+        let asked_again = async {
+            if asked == Asked::Drain {
+                signals.end_again().await;
+            }
+            systemd::stopping();
+            // Nobody listens any more where all is over.
+            let _ = may_end.send(());
+            signals.end_again().await;
         };
         tokio::select! {
             () = ended => {}
-            () = signals.end_again() => warn!("asked to end a second time: what is still open ends now"),
+            () = asked_again => warn!("asked to end a second time: what is still open ends now"),
         }
         in_force.shared.access_log.flush();
         Ok(())
@@ -151,13 +174,19 @@ impl Process {
 /// Until the runtime ends: also while the rest drains.
 fn serve_operators(answers: Admin, admin: TcpListener, probes: Option<TcpListener>) {
     let answers = Arc::new(answers);
-    for listener in [Some(admin), probes].into_iter().flatten() {
-        tokio::spawn(admin::serve(answers.clone(), listener));
+    for (place, listener) in [(Place::Admin, Some(admin)), (Place::Probes, probes)] {
+        let Some(listener) = listener else { continue };
+        tokio::spawn(admin::serve(answers.clone(), place, listener));
     }
 }
 
 /// Reloads when asked to, or when the configuration has changed, until asked to end.
-async fn serve_until_asked(in_force: &mut InForce, signals: &mut Signals, mut watch: Option<Watch>) -> Asked {
+async fn serve_until_asked(
+    in_force: &mut InForce,
+    signals: &mut Signals,
+    asked_to_drain: &Notify,
+    mut watch: Option<Watch>,
+) -> Asked {
     loop {
         let changed = async {
             match &watch {
@@ -167,23 +196,25 @@ async fn serve_until_asked(in_force: &mut InForce, signals: &mut Signals, mut wa
         };
         let asked = tokio::select! {
             asked = signals.next() => asked,
+            () = asked_to_drain.notified() => Asked::Drain,
             () = changed => Asked::Reload,
         };
         match (asked, &mut watch) {
             (Asked::Reload, Some(watch)) => in_force.reload(watch).await,
             (Asked::Reload, None) => info!("there is no file to reload"),
-            (Asked::Leave | Asked::Close, _) => return asked,
+            (Asked::Leave | Asked::Drain | Asked::Close, _) => return asked,
         }
     }
 }
 
 /// The end: not ready at once, closed to new connections after the delay, over when nothing is in flight or at the deadline.
 async fn leave(asked: Asked, signal: &Signal, limits: &Drain, accepting: JoinHandle<()>, workers: &[Worker]) {
-    if asked == Asked::Leave {
-        info!("leaving: not ready from now on, then draining");
-        signal.leave(limits).await;
-    } else {
-        signal.close();
+    match asked {
+        Asked::Leave | Asked::Drain => {
+            info!("leaving: not ready from now on, then draining");
+            signal.leave(limits).await;
+        }
+        Asked::Close | Asked::Reload => signal.close(),
     }
     // The listener closes with the accept loop, which has given on by then what had connected.
     let _ = accepting.await;

@@ -18,6 +18,8 @@ pub enum Asked {
     Reload,
     /// SIGTERM: those who send requests have yet to learn that this process ends.
     Leave,
+    /// `POST /drain`: the same, but the process stays until a signal asks for its end.
+    Drain,
     /// SIGINT, a person's: nobody else has to learn of it.
     Close,
 }

@@ -11,6 +11,7 @@ pub mod body;
 pub mod connector;
 pub mod cors;
 pub mod desk;
+pub mod exchange;
 pub mod grpc;
 pub mod head;
 pub mod headers;

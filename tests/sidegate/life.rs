@@ -14,7 +14,11 @@ use std::{
 
 use tokio::task::JoinSet;
 
-use crate::support::{AnswerTo as _, Gate, PATIENCE, Stage, client, gate::Lines, until, whole};
+use crate::support::{
+    AnswerTo as _, Gate, PATIENCE, Stage, client,
+    gate::{Lines, on_config, text},
+    until, whole,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gate_that_is_terminated_under_load_fails_no_request() {
@@ -130,6 +134,64 @@ async fn a_second_signal_ends_it_now() {
         assert_eq!(gate.ended().code(), Some(0), "{signal}");
         drop(body);
     }
+}
+
+/// As a pod's preStop asks for it: the drain runs its course, the process stays, and SIGTERM finds nothing left to wait for.
+#[test]
+fn a_drain_that_is_asked_for_ends_with_the_signal_that_follows() {
+    let stage = Stage::set();
+    stage.upstream.respond_with(200, &[], "ok");
+    let mut gate = stage.gate("drain: {delay: 100ms, deadline: 10m}\nroutes: {/public: public}");
+    let here = drain(&gate);
+    assert_eq!(here.status.code(), Some(0), "{}", text(&here.stderr));
+    until("the gate to close its listener", || TcpStream::connect(gate.address).is_err().then_some(()));
+    assert_eq!(gate.operators("/livez").status, 200);
+    assert_eq!(gate.operators("/readyz").text(), "leaving\n");
+    assert_eq!(drain(&gate).status.code(), Some(0), "asked twice it is the same drain");
+    gate.terminate();
+    assert_eq!(gate.ended().code(), Some(0));
+    assert!(!gate.written().contains("second time"), "{}", gate.written());
+    assert_eq!(drain(&gate).status.code(), Some(1), "nobody listens any more");
+}
+
+/// SIGTERM comes at once where the service ends at once: it must not cut off what the drain waits for.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_signal_after_a_drain_waits_for_what_is_open_and_the_next_does_not() {
+    let stage = Stage::set();
+    let mut gate = stage.gate("drain: {delay: 0s, deadline: 10m}\nroutes: {/public: public}");
+    let body = stage.upstream.stream();
+    let answer = client::http(&[]).build().expect("the client's settings are valid").get(gate.url("/public"));
+    let answer = answer.send().await.expect("the head comes before the body");
+    assert_eq!(drain(&gate).status.code(), Some(0));
+    until("the gate to close its listener", || TcpStream::connect(gate.address).is_err().then_some(()));
+    gate.terminate();
+    body.send("all of it");
+    drop(body);
+    assert_eq!(answer.text().await.ok().as_deref(), Some("all of it"));
+    assert_eq!(gate.ended().code(), Some(0));
+    assert!(!gate.written().contains("second time"), "{}", gate.written());
+}
+
+#[test]
+fn a_drain_is_asked_for_by_a_command_alone() {
+    let stage = Stage::set();
+    let gate = stage.gate("probes: 127.0.0.1:0\nroutes: {/public: public}");
+    assert_eq!(client::raw(gate.admin, "GET", "/drain", &[]).status, 405);
+    assert_eq!(client::raw(gate.admin, "POST", "/drain", &[b"Origin: http://127.0.0.1:9900"]).status, 403);
+    assert_eq!(client::raw(gate.address, "POST", "/drain", &[]).status, 404);
+    let line: serde_json::Value = serde_json::from_str(&gate.said("probes listening")).expect("the log is JSON");
+    let probes = line["address"].as_str().and_then(|text| text.parse().ok()).expect("the line names the address");
+    assert_eq!(client::raw(probes, "POST", "/drain", &[]).status, 405);
+    assert_eq!(gate.operators("/readyz").status, 200);
+}
+
+/// `sidegate drain` with the gate's configuration, whose operators' port is the one that it was given.
+fn drain(gate: &Gate) -> std::process::Output {
+    let yaml = format!(
+        "admin: {}\nlisten: 127.0.0.1:0\nupstream: http://127.0.0.1:1\nstore: file:k\nroutes: {{/a: any}}\n",
+        gate.admin
+    );
+    on_config(&yaml, &["drain"], &[])
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@
 
 mod access_log;
 mod answers;
+mod app_probes;
 mod backends;
 mod batching;
 mod bounds;
@@ -20,6 +21,7 @@ mod frames;
 mod grpc;
 mod h2_clients;
 mod h2_upstreams;
+mod inject;
 mod keys_life;
 mod life;
 mod limits;
@@ -46,6 +48,7 @@ mod systems;
 mod telemetry;
 mod tls;
 mod tools;
+mod topology;
 mod traces;
 mod upgrades;
 mod upstreams;

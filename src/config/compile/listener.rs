@@ -1,4 +1,4 @@
-//! `listen`, `admin`, `probes`, `workers`, `drain`, `log`, `ready`: the listeners and the process.
+//! `listen`, `admin`, `workers`, `drain`, `log`, `ready`: the listeners and the process.
 
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
@@ -52,7 +52,7 @@ fn workers() -> usize {
     thread::available_parallelism().map_or(1, usize::from).min(4)
 }
 
-fn socket_address(path: &FieldPath, scalar: &Scalar, reader: &mut Reader<'_>) -> Option<SocketAddr> {
+pub fn socket_address(path: &FieldPath, scalar: &Scalar, reader: &mut Reader<'_>) -> Option<SocketAddr> {
     reader.parse(path, scalar, scalar::other("address with a port", "127.0.0.1:8080"))
 }
 
@@ -114,25 +114,8 @@ pub fn admin(root: &Root, reader: &mut Reader<'_>) -> admin::settings::Settings 
     }
     let path = FieldPath::top("ready").field("store");
     let ready = root.ready.as_ref().and_then(|ready| ready.store.as_ref());
-    admin::settings::Settings {
-        admin,
-        probes: probes(root, reader),
-        ready_needs_store: reader.read(&path, ready, true, scalar::flag),
-    }
-}
-
-fn probes(root: &Root, reader: &mut Reader<'_>) -> Option<SocketAddr> {
-    let path = FieldPath::top("probes");
-    let address = match root.probes.as_ref()? {
-        Short::Text(address) => Some(address),
-        Short::Fields(probes) => {
-            if probes.app.is_some() {
-                reader.not_built(&path.field("app"), "asking the service's own probes is");
-            }
-            reader.required(&path.field("address"), probes.address.as_ref(), "one such as `0.0.0.0:9901`")
-        }
-    };
-    socket_address(&path.field("address"), address?, reader)
+    let (probes, app) = super::probes::probes(root, reader);
+    admin::settings::Settings { admin, probes, app, ready_needs_store: reader.read(&path, ready, true, scalar::flag) }
 }
 
 /// Two listeners on one address: the second would fail at the start.

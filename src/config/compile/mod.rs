@@ -10,6 +10,7 @@ mod limits;
 mod listen_limits;
 mod listener;
 mod management;
+mod probes;
 mod reader;
 mod routes;
 mod scopes;

@@ -36,9 +36,10 @@ impl<'s> Reader<'s> {
         self.warnings.push(format!("{path}: {message}"));
     }
 
-    /// For a field of the contract whose part is not built.
-    pub fn not_built(&mut self, path: &FieldPath, what: &str) {
-        self.fail(path, format_args!("{what} not built yet; remove this field"));
+    /// A variable of the environment that belongs to the configuration.
+    pub fn variable(&mut self, name: &str) -> Option<String> {
+        let value = (self.sources.variable)(name)?;
+        value.into_string().map_err(|_| self.fail(&FieldPath::top(name), "it is not UTF-8; set it to a text")).ok()
     }
 
     /// The value with its replacements; `None` when one fails, which is kept.

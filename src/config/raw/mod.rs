@@ -99,11 +99,15 @@ pub struct Probes {
 #[serde(deny_unknown_fields, expecting = "`{path: /ready, target: URL}`")]
 pub struct AppProbe {
     /// The path on this listener, such as `/app/ready`.
-    #[serde(rename = "path")]
-    _path: Option<Scalar>,
-    /// The URL that is asked.
-    #[serde(rename = "target")]
-    _target: Option<Scalar>,
+    #[schemars(required)]
+    pub path: Option<Scalar>,
+    /// What is asked, on loopback: `http://127.0.0.1:3000/ok`, `tcp://127.0.0.1:3000`, `grpc://127.0.0.1:3000/service`.
+    #[schemars(required)]
+    pub target: Option<Scalar>,
+    /// How long the service may take. Default 1s.
+    pub timeout: Option<Scalar>,
+    /// Headers of an HTTP question.
+    pub headers: Option<Entries<List<Scalar>>>,
 }
 
 /// A service behind the gate.

@@ -302,9 +302,33 @@ fn streams_and_cors_say_what_to_write() {
 }
 
 #[test]
-fn what_is_not_built_says_so_and_its_default_may_stand() {
-    let later = "not built yet";
-    each_has_one_error(&[("probes: {address: 127.0.0.1:2, app: [{path: /a, target: http://b}]}", "probes.app", later)]);
+fn the_services_own_probes_are_asked_on_loopback_alone() {
+    let with = |probe: &str| format!("probes: {{address: 127.0.0.1:2, app: [{probe}]}}");
+    for (probe, path, words) in [
+        ("{path: /a}", "probes.app.target", "write one such as `http://127.0.0.1:3000/ok`"),
+        ("{target: tcp://127.0.0.1:1}", "probes.app.path", "write where it is asked for"),
+        ("{path: a, target: tcp://127.0.0.1:1}", "probes.app.path", "is no path"),
+        ("{path: /livez, target: tcp://127.0.0.1:1}", "probes.app.path", "is there already"),
+        ("{path: /a, target: http://app:1/}", "probes.app.target", "is not on this machine's loopback"),
+        ("{path: /a, target: https://127.0.0.1:1/}", "probes.app.target", "write `http://127.0.0.1:3000/ok`"),
+        ("{path: /a, target: tcp://127.0.0.1:1/x}", "probes.app.target", "nothing that can be asked"),
+        ("{path: /a, target: tcp://127.0.0.1:1, timeout: 0s}", "probes.app.timeout", "no time at all"),
+        ("{path: /a, target: tcp://127.0.0.1:1, headers: {X-A: b}}", "probes.app.headers", "remove them"),
+        (
+            "{path: /a, target: http://127.0.0.1:1, headers: {'X A': b}}",
+            "probes.app.headers.\"X A\"",
+            "no name of a header",
+        ),
+    ] {
+        each_has_one_error(&[(&with(probe), path, words)]);
+    }
+    let settings = good(&with("{path: /a, target: http://localhost:3000, headers: {X-A: [b, c]}, timeout: 3s}"));
+    let [probe] = settings.admin.app.as_slice() else { panic!("{:?}", settings.admin.app) };
+    assert_eq!((probe.address, probe.timeout), (([127, 0, 0, 1], 3000).into(), Duration::from_secs(3)));
+}
+
+#[test]
+fn every_default_may_stand() {
     good(
         "mode: enforce\nupstream: {url: http://localhost, h2_streams: 7}\nstore: {redis: 'redis://host', outage: {keys: deny}}\n\
           listen: {address: 127.0.0.1:1, proxy_protocol: false, limits: {body_idle: 30s, idle: 2m, stream_idle: 5m}}",

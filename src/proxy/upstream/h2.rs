@@ -12,13 +12,13 @@ use http::uri::{Authority, Parts, Scheme};
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http2};
-use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Unanswered;
 use super::heard::Listening;
 use crate::proxy::body::Forwarded;
+use crate::proxy::exchange::OnThisThread;
 
 /// What one peer may make the gate hold (YARDSTICK's table); a dead one is noticed by its silence.
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -129,8 +129,8 @@ impl Drop for Place {
     }
 }
 
-fn builder() -> http2::Builder<OnThisWorker> {
-    let mut builder = http2::Builder::new(OnThisWorker);
+fn builder() -> http2::Builder<OnThisThread> {
+    let mut builder = http2::Builder::new(OnThisThread);
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -166,15 +166,5 @@ fn to_absolute_form(request: &mut Request<Forwarded>, scheme: &Scheme) {
     parts.path_and_query = request.uri().path_and_query().cloned();
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
-    }
-}
-
-/// What hyper starts for a connection and its streams stays on the worker's thread.
-#[derive(Debug, Clone, Copy)]
-struct OnThisWorker;
-
-impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisWorker {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
     }
 }

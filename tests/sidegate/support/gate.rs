@@ -16,6 +16,8 @@ use tempfile::TempDir;
 
 use super::{Answer, client, redis::PREFIX, until, whole};
 
+const RUN: &[&str] = &["run", "--config", "sidegate.yaml"];
+
 pub struct Gate {
     child: Child,
     pub address: SocketAddr,
@@ -30,15 +32,23 @@ pub struct Gate {
 impl Gate {
     /// Starts `sidegate run` and waits until both listeners listen.
     pub fn start(yaml: &str, environment: Vec<(String, String)>) -> Self {
-        let mut gate = Self::unheard(yaml, environment);
+        Self::run_in(folder_with(yaml), RUN, environment)
+    }
+
+    /// As `start`, in a folder that holds a `sidegate.yaml`, and with these arguments.
+    pub fn run_in(folder: TempDir, arguments: &[&str], environment: Vec<(String, String)>) -> Self {
+        let mut gate = Self::unheard_in(folder, arguments, environment);
         gate.hear();
         gate
     }
 
     /// As `start`, but nobody reads its access log until `hear`.
     pub fn unheard(yaml: &str, environment: Vec<(String, String)>) -> Self {
-        let folder = folder_with(yaml);
-        let mut child = sidegate(&["run", "--config", "sidegate.yaml"], &environment)
+        Self::unheard_in(folder_with(yaml), RUN, environment)
+    }
+
+    fn unheard_in(folder: TempDir, arguments: &[&str], environment: Vec<(String, String)>) -> Self {
+        let mut child = sidegate(arguments, &environment)
             .current_dir(&folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

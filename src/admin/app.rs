@@ -1,0 +1,120 @@
+//! Asks the service what the kubelet would ask it, on loopback, where the kubelet does not come.
+//!
+//! As the kubelet does: one connection for each question, 200 to 399 is well, redirects are not followed, nothing is verified but
+//! the answer. What the service says beyond that stays here.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST, TE, USER_AGENT};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Request};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::settings::{AppProbe, Check};
+use crate::proxy::exchange::{Failure, driven};
+
+/// More of an answer is not waited for.
+const LARGEST_ANSWER: usize = 10 * 1024;
+/// Services that treat probes in a way of their own know them by this beginning.
+const AGENT: HeaderValue = HeaderValue::from_static("kube-probe/sidegate");
+
+/// Whether the service is well; else why not, in one short line without anything of the service's own text.
+pub async fn ask(probe: &AppProbe) -> Result<(), String> {
+    let asked = async {
+        let stream = TcpStream::connect(probe.address).await.map_err(|error| format!("no connection: {error}"))?;
+        let stream = TokioIo::new(stream);
+        match &probe.check {
+            Check::Tcp => Ok(()),
+            Check::Http { target, headers } => http(stream, probe, target, headers).await,
+            Check::Grpc { service } => grpc(stream, probe, service).await,
+        }
+    };
+    timeout(probe.timeout, asked).await.unwrap_or_else(|_| Err(format!("no answer within {:?}", probe.timeout)))
+}
+
+async fn http(
+    stream: TokioIo<TcpStream>,
+    probe: &AppProbe,
+    target: &PathAndQuery,
+    headers: &HeaderMap,
+) -> Result<(), String> {
+    let status = async {
+        let mut request = Request::get(target.as_str()).body(Full::<Bytes>::default())?;
+        *request.headers_mut() = headers.clone();
+        let host = HeaderValue::from_str(&probe.address.to_string())?;
+        for (name, value) in [(HOST, host), (USER_AGENT, AGENT), (ACCEPT, HeaderValue::from_static("*/*"))] {
+            request.headers_mut().entry(name).or_insert(value);
+        }
+        request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        let (mut sender, connection) = http1::handshake(stream).await?;
+        let exchange = async {
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            // A service that is hung up on while it writes may take that for an error of its own.
+            let _ = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
+            Ok(status)
+        };
+        driven(connection, exchange).await
+    };
+    match status.await {
+        Ok(status) if (200..400).contains(&status.as_u16()) => Ok(()),
+        Ok(status) => Err(format!("it answers {}", status.as_u16())),
+        Err(error) => Err(format!("no answer: {error}")),
+    }
+}
+
+/// `grpc.health.v1.Health/Check` (the gRPC health checking protocol).
+async fn grpc(stream: TokioIo<TcpStream>, probe: &AppProbe, service: &str) -> Result<(), String> {
+    let answer: Result<(Bytes, HeaderMap), Failure> = async {
+        let request = Request::post(format!("http://{}/grpc.health.v1.Health/Check", probe.address))
+            .header(CONTENT_TYPE, "application/grpc")
+            .header(TE, "trailers")
+            .header(USER_AGENT, AGENT)
+            .body(Full::new(health_request(service)))?;
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
+        let exchange = async {
+            let response = sender.send_request(request).await?;
+            let mut said = response.headers().clone();
+            let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await?;
+            said.extend(body.trailers().cloned().unwrap_or_default());
+            Ok((body.to_bytes(), said))
+        };
+        driven(connection, exchange).await
+    }
+    .await;
+    let (message, said) = answer.map_err(|error| format!("no answer: {error}"))?;
+    match said.get("grpc-status").and_then(|status| status.to_str().ok()) {
+        Some("0") if is_serving(&message) => Ok(()),
+        Some("0") => Err("it is not serving".to_owned()),
+        Some(status) if status.len() <= 2 => Err(format!("gRPC status {status}")),
+        _ => Err("it answers something else than gRPC".to_owned()),
+    }
+}
+
+/// A frame that is not compressed, with field 1, the service's name, which is left out where it is empty.
+fn health_request(service: &str) -> Bytes {
+    let mut message = BytesMut::new();
+    if !service.is_empty() {
+        message.put_u8(0x0a);
+        let mut length = service.len();
+        while length >= 0x80 {
+            message.put_u8((length & 0x7f) as u8 | 0x80);
+            length >>= 7;
+        }
+        message.put_u8(length as u8);
+        message.put_slice(service.as_bytes());
+    }
+    let mut frame = BytesMut::new();
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    frame.unsplit(message);
+    frame.freeze()
+}
+
+/// Field 1 is 1, SERVING; other fields are none of this version.
+fn is_serving(frame: &[u8]) -> bool {
+    frame.get(5..7) == Some(&[0x08, 0x01])
+}

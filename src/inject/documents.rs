@@ -1,0 +1,301 @@
+//! Manifests as people keep them: YAML of several documents, or JSON. Pods are found in workloads of every kind and in lists.
+//!
+//! A document that nothing is changed in stands in the output as it stood in the input, comments and all; in one that is changed,
+//! comments are lost and keys are sorted.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+use thiserror::Error;
+
+use super::{LABEL, NAME, Settings, Surroundings, restored, service, shape, yaml};
+
+/// Why a stream of documents cannot be read.
+#[derive(Debug, Error)]
+#[error("document {number} (from line {line}): {error}; write Kubernetes manifests as YAML or JSON")]
+pub struct DocumentError {
+    number: usize,
+    line: usize,
+    error: serde_yaml::Error,
+}
+
+/// What came of the documents.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Done {
+    pub text: String,
+    /// One line for each object.
+    pub said: Vec<String>,
+}
+
+/// Puts the gate into every pod, and before it every Service that selects one of these pods by number.
+pub fn inject(text: &str, settings: &Settings) -> Result<Done, DocumentError> {
+    let mut stream = Stream::read(text)?;
+    let mut pods = Pods { settings, namespaces: stream.namespaces(), injected: Vec::new() };
+    let mut said = BTreeMap::new();
+    stream.each(|place, object| said.extend(pods.inject(object).map(|outcome| (place, outcome))));
+    // Services may stand before the workloads that they lead to.
+    stream.each(|place, object| said.extend(pods.inject_service(object).map(|outcome| (place, outcome))));
+    Ok(stream.done(|place| said.remove(&place).unwrap_or_else(|| "left alone: there is no pod in it".to_owned())))
+}
+
+/// Takes out again what injection has put in.
+pub fn uninject(text: &str) -> Result<Done, DocumentError> {
+    let mut stream = Stream::read(text)?;
+    let mut said = BTreeMap::new();
+    stream.each(|place, object| {
+        let before = object.clone();
+        match template(object) {
+            Some((path, _)) => change(object, path, restored),
+            None if is(object, "v1", "Service") => *object = restored(object),
+            None => {}
+        }
+        let outcome = if *object == before { "left alone: nothing of sidegate is in it" } else { "restored" };
+        said.insert(place, outcome.to_owned());
+    });
+    Ok(stream.done(|place| said.remove(&place).unwrap_or_default()))
+}
+
+/// Where a kind has its pods, and whether they end by themselves.
+fn template(object: &Value) -> Option<(&'static str, bool)> {
+    const KINDS: [(&str, &str, &str, bool); 8] = [
+        ("v1", "Pod", "", false),
+        ("v1", "ReplicationController", "/spec/template", false),
+        ("apps/", "Deployment", "/spec/template", false),
+        ("apps/", "ReplicaSet", "/spec/template", false),
+        ("apps/", "StatefulSet", "/spec/template", false),
+        ("apps/", "DaemonSet", "/spec/template", false),
+        ("batch/", "Job", "/spec/template", true),
+        ("batch/", "CronJob", "/spec/jobTemplate/spec/template", true),
+    ];
+    let (.., path, job) = KINDS.iter().find(|(version, kind, ..)| is(object, version, kind))?;
+    Some((path, *job))
+}
+
+/// `version` ends with `/` where every version of a group is meant.
+fn is(object: &Value, version: &str, kind: &str) -> bool {
+    let of_version =
+        |stands: &str| if version.ends_with('/') { stands.starts_with(version) } else { stands == version };
+    shape::text(object, "kind") == Some(kind) && shape::text(object, "apiVersion").is_some_and(of_version)
+}
+
+fn change(object: &mut Value, path: &str, act: impl FnOnce(&Value) -> Value) {
+    if let Some(part) = object.pointer_mut(path) {
+        *part = act(part);
+    }
+}
+
+/// What is learned of the pods on the way.
+struct Pods<'s> {
+    settings: &'s Settings,
+    /// Annotations of the namespaces in the stream.
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    injected: Vec<Injected>,
+}
+
+struct Injected {
+    namespace: String,
+    labels: Value,
+    port: u16,
+}
+
+impl Pods<'_> {
+    fn inject(&mut self, object: &mut Value) -> Option<String> {
+        let (path, job) = template(object)?;
+        let namespace = namespace(object).to_owned();
+        let nothing = BTreeMap::new();
+        let annotations = self.namespaces.get(&namespace).unwrap_or(&nothing);
+        let surroundings = Surroundings { settings: self.settings, namespace: annotations, job };
+        let Some(pod) = object.pointer(path) else { return Some("left alone: it has no template".to_owned()) };
+        let outcome = super::pod(pod, &surroundings);
+        if let Some(port) = outcome.taken {
+            let labels = outcome.document.pointer("/metadata/labels").cloned().unwrap_or_default();
+            self.injected.push(Injected { namespace, labels, port });
+        }
+        let said = said(outcome.left.as_ref(), outcome.taken);
+        change(object, path, |_| outcome.document);
+        Some(said)
+    }
+
+    /// One that selects pods injected here, or that says by its label that it wants to.
+    fn inject_service(&self, object: &mut Value) -> Option<String> {
+        if !is(object, "v1", "Service") {
+            return None;
+        }
+        let nothing = BTreeMap::new();
+        let annotations = self.namespaces.get(namespace(object)).unwrap_or(&nothing);
+        let surroundings = Surroundings { settings: self.settings, namespace: annotations, job: false };
+        let selected = self.injected.iter().find(|pods| pods.are_selected_by(object)).map(|pods| pods.port);
+        if selected.is_none() && shape::label(object, LABEL) != Some("enabled") {
+            return Some("left alone: it selects no pod that was injected here".to_owned());
+        }
+        let outcome = service(object, selected, &surroundings);
+        *object = outcome.document;
+        Some(said(outcome.left.as_ref(), outcome.taken))
+    }
+}
+
+impl Injected {
+    fn are_selected_by(&self, service: &Value) -> bool {
+        let selector = service.pointer("/spec/selector").and_then(Value::as_object).filter(|labels| !labels.is_empty());
+        namespace(service) == self.namespace
+            && selector.is_some_and(|labels| labels.iter().all(|(key, value)| self.labels.get(key) == Some(value)))
+    }
+}
+
+fn said(left: Option<&String>, taken: Option<u16>) -> String {
+    match (left, taken) {
+        (Some(reason), _) => format!("left alone: {reason}"),
+        (None, Some(port)) => format!("injected: {NAME} takes the place of port {port}"),
+        (None, None) => "injected".to_owned(),
+    }
+}
+
+fn namespace(object: &Value) -> &str {
+    object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Documents in their order, each with the text it was read from.
+struct Stream {
+    documents: Vec<Document>,
+}
+
+struct Document {
+    /// `---` and what may stand behind it, up to the line's end; empty before a first document without it.
+    marker: String,
+    text: String,
+    /// Nothing where only comments stand.
+    read: Option<Value>,
+    now: Option<Value>,
+}
+
+/// A document's number, and its place in a list.
+type Place = (usize, usize);
+
+impl Stream {
+    fn read(text: &str) -> Result<Self, DocumentError> {
+        let mut documents = Vec::new();
+        let mut line = 1;
+        for (marker, text) in split(text) {
+            let number = documents.len() + 1;
+            let read = parsed(text).map_err(|error| DocumentError { number, line, error })?;
+            line += marker.matches('\n').count() + text.matches('\n').count();
+            documents.push(Document { marker: marker.to_owned(), text: text.to_owned(), now: read.clone(), read });
+        }
+        Ok(Self { documents })
+    }
+
+    /// Every object, those of lists one by one.
+    fn each(&mut self, mut act: impl FnMut(Place, &mut Value)) {
+        for (number, document) in self.documents.iter_mut().enumerate() {
+            let Some(object) = &mut document.now else { continue };
+            objects(object).enumerate().for_each(|(index, object)| act((number, index), object));
+        }
+    }
+
+    fn namespaces(&mut self) -> BTreeMap<String, BTreeMap<String, String>> {
+        let mut namespaces = BTreeMap::new();
+        self.each(|_, object| {
+            if is(object, "v1", "Namespace") {
+                let annotations = object.pointer("/metadata/annotations").and_then(Value::as_object);
+                let texts = annotations.into_iter().flatten();
+                let texts = texts.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect();
+                namespaces.insert(named(object).to_owned(), texts);
+            }
+        });
+        namespaces
+    }
+
+    fn done(mut self, mut outcome: impl FnMut(Place) -> String) -> Done {
+        let mut said = Vec::new();
+        self.each(|place, object| {
+            let kind = shape::text(object, "kind").unwrap_or("document");
+            said.push(format!("{kind}/{}: {}", named(object), outcome(place)));
+        });
+        let mut text = String::new();
+        for document in &self.documents {
+            match &document.now {
+                Some(now) if document.now != document.read => {
+                    let is_first = document.marker.is_empty() && !document.text.starts_with("---");
+                    text.push_str(if is_first { "" } else { "---\n" });
+                    text.push_str(&yaml::written(now));
+                }
+                _ => {
+                    text.push_str(&document.marker);
+                    text.push_str(&document.text);
+                    // The next marker stands at the beginning of a line.
+                    if !document.text.is_empty() && !document.text.ends_with('\n') {
+                        text.push('\n');
+                    }
+                }
+            }
+        }
+        Done { text, said }
+    }
+}
+
+fn named(object: &Value) -> &str {
+    let metadata = |key: &str| object.get("metadata").and_then(|metadata| shape::text(metadata, key));
+    metadata("name").or_else(|| metadata("generateName")).unwrap_or("(without a name)")
+}
+
+/// An object itself, or what a list holds.
+fn objects(object: &mut Value) -> Box<dyn Iterator<Item = &mut Value> + '_> {
+    let is_list = shape::text(object, "kind").is_some_and(|kind| kind.ends_with("List"));
+    if is_list && object.get("items").is_some_and(Value::is_array) {
+        let items = object.get_mut("items").and_then(Value::as_array_mut);
+        return Box::new(items.into_iter().flatten());
+    }
+    Box::new(std::iter::once(object))
+}
+
+/// At lines that begin with `---`, which no text in a document can do (YAML 1.2 §9.1.2), each with its marker's line.
+fn split(text: &str) -> Vec<(&str, &str)> {
+    let mut documents = Vec::new();
+    let (mut marker, mut begun, mut at) = ("", 0, 0);
+    for line in text.split_inclusive('\n') {
+        let is_marker =
+            line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        if is_marker {
+            if at > 0 {
+                documents.push((marker, &text[begun..at]));
+            }
+            // What stands behind the dashes belongs to the document.
+            let is_bare = line.trim_end() == "---";
+            marker = if is_bare { line } else { "" };
+            begun = if is_bare { at + line.len() } else { at };
+        }
+        at += line.len();
+    }
+    documents.push((marker, &text[begun..]));
+    documents
+}
+
+fn parsed(text: &str) -> Result<Option<Value>, serde_yaml::Error> {
+    let is_blank = |line: &str| line.is_empty() || line.starts_with('#') || line == "---";
+    if text.lines().map(str::trim).all(is_blank) {
+        return Ok(None);
+    }
+    let mut value = Value::deserialize(serde_yaml::Deserializer::from_str(text))?;
+    octal_modes(&mut value);
+    Ok(Some(value))
+}
+
+/// `defaultMode: 0644`: YAML 1.1, which Kubernetes reads, means an octal number; YAML 1.2 a text.
+fn octal_modes(value: &mut Value) {
+    match value {
+        Value::Array(list) => list.iter_mut().for_each(octal_modes),
+        Value::Object(map) => {
+            let is_item = map.contains_key("path");
+            for (key, value) in map {
+                let is_mode = key == "defaultMode" || key == "mode" && is_item;
+                let octal = value.as_str().filter(|text| is_mode && text.starts_with('0'));
+                match octal.and_then(|text| u32::from_str_radix(text, 8).ok()) {
+                    Some(mode) => *value = mode.into(),
+                    None => octal_modes(value),
+                }
+            }
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,138 @@
+//! The process that injects: an admission webhook over TLS, which API servers ask about every pod and Service that opted in, and
+//! a plain listener for the kubelet and Prometheus.
+//!
+//! What is answered is `inject::review`'s; `serving` takes connections, `namespaces` asks what a namespace's annotations are,
+//! `counts` are its metrics. The certificate is read again when its files hold something else.
+
+mod counts;
+mod namespaces;
+mod serving;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::runtime::{self, LocalOptions};
+use tokio::time::timeout;
+use tracing::{error, info, warn};
+
+use self::counts::Counts;
+use self::namespaces::Namespaces;
+use self::serving::{Place, Serving};
+use super::signals::{Asked, Signals};
+use super::{StartError, bind, systemd};
+use crate::inject;
+use crate::listen::drain;
+use crate::listen::settings::{CertificateFiles, Drain, Tls};
+use crate::listen::tls::Acceptor;
+use crate::reload::Files;
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where API servers ask.
+    pub address: SocketAddr,
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// `/livez /readyz /metrics`, in clear.
+    pub probes: Option<SocketAddr>,
+    pub inject: inject::Settings,
+    /// The folder with the token and the authority by which the API server is asked (`token`, `ca.crt`).
+    pub service_account: PathBuf,
+    /// The API server; `None` outside a cluster, where namespaces have no annotations.
+    pub api_server: Option<(String, u16)>,
+    pub drain: Drain,
+}
+
+impl Settings {
+    fn tls(&self) -> Tls {
+        let pair = CertificateFiles { cert: self.cert.clone(), key: self.key.clone() };
+        Tls { certificates: vec![pair], client_ca: None }
+    }
+}
+
+/// A webhook that has everything it needs.
+pub struct Webhook {
+    listener: TcpListener,
+    probes: Option<TcpListener>,
+    tls: Acceptor,
+    /// The certificate's files as they were before they were read.
+    files: Files,
+    counts: Counts,
+    settings: Settings,
+}
+
+impl Webhook {
+    pub fn bind(settings: Settings) -> Result<Self, StartError> {
+        let files = Files::now(vec![settings.cert.clone(), settings.key.clone()]);
+        let tls = Acceptor::new(&settings.tls())?;
+        let counts = Counts::new()?;
+        counts.certificates(tls.certificates());
+        let probes = settings.probes.map(bind).transpose()?;
+        Ok(Self { listener: bind(settings.address)?, probes, tls, files, counts, settings })
+    }
+
+    /// Serves until SIGTERM or SIGINT, then drains.
+    pub fn run(self) -> Result<(), StartError> {
+        let mut builder = runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().build_local(LocalOptions::default())?;
+        runtime.block_on(self.serve())
+    }
+
+    async fn serve(self) -> Result<(), StartError> {
+        let mut signals = Signals::take()?;
+        let (signal, drain) = drain::channel();
+        let Self { listener, probes, tls, files, counts, settings } = self;
+        info!(address = %listener.local_addr()?, "listening");
+        let (limits, pair) = (settings.drain.clone(), settings.tls());
+        let namespaces = Namespaces::new(&settings);
+        let serving = Rc::new(Serving::new(settings, tls, namespaces, counts, drain));
+        if let Some(probes) = probes {
+            info!(address = %probes.local_addr()?, "probes listening");
+            tokio::task::spawn_local(serving.clone().accept(tokio::net::TcpListener::from_std(probes)?, Place::Probes));
+        }
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let accepting = tokio::task::spawn_local(serving.clone().accept(listener, Place::Reviews));
+        systemd::ready();
+        let asked = serve_until_asked(&serving, &mut signals, files, &pair).await;
+        systemd::stopping();
+        let ended = async {
+            match asked {
+                // API servers learn from the endpoints that this one goes.
+                Asked::Leave | Asked::Drain => signal.leave(&limits).await,
+                Asked::Close | Asked::Reload => signal.close(),
+            }
+            let _ = accepting.await;
+            if timeout(limits.deadline, serving.idle()).await.is_err() {
+                warn!("the drain's deadline has passed; what is still open ends now");
+            }
+        };
+        tokio::select! {
+            () = ended => {}
+            () = signals.end_again() => warn!("asked to end a second time: what is still open ends now"),
+        }
+        Ok(())
+    }
+}
+
+/// Reads the certificate again when asked to, or when its files have changed.
+async fn serve_until_asked(serving: &Serving, signals: &mut Signals, mut files: Files, pair: &Tls) -> Asked {
+    loop {
+        let asked = tokio::select! {
+            asked = signals.next() => asked,
+            () = files.changed() => Asked::Reload,
+        };
+        if asked != Asked::Reload {
+            return asked;
+        }
+        files = Files::now(pair.certificates.iter().flat_map(|pair| [pair.cert.clone(), pair.key.clone()]).collect());
+        match serving.renew(pair) {
+            Ok(()) => info!("the certificate was read again"),
+            Err(error) => error!(%error, "not reloaded; the certificate before stays in use"),
+        }
+    }
+}
+
+/// How long a client may take to send its head or finish its handshake, and a review to be answered: an API server gives up after
+/// `timeoutSeconds`, which is less.
+const PATIENCE: Duration = Duration::from_secs(10);

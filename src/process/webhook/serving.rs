@@ -1,0 +1,214 @@
+//! Connections of API servers, over TLS, and of the kubelet and Prometheus, in clear.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::counts::Counts;
+use super::namespaces::Namespaces;
+use super::{PATIENCE, Settings};
+use crate::inject::review::Review;
+use crate::listen::drain::Watch;
+use crate::listen::settings::Tls;
+use crate::listen::tls::{Acceptor, TlsError};
+use crate::proxy::exchange::OnThisThread;
+
+/// The most that an API server sends (the size of an object in etcd, twice: the old one and the new).
+const LARGEST_REVIEW: usize = 3 * 1024 * 1024;
+/// API servers are few and keep their connections.
+const CONNECTIONS: usize = 500;
+/// How long to leave `accept` alone when descriptors have run out.
+const EXHAUSTED: Duration = Duration::from_millis(50);
+
+/// Which listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Reviews,
+    Probes,
+}
+
+pub struct Serving {
+    settings: Settings,
+    tls: RefCell<Acceptor>,
+    namespaces: Namespaces,
+    counts: Counts,
+    drain: Watch,
+    /// Connections of API servers.
+    open: Cell<usize>,
+}
+
+impl Serving {
+    pub fn new(settings: Settings, tls: Acceptor, namespaces: Namespaces, counts: Counts, drain: Watch) -> Self {
+        Self { settings, tls: RefCell::new(tls), namespaces, counts, drain, open: Cell::new(0) }
+    }
+
+    /// New connections get what the files hold now; those that are open go on.
+    pub fn renew(&self, files: &Tls) -> Result<(), TlsError> {
+        let renewed = self.tls.borrow().renewed(files);
+        self.counts.reloaded(renewed.is_ok());
+        let renewed = renewed?;
+        self.counts.certificates(renewed.certificates());
+        *self.tls.borrow_mut() = renewed;
+        Ok(())
+    }
+
+    /// Resolves once no connection is open.
+    pub async fn idle(&self) {
+        while self.open.get() > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Until draining closes; the probes' listener until the process ends, so that the last is still seen.
+    pub async fn accept(self: Rc<Self>, listener: TcpListener, place: Place) {
+        let mut drain = self.drain.clone();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = drain.closing(), if place == Place::Reviews => return,
+            };
+            match accepted {
+                Ok((stream, peer)) => drop(tokio::task::spawn_local(self.clone().connection(stream, peer, place))),
+                Err(error) => {
+                    warn!(%error, "no connection can be accepted for now");
+                    sleep(EXHAUSTED).await;
+                }
+            }
+        }
+    }
+
+    async fn connection(self: Rc<Self>, stream: TcpStream, peer: SocketAddr, place: Place) {
+        if place == Place::Probes {
+            return self.serve(stream, place).await;
+        }
+        let Some(_open) = Open::take(&self) else { return };
+        let tls = self.tls.borrow().clone();
+        match timeout(PATIENCE, tls.accept(stream)).await {
+            Ok(Ok((stream, ..))) => self.clone().serve(stream, place).await,
+            Ok(Err(error)) => debug!(%peer, %error, "the handshake failed"),
+            Err(_) => debug!(%peer, "the handshake took too long"),
+        }
+    }
+
+    async fn serve(self: Rc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, place: Place) {
+        let mut builder = auto::Builder::new(OnThisThread);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+        builder.http2().timer(TokioTimer::new()).keep_alive_interval(PATIENCE).max_concurrent_streams(100);
+        let mut drain = self.drain.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let serving = self.clone();
+            async move { Ok::<_, Infallible>(serving.answer(request, place).await) }
+        });
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        // What goes wrong on a connection, its other side sees.
+        tokio::select! {
+            _ = connection.as_mut() => {}
+            () = drain.closing(), if place == Place::Reviews => {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+            }
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, place: Place) -> Response<Full<Bytes>> {
+        match (place, request.method(), request.uri().path()) {
+            (_, &Method::GET | &Method::HEAD, "/livez") => text(StatusCode::OK, "alive\n"),
+            (_, &Method::GET | &Method::HEAD, "/readyz") if self.drain.is_serving() => text(StatusCode::OK, "ready\n"),
+            (_, &Method::GET | &Method::HEAD, "/readyz") => text(StatusCode::SERVICE_UNAVAILABLE, "leaving\n"),
+            (Place::Probes, &Method::GET | &Method::HEAD, "/metrics") => self.metrics(),
+            (Place::Reviews, &Method::POST, "/mutate") => {
+                let answer = timeout(PATIENCE, self.review(request.into_body())).await;
+                let answer = answer
+                    .unwrap_or_else(|_| Err((StatusCode::REQUEST_TIMEOUT, "the review did not come whole".to_owned())));
+                answer.unwrap_or_else(|(status, problem)| {
+                    self.counts.refused(status);
+                    warn!(status = status.as_u16(), problem, "this was no review");
+                    text(status, problem + "\n")
+                })
+            }
+            (Place::Reviews, _, "/mutate") => text(StatusCode::METHOD_NOT_ALLOWED, "a review is posted\n"),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "here are /mutate, /livez, /readyz and, on the probes' listener, /metrics\n",
+            ),
+        }
+    }
+
+    async fn review(&self, body: Incoming) -> Result<Response<Full<Bytes>>, (StatusCode, String)> {
+        let body = Limited::new(body, LARGEST_REVIEW).collect().await.map_err(|error| {
+            let too_large = error.downcast_ref::<LengthLimitError>().is_some();
+            let status = if too_large { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
+            (status, format!("the review cannot be read: {error}"))
+        })?;
+        let review = Review::read(&body.to_bytes()).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
+        let (annotations, warning) = match self.namespaces.annotations(review.namespace()).await {
+            Ok(annotations) => (annotations, None),
+            Err(warning) => (Rc::default(), Some(warning)),
+        };
+        let answer = review.answer(&self.settings.inject, &annotations, warning);
+        self.counts.answered(review.kind(), answer.verdict);
+        let (namespace, kind, left) = (review.namespace(), review.kind(), answer.left.as_deref());
+        info!(namespace, kind, outcome = answer.verdict.name(), left, "reviewed");
+        let mut response = Response::new(Full::new(answer.body.into()));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(response)
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        match self.counts.render() {
+            Ok(rendered) => {
+                let mut response = Response::new(Full::new(Bytes::from(rendered)));
+                let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+                response.headers_mut().insert(CONTENT_TYPE, kind);
+                response
+            }
+            Err(error) => {
+                warn!(%error, "the metrics cannot be written");
+                text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n")
+            }
+        }
+    }
+}
+
+/// A connection of an API server, until dropped.
+struct Open(Rc<Serving>);
+
+impl Open {
+    fn take(serving: &Rc<Serving>) -> Option<Self> {
+        let open = serving.open.get();
+        if open >= CONNECTIONS {
+            return None;
+        }
+        serving.open.set(open + 1);
+        Some(Self(serving.clone()))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+    }
+}
+
+fn text(status: StatusCode, words: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(words.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
