@@ -126,7 +126,7 @@ impl Asked {
 
     /// Names what the store answered, bucket by bucket.
     pub fn named(&self, answered: Vec<Vec<WindowNow>>, now_ms: u64) -> Vec<LimitNow> {
-        let mut named = Vec::new();
+        let mut named = Vec::with_capacity(answered.iter().map(Vec::len).sum());
         for ((limit, windows), states) in self.limits.iter().flatten().zip(answered) {
             let one_of_several = windows.as_slice().len() > 1;
             for (window, now) in windows.as_slice().iter().zip(states) {

@@ -3,7 +3,7 @@
 //! Where and how it is looked for stands in the contract under "reading a credential". Two readers of one request must not
 //! find two different keys, so more than one candidate is refused even when they are equal (Istio CVE-2026-31838).
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Denial;
 use crate::keys::{Digest, Fate, Reading};
@@ -13,6 +13,8 @@ use crate::policy::{Credentials, KeySource, UpstreamId};
 #[derive(Debug)]
 pub struct Presented {
     pub digest: Digest,
+    /// Where it stands, alone; no other header holds a candidate.
+    pub header: HeaderName,
     /// Where keys of this format are served, whatever the route says.
     pub upstream: Option<UpstreamId>,
 }
@@ -46,7 +48,9 @@ pub fn read(credentials: &Credentials, headers: &HeaderMap) -> Result<Presented,
             return Err(Denial::AmbiguousKey);
         }
         let candidate = match candidate(credentials, source, value) {
-            Candidate::Ours { key, upstream } => Ok(Presented { digest: Digest::of(key), upstream }),
+            Candidate::Ours { key, upstream } => {
+                Ok(Presented { digest: Digest::of(key), header: source.header.clone(), upstream })
+            }
             Candidate::Foreign(text) => Err(Denial::ForeignFormat(text.to_owned())),
             Candidate::Several => return Err(Denial::AmbiguousKey),
             Candidate::Malformed { white_space: seen } => {
@@ -69,9 +73,14 @@ pub fn read(credentials: &Credentials, headers: &HeaderMap) -> Result<Presented,
     }
 }
 
-/// Takes every candidate off, so that the upstream never sees a key; what is not ours by scheme or format stays.
-pub fn strip(credentials: &Credentials, headers: &mut HeaderMap) {
+/// Takes every candidate off, so that the upstream never sees a key; what is not ours by scheme or format stays. `read_in`:
+/// where `read` has found the only one.
+pub fn strip(credentials: &Credentials, read_in: Option<&HeaderName>, headers: &mut HeaderMap) {
     if credentials.forward {
+        return;
+    }
+    if let Some(header) = read_in {
+        headers.remove(header);
         return;
     }
     for source in &credentials.sources {
@@ -142,8 +151,6 @@ fn upstream(credentials: &Credentials, fate: &Fate) -> Option<UpstreamId> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
-
     use super::*;
     use crate::keys::{Alphabet, Format, Formats};
 
@@ -235,7 +242,26 @@ mod tests {
     fn candidates_are_stripped_and_what_is_not_ours_stays() {
         let credentials = kaicalls();
         let mut lines = headers(&[("authorization", "Basic dTpw"), ("x-api-key", KEY), ("x-api-key", "theirs")]);
-        strip(&credentials, &mut lines);
+        strip(&credentials, None, &mut lines);
         assert_eq!(lines, headers(&[("authorization", "Basic dTpw"), ("x-api-key", "theirs")]));
+    }
+
+    #[test]
+    fn where_a_key_was_read_nothing_else_is_to_be_stripped() {
+        let credentials = kaicalls();
+        let values = ["Basic dTpw", "Bearer", KEY, "theirs", "kc_test_x", ""];
+        let values = values.map(str::to_owned).into_iter().chain([format!("Bearer {KEY}"), format!("{KEY},{KEY}")]);
+        let values: Vec<String> = values.collect();
+        let mut read_some = 0;
+        for (authorization, key) in values.iter().flat_map(|first| values.iter().map(move |second| (first, second))) {
+            let lines = headers(&[("authorization", authorization), ("x-api-key", key), ("x-other", KEY)]);
+            let Ok(presented) = read(&credentials, &lines) else { continue };
+            let (mut knowing, mut looking) = (lines.clone(), lines);
+            strip(&credentials, Some(&presented.header), &mut knowing);
+            strip(&credentials, None, &mut looking);
+            assert_eq!(knowing, looking, "{authorization} {key}");
+            read_some += 1;
+        }
+        assert!(read_some > 5, "{read_some}");
     }
 }

@@ -4,6 +4,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::HeaderName;
+
 use super::credential::Presented;
 use super::trail::Caller;
 use super::weigh::Routed;
@@ -16,6 +18,7 @@ pub struct Permit {
     route: Arc<Route>,
     target: String,
     upstream: UpstreamId,
+    key_header: Option<HeaderName>,
     caller: Option<Arc<Caller>>,
     recheck: Option<Recheck>,
 }
@@ -53,11 +56,11 @@ impl Permit {
     }
 
     fn without_key(basis: Basis, route: Arc<Route>, target: String) -> Self {
-        Self { basis, upstream: route.upstream, route, target, caller: None, recheck: None }
+        Self { basis, upstream: route.upstream, route, target, key_header: None, caller: None, recheck: None }
     }
 
     /// `basis`: `Key` or `KnownFor`. Where the key's format names an upstream, that beats the route's.
-    pub(super) fn key(basis: Basis, routed: Routed<'_>, caller: Arc<Caller>, presented: &Presented) -> Self {
+    pub(super) fn key(basis: Basis, routed: Routed<'_>, caller: Arc<Caller>, presented: Presented) -> Self {
         let Routed { route, target, named, client, spends: _ } = routed;
         let recheck = Recheck { route: route.clone(), digest: presented.digest, named, client };
         Self {
@@ -65,6 +68,7 @@ impl Permit {
             upstream: presented.upstream.unwrap_or(route.upstream),
             route: route.clone(),
             target,
+            key_header: Some(presented.header),
             caller: Some(caller),
             recheck: Some(recheck),
         }
@@ -85,6 +89,11 @@ impl Permit {
 
     pub fn upstream(&self) -> UpstreamId {
         self.upstream
+    }
+
+    /// The header that the key was read from, where one was.
+    pub fn key_header(&self) -> Option<&HeaderName> {
+        self.key_header.as_ref()
     }
 
     pub fn caller(&self) -> Option<&Caller> {

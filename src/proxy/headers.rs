@@ -33,7 +33,7 @@ pub struct Forwarding<'a> {
 /// The request's headers as the upstream gets them. The credential has been read before, from the whole of them.
 pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
     let Forwarding { permit, policy, upstream, reserved, arrival, version, request_id } = *forwarding;
-    credential::strip(&policy.credentials, headers);
+    credential::strip(&policy.credentials, permit.key_header(), headers);
     let trailers = headers.get_all(TE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
     let foreign = !arrival.trusted;
     hygiene::remove_all(headers, |name| {
