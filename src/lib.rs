@@ -6,6 +6,7 @@
 //! ```text
 //! listen     accept → TLS → HTTP/1.1 or HTTP/2 → client address
 //! gate       path → route → credential → record → standing (plan, business, scope) → limits  ⇒  Permit | Denial
+//!            (a denial that is only observed is a Permit that says so)
 //! proxy      Permit → header hygiene and identity → upstream → response with rate-limit headers
 //! observe    one metric update, one log line
 //! ```
@@ -24,7 +25,8 @@
 //! - [`keys`]: how a key looks, how one is minted, what a new one must have. Only digests go further than the gate.
 //! - [`policy`]: what the YAML means, compiled: routes, scopes, plans, the words of a denial.
 //! - [`store`]: where keys and counts live: Redis, or a file beside one process.
-//! - [`gate`]: the decision. It alone makes a [`gate::Permit`], and without one nothing is forwarded.
+//! - [`gate`]: the decision. It alone makes a [`gate::Permit`], and without one nothing is forwarded; nor is it where denials are
+//!   only observed, which one file there (`gate/observed`) turns into permits.
 //! - [`observe`]: metrics and logs.
 //! - [`proxy`]: from a request to its answer.
 //! - [`listen`]: connections, workers, and how they end.

@@ -117,7 +117,7 @@ async fn run(server: &RedisServer, world: &World, cell: Cell) -> Result<Shown, B
                 decided += world.ask(&store, cell, turn).await?;
                 turn += IN_FLIGHT as u64;
             }
-            Ok::<_, world::Unexpected>(decided)
+            Ok::<_, server::Unexpected>(decided)
         });
     }
     let mut decided = 0;

@@ -6,11 +6,22 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use sidegate::limit::{Answer, Question};
+use sidegate::limit::{Answer, Outcome, Question};
+use sidegate::store::StoreError;
 use sidegate::store::layout::Layout;
 use sidegate::store::redis::script;
+use thiserror::Error;
 
-use super::world::Unexpected;
+/// A call that was not answered as the bench needs it.
+#[derive(Debug, Error)]
+pub enum Unexpected {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Redis(#[from] redis::RedisError),
+    #[error("not granted: {0:?}")]
+    Outcome(Outcome),
+}
 
 /// Sends questions in calls of the bench's choosing, as `store::redis` would send them.
 #[derive(Clone)]

@@ -8,12 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sidegate::limit::{Algorithm, Ask, Believed, BucketAsk, Document, Outcome, Question, Windows};
-use sidegate::store::StoreError;
-use thiserror::Error;
 use tokio::task::JoinSet;
 
 use super::Cell;
-use super::server::{Asker, RedisServer};
+use super::server::{Asker, RedisServer, Unexpected};
 
 /// Windows of one bucket.
 pub const WINDOWS: [usize; 3] = [1, 3, 6];
@@ -25,16 +23,6 @@ const CHUNK: usize = 1_000;
 const MOST: usize = 32;
 /// Calls of the filling that are under way at once.
 const FILLERS: usize = 8;
-
-#[derive(Debug, Error)]
-pub enum Unexpected {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Redis(#[from] redis::RedisError),
-    #[error("not granted: {0:?}")]
-    Outcome(Outcome),
-}
 
 #[derive(Debug, Clone)]
 pub struct World {
@@ -127,6 +115,7 @@ impl World {
             name: format!("count:of-{windows}:key-{index}"),
             algorithm: Algorithm::Fixed,
             windows: self.windows[of_count].clone(),
+            observes: false,
         };
         let ask = Ask { slot: slot(index), documents, buckets: vec![bucket], ..Ask::default() };
         Question { asks: [ask].into(), cost: 1, n }

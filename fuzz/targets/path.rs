@@ -53,7 +53,9 @@ pub fn run(data: &[u8]) {
     let Ok(uri) = Uri::try_from(data) else { return };
     let target = GATE.with(|gate| {
         let (headers, client) = (HeaderMap::new(), IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let asked = Inquiry { method: &Method::GET, path: uri.path(), query: uri.query(), headers: &headers, client };
+        let (path, query) = (uri.path(), uri.query());
+        let asked =
+            Inquiry { method: &Method::GET, path, query, headers: &headers, client, length: None, oversize: None };
         let mut trail = Trail::default();
         let decided = now(gate.decide(&asked, &mut trail));
         let Ok(permit) = decided else { return None };

@@ -78,7 +78,7 @@ impl Admin {
         if !self.drain.is_serving() {
             return text(StatusCode::SERVICE_UNAVAILABLE, "leaving\n");
         }
-        if self.needs_store.as_ref().is_some_and(|health| !health.is_up()) {
+        if self.needs_store.as_ref().is_some_and(|health| !health.is_good_enough()) {
             return text(StatusCode::SERVICE_UNAVAILABLE, "the store is out of reach\n");
         }
         text(StatusCode::OK, "ready\n")

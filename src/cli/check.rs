@@ -10,7 +10,7 @@ use crate::config::{self, Settings};
 use crate::keys::format::{Fate, Formats};
 use crate::limit::window::short_duration;
 use crate::listen::tls::Acceptor;
-use crate::policy::{Access, By, Limit, Plan, Route};
+use crate::policy::{Access, By, Limit, Mode, Plan, Policy, Route};
 use crate::proxy::settings::{Protocol, Target, Upstream};
 use crate::proxy::upstream;
 use crate::store::fallback::LimitsOutage;
@@ -65,7 +65,8 @@ pub fn store_problem(settings: &Settings) -> Option<String> {
     let Backend::Redis(redis) = &settings.store.backend else { return None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let error = runtime.block_on(RedisDocuments::connect(redis)).err()?;
-    Some(format!("{error}; keyed routes answer 503 until it is there"))
+    let meanwhile = if settings.policy.enforces() { "answer 503" } else { "pass as `store_unavailable`" };
+    Some(format!("{error}; keyed routes {meanwhile} until it is there"))
 }
 
 /// What the gate will do, for a person.
@@ -85,6 +86,7 @@ impl Display for Summary<'_> {
             let whose = format!("for {roles} by the sessions of {}", management.session.authority);
             line(f, "key API", &format!("at {path}, {whose}; no route reaches what is at or below it"))?;
         }
+        line(f, "mode", mode_words(&settings.policy))?;
         routes(settings, f)?;
         limits(settings, f)?;
         plans(settings, f)
@@ -198,10 +200,23 @@ fn key_words(settings: &Settings) -> String {
     format!("from {}; {formats}{guessing}", sources.join(" or "))
 }
 
+/// What becomes of denials; routes and limits that differ say so themselves.
+fn mode_words(policy: &Policy) -> &'static str {
+    match (policy.mode, policy.enforces()) {
+        (Mode::Enforce, _) => "enforce",
+        (Mode::Observe, true) => "observe: what would be refused passes, save on the routes that enforce",
+        (Mode::Observe, false) => "observe: what would be refused passes, counted and logged",
+    }
+}
+
 fn routes(settings: &Settings, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let routes: Vec<_> = settings.policy.routes.iter().collect();
     let rows = routes.iter().map(|route| [route.pattern.clone(), access_words(&route.access), extras(route, settings)]);
-    writeln!(f, "\nroutes, the most specific first; anything else is 404")?;
+    let rest = match settings.policy.mode {
+        Mode::Enforce => "is 404",
+        Mode::Observe => "would be 404 and passes",
+    };
+    writeln!(f, "\nroutes, the most specific first; anything else {rest}")?;
     table(f, &rows.collect::<Vec<_>>())?;
     let public: Vec<_> =
         routes.iter().filter(|route| route.access == Access::Public).map(|route| &*route.pattern).collect();
@@ -235,6 +250,11 @@ fn extras(route: &Route, settings: &Settings) -> String {
         let upstream = settings.proxy.upstreams.get(route.upstream.0);
         extras.extend(upstream.map(|upstream| format!("to {}", upstream.name)));
     }
+    match (settings.policy.mode, route.mode) {
+        (Mode::Enforce, Mode::Observe) => extras.push("ONLY OBSERVED".to_owned()),
+        (Mode::Observe, Mode::Enforce) => extras.push("ENFORCED".to_owned()),
+        (Mode::Enforce, Mode::Enforce) | (Mode::Observe, Mode::Observe) => {}
+    }
     if route.lenient {
         extras.push("lenient".to_owned());
     }
@@ -255,7 +275,8 @@ fn limits(settings: &Settings, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f, "\nlimits")?;
     let rows = policy.limits.values().map(|limit| {
         let plans = policy.plans.iter().flat_map(|plans| plans.iter());
-        [limit.name.clone(), format!("{} {}", by_words(limit.by), limit.windows), overrides(limit, plans)]
+        let observes = if limit.mode == Mode::Observe { " ONLY OBSERVED" } else { "" };
+        [limit.name.clone(), format!("{} {}{observes}", by_words(limit.by), limit.windows), overrides(limit, plans)]
     });
     table(f, &rows.collect::<Vec<_>>())
 }

@@ -12,7 +12,8 @@ use clap::{Args, ValueEnum};
 
 use crate::clock;
 use crate::config::{Settings, load};
-use crate::keys::rules::{Required, Wanted};
+use crate::keys::creation::Wanted;
+use crate::keys::rules::Required;
 use crate::observe::log;
 use crate::process::Process;
 use crate::proxy::settings::{Protocol, Target};

@@ -11,7 +11,7 @@ use super::standing::Standing;
 use super::trail::LimitNow;
 use crate::keys::{Digest, Tenant};
 use crate::limit::{Ask, Believed, BucketAsk, Document, Member, Question, WindowNow, Windows};
-use crate::policy::{By, Limit, Plan, Route};
+use crate::policy::{By, Limit, Mode, Plan, Route};
 use crate::store::layout;
 use crate::store::record::BusinessDocument;
 
@@ -21,6 +21,14 @@ pub struct Asked {
     pub question: Question,
     /// Per ask, in the order of its buckets.
     limits: Vec<Vec<(Arc<Limit>, Arc<Windows>)>>,
+}
+
+/// What `Outcome::Spent` says.
+#[derive(Debug)]
+pub struct Counted {
+    pub granted: u32,
+    pub windows: Vec<Vec<WindowNow>>,
+    pub observed: Vec<u32>,
 }
 
 /// A key's question: its documents are confirmed, and what it may spend is spent. Spends nothing where it does not stand.
@@ -97,7 +105,12 @@ impl Draft {
     fn spend(&mut self, slot: String, subject: &str, limit: &Arc<Limit>, windows: Arc<Windows>) {
         let index = self.index(&slot);
         let name = layout::count_name(&limit.name, subject);
-        self.asks[index].buckets.push(BucketAsk { name, algorithm: limit.algorithm, windows: windows.clone() });
+        self.asks[index].buckets.push(BucketAsk {
+            name,
+            algorithm: limit.algorithm,
+            windows: windows.clone(),
+            observes: limit.mode == Mode::Observe,
+        });
         self.limits[index].push((limit.clone(), windows));
     }
 
@@ -124,13 +137,21 @@ impl Asked {
         self.question.asks.is_empty()
     }
 
-    /// Names what the store answered, bucket by bucket.
-    pub fn named(&self, answered: Vec<Vec<WindowNow>>, now_ms: u64) -> Vec<LimitNow> {
+    /// Names what the store answered to one request, bucket by bucket.
+    pub fn named(&self, counted: Counted, now_ms: u64) -> Vec<LimitNow> {
+        let Counted { granted, windows: answered, observed } = counted;
         let mut named = Vec::with_capacity(answered.iter().map(Vec::len).sum());
+        let mut observed = observed.into_iter();
         for ((limit, windows), states) in self.limits.iter().flatten().zip(answered) {
             let one_of_several = windows.as_slice().len() > 1;
+            // What one that observes would have done to what is denied without it is not asked.
+            let had_no_room = match limit.mode {
+                Mode::Enforce => granted == 0,
+                Mode::Observe => observed.next() == Some(0) && granted > 0,
+            };
             for (window, now) in windows.as_slice().iter().zip(states) {
-                named.push(LimitNow { limit: limit.clone(), one_of_several, window: *window, now, now_ms });
+                let over = had_no_room && now.wait_ms != Some(0);
+                named.push(LimitNow { limit: limit.clone(), one_of_several, window: *window, now, now_ms, over });
             }
         }
         named

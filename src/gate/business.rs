@@ -36,9 +36,9 @@ pub fn named(
 
 fn agree(agreed: &mut Option<String>, named: Option<String>) -> Result<(), Denial> {
     let named =
-        named.filter(|named| is_id(named)).ok_or(Denial::BadRequest("The business named is no valid id".into()))?;
+        named.filter(|named| is_id(named)).ok_or(Denial::BadParameter("The business named is no valid id".into()))?;
     match agreed {
-        Some(earlier) if *earlier != named => Err(Denial::BadRequest("The request names two businesses".into())),
+        Some(earlier) if *earlier != named => Err(Denial::BadParameter("The request names two businesses".into())),
         _ => {
             *agreed = Some(named);
             Ok(())

@@ -19,6 +19,17 @@ pub struct Presented {
     pub upstream: Option<UpstreamId>,
 }
 
+/// What is taken for a key when a request is forwarded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ours {
+    /// Whatever stands where a key would.
+    Candidates,
+    /// The same, where `read` has found the only one: nothing is read again.
+    In(HeaderName),
+    /// Of that what looks like a key, and the one candidate where the store knows it: anything else is the service's own.
+    Recognised { known: bool },
+}
+
 /// What one header value is to one source.
 enum Candidate<'v> {
     Ours {
@@ -73,22 +84,26 @@ pub fn read(credentials: &Credentials, headers: &HeaderMap) -> Result<Presented,
     }
 }
 
-/// Takes every candidate off, so that the upstream never sees a key; what is not ours by scheme or format stays. `read_in`:
-/// where `read` has found the only one.
-pub fn strip(credentials: &Credentials, read_in: Option<&HeaderName>, headers: &mut HeaderMap) {
+/// Takes every candidate off that is taken for a key, so that the upstream never sees one; what is not ours by scheme or format
+/// stays.
+pub fn strip(credentials: &Credentials, headers: &mut HeaderMap, taken: &Ours) {
     if credentials.forward {
         return;
     }
-    if let Some(header) = read_in {
+    if let Ours::In(header) = taken {
         headers.remove(header);
         return;
     }
     for source in &credentials.sources {
         let ours = |value: &HeaderValue| {
-            matches!(
-                candidate(credentials, source, value),
-                Candidate::Ours { .. } | Candidate::Foreign(_) | Candidate::Several
-            )
+            let looks = || looks_like_a_key(credentials, source, value);
+            match (candidate(credentials, source, value), taken) {
+                (Candidate::Malformed { .. } | Candidate::NotOurs, _) => false,
+                (_, Ours::Candidates | Ours::In(_)) | (Candidate::Ours { .. }, Ours::Recognised { known: true }) => {
+                    true
+                }
+                (_, Ours::Recognised { .. }) => looks(),
+            }
         };
         let (theirs, kept): (Vec<_>, Vec<_>) = headers.get_all(&source.header).iter().partition(|value| ours(value));
         if theirs.is_empty() {
@@ -100,6 +115,16 @@ pub fn strip(credentials: &Credentials, read_in: Option<&HeaderName>, headers: &
             headers.append(source.header.clone(), value);
         }
     }
+}
+
+/// Whether the value, or one of several in it, has the looks of a key that this gate knows or mints.
+fn looks_like_a_key(credentials: &Credentials, source: &KeySource, value: &HeaderValue) -> bool {
+    let Ok(text) = value.to_str() else { return false };
+    text.split(',').map(str::trim).any(|part| {
+        let scheme = source.scheme.as_deref();
+        let key = scheme.map_or(part, |scheme| after_scheme(part, scheme).unwrap_or(part));
+        credentials.formats.claim(key)
+    })
 }
 
 fn candidate<'v>(credentials: &'v Credentials, source: &KeySource, value: &'v HeaderValue) -> Candidate<'v> {
@@ -242,7 +267,7 @@ mod tests {
     fn candidates_are_stripped_and_what_is_not_ours_stays() {
         let credentials = kaicalls();
         let mut lines = headers(&[("authorization", "Basic dTpw"), ("x-api-key", KEY), ("x-api-key", "theirs")]);
-        strip(&credentials, None, &mut lines);
+        strip(&credentials, &mut lines, &Ours::Candidates);
         assert_eq!(lines, headers(&[("authorization", "Basic dTpw"), ("x-api-key", "theirs")]));
     }
 
@@ -257,11 +282,37 @@ mod tests {
             let lines = headers(&[("authorization", authorization), ("x-api-key", key), ("x-other", KEY)]);
             let Ok(presented) = read(&credentials, &lines) else { continue };
             let (mut knowing, mut looking) = (lines.clone(), lines);
-            strip(&credentials, Some(&presented.header), &mut knowing);
-            strip(&credentials, None, &mut looking);
+            strip(&credentials, &mut knowing, &Ours::In(presented.header));
+            strip(&credentials, &mut looking, &Ours::Candidates);
             assert_eq!(knowing, looking, "{authorization} {key}");
             read_some += 1;
         }
         assert!(read_some > 5, "{read_some}");
+    }
+
+    #[test]
+    fn what_is_only_observed_keeps_what_is_not_recognised_as_a_key() {
+        let kept = |credentials: &Credentials, name: &'static str, value: &str, known: bool| {
+            let mut lines = headers(&[(name, value)]);
+            strip(credentials, &mut lines, &Ours::Recognised { known });
+            !lines.is_empty()
+        };
+        let minted = format!("sg_{}", "a".repeat(43));
+        let (any, formats) = (credentials(vec![]), kaicalls());
+        for (value, of_any, of_formats) in [
+            ("Bearer eyJhbGciOi.J9.x", true, true),
+            ("Basic dTpw", true, true),
+            (&*format!("Bearer {minted}"), false, true),
+            (&*format!("Bearer {KEY}"), true, false),
+            (&*format!("Bearer x, Bearer {KEY}"), true, false),
+            ("Bearer x, Bearer y", true, true),
+            ("Bearer kc_test_x", true, false),
+        ] {
+            assert_eq!(kept(&any, "authorization", value, false), of_any, "{value}");
+            assert_eq!(kept(&formats, "authorization", value, false), of_formats, "{value}");
+        }
+        assert!(kept(&any, "x-api-key", "theirs", false));
+        assert!(!kept(&any, "x-api-key", "imported", true), "the store knows it");
+        assert!(kept(&any, "authorization", "Basic dTpw", true));
     }
 }

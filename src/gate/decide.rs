@@ -12,10 +12,11 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use tokio::time::Instant;
 
-use super::asks::{self, Asked};
+use super::asks::{self, Asked, Counted};
 use super::credential::{self, Presented};
 use super::guessing::Guessing;
 use super::known::{KnownKeys, Seen};
+use super::observed::counted;
 use super::permit::{Basis, Recheck};
 use super::records::{Known, Records, Remembered};
 use super::trail::{Caller, Trail};
@@ -25,7 +26,7 @@ use crate::clock;
 use crate::keys::{Digest, Tenant};
 use crate::limit::{Answer, Outcome};
 use crate::policy::route::Found;
-use crate::policy::{Access, Allowances, Policy, Route};
+use crate::policy::{Access, Allowances, Mode, Policy, Route};
 use crate::store::fallback::Fallback;
 use crate::store::usage::tally::{self, Tally};
 use crate::store::{Store, StoreError};
@@ -38,6 +39,8 @@ pub struct Gate {
     policy: Arc<Policy>,
     store: Store,
     commons: Commons,
+    /// What holds for requests that are for no route, where they are let pass.
+    unrouted: Arc<Route>,
     records: Rc<Records>,
     /// Absent: use is not counted.
     tally: Option<Rc<Tally>>,
@@ -65,11 +68,32 @@ pub struct Inquiry<'a> {
     pub query: Option<&'a str>,
     pub headers: &'a HeaderMap,
     pub client: IpAddr,
+    /// Of the body, where the head says it.
+    pub length: Option<u64>,
+    /// What of the head is larger than it may be.
+    pub oversize: Option<Oversize>,
+}
+
+/// More of a request's head than a gate takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oversize {
+    Target,
+    Headers,
+}
+
+impl From<Oversize> for Denial {
+    fn from(oversize: Oversize) -> Self {
+        match oversize {
+            Oversize::Target => Self::UriTooLong,
+            Oversize::Headers => Self::HeadersTooLarge,
+        }
+    }
 }
 
 impl Gate {
     pub fn new(policy: Arc<Policy>, store: Store, commons: Commons, deadline: Duration) -> Self {
-        Self { policy, store, commons, records: Rc::default(), tally: None, deadline }
+        let unrouted = unrouted(&policy);
+        Self { policy, store, commons, unrouted, records: Rc::default(), tally: None, deadline }
     }
 
     /// The same, with use counted there.
@@ -80,21 +104,38 @@ impl Gate {
     /// The gate after a reload: another policy over the same connection to the store and the same memory of keys.
     pub fn renewed(&self, policy: Arc<Policy>, commons: Commons, deadline: Duration) -> Self {
         let (store, records, tally) = (self.store.clone(), self.records.clone(), self.tally.clone());
-        Self { policy, store, commons, records, tally, deadline }
+        Self { unrouted: unrouted(&policy), policy, store, commons, records, tally, deadline }
     }
 
     pub fn policy(&self) -> &Arc<Policy> {
         &self.policy
     }
 
+    pub(super) fn unrouted(&self) -> &Arc<Route> {
+        &self.unrouted
+    }
+
     /// Decides on a request; `trail` keeps what became known, also of one that is denied.
     pub async fn decide(&self, inquiry: &Inquiry<'_>, trail: &mut Trail) -> Result<Permit, Denial> {
+        match self.judge_request(inquiry, trail).await {
+            Ok(permit) if permit.route().mode == Mode::Enforce => Ok(permit),
+            Ok(permit) => Ok(self.as_observed(permit, inquiry, trail)),
+            Err(denial) => self.unless_observed(denial, inquiry, trail),
+        }
+    }
+
+    /// The questions in their order, whatever becomes of the answer.
+    async fn judge_request(&self, inquiry: &Inquiry<'_>, trail: &mut Trail) -> Result<Permit, Denial> {
         let path = path::read(inquiry.path)?;
         let preflight = self.preflight(inquiry, &path.text);
         let found = match preflight {
             Some(route) => Found::Route { route, parameters: Vec::new() },
             None => self.policy.routes.find(inquiry.method, &path.text),
         };
+        if let Some(oversize) = inquiry.oversize {
+            trail.route = found.route().cloned();
+            return Err(oversize.into());
+        }
         let (route, parameters) = match found {
             Found::Route { route, parameters } => (route, parameters),
             // What needs a route's leave to be in a path is malformed where there is no route.
@@ -127,15 +168,15 @@ impl Gate {
         let routed = Routed { route, target, named, client: inquiry.client, spends: true };
         let digest = presented.digest;
         let decided = self.decide_keyed(routed, presented, deadline, trail).await;
-        self.count(&digest, trail, decided.as_ref().err());
+        self.count(&digest, trail, route.mode, decided.as_ref().err());
         decided
     }
 
     /// One more request with a key that there is. A business that an unscoped key names is concerned only where the store has
     /// confirmed that it is its user's: nobody counts in another's name.
-    fn count(&self, digest: &Digest, trail: &Trail, denial: Option<&Denial>) {
+    fn count(&self, digest: &Digest, trail: &Trail, mode: Mode, denial: Option<&Denial>) {
         let (Some(tally), Some(caller), Some(at_ms)) = (&self.tally, &trail.caller, trail.store_ms) else { return };
-        let request = tally::Request { at_ms, denied: denial.is_some() };
+        let request = tally::Request { at_ms, denied: denial.is_some() && mode == Mode::Enforce };
         tally.key(digest, &caller.key, request);
         if let (None, Some(business), None | Some(Denial::RateLimited { .. })) =
             (&caller.key.business, &caller.business, denial)
@@ -176,13 +217,13 @@ impl Gate {
                 Err(error) if error.is_outage() => self.commons.fallback.answer(&asked.question, clock::now_ms())?,
                 answer => answer?,
             };
-            let Outcome::Spent { granted, windows } = answer.outcome else { return Err(unexpected()) };
-            trail.limits = asked.named(windows, answer.now_ms);
+            let Outcome::Spent { granted, windows, observed } = answer.outcome else { return Err(unexpected()) };
+            trail.limits = asked.named(Counted { granted, windows, observed }, answer.now_ms);
             if granted == 0 {
                 return Err(rate_limited(trail));
             }
         }
-        Ok(Permit::public(routed.route.clone(), routed.target))
+        Ok(counted(Permit::public(routed.route.clone(), routed.target), trail))
     }
 
     async fn decide_keyed(
@@ -193,7 +234,7 @@ impl Gate {
         trail: &mut Trail,
     ) -> Result<Permit, Denial> {
         let (caller, basis) = self.judge(&routed, &presented.digest, deadline, trail).await?;
-        Ok(Permit::key(basis, routed, caller, presented))
+        Ok(counted(Permit::key(basis, routed, caller, presented), trail))
     }
 
     /// By what the store confirms; while it is away, by what it confirmed not long ago, where the configuration says so.
@@ -262,9 +303,9 @@ impl Gate {
                         }
                     }
                 }
-                Outcome::Spent { granted, windows } => {
+                Outcome::Spent { granted, windows, observed } => {
                     let Some(standing) = standing else { return Err(self.unknown(digest)) };
-                    trail.limits = asked.named(windows, answer.now_ms);
+                    trail.limits = asked.named(Counted { granted, windows, observed }, answer.now_ms);
                     return settled(standing, granted, trail);
                 }
             }
@@ -296,8 +337,8 @@ impl Gate {
             return Err(error.into());
         }
         match self.commons.fallback.answer(&asked.question, now_ms)?.outcome {
-            Outcome::Spent { granted, windows } => {
-                trail.limits = asked.named(windows, now_ms);
+            Outcome::Spent { granted, windows, observed } => {
+                trail.limits = asked.named(Counted { granted, windows, observed }, now_ms);
                 (trail.known_for, trail.store_ms) = (true, Some(now_ms));
                 settled(&standing, granted, trail)
             }
@@ -391,6 +432,10 @@ impl Gate {
         let seen = Seen { asked: began.into_std(), answered: answered.into_std(), store_ms: answer.now_ms };
         Ok((answer, seen))
     }
+}
+
+fn unrouted(policy: &Policy) -> Arc<Route> {
+    Arc::new(Route { mode: policy.mode, ..Route::bare("none".to_owned(), Access::Public) })
 }
 
 fn not_taken() -> Denial {

@@ -10,6 +10,8 @@ use crate::store::StoreError;
 #[derive(Debug, Clone)]
 pub enum Denial {
     BadRequest(Cow<'static, str>),
+    /// A parameter that the policy reads says what it cannot read; the request itself is well-formed.
+    BadParameter(Cow<'static, str>),
     BadPath(&'static str),
     AmbiguousKey,
     RouteNotFound,
@@ -59,7 +61,7 @@ pub enum Denial {
 impl Denial {
     pub fn reason(&self) -> Reason {
         match self {
-            Self::BadRequest(_) => Reason::BadRequest,
+            Self::BadRequest(_) | Self::BadParameter(_) => Reason::BadRequest,
             Self::BadPath(_) => Reason::BadPath,
             Self::AmbiguousKey => Reason::AmbiguousKey,
             Self::RouteNotFound => Reason::RouteNotFound,
@@ -87,6 +89,42 @@ impl Denial {
             Self::UpstreamTimeout => Reason::UpstreamTimeout,
             Self::Misdirected => Reason::Misdirected,
             Self::Unmanaged { reason, .. } => *reason,
+        }
+    }
+
+    /// Whether it may be let pass where denials are only observed: it is the policy's, and neither of a request that two
+    /// servers read differently, nor of something that cannot be served.
+    pub fn is_observable(&self) -> bool {
+        match self {
+            Self::RouteNotFound
+            | Self::MethodNotAllowed { .. }
+            | Self::BadParameter(_)
+            | Self::MissingKey
+            | Self::MalformedKey(_)
+            | Self::ForeignFormat(_)
+            | Self::UnknownKey
+            | Self::RevokedKey
+            | Self::ExpiredKey
+            | Self::DeniedKey
+            | Self::InsufficientScope { .. }
+            | Self::PlanRequired
+            | Self::BusinessSuspended
+            | Self::BusinessForbidden
+            | Self::DeniedAddress
+            | Self::BodyTooLarge
+            | Self::HeadersTooLarge
+            | Self::UriTooLong
+            | Self::RateLimited { .. }
+            | Self::StoreUnavailable(_) => true,
+            Self::BadRequest(_)
+            | Self::BadPath(_)
+            | Self::AmbiguousKey
+            | Self::Overloaded
+            | Self::UpstreamUnreachable(_)
+            | Self::UpstreamInvalid(_)
+            | Self::UpstreamTimeout
+            | Self::Misdirected
+            | Self::Unmanaged { .. } => false,
         }
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::asks::counted_address;
 use super::sharded::{SHARDS, Sharded};
 use crate::keys::Digest;
-use crate::limit::{Algorithm, Bucket, BucketAsk, Windows, spend};
+use crate::limit::{Algorithm, Bucket, BucketAsk, Outcome, Windows, spend};
 
 /// Addresses that are counted at once. Whoever has more of them gets the rest of their windows for free.
 const MOST_ADDRESSES: usize = 65_536;
@@ -30,7 +30,7 @@ pub struct Guessing {
 impl Guessing {
     pub fn new(windows: Arc<Windows>) -> Self {
         // The bucket is in no store, so that its name is never read.
-        let ask = BucketAsk { name: String::new(), algorithm: Algorithm::Fixed, windows };
+        let ask = BucketAsk { name: String::new(), algorithm: Algorithm::Fixed, windows, observes: false };
         Self { ask, guesses: Sharded::default(), existing: Sharded::default() }
     }
 
@@ -79,9 +79,10 @@ impl Guessing {
     /// Spends one, or reads; how often it was granted, and the longest wait.
     fn spend(&self, bucket: &mut Bucket, now_ms: u64, n: u32) -> (u32, Option<u64>) {
         let mut buckets = [(std::mem::take(bucket), &self.ask)];
-        let (granted, windows) = spend(&mut buckets, now_ms, 1, n);
+        let spent = spend(&mut buckets, now_ms, 1, n);
         let [(spent_from, _)] = buckets;
         *bucket = spent_from;
+        let Outcome::Spent { granted, windows, .. } = spent else { return (0, None) };
         (granted, windows.iter().flatten().filter_map(|window| window.wait_ms).max())
     }
 }

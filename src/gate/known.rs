@@ -315,7 +315,7 @@ mod tests {
         let (known, clock) = (KnownKeys::new(FIVE_MINUTES), Clock(Instant::now()));
         let (digest, key) = (Digest::of("k"), live());
         let documents = Documents { digest: &digest, key: &key, business_id: Some("acme"), business: &Known::Absent };
-        let spent = |granted| Outcome::Spent { granted, windows: Vec::new() };
+        let spent = |granted| Outcome::Spent { granted, windows: Vec::new(), observed: Vec::new() };
         known.heard(&documents, None, &spent(0), clock.seen(0, 1));
         assert!(!knows(&known, clock.at(1)));
         known.heard(&documents, None, &spent(1), clock.seen(2, 3));

@@ -2,7 +2,8 @@
 //!
 //! `path` → `preflight` → (policy's routes) → `query` → `business` → `credential` → `standing` → `asks` ⇒ `permit` or `denial`. The rule
 //! files are pure functions over plain data, `weigh` puts them together; `decide` alone awaits the store. What gates remember
-//! stands in `records` (a worker's), `known` and `guessing` (the process's). Only this room can make a `Permit`.
+//! stands in `records` (a worker's), `known` and `guessing` (the process's). Only this room can make a `Permit`; of a denial that
+//! is only observed `observed` makes one.
 
 pub mod asks;
 pub mod business;
@@ -11,6 +12,7 @@ pub mod decide;
 pub mod denial;
 pub mod guessing;
 pub mod known;
+pub mod observed;
 pub mod path;
 pub mod permit;
 pub mod preflight;
@@ -21,7 +23,7 @@ pub mod standing;
 pub mod trail;
 pub mod weigh;
 
-pub use decide::{Commons, Gate, Inquiry};
+pub use decide::{Commons, Gate, Inquiry, Oversize};
 pub use denial::Denial;
 pub use guessing::Guessing;
 pub use known::KnownKeys;

@@ -4,13 +4,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::HeaderName;
-
-use super::credential::Presented;
+use super::Denial;
+use super::credential::{Ours, Presented};
 use super::trail::Caller;
 use super::weigh::Routed;
 use crate::keys::Digest;
-use crate::policy::{Route, UpstreamId};
+use crate::policy::{Mode, Route, UpstreamId};
 
 #[derive(Debug)]
 pub struct Permit {
@@ -18,9 +17,12 @@ pub struct Permit {
     route: Arc<Route>,
     target: String,
     upstream: UpstreamId,
-    key_header: Option<HeaderName>,
     caller: Option<Arc<Caller>>,
     recheck: Option<Recheck>,
+    /// What is taken for a key and does not pass.
+    keys: Ours,
+    /// Whether the store has confirmed the key for this request.
+    confirmed: bool,
 }
 
 /// What is asked about again while what was permitted is still open.
@@ -34,7 +36,7 @@ pub struct Recheck {
 }
 
 /// What a request passes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Basis {
     /// The route needs no key.
     Public,
@@ -44,6 +46,8 @@ pub enum Basis {
     Key,
     /// The same as it was last confirmed: the store is away, and the configuration lets keys pass on that for a while.
     KnownFor,
+    /// Nothing but that denials are only observed here: this is what it would have been denied for.
+    Observed(Denial),
 }
 
 impl Permit {
@@ -56,7 +60,17 @@ impl Permit {
     }
 
     fn without_key(basis: Basis, route: Arc<Route>, target: String) -> Self {
-        Self { basis, upstream: route.upstream, route, target, key_header: None, caller: None, recheck: None }
+        let (caller, recheck) = (None, None);
+        Self {
+            basis,
+            upstream: route.upstream,
+            route,
+            target,
+            caller,
+            recheck,
+            keys: Ours::Candidates,
+            confirmed: false,
+        }
     }
 
     /// `basis`: `Key` or `KnownFor`. Where the key's format names an upstream, that beats the route's.
@@ -64,22 +78,77 @@ impl Permit {
         let Routed { route, target, named, client, spends: _ } = routed;
         let recheck = Recheck { route: route.clone(), digest: presented.digest, named, client };
         Self {
+            confirmed: matches!(basis, Basis::Key),
             basis,
             upstream: presented.upstream.unwrap_or(route.upstream),
             route: route.clone(),
             target,
-            key_header: Some(presented.header),
             caller: Some(caller),
             recheck: Some(recheck),
+            keys: Ours::In(presented.header),
         }
     }
 
-    pub fn basis(&self) -> Basis {
-        self.basis
+    /// The same, with what stands against it in the eyes of a limit or of a route that is only observed.
+    pub(super) fn observing(self, denial: Denial) -> Self {
+        Self { basis: Basis::Observed(denial), ..self }
     }
 
-    pub fn route(&self) -> &Route {
+    /// As the service got it before there was a gate: this target, and what stands where a key would, as far as it is no
+    /// key. `known`: the store knows it as one.
+    pub(super) fn untouched(self, target: String, known: bool) -> Self {
+        Self { target, keys: Ours::Recognised { known }, ..self }
+    }
+
+    /// Of what presents this key, or none. Nobody is named to the service but who stands.
+    pub(super) fn of_observed(
+        denial: Denial,
+        route: Arc<Route>,
+        caller: Option<Arc<Caller>>,
+        shown: Option<(Recheck, Option<UpstreamId>)>,
+    ) -> Self {
+        let upstream = shown.as_ref().and_then(|(_, upstream)| *upstream).unwrap_or(route.upstream);
+        let recheck = shown.map(|(recheck, _)| recheck);
+        Self { upstream, caller, recheck, ..Self::without_key(Basis::Observed(denial), route, String::new()) }
+    }
+
+    pub fn basis(&self) -> &Basis {
+        &self.basis
+    }
+
+    /// Why it would have been denied, where that is only observed.
+    pub fn observed(&self) -> Option<&Denial> {
+        match &self.basis {
+            Basis::Observed(denial) => Some(denial),
+            Basis::Public | Basis::Preflight | Basis::Key | Basis::KnownFor => None,
+        }
+    }
+
+    pub fn route(&self) -> &Arc<Route> {
         &self.route
+    }
+
+    /// How many bytes of a body may pass.
+    pub fn most_of_a_body(&self) -> Option<u64> {
+        match self.route.mode {
+            Mode::Enforce => self.most_of_a_body_as_configured(),
+            Mode::Observe => None,
+        }
+    }
+
+    pub(super) fn most_of_a_body_as_configured(&self) -> Option<u64> {
+        // What needs no key for its question's sake brings nothing else.
+        if matches!(self.basis, Basis::Preflight) { Some(0) } else { self.route.max_body }
+    }
+
+    /// What is taken for a key and does not pass.
+    pub fn keys(&self) -> &Ours {
+        &self.keys
+    }
+
+    /// Whether the store has confirmed the key for this very request.
+    pub fn is_confirmed(&self) -> bool {
+        self.confirmed
     }
 
     /// Path and query as they were decided on.
@@ -89,11 +158,6 @@ impl Permit {
 
     pub fn upstream(&self) -> UpstreamId {
         self.upstream
-    }
-
-    /// The header that the key was read from, where one was.
-    pub fn key_header(&self) -> Option<&HeaderName> {
-        self.key_header.as_ref()
     }
 
     pub fn caller(&self) -> Option<&Caller> {

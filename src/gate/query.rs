@@ -12,7 +12,7 @@ pub fn clamped<'q>(query: &'q str, clamps: &[(String, u64)]) -> Result<Cow<'q, s
         let mut seen = false;
         let mut changed: Option<String> = None;
         for (at, pair) in pairs(&forwarded) {
-            let refused = |what| Denial::BadRequest(format!("The query parameter `{name}` {what}").into());
+            let refused = |what| Denial::BadParameter(format!("The query parameter `{name}` {what}").into());
             match naming(pair, name) {
                 Naming::Another => continue,
                 Naming::Alike => return Err(refused("is written in a form that servers read differently")),

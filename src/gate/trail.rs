@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limit::{Window, WindowNow};
-use crate::policy::{Limit, Route};
+use crate::policy::{Limit, Mode, Reason, Route};
 use crate::store::record::KeyDocument;
 
 #[derive(Debug, Default)]
@@ -21,6 +21,8 @@ pub struct Trail {
     pub store_took: Option<Duration>,
     /// The store's clock when it answered (milliseconds since the Unix epoch); absent where it was not asked.
     pub store_ms: Option<u64>,
+    /// Why it would have been denied, where denials are only observed.
+    pub observed: Option<Reason>,
     /// The store was away, and the key was judged by what was last confirmed of it.
     pub known_for: bool,
 }
@@ -43,6 +45,8 @@ pub struct LimitNow {
     pub now: WindowNow,
     /// The store's clock (milliseconds since the Unix epoch).
     pub now_ms: u64,
+    /// Whether it had no room for this request.
+    pub over: bool,
 }
 
 impl LimitNow {
@@ -68,11 +72,26 @@ impl Trail {
     }
 
     /// The window that the `X-RateLimit-*` headers describe: the one with the longest wait where there is one, else the one
-    /// with the least remaining (of equal ones the latest reset).
+    /// with the least remaining (of equal ones the latest reset). A limit that only observes is not the client's to see.
     pub fn binding(&self, denied: bool) -> Option<&LimitNow> {
         if denied {
-            return self.limits.iter().max_by_key(|l| l.now.wait_ms.unwrap_or(u64::MAX));
+            return self.enforced().max_by_key(|l| l.now.wait_ms.unwrap_or(u64::MAX));
         }
-        self.limits.iter().min_by_key(|l| (l.now.remaining, std::cmp::Reverse(l.now.reset_ms)))
+        self.enforced().min_by_key(|l| (l.now.remaining, std::cmp::Reverse(l.now.reset_ms)))
+    }
+
+    /// Whether the route that was found is enforced: on others clients see nothing of a gate.
+    pub fn is_enforced(&self) -> bool {
+        self.route.as_ref().is_none_or(|route| route.mode == Mode::Enforce)
+    }
+
+    /// The windows that clients are told of.
+    pub fn enforced(&self) -> impl Iterator<Item = &LimitNow> {
+        self.limits.iter().filter(|now| now.limit.mode == Mode::Enforce)
+    }
+
+    /// The windows that had no room for the request.
+    pub fn over(&self) -> impl Iterator<Item = &LimitNow> {
+        self.limits.iter().filter(|now| now.over)
     }
 }

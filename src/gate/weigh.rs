@@ -154,7 +154,7 @@ pub fn settled(standing: &Standing, granted: u32, trail: &mut Trail) -> Result<A
 
 /// After `retry_after` seconds every window has room, if nobody else spends; `None` where some window never has.
 pub fn rate_limited(trail: &Trail) -> Denial {
-    let full: Vec<_> = trail.limits.iter().filter(|limit| limit.now.wait_ms != Some(0)).collect();
+    let full: Vec<_> = trail.over().collect();
     let waits: Option<Vec<u64>> = full.iter().map(|limit| limit.now.wait_ms).collect();
     let longest_ms = waits.map(|waits| waits.into_iter().max().unwrap_or_default());
     Denial::RateLimited {

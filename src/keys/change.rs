@@ -1,14 +1,15 @@
 //! What may become of a key or of a business that stands: new facts, limits of its own, rotation, suspension.
 //!
-//! Pure, as `rules` is for new keys. The stores apply what is settled here to the document as it is at that moment.
+//! Pure, as `creation` is for new keys. The stores apply what is settled here to the document as it is at that moment.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::rules::{Required, RuleError, Rules, check_name, duration_ms, expiry, near_misses};
+use super::rules::{
+    Holder, Required, RuleError, Rules, check_name, duration_ms, expiry, listed, near_misses, networks,
+};
 use crate::limit::Windows;
 
 /// The longest time for which a key and its successor may both stand: 30 days.
@@ -70,14 +71,6 @@ pub struct SettledBusiness {
     pub limits: BTreeMap<String, Option<Arc<Windows>>>,
 }
 
-/// Who has limits of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Holder {
-    /// Only limits `by: key`.
-    Key,
-    Business,
-}
-
 impl Rules {
     /// Checks what is to become of a key.
     pub fn settle_change(&self, change: Change, now_ms: u64) -> Result<SettledChange, RuleError> {
@@ -129,50 +122,6 @@ impl Rules {
         let limits = self.settle_overrides(Holder::Business, change.limits)?;
         Ok(SettledBusiness { plan: change.plan, status: change.status, limits })
     }
-
-    /// Limits that are set, none of them removed.
-    pub fn settle_limits(
-        &self,
-        holder: Holder,
-        limits: Vec<(String, Vec<String>)>,
-    ) -> Result<BTreeMap<String, Arc<Windows>>, RuleError> {
-        let set = limits.into_iter().map(|(name, windows)| (name, Some(windows))).collect();
-        let settled = self.settle_overrides(holder, set)?;
-        Ok(settled.into_iter().filter_map(|(name, windows)| Some((name, windows?))).collect())
-    }
-
-    /// A limit that is not configured may still be removed: it is left over from another configuration.
-    fn settle_overrides(
-        &self,
-        holder: Holder,
-        limits: Vec<(String, Option<Vec<String>>)>,
-    ) -> Result<BTreeMap<String, Option<Arc<Windows>>>, RuleError> {
-        let mut settled = BTreeMap::new();
-        for (name, windows) in limits {
-            let Some(texts) = windows else {
-                settled.insert(name, None);
-                continue;
-            };
-            self.check_limit(holder, &name)?;
-            let windows = Windows::parse(texts.iter().map(String::as_str));
-            let windows = windows.map_err(|wrong| RuleError::BadWindows { name: name.clone(), wrong })?;
-            settled.insert(name, Some(Arc::new(windows)));
-        }
-        Ok(settled)
-    }
-
-    fn check_limit(&self, holder: Holder, name: &str) -> Result<(), RuleError> {
-        match self.known_limits.iter().find(|(known, _)| known == name) {
-            Some((_, by_key)) if *by_key || holder == Holder::Business => Ok(()),
-            Some(_) => Err(RuleError::NotByKey(name.to_owned())),
-            None => {
-                let known = || self.known_limits.iter().filter(|(_, by_key)| *by_key || holder == Holder::Business);
-                let names = || known().map(|(known, _)| known.as_str());
-                let advice = near_misses(name, names()).unwrap_or_else(|| listed(names(), "it can set"));
-                Err(RuleError::UnknownLimit { name: name.to_owned(), advice })
-            }
-        }
-    }
 }
 
 /// How long a rotated key goes on beside its successor, in milliseconds: `24h`; none by default.
@@ -188,21 +137,6 @@ pub fn overlap(text: Option<&str>) -> Result<u64, RuleError> {
 /// How long ago, in milliseconds: `90d`.
 pub fn age(text: &str) -> Result<u64, RuleError> {
     duration_ms(text).ok_or_else(|| RuleError::BadAge(text.to_owned()))
-}
-
-/// `10.0.0.0/8`, or a bare address, which stands for itself alone.
-pub fn network(text: &str) -> Option<IpNet> {
-    let bare = text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
-    bare.ok().or_else(|| text.parse().ok())
-}
-
-pub fn networks(texts: &[String]) -> Result<Vec<IpNet>, RuleError> {
-    texts.iter().map(|text| network(text).ok_or_else(|| RuleError::BadAddress(text.clone()))).collect()
-}
-
-fn listed<'a>(known: impl Iterator<Item = &'a str>, what: &str) -> String {
-    let names: Vec<_> = known.map(|name| format!("`{name}`")).collect();
-    if names.is_empty() { "none is configured".to_owned() } else { format!("{what} {}", names.join(", ")) }
 }
 
 #[cfg(test)]

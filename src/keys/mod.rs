@@ -3,6 +3,7 @@
 //! No I/O: the stores keep what this room defines, the command line and the management API obey its rules.
 
 pub mod change;
+pub mod creation;
 pub mod digest;
 pub mod format;
 pub mod mask;

@@ -1,17 +1,18 @@
-//! What a new key must have, and when it ends: the lifecycle rules, the same for the command line and for management.
+//! What a configuration says about keys, and the checks that creating and changing one have in common: scopes, limits of their
+//! own, ends, names, addresses. The same for the command line and for management.
 //!
-//! Pure: what is asked for and the time go in, the settled facts or the first broken rule come out. What may become of a
-//! key that stands is in `change`.
+//! Pure: what is asked for and the time go in, the settled facts or the first broken rule come out. A new key is settled in
+//! `creation`, what may become of one that stands in `change`.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use thiserror::Error;
 
-use super::change;
-use super::tenant::{Tenant, is_id};
+use super::tenant::is_id;
 use crate::clock;
 use crate::limit::{Windows, WindowsError};
 
@@ -47,31 +48,12 @@ pub enum Required {
     Expiry,
 }
 
-/// A key as somebody asks for it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Wanted {
-    pub name: String,
-    pub business: Option<String>,
-    pub user: Option<String>,
-    pub scopes: Vec<String>,
-    /// `90d`, `24h`, or RFC 3339.
-    pub expires: Option<String>,
-    /// Limits of its own: a name, and windows such as `60/1m`.
-    pub limits: Vec<(String, Vec<String>)>,
-    /// From where it may be used; `None`: from anywhere.
-    pub allow_addresses: Option<Vec<String>>,
-}
-
-/// A key that obeys the rules.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settled {
-    pub name: String,
-    pub business: Option<String>,
-    pub user: Option<String>,
-    pub scopes: Vec<String>,
-    pub expires_at: Option<u64>,
-    pub limits: BTreeMap<String, Arc<Windows>>,
-    pub allow_addresses: Option<Vec<IpNet>>,
+/// Who has limits of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// Only limits `by: key`.
+    Key,
+    Business,
 }
 
 /// The rule that a wanted key breaks, and what to do about it.
@@ -128,31 +110,6 @@ pub enum RuleError {
 }
 
 impl Rules {
-    /// Checks what is wanted and fills in what is left out.
-    pub fn settle(&self, wanted: Wanted, now_ms: u64) -> Result<Settled, RuleError> {
-        check_name(&wanted.name)?;
-        check_id(Required::Business, wanted.business.as_deref())?;
-        check_id(Required::User, wanted.user.as_deref())?;
-        if self.require.contains(&Required::Business) && wanted.business.is_none() {
-            return Err(RuleError::Missing(Required::Business));
-        }
-        if self.require.contains(&Required::User) && wanted.user.is_none() {
-            return Err(RuleError::Missing(Required::User));
-        }
-        if wanted.business.is_none() && wanted.user.is_none() {
-            return Err(RuleError::NoTenant);
-        }
-        let scopes = self.settle_scopes(wanted.scopes)?;
-        if self.require.contains(&Required::Expiry) && wanted.expires.is_none() {
-            return Err(RuleError::Missing(Required::Expiry));
-        }
-        let expires_at = wanted.expires.map(|text| expiry(&text, now_ms)).transpose()?;
-        let limits = self.settle_limits(change::Holder::Key, wanted.limits)?;
-        let allow_addresses = wanted.allow_addresses.map(|texts| change::networks(&texts)).transpose()?;
-        let Wanted { name, business, user, .. } = wanted;
-        Ok(Settled { name, business, user, scopes, expires_at, limits, allow_addresses })
-    }
-
     /// The scopes asked for, each once and known, or the default ones.
     pub fn settle_scopes(&self, wanted: Vec<String>) -> Result<Vec<String>, RuleError> {
         if wanted.is_empty() {
@@ -198,13 +155,49 @@ impl Rules {
         known.dedup();
         known.join(", ")
     }
-}
 
-impl Settled {
-    /// Whose the key is: the business's, or the user's when it is bound to none. A settled key has at least one of them.
-    pub fn tenant(&self) -> Option<Tenant> {
-        let business = self.business.clone().map(Tenant::Business);
-        business.or_else(|| self.user.clone().map(Tenant::User))
+    /// Limits that are set, none of them removed.
+    pub fn settle_limits(
+        &self,
+        holder: Holder,
+        limits: Vec<(String, Vec<String>)>,
+    ) -> Result<BTreeMap<String, Arc<Windows>>, RuleError> {
+        let set = limits.into_iter().map(|(name, windows)| (name, Some(windows))).collect();
+        let settled = self.settle_overrides(holder, set)?;
+        Ok(settled.into_iter().filter_map(|(name, windows)| Some((name, windows?))).collect())
+    }
+
+    /// A limit that is not configured may still be removed: it is left over from another configuration.
+    pub(super) fn settle_overrides(
+        &self,
+        holder: Holder,
+        limits: Vec<(String, Option<Vec<String>>)>,
+    ) -> Result<BTreeMap<String, Option<Arc<Windows>>>, RuleError> {
+        let mut settled = BTreeMap::new();
+        for (name, windows) in limits {
+            let Some(texts) = windows else {
+                settled.insert(name, None);
+                continue;
+            };
+            self.check_limit(holder, &name)?;
+            let windows = Windows::parse(texts.iter().map(String::as_str));
+            let windows = windows.map_err(|wrong| RuleError::BadWindows { name: name.clone(), wrong })?;
+            settled.insert(name, Some(Arc::new(windows)));
+        }
+        Ok(settled)
+    }
+
+    fn check_limit(&self, holder: Holder, name: &str) -> Result<(), RuleError> {
+        match self.known_limits.iter().find(|(known, _)| known == name) {
+            Some((_, by_key)) if *by_key || holder == Holder::Business => Ok(()),
+            Some(_) => Err(RuleError::NotByKey(name.to_owned())),
+            None => {
+                let known = || self.known_limits.iter().filter(|(_, by_key)| *by_key || holder == Holder::Business);
+                let names = || known().map(|(known, _)| known.as_str());
+                let advice = near_misses(name, names()).unwrap_or_else(|| listed(names(), "it can set"));
+                Err(RuleError::UnknownLimit { name: name.to_owned(), advice })
+            }
+        }
     }
 }
 
@@ -285,6 +278,21 @@ pub(super) fn near_misses<'a>(name: &str, known: impl Iterator<Item = &'a str>) 
     (!names.is_empty()).then(|| format!("did you mean {}?", names.join(" or ")))
 }
 
+/// `10.0.0.0/8`, or a bare address, which stands for itself alone.
+pub fn network(text: &str) -> Option<IpNet> {
+    let bare = text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
+    bare.ok().or_else(|| text.parse().ok())
+}
+
+pub fn networks(texts: &[String]) -> Result<Vec<IpNet>, RuleError> {
+    texts.iter().map(|text| network(text).ok_or_else(|| RuleError::BadAddress(text.clone()))).collect()
+}
+
+pub(super) fn listed<'a>(known: impl Iterator<Item = &'a str>, what: &str) -> String {
+    let names: Vec<_> = known.map(|name| format!("`{name}`")).collect();
+    if names.is_empty() { "none is configured".to_owned() } else { format!("{what} {}", names.join(", ")) }
+}
+
 pub fn check_id(what: Required, id: Option<&str>) -> Result<(), RuleError> {
     match id {
         Some(id) if !is_id(id) => Err(RuleError::BadId { what, id: id.to_owned() }),
@@ -319,36 +327,8 @@ mod tests {
         Rules { require: require.to_vec(), known_scopes: known, ..Rules::default() }
     }
 
-    fn wanted() -> Wanted {
-        Wanted { name: "job".to_owned(), business: Some("acme".to_owned()), ..Wanted::default() }
-    }
-
     fn texts(scopes: &[&str]) -> Vec<String> {
         scopes.iter().map(|&scope| scope.to_owned()).collect()
-    }
-
-    #[test]
-    fn what_is_required_must_be_there() {
-        let with = |required| rules(&[required]);
-        assert_eq!(
-            with(Required::Business).settle(Wanted { business: None, user: Some("u".into()), ..wanted() }, NOW),
-            Err(RuleError::Missing(Required::Business))
-        );
-        assert_eq!(with(Required::User).settle(wanted(), NOW), Err(RuleError::Missing(Required::User)));
-        assert_eq!(with(Required::Expiry).settle(wanted(), NOW), Err(RuleError::Missing(Required::Expiry)));
-        assert!(matches!(with(Required::Scopes).settle(wanted(), NOW), Err(RuleError::NoScopes { .. })));
-        assert_eq!(rules(&[]).settle(Wanted { business: None, ..wanted() }, NOW), Err(RuleError::NoTenant));
-        assert!(rules(&[]).settle(wanted(), NOW).is_ok());
-    }
-
-    #[test]
-    fn a_key_without_a_business_is_its_users() {
-        let unscoped = Wanted { business: None, user: Some("u_42".to_owned()), ..wanted() };
-        let settled = rules(&[]).settle(unscoped, NOW).expect("a good key");
-        assert_eq!(settled.tenant(), Some(Tenant::User("u_42".to_owned())));
-        let both = Wanted { user: Some("u_42".to_owned()), ..wanted() };
-        let settled = rules(&[]).settle(both, NOW).expect("a good key");
-        assert_eq!(settled.tenant(), Some(Tenant::Business("acme".to_owned())));
     }
 
     #[test]
@@ -377,19 +357,6 @@ mod tests {
         for wrong in ["", "x:*", ":*", "contacts:re*", "contacts*", "contacts:", "**"] {
             assert!(refused(wrong).is_err(), "{wrong:?}");
         }
-    }
-
-    #[test]
-    fn names_and_ids_are_what_can_be_stored_and_shown() {
-        let named = |name: &str| rules(&[]).settle(Wanted { name: name.to_owned(), ..wanted() }, NOW).map(|_| ());
-        assert_eq!(named("  "), Err(RuleError::NoName));
-        assert_eq!(named("a\nb"), Err(RuleError::NameControl));
-        assert_eq!(named(&"ü".repeat(200)), Ok(()));
-        assert_eq!(named(&"ü".repeat(201)), Err(RuleError::LongName));
-        let bad = Wanted { business: Some("a b".to_owned()), ..wanted() };
-        assert!(matches!(rules(&[]).settle(bad, NOW), Err(RuleError::BadId { what: Required::Business, .. })));
-        let bad = Wanted { user: Some("{x}".to_owned()), ..wanted() };
-        assert!(matches!(rules(&[]).settle(bad, NOW), Err(RuleError::BadId { what: Required::User, .. })));
     }
 
     #[test]

@@ -50,6 +50,16 @@ pub enum Believed {
 }
 
 impl Question {
+    /// The buckets of all asks, in the order asked.
+    pub fn buckets(&self) -> impl Iterator<Item = &BucketAsk> {
+        self.asks.iter().flat_map(|ask| &ask.buckets)
+    }
+
+    /// Of buckets that observe, that so many have passed.
+    pub fn all_observed(&self, passed: u32) -> Vec<u32> {
+        self.buckets().filter(|bucket| bucket.observes).map(|_| passed).collect()
+    }
+
     /// Whether the two are answered alike: they differ in `n` at the most.
     pub fn is_alike(&self, other: &Self) -> bool {
         self.cost == other.cost && self.asks == other.asks
@@ -75,6 +85,8 @@ pub struct BucketAsk {
     pub name: String,
     pub algorithm: Algorithm,
     pub windows: Arc<Windows>,
+    /// It denies nobody: of what the others grant it counts what it has room for, as if it alone were beside them.
+    pub observes: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,8 +108,9 @@ pub enum Outcome {
     /// The membership does not hold.
     Refused,
     /// `granted` of the `n` passed; `windows` holds, for every bucket of every ask in the order asked, each of its windows
-    /// after the spending. When `granted < n`, `wait_ms` says when the first that was not granted would pass.
-    Spent { granted: u32, windows: Vec<Vec<WindowNow>> },
+    /// after the spending. When `granted < n`, `wait_ms` says when the first that was not granted would pass. `observed`
+    /// holds, for every bucket that observes in the order asked, how many of the `granted` it had room for: the first ones.
+    Spent { granted: u32, windows: Vec<Vec<WindowNow>>, observed: Vec<u32> },
 }
 
 /// Where one window stands.

@@ -7,20 +7,31 @@ use super::{Algorithm, Answer, Outcome, Question, WindowNow};
 
 /// What those who stand at `from..from + n` among the askers of `question` are answered, of the `answer` to all.
 pub fn share(question: &Question, answer: &Answer, from: u32, n: u32) -> Answer {
-    let Outcome::Spent { granted, windows } = &answer.outcome else { return answer.clone() };
-    let mine = granted.saturating_sub(from).min(n);
-    let behind = if mine == 0 { 0 } else { granted - from - mine };
-    let mut windows = windows.clone();
-    if behind > 0 && question.cost > 0 {
-        let buckets = question.asks.iter().flat_map(|ask| &ask.buckets);
-        for (bucket, standing) in buckets.zip(&mut windows) {
+    let Outcome::Spent { granted, windows, observed } = &answer.outcome else { return answer.clone() };
+    let (mine, behind) = seats(*granted, from, n);
+    let (mut windows, mut observed) = (windows.clone(), observed.clone());
+    let mut passed = observed.iter_mut();
+    for (bucket, standing) in question.buckets().zip(&mut windows) {
+        let mut behind = behind;
+        if bucket.observes
+            && let Some(passed) = passed.next()
+        {
+            (*passed, behind) = seats(*passed, from, mine);
+        }
+        if behind > 0 && question.cost > 0 {
+            let taken = question.cost.saturating_mul(u64::from(behind));
             for (window, now) in bucket.windows.as_slice().iter().zip(standing) {
-                let taken = question.cost.saturating_mul(u64::from(behind));
                 before(bucket.algorithm, window.limit, window.duration_ms, taken, now);
             }
         }
     }
-    Answer { now_ms: answer.now_ms, outcome: Outcome::Spent { granted: mine, windows } }
+    Answer { now_ms: answer.now_ms, outcome: Outcome::Spent { granted: mine, windows, observed } }
+}
+
+/// Of the first `passed` of all, how many are among those at `from..from + n`, and how many come behind these.
+fn seats(passed: u32, from: u32, n: u32) -> (u32, u32) {
+    let mine = passed.saturating_sub(from).min(n);
+    (mine, if mine == 0 { 0 } else { passed - from - mine })
 }
 
 /// Puts the window back to where it stood before `taken` was, when there was still room for it. Saturating, since the numbers
@@ -49,23 +60,23 @@ mod tests {
     const START: u64 = 1_774_276_200_000;
 
     fn question(cost: u64, limits: (u64, u64), algorithms: (Algorithm, Algorithm)) -> Question {
-        let bucket = |name: &str, algorithm, windows: String| {
+        let bucket = |name: &str, algorithm, windows: String, observes| {
             let windows = Windows::parse(windows.split(", ")).expect("the test's windows are valid");
-            BucketAsk { name: name.to_owned(), algorithm, windows: Arc::new(windows) }
+            BucketAsk { name: name.to_owned(), algorithm, windows: Arc::new(windows), observes }
         };
-        let first = bucket("count:a:x", algorithms.0, format!("{}/3s, {}/10s", limits.0, limits.1));
-        let second = bucket("count:b:y", algorithms.1, format!("{}/7s", limits.1));
-        let ask = |bucket| Ask { buckets: vec![bucket], ..Ask::default() };
-        Question { asks: [ask(first), ask(second)].into(), cost, n: 1 }
+        let first = bucket("count:a:x", algorithms.0, format!("{}/3s, {}/10s", limits.0, limits.1), false);
+        let second = bucket("count:b:y", algorithms.1, format!("{}/7s", limits.1), false);
+        let third = bucket("count:c:z", algorithms.1, format!("{}/5s", limits.0), true);
+        let ask = |buckets| Ask { buckets, ..Ask::default() };
+        Question { asks: [ask(vec![third, first]), ask(vec![second])].into(), cost, n: 1 }
     }
 
     /// Counts in these buckets, one for each that the question names.
     fn answer(buckets: &mut Vec<Bucket>, question: &Question, now_ms: u64, n: u32) -> Answer {
-        let asked = question.asks.iter().flat_map(|ask| &ask.buckets);
-        let mut held: Vec<_> = std::mem::take(buckets).into_iter().zip(asked).collect();
-        let (granted, windows) = spend(&mut held, now_ms, question.cost, n);
+        let mut held: Vec<_> = std::mem::take(buckets).into_iter().zip(question.buckets()).collect();
+        let outcome = spend(&mut held, now_ms, question.cost, n);
         *buckets = held.into_iter().map(|(bucket, _)| bucket).collect();
-        Answer { now_ms, outcome: Outcome::Spent { granted, windows } }
+        Answer { now_ms, outcome }
     }
 
     fn algorithm() -> impl Strategy<Value = Algorithm> {
@@ -81,7 +92,7 @@ mod tests {
                 (-500_i64..2500, 0_u64..5, prop::collection::vec(1_u32..4, 1..12)), 1..40,
             ),
         ) {
-            let mut folded = vec![Bucket::default(); 2];
+            let mut folded = vec![Bucket::default(); 3];
             let mut single = folded.clone();
             let mut at = START;
             for (step, cost, seats) in steps {

@@ -7,29 +7,38 @@
 //! fixed window and `duration_ms` in the others; a token bucket of 60/1m refills 60 units in each millisecond.
 
 use super::bucket::{Bucket, Entry};
-use super::{Algorithm, BucketAsk, Window, WindowNow};
+use super::{Algorithm, BucketAsk, Outcome, Window, WindowNow};
 
 /// Spends `cost` from every window of every bucket, up to `n` times: as often as all of them have room, and equally often
 /// from each. A cost of 0 changes nothing and is always granted. No bucket may be named twice.
 ///
+/// A bucket that observes has no say in how often, and takes from that what it has room for.
+///
 /// Returns how often, and where each window stands then.
-pub fn spend(buckets: &mut [(Bucket, &BucketAsk)], now_ms: u64, cost: u64, n: u32) -> (u32, Vec<Vec<WindowNow>>) {
-    let granted = if cost == 0 { n } else { granted(buckets, now_ms, cost, n) };
-    let spent = cost.saturating_mul(u64::from(granted));
-    let windows = buckets.iter_mut().map(|(bucket, ask)| settle(bucket, ask, now_ms, cost, spent)).collect();
-    (granted, windows)
+pub fn spend(buckets: &mut [(Bucket, &BucketAsk)], now_ms: u64, cost: u64, n: u32) -> Outcome {
+    let enforced = buckets.iter().filter(|(_, ask)| !ask.observes);
+    let granted = enforced.fold(n, |n, (bucket, ask)| fitting(bucket, ask, now_ms, cost, n));
+    let (mut windows, mut observed) = (Vec::with_capacity(buckets.len()), Vec::new());
+    for (bucket, ask) in buckets {
+        let mut passed = granted;
+        if ask.observes {
+            passed = fitting(bucket, ask, now_ms, cost, granted);
+            observed.push(passed);
+        }
+        windows.push(settle(bucket, ask, now_ms, cost, cost.saturating_mul(u64::from(passed))));
+    }
+    Outcome::Spent { granted, windows, observed }
 }
 
-fn granted(buckets: &[(Bucket, &BucketAsk)], now_ms: u64, cost: u64, n: u32) -> u32 {
-    let mut granted = u64::from(n);
-    for (bucket, ask) in buckets {
-        for window in ask.windows.as_slice() {
-            let entry = advanced(bucket, ask.algorithm, *window, now_ms);
-            let fits = if cost > window.limit { 0 } else { free(&entry, window.limit, now_ms) / (cost * unit(&entry)) };
-            granted = granted.min(fits);
-        }
+/// How many of `n` fit into every window of the bucket.
+fn fitting(bucket: &Bucket, ask: &BucketAsk, now_ms: u64, cost: u64, n: u32) -> u32 {
+    let mut fitting = u64::from(n);
+    for window in ask.windows.as_slice().iter().filter(|_| cost > 0) {
+        let entry = advanced(bucket, ask.algorithm, *window, now_ms);
+        let fits = if cost > window.limit { 0 } else { free(&entry, window.limit, now_ms) / (cost * unit(&entry)) };
+        fitting = fitting.min(fits);
     }
-    u32::try_from(granted).unwrap_or(n)
+    u32::try_from(fitting).unwrap_or(n)
 }
 
 /// Takes `spent` from each window of one bucket and says where they stand.
@@ -152,7 +161,7 @@ mod tests {
 
     fn ask(algorithm: Algorithm, windows: &str) -> BucketAsk {
         let windows = Arc::new(Windows::parse(windows.split(", ")).expect("the test's windows are valid"));
-        BucketAsk { name: "count:test:k".to_owned(), algorithm, windows }
+        BucketAsk { name: "count:test:k".to_owned(), algorithm, windows, observes: false }
     }
 
     /// One bucket and who asks it: what most tests need.
@@ -161,7 +170,9 @@ mod tests {
     impl One {
         fn spend(&mut self, ask: &BucketAsk, now_ms: u64, cost: u64, n: u32) -> (u32, Vec<WindowNow>) {
             let mut buckets = [(std::mem::take(&mut self.0), ask)];
-            let (granted, mut windows) = spend(&mut buckets, now_ms, cost, n);
+            let Outcome::Spent { granted, mut windows, .. } = spend(&mut buckets, now_ms, cost, n) else {
+                panic!("it is spent")
+            };
             let [(bucket, _)] = buckets;
             self.0 = bucket;
             (granted, windows.remove(0))
@@ -204,6 +215,25 @@ mod tests {
             (1, vec![WindowNow { owed: 95_000, ..now(0, START + 11_000, Some(500)) }])
         );
         assert_eq!(one.spend(&ask, START + 11_000, 0, 1), (1, vec![now(10, START + 11_000, Some(0))]));
+    }
+
+    /// Each as if it alone were beside those that enforce: what these deny is counted nowhere.
+    #[test]
+    fn a_bucket_that_observes_denies_nobody_and_counts_what_it_has_room_for() {
+        let enforced = ask(Algorithm::Fixed, "5/10s");
+        let [tight, wide] = ["2/10s", "9/10s"].map(|w| BucketAsk { observes: true, ..ask(Algorithm::Fixed, w) });
+        let mut buckets = [(Bucket::default(), &tight), (Bucket::default(), &enforced), (Bucket::default(), &wide)];
+        let mut spent = |n| {
+            let Outcome::Spent { granted, windows, observed } = spend(&mut buckets, START, 1, n) else {
+                panic!("it is spent")
+            };
+            let remaining: Vec<_> = windows.iter().map(|windows| windows[0].remaining).collect();
+            (granted, observed, remaining)
+        };
+        assert_eq!(spent(1), (1, vec![1, 1], vec![1, 4, 8]));
+        assert_eq!(spent(3), (3, vec![1, 3], vec![0, 1, 5]));
+        assert_eq!(spent(3), (1, vec![0, 1], vec![0, 0, 4]));
+        assert_eq!(spent(1), (0, vec![0, 0], vec![0, 0, 4]));
     }
 
     #[test]
@@ -275,12 +305,12 @@ mod tests {
     fn what_one_window_denies_no_bucket_pays() {
         let (wide, narrow) = (ask(Algorithm::Fixed, "100/1m, 100/1h"), ask(Algorithm::Token, "2/1m"));
         let mut buckets = [(Bucket::default(), &wide), (Bucket::default(), &narrow)];
-        let (granted, windows) = spend(&mut buckets, START, 1, 5);
+        let Outcome::Spent { granted, windows, .. } = spend(&mut buckets, START, 1, 5) else { panic!("it is spent") };
         assert_eq!(granted, 2);
         assert_eq!(windows[0].iter().map(|w| w.remaining).collect::<Vec<_>>(), [98, 98]);
         assert_eq!(windows[1][0].wait_ms, Some(30_000));
         let before = buckets.clone();
-        assert_eq!(spend(&mut buckets, START, 1, 5).0, 0);
+        assert!(matches!(spend(&mut buckets, START, 1, 5), Outcome::Spent { granted: 0, .. }));
         assert_eq!(buckets, before);
     }
 

@@ -32,9 +32,7 @@ use super::proxy_protocol;
 use super::serving::{self, Departing, Line, Peer};
 use super::settings::{Bounds, Settings};
 use super::streams::Streams;
-use super::tls::Acceptor;
-use super::watch::{Look, Wait, tick};
-use crate::proxy::Service;
+use super::watch::{Look, TRICKLE, Wait, tick};
 use crate::proxy::arrival::Address;
 use crate::proxy::arriving::Progress;
 use crate::proxy::upgrade::Upgraded;
@@ -42,8 +40,6 @@ use crate::proxy::upgrade::Upgraded;
 /// The connection preface (RFC 9113 §3.4); no HTTP/1.1 request begins like it. It is waited for whole, since nothing bounds
 /// the wait for its rest once the connection is hyper's.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How often a client that sends its preface byte by byte is looked at again.
-pub const TRICKLE: Duration = Duration::from_millis(5);
 /// How long an HTTP/1.1 connection has nothing to do before it is parked. Setting it up again costs about as much as reading
 /// a request, so that one which asks ten times a second pays nothing worth mentioning.
 const PARK_AFTER: Duration = Duration::from_millis(100);
@@ -51,13 +47,6 @@ const PARK_AFTER: Duration = Duration::from_millis(100);
 /// How long an idle HTTP/1.1 connection stays when draining closes: a client that is about to ask gets its answer, which tells
 /// it to connect elsewhere, instead of a connection that closes under its request.
 const H1_LINGER: Duration = Duration::from_millis(500);
-
-/// What requests are served by.
-pub struct Context {
-    pub service: Service,
-    pub settings: Arc<Settings>,
-    pub tls: Option<Acceptor>,
-}
 
 /// Serves the connection until it ends, or until draining ends it.
 pub async fn serve(live: Rc<Live>, stream: TcpStream, peer: IpAddr, drain: Watch) {

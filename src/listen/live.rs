@@ -3,12 +3,22 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Response, StatusCode};
 
-use super::connection::Context;
 use super::heartbeat::Heartbeat;
+use super::settings::Settings;
+use super::tls::Acceptor;
+use crate::proxy::Service;
+
+/// What requests are served by.
+pub struct Context {
+    pub service: Service,
+    pub settings: Arc<Settings>,
+    pub tls: Option<Acceptor>,
+}
 
 /// One worker's, shared by its connections and touched by its thread alone: no lock.
 pub struct Live {

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use super::client_addr;
-use super::connection::TRICKLE;
+use super::watch::TRICKLE;
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// With its CRLF (§2.1).

@@ -16,8 +16,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
 
 use super::client_addr;
-use super::connection::Context;
-use super::live::Live;
+use super::live::{Context, Live};
 use super::paced::Pulse;
 use super::streams::Streams;
 use super::tls::Presented;

@@ -15,9 +15,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tracing::error;
 
-use super::connection::{self, Context};
+use super::connection;
 use super::drain::Watch;
-use super::live::Live;
+use super::live::{Context, Live};
 use crate::observe::metrics::Counted;
 
 /// A connection on its way to a worker. Bounded by the number of open connections, so the queue needs no bound of its own.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::door::refusal;
+use super::refusal::refusal;
 use super::session::{Membership, Session};
 use crate::gate::Denial;
 use crate::keys::Tenant;

@@ -6,7 +6,7 @@
 use http::header::{HOST, ORIGIN};
 use http::{HeaderMap, HeaderName, Uri};
 
-use super::door::refusal;
+use super::refusal::refusal;
 use crate::gate::Denial;
 use crate::policy::Reason;
 

@@ -13,20 +13,22 @@ use serde_json::{Value, json};
 use super::authority::{Authority, Granted};
 use super::operation::Operation;
 use super::rate::CreateRate;
+use super::refusal::{broken, denied, failed, refusal};
 use super::resource::{self, Creation, answer, document, unprocessable};
 use super::session::{Session, Sessions};
 use super::settings::Settings;
 use super::{cross_site, openapi, usage};
 use crate::gate::Denial;
 use crate::keys::change::{self, Change};
-use crate::keys::rules::{RuleError, Rules, Wanted};
+use crate::keys::creation::Wanted;
+use crate::keys::rules::Rules;
 use crate::keys::tenant::is_id;
 use crate::policy::{Policy, Reason};
 use crate::proxy::connector::Connector;
 use crate::proxy::desk::Errand;
 use crate::store::audit::{Actor, Door as From};
-use crate::store::keyring::{Asker, Granting, Keyring, KeyringError, Minted, Revocation};
-use crate::store::registry::{Registry, RegistryError, StoredKey};
+use crate::store::keyring::{Asker, Granting, Keyring, Minted, Revocation};
+use crate::store::registry::{Registry, StoredKey};
 use crate::store::settings::{Backend, StoreSettings};
 use crate::store::{Store, StoreError};
 
@@ -300,51 +302,8 @@ impl Visit<'_> {
     }
 }
 
-/// Why the door stays shut.
-pub fn refusal(reason: Reason, detail: Option<String>) -> Denial {
-    Denial::Unmanaged { reason, detail }
-}
-
 fn shown_once(minted: &Minted) -> Value {
     let mut document = document(&minted.stored, None);
     document["key"] = Value::from(minted.key.expose());
     document
-}
-
-fn broken(rule: RuleError) -> Denial {
-    let reason = match &rule {
-        RuleError::NotGranted(_) => Reason::RoleRequired,
-        _ => Reason::Unprocessable,
-    };
-    refusal(reason, Some(sentence(&rule.to_string())))
-}
-
-fn denied(error: RegistryError) -> Denial {
-    match error {
-        RegistryError::Rule(rule) => broken(rule),
-        RegistryError::Full { .. } => refusal(Reason::TooManyKeys, Some(sentence(&error.to_string()))),
-        RegistryError::NotFound | RegistryError::Ambiguous { .. } => refusal(Reason::KeyNotFound, None),
-        RegistryError::Store(error) => error.into(),
-        RegistryError::Unreadable(_)
-        | RegistryError::IdTaken(_)
-        | RegistryError::Differs { .. }
-        | RegistryError::Contended
-        | RegistryError::Replicas { .. }
-        | RegistryError::NotHere(_) => StoreError::Refused(error.to_string()).into(),
-    }
-}
-
-fn failed(error: KeyringError) -> Denial {
-    match error {
-        KeyringError::Registry(error) => denied(error),
-        KeyringError::Mint(_) | KeyringError::Format(_) | KeyringError::NotNew => {
-            StoreError::Refused(error.to_string()).into()
-        }
-    }
-}
-
-/// What the command line ends a line with begins one here.
-fn sentence(text: &str) -> String {
-    let mut characters = text.chars();
-    characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
 }

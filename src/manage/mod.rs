@@ -11,6 +11,7 @@ pub mod openapi;
 pub mod operation;
 pub mod peek;
 pub mod rate;
+pub mod refusal;
 pub mod resource;
 pub mod session;
 pub mod settings;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use tokio::time::Instant;
 
-use crate::gate::asks::{self, Asked, KeyQuestion};
+use crate::gate::asks::{self, Asked, Counted, KeyQuestion};
 use crate::gate::records::{Known, KnownKey};
 use crate::gate::standing::{self, Circumstances, judge};
 use crate::gate::{Denial, LimitNow};
@@ -67,7 +67,9 @@ pub async fn peek(policy: &Policy, store: &Store, key: &StoredKey) -> Result<Pee
             Outcome::Broken(what) => return Err(StoreError::Broken(what)),
             Outcome::Expired => (Some(Reason::ExpiredKey), Vec::new()),
             Outcome::Refused => (Some(Reason::BusinessForbidden), Vec::new()),
-            Outcome::Spent { windows, .. } => (refused, asked.named(windows, answer.now_ms)),
+            Outcome::Spent { granted, windows, observed } => {
+                (refused, asked.named(Counted { granted, windows, observed }, answer.now_ms))
+            }
         };
         let business = seen.business.document().cloned();
         return Ok(Peek { refused, document: seen.key.document.document().cloned(), business, limits });

@@ -26,12 +26,16 @@ impl CreateRate {
 
     /// One more key of this user, or why not now. While the store is away, none.
     pub async fn spend(&self, store: &Store, user: &str) -> Result<(), Denial> {
-        let bucket =
-            BucketAsk { name: count_name(NAME, user), algorithm: Algorithm::Fixed, windows: self.windows.clone() };
+        let bucket = BucketAsk {
+            name: count_name(NAME, user),
+            algorithm: Algorithm::Fixed,
+            windows: self.windows.clone(),
+            observes: false,
+        };
         let ask = Ask { slot: user_slot(user), buckets: vec![bucket], ..Ask::default() };
         let question = Question { asks: [ask].into(), cost: 1, n: 1 };
         let answer = store.decide(&question, Instant::now() + PATIENCE).await?;
-        let Outcome::Spent { granted, windows } = answer.outcome else {
+        let Outcome::Spent { granted, windows, .. } = answer.outcome else {
             return Err(StoreError::Broken(format!("the count of the keys that {user} creates")).into());
         };
         if granted > 0 {

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
-use super::door::refusal;
+use super::refusal::refusal;
 use crate::clock;
 use crate::gate::{Denial, query};
 use crate::keys::change::{Change, Until};

@@ -7,10 +7,10 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::Finished;
 use super::json_line::JsonLine;
 use super::lines::Lines;
 use super::settings::{Format, Settings};
+use super::{Decision, Finished};
 use crate::clock;
 use crate::gate::LimitNow;
 use crate::keys::{Formats, mask};
@@ -55,7 +55,8 @@ impl AccessLog {
     }
 
     pub fn write(&self, finished: &Finished<'_>, formats: &Formats) {
-        if !self.enabled.load(Ordering::Relaxed) || (finished.denial.is_none() && !self.is_sampled()) {
+        let allowed = finished.decision() == Decision::Allowed;
+        if !self.enabled.load(Ordering::Relaxed) || (allowed && !self.is_sampled()) {
             return;
         }
         // A stranger chooses the method too.
@@ -115,8 +116,9 @@ fn json(finished: &Finished<'_>, method: &str, path: &str, user_agent: Option<&s
 
 /// For a person at a terminal. Every client text is printed with its control characters escaped.
 fn text(finished: &Finished<'_>, method: &str, path: &str, _: Option<&str>) -> Vec<u8> {
+    let observed = if finished.decision() == Decision::Observed { "observed: " } else { "" };
     let mut line = format!(
-        "{} {} {} {} {} {:.1}ms",
+        "{} {} {} {} {observed}{} {:.1}ms",
         clock::rfc3339_ms(clock::now_ms()),
         method,
         path.escape_debug(),

@@ -32,17 +32,20 @@ pub struct Finished<'a> {
 pub enum Decision {
     Allowed,
     Denied,
+    /// It would have been denied, where that is only observed.
+    Observed,
     /// Something behind the gate failed: the store or the upstream.
     Failed,
 }
 
 impl Decision {
-    pub const ALL: [Self; 3] = [Self::Allowed, Self::Denied, Self::Failed];
+    pub const ALL: [Self; 4] = [Self::Allowed, Self::Denied, Self::Observed, Self::Failed];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Allowed => "allowed",
             Self::Denied => "denied",
+            Self::Observed => "observed",
             Self::Failed => "failed",
         }
     }
@@ -51,14 +54,16 @@ impl Decision {
 impl Finished<'_> {
     pub fn decision(&self) -> Decision {
         match self.denial {
+            None if self.trail.observed.is_some() => Decision::Observed,
             None => Decision::Allowed,
             Some(denial) if denial.is_failure() => Decision::Failed,
             Some(_) => Decision::Denied,
         }
     }
 
+    /// Why it was not served, or would not have been.
     pub fn reason(&self) -> Option<Reason> {
-        self.denial.map(Denial::reason)
+        self.denial.map(Denial::reason).or(self.trail.observed)
     }
 
     /// The route's pattern as configured, or `none`.
@@ -70,9 +75,10 @@ impl Finished<'_> {
         Some(self.trail.caller.as_ref()?.key.id.as_str())
     }
 
-    /// The window that the answer's limit headers describe.
+    /// The window that denies for the longest time; where none does, the one that the answer's limit headers describe.
     pub fn binding(&self) -> Option<&LimitNow> {
-        self.trail.binding(self.reason() == Some(Reason::RateLimited))
+        let over = self.trail.over().max_by_key(|now| now.now.wait_ms.unwrap_or(u64::MAX));
+        over.or_else(|| self.trail.binding(false))
     }
 
     pub fn business(&self) -> Option<&str> {

@@ -13,8 +13,8 @@ use prometheus::{
 };
 
 use super::finished::{Decision, Finished};
-use crate::gate::LimitNow;
-use crate::policy::{By, Policy, Reason};
+use crate::gate::{Denial, LimitNow};
+use crate::policy::{By, Mode, Policy, Reason, Route};
 use crate::store::calls::Calls;
 use crate::store::health::StoreHealth;
 
@@ -38,6 +38,7 @@ pub struct Metrics {
     limit_checks: IntCounterVec,
     business_requests: IntCounterVec,
     limit_used: GaugeVec,
+    enforcing: IntGauge,
     store_up: IntGauge,
     store_breaker_open: IntGauge,
     connections: IntGauge,
@@ -85,11 +86,10 @@ impl Metrics {
             Ok(())
         };
         info("sidegate_build_info", "The version that runs.", "version", env!("CARGO_PKG_VERSION"))?;
-        gauge("sidegate_enforcing", "1 where denials are enforced, 0 where they are only observed.")?.set(1);
         let metrics = Self {
             requests: counters(
                 "sidegate_requests_total",
-                "Requests by route, decision (allowed, denied, failed) and the status sent.",
+                "Requests by route, decision (allowed, denied, observed, failed) and the status sent.",
                 &["route", "decision", "status"],
             )?,
             denials: counters(
@@ -115,7 +115,7 @@ impl Metrics {
             )?,
             limit_checks: counters(
                 "sidegate_limit_checks_total",
-                "Limits checked: within, near (from 80 % used) or over.",
+                "Limits checked: within, near (from 80 % used), over, or observed: over, and let pass.",
                 &["limit", "outcome"],
             )?,
             business_requests: counters(
@@ -129,6 +129,10 @@ impl Metrics {
                     Opts::new("sidegate_limit_used_ratio", "How much of a limit by business is used, 0 to 1."),
                     &["limit", "business"],
                 )?,
+            )?,
+            enforcing: gauge(
+                "sidegate_enforcing",
+                "1 where denials are enforced, 0 where the configuration only observes; routes and limits may differ.",
             )?,
             store_up: gauge(
                 "sidegate_store_up",
@@ -178,6 +182,7 @@ impl Metrics {
     pub fn follow(&self, policy: &Policy, config_hash: &str) {
         self.config_info.reset();
         self.config_info.with_label_values(&[config_hash]).set(1);
+        self.enforcing.set(i64::from(policy.mode == Mode::Enforce));
         self.start_series(policy);
     }
 
@@ -203,8 +208,15 @@ impl Metrics {
     /// A series that appears only with its first event has no rate until its second.
     fn start_series(&self, policy: &Policy) {
         self.start_routes(policy.routes.iter().map(|route| route.pattern.as_str()).chain(["none"]));
+        let observes = |route: &&Arc<Route>| {
+            route.mode == Mode::Observe || route.limits.iter().any(|limit| limit.mode == Mode::Observe)
+        };
+        let observed = policy.routes.iter().filter(observes).map(|route| route.pattern.as_str());
+        for route in observed.chain((policy.mode == Mode::Observe).then_some("none")) {
+            self.requests.with_label_values(&[route, Decision::Observed.name(), "200"]);
+        }
         for limit in policy.limits.keys() {
-            for outcome in ["within", "near", "over"] {
+            for outcome in ["within", "near", "over", "observed"] {
                 self.limit_checks.with_label_values(&[limit, outcome]);
             }
         }
@@ -227,20 +239,20 @@ impl Metrics {
         let status = http::StatusCode::from_u16(finished.status);
         let status = status.as_ref().map_or("0", |status| status.as_str());
         self.requests.with_label_values(&[route, decision, status]).inc();
-        if let Some(reason) = finished.reason() {
+        if let Some(reason) = finished.denial.map(Denial::reason) {
             self.denials.with_label_values(&[route, reason.name()]).inc();
         }
         self.duration.with_label_values(&[route]).observe(finished.took.as_secs_f64());
         observe(&self.decision_duration, finished.decided_in);
         observe(&self.upstream_duration, finished.upstream_took);
-        let over = finished.reason() == Some(Reason::RateLimited);
+        let is_limited = matches!(finished.denial, Some(Denial::RateLimited { .. }));
         let business = finished.business().map(|business| self.business_label(business));
         if let Some(business) = business {
             self.business_requests.with_label_values(&[business, decision]).inc();
         }
         // Windows of one limit stand side by side; the fullest one speaks for it.
         for windows in finished.trail.limits.chunk_by(|a, b| a.limit.name == b.limit.name) {
-            self.count_limit(windows, over, business);
+            self.count_limit(windows, is_limited, business);
         }
     }
 
@@ -248,7 +260,13 @@ impl Metrics {
         let Some(first) = windows.first() else { return };
         let used = windows.iter().map(used_ratio).fold(0.0, f64::max);
         let outcome = match () {
-            () if denied && windows.iter().any(|window| window.now.wait_ms != Some(0)) => "over",
+            () if windows.iter().any(|window| window.over) => {
+                if denied {
+                    "over"
+                } else {
+                    "observed"
+                }
+            }
             () if used >= NEAR => "near",
             () => "within",
         };

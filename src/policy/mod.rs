@@ -41,6 +41,40 @@ pub struct Policy {
     pub limits: BTreeMap<String, Arc<Limit>>,
     pub deny: DenyList,
     pub texts: Texts,
+    /// Of whatever is no route's; routes have their own.
+    pub mode: Mode,
+}
+
+/// What becomes of a denial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The client gets it.
+    Enforce,
+    /// It is counted and logged, and the request passes.
+    Observe,
+}
+
+impl Mode {
+    /// As the configuration writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+        }
+    }
+}
+
+impl Policy {
+    /// What becomes of a request for which there is no route. One that an enforced route's backend could take for that
+    /// route's, or that only has another method, does not slip past it.
+    pub fn mode_beside_routes(&self, path: &str) -> Mode {
+        if self.mode == Mode::Observe && self.routes.guard(path) { Mode::Enforce } else { self.mode }
+    }
+
+    /// Whether any request may be refused for what it is.
+    pub fn enforces(&self) -> bool {
+        self.mode == Mode::Enforce || self.routes.enforces()
+    }
 }
 
 /// A limit as configured; what a key, a business or a plan overrides is its windows.
@@ -50,6 +84,7 @@ pub struct Limit {
     pub by: By,
     pub algorithm: Algorithm,
     pub windows: Arc<Windows>,
+    pub mode: Mode,
 }
 
 /// Whose requests a limit counts together.

@@ -9,9 +9,9 @@ use std::time::Duration;
 use http::Method;
 use thiserror::Error;
 
-use super::Limit;
 use super::pattern::Pattern;
 use super::tree::{Hit, Tree};
+use super::{Limit, Mode};
 
 /// What the configuration says of one pattern.
 #[derive(Debug, Clone)]
@@ -33,6 +33,7 @@ pub struct Route {
     pub allows: Allowances,
     /// Whether a browser's question before its request (CORS preflight) goes to the upstream, without a key.
     pub preflight: bool,
+    pub mode: Mode,
 }
 
 impl Route {
@@ -50,6 +51,7 @@ impl Route {
             lenient: false,
             allows: Allowances::default(),
             preflight: false,
+            mode: Mode::Enforce,
         }
     }
 }
@@ -98,6 +100,8 @@ pub struct Overlap {
 pub struct RouteTable {
     tree: Tree,
     endpoints: Vec<Endpoint>,
+    /// Whether any of the routes enforces.
+    enforces: bool,
 }
 
 /// One pattern's routes, by method.
@@ -130,10 +134,19 @@ pub enum Found<'t, 'p> {
     Nothing,
 }
 
+impl<'t> Found<'t, '_> {
+    pub fn route(&self) -> Option<&'t Arc<Route>> {
+        match self {
+            Self::Route { route, .. } => Some(route),
+            Self::OtherMethods { .. } | Self::Nothing => None,
+        }
+    }
+}
+
 impl RouteTable {
     /// Builds the table, or says which routes serve the same requests.
     pub fn new(routes: Vec<(Pattern, Route)>) -> Result<Self, Vec<Overlap>> {
-        let mut table = Self { tree: Tree::default(), endpoints: Vec::new() };
+        let mut table = Self { tree: Tree::default(), endpoints: Vec::new(), enforces: false };
         let mut overlaps = Vec::new();
         for (index, (pattern, route)) in routes.into_iter().enumerate() {
             if let Err(other) = table.insert(pattern, route) {
@@ -146,6 +159,7 @@ impl RouteTable {
         for endpoint in &mut table.endpoints {
             endpoint.allow = allow(&endpoint.routes);
         }
+        table.enforces = table.endpoints.iter().any(Endpoint::enforces);
         Ok(table)
     }
 
@@ -183,6 +197,16 @@ impl RouteTable {
         Found::Route { route: &entry.route, parameters }
     }
 
+    pub fn enforces(&self) -> bool {
+        self.enforces
+    }
+
+    /// Whether the path, of which no route takes this method, is one that a route enforces, or that a lenient backend would
+    /// take for such a one.
+    pub fn guard(&self, path: &str) -> bool {
+        self.enforces && self.tree.all_meant(path).into_iter().any(|id| self.endpoints[id].enforces())
+    }
+
     /// Every route at a cost of 0, for a gate that is asked and must not spend.
     pub fn uncharge(&mut self) {
         for entry in self.endpoints.iter_mut().flat_map(|endpoint| &mut endpoint.routes) {
@@ -197,6 +221,10 @@ impl RouteTable {
 }
 
 impl Endpoint {
+    fn enforces(&self) -> bool {
+        self.routes.iter().any(|entry| entry.route.mode == Mode::Enforce)
+    }
+
     /// A named method beats none, an explicit HEAD beats GET's.
     fn entry(&self, method: &Method) -> Option<&Entry> {
         let named = |wanted: &Method| {
@@ -240,6 +268,7 @@ mod tests {
             lenient: pattern.contains("lenient"),
             allows: Allowances::default(),
             preflight: false,
+            mode: if pattern.contains("watched") { Mode::Observe } else { Mode::Enforce },
         };
         (parsed, route)
     }
@@ -326,6 +355,18 @@ mod tests {
         assert_eq!(meaning(&table, "GET", "/administrator"), "/**");
         assert_eq!(meaning(&table, "GET", "/v1/mE2"), "/v1/{id}");
         assert_eq!(meaning(&table, "GET", "/open/X"), "/open/{lenient}");
+    }
+
+    #[test]
+    fn what_could_be_an_enforced_route_to_some_backend_is_guarded() {
+        let table = table(&["GET /admin", "/open/{watched}", "/open/secret", "/v1/{watched}"]);
+        for path in ["/admin", "/ADMIN", "/admin/", "/admin%20", "/Open/secret.", "/%61dmin;x"] {
+            assert!(table.guard(path), "{path}");
+        }
+        for path in ["/", "/elsewhere", "/open/x", "/Open/x", "/V1/admin", "/administrator"] {
+            assert!(!table.guard(path), "{path}");
+        }
+        assert!(!self::table(&["/watched"]).guard("/watched"));
     }
 
     #[test]

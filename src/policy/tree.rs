@@ -64,6 +64,16 @@ impl Tree {
         })
     }
 
+    /// The endpoints that some backend could take the path for.
+    pub fn all_meant(&self, path: &str) -> Vec<usize> {
+        let mut meant: Vec<usize> = self.find(path).map(|hit| hit.endpoint).into_iter().collect();
+        for read in lenient::readings(path) {
+            let segments: Vec<&str> = read.iter().map(String::as_str).collect();
+            meant.extend(self.lenient.find(&segments, &mut Vec::new()).into_iter().flat_map(|(found, _)| found));
+        }
+        meant
+    }
+
     /// All endpoints, the most specific first.
     pub fn by_specificity(&self) -> Vec<usize> {
         let mut endpoints = Vec::new();

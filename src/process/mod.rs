@@ -117,6 +117,7 @@ impl Process {
         info!(address = %admin.local_addr()?, "operators listening");
         tell_operators(&settings, tls.as_ref(), &metrics, &access_log);
         let needs_store = if settings.admin.ready_needs_store { store.health() } else { None };
+        store.health().iter().for_each(|health| health.need(settings.policy.enforces()));
         serve_operators(Admin { metrics: metrics.clone(), needs_store, drain: drain.clone() }, admin, probes);
         let start = |index| Worker::start(index, drain.clone(), shared.clone().context(store.clone()));
         let workers: Arc<[Worker]> = (0..settings.listen.workers).map(start).collect::<io::Result<_>>()?;

@@ -19,6 +19,7 @@ use crate::listen::tls::Acceptor;
 use crate::listen::worker::Worker;
 use crate::manage::operation;
 use crate::observe::{AccessLog, Metrics, log};
+use crate::policy::{Mode, Policy};
 use crate::reload::{self, Reading, Watch};
 
 /// A worker comes round to its orders between two polls of its requests.
@@ -71,6 +72,7 @@ impl InForce {
         let settings = prepared.settings;
         if let Some(health) = self.store.health() {
             health.probe_within(settings.store.deadline);
+            health.need(settings.policy.enforces());
         }
         self.room.follow(&settings.listen);
         // Series exist before anything is counted in them.
@@ -119,6 +121,7 @@ pub fn tell_operators(settings: &Settings, tls: Option<&Acceptor>, metrics: &Met
     log::follow(&settings.observe);
     access_log.follow(&settings.observe);
     metrics.follow(&settings.policy, &settings.hash);
+    tell_what_is_observed(&settings.policy);
     let operations = settings.management.as_ref().map(operation::labels).unwrap_or_default();
     metrics.start_routes(operations.iter().map(String::as_str));
     let certificates = tls.map(Acceptor::certificates).unwrap_or_default();
@@ -126,5 +129,19 @@ pub fn tell_operators(settings: &Settings, tls: Option<&Acceptor>, metrics: &Met
     let now = clock::now_ms() / 1000;
     for one in certificates.iter().filter(|one| one.not_after < now) {
         warn!(file = one.file, "this certificate has expired; clients will refuse it");
+    }
+}
+
+/// Nobody should have to find out that nothing is enforced.
+fn tell_what_is_observed(policy: &Policy) {
+    let routes = policy.routes.iter().filter(|route| route.mode == Mode::Observe).count();
+    let limits = policy.limits.values().filter(|limit| limit.mode == Mode::Observe).count();
+    if policy.mode == Mode::Observe {
+        warn!(routes, limits, "observe mode: what would be denied is counted and logged, and passes");
+    } else if routes + limits > 0 {
+        warn!(
+            routes,
+            limits, "some routes or limits only observe: what they would deny is counted and logged, and passes"
+        );
     }
 }

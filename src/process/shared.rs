@@ -9,7 +9,7 @@ use super::counting::Counting;
 use crate::config::Settings;
 use crate::gate::{Commons, Gate, Guessing, KnownKeys};
 use crate::listen;
-use crate::listen::connection::Context;
+use crate::listen::live::Context;
 use crate::listen::tls::Acceptor;
 use crate::listen::worker::Renewal;
 use crate::manage;

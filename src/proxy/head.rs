@@ -5,7 +5,7 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 
 use super::settings::Settings;
-use crate::gate::Denial;
+use crate::gate::{Denial, Oversize};
 
 /// RFC 9110 §4.1 recommends that URIs of at least 8,000 octets are supported.
 const LONGEST_TARGET: usize = 8 * 1024;
@@ -14,6 +14,13 @@ const LONGEST_TARGET: usize = 8 * 1024;
 const REFUSED: [Method; 2] = [Method::TRACE, Method::CONNECT];
 
 /// What the head says, once it says it clearly.
+pub struct Head {
+    pub asked: Asked,
+    /// What of it is larger than it may be; the gate says what becomes of that.
+    pub oversize: Option<Oversize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     /// `OPTIONS *`: about this server as a whole (RFC 9110 §9.3.7).
     Server,
@@ -21,24 +28,24 @@ pub enum Asked {
 }
 
 /// Checks the head, whose target is `uri`, and leaves exactly one `Host` in it, whatever the version.
-pub fn check<B>(request: &mut Request<B>, uri: &Uri, settings: &Settings) -> Result<Asked, Denial> {
+pub fn check<B>(request: &mut Request<B>, uri: &Uri, settings: &Settings) -> Result<Head, Denial> {
     if REFUSED.contains(request.method()) {
         return Err(Denial::MethodNotAllowed { allow: "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned() });
     }
     let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
-    if target > LONGEST_TARGET {
-        return Err(Denial::UriTooLong);
-    }
-    if size(request.headers()) > settings.header_bytes {
-        return Err(Denial::HeadersTooLarge);
-    }
+    let oversize = match () {
+        () if target > LONGEST_TARGET => Some(Oversize::Target),
+        () if size(request.headers()) > settings.header_bytes => Some(Oversize::Headers),
+        () => None,
+    };
     check_framing(request.headers())?;
     let host = host(request.headers(), uri, request.version())?;
     request.headers_mut().insert(HOST, host);
-    match uri.path() {
-        "*" if request.method() == Method::OPTIONS => Ok(Asked::Server),
-        _ => Ok(Asked::Resource),
-    }
+    let asked = match uri.path() {
+        "*" if request.method() == Method::OPTIONS => Asked::Server,
+        _ => Asked::Resource,
+    };
+    Ok(Head { asked, oversize })
 }
 
 /// One transfer coding, `chunked`, or none: what reads a body's end from another one reads another end (RFC 9112 §6.1).

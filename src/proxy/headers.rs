@@ -15,6 +15,8 @@ use crate::policy::Policy;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// Why the request would have been denied, where denials are only observed.
+pub const WOULD_DENY: HeaderName = HeaderName::from_static("x-sidegate-would-deny");
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What a forwarded request's headers are made from.
@@ -33,18 +35,21 @@ pub struct Forwarding<'a> {
 /// The request's headers as the upstream gets them. The credential has been read before, from the whole of them.
 pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
     let Forwarding { permit, policy, upstream, reserved, arrival, version, request_id } = *forwarding;
-    credential::strip(&policy.credentials, permit.key_header(), headers);
+    credential::strip(&policy.credentials, headers, permit.keys());
     let trailers = headers.get_all(TE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
     let foreign = !arrival.trusted;
+    // Where nothing is enforced, no other method or path slips past anything.
+    let enforces = policy.enforces();
     hygiene::remove_all(headers, |name| {
         hygiene::is_hop_by_hop(name)
-            || hygiene::is_override(name)
+            || (enforces && hygiene::is_override(name))
             || (foreign && hygiene::says_who_sent_it(name))
             || hygiene::looks_like_one_of(name, reserved)
             || hygiene::is_misspelt(name, policy)
     });
     // No map is grown twice for one request.
-    headers.reserve(6 + upstream.identity.len() + upstream.headers.len());
+    let told = usize::from(permit.observed().is_some());
+    headers.reserve(6 + told + upstream.identity.len() + upstream.headers.len());
     if trailers {
         // gRPC demands it; it says only that the client can take trailers, which stream through (RFC 9110 §10.1.4).
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -55,6 +60,9 @@ pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
     identity(headers, permit, upstream, request_id.as_str());
     for (name, value) in &upstream.headers {
         headers.insert(name, value.clone());
+    }
+    if let Some(denial) = permit.observed() {
+        headers.insert(WOULD_DENY, HeaderValue::from_static(denial.reason().name()));
     }
 }
 

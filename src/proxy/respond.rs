@@ -45,7 +45,7 @@ pub fn denied(
     let mut headers = HeaderMap::new();
     let detail;
     match denial {
-        Denial::BadRequest(what) => facts.detail = Some(what),
+        Denial::BadRequest(what) | Denial::BadParameter(what) => facts.detail = Some(what),
         Denial::BadPath(what) => facts.detail = Some(what),
         Denial::MethodNotAllowed { allow } => set(&mut headers, ALLOW, allow.clone()),
         Denial::MissingKey => challenge(&mut headers, policy, ""),
@@ -161,11 +161,11 @@ pub fn rate_limit_headers(headers: &mut HeaderMap, trail: &Trail, denied: bool, 
         headers.insert(X_RESET, reset(binding, settings.reset).into());
     }
     if settings.ietf {
-        let policies = trail.limits.iter().map(|limit| {
+        let policies = trail.enforced().map(|limit| {
             format!(r#""{}";q={};w={}"#, limit.policy_name(), limit.window.limit, limit.window.duration_ms / 1000)
         });
         set(headers, RATELIMIT_POLICY, policies.collect::<Vec<_>>().join(", "));
-        let states = trail.limits.iter().map(|limit| {
+        let states = trail.enforced().map(|limit| {
             format!(r#""{}";r={};t={}"#, limit.policy_name(), limit.now.remaining, limit.reset_in_seconds())
         });
         set(headers, RATELIMIT, states.collect::<Vec<_>>().join(", "));

@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use super::arrival::Arrival;
 use super::arriving::Arriving;
 use super::body::{Outgoing, Payload};
-use super::head::{self, Asked};
+use super::head::{self, Asked, Head};
 use super::headers::{self, X_REQUEST_ID};
 use super::request_id::RequestIds;
 use super::settings::Settings;
@@ -49,7 +49,9 @@ impl Service {
             Err(denial) => (self.own(self.words(&denial, &trail, &told), &told), Some(denial)),
         };
         let rate_limited = matches!(denial, Some(Denial::RateLimited { .. }));
-        respond::rate_limit_headers(response.headers_mut(), &trail, rate_limited, self.settings.rate_limit_headers);
+        if trail.is_enforced() {
+            respond::rate_limit_headers(response.headers_mut(), &trail, rate_limited, self.settings.rate_limit_headers);
+        }
         response.headers_mut().insert(X_REQUEST_ID, told.id.value());
         let finished = Finished {
             method: &told.method,
@@ -81,10 +83,14 @@ impl Service {
         if let Some(refused) = arrival.refused {
             return Err(refused.into());
         }
-        if let Asked::Server = head::check(&mut request, &told.uri, &self.settings)? {
+        let Head { asked, oversize } = head::check(&mut request, &told.uri, &self.settings)?;
+        let within_bounds = || oversize.map_or(Ok(()), |oversize| Err(Denial::from(oversize)));
+        if asked == Asked::Server {
+            within_bounds()?;
             return Ok(self.own(respond::server_options(), told));
         }
         if let Some((desk, path)) = self.desk.as_ref().and_then(|desk| Some((desk, desk.path(told.uri.path())?))) {
+            within_bounds()?;
             // Boxed, here and below: what few requests do takes no room in the others' futures.
             let answer = Box::pin(desk.ask(request, &path, told.uri.query(), arrival, &told.id, trail)).await?;
             return Ok(answer.map(Payload::Words));
@@ -95,11 +101,16 @@ impl Service {
             query: told.uri.query(),
             headers: request.headers(),
             client: arrival.client.ip(),
+            length: request.body().size_hint().exact(),
+            oversize,
         };
         let permit = self.gate.decide(&inquiry, trail).await;
         let decided = Instant::now();
         times.decided = Some(decided);
         let permit = permit?;
+        if let Some(denial) = permit.observed() {
+            tell_of_store(denial, told);
+        }
 
         let response = self.forward(&permit, request, told, arrival, decided).await;
         times.answered = Some(Instant::now());
@@ -152,10 +163,8 @@ impl Service {
 
     fn words(&self, denial: &Denial, trail: &Trail, told: &Told) -> Response<bytes::Bytes> {
         // What failed behind the gate is the operator's to know, not the client's.
+        tell_of_store(denial, told);
         match denial {
-            Denial::StoreUnavailable(error) => {
-                debug!(request_id = told.id.as_str(), %error, "the store gave no answer")
-            }
             Denial::UpstreamUnreachable(error) | Denial::UpstreamInvalid(error) => {
                 warn!(request_id = told.id.as_str(), error, "the upstream gave no valid answer");
             }
@@ -169,5 +178,12 @@ impl Service {
             words.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         words
+    }
+}
+
+/// What is wrong with the store is the operator's to know, not the client's.
+fn tell_of_store(denial: &Denial, told: &Told) {
+    if let Denial::StoreUnavailable(error) = denial {
+        debug!(request_id = told.id.as_str(), %error, "the store gave no answer");
     }
 }

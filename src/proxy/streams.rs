@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use super::request_id::RequestId;
 use super::settings;
 use super::upstream::relayed::Relayed;
 use crate::gate::{Basis, Denial, Gate, Permit, Recheck};
+use crate::policy::{Mode, Route};
 
 /// The sweep's pace, within which something ends too late.
 const SLOWEST_SWEEP: Duration = Duration::from_secs(1);
@@ -40,6 +42,7 @@ pub struct Exchange {
     streams: Rc<Streams>,
     /// `None`: it rests on no key.
     recheck: Option<Recheck>,
+    route: Arc<Route>,
     request_id: RequestId,
     started: Instant,
     /// When the store last confirmed the key; `None` where that was before this began.
@@ -49,6 +52,8 @@ pub struct Exchange {
     /// Its number among those that are looked after.
     watched: Cell<Option<u64>>,
     over: RefCell<Option<Denial>>,
+    /// It has been told that this would have been denied or ended, where that is only observed.
+    observed: Cell<bool>,
     /// The upstream's answer. It is let go of at the end even where nobody reads any more.
     answer: RefCell<Option<Relayed>>,
     is_over: Cell<bool>,
@@ -77,12 +82,14 @@ impl Streams {
         Rc::new(Exchange {
             streams: self.clone(),
             recheck: permit.recheck().cloned(),
+            route: permit.route().clone(),
             request_id: request_id.clone(),
             started,
-            confirmed: Cell::new((permit.basis() == Basis::Key).then_some(started)),
+            confirmed: Cell::new(permit.is_confirmed().then_some(started)),
             due: Cell::new(Some(started + self.settings.get().recheck)),
             watched: Cell::new(None),
             over: RefCell::default(),
+            observed: Cell::new(permit.observed().is_some()),
             answer: RefCell::default(),
             is_over: Cell::new(false),
             waiter: RefCell::default(),
@@ -197,12 +204,20 @@ impl Exchange {
         self.answer.borrow().as_ref().map_or_else(SizeHint::default, Body::size_hint)
     }
 
-    /// `denial`: why its key no longer stands; `None`: it is too old.
+    /// `denial`: why its key no longer stands; `None`: it is too old. Where that is only observed, it is told once, and the
+    /// stream goes on.
     fn end(&self, denial: Option<Denial>) {
+        let reason = denial.as_ref().map_or("max_age", |denial| denial.reason().name());
+        if self.streams.gate.borrow().mode_of(&self.route) == Mode::Observe {
+            self.due.set(Some(Instant::now() + self.streams.settings.get().recheck));
+            if !self.observed.replace(true) {
+                info!(request_id = self.request_id.as_str(), reason, "a stream would have been ended: observed");
+            }
+            return;
+        }
         if self.is_over.replace(true) {
             return;
         }
-        let reason = denial.as_ref().map_or("max_age", |denial| denial.reason().name());
         info!(request_id = self.request_id.as_str(), reason, "a stream was ended");
         *self.over.borrow_mut() = denial;
         self.let_go();
@@ -238,7 +253,7 @@ async fn ask_again(exchange: Rc<Exchange>) {
     let (now, interval) = (Instant::now(), streams.settings.get().recheck);
     match answered {
         Ok(basis) => {
-            if basis == Basis::Key {
+            if matches!(basis, Basis::Key) {
                 exchange.confirmed.set(Some(now));
             }
             exchange.due.set(Some(now + interval));

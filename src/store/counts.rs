@@ -50,11 +50,11 @@ impl Counts {
         let mut buckets: Vec<_> = (names.iter().zip(&asks))
             .map(|(name, &ask)| (held.buckets.remove(name).unwrap_or_default(), ask))
             .collect();
-        let (granted, windows) = spend(&mut buckets, now_ms, question.cost, question.n);
+        let outcome = spend(&mut buckets, now_ms, question.cost, question.n);
         let spent_from = buckets.into_iter().map(|(bucket, _)| bucket);
         held.buckets.extend(names.into_iter().zip(spent_from).filter(|(_, bucket)| !bucket.entries.is_empty()));
         held.sweep_when_due(now_ms);
-        Outcome::Spent { granted, windows }
+        outcome
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
@@ -101,7 +101,8 @@ mod tests {
 
     fn question(slot: &str, windows: &str) -> Question {
         let windows = Arc::new(Windows::parse([windows]).expect("the test's window is valid"));
-        let bucket = BucketAsk { name: "count:test:k".to_owned(), algorithm: Algorithm::Fixed, windows };
+        let bucket =
+            BucketAsk { name: "count:test:k".to_owned(), algorithm: Algorithm::Fixed, windows, observes: false };
         let ask = Ask { slot: slot.to_owned(), buckets: vec![bucket], ..Ask::default() };
         Question { asks: [ask].into(), cost: 1, n: 1 }
     }

@@ -107,7 +107,7 @@ impl Exhausted {
     fn remember(&self, question: &Question, answer: &Answer, asked: Instant, answered: Instant) {
         let Outcome::Spent { windows, .. } = &answer.outcome else { return };
         // Of those who asked together the last was granted nothing.
-        let outcome = Outcome::Spent { granted: 0, windows: windows.clone() };
+        let outcome = Outcome::Spent { granted: 0, windows: windows.clone(), observed: question.all_observed(0) };
         let answer = Answer { now_ms: answer.now_ms, outcome };
         let fingerprint = self.fingerprint(question);
         let mut shard = self.shard(fingerprint);
@@ -165,7 +165,9 @@ impl Denied {
     /// From then on the store is asked, whatever is remembered: counted from when it was asked, so that this is never later
     /// than when there is room; nor by the part of a millisecond that the store's clock leaves out.
     fn ends(&self) -> Instant {
-        let waits = self.windows().iter().flatten().map(|window| window.wait_ms);
+        // What only observes holds nobody up.
+        let enforced = self.question.buckets().zip(self.windows()).filter(|(bucket, _)| !bucket.observes);
+        let waits = enforced.flat_map(|(_, windows)| windows).map(|window| window.wait_ms);
         let longest = waits.reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b)));
         match longest {
             Some(Some(ms)) => self.asked + Duration::from_millis(ms.saturating_sub(1)).min(OLDEST),
@@ -189,8 +191,7 @@ impl Denied {
         let passed_ms = u64::try_from(passed).unwrap_or(u64::MAX);
         let now_ms = self.answer.now_ms.saturating_add(passed_ms);
         let mut windows = self.windows().to_vec();
-        let buckets = self.question.asks.iter().flat_map(|ask| &ask.buckets);
-        for (bucket, standing) in buckets.zip(&mut windows) {
+        for (bucket, standing) in self.question.buckets().zip(&mut windows) {
             for (window, now) in bucket.windows.as_slice().iter().zip(standing) {
                 now.wait_ms = now.wait_ms.map(|wait| wait.saturating_sub(passed_ms));
                 if bucket.algorithm == Algorithm::Fixed && now.reset_ms <= now_ms {
@@ -200,7 +201,8 @@ impl Denied {
                 }
             }
         }
-        Answer { now_ms, outcome: Outcome::Spent { granted: 0, windows } }
+        let observed = self.question.all_observed(0);
+        Answer { now_ms, outcome: Outcome::Spent { granted: 0, windows, observed } }
     }
 }
 
@@ -217,8 +219,12 @@ mod tests {
 
     fn question(slot: &str, windows: &[&str], document: &'static [u8]) -> Question {
         let windows = Windows::parse(windows.iter().copied()).expect("the test's windows are valid");
-        let bucket =
-            BucketAsk { name: "count:l:x".to_owned(), algorithm: Algorithm::Fixed, windows: Arc::new(windows) };
+        let bucket = BucketAsk {
+            name: "count:l:x".to_owned(),
+            algorithm: Algorithm::Fixed,
+            windows: Arc::new(windows),
+            observes: false,
+        };
         let document = Document { name: "business".to_owned(), believed: Believed::Is(Bytes::from_static(document)) };
         let ask = Ask { slot: slot.to_owned(), documents: vec![document], buckets: vec![bucket], ..Ask::default() };
         Question { asks: [ask].into(), cost: 1, n: 1 }
@@ -234,7 +240,7 @@ mod tests {
             |&(remaining, reset, wait_ms): &_| WindowNow { remaining, reset_ms: NOW_MS + reset, wait_ms, owed: 0 };
         Answer {
             now_ms: NOW_MS,
-            outcome: Outcome::Spent { granted, windows: vec![windows.iter().map(window).collect()] },
+            outcome: Outcome::Spent { granted, windows: vec![windows.iter().map(window).collect()], observed: vec![] },
         }
     }
 
@@ -323,6 +329,20 @@ mod tests {
         assert!(exhausted.recall(&acme(), now).is_some(), "the third of three was denied");
         exhausted.learn(&acme(), &spent(1, &[(0, 30_000, Some(30_000))]), now, now);
         assert_eq!(exhausted.recall(&acme(), now), None, "granted, if only just");
+    }
+
+    #[test]
+    fn a_limit_that_only_observes_holds_nobody_up() {
+        let (exhausted, now) = (Exhausted::default(), Instant::now());
+        let mut both = question("b:acme", &["5/1m"], b"{}");
+        let ask = &mut Arc::make_mut(&mut both.asks)[0];
+        ask.buckets.push(BucketAsk { name: "count:o:x".to_owned(), observes: true, ..ask.buckets[0].clone() });
+        let windows = [Some(50), None].map(|wait_ms| vec![WindowNow { remaining: 0, reset_ms: 0, wait_ms, owed: 0 }]);
+        let outcome = Outcome::Spent { granted: 0, windows: windows.into(), observed: vec![0] };
+        exhausted.learn(&both, &Answer { now_ms: NOW_MS, outcome }, now, now);
+        pace(&exhausted, &both, now);
+        assert!(exhausted.recall(&both, now + ms(48)).is_some());
+        assert_eq!(exhausted.recall(&both, now + ms(50)), None, "there is room again in what denies");
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl Fallback {
         let outcome = match outage {
             LimitsOutage::Local { share: None } => self.counts.spend(question, now_ms),
             LimitsOutage::Local { share: Some(share) } => self.counts.spend(&scaled(question, share), now_ms),
-            LimitsOutage::Deny if question.cost > 0 && question.asks.iter().any(|ask| !ask.buckets.is_empty()) => {
+            LimitsOutage::Deny if question.cost > 0 && question.buckets().any(|bucket| !bucket.observes) => {
                 return Err(StoreError::Unreachable("limits cannot be counted".to_owned()));
             }
             LimitsOutage::Allow | LimitsOutage::Deny => uncounted(question, now_ms),
@@ -59,8 +59,8 @@ fn uncounted(question: &Question, now_ms: u64) -> Outcome {
     if question.asks.iter().any(|ask| ask.not_after_ms.is_some_and(|end| now_ms >= end)) {
         return Outcome::Expired;
     }
-    let buckets = question.asks.iter().map(|ask| ask.buckets.len()).sum();
-    Outcome::Spent { granted: question.n, windows: vec![Vec::new(); buckets] }
+    let windows = question.buckets().map(|_| Vec::new()).collect();
+    Outcome::Spent { granted: question.n, windows, observed: question.all_observed(question.n) }
 }
 
 fn scaled(question: &Question, share: (u64, u64)) -> Question {
@@ -92,8 +92,12 @@ mod tests {
 
     fn question(windows: &str, n: u32) -> Question {
         let windows = Windows::parse(windows.split(", ")).expect("the test's windows are valid");
-        let bucket =
-            BucketAsk { name: "count:test:k".to_owned(), algorithm: Algorithm::Fixed, windows: Arc::new(windows) };
+        let bucket = BucketAsk {
+            name: "count:test:k".to_owned(),
+            algorithm: Algorithm::Fixed,
+            windows: Arc::new(windows),
+            observes: false,
+        };
         Question { asks: [Ask { buckets: vec![bucket], ..Ask::default() }].into(), cost: 1, n }
     }
 
@@ -117,7 +121,10 @@ mod tests {
     #[test]
     fn allow_passes_all_and_knows_no_window() {
         let answer = Fallback::new(LimitsOutage::Allow).answer(&question("1/1m", 9), START);
-        assert_eq!(answer.map(|a| a.outcome), Ok(Outcome::Spent { granted: 9, windows: vec![vec![]] }));
+        assert_eq!(
+            answer.map(|a| a.outcome),
+            Ok(Outcome::Spent { granted: 9, windows: vec![vec![]], observed: vec![] })
+        );
     }
 
     #[test]
@@ -125,5 +132,8 @@ mod tests {
         assert!(granted(LimitsOutage::Deny, &question("60/1m", 1)).is_err());
         assert_eq!(granted(LimitsOutage::Deny, &Question { cost: 0, ..question("60/1m", 1) }), Ok(1));
         assert_eq!(granted(LimitsOutage::Deny, &Question { asks: [].into(), cost: 1, n: 1 }), Ok(1));
+        let mut observing = question("60/1m", 1);
+        Arc::make_mut(&mut observing.asks)[0].buckets[0].observes = true;
+        assert_eq!(granted(LimitsOutage::Deny, &observing), Ok(1), "it denies nobody");
     }
 }

@@ -12,6 +12,8 @@ const PROBE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct StoreHealth {
     up: AtomicBool,
+    /// Whether anything is refused without it.
+    needed: AtomicBool,
     eviction_warned: AtomicBool,
     breaker: Breaker,
     /// In milliseconds.
@@ -20,8 +22,9 @@ pub struct StoreHealth {
 
 impl Default for StoreHealth {
     fn default() -> Self {
-        let (up, eviction_warned) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { up, eviction_warned, breaker: Breaker::default(), probe_within: AtomicU64::new(milliseconds(PROBE)) }
+        let (up, needed, eviction_warned) = (AtomicBool::new(false), AtomicBool::new(true), AtomicBool::new(false));
+        let probe_within = AtomicU64::new(milliseconds(PROBE));
+        Self { up, needed, eviction_warned, breaker: Breaker::default(), probe_within }
     }
 }
 
@@ -44,6 +47,16 @@ impl StoreHealth {
     /// Whether calls are made and succeed. A connection that is up again is not enough while the breaker is open.
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed) && !self.breaker.is_open()
+    }
+
+    /// Whether requests are served: where everything is let pass, they are without a store, too.
+    pub fn is_good_enough(&self) -> bool {
+        self.is_up() || !self.needed.load(Ordering::Relaxed)
+    }
+
+    /// From now on; a configuration that only observes needs no store.
+    pub fn need(&self, needed: bool) {
+        self.needed.store(needed, Ordering::Relaxed);
     }
 
     pub fn breaker(&self) -> &Breaker {

@@ -20,8 +20,9 @@ use super::registry::{
 use super::{StoreError, settings};
 use crate::clock;
 use crate::keys::change::{self, BusinessChange, Change, SettledBusiness, SettledChange};
+use crate::keys::creation::{Settled, Wanted};
 use crate::keys::mint::{MintError, hint, mint};
-use crate::keys::rules::{Required, RuleError, Rules, Settled, Wanted, check_id};
+use crate::keys::rules::{Required, RuleError, Rules, check_id};
 use crate::keys::{Digest, Format, FormatError, Formats};
 use crate::limit::Windows;
 use crate::policy::Scopes;

@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use crate::clock;
 use crate::keys::Tenant;
-use crate::keys::change::network;
+use crate::keys::rules::network;
 use crate::keys::tenant::is_id;
 use crate::limit::Windows;
 

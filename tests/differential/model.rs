@@ -49,13 +49,17 @@ impl Model {
         if !question.asks.iter().all(|ask| ask.member.as_ref().is_none_or(|m| is_member(ask, m))) {
             return Outcome::Refused;
         }
-        let (granted, windows) = spend(&mut buckets, now_ms, question.cost, question.n);
-        if question.cost > 0 && granted > 0 {
-            let names =
-                question.asks.iter().flat_map(|ask| ask.buckets.iter().map(|b| (ask.slot.clone(), b.name.clone())));
-            self.values.extend(names.zip(buckets.into_iter().map(|(bucket, _)| Value::Text(bucket.encode()))));
+        let outcome = spend(&mut buckets, now_ms, question.cost, question.n);
+        let Outcome::Spent { granted, observed, .. } = &outcome else { panic!("spending spends") };
+        let mut observed = observed.iter();
+        let named = question.asks.iter().flat_map(|ask| ask.buckets.iter().map(|b| (ask.slot.clone(), b)));
+        for ((slot, ask), (bucket, _)) in named.zip(buckets) {
+            let passed = if ask.observes { observed.next().expect("each that observes is answered") } else { granted };
+            if question.cost > 0 && *passed > 0 {
+                self.values.insert((slot, ask.name.clone()), Value::Text(bucket.encode()));
+            }
         }
-        Outcome::Spent { granted, windows }
+        outcome
     }
 
     fn buckets<'a>(&self, question: &'a Question) -> Option<Vec<(Bucket, &'a BucketAsk)>> {
@@ -188,7 +192,8 @@ impl Dice {
         durations.dedup();
         let windows = durations.into_iter().map(|duration_ms| Window { limit: self.limit(duration_ms), duration_ms });
         let windows = Arc::new(Windows::new(windows.collect()).expect("durations are distinct and limits in range"));
-        BucketAsk { name: self.pick(&BUCKETS).to_owned(), algorithm: self.algorithm(), windows }
+        let (name, algorithm) = (self.pick(&BUCKETS).to_owned(), self.algorithm());
+        BucketAsk { name, algorithm, windows, observes: self.once_in(4) }
     }
 
     /// One window, two, or three; which, the name says.
@@ -197,7 +202,7 @@ impl Dice {
         let durations = DURATIONS.iter().skip(at).step_by(2).take(at + 1);
         let windows = durations.map(|&duration_ms| Window { limit: self.limit(duration_ms), duration_ms }).collect();
         let windows = Arc::new(Windows::new(windows).expect("durations are distinct and limits in range"));
-        BucketAsk { name: BUCKETS[at].to_owned(), algorithm: Algorithm::Fixed, windows }
+        BucketAsk { name: BUCKETS[at].to_owned(), algorithm: Algorithm::Fixed, windows, observes: self.once_in(20) }
     }
 
     fn limit(&mut self, duration_ms: u64) -> u64 {

@@ -31,7 +31,7 @@ fn soon() -> Instant {
 
 fn bucket(name: &str, windows: &str) -> BucketAsk {
     let windows = Arc::new(Windows::parse([windows]).expect("the test's window is valid"));
-    BucketAsk { name: name.to_owned(), algorithm: Algorithm::Fixed, windows }
+    BucketAsk { name: name.to_owned(), algorithm: Algorithm::Fixed, windows, observes: false }
 }
 
 /// A question about `acme` with one limit and its business's document.
@@ -65,7 +65,7 @@ pub async fn outcome(store: &RedisStore, question: Question) -> Outcome {
 
 pub fn remaining(outcome: &Outcome) -> u64 {
     match outcome {
-        Outcome::Spent { granted: 1, windows } => windows[0][0].remaining,
+        Outcome::Spent { granted: 1, windows, .. } => windows[0][0].remaining,
         other => panic!("not spent: {other:?}"),
     }
 }

@@ -16,6 +16,9 @@ use crate::support::{Gate, Stage, client::exchange, until};
 /// Everything but `/admin` is public, so that each way round the guard leads to a backend.
 const ROUTES: &str = "routes: {/admin: admin, /admin/**: admin, /public/**: public, \
      /opened/**: {public: true, paths: [encoded-slash, semicolon]}, /opened/admin: admin, /**: public}";
+/// Nothing but what is guarded is enforced, and all else passes without being any route's.
+const OBSERVED: &str = "mode: observe\nroutes: {/admin: {scopes: admin, mode: enforce}, /admin/**: {scopes: admin, mode: enforce}, \
+     /opened/**: {public: true, paths: [encoded-slash, semicolon]}, /opened/admin: {scopes: admin, mode: enforce}}";
 const GUARDED: &str = "guarded content";
 
 #[tokio::test]
@@ -87,8 +90,14 @@ async fn a_lenient_node_server_never_serves_what_is_guarded() {
 }
 
 fn is_never_reached(backend: SocketAddr) {
+    for routes in [ROUTES, OBSERVED] {
+        is_never_reached_by(backend, routes);
+    }
+}
+
+fn is_never_reached_by(backend: SocketAddr, routes: &str) {
     let stage = Stage::set();
-    let gate = stage.gate(&format!("upstream: http://{backend}\n{ROUTES}"));
+    let gate = stage.gate(&format!("upstream: http://{backend}\n{routes}"));
     let key =
         |scope: &str| format!("X-API-Key: {}", stage.redis.mint(json!({"business": "acme", "scopes": [scope]})).text);
     let (reader, admin) = (key("other"), key("admin"));

@@ -24,6 +24,7 @@ mod life;
 mod limits;
 mod manage;
 mod mutual_tls;
+mod observe;
 mod operators;
 mod outages;
 mod paths;

@@ -7,7 +7,7 @@ use super::Explanation;
 use super::outcome::{Denied, Forwarded};
 use crate::cli::check::upstream_words;
 use crate::manage::usage::LimitUse;
-use crate::policy::{Access, Limit, Route};
+use crate::policy::{Access, Limit, Reason, Route};
 
 pub fn of(explanation: &Explanation<'_>) -> Value {
     let Explanation { settings, asked, route, candidates, outcome } = explanation;
@@ -43,10 +43,12 @@ pub fn of(explanation: &Explanation<'_>) -> Value {
         "route": route.as_ref().map(|route| describe(route)),
         "why": candidates.why,
         "others": others.collect::<Vec<_>>(),
+        "mode": route.as_ref().map_or(settings.policy.mode, |route| route.mode).name(),
         "with_key": asked.with_key,
         "key": caller,
         "allowed": allowed,
         "denial": denial,
+        "observed": outcome.verdict.as_ref().ok().and_then(|forwarded| forwarded.observed).map(Reason::name),
         "forwarded": forwarded,
         "would_go": would_go,
         "windows": windows.collect::<Vec<_>>(),
@@ -60,8 +62,7 @@ fn describe(route: &Route) -> Value {
         Access::All(scopes) => ("scopes", scopes),
         Access::AnyOf(scopes) => ("any_scope", scopes),
     };
-    let limit =
-        |limit: &Limit| json!({"limit": limit.name, "by": limit.by.name(), "windows": limit.windows.to_string()});
+    let limit = |limit: &Limit| json!({"limit": limit.name, "by": limit.by.name(), "windows": limit.windows.to_string(), "mode": limit.mode.name()});
     json!({
         "pattern": route.pattern,
         "needs": needs,

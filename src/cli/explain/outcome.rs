@@ -9,8 +9,8 @@ use http::{HeaderMap, HeaderName, Response, Version};
 use super::super::keys::gate_store;
 use super::request::Asked;
 use crate::config::Settings;
-use crate::gate::{Commons, Denial, Gate, Permit, Trail, path, query, weigh};
-use crate::policy::Route;
+use crate::gate::{Commons, Denial, Gate, Inquiry, Permit, Trail, observed, path, query, weigh};
+use crate::policy::{Mode, Reason, Route};
 use crate::proxy::headers::{self, Forwarding};
 use crate::proxy::request_id::RequestIds;
 use crate::proxy::{head, respond};
@@ -35,6 +35,8 @@ pub struct Forwarded {
     pub set: Vec<(HeaderName, Option<String>)>,
     /// The request's own that do not pass.
     pub stripped: Vec<HeaderName>,
+    /// Why it would be refused, where that is only observed.
+    pub observed: Option<Reason>,
 }
 
 pub struct Denied {
@@ -55,10 +57,7 @@ pub struct Destination {
 pub async fn of(asked: &Asked, settings: &Settings, cost: u64) -> anyhow::Result<Outcome> {
     let mut trail = Trail::default();
     let sees_counts = matches!(settings.store.backend, Backend::Redis(_));
-    let permit = decide(asked, settings, &mut trail).await?;
-    let permit = permit.and_then(|permit| {
-        if sees_counts && !has_room(&mut trail, cost) { Err(weigh::rate_limited(&trail)) } else { Ok(permit) }
-    });
+    let permit = decide(asked, settings, sees_counts.then_some(cost), &mut trail).await?;
     let verdict = match permit {
         Ok(permit) => Ok(forwarded(&permit, asked, settings)),
         Err(denial) => Err(denied(denial, &trail, asked, settings)),
@@ -66,27 +65,43 @@ pub async fn of(asked: &Asked, settings: &Settings, cost: u64) -> anyhow::Result
     Ok(Outcome { verdict, trail, sees_counts })
 }
 
-/// The questions of `proxy/service`, in its order.
-async fn decide(asked: &Asked, settings: &Settings, trail: &mut Trail) -> anyhow::Result<Result<Permit, Denial>> {
+/// The questions of `proxy/service`, in its order; `cost`: what the limits must have room for, where their counts are seen.
+async fn decide(
+    asked: &Asked,
+    settings: &Settings,
+    cost: Option<u64>,
+    trail: &mut Trail,
+) -> anyhow::Result<Result<Permit, Denial>> {
     let mut request = asked.request.clone();
     let uri = request.uri().clone();
-    if let Err(denial) = head::check(&mut request, &uri, &settings.proxy) {
-        return Ok(Err(denial));
-    }
+    let head = match head::check(&mut request, &uri, &settings.proxy) {
+        Ok(head) => head,
+        Err(denial) => return Ok(Err(denial)),
+    };
+    let inquiry = Inquiry { oversize: head.oversize, ..asked.inquiry() };
     let fallback = Arc::new(Fallback::new(settings.store.limits_outage));
     let commons = Commons { fallback, known: None, guessing: None };
     let store = gate_store(&settings.store)?;
     let gate = Gate::new(settings.policy.clone(), store, commons, PATIENCE);
-    Ok(gate.decide(&asked.inquiry(), trail).await)
+    let decided = gate.decide(&inquiry, trail).await;
+    let (Ok(permit), Some(cost)) = (decided.as_ref(), cost) else { return Ok(decided) };
+    if permit.observed().is_some() {
+        return Ok(decided);
+    }
+    if !has_room(trail, Mode::Enforce, cost) {
+        return Ok(gate.unless_observed(weigh::rate_limited(trail), &inquiry, trail));
+    }
+    has_room(trail, Mode::Observe, cost);
+    Ok(decided.map(|permit| observed::counted(permit, trail)))
 }
 
-/// Whether every window has room for the cost; those that have none get the time until they reset, which is the most that
-/// they make a request wait.
-fn has_room(trail: &mut Trail, cost: u64) -> bool {
-    let full = trail.limits.iter_mut().filter(|limit| limit.now.remaining < cost);
+/// Whether every window of limits with this mode has room for the cost; those that have none get the time until they reset,
+/// which is the most that they make a request wait.
+fn has_room(trail: &mut Trail, mode: Mode, cost: u64) -> bool {
+    let of_mode = trail.limits.iter_mut().filter(|limit| limit.limit.mode == mode);
     let mut room = true;
-    for limit in full {
-        room = false;
+    for limit in of_mode.filter(|limit| limit.now.remaining < cost) {
+        (room, limit.over) = (false, true);
         let until_reset = limit.now.reset_ms.saturating_sub(limit.now_ms);
         limit.now.wait_ms = (cost <= limit.window.limit).then_some(until_reset.max(1));
     }
@@ -139,6 +154,7 @@ fn forwarded(permit: &Permit, asked: &Asked, settings: &Settings) -> Forwarded {
         target: permit.target().to_owned(),
         set: new.map(|(name, value)| (name.clone(), shown(name, value))).collect(),
         stripped: stripped(came, &headers),
+        observed: permit.observed().map(Denial::reason),
     }
 }
 
@@ -151,5 +167,5 @@ fn reserved(settings: &Settings) -> Vec<HeaderName> {
     let upstreams = &settings.proxy.upstreams;
     let identity = upstreams.iter().flat_map(|upstream| upstream.identity.iter().map(|(name, _)| name));
     let fixed = upstreams.iter().flat_map(|upstream| upstream.headers.iter().map(|(name, _)| name));
-    identity.chain(fixed).filter(|name| *name != HOST).cloned().collect()
+    identity.chain(fixed).filter(|name| *name != HOST).cloned().chain([headers::WOULD_DENY]).collect()
 }

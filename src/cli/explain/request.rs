@@ -60,6 +60,8 @@ impl Asked {
             query: self.request.uri().query(),
             headers: self.request.headers(),
             client: self.arrival.client.ip(),
+            length: None,
+            oversize: None,
         }
     }
 }

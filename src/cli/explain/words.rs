@@ -8,7 +8,7 @@ use super::outcome::{Denied, Forwarded};
 use crate::cli::check::{access_words, by_words, upstream_words};
 use crate::cli::keys::words::printable;
 use crate::gate::{Denial, LimitNow};
-use crate::policy::Route;
+use crate::policy::{Mode, Route};
 
 /// Whether to write in colour.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +28,7 @@ impl Ink {
 
 const GREEN: &str = "32";
 const RED: &str = "31";
+const YELLOW: &str = "33";
 const BOLD: &str = "1";
 
 pub fn of(explanation: &Explanation<'_>, ink: Ink) -> String {
@@ -43,6 +44,8 @@ pub fn of(explanation: &Explanation<'_>, ink: Ink) -> String {
     if let Some(route) = route {
         needs(&mut text, route);
     }
+    let mode = route.as_ref().map_or(settings.policy.mode, |route| route.mode);
+    fact(&mut text, "mode", if mode == Mode::Observe { "observe: denials are counted and logged" } else { "enforce" });
     if let Some(caller) = &outcome.trail.caller {
         let business = caller.business.as_deref().map_or(String::new(), |business| format!(", business {business}"));
         let plan = caller.plan.as_deref().map_or(String::new(), |plan| format!(", plan {plan}"));
@@ -55,7 +58,7 @@ pub fn of(explanation: &Explanation<'_>, ink: Ink) -> String {
     }
     match &outcome.verdict {
         Ok(forwarded) => {
-            fact(&mut text, "verdict", &ink.paint(GREEN, "allowed"));
+            fact(&mut text, "verdict", &passes(forwarded, ink));
             forward(&mut text, forwarded, &upstream_words(&settings.proxy.upstreams[forwarded.upstream]));
         }
         Err(denied) => {
@@ -82,7 +85,8 @@ fn needs(text: &mut String, route: &Route) {
     fact(text, "needs", &access_words(&route.access));
     for limit in &route.limits {
         let windows = format!("{} {} {}", limit.name, by_words(limit.by), limit.windows);
-        fact(text, "limit", &format!("{windows}, of which this takes {}", route.cost));
+        let observes = if limit.mode == Mode::Observe { "; it only observes" } else { "" };
+        fact(text, "limit", &format!("{windows}, of which this takes {}{observes}", route.cost));
     }
 }
 
@@ -96,6 +100,12 @@ fn left(now: &LimitNow, seen: bool) -> String {
 
 fn denial(denied: &Denied) -> String {
     format!("refused with {}: {}", denied.answer.status().as_u16(), denied.denial.reason().name())
+}
+
+fn passes(forwarded: &Forwarded, ink: Ink) -> String {
+    let Some(reason) = forwarded.observed else { return ink.paint(GREEN, "allowed") };
+    let (status, reason) = (reason.status(), reason.name());
+    ink.paint(YELLOW, &format!("would be refused with {status}: {reason}, but passes: observed"))
 }
 
 fn forward(text: &mut String, forwarded: &Forwarded, upstream: &str) {

@@ -7,7 +7,7 @@ use super::words::{print_facts, printable};
 use super::{DONE, KeysSetting, Session, name};
 use crate::clock;
 use crate::keys::FormatError;
-use crate::keys::rules::Wanted;
+use crate::keys::creation::Wanted;
 use crate::secret::Secret;
 use crate::store::keyring::KeyringError;
 use crate::store::record::KeyDocument;

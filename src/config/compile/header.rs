@@ -34,8 +34,8 @@ const CONNECTION: [&str; 11] = [
 ];
 
 /// What the gate itself says on the way to the upstream.
-const FORWARDING: [&str; 6] =
-    ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "expect"];
+const FORWARDING: [&str; 7] =
+    ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-sidegate-would-deny", "expect"];
 
 /// Reads a header's name and refuses what cannot be meant.
 pub fn name(reader: &mut Reader<'_>, path: &FieldPath, text: &str, used: Use) -> Option<HeaderName> {

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::reader::{Reader, items};
-use super::{NAME_ADVICE, enforce_only, entries, is_name};
+use super::{NAME_ADVICE, entries, is_name, mode};
 use crate::config::place::FieldPath;
 use crate::config::raw::{self, List, Root, Scalar};
 use crate::config::{near, scalar};
 use crate::limit::{Algorithm, Window, Windows};
-use crate::policy::{By, Limit, Plan, Plans};
+use crate::policy::{By, Limit, Mode, Plan, Plans};
 
 pub struct Limits {
     pub compiled: BTreeMap<String, Arc<Limit>>,
@@ -40,7 +40,7 @@ fn limit(name: &str, path: &FieldPath, raw: &raw::Limit, reader: &mut Reader<'_>
         ("sliding-window", Algorithm::Sliding),
         ("token-bucket", Algorithm::Token),
     ];
-    enforce_only(&path.field("mode"), raw.mode.as_ref(), reader);
+    let mode = mode(&path.field("mode"), raw.mode.as_ref(), Mode::Enforce, reader);
     let algorithm = path.field("algorithm");
     let algorithm = reader.read(&algorithm, raw.algorithm.as_ref(), Algorithm::Fixed, scalar::choice(&algorithms));
     let by_path = path.field("by");
@@ -51,7 +51,7 @@ fn limit(name: &str, path: &FieldPath, raw: &raw::Limit, reader: &mut Reader<'_>
         reader.fail(&path, "it is missing; write one window, such as `60/1m`, or several in a list");
     }
     let windows = windows(&path, raw.windows.as_ref()?, reader);
-    Some(Limit { name: name.to_owned(), by: counted?, algorithm, windows: windows? })
+    Some(Limit { name: name.to_owned(), by: counted?, algorithm, windows: windows?, mode })
 }
 
 /// A list of windows, none of which closes: that is for overrides in documents.

@@ -28,7 +28,7 @@ use super::replace::Sources;
 use super::scalar;
 use crate::keys::rules::Rules;
 use crate::manage;
-use crate::policy::Policy;
+use crate::policy::{Mode, Policy};
 use crate::proxy;
 use crate::proxy::settings::Upstream;
 
@@ -57,7 +57,6 @@ pub fn compile(root: &Root, sources: Sources<'_>) -> Compiled {
 
 /// `None` when a part could not even be stood in for; the reader then holds a problem.
 fn settings(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
-    enforce_only(&FieldPath::top("mode"), root.mode.as_ref(), reader);
     let base_path = routes::base_path(root, reader);
     let upstreams = upstream::all(root, reader);
     let policy = policy(root, base_path.as_ref(), &upstreams, reader);
@@ -100,10 +99,11 @@ fn policy(
     upstreams: &[Upstream],
     reader: &mut Reader<'_>,
 ) -> Option<(Policy, Rules, Option<manage::settings::Settings>)> {
+    let mode = mode(&FieldPath::top("mode"), root.mode.as_ref(), Mode::Enforce, reader);
     let mut limits = limits::all(root, reader);
     let plans = limits::plans(root, &limits, reader);
     let credentials = keys::credentials(root, upstreams, reader);
-    let routes = routes::table(root, base_path, upstreams, &mut limits, plans.as_ref(), reader);
+    let routes = routes::table(root, base_path, upstreams, &mut limits, plans.as_ref(), mode, reader);
     limits.report_unused(reader);
     let scopes = scopes::of(root, reader);
     let rules = keys::rules(root, routes.as_ref(), reader);
@@ -119,13 +119,13 @@ fn policy(
     let management = management::api(root, base_path, written.unwrap_or_default(), reader);
     let routes = routes?.table;
     let limits = limits.compiled;
-    Some((Policy { routes, scopes, plans, business_sources, credentials, limits, deny, texts }, rules, management))
+    let policy = Policy { routes, scopes, plans, business_sources, credentials, limits, deny, texts, mode };
+    Some((policy, rules, management))
 }
 
 /// `mode`, wherever it stands.
-fn enforce_only(path: &FieldPath, mode: Option<&Scalar>, reader: &mut Reader<'_>) {
-    let modes = scalar::choice(&[("enforce", true), ("observe", false)]);
-    reader.only_default(path, mode, true, modes, "observing without enforcing is");
+fn mode(path: &FieldPath, mode: Option<&Scalar>, default: Mode, reader: &mut Reader<'_>) -> Mode {
+    reader.read(path, mode, default, scalar::choice(&[("enforce", Mode::Enforce), ("observe", Mode::Observe)]))
 }
 
 /// The entries of an optional map.

@@ -129,20 +129,6 @@ impl<'s> Reader<'s> {
         }
         Some(self.sources.folder.join(text))
     }
-
-    /// A field whose part is not built: anything but its default is an error.
-    pub fn only_default<T: PartialEq>(
-        &mut self,
-        path: &FieldPath,
-        scalar: Option<&Scalar>,
-        default: T,
-        parse: impl FnOnce(&str) -> Result<T, ScalarError>,
-        what: &str,
-    ) {
-        if scalar.and_then(|scalar| self.parse(path, scalar, parse)).is_some_and(|value| value != default) {
-            self.not_built(path, what);
-        }
-    }
 }
 
 /// The elements of a list with their paths; of a list of one, which may stand without brackets, the list's own.

@@ -7,13 +7,13 @@ use super::limits::Limits;
 use super::management::literal_path;
 use super::reader::{Reader, items};
 use super::scopes::scope_list;
-use super::{cors, enforce_only, entries, shadow, upstream};
+use super::{cors, entries, mode, shadow, upstream};
 use crate::config::place::FieldPath;
 use crate::config::raw::{self, Entries, List, Root, Scalar, Short};
 use crate::config::scalar;
 use crate::policy::pattern::Pattern;
 use crate::policy::scope::is_scope;
-use crate::policy::{Access, Allowances, Limit, Plans, Route, RouteTable, UpstreamId};
+use crate::policy::{Access, Allowances, Limit, Mode, Plans, Route, RouteTable, UpstreamId};
 use crate::proxy::settings::Upstream;
 
 /// `base_path`, as written and as a pattern.
@@ -50,10 +50,11 @@ pub fn table(
     upstreams: &[Upstream],
     limits: &mut Limits,
     plans: Option<&Plans>,
+    mode: Mode,
     reader: &mut Reader<'_>,
 ) -> Option<Routes> {
     let path = FieldPath::top("routes");
-    let mut house = House::new(root, upstreams, limits, plans, reader);
+    let mut house = House::new(root, upstreams, limits, plans, mode, reader);
     let mut written = Vec::new();
     for (text, raw) in entries(root.routes.as_ref()) {
         let path = path.field(text);
@@ -96,6 +97,7 @@ struct House<'c> {
     default_max_query: Vec<(String, u64)>,
     max_body: Option<u64>,
     preflight: bool,
+    mode: Mode,
 }
 
 impl<'c> House<'c> {
@@ -104,6 +106,7 @@ impl<'c> House<'c> {
         upstreams: &'c [Upstream],
         limits: &'c mut Limits,
         plans: Option<&'c Plans>,
+        mode: Mode,
         reader: &mut Reader<'_>,
     ) -> Self {
         let path = FieldPath::top("defaults");
@@ -121,6 +124,7 @@ impl<'c> House<'c> {
             default_max_query: max_query(&path.field("max_query"), defaults.max_query.as_ref(), reader),
             max_body,
             preflight: cors::preflight_everywhere(root, reader),
+            mode,
         }
     }
 
@@ -137,7 +141,6 @@ impl<'c> House<'c> {
             Short::Fields(fields) => (fields, access(path, fields, reader)),
         };
         let access = access?;
-        enforce_only(&path.field("mode"), fields.mode.as_ref(), reader);
         let is_public = access == Access::Public;
         let timeout = &path.field("response_timeout");
         let body = &path.field("max_body");
@@ -158,6 +161,7 @@ impl<'c> House<'c> {
             lenient: reader.read(&path.field("lenient"), fields.lenient.as_ref(), false, scalar::flag),
             preflight: cors::preflight(&path.field("preflight"), fields.preflight.as_ref(), self.preflight, reader),
             allows: allowances(&path.field("paths"), fields.paths.as_ref(), reader),
+            mode: mode(&path.field("mode"), fields.mode.as_ref(), self.mode, reader),
             access,
         })
     }

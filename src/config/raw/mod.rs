@@ -355,7 +355,7 @@ pub struct Route {
     pub lenient: Option<Scalar>,
     /// What a path may hold that is refused elsewhere: `encoded-slash`, `semicolon`.
     pub paths: Option<List<Scalar>>,
-    /// `enforce` (default), or `observe`: decide, count and log, but let pass.
+    /// `enforce`, or `observe`: decide, count and log, but let pass. Default: the configuration's `mode`.
     #[schemars(extend("anyOf" = words(&["enforce", "observe"])))]
     pub mode: Option<Scalar>,
     /// `forward` passes CORS preflight requests on.

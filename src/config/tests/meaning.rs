@@ -6,6 +6,7 @@ use http::HeaderValue;
 
 use super::{each_has_one_error, errors, good, whole};
 use crate::manage::settings::SessionEndpoint;
+use crate::policy::Mode;
 use crate::proxy::settings::{Cors, Protocol, Streams, Target};
 use crate::store::settings::Backend;
 
@@ -303,16 +304,33 @@ fn streams_and_cors_say_what_to_write() {
 #[test]
 fn what_is_not_built_says_so_and_its_default_may_stand() {
     let later = "not built yet";
-    each_has_one_error(&[
-        ("mode: observe", "mode", later),
-        ("routes: {/a: {any: true, mode: observe}}", "routes.\"/a\".mode", later),
-        ("limits: {l: {by: ip, windows: 1/s, mode: observe}}\ndefaults: {limits: l}", "limits.l.mode", later),
-        ("probes: {address: 127.0.0.1:2, app: [{path: /a, target: http://b}]}", "probes.app", later),
-    ]);
+    each_has_one_error(&[("probes: {address: 127.0.0.1:2, app: [{path: /a, target: http://b}]}", "probes.app", later)]);
     good(
         "mode: enforce\nupstream: {url: http://localhost, h2_streams: 7}\nstore: {redis: 'redis://host', outage: {keys: deny}}\n\
           listen: {address: 127.0.0.1:1, proxy_protocol: false, limits: {body_idle: 30s, idle: 2m, stream_idle: 5m}}",
     );
+}
+
+#[test]
+fn a_routes_mode_beats_the_configurations_and_a_limit_has_its_own() {
+    let modes = |yaml: &str| {
+        let policy = good(yaml).policy;
+        let routes: Vec<_> = policy.routes.iter().map(|route| (route.pattern.clone(), route.mode.name())).collect();
+        (policy.mode.name(), policy.enforces(), routes)
+    };
+    let routes = "routes: {/a: any, /b: {any: true, mode: enforce}, /c: {any: true, mode: observe}}";
+    let of = |a, b, c| [("/a", a), ("/b", b), ("/c", c)].map(|(route, mode)| (route.to_owned(), mode)).to_vec();
+    assert_eq!(modes(routes), ("enforce", true, of("enforce", "enforce", "observe")));
+    assert_eq!(modes(&format!("mode: observe\n{routes}")), ("observe", true, of("observe", "enforce", "observe")));
+    assert!(!modes("mode: observe\nroutes: {/a: any}").1);
+    let yaml = "mode: observe\nlimits: {l: {by: ip, windows: 1/s}, m: {by: ip, windows: 1/s, mode: observe}}\ndefaults: {limits: [l, m]}";
+    let limits = good(yaml).policy;
+    assert_eq!([limits.limits["l"].mode, limits.limits["m"].mode], [Mode::Enforce, Mode::Observe]);
+    each_has_one_error(&[
+        ("mode: shadow", "mode", "observe"),
+        ("routes: {/a: {any: true, mode: off}}", "routes.\"/a\".mode", "observe"),
+        ("limits: {l: {by: ip, windows: 1/s, mode: dry}}\ndefaults: {limits: l}", "limits.l.mode", "observe"),
+    ]);
 }
 
 #[test]

@@ -26,12 +26,12 @@ use super::arriving::Arriving;
 use super::body::{Forwarded, Upload};
 use super::connector::{Connector, ConnectorError};
 use super::grpc;
-use super::headers::{self, Forwarding};
+use super::headers::{self, Forwarding, WOULD_DENY};
 use super::request_id::RequestId;
 use super::settings::{Protocol, Target, Upstream};
 use super::streams::Exchange;
 use super::upgrade::{self, Wanted};
-use crate::gate::{Basis, Denial, Permit};
+use crate::gate::{Denial, Permit};
 use crate::policy::Policy;
 
 use self::pool::{Outlet, Pool};
@@ -40,7 +40,7 @@ use self::relayed::Relayed;
 /// One worker's way to the upstreams, by `UpstreamId`.
 pub struct Upstreams {
     upstreams: Vec<Destination>,
-    /// Every identity header of every upstream: no client's copy passes, on public routes neither.
+    /// Every header that the gate alone may set, whichever the upstream: no client's copy passes, on public routes neither.
     reserved: Arc<[HeaderName]>,
 }
 
@@ -93,7 +93,7 @@ impl Upstreams {
     pub fn new(settings: &[Upstream], connectors: &[Connector]) -> Self {
         let identity = settings.iter().flat_map(|upstream| &upstream.identity).map(|(name, _)| name.clone());
         let fixed = settings.iter().flat_map(|upstream| &upstream.headers).map(|(name, _)| name.clone());
-        let reserved = identity.chain(fixed).filter(|name| name != HOST).collect();
+        let reserved = identity.chain(fixed).filter(|name| name != HOST).chain([WOULD_DENY]).collect();
         let upstreams =
             settings.iter().zip(connectors).map(|(settings, connector)| Destination::new(settings, connector));
         Self { upstreams: upstreams.collect(), reserved }
@@ -121,8 +121,7 @@ impl Upstreams {
         // The configuration resolves every id that a route or a format names.
         let unknown = || Denial::UpstreamUnreachable("no such upstream".to_owned());
         let service = self.upstreams.get(permit.upstream().0).ok_or_else(unknown)?;
-        // What needs no key for its question's sake brings nothing else.
-        let most = if permit.basis() == Basis::Preflight { Some(0) } else { permit.route().max_body };
+        let most = permit.most_of_a_body();
         if let (Some(most), Some(length)) = (most, request.body().size_hint().exact())
             && length > most
         {

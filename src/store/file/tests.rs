@@ -108,7 +108,7 @@ fn an_answer_is_the_first_that_holds_in_the_order_of_the_contract() {
     Arc::make_mut(&mut question.asks)[0].member =
         Some(Member { set: layout::BUSINESSES.to_owned(), member: "b9".to_owned() });
     let windows = Arc::new(Windows::parse(["2/1m"]).expect("a window"));
-    let bucket = BucketAsk { name: "count:l:u:u_42".to_owned(), algorithm: Algorithm::Fixed, windows };
+    let bucket = BucketAsk { name: "count:l:u:u_42".to_owned(), algorithm: Algorithm::Fixed, windows, observes: false };
     Arc::make_mut(&mut question.asks)[0].buckets.push(bucket);
 
     assert_eq!(outcome(&store, &question), Outcome::Stale(vec![vec![None]]));

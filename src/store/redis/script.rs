@@ -35,6 +35,9 @@ impl Script {
 /// The line in which the script reads the store's clock, so that a test can put its own there.
 pub const CLOCK_LINE: &str = "local now = clock()\n";
 
+/// Added to the number of a bucket's algorithm where it only observes.
+const OBSERVES: u64 = 3;
+
 /// What goes out: `EVALSHA <sha> <number of keys> <keys…> <blob> <texts…>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
@@ -202,11 +205,12 @@ fn write_question(blob: &mut FlatList, places: &mut Places<'_>, question: &Quest
     for (_, bucket) in buckets(question) {
         let windows = bucket.windows.as_slice();
         blob.index(places.bucket());
-        blob.number(match bucket.algorithm {
+        let algorithm = match bucket.algorithm {
             Algorithm::Fixed => 0,
             Algorithm::Sliding => 1,
             Algorithm::Token => 2,
-        });
+        };
+        blob.number(if bucket.observes { algorithm + OBSERVES } else { algorithm });
         blob.index(windows.len());
         for window in windows {
             blob.number(window.limit);
@@ -287,10 +291,15 @@ fn read_outcome(list: &mut Elements<'_>, question: &Question) -> Option<Outcome>
         3 => Outcome::Refused,
         4 => {
             let granted = u32::try_from(list.number()?).ok().filter(|granted| *granted <= question.n)?;
-            let mut of_bucket =
-                |bucket: &BucketAsk| bucket.windows.as_slice().iter().map(|_| read_window(list)).collect();
+            let mut observed = Vec::new();
+            let mut of_bucket = |bucket: &BucketAsk| {
+                if bucket.observes {
+                    observed.push(u32::try_from(list.number()?).ok().filter(|passed| *passed <= granted)?);
+                }
+                bucket.windows.as_slice().iter().map(|_| read_window(list)).collect()
+            };
             let windows = buckets(question).map(|(_, bucket)| of_bucket(bucket)).collect::<Option<_>>()?;
-            Outcome::Spent { granted, windows }
+            Outcome::Spent { granted, windows, observed }
         }
         _ => return None,
     };
@@ -355,7 +364,12 @@ mod tests {
                 documents: vec![Document { name: "business".to_owned(), believed }],
                 member: Some(Member { set: "businesses".to_owned(), member: "acme".to_owned() }),
                 not_after_ms: None,
-                buckets: vec![BucketAsk { name: "count:l:acme".to_owned(), algorithm: Algorithm::Fixed, windows }],
+                buckets: vec![BucketAsk {
+                    name: "count:l:acme".to_owned(),
+                    algorithm: Algorithm::Fixed,
+                    windows,
+                    observes: false,
+                }],
             }]
             .into(),
             cost: 1,
@@ -378,7 +392,7 @@ mod tests {
         let pack = |list: &serde_json::Value| rmp_serde::to_vec(list).expect("JSON is representable in MessagePack");
         let read = |list| decode(&[question()], &pack(&list)).map(|answers| answers[0].outcome.clone());
         let window = WindowNow { remaining: 5, reset_ms: 60_000, wait_ms: None, owed: 7 };
-        let spent = Outcome::Spent { granted: 2, windows: vec![vec![window]] };
+        let spent = Outcome::Spent { granted: 2, windows: vec![vec![window]], observed: vec![] };
         assert_eq!(read(serde_json::json!([9, 4, 2, 5, 60_000, -1, 7])), Ok(spent));
         assert_eq!(read(serde_json::json!([9, 1, false])), Ok(Outcome::Stale(vec![vec![None]])));
         for wrong in [

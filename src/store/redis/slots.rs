@@ -93,6 +93,8 @@ struct Journey {
     now_ms: u64,
     /// Per ask, what its slot said of its buckets and documents.
     windows: Vec<Vec<Vec<WindowNow>>>,
+    /// Per ask, how many each of its buckets that observe had room for.
+    observed: Vec<Vec<u32>>,
     documents: Vec<Found>,
     /// Some document is not as believed: now only documents are read.
     stale: bool,
@@ -124,6 +126,7 @@ impl Journey {
             granted: question.n,
             now_ms: 0,
             windows: vec![Vec::new(); question.asks.len()],
+            observed: vec![Vec::new(); question.asks.len()],
             documents: question.asks.iter().map(believed).collect(),
             stale: false,
             end: None,
@@ -172,10 +175,13 @@ impl Journey {
         self.now_ms = self.now_ms.max(answer.now_ms);
         match answer.outcome {
             Outcome::Spent { .. } if self.stale => {}
-            Outcome::Spent { granted, windows } => {
-                let mut windows = windows.into_iter();
-                for &ask in &leg.asks {
-                    self.windows[ask] = windows.by_ref().take(self.question.asks[ask].buckets.len()).collect();
+            Outcome::Spent { granted, windows, observed } => {
+                let (mut windows, mut observed) = (windows.into_iter(), observed.into_iter());
+                for &index in &leg.asks {
+                    let buckets = &self.question.asks[index].buckets;
+                    self.windows[index] = windows.by_ref().take(buckets.len()).collect();
+                    let observing = buckets.iter().filter(|bucket| bucket.observes).count();
+                    self.observed[index] = observed.by_ref().take(observing).collect();
                 }
                 if self.question.cost > 0 {
                     leg.granted = granted;
@@ -208,11 +214,14 @@ impl Journey {
         let passed = self.passed();
         let legs = self.legs.iter().filter(|leg| leg.granted > passed);
         let call = |leg: &Leg| {
-            let amount = u64::from(leg.granted - passed) * self.question.cost;
             let (mut keys, mut entries) = (Vec::new(), Vec::new());
             for &index in &leg.asks {
                 let ask = &self.question.asks[index];
-                for (bucket, windows) in ask.buckets.iter().zip(&self.windows[index]) {
+                let amounts = self.too_much(leg, index, passed);
+                for ((bucket, windows), amount) in ask.buckets.iter().zip(&self.windows[index]).zip(amounts) {
+                    if amount == 0 {
+                        continue;
+                    }
                     keys.push(layout.in_slot(&ask.slot, &bucket.name));
                     for (window, now) in bucket.windows.as_slice().iter().zip(windows) {
                         let (number, periods) = match bucket.algorithm {
@@ -232,27 +241,42 @@ impl Journey {
         legs.map(call).filter(|(_, call)| !call.keys.is_empty()).collect()
     }
 
+    /// What each bucket of an ask gave for requests that did not pass; one that observes may have given less than the others.
+    fn too_much(&self, leg: &Leg, index: usize, passed: u32) -> Vec<u64> {
+        let mut observed = self.observed[index].iter();
+        let buckets = self.question.asks[index].buckets.iter();
+        let given = buckets.map(|bucket| if bucket.observes { observed.next().copied() } else { Some(leg.granted) });
+        given.map(|given| u64::from(given.unwrap_or(0).saturating_sub(passed)) * self.question.cost).collect()
+    }
+
     /// Says of windows that were given something back how they stand now.
     fn settle(&mut self) {
         let (passed, cost) = (self.passed(), self.question.cost);
         for leg in self.legs.iter().filter(|leg| leg.granted > passed) {
-            let amount = u64::from(leg.granted - passed) * cost;
-            for &ask in &leg.asks {
-                for now in self.windows[ask].iter_mut().flatten() {
-                    now.remaining += amount;
-                    if now.remaining >= cost {
-                        now.wait_ms = now.wait_ms.map(|_| 0);
+            for &index in &leg.asks {
+                let amounts = self.too_much(leg, index, passed);
+                for (windows, amount) in self.windows[index].iter_mut().zip(amounts) {
+                    for now in windows.iter_mut().filter(|_| amount > 0) {
+                        now.remaining += amount;
+                        if now.remaining >= cost {
+                            now.wait_ms = now.wait_ms.map(|_| 0);
+                        }
                     }
                 }
             }
         }
+        self.observed.iter_mut().flatten().for_each(|observed| *observed = (*observed).min(passed));
     }
 
     fn answer(self) -> Result<Answer, StoreError> {
         let outcome = match self.end {
             Some(end) => end?,
             None if self.stale => Outcome::Stale(self.documents),
-            None => Outcome::Spent { granted: self.granted, windows: self.windows.into_iter().flatten().collect() },
+            None => Outcome::Spent {
+                granted: self.granted,
+                windows: self.windows.into_iter().flatten().collect(),
+                observed: self.observed.into_iter().flatten().collect(),
+            },
         };
         Ok(Answer { now_ms: self.now_ms, outcome })
     }

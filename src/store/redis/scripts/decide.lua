@@ -5,14 +5,16 @@
 -- ARGV[1]  MessagePack, one flat list: how many texts, buckets, absent documents, unseen ones, questions; of each question
 --            cost, n, how many documents, the index of each's key, not_after_ms or false,
 --            how many members, of each the index of its set and the member,
---            how many buckets, of each the index of its key, algorithm, how many windows, and of each limit, duration_ms
+--            how many buckets, of each the index of its key, algorithm (3 more where it only observes), how many windows, and
+--            of each limit, duration_ms
 -- ARGV[2…] the texts, in the order of their documents
 -- returns  MessagePack, one flat list: now_ms; then of each question
 --            0, text: broken
 --            1, then each document or false: stale
 --            2: expired
 --            3: refused
---            4, granted, then of each window remaining, reset_ms, wait_ms or -1, owed: spent
+--            4, granted, then of each bucket, where it only observes, how many it had room for, and of each window remaining,
+--            reset_ms, wait_ms or -1, owed: spent
 --
 -- Questions are answered in order and see what earlier ones spent. Everything is read before anything is written, so that
 -- an error of any kind leaves all as it was. The arithmetic is that of limit/spend.rs, formula by formula; differences
@@ -24,6 +26,7 @@
 
 local BROKEN, STALE, EXPIRED, REFUSED, SPENT = 0, 1, 2, 3, 4
 local FIXED, SLIDING, TOKEN = 0, 1, 2
+local OBSERVES = 3 -- added to a bucket's algorithm: it denies nobody, and counts what it had room for
 local VERSION, STRIDE, PACKED = 1, 33, '<Bdddd'
 local MOST = 9007199254740992 -- 2^53: beyond it a number has gaps
 local SLACK_MS = 60000 -- a bucket outlives its end by at least this much, for a clock that goes back
@@ -310,7 +313,7 @@ local function careful()
 
   -- How many of `n` fit into every window of a bucket that is asked for at `at`.
   local function fitting(bucket, at, cost, n)
-    local algorithm, last = asked[at + 1], at + 2 + 2 * asked[at + 2]
+    local algorithm, last = asked[at + 1] % OBSERVES, at + 2 + 2 * asked[at + 2]
     for w = at + 3, last, 2 do
       local limit, duration = asked[w], asked[w + 1]
       if cost > limit then return 0 end
@@ -324,7 +327,7 @@ local function careful()
 
   -- Takes `spent` from every window of a bucket that is asked for at `at`, and says where they stand.
   local function settle(bucket, at, cost, spent)
-    local algorithm, last, ended = asked[at + 1], at + 2 + 2 * asked[at + 2], last_end(bucket)
+    local algorithm, last, ended = asked[at + 1] % OBSERVES, at + 2 + 2 * asked[at + 2], last_end(bucket)
     for w = at + 3, last, 2 do
       local limit, duration = asked[w], asked[w + 1]
       local unit = algorithm == FIXED and 1 or duration
@@ -399,9 +402,18 @@ local function careful()
 
   local function spend(cost, n, held, places)
     local granted = n
-    for i = 1, cost > 0 and #held or 0 do granted = fitting(held[i], places[i], cost, granted) end
+    for i = 1, cost > 0 and #held or 0 do
+      if asked[places[i] + 1] < OBSERVES then granted = fitting(held[i], places[i], cost, granted) end
+    end
     answer(SPENT, granted)
-    for i = 1, #held do settle(held[i], places[i], cost, cost * granted) end
+    for i = 1, #held do
+      local passed = granted
+      if asked[places[i] + 1] >= OBSERVES then
+        if cost > 0 then passed = fitting(held[i], places[i], cost, granted) end
+        answer(passed)
+      end
+      settle(held[i], places[i], cost, cost * passed)
+    end
   end
 
   return function(at)

@@ -1,0 +1,54 @@
+//! Why the door stays shut: every error below it becomes one denial, with the text that helps whoever asked.
+
+use crate::gate::Denial;
+use crate::keys::rules::RuleError;
+use crate::policy::Reason;
+use crate::store::StoreError;
+use crate::store::keyring::KeyringError;
+use crate::store::registry::RegistryError;
+
+/// Why the door stays shut.
+pub fn refusal(reason: Reason, detail: Option<String>) -> Denial {
+    Denial::Unmanaged { reason, detail }
+}
+
+/// By a rule of keys.
+pub fn broken(rule: RuleError) -> Denial {
+    let reason = match &rule {
+        RuleError::NotGranted(_) => Reason::RoleRequired,
+        _ => Reason::Unprocessable,
+    };
+    refusal(reason, Some(sentence(&rule.to_string())))
+}
+
+/// By the registry.
+pub fn denied(error: RegistryError) -> Denial {
+    match error {
+        RegistryError::Rule(rule) => broken(rule),
+        RegistryError::Full { .. } => refusal(Reason::TooManyKeys, Some(sentence(&error.to_string()))),
+        RegistryError::NotFound | RegistryError::Ambiguous { .. } => refusal(Reason::KeyNotFound, None),
+        RegistryError::Store(error) => error.into(),
+        RegistryError::Unreadable(_)
+        | RegistryError::IdTaken(_)
+        | RegistryError::Differs { .. }
+        | RegistryError::Contended
+        | RegistryError::Replicas { .. }
+        | RegistryError::NotHere(_) => StoreError::Refused(error.to_string()).into(),
+    }
+}
+
+/// By what makes keys.
+pub fn failed(error: KeyringError) -> Denial {
+    match error {
+        KeyringError::Registry(error) => denied(error),
+        KeyringError::Mint(_) | KeyringError::Format(_) | KeyringError::NotNew => {
+            StoreError::Refused(error.to_string()).into()
+        }
+    }
+}
+
+/// What the command line ends a line with begins one here.
+fn sentence(text: &str) -> String {
+    let mut characters = text.chars();
+    characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
+}
