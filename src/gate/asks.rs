@@ -140,7 +140,8 @@ impl Asked {
     /// Names what the store answered to one request, bucket by bucket.
     pub fn named(&self, counted: Counted, now_ms: u64) -> Vec<LimitNow> {
         let Counted { granted, windows: answered, observed } = counted;
-        let (mut named, mut observed) = (Vec::new(), observed.into_iter());
+        let mut named = Vec::with_capacity(answered.iter().map(Vec::len).sum());
+        let mut observed = observed.into_iter();
         for ((limit, windows), states) in self.limits.iter().flatten().zip(answered) {
             let one_of_several = windows.as_slice().len() > 1;
             // What one that observes would have done to what is denied without it is not asked.

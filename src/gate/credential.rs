@@ -3,7 +3,7 @@
 //! Where and how it is looked for stands in the contract under "reading a credential". Two readers of one request must not
 //! find two different keys, so more than one candidate is refused even when they are equal (Istio CVE-2026-31838).
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Denial;
 use crate::keys::{Digest, Fate, Reading};
@@ -13,15 +13,19 @@ use crate::policy::{Credentials, KeySource, UpstreamId};
 #[derive(Debug)]
 pub struct Presented {
     pub digest: Digest,
+    /// Where it stands, alone; no other header holds a candidate.
+    pub header: HeaderName,
     /// Where keys of this format are served, whatever the route says.
     pub upstream: Option<UpstreamId>,
 }
 
 /// What is taken for a key when a request is forwarded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ours {
     /// Whatever stands where a key would.
     Candidates,
+    /// The same, where `read` has found the only one: nothing is read again.
+    In(HeaderName),
     /// Of that what looks like a key, and the one candidate where the store knows it: anything else is the service's own.
     Recognised { known: bool },
 }
@@ -55,7 +59,9 @@ pub fn read(credentials: &Credentials, headers: &HeaderMap) -> Result<Presented,
             return Err(Denial::AmbiguousKey);
         }
         let candidate = match candidate(credentials, source, value) {
-            Candidate::Ours { key, upstream } => Ok(Presented { digest: Digest::of(key), upstream }),
+            Candidate::Ours { key, upstream } => {
+                Ok(Presented { digest: Digest::of(key), header: source.header.clone(), upstream })
+            }
             Candidate::Foreign(text) => Err(Denial::ForeignFormat(text.to_owned())),
             Candidate::Several => return Err(Denial::AmbiguousKey),
             Candidate::Malformed { white_space: seen } => {
@@ -80,8 +86,12 @@ pub fn read(credentials: &Credentials, headers: &HeaderMap) -> Result<Presented,
 
 /// Takes every candidate off that is taken for a key, so that the upstream never sees one; what is not ours by scheme or format
 /// stays.
-pub fn strip(credentials: &Credentials, headers: &mut HeaderMap, taken: Ours) {
+pub fn strip(credentials: &Credentials, headers: &mut HeaderMap, taken: &Ours) {
     if credentials.forward {
+        return;
+    }
+    if let Ours::In(header) = taken {
+        headers.remove(header);
         return;
     }
     for source in &credentials.sources {
@@ -89,7 +99,9 @@ pub fn strip(credentials: &Credentials, headers: &mut HeaderMap, taken: Ours) {
             let looks = || looks_like_a_key(credentials, source, value);
             match (candidate(credentials, source, value), taken) {
                 (Candidate::Malformed { .. } | Candidate::NotOurs, _) => false,
-                (_, Ours::Candidates) | (Candidate::Ours { .. }, Ours::Recognised { known: true }) => true,
+                (_, Ours::Candidates | Ours::In(_)) | (Candidate::Ours { .. }, Ours::Recognised { known: true }) => {
+                    true
+                }
                 (_, Ours::Recognised { .. }) => looks(),
             }
         };
@@ -164,8 +176,6 @@ fn upstream(credentials: &Credentials, fate: &Fate) -> Option<UpstreamId> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
-
     use super::*;
     use crate::keys::{Alphabet, Format, Formats};
 
@@ -257,15 +267,34 @@ mod tests {
     fn candidates_are_stripped_and_what_is_not_ours_stays() {
         let credentials = kaicalls();
         let mut lines = headers(&[("authorization", "Basic dTpw"), ("x-api-key", KEY), ("x-api-key", "theirs")]);
-        strip(&credentials, &mut lines, Ours::Candidates);
+        strip(&credentials, &mut lines, &Ours::Candidates);
         assert_eq!(lines, headers(&[("authorization", "Basic dTpw"), ("x-api-key", "theirs")]));
+    }
+
+    #[test]
+    fn where_a_key_was_read_nothing_else_is_to_be_stripped() {
+        let credentials = kaicalls();
+        let values = ["Basic dTpw", "Bearer", KEY, "theirs", "kc_test_x", ""];
+        let values = values.map(str::to_owned).into_iter().chain([format!("Bearer {KEY}"), format!("{KEY},{KEY}")]);
+        let values: Vec<String> = values.collect();
+        let mut read_some = 0;
+        for (authorization, key) in values.iter().flat_map(|first| values.iter().map(move |second| (first, second))) {
+            let lines = headers(&[("authorization", authorization), ("x-api-key", key), ("x-other", KEY)]);
+            let Ok(presented) = read(&credentials, &lines) else { continue };
+            let (mut knowing, mut looking) = (lines.clone(), lines);
+            strip(&credentials, &mut knowing, &Ours::In(presented.header));
+            strip(&credentials, &mut looking, &Ours::Candidates);
+            assert_eq!(knowing, looking, "{authorization} {key}");
+            read_some += 1;
+        }
+        assert!(read_some > 5, "{read_some}");
     }
 
     #[test]
     fn what_is_only_observed_keeps_what_is_not_recognised_as_a_key() {
         let kept = |credentials: &Credentials, name: &'static str, value: &str, known: bool| {
             let mut lines = headers(&[(name, value)]);
-            strip(credentials, &mut lines, Ours::Recognised { known });
+            strip(credentials, &mut lines, &Ours::Recognised { known });
             !lines.is_empty()
         };
         let minted = format!("sg_{}", "a".repeat(43));

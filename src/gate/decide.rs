@@ -213,7 +213,7 @@ impl Gate {
     async fn decide_public(&self, routed: Routed<'_>, deadline: Instant, trail: &mut Trail) -> Result<Permit, Denial> {
         let asked = asks::of_public(routed.route, routed.client);
         if !asked.is_empty() {
-            let answer = match self.ask(&asked, deadline, trail).await {
+            let answer = match self.ask(&asked, deadline, trail).await.map(|(answer, _)| answer) {
                 // No key is at stake: the limits alone decide what an outage means.
                 Err(error) if error.is_outage() => self.commons.fallback.answer(&asked.question, clock::now_ms())?,
                 answer => answer?,
@@ -235,7 +235,7 @@ impl Gate {
         trail: &mut Trail,
     ) -> Result<Permit, Denial> {
         let (caller, basis) = self.judge(&routed, &presented.digest, deadline, trail).await?;
-        Ok(counted(Permit::key(basis, routed, caller, &presented), trail))
+        Ok(counted(Permit::key(basis, routed, caller, presented), trail))
     }
 
     /// By what the store confirms; while it is away, by what it confirmed not long ago, where the configuration says so.
@@ -280,10 +280,7 @@ impl Gate {
                 Rc::new(documents.weigh(&self.policy, routed, disowned))
             };
             let Weighed { standing, asked } = &*weighed;
-            let began = Instant::now();
-            let answer = self.ask(asked, deadline, trail).await?;
-            let answered = Instant::now().into_std();
-            let seen = Seen { asked: began.into_std(), answered, store_ms: answer.now_ms };
+            let (answer, seen) = self.ask(asked, deadline, trail).await?;
             if let Some(known) = &self.commons.known {
                 known.heard(&documents, standing.as_ref(), &answer.outcome, seen);
             }
@@ -303,7 +300,7 @@ impl Gate {
                         _ => {
                             looked_again = true;
                             self.records.forget_key(digest);
-                            remembered = self.look_up(digest, deadline, trail).await?;
+                            remembered = Box::pin(self.look_up(digest, deadline, trail)).await?;
                         }
                     }
                 }
@@ -368,7 +365,8 @@ impl Gate {
             let retry_after = Some(wait_ms.div_ceil(1000).max(1));
             return Err(Denial::RateLimited { retry_after, violated: vec!["key-guessing".to_owned()] });
         }
-        self.look_up(digest, deadline, trail).await
+        // Boxed: it is done once in a key's life, and would take most of the room of every decision.
+        Box::pin(self.look_up(digest, deadline, trail)).await
     }
 
     async fn look_up(&self, digest: &Digest, deadline: Instant, trail: &mut Trail) -> Result<Rc<Remembered>, Denial> {
@@ -425,14 +423,15 @@ impl Gate {
         Denial::UnknownKey
     }
 
-    async fn ask(&self, asked: &Asked, deadline: Instant, trail: &mut Trail) -> Result<Answer, StoreError> {
-        let started = Instant::now();
+    async fn ask(&self, asked: &Asked, deadline: Instant, trail: &mut Trail) -> Result<(Answer, Seen), StoreError> {
+        let began = Instant::now();
         let answer = self.store.decide(&asked.question, deadline).await;
-        trail.waited(started.elapsed());
-        if let Ok(answer) = &answer {
-            trail.store_ms = Some(answer.now_ms);
-        }
-        answer
+        let answered = Instant::now();
+        trail.waited(answered - began);
+        let answer = answer?;
+        trail.store_ms = Some(answer.now_ms);
+        let seen = Seen { asked: began.into_std(), answered: answered.into_std(), store_ms: answer.now_ms };
+        Ok((answer, seen))
     }
 }
 

@@ -74,7 +74,7 @@ impl Permit {
     }
 
     /// `basis`: `Key` or `KnownFor`. Where the key's format names an upstream, that beats the route's.
-    pub(super) fn key(basis: Basis, routed: Routed<'_>, caller: Arc<Caller>, presented: &Presented) -> Self {
+    pub(super) fn key(basis: Basis, routed: Routed<'_>, caller: Arc<Caller>, presented: Presented) -> Self {
         let Routed { route, target, named, client, spends: _ } = routed;
         let recheck = Recheck { route: route.clone(), digest: presented.digest, named, client };
         Self {
@@ -85,7 +85,7 @@ impl Permit {
             target,
             caller: Some(caller),
             recheck: Some(recheck),
-            keys: Ours::Candidates,
+            keys: Ours::In(presented.header),
         }
     }
 
@@ -142,8 +142,8 @@ impl Permit {
     }
 
     /// What is taken for a key and does not pass.
-    pub fn keys(&self) -> Ours {
-        self.keys
+    pub fn keys(&self) -> &Ours {
+        &self.keys
     }
 
     /// Whether the store has confirmed the key for this very request.

@@ -36,6 +36,9 @@ fn first_key(text: &str, formats: &Formats) -> Option<Found> {
 }
 
 fn key_with(text: &str, prefix: &str) -> Option<Found> {
+    if text.len() <= prefix.len() + HINT_LENGTH {
+        return None;
+    }
     let mut from = 0;
     loop {
         let start = from + text[from..].find(prefix)?;

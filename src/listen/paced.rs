@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
@@ -18,6 +18,10 @@ use tokio::time::{Sleep, sleep};
 const LINGER: Duration = Duration::from_secs(1);
 /// No more than that, however fast it comes.
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
+
+/// A head and a body of no more than this are written in one piece, which the system takes for less than a list of pieces
+/// (measured: 0.16 of 6.6 µs).
+const SHORT: usize = 2048;
 
 /// What has passed, for whoever watches.
 #[derive(Debug, Default)]
@@ -160,6 +164,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let length: usize = slices.iter().map(|slice| slice.len()).sum();
+        if length <= SHORT {
+            let mut joined = [0; SHORT];
+            let mut rest = &mut joined[..];
+            slices.iter().for_each(|slice| rest.put_slice(slice));
+            return self.poll_write(cx, &joined[..length]);
+        }
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.wrote(polled)
     }
@@ -207,6 +218,21 @@ mod tests {
         let mut rest = [0; 4];
         server.read_exact(&mut rest).await.expect("there is more");
         assert_eq!(&rest, b"cdef");
+    }
+
+    #[tokio::test]
+    async fn pieces_arrive_in_their_order_however_long_they_are() {
+        for length in [0, 10, SHORT - 4, SHORT - 3, 3 * SHORT] {
+            let (mut client, server) = tokio::io::duplex(4 * SHORT);
+            let mut server = Paced::new(server);
+            let sent = [&b"head"[..], &vec![b'b'; length]].concat();
+            let slices = [&sent[..1], &sent[1..4], &sent[4..]].map(io::IoSlice::new);
+            let write = std::future::poll_fn(|cx| Pin::new(&mut server).poll_write_vectored(cx, &slices));
+            let written = write.await.expect("the other end is open");
+            let mut read = vec![0; written];
+            client.read_exact(&mut read).await.expect("there is as much");
+            assert_eq!(read, sent);
+        }
     }
 
     #[tokio::test]

@@ -1,16 +1,15 @@
 //! The access log: one line per request on standard output, JSON with OpenTelemetry's names, or text on a terminal.
 //!
-//! Lines go through a bounded queue to a thread of their own. Whoever reads standard output too slowly loses lines, which are
-//! counted; a request never waits for it. Client text is JSON-escaped, the query is never written, keys are masked.
+//! How they get there is left to `lines`; a request never waits for it. Client text is JSON-escaped, the query is never
+//! written, keys are masked.
 
 use std::borrow::Cow;
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
 
 use super::json_line::JsonLine;
+use super::lines::Lines;
 use super::settings::{Format, Settings};
 use super::{Decision, Finished};
 use crate::clock;
@@ -18,29 +17,12 @@ use crate::gate::LimitNow;
 use crate::keys::{Formats, mask};
 use crate::policy::{Reason, percent};
 
-/// Lines that may wait to be written.
-const QUEUE: usize = 8192;
-
-/// How long lines gather; a reader sees each within about this.
-const GATHER: Duration = Duration::from_millis(5);
-
-/// How long the last lines may take to be written.
-const FLUSH: Duration = Duration::from_secs(1);
-
 /// How deep a key may be percent-encoded in a path and still be found there.
 const DECODINGS: usize = 3;
 
-/// What waits in the queue.
-enum Entry {
-    Line(Vec<u8>),
-    /// Tells when all lines before it are written.
-    Flush(SyncSender<()>),
-}
-
-/// Shared by all workers. Dropping the last one ends the thread once its queue is written.
+/// Shared by all workers.
 pub struct AccessLog {
-    queue: SyncSender<Entry>,
-    dropped: Arc<AtomicU64>,
+    lines: Lines,
     text: bool,
     enabled: AtomicBool,
     /// Of 2³² allowed requests so many are logged.
@@ -51,15 +33,14 @@ pub struct AccessLog {
 impl AccessLog {
     /// Starts the writing thread.
     pub fn start(settings: &Settings) -> std::io::Result<Self> {
-        let (queue, lines) = sync_channel(QUEUE);
-        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write(&lines))?;
+        let lines = Lines::start()?;
         let text = match settings.format {
             Format::Json => false,
             Format::Text => true,
             Format::Auto => std::io::stdout().is_terminal(),
         };
         let (enabled, sample) = (AtomicBool::default(), AtomicU64::default());
-        let log = Self { queue, dropped: Arc::default(), text, enabled, sample, counter: AtomicU64::new(0) };
+        let log = Self { lines, text, enabled, sample, counter: AtomicU64::new(0) };
         log.follow(settings);
         Ok(log)
     }
@@ -74,7 +55,7 @@ impl AccessLog {
 
     /// How many lines were lost because nobody read them in time.
     pub fn dropped(&self) -> Arc<AtomicU64> {
-        self.dropped.clone()
+        self.lines.dropped()
     }
 
     pub fn write(&self, finished: &Finished<'_>, formats: &Formats) {
@@ -87,18 +68,12 @@ impl AccessLog {
         let path = masked_path(finished.path, formats);
         let user_agent = finished.user_agent.map(|agent| mask(agent, formats));
         let written = if self.text { text } else { json };
-        if self.queue.try_send(Entry::Line(written(finished, &method, &path, user_agent.as_deref()))).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        self.lines.push(&written(finished, &method, &path, user_agent.as_deref()));
     }
 
     /// Waits until what was written before is on standard output; before the process exits, which ends the thread as well.
-    /// Nobody is waited for who does not read.
     pub fn flush(&self) {
-        let (tell, told) = sync_channel(1);
-        if self.queue.try_send(Entry::Flush(tell)).is_ok() {
-            let _ = told.recv_timeout(FLUSH);
-        }
+        self.lines.flush();
     }
 
     /// Evenly spread rather than drawn: of any so many requests the configured share is logged.
@@ -126,29 +101,6 @@ fn masked_path<'p>(path: &'p str, formats: &Formats) -> Cow<'p, str> {
         }
     }
     mask(path, formats)
-}
-
-/// Writes whole lines, all that are waiting at once. Then it lets some gather before it waits again: a thread that waits is
-/// woken by whoever sends, and at a thousand requests a second that costs them more than the line itself (measured: 9–12 µs
-/// of 43 µs a request).
-fn write(entries: &Receiver<Entry>) {
-    let mut out = BufWriter::with_capacity(64 * 1024, std::io::stdout());
-    while let Ok(entry) = entries.recv() {
-        let mut next = Some(entry);
-        while let Some(entry) = next {
-            // A closed standard output is no reason to stop serving.
-            match entry {
-                Entry::Line(line) => drop(out.write_all(&line)),
-                Entry::Flush(tell) => {
-                    let _ = out.flush();
-                    let _ = tell.try_send(());
-                }
-            }
-            next = entries.try_recv().ok();
-        }
-        let _ = out.flush();
-        std::thread::sleep(GATHER);
-    }
 }
 
 /// Field names after OpenTelemetry's semantic conventions for HTTP, and our own below `sidegate.`.
@@ -212,6 +164,8 @@ fn text(finished: &Finished<'_>, method: &str, path: &str, _: Option<&str>) -> V
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use http::Method;
 
     use super::super::Span;

@@ -6,6 +6,7 @@
 pub mod access_log;
 pub mod finished;
 mod json_line;
+mod lines;
 pub mod log;
 pub mod metrics;
 pub mod random;

@@ -54,17 +54,18 @@ fn segments<'a>(segments: impl Iterator<Item = &'a str>) -> Vec<String> {
 /// Whether some segment is a dot segment to a backend that decodes, or that drops what stands around or behind the dots.
 pub fn has_dot_segment(path: &str) -> bool {
     let text = if path.contains('%') { Cow::Owned(decoded(path)) } else { Cow::Borrowed(path) };
-    text.split('/').any(|segment| {
-        let name = segment.split([';', '?', '#']).next().unwrap_or(segment);
-        let is_blank = |c: char| c.is_whitespace() || is_ignorable(c);
-        let dots_and_blanks = || name.contains('.') && name.contains(is_blank);
-        matches!(name, "." | "..") || (dots_and_blanks() && name.chars().all(|c| c == '.' || is_blank(c)))
-    })
+    text.contains('.')
+        && text.split('/').any(|segment| {
+            let name = segment.split([';', '?', '#']).next().unwrap_or(segment);
+            let is_blank = |c: char| c.is_whitespace() || is_ignorable(c);
+            let dots_and_blanks = || name.contains('.') && name.contains(is_blank);
+            matches!(name, "." | "..") || (dots_and_blanks() && name.chars().all(|c| c == '.' || is_blank(c)))
+        })
 }
 
 /// Whether something is encoded still when it has been decoded once: `%25%32%65` is `%2e` by then.
 pub fn is_encoded_twice(path: &str) -> bool {
-    path.contains("%25") && is_encoded(&folded(path))
+    path.contains('%') && path.contains("%25") && is_encoded(&folded(path))
 }
 
 fn is_encoded(text: &str) -> bool {

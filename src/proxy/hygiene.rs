@@ -49,6 +49,8 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     headers
         .get_all(CONNECTION)
         .iter()
+        // What nearly every answer says, and names nothing.
+        .filter(|value| value.as_bytes() != b"keep-alive")
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(',').map(str::trim))
         .filter(|option| !["keep-alive", "close", "upgrade"].iter().any(|o| o.eq_ignore_ascii_case(option)))

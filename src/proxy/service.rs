@@ -1,6 +1,7 @@
 //! The way of one request, one screen: head → gate → upstream → answer. `handle` owns what every answer has (an id, limit
 //! headers, a log line, metrics); `answer` is the way itself, plain `?` code.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -91,7 +92,8 @@ impl Service {
         }
         if let Some((desk, path)) = self.desk.as_ref().and_then(|desk| Some((desk, desk.path(told.uri.path())?))) {
             within_bounds()?;
-            let answer = desk.ask(request, &path, arrival, told, trail).await?;
+            // Boxed, here and below: what few requests do takes no room in the others' futures.
+            let answer = Box::pin(desk.ask(request, &path, arrival, told, trail)).await?;
             return Ok(answer.map(Payload::Words));
         }
         let inquiry = Inquiry {
@@ -103,14 +105,15 @@ impl Service {
             length: request.body().size_hint().exact(),
             oversize,
         };
-        let decided = self.gate.decide(&inquiry, trail).await;
-        times.decided = Some(Instant::now());
-        let permit = decided?;
+        let permit = self.gate.decide(&inquiry, trail).await;
+        let decided = Instant::now();
+        times.decided = Some(decided);
+        let permit = permit?;
         if let Some(denial) = permit.observed() {
             tell_of_store(denial, told);
         }
 
-        let response = self.forward(&permit, request, told, arrival).await;
+        let response = self.forward(&permit, request, told, arrival, decided).await;
         times.answered = Some(Instant::now());
         let mut response = response?;
         headers::backward(response.headers_mut());
@@ -127,8 +130,9 @@ impl Service {
         request: Request<Arriving>,
         told: &Told,
         arrival: &Arrival,
+        now: Instant,
     ) -> Result<Response<Payload>, Denial> {
-        let exchange = self.streams.begin(permit, &told.id, &told.span);
+        let exchange = self.streams.begin(permit, &told.id, &told.span, now);
         let passage = Passage {
             permit,
             policy: self.gate.policy(),
@@ -141,8 +145,10 @@ impl Service {
         };
         // The wait for an answer alone is bounded; a body that is still to come is not.
         let has_body = !request.body().is_end_stream();
-        let forwarded = self.upstreams.forward(request, &passage);
-        let response = if has_body { exchange.unless_over(forwarded).await? } else { forwarded.await? };
+        let response = {
+            let forwarded = pin!(self.upstreams.forward(request, &passage));
+            if has_body { exchange.unless_over(forwarded).await? } else { forwarded.await? }
+        };
         Ok(response.map(|answer| {
             exchange.hold(answer);
             Payload::Upstream(exchange)

@@ -80,8 +80,13 @@ impl Streams {
     }
 
     /// What was permitted begins.
-    pub fn begin(self: &Rc<Self>, permit: &Permit, request_id: &RequestId, span: &Span) -> Rc<Exchange> {
-        let started = Instant::now();
+    pub fn begin(
+        self: &Rc<Self>,
+        permit: &Permit,
+        request_id: &RequestId,
+        span: &Span,
+        started: Instant,
+    ) -> Rc<Exchange> {
         Rc::new(Exchange {
             streams: self.clone(),
             recheck: permit.recheck().cloned(),
@@ -160,8 +165,12 @@ impl Exchange {
         std::future::poll_fn(|cx| self.poll_over(cx)).await;
     }
 
-    /// What `work` gives, unless the exchange is over before.
-    pub async fn unless_over<T>(self: &Rc<Self>, work: impl Future<Output = Result<T, Denial>>) -> Result<T, Denial> {
+    /// What `work` gives, unless the exchange is over before. Borrowed, since a future that is moved into another takes room
+    /// in both.
+    pub async fn unless_over<T>(
+        self: &Rc<Self>,
+        work: Pin<&mut impl Future<Output = Result<T, Denial>>>,
+    ) -> Result<T, Denial> {
         tokio::select! {
             biased;
             () = self.over() => Err(self.over.take().unwrap_or(Denial::UpstreamTimeout)),

@@ -27,28 +27,29 @@ impl Layout {
     }
 
     /// `P:{<slot>}:<name>`: everything that one ask touches shares the hash tag.
-    pub fn in_slot(&self, slot: impl Display, name: &str) -> String {
-        format!("{}:{{{slot}}}:{name}", self.prefix)
+    pub fn in_slot(&self, slot: &str, name: &str) -> String {
+        // One piece of memory of the right size: each question writes a few of these.
+        [&self.prefix, ":{", slot, "}:", name].concat()
     }
 
     /// `P:{<tenant>}:key:<sha256 hex>` → the key's document.
     pub fn key(&self, tenant: &Tenant, digest: &Digest) -> String {
-        self.in_slot(tenant, &key_name(digest))
+        self.in_slot(&tenant.to_string(), &key_name(digest))
     }
 
     /// `P:{<tenant>}:keys` → the set of the tenant's digests.
     pub fn keys(&self, tenant: &Tenant) -> String {
-        self.in_slot(tenant, "keys")
+        self.in_slot(&tenant.to_string(), "keys")
     }
 
     /// `P:{<tenant>}:minted` → how many keys have become active there since a maximum holds; it only grows.
     pub fn minted(&self, tenant: &Tenant) -> String {
-        self.in_slot(tenant, "minted")
+        self.in_slot(&tenant.to_string(), "minted")
     }
 
     /// `P:{b:<business>}:business` → the business's document.
     pub fn business(&self, business: &str) -> String {
-        self.in_slot(business_slot(business), BUSINESS)
+        self.in_slot(&business_slot(business), BUSINESS)
     }
 
     /// `P:audit` → the stream of changes to keys and businesses.

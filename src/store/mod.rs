@@ -66,10 +66,13 @@ impl Store {
     /// Answers one request's question by `deadline`.
     pub async fn decide(&self, question: &Question, deadline: Instant) -> Result<Answer, StoreError> {
         match self {
-            Self::Redis(redis) => match redis.recall(question) {
-                Some(denied) => Ok(denied),
-                None => guarded(redis, redis.decide(question, deadline)).await,
-            },
+            Self::Redis(redis) => {
+                let now = Instant::now();
+                match redis.recall(question, now) {
+                    Some(denied) => Ok(denied),
+                    None => guarded(redis, now, redis.decide(question, deadline)).await,
+                }
+            }
             Self::File { file, calls } => {
                 let started = Instant::now();
                 let answers = Ok(file.decide(std::slice::from_ref(question), clock::now_ms()));
@@ -83,7 +86,7 @@ impl Store {
     /// Whose a key is, if it is anybody's.
     pub async fn lookup(&self, digest: &Digest, deadline: Instant) -> Result<Option<Tenant>, StoreError> {
         match self {
-            Self::Redis(redis) => guarded(redis, redis.lookup(digest, deadline)).await,
+            Self::Redis(redis) => guarded(redis, Instant::now(), redis.lookup(digest, deadline)).await,
             Self::File { file, calls } => {
                 let started = Instant::now();
                 let found = Ok(file.lookup(digest));
@@ -95,16 +98,19 @@ impl Store {
 }
 
 /// Every call to Redis passes the breaker: while it is open, the call fails before anything is awaited.
-async fn guarded<T>(redis: &RedisStore, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+async fn guarded<T>(
+    redis: &RedisStore,
+    now: Instant,
+    call: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
     // One node of a cluster that is gone says nothing about the others; there each connection knows for itself.
     if !redis.is_one_node() {
         return call.await;
     }
     let breaker = redis.health().breaker();
     breaker.admit()?;
-    let began = Instant::now().into_std();
     let answer = call.await;
-    if breaker.record(began, answer.as_ref().err()) {
+    if breaker.record(now.into_std(), answer.as_ref().err()) {
         tokio::spawn(probe(redis.clone()));
     }
     answer

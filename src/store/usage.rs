@@ -98,7 +98,7 @@ pub async fn last_used(
         let known = place_of.get(tenant).copied().filter(|place| places[*place].1.len() < ASKED_TOGETHER);
         let place = known.unwrap_or(places.len());
         if known.is_none() {
-            places.push((layout.in_slot(tenant, LAST), Vec::new()));
+            places.push((layout.in_slot(&tenant.to_string(), LAST), Vec::new()));
             place_of.insert(tenant, place);
         }
         asked.push((place, places[place].1.len()));
@@ -155,8 +155,8 @@ impl Subject {
     /// The sorted set in which its last use stands, and as which member.
     pub fn last(&self, layout: &Layout) -> String {
         match self {
-            Self::Key { tenant, .. } => layout.in_slot(tenant, LAST),
-            Self::Business(id) => layout.in_slot(business_slot(id), LAST),
+            Self::Key { tenant, .. } => layout.in_slot(&tenant.to_string(), LAST),
+            Self::Business(id) => layout.in_slot(&business_slot(id), LAST),
         }
     }
 
@@ -177,8 +177,8 @@ impl Subject {
 
     fn in_slot(&self, layout: &Layout, part: &str) -> String {
         match self {
-            Self::Key { tenant, id } => layout.in_slot(tenant, &format!("usage:key:{id}:{part}")),
-            Self::Business(id) => layout.in_slot(business_slot(id), &format!("usage:business:{part}")),
+            Self::Key { tenant, id } => layout.in_slot(&tenant.to_string(), &format!("usage:key:{id}:{part}")),
+            Self::Business(id) => layout.in_slot(&business_slot(id), &format!("usage:business:{part}")),
         }
     }
 }

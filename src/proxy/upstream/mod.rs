@@ -10,6 +10,7 @@ pub mod pool;
 pub mod relayed;
 pub mod resolve;
 
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -199,7 +200,7 @@ impl Destination {
         };
         let (request_id, trace_id) = (passage.request_id.as_str(), passage.span.trace_id());
         tracing::debug!(request_id, trace_id, error = chain(&first.error), "the request is sent again");
-        let second = self.attempt(again, true, patience, upload).await?;
+        let second = Box::pin(self.attempt(again, true, patience, upload)).await?;
         second.map_err(|(_, unanswered)| failed(&unanswered.error, upload))
     }
 
@@ -216,7 +217,7 @@ impl Destination {
         let kept = (!fresh && (idempotent || matches!(outlet, Outlet::H2(_)))).then(|| request.clone());
         let answered = match outlet {
             Outlet::H1(mut connection) => {
-                let answered = within(patience, upload, connection.exchange(request)).await?;
+                let answered = within(patience, upload, pin!(connection.exchange(request))).await?;
                 answered.map(|response| {
                     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                         return response.map(|stream| Relayed::upgraded(stream, connection));
@@ -226,7 +227,7 @@ impl Destination {
                 })
             }
             Outlet::H2(stream) => {
-                let answered = within(patience, upload, stream.exchange(request)).await?;
+                let answered = within(patience, upload, Box::pin(stream.exchange(request)).as_mut()).await?;
                 answered.map(|(response, place)| response.map(|stream| Relayed::from_h2(stream, place)))
             }
         };
@@ -257,9 +258,8 @@ fn aim(asked: &Uri, target: &str) -> Result<Uri, Denial> {
 async fn within<T>(
     Patience { time, only_after_body }: Patience,
     upload: Option<&Rc<Upload>>,
-    answer: impl Future<Output = T>,
+    mut answer: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Denial> {
-    let mut answer = std::pin::pin!(answer);
     let mut deadline = Instant::now() + time;
     loop {
         if let Ok(answered) = timeout_at(deadline.into(), &mut answer).await {

@@ -93,11 +93,11 @@ impl Pool {
                 return Ok(Outlet::H2(stream));
             }
             if self.spoken.get() == Spoken::H1 {
-                if let Some(connection) = self.open().await.map_err(told)? {
+                if let Some(connection) = Box::pin(self.open()).await.map_err(told)? {
                     return Ok(Outlet::H1(connection));
                 }
             } else {
-                self.opened().await?;
+                Box::pin(self.opened()).await?;
             }
             // What was opened may have been taken by others meanwhile, or speak another version than the last.
         }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::StoreHealth;
 use super::dial::{Driver, dial, pipeline_error, store_error};
-use super::script::{self, DECIDE, GIVE_BACK};
+use super::script::{self, Script};
 use super::sentinel::{self, Watchers};
 use super::settings::{Address, Settings, Shape};
 use crate::store::StoreError;
@@ -140,7 +140,7 @@ impl Supervisor {
         let (connection, mut driver) = dial(&self.settings, &address).await?;
         let prepared = async {
             master_only(&connection).await?;
-            let sha = load_script(&connection, DECIDE).await?;
+            let sha = load_script(&connection, Script::Decide).await?;
             try_script(&connection, &sha).await?;
             self.warn_of_eviction(&connection).await;
             Ok(sha)
@@ -247,10 +247,10 @@ pub(super) fn known_sha() -> Arc<str> {
     GIVE_BACK_SHA.get().cloned().unwrap_or_else(|| "0".repeat(40).into())
 }
 
-pub(super) async fn load_script(connection: &MultiplexedConnection, script: &str) -> Result<Arc<str>, StoreError> {
-    let sha: String = ask(connection, cmd("SCRIPT").arg("LOAD").arg(script)).await?;
+pub(super) async fn load_script(connection: &MultiplexedConnection, script: Script) -> Result<Arc<str>, StoreError> {
+    let sha: String = ask(connection, cmd("SCRIPT").arg("LOAD").arg(script.text())).await?;
     let sha: Arc<str> = sha.into();
-    if script == GIVE_BACK {
+    if script == Script::GiveBack {
         GIVE_BACK_SHA.get_or_init(|| sha.clone());
     }
     Ok(sha)

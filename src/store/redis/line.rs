@@ -12,7 +12,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::cluster::{self, Cluster, slot_of};
 use super::connect::{self, Connection, Link};
-use super::{Settings, Shape, script, slots};
+use super::script::{self, Script};
+use super::{Settings, Shape, slots};
 use crate::keys::Digest;
 use crate::limit::{Answer, Question};
 use crate::store::fallback::Fallback;
@@ -49,7 +50,7 @@ enum Way {
 /// What one call is.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Request<'a> {
-    Script(&'static str, &'a script::Call),
+    Script(Script, &'a script::Call),
     Plain(&'a Cmd),
 }
 
@@ -126,7 +127,7 @@ impl Line {
         deadline: Instant,
     ) -> Result<Vec<Answer>, StoreError> {
         let call = script::encode(&self.layout, questions);
-        let answer = self.run(slot, script::DECIDE, &call, deadline).await?;
+        let answer = self.run(slot, Script::Decide, &call, deadline).await?;
         self.shared.health.answered();
         script::decode(questions, &answer.unwrap_or_default())
     }
@@ -134,7 +135,7 @@ impl Line {
     pub(super) async fn run(
         &self,
         slot: u16,
-        script: &'static str,
+        script: Script,
         call: &script::Call,
         deadline: Instant,
     ) -> Result<Option<Vec<u8>>, StoreError> {
@@ -194,7 +195,10 @@ async fn evaluate(link: &Link, request: Request<'_>, asking: bool) -> Result<Opt
         Request::Plain(command) => return connect::ask_once(&link.connection, command, asking).await,
         Request::Script(script, call) => (script, call),
     };
-    let mut sha = if script == script::DECIDE { link.sha.clone() } else { connect::known_sha() };
+    let mut sha = match script {
+        Script::Decide => link.sha.clone(),
+        Script::GiveBack => connect::known_sha(),
+    };
     for _ in 0..RELOADS {
         match connect::ask_once(&link.connection, &call.evalsha(&sha), asking).await {
             // The server has lost its scripts (a restart, SCRIPT FLUSH) and thereby done nothing.

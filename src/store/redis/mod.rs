@@ -56,8 +56,8 @@ impl RedisStore {
     }
 
     /// The denial of a moment ago that still holds for this question.
-    pub fn recall(&self, question: &Question) -> Option<Answer> {
-        self.exhausted.recall(question, Instant::now().into_std())
+    pub fn recall(&self, question: &Question, now: Instant) -> Option<Answer> {
+        self.exhausted.recall(question, now.into_std())
     }
 
     /// Answers one request's question by `deadline`, together with whatever else is asked meanwhile.

@@ -16,6 +16,22 @@ use crate::store::layout::Layout;
 pub const DECIDE: &str = include_str!("scripts/decide.lua");
 pub const GIVE_BACK: &str = include_str!("scripts/give_back.lua");
 
+/// What Redis runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Script {
+    Decide,
+    GiveBack,
+}
+
+impl Script {
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Decide => DECIDE,
+            Self::GiveBack => GIVE_BACK,
+        }
+    }
+}
+
 /// The line in which the script reads the store's clock, so that a test can put its own there.
 pub const CLOCK_LINE: &str = "local now = clock()\n";
 

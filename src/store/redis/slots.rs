@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::cluster::slot_of;
 use super::line::Line;
-use super::script::{self, Call};
+use super::script::{Call, Script};
 use crate::limit::{Algorithm, Answer, Ask, Believed, Outcome, Question, WindowNow};
 use crate::store::StoreError;
 use crate::store::layout::Layout;
@@ -296,7 +296,7 @@ async fn give_back(line: &Line, journeys: &mut [Journey], deadline: Instant) {
     for journey in journeys.iter_mut() {
         for (slot, call) in journey.surplus(line.layout()) {
             let line = line.clone();
-            given.spawn(async move { line.run(slot, script::GIVE_BACK, &call, Instant::now() + GIVING_BACK).await });
+            given.spawn(async move { line.run(slot, Script::GiveBack, &call, Instant::now() + GIVING_BACK).await });
         }
         journey.settle();
     }

@@ -61,8 +61,8 @@ local function as_believed()
   return asked[4] == 0 and vacant(texts + buckets + 1, texts + buckets + absent)
 end
 
--- What is returned, and how long it is so far.
-local answers, size = { now }, 1
+-- What is returned, and how long it is so far. There is room for one answer from the beginning: a table that grows is copied.
+local answers, size = { now, nil, nil, nil, nil, nil, nil }, 1
 
 -- By index the buckets that have changed: when they end; false where the expiry that stands is the right one still.
 local changed = {}
@@ -85,75 +85,7 @@ end
 
 -- The short way ---------------------------------------------------------------------------------------------------------
 
--- Of each window of the question at hand: mark and used as they stand now, and the mark as it is stored.
-local state = {}
--- Which question was the last to ask for a bucket.
-local asked_by = {}
-
--- How often `cost` fits, `n` times at most, where every bucket is absent or holds just the fixed windows that are asked for;
--- nil where one does not. The buckets of the question begin at `at`.
-local function fitting_fixed(question, cost, n, count, at)
-  local w = 0
-  for _ = 1, count do
-    local key, windows = asked[at], asked[at + 2]
-    local held = found[key]
-    if asked[at + 1] ~= FIXED or asked_by[key] == question then return nil end
-    if held and (#held ~= 1 + windows * STRIDE or held:byte() ~= VERSION) then return nil end
-    asked_by[key] = question
-    at = at + 3
-    for position = 2, windows * STRIDE, STRIDE do
-      local limit, duration = asked[at], asked[at + 1]
-      local start = now - now % duration
-      local mark, used, stored = start, 0, 0
-      if held then
-        local algorithm, length, previous
-        algorithm, length, stored, used, previous = from_bytes(PACKED, held, position)
-        -- Written so that NaN is not readable either.
-        local readable = algorithm == FIXED and length == duration and previous == 0
-          and stored >= 0 and stored <= start and stored % 1 == 0 and used >= 0 and used <= MOST and used % 1 == 0
-        if not readable then return nil end
-        if stored < start then used = 0 end
-      end
-      local fits = used < limit and floor((limit - used) / cost) or 0
-      if fits < n then n = fits end
-      state[w + 1], state[w + 2], state[w + 3] = mark, used, stored
-      w, at = w + 3, at + 2
-    end
-  end
-  return n
-end
-
--- Takes `spent` from every window of the question's buckets and says where they stand. Returns where the next question begins.
-local function settle_fixed(cost, spent, count, at)
-  local w = 0
-  for _ = 1, count do
-    local key, windows = asked[at], asked[at + 2]
-    local packed, ended, ends = '\1', 0, 0
-    at = at + 3
-    for _ = 1, windows do
-      local limit, duration = asked[at], asked[at + 1]
-      local mark, used, stored = state[w + 1], state[w + 2] + spent, state[w + 3]
-      local room, ending, wait = used < limit and limit - used or 0, mark + duration, 0
-      if cost > limit then
-        wait = -1
-      elseif cost > room then
-        wait = ending - now
-      end
-      answers[size + 1], answers[size + 2], answers[size + 3], answers[size + 4] = room, ending, wait, 0
-      size = size + 4
-      if spent > 0 then
-        packed = packed .. to_bytes(PACKED, FIXED, duration, mark, used, 0)
-        if ending > ends then ends = ending end
-        if stored + duration > ended then ended = stored + duration end
-      end
-      w, at = w + 3, at + 2
-    end
-    if spent > 0 then keep(key, packed, ended, ends) end
-  end
-  return at
-end
-
--- Both in one go for the commonest question of all, which spends from one bucket of one window.
+-- The commonest question of all spends from one bucket of one window.
 local function spend_from_one(cost, n, at)
   local key, limit, duration = asked[at], asked[at + 3], asked[at + 4]
   local held = found[key]
@@ -162,6 +94,7 @@ local function spend_from_one(cost, n, at)
   if held then
     local version, algorithm, length, previous
     version, algorithm, length, stored, used, previous = from_bytes('<BBdddd', held)
+    -- Written so that NaN is not readable either.
     local readable = version == VERSION and algorithm == FIXED and length == duration and previous == 0
       and stored >= 0 and stored <= mark and stored % 1 == 0 and used >= 0 and used <= MOST and used % 1 == 0
     if not readable then return nil end
@@ -184,6 +117,78 @@ local function spend_from_one(cost, n, at)
   answers[size + 3], answers[size + 4], answers[size + 5], answers[size + 6] = room, mark + duration, wait, 0
   size = size + 6
   return at + 5
+end
+
+-- Returns the two functions that answer whatever else is short: how often a question fits, and what becomes of it then.
+local function several()
+  -- Of each window of the question at hand: mark and used as they stand now, and the mark as it is stored.
+  local state = {}
+  -- Which question was the last to ask for a bucket.
+  local asked_by = {}
+
+  -- How often `cost` fits, `n` times at most, where every bucket is absent or holds just the fixed windows that are asked for;
+  -- nil where one does not. The buckets of the question begin at `at`.
+  local function fitting_fixed(question, cost, n, count, at)
+    local w = 0
+    for _ = 1, count do
+      local key, windows = asked[at], asked[at + 2]
+      local held = found[key]
+      if asked[at + 1] ~= FIXED or asked_by[key] == question then return nil end
+      if held and (#held ~= 1 + windows * STRIDE or held:byte() ~= VERSION) then return nil end
+      asked_by[key] = question
+      at = at + 3
+      for position = 2, windows * STRIDE, STRIDE do
+        local limit, duration = asked[at], asked[at + 1]
+        local start = now - now % duration
+        local mark, used, stored = start, 0, 0
+        if held then
+          local algorithm, length, previous
+          algorithm, length, stored, used, previous = from_bytes(PACKED, held, position)
+          local readable = algorithm == FIXED and length == duration and previous == 0
+            and stored >= 0 and stored <= start and stored % 1 == 0 and used >= 0 and used <= MOST and used % 1 == 0
+          if not readable then return nil end
+          if stored < start then used = 0 end
+        end
+        local fits = used < limit and floor((limit - used) / cost) or 0
+        if fits < n then n = fits end
+        state[w + 1], state[w + 2], state[w + 3] = mark, used, stored
+        w, at = w + 3, at + 2
+      end
+    end
+    return n
+  end
+
+  -- Takes `spent` from every window of the question's buckets and says where they stand. Returns where the next question begins.
+  local function settle_fixed(cost, spent, count, at)
+    local w = 0
+    for _ = 1, count do
+      local key, windows = asked[at], asked[at + 2]
+      local packed, ended, ends = '\1', 0, 0
+      at = at + 3
+      for _ = 1, windows do
+        local limit, duration = asked[at], asked[at + 1]
+        local mark, used, stored = state[w + 1], state[w + 2] + spent, state[w + 3]
+        local room, ending, wait = used < limit and limit - used or 0, mark + duration, 0
+        if cost > limit then
+          wait = -1
+        elseif cost > room then
+          wait = ending - now
+        end
+        answers[size + 1], answers[size + 2], answers[size + 3], answers[size + 4] = room, ending, wait, 0
+        size = size + 4
+        if spent > 0 then
+          packed = packed .. to_bytes(PACKED, FIXED, duration, mark, used, 0)
+          if ending > ends then ends = ending end
+          if stored + duration > ended then ended = stored + duration end
+        end
+        w, at = w + 3, at + 2
+      end
+      if spent > 0 then keep(key, packed, ended, ends) end
+    end
+    return at
+  end
+
+  return fitting_fixed, settle_fixed
 end
 
 -- The long way ----------------------------------------------------------------------------------------------------------
@@ -439,7 +444,7 @@ end
 
 -- Questions -------------------------------------------------------------------------------------------------------------
 
-local undoubted, answer_carefully = as_believed(), nil
+local undoubted, fitting_fixed, settle_fixed, answer_carefully = as_believed(), nil, nil, nil
 
 -- Answers the question at `at` the short way and returns where the next one begins; nil, and nothing done, if that cannot be.
 local function answer_shortly(question, at)
@@ -447,6 +452,7 @@ local function answer_shortly(question, at)
   if cost == 0 or asked[not_after + 1] > 0 or asked[not_after] and now >= asked[not_after] then return nil end
   local count, first = asked[not_after + 2], not_after + 3
   if count == 1 and asked[first + 2] == 1 then return spend_from_one(cost, n, first) end
+  if not fitting_fixed then fitting_fixed, settle_fixed = several() end
   local granted = fitting_fixed(question, cost, n, count, first)
   if not granted then return nil end
   answers[size + 1], answers[size + 2] = SPENT, granted
