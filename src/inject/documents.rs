@@ -278,7 +278,7 @@ fn parsed(text: &str) -> Result<Option<Value>, serde_yaml::Error> {
     }
     let mut value = Value::deserialize(serde_yaml::Deserializer::from_str(text))?;
     octal_modes(&mut value);
-    Ok(Some(value))
+    Ok(Some(value).filter(|value| !value.is_null()))
 }
 
 /// `defaultMode: 0644`: YAML 1.1, which Kubernetes reads, means an octal number; YAML 1.2 a text.

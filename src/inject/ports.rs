@@ -16,7 +16,7 @@ pub struct Taken {
     pub port: u16,
     /// The container that declares it, if one does.
     pub container: Option<String>,
-    /// Its declaration as it stood there.
+    /// What of its declaration passes to the gate's.
     pub declared: Option<Value>,
 }
 
@@ -41,7 +41,7 @@ pub fn taken(spec: &Value, asked: Option<&UpstreamPort>) -> Result<Taken, String
     };
     let taken = match (found, asked) {
         (Some((container, declared, port)), _) => {
-            Taken { port: *port, container: Some(name(container).to_owned()), declared: Some((*declared).clone()) }
+            Taken { port: *port, container: Some(name(container).to_owned()), declared: Some(what_passes(declared)) }
         }
         (None, Some(UpstreamPort::Number(port))) => Taken { port: *port, container: None, declared: None },
         (None, _) => return Err("the service's port is not known".to_owned()),
@@ -66,6 +66,12 @@ fn only<'d, 's>(declared: &'d [Declared<'s>]) -> Result<&'d Declared<'s>, String
             Err(format!("there are several ports ({}); write which in sidegate.dev/upstream-port", ports.join(", ")))
         }
     }
+}
+
+/// The rest may be filled in by an API server later, which makes it no other port.
+fn what_passes(declared: &Value) -> Value {
+    let fields = HANDED_OVER.iter().filter_map(|key| Some(((*key).to_owned(), declared.get(*key)?.clone())));
+    Value::Object(fields.collect())
 }
 
 /// Who else would listen where the gate does, or is named as its ports are.

@@ -53,12 +53,14 @@ fn targets(
     let ports: Vec<_> =
         list(spec, "ports").iter().filter(|port| matches!(text(port, "protocol"), None | Some("TCP"))).collect();
     let numbered: Vec<_> = ports.iter().filter_map(|port| Some((*port, number(port)?))).collect();
+    if numbered.is_empty() && !ports.is_empty() {
+        return Err("its target ports are names, which lead to the gate by themselves".to_owned());
+    }
     let upstream = match upstream.map(Ok).or_else(|| told(service, surroundings).transpose()) {
         Some(upstream) => upstream?,
         None => match (ports.as_slice(), numbered.as_slice()) {
             ([_], [(_, only)]) => *only,
             ([], _) => return Err("it has no TCP port".to_owned()),
-            (_, []) => return Err("its target ports are names, which lead to the gate by themselves".to_owned()),
             _ => return Err("it has several ports; write the service's in sidegate.dev/upstream-port".to_owned()),
         },
     };

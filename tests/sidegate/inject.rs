@@ -178,7 +178,7 @@ fn offline(command: &str, input: &str) -> Output {
 
 /// What YAML says, with modes as numbers.
 fn documents(yaml: &str) -> Vec<Value> {
-    let read = serde_yaml::Deserializer::from_str(yaml).map(|document| serde::Deserialize::deserialize(document));
+    let read = serde_yaml::Deserializer::from_str(yaml).map(serde::Deserialize::deserialize);
     let mut documents: Vec<Value> = read.collect::<Result<_, _>>().unwrap_or_else(|error| panic!("{error}:\n{yaml}"));
     documents.retain(|document| !document.is_null());
     let text = serde_json::to_string(&documents).expect("they are JSON");
