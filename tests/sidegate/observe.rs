@@ -487,8 +487,16 @@ async fn would_deny(stage: &Stage, gate: &Gate, path: &str, key: &Key, times: us
 
 /// What each header says, save what a proxy adds and what belongs to one connection.
 fn told(seen: &Recorded) -> BTreeMap<String, Vec<String>> {
-    const ADDED: [&str; 7] =
-        ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "via", "x-request-id", WOULD_DENY, "connection"];
+    const ADDED: [&str; 8] = [
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "via",
+        "x-request-id",
+        "traceparent",
+        WOULD_DENY,
+        "connection",
+    ];
     let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in seen.headers.iter().filter(|(name, _)| !ADDED.contains(&name.as_str())) {
         told.entry(name.clone()).or_default().push(value.clone());

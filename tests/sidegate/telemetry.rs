@@ -119,7 +119,7 @@ async fn businesses_have_series_up_to_a_hundred_and_strangers_cannot_name_any() 
     }
     let page = gate.operators("/metrics").text();
     assert!(!page.contains("mine-"), "a name that a client made up is a label");
-    for (name, each) in [("sidegate_business_requests_total{", 3), ("sidegate_limit_used_ratio{", 1)] {
+    for (name, each) in [("sidegate_business_requests_total{", 4), ("sidegate_limit_used_ratio{", 1)] {
         let series: Vec<&str> = page.lines().filter(|line| line.starts_with(name)).collect();
         assert_eq!(series.len(), 101 * each, "{name}: {series:#?}");
     }
