@@ -1,11 +1,13 @@
 //! The tools of who puts the gate in front of a service that somebody else wrote: what it would do, before it does it.
 
+use std::{io::pipe, process::Stdio};
+
 use serde_json::{Value, json};
 
 use crate::support::{
     AnswerTo as _, Stage,
     gate::{on_config, sidegate, text},
-    in_repository, profile,
+    in_repository, profile, whole,
 };
 
 const ROUTES: &str = "
@@ -318,4 +320,74 @@ fn what_a_gate_remembers_is_part_of_an_explanation() {
     gate.configure(gone);
     let told = gate.command_reading(&["explain", "/a"], "sg_0123456789012345678901234567890123456789012");
     assert!(text(&told.stdout).contains("less than 5m ago"), "{}{}", text(&told.stdout), text(&told.stderr));
+}
+
+/// As `sidegate check | head -1` leaves it, or `2>&1 | head -1`.
+#[test]
+fn a_command_whose_reader_has_gone_ends_without_a_word() {
+    let stage = Stage::set();
+    let gate = stage.gate(ROUTES);
+    gate.new_key(&["--name", "n", "--business", "b1", "--scopes", "calls:read"]);
+    let files = [
+        ("api.yaml", "{openapi: 3.0.0, info: {title: t, version: '1'}, paths: {/a: {get: {security: []}}}}"),
+        ("access.log", "10.0.0.1 - - [23/Mar/2026:14:30:00 +0000] \"GET /b HTTP/1.1\" 200 5\n"),
+        (
+            "pod.yaml",
+            "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: a, ports: [{containerPort: 80}]}]}}",
+        ),
+        ("bad.yaml", &whole("routes: {/a: any, /b: nobody}\nmodes: no")),
+    ];
+    for (name, content) in files {
+        std::fs::write(gate.folder().join(name), content).expect("the folder can be written");
+    }
+    let unread = |arguments: &[&str]| {
+        let mut command = sidegate(arguments, &stage.environment());
+        command.env("SIDEGATE_CONFIG", "sidegate.yaml").env("RUST_BACKTRACE", "1").current_dir(gate.folder());
+        command.stdin(Stdio::null());
+        command
+    };
+    for (arguments, code) in [
+        (&["check"][..], 1),
+        (&["check", "--openapi", "api.yaml"], 1),
+        (&["check", "--log", "access.log"], 1),
+        (&["openapi", "api.yaml"], 1),
+        (&["explain", "/api/v1/calls"], 1),
+        (&["explain", "/api/v1/calls", "--json"], 1),
+        (&["report", "access.log"], 1),
+        (&["report", "access.log", "--json"], 1),
+        (&["keys", "list"], 1),
+        (&["keys", "list", "--json"], 1),
+        (&["keys", "export"], 1),
+        (&["inject", "-f", "pod.yaml"], 1),
+        (&["uninject", "-f", "pod.yaml"], 1),
+        (&["demo", "--listen", "127.0.0.1:0"], 1),
+        (&["schema"], 1),
+        (&["completions", "bash"], 1),
+        (&["version"], 1),
+        (&["--help"], 0),
+    ] {
+        let (reader, writer) = pipe().expect("a process may have two descriptors more");
+        drop(reader);
+        let output = unread(arguments).stdout(writer).output().expect("the binary was built");
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(!said.contains("panicked") && !said.contains("error"), "{arguments:?}: {said}");
+        let (reader, writer) = pipe().expect("a process may have two descriptors more");
+        drop(reader);
+        let mut command = unread(arguments);
+        let status = command.stdout(writer.try_clone().expect("another descriptor")).stderr(writer).status();
+        assert_eq!(status.expect("the binary was built").code(), Some(code), "{arguments:?}, and standard error");
+    }
+    // What is wrong with a configuration has its exit code, whether or not it is read.
+    for arguments in [
+        &["check", "--config", "bad.yaml"][..],
+        &["run", "--config", "bad.yaml"],
+        &["keys", "list", "--config", "bad.yaml"],
+    ] {
+        let (reader, writer) = pipe().expect("a process may have two descriptors more");
+        drop(reader);
+        let mut command = unread(arguments);
+        let status = command.stdout(Stdio::null()).stderr(writer).status().expect("the binary was built");
+        assert_eq!(status.code(), Some(2), "{arguments:?}");
+    }
 }
