@@ -172,8 +172,21 @@ def workload(folder, one, objects):
                 port = container.get(probe, {}).get(how, {}).get("port")
                 if isinstance(port, str) and port not in own:
                     problem(folder, f"{at}: its {probe} asks port {port}, which it does not have")
+        if container["name"] == "sidegate-redirect":
+            redirect(folder, at, container, spec)
         if container["name"] == "sidegate" and container["args"][:1] == ["run"]:
             gate(folder, at, container, spec, volumes, objects)
+
+
+def redirect(folder, at, container, spec):
+    """From the application's port to the gate's, for both families."""
+    numbers = {c["name"]: [number for _, number in ports({"containers": [c]})] for c in containers(spec)}
+    rules = re.findall(r"(?m)^(ip6?tables) .*--dport (\d+) -j REDIRECT --to-ports (\d+)$", container["args"][0])
+    if {family for family, _, _ in rules} != {"iptables", "ip6tables"}:
+        problem(folder, f"{at}: both families are led to the gate, or one is open")
+    for family, taken, to in rules:
+        if int(taken) not in numbers["app"] or int(to) not in numbers["sidegate"]:
+            problem(folder, f"{at}: {family} leads from {taken} to {to}, which are not the application's port and its gate's")
 
 
 def gate(folder, at, container, spec, volumes, objects):
