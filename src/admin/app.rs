@@ -29,7 +29,7 @@ const LARGEST_ANSWER: usize = 10 * 1024;
 /// Services that treat probes in a way of their own know them by this beginning.
 const AGENT: HeaderValue = HeaderValue::from_static("kube-probe/sidegate");
 
-/// Who holds it asks the service; inside is when the last answer came, and which.
+/// Whoever holds it asks the service; inside is when the last answer came, and which.
 type Turn = tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>;
 
 /// The turn of each probe, by its path: as many as configurations have named.
@@ -39,15 +39,20 @@ static TURNS: Mutex<BTreeMap<String, Arc<Turn>>> = Mutex::new(BTreeMap::new());
 pub async fn ask(probe: &AppProbe) -> Result<(), String> {
     let since = Instant::now();
     let turn = TURNS.lock().unwrap_or_else(PoisonError::into_inner).entry(probe.path.clone()).or_default().clone();
-    let mut last = turn.lock().await;
+    let mut last = turn.lock_owned().await;
     if let Some((at, answer)) = &*last
         && *at >= since
     {
         return answer.clone();
     }
-    let answer = ask_service(probe).await;
-    *last = Some((Instant::now(), answer.clone()));
-    answer
+    let probe = probe.clone();
+    // To its end, even when the one who asked has gone: else who asks and goes at once, again and again, is not held back.
+    let asked = tokio::spawn(async move {
+        let answer = ask_service(&probe).await;
+        *last = Some((Instant::now(), answer.clone()));
+        answer
+    });
+    asked.await.unwrap_or_else(|error| Err(format!("no answer: {error}")))
 }
 
 async fn ask_service(probe: &AppProbe) -> Result<(), String> {
