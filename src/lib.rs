@@ -45,6 +45,8 @@
 //! main thread, key management over HTTP one of its own.
 
 #![forbid(unsafe_code)]
+// They panic when their reader has gone; `cli::out` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod admin;
 pub mod cli;

@@ -20,6 +20,8 @@ SINCE = {"ValidatingAdmissionPolicy": (1, 30), "ValidatingAdmissionPolicyBinding
 # Resources of operators that Kubernetes' own schemas do not know.
 FOREIGN = {"cert-manager.io", "monitoring.coreos.com"}
 WORKLOADS = {"Deployment", "StatefulSet", "DaemonSet", "Job"}
+# Of those that stand in deploy/kubernetes, what belongs to no namespace.
+GLOBAL = {"Namespace", "ClusterRole", "ClusterRoleBinding", "MutatingWebhookConfiguration"} | set(SINCE)
 
 # Each file of a schema is read once; it is a megabyte and more.
 kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
@@ -35,6 +37,8 @@ def main(rendered):
             problem(folder, "nothing is rendered")
         for one in objects:
             valid(folder, one)
+            if one["kind"] in GLOBAL and "namespace" in one["metadata"]:
+                problem(folder, f"{name(one)} has a namespace; name it at each object instead of for the whole kustomization")
         for one in objects:
             if one["kind"] in WORKLOADS:
                 workload(folder, one, objects)
@@ -168,8 +172,21 @@ def workload(folder, one, objects):
                 port = container.get(probe, {}).get(how, {}).get("port")
                 if isinstance(port, str) and port not in own:
                     problem(folder, f"{at}: its {probe} asks port {port}, which it does not have")
+        if container["name"] == "sidegate-redirect":
+            redirect(folder, at, container, spec)
         if container["name"] == "sidegate" and container["args"][:1] == ["run"]:
             gate(folder, at, container, spec, volumes, objects)
+
+
+def redirect(folder, at, container, spec):
+    """From the application's port to the gate's, for both families."""
+    numbers = {c["name"]: [number for _, number in ports({"containers": [c]})] for c in containers(spec)}
+    rules = re.findall(r"(?m)^(ip6?tables) .*--dport (\d+) -j REDIRECT --to-ports (\d+)$", container["args"][0])
+    if {family for family, _, _ in rules} != {"iptables", "ip6tables"}:
+        problem(folder, f"{at}: both families are led to the gate, or one is open")
+    for family, taken, to in rules:
+        if int(taken) not in numbers["app"] or int(to) not in numbers["sidegate"]:
+            problem(folder, f"{at}: {family} leads from {taken} to {to}, which are not the application's port and its gate's")
 
 
 def gate(folder, at, container, spec, volumes, objects):
@@ -186,6 +203,12 @@ def gate(folder, at, container, spec, volumes, objects):
     needed = sum(int(drain.get(part, default).rstrip("s")) for part, default in (("delay", "5s"), ("deadline", "30s")))
     if spec.get("terminationGracePeriodSeconds", 30) < needed:
         problem(folder, f"{at}: its drain takes {needed} s, and the pod is killed before")
+    # What was taken in last has to be answered.
+    taken_in = int(drain.get("delay", "5s").rstrip("s"))
+    for app in containers(spec):
+        kept = app.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds")
+        if kept is not None and kept <= taken_in:
+            problem(folder, f"{at}: it takes requests for {taken_in} s, and {app['name']} ends after {kept} s")
     # What the configuration needs from its environment comes from a Secret; where that is one of ours, it is in it.
     wanted = set(re.findall(r"\$\{([A-Z_]+)\}", re.sub(r"(?m)^\s*#.*$", "", text)))
     for source in container.get("envFrom", []):

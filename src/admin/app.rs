@@ -2,6 +2,14 @@
 //!
 //! As the kubelet does: one connection for each question, 200 to 399 is well, redirects are not followed, nothing is verified but
 //! the answer. What the service says beyond that stays here.
+//!
+//! The listener for probes can be reached from the network, and a flood of questions there is to be no flood upon the service: each
+//! probe is asked once at a time, and whoever asks meanwhile is told the same. None is turned away, for then a flood could have
+//! the kubelet's own questions refused and the service restarted.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST, TE, USER_AGENT};
@@ -21,8 +29,33 @@ const LARGEST_ANSWER: usize = 10 * 1024;
 /// Services that treat probes in a way of their own know them by this beginning.
 const AGENT: HeaderValue = HeaderValue::from_static("kube-probe/sidegate");
 
+/// Whoever holds it asks the service; inside is when the last answer came, and which.
+type Turn = tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>;
+
+/// The turn of each probe, by its path: as many as configurations have named.
+static TURNS: Mutex<BTreeMap<String, Arc<Turn>>> = Mutex::new(BTreeMap::new());
+
 /// Whether the service is well; else why not, in one short line without anything of the service's own text.
 pub async fn ask(probe: &AppProbe) -> Result<(), String> {
+    let since = Instant::now();
+    let turn = TURNS.lock().unwrap_or_else(PoisonError::into_inner).entry(probe.path.clone()).or_default().clone();
+    let mut last = turn.lock_owned().await;
+    if let Some((at, answer)) = &*last
+        && *at >= since
+    {
+        return answer.clone();
+    }
+    let probe = probe.clone();
+    // To its end, even when the one who asked has gone: else who asks and goes at once, again and again, is not held back.
+    let asked = tokio::spawn(async move {
+        let answer = ask_service(&probe).await;
+        *last = Some((Instant::now(), answer.clone()));
+        answer
+    });
+    asked.await.unwrap_or_else(|error| Err(format!("no answer: {error}")))
+}
+
+async fn ask_service(probe: &AppProbe) -> Result<(), String> {
     let asked = async {
         let stream = TcpStream::connect(probe.address).await.map_err(|error| format!("no connection: {error}"))?;
         let stream = TokioIo::new(stream);

@@ -6,6 +6,7 @@ use std::fmt::{self, Display, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
+use super::out;
 use crate::admin::settings::{AppProbe, Check};
 use crate::config::{self, Settings};
 use crate::keys::format::{Fate, Formats};
@@ -23,26 +24,24 @@ const GOOD: u8 = 0;
 const WRONG_CONFIG: u8 = 2;
 
 /// Prints every error on standard error, or the summary and the warnings on standard output.
-pub fn run(config: &Path, store_problem: impl FnOnce(&Settings) -> Option<String>) -> u8 {
+pub fn run(config: &Path, store_problem: impl FnOnce(&Settings) -> Option<String>) -> anyhow::Result<u8> {
     let settings = match config::load::from_file(config) {
         Ok(settings) => settings,
         Err(errors) => {
-            eprintln!("{errors}");
-            return WRONG_CONFIG;
+            out::remark(errors);
+            return Ok(WRONG_CONFIG);
         }
     };
     let unusable = unusable_files(&settings);
     if !unusable.is_empty() {
-        unusable.iter().for_each(|problem| eprintln!("{}: {problem}", config.display()));
-        return WRONG_CONFIG;
+        unusable.iter().for_each(|problem| out::remark(format_args!("{}: {problem}", config.display())));
+        return Ok(WRONG_CONFIG);
     }
     let mut warnings = settings.warnings.clone();
     warnings.extend(store_problem(&settings).map(|problem| format!("store: {problem}")));
-    print!("{} is good.\n\n{}", config.display(), Summary(&settings));
-    for warning in &warnings {
-        println!("warning: {warning}");
-    }
-    GOOD
+    out::say(format_args!("{} is good.\n\n{}", config.display(), Summary(&settings)))?;
+    out::say(warnings.iter().map(|warning| format!("warning: {warning}\n")).collect::<String>())?;
+    Ok(GOOD)
 }
 
 /// Reads every certificate and key as `run` would.

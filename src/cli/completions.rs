@@ -1,9 +1,9 @@
 //! `sidegate completions`: what a shell offers behind `sidegate` and a tab, from the arguments themselves.
 
-use std::io::{self, Write};
-
 use clap::{Args, Command};
 use clap_complete::Shell;
+
+use super::out;
 
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
@@ -14,6 +14,5 @@ pub struct CompletionsArgs {
 pub fn run(args: &CompletionsArgs, command: &mut Command) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, command, "sidegate", &mut script);
-    io::stdout().write_all(&script)?;
-    Ok(())
+    out::say(String::from_utf8(script)?)
 }

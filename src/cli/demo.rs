@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 
+use super::out;
 use crate::clock;
 use crate::config::{Settings, load};
 use crate::keys::creation::Wanted;
@@ -79,7 +80,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let process =
         Process::bind(settings).context("`--listen 127.0.0.1:0 --admin 127.0.0.1:0` takes ports that are free")?;
     let addresses = (process.address()?, process.admin_address()?);
-    print!("{}", lines::page(&examples, addresses, &key, &document, &folder.0, &source));
+    out::say(lines::page(&examples, addresses, &key, &document, &folder.0, &source))?;
     process.run(None)?;
     Ok(())
 }

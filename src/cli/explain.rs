@@ -20,6 +20,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::ink::Ink;
+use super::out;
 use crate::config::Settings;
 use crate::gate::path;
 use crate::keys::format::LONGEST;
@@ -65,12 +66,12 @@ pub fn run(args: &ExplainArgs, mut settings: Settings) -> anyhow::Result<u8> {
     let asked = match Asked::read(args, key.as_deref(), &settings) {
         Ok(asked) => asked,
         Err(wrong) => {
-            eprintln!("error: {wrong}");
+            out::remark(format_args!("error: {wrong}"));
             return Ok(super::WRONG_CONFIGURATION);
         }
     };
     if let Some(api) = KeyApi::of(&asked, &settings) {
-        show(args, || api.document(&asked), || api.words(&asked, Ink::for_stdout()));
+        show(args, || api.document(&asked), || api.words(&asked, Ink::for_stdout()))?;
         return Ok(super::DONE);
     }
     let routes: Vec<Arc<Route>> = settings.policy.routes.iter().cloned().collect();
@@ -82,16 +83,12 @@ pub fn run(args: &ExplainArgs, mut settings: Settings) -> anyhow::Result<u8> {
     let candidates = Candidates::of(&asked, &settings);
     let notes = notes::of(&asked, &settings, &outcome);
     let explanation = Explanation { settings: &settings, asked, route, candidates, outcome, notes };
-    show(args, || document::of(&explanation), || words::of(&explanation, Ink::for_stdout()));
+    show(args, || document::of(&explanation), || words::of(&explanation, Ink::for_stdout()))?;
     Ok(super::DONE)
 }
 
-fn show(args: &ExplainArgs, document: impl FnOnce() -> Value, words: impl FnOnce() -> String) {
-    if args.json {
-        println!("{}", document());
-    } else {
-        print!("{}", words());
-    }
+fn show(args: &ExplainArgs, document: impl FnOnce() -> Value, words: impl FnOnce() -> String) -> anyhow::Result<()> {
+    if args.json { out::say(format_args!("{}\n", document())) } else { out::say(words()) }
 }
 
 /// The route that the request means, whether or not it may pass.

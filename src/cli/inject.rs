@@ -1,12 +1,13 @@
 //! `sidegate inject` and `uninject`: manifests in, manifests out, what was done with each object on standard error.
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
 
+use super::out;
 use crate::inject::Settings;
 use crate::inject::documents::{self, Done};
 
@@ -66,8 +67,8 @@ impl Manifests {
             fs::read_to_string(&self.file).with_context(|| format!("{name} cannot be read"))?
         };
         let Done { text, said } = turn(&text).with_context(|| name.to_string())?;
-        said.iter().for_each(|line| eprintln!("{line}"));
-        io::stdout().write_all(text.as_bytes()).context("standard output cannot be written")?;
+        said.iter().for_each(out::remark);
+        out::say(text)?;
         Ok(super::DONE)
     }
 }

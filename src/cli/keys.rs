@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
+use super::out::Out;
 use crate::config::Settings;
 use crate::policy::Policy;
 use crate::store::audit::{Actor, Door};
@@ -121,7 +122,7 @@ pub(super) fn in_session(
         let keyring = Keyring::open(&settings.store, formats, settings.keys).await?;
         let setting = KeysSetting { keyring, policy: Some(settings.policy), store: Some(settings.store) };
         let now_ms = setting.keyring.registry.now_ms().await?;
-        let (input, out, err) = (&mut BufReader::new(io::stdin()), &mut io::stdout(), &mut io::stderr());
+        let (input, out, err) = (&mut BufReader::new(io::stdin()), &mut Out, &mut io::stderr());
         let mut session = Session { input, out, err, actor, now_ms };
         let code = command(&setting, &mut session).await;
         if let Some(error) = setting.keyring.unrecorded().await {

@@ -14,6 +14,7 @@ mod ink;
 pub mod keys;
 mod logs;
 mod openapi;
+mod out;
 mod report;
 pub mod run;
 mod schema;
@@ -135,12 +136,12 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => run::run(&args.config),
         Command::Check { config, openapi: Some(file), .. } => {
-            with_settings(&config, |settings| Ok(compare(&file, openapi::differences(&file, &settings))))
+            with_settings(&config, |settings| compare(&file, openapi::differences(&file, &settings)))
         }
         Command::Check { config, log: Some(file), .. } => {
-            with_settings(&config, |settings| Ok(compare(&file, traffic::differences(&file, &settings))))
+            with_settings(&config, |settings| compare(&file, traffic::differences(&file, &settings)))
         }
-        Command::Check { config, .. } => Ok(check::run(&config.config, check::store_problem)),
+        Command::Check { config, .. } => check::run(&config.config, check::store_problem),
         Command::Openapi(args) => openapi::run(&args),
         Command::Explain { config, explain } => with_settings(&config, |settings| explain::run(&explain, settings)),
         Command::Report(args) => report::run(&args),
@@ -153,14 +154,13 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args).map(|()| DONE),
         Command::Schema => schema::run().map(|()| DONE),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()).map(|()| DONE),
-        Command::Version => {
-            println!("sidegate {}", env!("CARGO_PKG_VERSION"));
-            Ok(DONE)
-        }
+        Command::Version => out::say(concat!("sidegate ", env!("CARGO_PKG_VERSION"), "\n")).map(|()| DONE),
     };
     done.map_or_else(
         |error| {
-            eprintln!("error: {error:#}");
+            if !out::is_unread(&error) {
+                out::remark(format_args!("error: {error:#}"));
+            }
             ExitCode::from(FAILED)
         },
         ExitCode::from,
@@ -168,19 +168,19 @@ pub fn main() -> ExitCode {
 }
 
 /// What a description or a log and the routes do not share.
-fn compare(file: &Path, differences: anyhow::Result<Vec<String>>) -> u8 {
+fn compare(file: &Path, differences: anyhow::Result<Vec<String>>) -> anyhow::Result<u8> {
     match differences {
         Ok(differences) if differences.is_empty() => {
-            println!("{} and the routes agree.", file.display());
-            DONE
+            out::say(format_args!("{} and the routes agree.\n", file.display()))?;
+            Ok(DONE)
         }
         Ok(differences) => {
-            differences.iter().for_each(|difference| println!("{difference}"));
-            FAILED
+            out::say(differences.iter().map(|difference| format!("{difference}\n")).collect::<String>())?;
+            Ok(FAILED)
         }
         Err(error) => {
-            eprintln!("error: {error:#}");
-            WRONG_CONFIGURATION
+            out::remark(format_args!("error: {error:#}"));
+            Ok(WRONG_CONFIGURATION)
         }
     }
 }
@@ -189,7 +189,7 @@ fn with_settings(args: &ConfigArgs, act: impl FnOnce(Settings) -> anyhow::Result
     match config::load::from_file(&args.config) {
         Ok(settings) => act(settings),
         Err(errors) => {
-            eprintln!("{errors}");
+            out::remark(errors);
             Ok(WRONG_CONFIGURATION)
         }
     }

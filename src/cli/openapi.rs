@@ -11,6 +11,7 @@ use clap::Args;
 use http::Method;
 
 use super::coverage::{Coverage, Served};
+use super::out;
 use crate::config::{self, Settings};
 use crate::policy::Access;
 use crate::policy::pattern::Pattern;
@@ -48,7 +49,7 @@ pub fn run(args: &OpenapiArgs) -> anyhow::Result<u8> {
     };
     let (lines, mut remarks) = lines(&description);
     remarks.splice(0..0, description.remarks);
-    remarks.iter().for_each(|remark| eprintln!("not covered: {remark}"));
+    remarks.iter().for_each(|remark| out::remark(format_args!("not covered: {remark}")));
     if lines.is_empty() {
         anyhow::bail!("nothing in {} can be made a route", args.file.display());
     }
@@ -56,12 +57,12 @@ pub fn run(args: &OpenapiArgs) -> anyhow::Result<u8> {
     if let Err(errors) = config::load::from_text(&yaml, Path::new("."), "routes") {
         anyhow::bail!("the routes contradict one another; change the description:\n{errors}");
     }
-    print!("{yaml}");
+    out::say(yaml)?;
     Ok(super::DONE)
 }
 
 fn wrong(error: &anyhow::Error) -> u8 {
-    eprintln!("error: {error:#}");
+    out::remark(format_args!("error: {error:#}"));
     super::WRONG_CONFIGURATION
 }
 

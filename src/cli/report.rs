@@ -15,7 +15,7 @@ use clap::Args;
 use self::tally::{Period, Tally};
 use super::ink::Ink;
 use super::logs::{self, own};
-use super::{DONE, WRONG_CONFIGURATION};
+use super::{DONE, WRONG_CONFIGURATION, out};
 use crate::config;
 use crate::keys::change::age;
 
@@ -56,7 +56,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<u8> {
         None => None,
         Some(Ok(settings)) => Some(settings.observe.sample),
         Some(Err(errors)) => {
-            eprintln!("{errors}");
+            out::remark(errors);
             return Ok(WRONG_CONFIGURATION);
         }
     };
@@ -64,9 +64,9 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<u8> {
     logs::each_line(&args.files, |line| tally.note(own::Line::read(line)))?;
     let report = Report { tally, top: args.top, sample };
     if args.json {
-        println!("{}", document::of(&report));
+        out::say(format_args!("{}\n", document::of(&report)))?;
     } else {
-        print!("{}", words::of(&report, Ink::for_stdout()));
+        out::say(words::of(&report, Ink::for_stdout()))?;
     }
     Ok(DONE)
 }

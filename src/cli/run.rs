@@ -4,6 +4,7 @@ use std::path::Path;
 
 use tracing::warn;
 
+use super::out;
 use crate::observe::log;
 use crate::process::{Process, StartError};
 use crate::reload::{self, Watch};
@@ -14,7 +15,7 @@ pub fn run(config: &Path) -> anyhow::Result<u8> {
     let settings = match reading.loaded.settings {
         Ok(settings) => settings,
         Err(errors) => {
-            eprintln!("{errors}");
+            out::remark(errors);
             return Ok(super::WRONG_CONFIGURATION);
         }
     };
@@ -26,7 +27,7 @@ pub fn run(config: &Path) -> anyhow::Result<u8> {
         Ok(process) => process.run(Some(watch))?,
         // A file that the configuration names is part of it.
         Err(error @ (StartError::Tls(_) | StartError::Upstream(_))) => {
-            eprintln!("{}: {error}", config.display());
+            out::remark(format_args!("{}: {error}", config.display()));
             return Ok(super::WRONG_CONFIGURATION);
         }
         Err(error) => return Err(error.into()),

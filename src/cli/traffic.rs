@@ -13,6 +13,7 @@ use super::check::counted;
 use super::coverage::{Coverage, Served};
 use super::keys::words::printable;
 use super::logs::{self, Entry};
+use super::out;
 use crate::config::Settings;
 
 /// Groups that are kept; requests of others are counted together. A log holds whatever scanners have tried.
@@ -23,7 +24,7 @@ const MOST_SHOWN: usize = 100;
 /// What the log and the routes do not share, a line each; what was left aside is told on standard error. An error: no log.
 pub fn differences(file: &Path, settings: &Settings) -> anyhow::Result<Vec<String>> {
     let traffic = Traffic::read(file, settings)?;
-    traffic.remarks().iter().for_each(|remark| eprintln!("{remark}"));
+    traffic.remarks().iter().for_each(out::remark);
     Ok(traffic.differences())
 }
 

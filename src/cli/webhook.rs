@@ -9,6 +9,7 @@ use clap::Args;
 use tracing::Level;
 
 use super::inject::SidecarArgs;
+use super::out;
 use crate::listen::settings::Drain;
 use crate::observe::log;
 use crate::observe::settings::{Format, Settings as LogSettings};
@@ -48,7 +49,7 @@ pub fn run(args: WebhookArgs) -> anyhow::Result<u8> {
     match Webhook::bind(settings) {
         Ok(webhook) => webhook.run()?,
         Err(StartError::Tls(error)) => {
-            eprintln!("error: --cert, --key: {error}");
+            out::remark(format_args!("error: --cert, --key: {error}"));
             return Ok(super::WRONG_CONFIGURATION);
         }
         Err(error) => return Err(error.into()),

@@ -55,7 +55,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { image: concat!("sidegate:", env!("CARGO_PKG_VERSION")).to_owned(), app_pre_stop: 5 }
+        Self { image: concat!("sidegate:", env!("CARGO_PKG_VERSION")).to_owned(), app_pre_stop: 7 }
     }
 }
 

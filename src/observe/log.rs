@@ -19,7 +19,8 @@ pub fn init(settings: &Settings) {
         Format::Auto => std::io::stderr().is_terminal(),
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter(settings));
-    let builder = builder.with_writer(std::io::stderr).with_target(false);
+    // A line that cannot be written would be complained of on standard error too, with a macro that panics.
+    let builder = builder.with_writer(std::io::stderr).with_target(false).log_internal_errors(false);
     // An error here means that a log is installed already.
     if text {
         let builder = builder.with_filter_reloading();

@@ -1,15 +1,21 @@
 //! The service's own probes, asked through the gate: what the kubelet would ask a service that it cannot reach on loopback.
 
 use std::{
-    io::{BufRead as _, BufReader},
-    net::SocketAddr,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
 };
 
 use crate::support::{
     Answer, Gate, Stage, client,
     gate::{on_config, text},
-    in_repository, until, whole,
+    in_repository,
+    scripted::Scripted,
+    until, whole,
 };
 
 #[test]
@@ -57,6 +63,48 @@ fn a_service_that_is_silent_or_gone_is_not_well_in_time() {
     assert!(silent.text().contains("no answer within 100ms"), "{}", silent.text());
     assert_eq!(asked(probes, "/there").status, 200);
     assert_eq!(asked(probes, "/gone").status, 503);
+}
+
+/// The listener for probes is not on loopback alone.
+#[test]
+fn a_flood_of_probes_is_no_flood_upon_the_service() {
+    const FLOOD: usize = 200;
+    let stage = Stage::set();
+    let (sent, at_once, most) =
+        (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (begun, asking, highest) = (sent.clone(), at_once.clone(), most.clone());
+    let service = Scripted::play(move |line| {
+        if line.head().is_some() {
+            highest.fetch_max(asking.fetch_add(1, SeqCst) + 1, SeqCst);
+            until("the flood", || (begun.load(SeqCst) == FLOOD).then_some(()));
+            asking.fetch_sub(1, SeqCst);
+            line.say("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+    });
+    let gate = stage.gate(&format!(
+        "probes: {{address: '127.0.0.1:0', app: [{{path: /well, target: 'http://{}', timeout: 60s}}]}}\n\
+         routes: {{/public: public}}",
+        service.address
+    ));
+    let probes = listening(&gate);
+    let mut flood = Vec::new();
+    for _ in 0..FLOOD {
+        let mut stream = TcpStream::connect(probes).expect("the gate listens for probes");
+        stream.write_all(b"GET /well HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").expect("the gate reads");
+        flood.push(stream);
+    }
+    // Whoever does not wait for the answer does not make room for another question.
+    drop(flood.drain(..FLOOD / 2));
+    sent.store(FLOOD, SeqCst);
+    for mut stream in flood {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("the gate answers");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    assert_eq!(most.load(SeqCst), 1, "the service was asked that often at once");
+    let before = service.seen().len();
+    assert_eq!(asked(probes, "/well").status, 200);
+    assert_eq!(service.seen().len(), before + 1, "an answer is not kept beyond those who waited for it");
 }
 
 #[test]

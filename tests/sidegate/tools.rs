@@ -1,11 +1,16 @@
 //! The tools of who puts the gate in front of a service that somebody else wrote: what it would do, before it does it.
 
+use std::{
+    io::{PipeWriter, pipe},
+    process::Stdio,
+};
+
 use serde_json::{Value, json};
 
 use crate::support::{
     AnswerTo as _, Stage,
     gate::{on_config, sidegate, text},
-    in_repository, profile,
+    in_repository, profile, whole,
 };
 
 const ROUTES: &str = "
@@ -318,4 +323,65 @@ fn what_a_gate_remembers_is_part_of_an_explanation() {
     gate.configure(gone);
     let told = gate.command_reading(&["explain", "/a"], "sg_0123456789012345678901234567890123456789012");
     assert!(text(&told.stdout).contains("less than 5m ago"), "{}{}", text(&told.stdout), text(&told.stderr));
+}
+
+/// As `sidegate check | head -1` leaves it, or `2>&1 | head -1`.
+#[test]
+fn a_command_whose_reader_has_gone_ends_without_a_word() {
+    let stage = Stage::set();
+    let gate = stage.gate(ROUTES);
+    gate.new_key(&["--name", "n", "--business", "b1", "--scopes", "calls:read"]);
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: a, ports: [{containerPort: 80}]}]}}";
+    for (name, content) in [
+        ("api.yaml", "{openapi: 3.0.0, info: {title: t, version: '1'}, paths: {/a: {get: {security: []}}}}"),
+        ("access.log", "10.0.0.1 - - [23/Mar/2026:14:30:00 +0000] \"GET /b HTTP/1.1\" 200 5\n"),
+        ("pod.yaml", pod),
+        ("bad.yaml", &whole("routes: {/a: any, /b: nobody}\nmodes: no")),
+    ] {
+        std::fs::write(gate.folder().join(name), content).expect("the folder can be written");
+    }
+    for (arguments, code) in [
+        ("check", 1),
+        ("check --openapi api.yaml", 1),
+        ("check --log access.log", 1),
+        ("openapi api.yaml", 1),
+        ("explain /api/v1/calls", 1),
+        ("explain /api/v1/calls --json", 1),
+        ("report access.log", 1),
+        ("report access.log --json", 1),
+        ("keys list", 1),
+        ("keys list --json", 1),
+        ("keys export", 1),
+        ("inject -f pod.yaml", 1),
+        ("uninject -f pod.yaml", 1),
+        ("demo --listen 127.0.0.1:0 --admin 127.0.0.1:0", 1),
+        ("schema", 1),
+        ("completions bash", 1),
+        ("version", 1),
+        ("--help", 0),
+        // What is wrong is told by the exit code, too.
+        ("check --config bad.yaml", 2),
+        ("run --config bad.yaml", 2),
+        ("keys list --config bad.yaml", 2),
+    ] {
+        let unread = || {
+            let mut command = sidegate(&arguments.split(' ').collect::<Vec<_>>(), &stage.environment());
+            command.env("SIDEGATE_CONFIG", "sidegate.yaml").current_dir(gate.folder()).stdin(Stdio::null());
+            command.stdout(closed());
+            command
+        };
+        let output = unread().output().expect("the binary was built");
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments}: {said}");
+        assert!(code == 2 || !said.contains("panicked") && !said.contains("error"), "{arguments}: {said}");
+        let status = unread().stderr(closed()).status().expect("the binary was built");
+        assert_eq!(status.code(), Some(code), "{arguments}, and standard error");
+    }
+}
+
+/// The end of a pipe that nobody reads.
+fn closed() -> PipeWriter {
+    let (reader, writer) = pipe().expect("a process may have two descriptors more");
+    drop(reader);
+    writer
 }
