@@ -19,7 +19,7 @@ use crate::policy::Policy;
 use crate::proxy::connector::Connector;
 use crate::proxy::request_id::RequestIds;
 use crate::proxy::settings::UpstreamTls;
-use crate::proxy::{self, Desk, Service, Streams, Upstreams, upstream};
+use crate::proxy::{self, Desk, OpenRequests, Service, Upstreams, upstream};
 use crate::store::calls::Calls;
 use crate::store::fallback::Fallback;
 use crate::store::file::FileStore;
@@ -128,8 +128,8 @@ impl Shared {
             let gate = Gate::new(self.policy.clone(), store, self.commons.clone(), self.store_deadline).counting(tally);
             let gate = Rc::new(gate);
             let upstreams = self.upstreams();
-            let streams = Streams::new(gate.clone(), self.proxy.streams);
-            self.with(gate, upstreams, streams)
+            let open = OpenRequests::new(gate.clone(), self.proxy.streams);
+            self.with(gate, upstreams, open)
         }
     }
 
@@ -139,9 +139,9 @@ impl Shared {
             let (policy, commons) = (self.policy.clone(), self.commons.clone());
             let gate = Rc::new(former.service.gate.renewed(policy, commons, self.store_deadline));
             let upstreams = self.upstreams().keeping(&former.service.upstreams);
-            let streams = former.service.streams.clone();
-            streams.follow(gate.clone(), self.proxy.streams);
-            self.with(gate, upstreams, streams)
+            let open = former.service.open.clone();
+            open.follow(gate.clone(), self.proxy.streams);
+            self.with(gate, upstreams, open)
         })
     }
 
@@ -149,13 +149,13 @@ impl Shared {
         Upstreams::new(&self.proxy.upstreams, &self.connectors)
     }
 
-    fn with(self, gate: Rc<Gate>, upstreams: Upstreams, streams: Rc<Streams>) -> Context {
+    fn with(self, gate: Rc<Gate>, upstreams: Upstreams, open: Rc<OpenRequests>) -> Context {
         Context {
             service: Service {
                 gate,
                 upstreams,
                 desk: self.desk,
-                streams,
+                open,
                 settings: self.proxy,
                 metrics: self.metrics,
                 access_log: self.access_log,
