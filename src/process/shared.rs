@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::StartError;
 use super::counting::Counting;
+use super::start_error::StartError;
 use crate::config::Settings;
 use crate::gate::{Commons, Gate, Guessing, KnownKeys};
 use crate::listen;
