@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Walk it yourself: [`listen::connection`] has the bytes, [`proxy::service`] is the pipeline on one screen, [`gate::decide`]
-//! asks the questions in their order, [`store`] answers in one call, [`proxy::upstream`] forwards what the gate permitted, and
-//! [`proxy::respond`] words what it did not.
+//! asks the questions in their order, [`store`] answers in one call, [`proxy::upstream`] forwards what the gate permitted,
+//! [`proxy::open`] asks again about what stays open, and [`proxy::respond`] words what the gate did not permit.
 //!
 //! # The rooms, from the ground up
 //!

@@ -21,7 +21,7 @@ const CONFINED: [(&str, &[&str]); 6] = [
 ];
 
 /// Rooms and files of pure rules, and what they must not name.
-const PURE: [&str; 15] = [
+const PURE: [&str; 16] = [
     "inject",
     "limit",
     "keys",
@@ -30,6 +30,7 @@ const PURE: [&str; 15] = [
     "gate/business.rs",
     "gate/credential.rs",
     "gate/denial.rs",
+    "gate/documents.rs",
     "gate/path.rs",
     "gate/permit.rs",
     "gate/preflight.rs",

@@ -19,8 +19,9 @@ use sidegate::policy::UpstreamId;
 use sidegate::policy::route::Found;
 use sidegate::store::Store;
 use sidegate::store::calls::Calls;
-use sidegate::store::fallback::{Fallback, LimitsOutage};
+use sidegate::store::fallback::Fallback;
 use sidegate::store::file::FileStore;
+use sidegate::store::outage::LimitsOutage;
 use unicode_normalization::UnicodeNormalization;
 
 /// Whatever is not guarded is public, so that every way round a guard is open.

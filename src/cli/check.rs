@@ -15,9 +15,9 @@ use crate::listen::tls::Acceptor;
 use crate::policy::{Access, By, Limit, Mode, Plan, Policy, Route};
 use crate::proxy::settings::{Protocol, Target, Upstream};
 use crate::proxy::upstream;
-use crate::store::fallback::LimitsOutage;
+use crate::store::outage::{KeysOutage, LimitsOutage};
 use crate::store::redis::{self, RedisDocuments};
-use crate::store::settings::{Backend, KeysOutage};
+use crate::store::settings::Backend;
 
 /// The exit codes of the contract.
 const GOOD: u8 = 0;

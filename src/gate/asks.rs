@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use super::records::KnownKey;
+use super::documents::KnownKey;
 use super::standing::Standing;
 use super::trail::LimitNow;
 use crate::keys::{Digest, Tenant};

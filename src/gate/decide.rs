@@ -14,14 +14,15 @@ use tokio::time::Instant;
 
 use super::asks::{self, Asked, Counted};
 use super::credential::{self, Presented};
+use super::documents::{Documents, Known};
 use super::guessing::Guessing;
 use super::known::{KnownKeys, Seen};
 use super::observed::counted;
 use super::permit::{Basis, Recheck};
-use super::records::{Known, Records, Remembered};
+use super::records::{Records, Remembered};
 use super::standing::Standing;
 use super::trail::{Caller, Trail};
-use super::weigh::{Documents, Routed, Weighed, business_to_confirm, rate_limited, settled};
+use super::weigh::{Routed, Weighed, business_to_confirm, rate_limited, settled};
 use super::{Denial, Permit, business, path, preflight, query};
 use crate::clock;
 use crate::keys::{Digest, Tenant};

@@ -8,10 +8,9 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-use super::records::{Known, KnownKey};
+use super::documents::{Documents, Known, KnownKey};
 use super::sharded::{SHARDS, Sharded};
 use super::standing::Standing;
-use super::weigh::Documents;
 use crate::keys::Digest;
 use crate::limit::Outcome;
 use crate::store::record::BusinessDocument;

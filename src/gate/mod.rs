@@ -1,15 +1,16 @@
 //! The decision: may this request pass, and if not, why. One file per question, in the order they are asked.
 //!
 //! `path` → `preflight` → (policy's routes) → `query` → `business` → `credential` → `standing` → `asks` ⇒ `permit` or `denial`. The rule
-//! files are pure functions over plain data, `weigh` puts them together; `decide` alone awaits the store. What gates remember
-//! stands in `records` (a worker's), `known` and `guessing` (the process's). Only this room can make a `Permit`; of a denial that
-//! is only observed `observed` makes one.
+//! files are pure functions over plain data (`documents`, `trail`), `weigh` puts them together; `decide` alone awaits the store.
+//! What gates remember stands in `records` (a worker's), `known` and `guessing` (the process's). Only this room can make a
+//! `Permit`; of a denial that is only observed `observed` makes one.
 
 pub mod asks;
 pub mod business;
 pub mod credential;
 pub mod decide;
 pub mod denial;
+pub mod documents;
 pub mod guessing;
 pub mod known;
 pub mod observed;

@@ -7,13 +7,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::weigh::{Documents, Weighings};
+use super::documents::{Documents, Known, KnownKey};
+use super::weigh::Weighings;
 use crate::keys::{Digest, Tenant};
-use crate::limit::{Believed, Question};
+use crate::limit::Question;
 use crate::store::record::{BusinessDocument, KeyDocument};
 use crate::store::{StoreError, layout};
 
@@ -32,21 +32,6 @@ pub struct Records {
 pub struct Remembered {
     pub key: KnownKey,
     pub weighings: Weighings,
-}
-
-/// A key as it was last seen, and in whose slot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownKey {
-    pub tenant: Tenant,
-    pub document: Known<KeyDocument>,
-}
-
-/// A document as it was last seen.
-#[derive(Debug)]
-pub enum Known<T> {
-    Unseen,
-    Absent,
-    Is { raw: Bytes, document: Arc<T> },
 }
 
 impl Records {
@@ -117,58 +102,6 @@ impl Records {
         Ok(())
     }
 }
-
-impl<T> Known<T> {
-    fn parse(found: Option<Bytes>, parse: impl FnOnce(&[u8]) -> Result<T, StoreError>) -> Result<Self, StoreError> {
-        match found {
-            None => Ok(Self::Absent),
-            Some(raw) => Ok(Self::Is { document: Arc::new(parse(&raw)?), raw }),
-        }
-    }
-
-    pub fn believed(&self) -> Believed {
-        match self {
-            Self::Unseen => Believed::Unknown,
-            Self::Absent => Believed::Absent,
-            Self::Is { raw, .. } => Believed::Is(raw.clone()),
-        }
-    }
-
-    /// Whether both are one and the same finding.
-    pub fn is_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Unseen, Self::Unseen) | (Self::Absent, Self::Absent) => true,
-            (Self::Is { document, .. }, Self::Is { document: other, .. }) => Arc::ptr_eq(document, other),
-            _ => false,
-        }
-    }
-
-    pub fn document(&self) -> Option<&Arc<T>> {
-        match self {
-            Self::Unseen | Self::Absent => None,
-            Self::Is { document, .. } => Some(document),
-        }
-    }
-}
-
-impl<T> Clone for Known<T> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Unseen => Self::Unseen,
-            Self::Absent => Self::Absent,
-            Self::Is { raw, document } => Self::Is { raw: raw.clone(), document: document.clone() },
-        }
-    }
-}
-
-/// Equal bytes are equal documents.
-impl<T> PartialEq for Known<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.believed() == other.believed()
-    }
-}
-
-impl<T> Eq for Known<T> {}
 
 /// A bounded map: when the younger generation is full it becomes the older one, and the older one is dropped.
 #[derive(Debug)]

@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use super::Denial;
 use super::asks::{self, Asked, KeyQuestion};
-use super::records::{Known, KnownKey};
+use super::documents::{Documents, Known, KnownKey};
 use super::standing::{self, Circumstances, Standing};
 use super::trail::{Caller, Trail};
-use crate::keys::{Digest, Tenant};
+use crate::keys::Tenant;
 use crate::policy::{By, Policy, Route};
 use crate::store::record::BusinessDocument;
 
@@ -27,15 +27,6 @@ pub struct Routed<'a> {
     pub client: IpAddr,
     /// Whether it takes from its limits, or only asks where its key stands.
     pub spends: bool,
-}
-
-/// What is believed of the key, and of the business that the request is about.
-#[derive(Debug, Clone, Copy)]
-pub struct Documents<'a> {
-    pub digest: &'a Digest,
-    pub key: &'a KnownKey,
-    pub business_id: Option<&'a str>,
-    pub business: &'a Known<BusinessDocument>,
 }
 
 impl Documents<'_> {

@@ -7,10 +7,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::pod::container_mut;
 use super::ports::Taken;
 use super::probes::{self, Rewritten};
-use super::shape::{self, drop_empty};
+use super::shape::{self, container_mut, drop_empty};
 use super::{NAME, ORIGINAL, STATUS, sidecar};
 
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -81,7 +81,7 @@ impl Plan {
         self.probes.iter().for_each(|probe| probe.write(spec));
         let (kept, seconds) = &self.kept;
         for name in kept {
-            if let Some(container) = container_mut(spec, name)
+            if let Some(container) = shape::container_mut(spec, name)
                 && let Some(lifecycle) = shape::map_mut(container, "lifecycle")
             {
                 lifecycle.insert("preStop".to_owned(), json!({"sleep": {"seconds": seconds}}));
@@ -171,12 +171,4 @@ fn status(tuning: &Tuning, container: &Value, volumes: &[Value], original: &str)
     let all = json!([format!("{:?}", tuning.mode), container, volumes, original]).to_string();
     let hash = &Digest::of(&all).to_hex()[..12];
     json!({"version": env!("CARGO_PKG_VERSION"), "hash": hash}).to_string()
-}
-
-/// A container by its name, in either list.
-pub fn container_mut<'s>(spec: &'s mut Value, name: &str) -> Option<&'s mut Value> {
-    let spec = spec.as_object_mut()?;
-    let lists = spec.iter_mut().filter(|(key, _)| matches!(key.as_str(), "containers" | "initContainers"));
-    let mut containers = lists.filter_map(|(_, list)| list.as_array_mut()).flatten();
-    containers.find(|container| shape::name(container) == name)
 }

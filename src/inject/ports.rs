@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::shape::{self, list, name, port, text};
 use super::tuning::UpstreamPort;
-use super::{ADMIN_PORT, GATE_PORT, PROBES_PORT, pod};
+use super::{ADMIN_PORT, GATE_PORT, PROBES_PORT};
 
 /// What passes to the gate's port.
 const HANDED_OVER: [&str; 3] = ["name", "hostPort", "hostIP"];
@@ -142,7 +142,7 @@ impl Taken {
     }
 
     fn declaration_mut<'s>(&self, spec: &'s mut Value) -> Option<&'s mut serde_json::Map<String, Value>> {
-        let container = pod::container_mut(spec, self.container.as_ref()?)?;
+        let container = shape::container_mut(spec, self.container.as_ref()?)?;
         let ports = container.get_mut("ports")?.as_array_mut()?;
         ports.iter_mut().find(|declared| self.is_it(declared))?.as_object_mut()
     }

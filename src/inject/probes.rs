@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::shape::{list, name, port, text};
-use super::{PROBES_PORT, pod};
+use super::PROBES_PORT;
+use super::shape::{container_mut, list, name, port, text};
 
 /// A container's probes, and the last segment of the path that stands for each.
 pub const KINDS: [(&str, &str); 3] =
@@ -134,7 +134,7 @@ fn grpc_service(grpc: &Value) -> Result<&str, String> {
 
 impl Rewritten {
     pub fn write(&self, spec: &mut Value) {
-        let Some(container) = pod::container_mut(spec, &self.container) else { return };
+        let Some(container) = container_mut(spec, &self.container) else { return };
         let Some(probe) = container.get_mut(self.kind).and_then(Value::as_object_mut) else { return };
         HANDLERS.iter().for_each(|handler| drop(probe.remove(*handler)));
         probe.insert("httpGet".to_owned(), json!({"path": self.path, "port": PROBES_PORT, "scheme": "HTTP"}));

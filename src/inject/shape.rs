@@ -41,6 +41,14 @@ pub fn map_mut<'v>(value: &'v mut Value, key: &str) -> Option<&'v mut Map<String
     entry.as_object_mut()
 }
 
+/// A container by its name, in either list.
+pub fn container_mut<'s>(spec: &'s mut Value, named: &str) -> Option<&'s mut Value> {
+    let spec = spec.as_object_mut()?;
+    let lists = spec.iter_mut().filter(|(key, _)| matches!(key.as_str(), "containers" | "initContainers"));
+    let mut containers = lists.filter_map(|(_, list)| list.as_array_mut()).flatten();
+    containers.find(|container| name(container) == named)
+}
+
 /// What is empty need not stand there.
 pub fn drop_empty(value: &mut Value, key: &str) {
     let empty = match value.get(key) {

@@ -23,7 +23,8 @@ use super::tls::Presented;
 use crate::proxy::Arrival;
 use crate::proxy::arrival::{Address, Refused};
 use crate::proxy::arriving::{Arriving, Progress};
-use crate::proxy::body::{BrokenOff, Outgoing};
+use crate::proxy::body::Outgoing;
+use crate::proxy::open::BrokenOff;
 use crate::proxy::upgrade::Upgraded;
 
 /// How much of a body that nobody wants is read, and for how long, so that the connection can be kept.

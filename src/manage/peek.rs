@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use tokio::time::Instant;
 
 use crate::gate::asks::{self, Asked, Counted, KeyQuestion};
-use crate::gate::records::{Known, KnownKey};
+use crate::gate::documents::{Known, KnownKey};
 use crate::gate::standing::{self, Circumstances, judge};
 use crate::gate::{Denial, LimitNow};
 use crate::keys::{Digest, Tenant};

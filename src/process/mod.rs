@@ -8,17 +8,16 @@ mod counting;
 mod renew;
 mod shared;
 mod signals;
+mod start_error;
 mod systemd;
 pub mod webhook;
 
 use std::future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use thiserror::Error;
 use tokio::runtime;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
@@ -28,39 +27,16 @@ use tracing::{info, warn};
 use self::renew::{InForce, tell_operators};
 use self::shared::{Prepared, Shared, StoreHandle};
 use self::signals::{Asked, Signals};
+pub use self::start_error::StartError;
 use crate::admin::{self, Admin, Place};
 use crate::config::Settings;
 use crate::listen;
 use crate::listen::accept::{self, Room};
 use crate::listen::drain::{self, Signal};
 use crate::listen::settings::Drain;
-use crate::listen::tls::TlsError;
 use crate::listen::worker::Worker;
 use crate::observe::{AccessLog, Metrics};
-use crate::proxy::connector::ConnectorError;
 use crate::reload::Watch;
-use crate::store::StoreError;
-
-/// Why the process cannot start.
-#[derive(Debug, Error)]
-pub enum StartError {
-    #[error("{address} cannot be listened on: {error}")]
-    Bind { address: SocketAddr, error: io::Error },
-    #[error("listen.tls: {0}")]
-    Tls(#[from] TlsError),
-    #[error("upstream: {0}")]
-    Upstream(#[from] ConnectorError),
-    #[error("management.session: {0}")]
-    Session(ConnectorError),
-    #[error("{}: {error}", file.display())]
-    Store { file: PathBuf, error: StoreError },
-    #[error("store.tls: {0}")]
-    RedisTls(#[from] crate::store::redis::tls::TlsError),
-    #[error("the metrics cannot be set up: {0}")]
-    Metrics(#[from] prometheus::Error),
-    #[error("{0}")]
-    Io(#[from] io::Error),
-}
 
 /// A process that has everything it needs.
 pub struct Process {

@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::StartError;
 use super::counting::Counting;
+use super::start_error::StartError;
 use crate::config::Settings;
 use crate::gate::{Commons, Gate, Guessing, KnownKeys};
 use crate::listen;
@@ -19,13 +19,14 @@ use crate::policy::Policy;
 use crate::proxy::connector::Connector;
 use crate::proxy::request_id::RequestIds;
 use crate::proxy::settings::UpstreamTls;
-use crate::proxy::{self, Desk, Service, Streams, Upstreams, upstream};
+use crate::proxy::{self, Desk, OpenRequests, Service, Upstreams, upstream};
 use crate::store::calls::Calls;
-use crate::store::fallback::{Fallback, LimitsOutage};
+use crate::store::fallback::Fallback;
 use crate::store::file::FileStore;
 use crate::store::health::StoreHealth;
+use crate::store::outage::{KeysOutage, LimitsOutage};
 use crate::store::redis::RedisStore;
-use crate::store::settings::{Backend, KeysOutage, StoreSettings};
+use crate::store::settings::{Backend, StoreSettings};
 use crate::store::usage::ledger::Ledger;
 use crate::store::usage::tally::Tally;
 use crate::store::{self, Store};
@@ -127,8 +128,8 @@ impl Shared {
             let gate = Gate::new(self.policy.clone(), store, self.commons.clone(), self.store_deadline).counting(tally);
             let gate = Rc::new(gate);
             let upstreams = self.upstreams();
-            let streams = Streams::new(gate.clone(), self.proxy.streams);
-            self.with(gate, upstreams, streams)
+            let open = OpenRequests::new(gate.clone(), self.proxy.streams);
+            self.with(gate, upstreams, open)
         }
     }
 
@@ -138,9 +139,9 @@ impl Shared {
             let (policy, commons) = (self.policy.clone(), self.commons.clone());
             let gate = Rc::new(former.service.gate.renewed(policy, commons, self.store_deadline));
             let upstreams = self.upstreams().keeping(&former.service.upstreams);
-            let streams = former.service.streams.clone();
-            streams.follow(gate.clone(), self.proxy.streams);
-            self.with(gate, upstreams, streams)
+            let open = former.service.open.clone();
+            open.follow(gate.clone(), self.proxy.streams);
+            self.with(gate, upstreams, open)
         })
     }
 
@@ -148,13 +149,13 @@ impl Shared {
         Upstreams::new(&self.proxy.upstreams, &self.connectors)
     }
 
-    fn with(self, gate: Rc<Gate>, upstreams: Upstreams, streams: Rc<Streams>) -> Context {
+    fn with(self, gate: Rc<Gate>, upstreams: Upstreams, open: Rc<OpenRequests>) -> Context {
         Context {
             service: Service {
                 gate,
                 upstreams,
                 desk: self.desk,
-                streams,
+                open,
                 settings: self.proxy,
                 metrics: self.metrics,
                 access_log: self.access_log,

@@ -1,19 +1,13 @@
-//! Bodies on their way through: the client's towards the upstream, and whatever goes back. Frames pass as they come.
+//! What a client gets: the gate's own words, or an upstream's answer as it comes. What it sends itself is `upload`'s.
 
-use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::HeaderName;
 use hyper::body::{Body, Frame, SizeHint};
-use thiserror::Error;
 
-use super::arriving::Arriving;
-use super::streams::Exchange;
+use super::open::{BrokenOff, OpenRequest};
 use crate::observe::metrics::Counted;
 
 /// What a client gets, counted as in flight until it ends.
@@ -22,20 +16,10 @@ pub struct Outgoing {
     _in_flight: Option<Counted>,
 }
 
-/// The gate's own words, or the upstream's answer, which the exchange holds as long as it is not over.
+/// The gate's own words, or the upstream's answer, which the open request holds as long as it is not over.
 pub enum Payload {
     Words(Bytes),
-    Upstream(Rc<Exchange>),
-}
-
-/// Why a client does not get the whole of an answer.
-#[derive(Debug, Error)]
-pub enum BrokenOff {
-    #[error("the upstream's answer broke off: {0}")]
-    Upstream(#[from] hyper::Error),
-    /// With what HTTP/2 is told; HTTP/1.1 closes the connection.
-    #[error("the stream was ended")]
-    Over(#[source] h2::Error),
+    Upstream(Rc<OpenRequest>),
 }
 
 impl Outgoing {
@@ -62,21 +46,21 @@ impl Body for Outgoing {
         match &mut self.payload {
             Payload::Words(words) if words.is_empty() => Poll::Ready(None),
             Payload::Words(words) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(words))))),
-            Payload::Upstream(exchange) => exchange.poll_answer(cx),
+            Payload::Upstream(request) => request.poll_answer(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.payload {
             Payload::Words(words) => words.is_empty(),
-            Payload::Upstream(exchange) => exchange.is_answered(),
+            Payload::Upstream(request) => request.is_answered(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.payload {
             Payload::Words(words) => SizeHint::with_exact(words.len() as u64),
-            Payload::Upstream(exchange) => exchange.size_hint(),
+            Payload::Upstream(request) => request.size_hint(),
         }
     }
 }
@@ -84,143 +68,8 @@ impl Body for Outgoing {
 impl Drop for Outgoing {
     /// Whoever was to read it has left, or has read it all.
     fn drop(&mut self) {
-        if let Payload::Upstream(exchange) = &self.payload {
-            exchange.let_go();
+        if let Payload::Upstream(request) = &self.payload {
+            request.let_go();
         }
-    }
-}
-
-/// The client's body on its way to the upstream: bounded, its progress visible, its trailers clean. Clones are the same body;
-/// it can be sent again as long as nothing of it was taken.
-#[derive(Clone)]
-pub struct Forwarded(Option<Rc<Upload>>);
-
-/// A body that is still to come.
-pub struct Upload {
-    stream: RefCell<Arriving>,
-    exchange: Rc<Exchange>,
-    /// Bytes that may still pass.
-    left: Cell<Option<u64>>,
-    /// Never passed on as a trailer: the identity headers.
-    reserved: Arc<[HeaderName]>,
-    last_frame: Cell<Option<Instant>>,
-    state: Cell<State>,
-}
-
-/// What became of a body, seen from the outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Open,
-    Ended,
-    TooLarge,
-    /// The client, not the upstream, broke the exchange off.
-    Broken,
-}
-
-#[derive(Debug, Error)]
-pub enum BodyError {
-    #[error("the request body is larger than this route takes")]
-    TooLarge,
-    #[error("the client's body broke off: {0}")]
-    Client(#[from] hyper::Error),
-    #[error("the stream was ended")]
-    Over,
-}
-
-impl Forwarded {
-    pub fn new(stream: Arriving, most: Option<u64>, reserved: &Arc<[HeaderName]>, exchange: &Rc<Exchange>) -> Self {
-        if stream.is_end_stream() {
-            return Self(None);
-        }
-        Self(Some(Rc::new(Upload {
-            stream: RefCell::new(stream),
-            exchange: exchange.clone(),
-            left: Cell::new(most),
-            reserved: reserved.clone(),
-            last_frame: Cell::new(None),
-            state: Cell::new(State::Open),
-        })))
-    }
-
-    pub fn upload(&self) -> Option<&Rc<Upload>> {
-        self.0.as_ref()
-    }
-
-    /// Whether something of it was taken already.
-    pub fn has_begun(&self) -> bool {
-        self.0.as_ref().is_some_and(|upload| upload.last_frame().is_some() || upload.state.get() != State::Open)
-    }
-}
-
-impl Upload {
-    /// When the last frame passed.
-    pub fn last_frame(&self) -> Option<Instant> {
-        self.last_frame.get()
-    }
-
-    pub fn has_ended(&self) -> bool {
-        self.state.get() == State::Ended || self.stream.borrow().is_end_stream()
-    }
-
-    pub fn is_too_large(&self) -> bool {
-        self.state.get() == State::TooLarge
-    }
-
-    pub fn is_broken(&self) -> bool {
-        self.state.get() == State::Broken
-    }
-
-    /// Reads what is left of it, for nobody.
-    pub async fn drain(&self) {
-        while let Some(Ok(_)) = std::future::poll_fn(|cx| self.poll_frame(cx)).await {}
-    }
-
-    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.exchange.is_over() {
-            self.state.set(State::Broken);
-            return Poll::Ready(Some(Err(BodyError::Over)));
-        }
-        let mut frame = match ready!(Pin::new(&mut *self.stream.borrow_mut()).poll_frame(cx)) {
-            None => {
-                self.state.set(State::Ended);
-                return Poll::Ready(None);
-            }
-            Some(Ok(frame)) => frame,
-            Some(Err(error)) => {
-                self.state.set(State::Broken);
-                return Poll::Ready(Some(Err(error.into())));
-            }
-        };
-        self.last_frame.set(Some(Instant::now()));
-        if let (Some(left), Some(data)) = (self.left.get(), frame.data_ref()) {
-            let Some(left) = left.checked_sub(data.len() as u64) else {
-                self.state.set(State::TooLarge);
-                return Poll::Ready(Some(Err(BodyError::TooLarge)));
-            };
-            self.left.set(Some(left));
-        }
-        if let Some(trailers) = frame.trailers_mut() {
-            super::hygiene::clean_trailers(trailers, &self.reserved);
-            // Nothing comes after them, and whoever sends them does not ask again.
-            self.state.set(State::Ended);
-        }
-        Poll::Ready(Some(Ok(frame)))
-    }
-}
-
-impl Body for Forwarded {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.0.as_ref().map_or(Poll::Ready(None), |upload| upload.poll_frame(cx))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|upload| upload.stream.borrow().is_end_stream())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |upload| upload.stream.borrow().size_hint())
     }
 }

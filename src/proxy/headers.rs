@@ -6,7 +6,7 @@ use http::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, VIA};
 
 use super::arrival::Arrival;
 use super::hygiene;
-use super::request_id::RequestId;
+use super::request_id::{RequestId, X_REQUEST_ID};
 use super::settings::{Identity, Upstream};
 use crate::gate::Permit;
 use crate::gate::credential;
@@ -18,7 +18,6 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// Why the request would have been denied, where denials are only observed.
 pub const WOULD_DENY: HeaderName = HeaderName::from_static("x-sidegate-would-deny");
-pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What a forwarded request's headers are made from.
 pub struct Forwarding<'a> {

@@ -1,9 +1,9 @@
 //! From a request to its answer: `service` is the pipeline, one screen; the gate decides in its middle.
 //!
 //! `head` checks what HTTP itself demands, `headers` keeps them clean, `upstream` forwards a `Permit`, `respond` puts a
-//! denial into words. Nothing is buffered: bodies stream both ways through `body`, `upgrade` opens tunnels, and `streams` ends
-//! what is open when its key no longer stands. `cors` lets browsers read what the gate says. `desk` takes what is for
-//! key management.
+//! denial into words. Nothing is buffered: bodies stream up through `upload` and back through `body`, `upgrade` opens
+//! tunnels, and `open` ends what is open when its key no longer stands. `cors` lets browsers read what the gate says. `desk`
+//! takes what is for key management.
 
 pub mod arrival;
 pub mod arriving;
@@ -16,17 +16,18 @@ pub mod grpc;
 pub mod head;
 pub mod headers;
 mod hygiene;
+pub mod open;
 pub mod request_id;
 pub mod respond;
 pub mod service;
 pub mod settings;
-pub mod streams;
 pub mod told;
 pub mod upgrade;
+pub mod upload;
 pub mod upstream;
 
 pub use arrival::Arrival;
 pub use desk::Desk;
+pub use open::OpenRequests;
 pub use service::Service;
-pub use streams::Streams;
 pub use upstream::Upstreams;

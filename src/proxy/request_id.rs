@@ -1,12 +1,13 @@
 //! Request ids: a random UUID each, or the client's own where a trusted proxy passes one on. Spans are made of the same source.
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::fmt::Hyphenated;
 use uuid::{Builder, Uuid};
 
-use super::headers::X_REQUEST_ID;
 use crate::observe::Span;
 use crate::observe::random::Random;
+
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The id of one request: a UUID, as the header that carries it to the upstream and back.
 #[derive(Debug, Clone)]

@@ -15,10 +15,10 @@ use super::arrival::Arrival;
 use super::arriving::Arriving;
 use super::body::{Outgoing, Payload};
 use super::head::{self, Asked, Head};
-use super::headers::{self, X_REQUEST_ID};
-use super::request_id::RequestIds;
+use super::headers;
+use super::open::OpenRequests;
+use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::settings::Settings;
-use super::streams::Streams;
 use super::told::{Times, Told};
 use super::upstream::Passage;
 use super::{Desk, Upstreams, cors, respond, upgrade};
@@ -28,7 +28,7 @@ use crate::observe::{AccessLog, Finished, Metrics};
 /// One worker's pipeline.
 pub struct Service {
     pub gate: Rc<Gate>,
-    pub streams: Rc<Streams>,
+    pub open: Rc<OpenRequests>,
     pub upstreams: Upstreams,
     /// Absent: no key API.
     pub desk: Option<Desk>,
@@ -132,7 +132,7 @@ impl Service {
         arrival: &Arrival,
         now: Instant,
     ) -> Result<Response<Payload>, Denial> {
-        let exchange = self.streams.begin(permit, &told.id, &told.span, now);
+        let open = self.open.begin(permit, &told.id, &told.span, now);
         let passage = Passage {
             permit,
             policy: self.gate.policy(),
@@ -141,17 +141,17 @@ impl Service {
             request_id: &told.id,
             span: &told.span,
             grpc: told.grpc,
-            exchange: &exchange,
+            open: &open,
         };
         // The wait for an answer alone is bounded; a body that is still to come is not.
         let has_body = !request.body().is_end_stream();
         let response = {
             let forwarded = pin!(self.upstreams.forward(request, &passage));
-            if has_body { exchange.unless_over(forwarded).await? } else { forwarded.await? }
+            if has_body { open.unless_over(forwarded).await? } else { forwarded.await? }
         };
         Ok(response.map(|answer| {
-            exchange.hold(answer);
-            Payload::Upstream(exchange)
+            open.hold(answer);
+            Payload::Upstream(open)
         }))
     }
 

@@ -13,7 +13,7 @@ use tokio::io::copy_bidirectional;
 use tracing::debug;
 
 use super::body::{Outgoing, Payload};
-use super::streams::Exchange;
+use super::open::OpenRequest;
 use crate::gate::Denial;
 use crate::observe::metrics::Counted;
 
@@ -34,7 +34,7 @@ struct Granted {
 /// A connection that no longer speaks HTTP, from the client to the upstream.
 pub struct Tunnel {
     granted: Granted,
-    exchange: Rc<Exchange>,
+    request: Rc<OpenRequest>,
     _in_flight: Counted,
 }
 
@@ -84,8 +84,8 @@ pub fn hand_over(mut response: Response<Payload>, in_flight: Counted, connection
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     response.headers_mut().insert(UPGRADE, granted.protocol.clone());
     response.map(|payload| {
-        if let Payload::Upstream(exchange) = payload {
-            *connection.0.borrow_mut() = Some(Tunnel { granted, exchange, _in_flight: in_flight });
+        if let Payload::Upstream(request) = payload {
+            *connection.0.borrow_mut() = Some(Tunnel { granted, request, _in_flight: in_flight });
         }
         Outgoing::empty()
     })
@@ -112,10 +112,10 @@ impl Tunnel {
         };
         tokio::select! {
             ended = copied => if let Err(error) = ended {
-                let (request_id, trace_id) = self.exchange.ids();
+                let (request_id, trace_id) = self.request.ids();
                 debug!(request_id, trace_id, %error, "an upgraded connection broke off");
             },
-            () = self.exchange.over() => {}
+            () = self.request.over() => {}
         }
     }
 }

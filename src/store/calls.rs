@@ -7,7 +7,7 @@ use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts};
 
 use super::StoreError;
-use super::fallback::LimitsOutage;
+use super::outage::LimitsOutage;
 use crate::limit::{Answer, Outcome};
 
 const DECIDE: &str = "decide";

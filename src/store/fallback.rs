@@ -8,32 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::StoreError;
 use super::calls::Calls;
 use super::counts::Counts;
+use super::outage::LimitsOutage;
 use crate::limit::{Answer, BucketAsk, Outcome, Question, Window, Windows};
-
-/// What limits do while the store is away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LimitsOutage {
-    /// Each process counts for itself; `share` is the part of each limit that it may give (1/4 where four share one),
-    /// at least 1 a window.
-    Local { share: Option<(u64, u64)> },
-    /// Nothing is counted and every question passes.
-    Allow,
-    /// Whatever has a limit is refused.
-    Deny,
-}
-
-impl LimitsOutage {
-    pub const NAMES: [&str; 3] = ["local", "allow", "deny"];
-
-    /// As the configuration writes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Local { .. } => "local",
-            Self::Allow => "allow",
-            Self::Deny => "deny",
-        }
-    }
-}
 
 /// One per process, behind an `Arc`: all workers count together.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::fallback::LimitsOutage;
+use super::outage::{KeysOutage, LimitsOutage};
 use super::redis;
 
 #[derive(Debug, Clone)]
@@ -19,15 +19,6 @@ pub struct StoreSettings {
     pub keepers: Option<Box<redis::Settings>>,
     /// How many replicas must have a revocation before it counts as done (`management.wait_replicas`).
     pub wait_replicas: u64,
-}
-
-/// What keys do while the store is away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeysOutage {
-    /// No key passes.
-    Deny,
-    /// Keys that the store confirmed within this time pass on what was confirmed then.
-    KnownFor(Duration),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,6 +12,7 @@
 //! sends it with plain commands (`store::redis::counting`), off the way of requests. The embedded file keeps none.
 
 pub mod batch;
+mod counted;
 pub mod ledger;
 pub mod tally;
 

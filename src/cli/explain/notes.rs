@@ -11,7 +11,7 @@ use crate::config::Settings;
 use crate::gate::{Denial, path, preflight};
 use crate::policy::route::Found;
 use crate::proxy::settings::Cors;
-use crate::store::settings::KeysOutage;
+use crate::store::outage::KeysOutage;
 
 pub fn of(asked: &Asked, settings: &Settings, outcome: &Outcome) -> Vec<String> {
     let denial = outcome.verdict.as_ref().err().map(|denied| &denied.denial);

@@ -2,12 +2,13 @@
 
 use std::ops::RangeInclusive;
 
+use super::address::network;
 use super::header::{self, Use};
 use super::reader::{Reader, items};
 use super::routes::Routes;
 use super::scopes::scope_list;
 use super::upstream;
-use super::{entries, limits, listener};
+use super::{entries, limits};
 use crate::config::place::FieldPath;
 use crate::config::raw::{self, List, Root, Scalar};
 use crate::config::scalar::{self, ScalarError};
@@ -275,6 +276,6 @@ pub fn deny(root: &Root, reader: &mut Reader<'_>) -> DenyList {
             reader.fail(&path, "it is neither a key's id nor its SHA-256; write the id, or 64 hexadecimal digits");
         }
     }
-    deny.addresses = reader.parse_all(&path.field("addresses"), raw.addresses.as_ref(), listener::network);
+    deny.addresses = reader.parse_all(&path.field("addresses"), raw.addresses.as_ref(), network);
     deny
 }

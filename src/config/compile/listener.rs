@@ -4,12 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::Duration;
 
-use ipnet::IpNet;
-
+use super::address::{network, socket_address};
+use super::listen_limits::bounds;
+use super::probes::probes;
 use super::reader::{Reader, items};
 use crate::config::place::FieldPath;
-use crate::config::raw::{self, Root, Scalar, Short};
-use crate::config::scalar::{self, ScalarError};
+use crate::config::raw::{self, Root, Short};
+use crate::config::scalar;
 use crate::listen::settings::{CertificateFiles, Drain, Settings, Tls};
 use crate::proxy::settings::Streams;
 use crate::{admin, observe};
@@ -39,7 +40,7 @@ pub fn listen(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
         address: address.unwrap_or(DEFAULT_ADMIN),
         tls,
         trusted_proxies: reader.parse_all(&proxies, listen.trusted_proxies.as_ref(), network),
-        bounds: super::listen_limits::bounds(&path.field("limits"), listen.limits.as_ref(), reader),
+        bounds: bounds(&path.field("limits"), listen.limits.as_ref(), reader),
         proxy_protocol,
         drain: drain(root, reader),
         workers: reader.read(&FieldPath::top("workers"), root.workers.as_ref(), workers(), scalar::count(1, 1024)),
@@ -50,16 +51,6 @@ pub fn listen(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
 /// One per core up to four, and no more than the cgroup's CPU quota, which the standard library takes into account.
 fn workers() -> usize {
     thread::available_parallelism().map_or(1, usize::from).min(4)
-}
-
-pub fn socket_address(path: &FieldPath, scalar: &Scalar, reader: &mut Reader<'_>) -> Option<SocketAddr> {
-    reader.parse(path, scalar, scalar::other("address with a port", "127.0.0.1:8080"))
-}
-
-/// `10.0.0.0/8`, `192.0.2.1`.
-pub fn network(text: &str) -> Result<IpNet, ScalarError> {
-    let one = text.parse::<IpAddr>().map(IpNet::from);
-    one.or_else(|_| scalar::other("network", "10.0.0.0/8")(text))
 }
 
 fn tls_files(path: &FieldPath, tls: &raw::ListenTls, reader: &mut Reader<'_>) -> Option<Tls> {
@@ -114,7 +105,7 @@ pub fn admin(root: &Root, reader: &mut Reader<'_>) -> admin::settings::Settings 
     }
     let path = FieldPath::top("ready").field("store");
     let ready = root.ready.as_ref().and_then(|ready| ready.store.as_ref());
-    let (probes, app) = super::probes::probes(root, reader);
+    let (probes, app) = probes(root, reader);
     admin::settings::Settings { admin, probes, app, ready_needs_store: reader.read(&path, ready, true, scalar::flag) }
 }
 

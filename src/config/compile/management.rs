@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::base_path::{Base, literal_path};
 use super::reader::{Reader, items};
-use super::routes::Base;
 use super::scopes::scope_list;
 use super::{entries, limits, store, upstream};
 use crate::config::place::FieldPath;
@@ -212,15 +212,4 @@ fn login(
         settings.login_files.password = reader.whole_file(password);
     }
     Some(settings)
-}
-
-/// A path that is none but itself.
-pub fn literal_path(text: &str) -> Result<Pattern, String> {
-    let advice = "write a path without parameters, such as `/v1/keys`";
-    let pattern = Pattern::parse(text).map_err(|error| error.to_string())?;
-    let ends = text.ends_with('/');
-    if pattern.methods.is_some() || pattern.rest || ends || pattern.parameters().next().is_some() {
-        return Err(format!("`{text}` is no fixed path; {advice}"));
-    }
-    Ok(pattern)
 }

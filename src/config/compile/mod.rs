@@ -3,6 +3,8 @@
 //! Every part goes on after an error with a stand-in, so that one look shows all that is wrong; `compile` gives settings only
 //! when nothing is.
 
+mod address;
+mod base_path;
 mod cors;
 mod header;
 mod keys;
@@ -33,9 +35,9 @@ use crate::policy::{Mode, Policy};
 use crate::proxy;
 use crate::proxy::settings::Upstream;
 
+use base_path::Base;
 pub use reader::Problem;
 use reader::Reader;
-use routes::Base;
 
 /// What came of the YAML: settings, or everything that is wrong with it.
 pub struct Compiled {
@@ -58,7 +60,7 @@ pub fn compile(root: &Root, sources: Sources<'_>) -> Compiled {
 
 /// `None` when a part could not even be stood in for; the reader then holds a problem.
 fn settings(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
-    let base_path = routes::base_path(root, reader);
+    let base_path = base_path::base_path(root, reader);
     let upstreams = upstream::all(root, reader);
     let policy = policy(root, base_path.as_ref(), &upstreams, reader);
     let rate_limit_headers = texts::rate_limit_headers(root, reader);

@@ -9,8 +9,8 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::address::socket_address;
 use super::entries;
-use super::listener::socket_address;
 use super::reader::{Reader, items};
 use super::upstream::{host_and_port, is_loopback};
 use crate::admin::settings::{AppProbe, Check};

@@ -1,10 +1,10 @@
-//! `routes`, with `defaults` and `base_path`: the table that requests are looked up in.
+//! `routes`, with `defaults`: the table that requests are looked up in.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::base_path::Base;
 use super::limits::Limits;
-use super::management::literal_path;
 use super::reader::{Reader, items};
 use super::scopes::scope_list;
 use super::{cors, entries, mode, shadow, upstream};
@@ -16,12 +16,6 @@ use crate::policy::scope::is_scope;
 use crate::policy::{Access, Allowances, Limit, Mode, Plans, Route, RouteTable, UpstreamId};
 use crate::proxy::settings::Upstream;
 
-/// `base_path`, as written and as a pattern.
-pub struct Base {
-    pub text: String,
-    pub pattern: Pattern,
-}
-
 /// What the rest of the configuration needs to know of the routes besides their table.
 pub struct Routes {
     pub table: RouteTable,
@@ -31,17 +25,6 @@ pub struct Routes {
     pub scopes: HashSet<String>,
     /// As written, without the base path.
     pub written: Vec<(Pattern, String)>,
-}
-
-pub fn base_path(root: &Root, reader: &mut Reader<'_>) -> Option<Base> {
-    let path = FieldPath::top("base_path");
-    let text = reader.text(&path, root.base_path.as_ref()?)?;
-    if text == "/" {
-        reader.fail(&path, "`/` is no path to be below; remove this field");
-        return None;
-    }
-    let pattern = literal_path(&text).map_err(|problem| reader.fail(&path, problem)).ok()?;
-    Some(Base { text, pattern })
 }
 
 pub fn table(

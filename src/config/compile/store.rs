@@ -9,9 +9,9 @@ use crate::config::raw::{self, List, Root, Scalar, Short};
 use crate::config::scalar;
 use crate::policy::percent;
 use crate::secret::Secret;
-use crate::store::fallback::LimitsOutage;
+use crate::store::outage::{KeysOutage, LimitsOutage};
 use crate::store::redis::{self, Address, Shape};
-use crate::store::settings::{Backend, KeysOutage, StoreSettings};
+use crate::store::settings::{Backend, StoreSettings};
 
 const EXAMPLE: &str =
     "write `store: redis://127.0.0.1:6379/0`, or `store: file:sidegate-keys.yaml` for one process alone";

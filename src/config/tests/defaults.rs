@@ -10,7 +10,7 @@ use crate::limit::Algorithm;
 use crate::observe::settings::Format;
 use crate::policy::{Access, UpstreamId};
 use crate::proxy::settings::{Protocol, RateLimitHeaders, Reset, Streams, Target};
-use crate::store::fallback::LimitsOutage;
+use crate::store::outage::LimitsOutage;
 use crate::store::settings::Backend;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -15,9 +15,9 @@ use crate::policy::denial_text::Facts;
 use crate::policy::route::Found;
 use crate::policy::{Access, Allowances, BusinessSource, Reason, UpstreamId};
 use crate::proxy::settings::{Identity, Protocol, Target};
-use crate::store::fallback::LimitsOutage;
+use crate::store::outage::{KeysOutage, LimitsOutage};
 use crate::store::redis::{Shape, Tls};
-use crate::store::settings::{Backend, KeysOutage};
+use crate::store::settings::Backend;
 
 #[test]
 fn variables_are_replaced_in_values_and_never_read_as_yaml() {

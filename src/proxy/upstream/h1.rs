@@ -15,7 +15,7 @@ use tokio::task::unconstrained;
 
 use super::Unanswered;
 use super::heard::{Heard, Listening};
-use crate::proxy::body::Forwarded;
+use crate::proxy::upload::Forwarded;
 
 /// What an answer's head may hold; hyper's own bound on the number of its fields is 100.
 const HEAD_BYTES: usize = 64 * 1024;

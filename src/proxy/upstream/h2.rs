@@ -17,8 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Unanswered;
 use super::heard::Listening;
-use crate::proxy::body::Forwarded;
 use crate::proxy::exchange::OnThisThread;
+use crate::proxy::upload::Forwarded;
 
 /// What one peer may make the gate hold (YARDSTICK's table); a dead one is noticed by its silence.
 const STREAM_WINDOW: u32 = 64 * 1024;

@@ -23,14 +23,14 @@ use tokio::time::timeout_at;
 
 use super::arrival::Arrival;
 use super::arriving::Arriving;
-use super::body::{Forwarded, Upload};
 use super::connector::{Connector, ConnectorError};
 use super::grpc;
 use super::headers::{self, Forwarding, WOULD_DENY};
+use super::open::OpenRequest;
 use super::request_id::RequestId;
 use super::settings::{Protocol, Target, Upstream};
-use super::streams::Exchange;
 use super::upgrade::{self, Wanted};
+use super::upload::{Forwarded, Upload};
 use crate::gate::{Denial, Permit};
 use crate::observe::Span;
 use crate::policy::Policy;
@@ -63,7 +63,7 @@ pub struct Passage<'a> {
     pub span: &'a Span,
     /// Whether this is a gRPC call.
     pub grpc: bool,
-    pub exchange: &'a Rc<Exchange>,
+    pub open: &'a Rc<OpenRequest>,
 }
 
 /// How long an answer's head is waited for: so long from the last frame of the request's body.
@@ -119,7 +119,7 @@ impl Upstreams {
         request: Request<Arriving>,
         passage: &Passage<'_>,
     ) -> Result<Response<Relayed>, Denial> {
-        let Passage { permit, policy, asked, arrival, request_id, span, grpc, exchange } = *passage;
+        let Passage { permit, policy, asked, arrival, request_id, span, grpc, open } = *passage;
         // The configuration resolves every id that a route or a format names.
         let unknown = || Denial::UpstreamUnreachable("no such upstream".to_owned());
         let service = self.upstreams.get(permit.upstream().0).ok_or_else(unknown)?;
@@ -150,7 +150,7 @@ impl Upstreams {
         if let Some(host) = &service.host {
             head.headers.insert(HOST, host.clone());
         }
-        let request = Request::from_parts(head, Forwarded::new(body, most, &self.reserved, exchange));
+        let request = Request::from_parts(head, Forwarded::new(body, most, &self.reserved, open));
         let configured = permit.route().response_timeout.unwrap_or(service.settings.response_timeout);
         let patience = Patience::new(configured, grpc, request.headers());
         let mut response = service.send(request, patience, passage).await?;

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::pool::Pool;
 use super::{h1, h2};
-use crate::proxy::body::Upload;
+use crate::proxy::upload::Upload;
 
 pub struct Relayed {
     stream: Incoming,

@@ -13,14 +13,14 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::batch::Batch;
-use super::tally::{self, Counted, Entry};
+use super::counted::{self, Counted, Entry};
 use crate::store::StoreError;
 use crate::store::calls::Calls;
 use crate::store::redis::Settings;
 use crate::store::redis::counting::{Counting, Written};
 
 /// Together with what a worker keeps to itself, ten seconds.
-pub const EVERY: Duration = Duration::from_secs(10).saturating_sub(tally::EVERY);
+pub const EVERY: Duration = Duration::from_secs(10).saturating_sub(counted::EVERY);
 
 /// Entries that are added up before others have their turn.
 const AT_ONCE: usize = 256;
@@ -84,7 +84,7 @@ impl Ledger {
     /// As `add_up`, also while the store keeps the sending waiting.
     async fn keep_adding_up(&self) {
         loop {
-            sleep(tally::EVERY).await;
+            sleep(counted::EVERY).await;
             self.add_up().await;
         }
     }
@@ -118,7 +118,7 @@ impl Sending {
             let ends = tokio::select! {
                 () = sleep(EVERY) => false,
                 // Not more often than workers hand on: while the store is away, it stays full.
-                () = async { sleep(tally::EVERY).await; self.ledger.filling.notified().await } => false,
+                () = async { sleep(counted::EVERY).await; self.ledger.filling.notified().await } => false,
                 () = &mut end => true,
             };
             self.send().await;

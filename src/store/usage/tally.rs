@@ -6,20 +6,17 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::batch::{Batch, Count};
+use super::counted::{Counted, EVERY, Entry};
 use super::ledger::Ledger;
 use super::{MINUTE_MS, Subject};
 use crate::keys::Digest;
 use crate::store::record::KeyDocument;
-
-/// How often the process takes what a worker has counted.
-pub const EVERY: Duration = Duration::from_secs(1);
 
 /// Different keys, and different businesses, that a worker counts before it hands on early; at twice as many it loses counts.
 const MANY: usize = 8192;
@@ -30,25 +27,6 @@ pub struct Tally {
     counted: RefCell<Counted>,
     filling: Rc<Notify>,
     ledger: Arc<Ledger>,
-}
-
-/// What a worker has counted since it handed on last.
-#[derive(Debug, Default)]
-pub(super) struct Counted {
-    keys: HashMap<Digest, Entry>,
-    /// Only those that a key bound to no business spoke for: the others are the sum of their keys.
-    businesses: HashMap<String, Entry>,
-    /// Of minutes that are over.
-    pub over: Batch,
-    /// Counts that found no room.
-    pub lost: u64,
-}
-
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub subject: Subject,
-    pub last_ms: u64,
-    pub count: Count,
 }
 
 /// One request as it is counted.
@@ -90,16 +68,6 @@ impl Tally {
     /// Hands on what has been counted, as it is: adding it up is not for the thread that serves requests.
     fn gather(&self) {
         self.ledger.add(self.counted.take());
-    }
-}
-
-impl Counted {
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.businesses.is_empty() && self.over.is_empty() && self.lost == 0
-    }
-
-    pub fn into_entries(self) -> impl Iterator<Item = Entry> {
-        self.keys.into_values().chain(self.businesses.into_values())
     }
 }
 

@@ -2,7 +2,7 @@
 //! it ends when the key no longer stands, or when it is too old.
 //!
 //! One sweep per worker looks after all of it. What is whole at once, as most answers are, is never registered with it, and no
-//! exchange has a timer of its own.
+//! request has a timer of its own.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
+use thiserror::Error;
 use tracing::info;
 
-use super::body::BrokenOff;
 use super::request_id::RequestId;
 use super::settings;
 use super::upstream::relayed::Relayed;
@@ -27,20 +27,20 @@ use crate::policy::{Mode, Route};
 /// The sweep's pace, within which something ends too late.
 const SLOWEST_SWEEP: Duration = Duration::from_secs(1);
 
-/// One worker's.
-pub struct Streams {
-    /// Of the configuration that is in force, whichever the exchange began under.
+/// One worker's open requests.
+pub struct OpenRequests {
+    /// Of the configuration that is in force, whichever the request began under.
     gate: RefCell<Rc<Gate>>,
     settings: Cell<settings::Streams>,
-    open: RefCell<HashMap<u64, Weak<Exchange>>>,
+    open: RefCell<HashMap<u64, Weak<OpenRequest>>>,
     last: Cell<u64>,
     sweeping: Cell<bool>,
 }
 
 /// A permitted request until everything of it has ended. It is told to one waiter at a time that it is over: who forwards,
 /// then who relays.
-pub struct Exchange {
-    streams: Rc<Streams>,
+pub struct OpenRequest {
+    all: Rc<OpenRequests>,
     /// `None`: it rests on no key.
     recheck: Option<Recheck>,
     route: Arc<Route>,
@@ -62,7 +62,17 @@ pub struct Exchange {
     waiter: RefCell<Option<Waker>>,
 }
 
-impl Streams {
+/// Why a client does not get the whole of an answer.
+#[derive(Debug, Error)]
+pub enum BrokenOff {
+    #[error("the upstream's answer broke off: {0}")]
+    Upstream(#[from] hyper::Error),
+    /// With what HTTP/2 is told; HTTP/1.1 closes the connection.
+    #[error("the stream was ended")]
+    Over(#[source] h2::Error),
+}
+
+impl OpenRequests {
     pub fn new(gate: Rc<Gate>, settings: settings::Streams) -> Rc<Self> {
         Rc::new(Self {
             gate: RefCell::new(gate),
@@ -86,9 +96,9 @@ impl Streams {
         request_id: &RequestId,
         span: &Span,
         started: Instant,
-    ) -> Rc<Exchange> {
-        Rc::new(Exchange {
-            streams: self.clone(),
+    ) -> Rc<OpenRequest> {
+        Rc::new(OpenRequest {
+            all: self.clone(),
             recheck: permit.recheck().cloned(),
             route: permit.route().clone(),
             request_id: request_id.clone(),
@@ -105,11 +115,11 @@ impl Streams {
         })
     }
 
-    fn watch(self: &Rc<Self>, exchange: &Rc<Exchange>) {
+    fn watch(self: &Rc<Self>, request: &Rc<OpenRequest>) {
         let number = self.last.get() + 1;
         self.last.set(number);
-        exchange.watched.set(Some(number));
-        self.open.borrow_mut().insert(number, Rc::downgrade(exchange));
+        request.watched.set(Some(number));
+        self.open.borrow_mut().insert(number, Rc::downgrade(request));
         if !self.sweeping.replace(true) {
             tokio::task::spawn_local(sweep(self.clone()));
         }
@@ -123,24 +133,24 @@ impl Streams {
     /// Ends what is too old, and asks about what is due. Whether anything is open.
     fn look(&self) -> bool {
         let now = Instant::now();
-        let open: Vec<Rc<Exchange>> = self.open.borrow().values().filter_map(Weak::upgrade).collect();
-        for exchange in &open {
-            if now.duration_since(exchange.started) >= self.settings.get().max_age {
-                exchange.end(None);
-            } else if exchange.recheck.is_some() && exchange.due.get().is_some_and(|due| due <= now) {
-                exchange.due.set(None);
-                tokio::task::spawn_local(ask_again(exchange.clone()));
+        let open: Vec<Rc<OpenRequest>> = self.open.borrow().values().filter_map(Weak::upgrade).collect();
+        for request in &open {
+            if now.duration_since(request.started) >= self.settings.get().max_age {
+                request.end(None);
+            } else if request.recheck.is_some() && request.due.get().is_some_and(|due| due <= now) {
+                request.due.set(None);
+                tokio::task::spawn_local(ask_again(request.clone()));
             }
         }
         !open.is_empty()
     }
 }
 
-impl Exchange {
+impl OpenRequest {
     /// Looked after from now on.
     pub fn watch(self: &Rc<Self>) {
         if self.watched.get().is_none() {
-            self.streams.watch(self);
+            self.all.watch(self);
         }
     }
 
@@ -165,7 +175,7 @@ impl Exchange {
         std::future::poll_fn(|cx| self.poll_over(cx)).await;
     }
 
-    /// What `work` gives, unless the exchange is over before. Borrowed, since a future that is moved into another takes room
+    /// What `work` gives, unless the request is over before. Borrowed, since a future that is moved into another takes room
     /// in both.
     pub async fn unless_over<T>(
         self: &Rc<Self>,
@@ -187,7 +197,7 @@ impl Exchange {
         self.answer.take();
     }
 
-    /// The next of the answer; an error once the exchange is over, so that what was cut never looks complete.
+    /// The next of the answer; an error once the request is over, so that what was cut never looks complete.
     pub fn poll_answer(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let over = || Some(Err(BrokenOff::Over(h2::Reason::CANCEL.into())));
         let mut answer = self.answer.borrow_mut();
@@ -222,8 +232,8 @@ impl Exchange {
     /// stream goes on.
     fn end(&self, denial: Option<Denial>) {
         let reason = denial.as_ref().map_or("max_age", |denial| denial.reason().name());
-        if self.streams.gate.borrow().mode_of(&self.route) == Mode::Observe {
-            self.due.set(Some(Instant::now() + self.streams.settings.get().recheck));
+        if self.all.gate.borrow().mode_of(&self.route) == Mode::Observe {
+            self.due.set(Some(Instant::now() + self.all.settings.get().recheck));
             if !self.observed.replace(true) {
                 let (request_id, trace_id) = self.ids();
                 info!(request_id, trace_id, reason, "a stream would have been ended: observed");
@@ -243,42 +253,42 @@ impl Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl Drop for OpenRequest {
     fn drop(&mut self) {
         if let Some(number) = self.watched.get() {
-            self.streams.open.borrow_mut().remove(&number);
+            self.all.open.borrow_mut().remove(&number);
         }
     }
 }
 
-async fn sweep(streams: Rc<Streams>) {
+async fn sweep(all: Rc<OpenRequests>) {
     loop {
-        tokio::time::sleep(streams.pace()).await;
-        if !streams.look() {
-            streams.sweeping.set(false);
+        tokio::time::sleep(all.pace()).await;
+        if !all.look() {
+            all.sweeping.set(false);
             return;
         }
     }
 }
 
-async fn ask_again(exchange: Rc<Exchange>) {
-    let Some(recheck) = &exchange.recheck else { return };
-    let streams = &exchange.streams;
-    let gate = streams.gate.borrow().clone();
+async fn ask_again(request: Rc<OpenRequest>) {
+    let Some(recheck) = &request.recheck else { return };
+    let all = &request.all;
+    let gate = all.gate.borrow().clone();
     let answered = gate.recheck(recheck).await;
-    let (now, interval) = (Instant::now(), streams.settings.get().recheck);
+    let (now, interval) = (Instant::now(), all.settings.get().recheck);
     match answered {
         Ok(basis) => {
             if matches!(basis, Basis::Key) {
-                exchange.confirmed.set(Some(now));
+                request.confirmed.set(Some(now));
             }
-            exchange.due.set(Some(now + interval));
+            request.due.set(Some(now + interval));
         }
         // Not answered is not refused: it is asked again until what was last confirmed is two intervals old.
-        Err(denial) if is_unanswered(&denial) && exchange.confirmed.get().is_some_and(|at| now < at + 2 * interval) => {
-            exchange.due.set(Some(now + streams.pace()));
+        Err(denial) if is_unanswered(&denial) && request.confirmed.get().is_some_and(|at| now < at + 2 * interval) => {
+            request.due.set(Some(now + all.pace()));
         }
-        Err(denial) => exchange.end(Some(denial)),
+        Err(denial) => request.end(Some(denial)),
     }
 }
 

@@ -1,0 +1,92 @@
+//! The documents that a decision rests on, each with what is believed of it: not seen yet, absent, or these bytes.
+//!
+//! Plain data for those who ask, weigh and remember; nothing here says who may pass.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::keys::{Digest, Tenant};
+use crate::limit::Believed;
+use crate::store::StoreError;
+use crate::store::record::{BusinessDocument, KeyDocument};
+
+/// What is believed of the key, and of the business that the request is about.
+#[derive(Debug, Clone, Copy)]
+pub struct Documents<'a> {
+    pub digest: &'a Digest,
+    pub key: &'a KnownKey,
+    pub business_id: Option<&'a str>,
+    pub business: &'a Known<BusinessDocument>,
+}
+
+/// A key as it was last seen, and in whose slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownKey {
+    pub tenant: Tenant,
+    pub document: Known<KeyDocument>,
+}
+
+/// A document as it was last seen.
+#[derive(Debug)]
+pub enum Known<T> {
+    Unseen,
+    Absent,
+    Is { raw: Bytes, document: Arc<T> },
+}
+
+impl<T> Known<T> {
+    /// What the store gave: nothing, or bytes to be read.
+    pub(super) fn parse(
+        found: Option<Bytes>,
+        parse: impl FnOnce(&[u8]) -> Result<T, StoreError>,
+    ) -> Result<Self, StoreError> {
+        match found {
+            None => Ok(Self::Absent),
+            Some(raw) => Ok(Self::Is { document: Arc::new(parse(&raw)?), raw }),
+        }
+    }
+
+    pub fn believed(&self) -> Believed {
+        match self {
+            Self::Unseen => Believed::Unknown,
+            Self::Absent => Believed::Absent,
+            Self::Is { raw, .. } => Believed::Is(raw.clone()),
+        }
+    }
+
+    /// Whether both are one and the same finding.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unseen, Self::Unseen) | (Self::Absent, Self::Absent) => true,
+            (Self::Is { document, .. }, Self::Is { document: other, .. }) => Arc::ptr_eq(document, other),
+            _ => false,
+        }
+    }
+
+    pub fn document(&self) -> Option<&Arc<T>> {
+        match self {
+            Self::Unseen | Self::Absent => None,
+            Self::Is { document, .. } => Some(document),
+        }
+    }
+}
+
+impl<T> Clone for Known<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Unseen => Self::Unseen,
+            Self::Absent => Self::Absent,
+            Self::Is { raw, document } => Self::Is { raw: raw.clone(), document: document.clone() },
+        }
+    }
+}
+
+/// Equal bytes are equal documents.
+impl<T> PartialEq for Known<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.believed() == other.believed()
+    }
+}
+
+impl<T> Eq for Known<T> {}
