@@ -91,6 +91,25 @@ async fn one_bad_document_harms_one_key() {
     is_closed(&stage, &gate, &bad, "no tenant").await;
 }
 
+/// As under a processor quota, or behind a thousand handshakes: the deadline passes while Redis's answer lies in the socket.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_that_was_held_up_takes_in_the_answer_that_is_there() {
+    let deadline = Duration::from_secs(2);
+    let (stage, gate, key) = yard("workers: 1\nstore: {redis: '${REDIS_URL}', deadline: 2s}");
+    works(&gate, &key).await;
+    stage.redis.signal("STOP");
+    let began = Instant::now();
+    let asked = tokio::spawn(gate.get("/things").bearer_auth(&key.text).answer());
+    until("a request to be at the store", || (gate.metric("sidegate_requests_in_flight", &[]) > 0.0).then_some(()));
+    gate.signal("STOP");
+    stage.redis.signal("CONT");
+    tokio::time::sleep_until((began + deadline * 5 / 4).into()).await;
+    gate.signal("CONT");
+    assert_eq!(asked.await.expect("a request that fails says why itself").status, 200);
+    let blamed = gate.metric("sidegate_store_calls_total", &["op=\"decide\"", "outcome=\"deadline\""]);
+    assert_eq!(blamed, 0.0, "the store was quick");
+}
+
 #[tokio::test]
 async fn a_bad_business_document_harms_that_business_alone() {
     let (stage, gate, key) = yard("");

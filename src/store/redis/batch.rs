@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
-use tokio::time::{Duration, Instant, sleep, timeout_at};
+use tokio::time::{Duration, Instant, sleep};
 
+use super::lateness;
 use super::line::Line;
 use crate::limit::{Answer, Question, fold};
 use crate::store::StoreError;
@@ -93,15 +94,13 @@ impl Batches {
             tokio::spawn(flight.run(pause));
         }
         let mut place = Place { batches: self, answered: false };
-        let outcome = timeout_at(deadline, answered).await;
-        match outcome {
-            Ok(Ok(answer)) => {
+        match lateness::until(deadline, answered).await {
+            Some(Ok(answer)) => {
                 place.answered = true;
                 answer
             }
-            // Left behind at departure since there was no time left, or the runtime ends.
-            Ok(Err(_)) if Instant::now() < deadline => Err(StoreError::Unreachable("the worker is ending".to_owned())),
-            Ok(Err(_)) | Err(_) => Err(StoreError::Deadline),
+            Some(Err(_)) => Err(StoreError::Unreachable("the worker is ending".to_owned())),
+            None => Err(StoreError::Deadline),
         }
     }
 
@@ -171,11 +170,11 @@ impl Waiting {
 
     /// The batch that a boarding flight takes; `None` where nobody waits, or where those who do have a call in the air to
     /// wait for. One that has `rested` takes whoever is there.
-    fn depart(&mut self, rested: bool, now: Instant) -> Option<Batch> {
+    fn depart(&mut self, rested: bool) -> Option<Batch> {
         while rested || self.in_the_air == 0 || self.full() > 0 {
             let batch = self.batches.pop_front()?;
             self.seats -= batch.len();
-            let batch = batch.occupied(now);
+            let batch = batch.occupied();
             if !batch.questions.is_empty() {
                 return Some(batch);
             }
@@ -189,8 +188,11 @@ impl Waiting {
         if self.given_up < SWEEP_FROM || self.given_up * 2 < self.seats {
             return;
         }
-        let now = Instant::now();
-        self.batches = self.batches.drain(..).map(|batch| batch.occupied(now)).collect();
+        self.sweep();
+    }
+
+    fn sweep(&mut self) {
+        self.batches = self.batches.drain(..).map(Batch::occupied).collect();
         self.batches.retain(|batch| !batch.questions.is_empty());
         self.seats = self.batches.iter().map(Batch::len).sum();
         self.given_up = 0;
@@ -211,10 +213,11 @@ impl Batch {
         self.seats.iter().map(Vec::len).sum()
     }
 
-    /// Without the seats of requests that went away or have no time left, and the questions that nobody asks any more.
-    fn occupied(mut self, now: Instant) -> Self {
+    /// Without the seats of requests that went away or gave up, and the questions that nobody asks any more. Who still waits
+    /// beyond the deadline does so because the worker is late, perhaps with this very departure.
+    fn occupied(mut self) -> Self {
         for (question, seats) in self.questions.iter_mut().zip(&mut self.seats) {
-            seats.retain(|seat| !seat.answer.is_closed() && seat.deadline > now);
+            seats.retain(|seat| !seat.answer.is_closed());
             // No more than before, when it did not overflow.
             question.n = seats.iter().map(|seat| seat.n).sum();
         }
@@ -277,11 +280,11 @@ impl Flight {
     /// Until when anybody waits for a call; ends the flight where nobody does.
     fn latest_deadline(&mut self) -> Option<Instant> {
         let mut waiting = self.batches.waiting();
-        let anybody = !waiting.batches.is_empty();
-        let latest = waiting.latest.filter(|latest| anybody && *latest > Instant::now());
+        if waiting.latest.is_some_and(|latest| latest <= Instant::now()) {
+            waiting.sweep();
+        }
+        let latest = waiting.latest.filter(|_| !waiting.batches.is_empty());
         if latest.is_none() {
-            waiting.batches.clear();
-            waiting.seats = 0;
             self.phase.end(&mut waiting);
         }
         latest
@@ -289,7 +292,7 @@ impl Flight {
 
     fn depart(&mut self, rested: bool) -> Option<Batch> {
         let mut waiting = self.batches.waiting();
-        let batch = waiting.depart(rested, Instant::now());
+        let batch = waiting.depart(rested);
         match &batch {
             Some(_) => self.phase.turn(&mut waiting, Phase::InTheAir),
             None => self.phase.end(&mut waiting),

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use redis::{Value, cmd};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::connect::{self, Connection};
 use super::dial::dial;
+use super::lateness;
 use super::line::{Request, send};
 use super::settings::{Address, Settings, Shape};
 use crate::store::StoreError;
@@ -105,10 +106,11 @@ impl Cluster {
             return Ok(moved.clone());
         }
         let mut known = self.0.map.clone();
-        let map = match timeout_at(deadline, known.wait_for(Option::is_some)).await {
-            Err(_) => return Err(StoreError::Deadline),
-            Ok(Err(_)) => return Err(StoreError::Unreachable("nobody reads the cluster's map".to_owned())),
-            Ok(Ok(known)) => known.clone().unwrap_or(Err(StoreError::Deadline))?,
+        let read = async { known.wait_for(Option::is_some).await.map(|known| known.clone()) };
+        let map = match lateness::until(deadline, read).await {
+            None => return Err(StoreError::Deadline),
+            Some(Err(_)) => return Err(StoreError::Unreachable("nobody reads the cluster's map".to_owned())),
+            Some(Ok(known)) => known.unwrap_or(Err(StoreError::Deadline))?,
         };
         let nobody = || {
             self.0.doubted.notify_one();

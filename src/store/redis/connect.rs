@@ -11,10 +11,11 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, Value, cmd};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::StoreHealth;
 use super::dial::{Driver, dial, pipeline_error, store_error};
+use super::lateness;
 use super::script::{self, Script};
 use super::sentinel::{self, Watchers};
 use super::settings::{Address, Settings, Shape};
@@ -70,11 +71,12 @@ impl Connection {
             return settled;
         }
         let mut state = self.state.clone();
-        let waited = timeout_at(deadline, state.wait_for(|state| !matches!(state, State::Connecting))).await;
-        match waited {
-            Ok(Ok(state)) => settled(&state).unwrap_or(Err(StoreError::Deadline)),
-            Ok(Err(_)) => Err(StoreError::Unreachable("the connection's supervisor has ended".to_owned())),
-            Err(_) => Err(StoreError::Deadline),
+        let told =
+            async { state.wait_for(|state| !matches!(state, State::Connecting)).await.map(|state| settled(&state)) };
+        match lateness::until(deadline, told).await {
+            Some(Ok(settled)) => settled.unwrap_or(Err(StoreError::Deadline)),
+            Some(Err(_)) => Err(StoreError::Unreachable("the connection's supervisor has ended".to_owned())),
+            None => Err(StoreError::Deadline),
         }
     }
 

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::{Cmd, cmd};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::cluster::{self, Cluster, slot_of};
 use super::connect::{self, Connection, Link};
 use super::script::{self, Script};
-use super::{Settings, Shape, slots};
+use super::{Settings, Shape, lateness, slots};
 use crate::keys::Digest;
 use crate::limit::{Answer, Question};
 use crate::store::fallback::Fallback;
@@ -176,7 +176,7 @@ pub(super) async fn send(
 ) -> Result<Option<Vec<u8>>, StoreError> {
     let link = connection.link(deadline).await?;
     let patient = deadline.saturating_duration_since(Instant::now()) >= PATIENCE;
-    let answer = timeout_at(deadline, evaluate(&link, request, asking)).await.unwrap_or(Err(StoreError::Deadline));
+    let answer = lateness::until(deadline, evaluate(&link, request, asking)).await.unwrap_or(Err(StoreError::Deadline));
     match &answer {
         Ok(_) | Err(StoreError::Broken(_)) => {}
         Err(StoreError::Refused(text)) if cluster::is_direction(text) => {}

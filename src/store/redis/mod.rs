@@ -12,6 +12,7 @@ pub mod counting;
 mod dial;
 pub mod documents;
 pub mod keeper;
+mod lateness;
 mod line;
 mod nodes;
 pub mod script;
