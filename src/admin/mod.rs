@@ -6,6 +6,7 @@
 
 mod app;
 pub mod settings;
+pub mod words;
 
 use std::convert::Infallible;
 use std::net::TcpListener;
@@ -13,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, ORIGIN};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::header::ORIGIN;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -24,6 +25,7 @@ use tokio::sync::Notify;
 use tracing::{debug, warn};
 
 use self::settings::AppProbe;
+use self::words::text;
 use crate::listen::drain::Watch;
 use crate::observe::Metrics;
 use crate::store::health::StoreHealth;
@@ -93,7 +95,7 @@ impl Admin {
         match path {
             "/livez" => text(StatusCode::OK, "alive\n"),
             "/readyz" => self.ready(),
-            "/metrics" => self.metrics(),
+            "/metrics" => words::metrics(self.metrics.render()),
             _ => text(StatusCode::NOT_FOUND, "here are /metrics, /livez and /readyz\n"),
         }
     }
@@ -138,26 +140,4 @@ impl Admin {
         }
         text(StatusCode::OK, "ready\n")
     }
-
-    fn metrics(&self) -> Response<Full<Bytes>> {
-        match self.metrics.render() {
-            Ok(rendered) => {
-                let mut response = Response::new(Full::new(Bytes::from(rendered)));
-                let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-                response.headers_mut().insert(CONTENT_TYPE, kind);
-                response
-            }
-            Err(error) => {
-                warn!(%error, "the metrics cannot be written");
-                text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n")
-            }
-        }
-    }
-}
-
-fn text(status: StatusCode, words: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(words.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    response
 }

@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 use super::counts::Counts;
 use super::namespaces::Namespaces;
 use super::{PATIENCE, Settings};
+use crate::admin::words::{self, text};
 use crate::inject::review::Review;
 use crate::listen::drain::Watch;
 use crate::listen::settings::Tls;
@@ -131,7 +132,7 @@ impl Serving {
             (_, &Method::GET | &Method::HEAD, "/livez") => text(StatusCode::OK, "alive\n"),
             (_, &Method::GET | &Method::HEAD, "/readyz") if self.drain.is_serving() => text(StatusCode::OK, "ready\n"),
             (_, &Method::GET | &Method::HEAD, "/readyz") => text(StatusCode::SERVICE_UNAVAILABLE, "leaving\n"),
-            (Place::Probes, &Method::GET | &Method::HEAD, "/metrics") => self.metrics(),
+            (Place::Probes, &Method::GET | &Method::HEAD, "/metrics") => words::metrics(self.counts.render()),
             (Place::Reviews, &Method::POST, "/mutate") => {
                 let answer = timeout(PATIENCE, self.review(request.into_body())).await;
                 let answer = answer
@@ -169,21 +170,6 @@ impl Serving {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(response)
     }
-
-    fn metrics(&self) -> Response<Full<Bytes>> {
-        match self.counts.render() {
-            Ok(rendered) => {
-                let mut response = Response::new(Full::new(Bytes::from(rendered)));
-                let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-                response.headers_mut().insert(CONTENT_TYPE, kind);
-                response
-            }
-            Err(error) => {
-                warn!(%error, "the metrics cannot be written");
-                text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n")
-            }
-        }
-    }
 }
 
 /// A connection of an API server, until dropped.
@@ -204,11 +190,4 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
     }
-}
-
-fn text(status: StatusCode, words: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(words.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    response
 }
