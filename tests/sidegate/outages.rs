@@ -3,11 +3,15 @@
 
 mod scene;
 
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{AnswerTo as _, Gate, faults::Mood, until};
+use crate::support::{AnswerTo as _, Gate, Stage, faults::Mood, until};
 
 use self::scene::{DEADLINE, FAULT, RECOVERED, Scene, Who};
 
@@ -64,6 +68,48 @@ async fn a_server_that_accepts_and_never_speaks() {
     scene.endured("accepted, silent", 503).await;
     scene.proxy.mood(Mood::Pass);
     scene.recovers("accepted, silent").await;
+}
+
+/// What a connection is prepared with takes longer than it may: whoever asks then is told, and the worker goes on.
+#[tokio::test]
+async fn a_server_that_lets_in_and_then_is_silent() {
+    let stage = Stage::set();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let port = listener.local_addr().expect("a bound listener has an address").port();
+    let (tell, lines) = mpsc::channel();
+    // Detached: it waits for connections until the test program ends.
+    thread::spawn(move || {
+        for line in listener.incoming().map_while(Result::ok) {
+            let _ = tell.send(());
+            thread::spawn(move || let_in(line));
+        }
+    });
+    let gate = stage.unready_gate(&format!(
+        "workers: 1\nstore: {{redis: 'redis://127.0.0.1:{port}/0', outage: {{limits: deny}}}}\n\
+         limits: {{signup: {{by: ip, windows: 100/1h}}}}\nroutes: {{/signup: {{public: true, limits: [signup]}}}}"
+    ));
+    // Worker and counting connect; each again when that has failed.
+    for _ in 0..4 {
+        lines.recv_timeout(Duration::from_secs(20)).expect("the gate connects");
+    }
+    for _ in 0..3 {
+        let asked = gate.get("/signup").timeout(scene::LONGEST).answer().await;
+        assert_eq!(asked.status, 503, "{}", asked.text());
+    }
+}
+
+/// Answers what a client says of itself, and nothing after that.
+fn let_in(mut line: TcpStream) {
+    let mut said = [0; 4096];
+    while let Ok(read @ 1..) = line.read(&mut said) {
+        let said = String::from_utf8_lossy(&said[..read]);
+        if said.matches("SETINFO").count() == 0
+            || line.write_all("+OK\r\n".repeat(said.matches('*').count()).as_bytes()).is_err()
+        {
+            break;
+        }
+    }
+    thread::sleep(Duration::from_secs(60));
 }
 
 #[tokio::test]

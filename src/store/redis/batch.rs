@@ -270,8 +270,8 @@ impl Flight {
                     yield_now().await;
                     rested = self.batches.waiting().is_far();
                 }
-                // Those who waited that long have gone; there may be others by now.
-                Err(StoreError::Deadline) => {}
+                // Those who waited that long are about to go, once they have their turn; there may be others by now.
+                Err(StoreError::Deadline) => yield_now().await,
                 Err(error) => self.strand(&error),
             }
         }

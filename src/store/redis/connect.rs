@@ -148,7 +148,11 @@ impl Supervisor {
             Ok(sha)
         };
         let sha = tokio::select! {
-            prepared = timeout(self.settings.connect_timeout, prepared) => prepared.unwrap_or(Err(StoreError::Deadline))?,
+            prepared = timeout(self.settings.connect_timeout, prepared) => {
+                // No request's deadline: whoever waits for this connection is to be told that there is none.
+                let late = || StoreError::Unreachable(format!("no answer within {:?}", self.settings.connect_timeout));
+                prepared.unwrap_or_else(|_| Err(late()))?
+            }
             () = driver.ended() => return Err(StoreError::Unreachable("the connection broke".to_owned())),
         };
         Ok((Link { connection, sha, generation: self.generation }, driver, address))

@@ -57,7 +57,7 @@ struct Watch {
 impl Watch {
     /// The deadline was noticed at `now`; for a call that left after it, that is when it left.
     fn begin(deadline: Instant, now: Instant) -> Self {
-        let mut watch = Self { naps: 2, latest: now + LONGEST };
+        let mut watch = Self { naps: 2, latest: deadline + LONGEST };
         watch.woke(deadline, now);
         watch
     }

@@ -175,8 +175,9 @@ pub(super) async fn send(
     deadline: Instant,
 ) -> Result<Option<Vec<u8>>, StoreError> {
     let link = connection.link(deadline).await?;
-    let patient = deadline.saturating_duration_since(Instant::now()) >= PATIENCE;
+    let sent = Instant::now();
     let answer = lateness::until(deadline, evaluate(&link, request, asking)).await.unwrap_or(Err(StoreError::Deadline));
+    let patient = sent.elapsed() >= PATIENCE;
     match &answer {
         Ok(_) | Err(StoreError::Broken(_)) => {}
         Err(StoreError::Refused(text)) if cluster::is_direction(text) => {}
