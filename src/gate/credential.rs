@@ -26,7 +26,8 @@ pub enum Ours {
     Candidates,
     /// The same, where `read` has found the only one: nothing is read again.
     In(HeaderName),
-    /// Of that what looks like a key, and the one candidate where the store knows it: anything else is the service's own.
+    /// What holds something that looks like a key, and the one candidate where the store knows it: anything else is the
+    /// service's own.
     Recognised { known: bool },
 }
 
@@ -95,15 +96,11 @@ pub fn strip(credentials: &Credentials, headers: &mut HeaderMap, taken: &Ours) {
         return;
     }
     for source in &credentials.sources {
-        let ours = |value: &HeaderValue| {
-            let looks = || looks_like_a_key(credentials, source, value);
-            match (candidate(credentials, source, value), taken) {
-                (Candidate::Malformed { .. } | Candidate::NotOurs, _) => false,
-                (_, Ours::Candidates | Ours::In(_)) | (Candidate::Ours { .. }, Ours::Recognised { known: true }) => {
-                    true
-                }
-                (_, Ours::Recognised { .. }) => looks(),
-            }
+        let ours = |value: &HeaderValue| match (candidate(credentials, source, value), taken) {
+            (Candidate::Ours { .. }, Ours::Recognised { known: true }) => true,
+            (_, Ours::Recognised { .. }) => holds_a_key(credentials, value),
+            (Candidate::Malformed { .. } | Candidate::NotOurs, _) => false,
+            (_, Ours::Candidates | Ours::In(_)) => true,
         };
         let (theirs, kept): (Vec<_>, Vec<_>) = headers.get_all(&source.header).iter().partition(|value| ours(value));
         if theirs.is_empty() {
@@ -117,14 +114,11 @@ pub fn strip(credentials: &Credentials, headers: &mut HeaderMap, taken: &Ours) {
     }
 }
 
-/// Whether the value, or one of several in it, has the looks of a key that this gate knows or mints.
-fn looks_like_a_key(credentials: &Credentials, source: &KeySource, value: &HeaderValue) -> bool {
+/// Whether a word of the value has the looks of a key that this gate knows or mints: also behind a scheme too many, without
+/// the one that belongs there, or with white space around it.
+fn holds_a_key(credentials: &Credentials, value: &HeaderValue) -> bool {
     let Ok(text) = value.to_str() else { return false };
-    text.split(',').map(str::trim).any(|part| {
-        let scheme = source.scheme.as_deref();
-        let key = scheme.map_or(part, |scheme| after_scheme(part, scheme).unwrap_or(part));
-        credentials.formats.claim(key)
-    })
+    text.split([' ', '\t', ',']).any(|word| credentials.formats.claim(word))
 }
 
 fn candidate<'v>(credentials: &'v Credentials, source: &KeySource, value: &'v HeaderValue) -> Candidate<'v> {
@@ -310,6 +304,15 @@ mod tests {
         ] {
             assert_eq!(kept(&any, "authorization", value, false), of_any, "{value}");
             assert_eq!(kept(&formats, "authorization", value, false), of_formats, "{value}");
+        }
+        for (name, value) in [
+            ("x-api-key", format!("Bearer {KEY}")),
+            ("authorization", KEY.to_owned()),
+            ("authorization", format!("Basic {KEY}")),
+            ("x-api-key", format!("{KEY}\t")),
+            ("x-api-key", format!("my key: {KEY}")),
+        ] {
+            assert!(!kept(&formats, name, &value, false), "{name}: {value}");
         }
         assert!(kept(&any, "x-api-key", "theirs", false));
         assert!(!kept(&any, "x-api-key", "imported", true), "the store knows it");

@@ -113,6 +113,10 @@ impl Gate {
         &self.policy
     }
 
+    pub(super) fn records(&self) -> &Records {
+        &self.records
+    }
+
     pub(super) fn unrouted(&self) -> &Arc<Route> {
         &self.unrouted
     }
@@ -134,21 +138,20 @@ impl Gate {
             Some(route) => Found::Route { route, parameters: Vec::new() },
             None => self.policy.routes.find(inquiry.method, &path.text),
         };
+        trail.route = found.route().cloned();
+        // What needs a route's leave to be in a path is malformed where there is no route.
+        let allows = found.route().map_or(Allowances::default(), |route| route.allows);
+        if !allows.cover(path.needs) {
+            return Err(not_taken());
+        }
         if let Some(oversize) = inquiry.oversize {
-            trail.route = found.route().cloned();
             return Err(oversize.into());
         }
         let (route, parameters) = match found {
             Found::Route { route, parameters } => (route, parameters),
-            // What needs a route's leave to be in a path is malformed where there is no route.
-            _ if path.needs != Allowances::default() => return Err(not_taken()),
             Found::OtherMethods { allow } => return Err(Denial::MethodNotAllowed { allow: allow.to_owned() }),
             Found::Nothing => return Err(Denial::RouteNotFound),
         };
-        trail.route = Some(route.clone());
-        if !route.allows.cover(path.needs) {
-            return Err(not_taken());
-        }
         let target = target(&path.text, inquiry.query, route)?;
         if self.policy.deny.holds_address(inquiry.client) {
             return Err(Denial::DeniedAddress);

@@ -23,7 +23,7 @@ impl Gate {
         let stands = matches!(denial, Denial::RateLimited { .. });
         let caller = trail.caller.clone().filter(|_| stands);
         trail.observed = Some(denial.reason());
-        let known = trail.caller.is_some() || matches!(denial, Denial::DeniedKey);
+        let known = matches!(denial, Denial::DeniedKey) || self.knows_key(inquiry, trail);
         let permit = Permit::of_observed(denial, route, caller, shown);
         Ok(permit.untouched(target(inquiry), known))
     }
@@ -32,12 +32,21 @@ impl Gate {
     pub(super) fn as_observed(&self, permit: Permit, inquiry: &Inquiry<'_>, trail: &mut Trail) -> Permit {
         let most = permit.most_of_a_body_as_configured();
         let is_too_large = most.zip(inquiry.length).is_some_and(|(most, length)| length > most);
-        let permit = permit.untouched(target(inquiry), trail.caller.is_some());
+        let permit = permit.untouched(target(inquiry), self.knows_key(inquiry, trail));
         if !is_too_large || permit.observed().is_some() {
             return permit;
         }
         trail.observed = Some(Denial::BodyTooLarge.reason());
         permit.observing(Denial::BodyTooLarge)
+    }
+
+    /// Whether the one candidate is a key: the store said so for this request, or for one before.
+    fn knows_key(&self, inquiry: &Inquiry<'_>, trail: &Trail) -> bool {
+        let remembered = || {
+            let presented = credential::read(&self.policy().credentials, inquiry.headers).ok()?;
+            self.records().key(&presented.digest)
+        };
+        trail.caller.is_some() || remembered().is_some()
     }
 
     fn mode(&self, inquiry: &Inquiry<'_>, trail: &Trail) -> Mode {

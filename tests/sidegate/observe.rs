@@ -202,6 +202,10 @@ async fn a_target_longer_than_a_gate_takes_is_observed() {
     assert_eq!(gate.raw("GET", &target, &[]).status, 200);
     let seen = stage.upstream.only();
     assert_eq!((seen.header(WOULD_DENY), &seen.target), (Some("uri_too_long"), &target));
+    for path in ["/things/1;x", "/nowhere%2Fx"] {
+        let target = format!("{path}?q={}", "x".repeat(9000));
+        assert_eq!(gate.raw("GET", &target, &[]).denial(), (400, "bad_path".to_owned()), "its size is no excuse");
+    }
 }
 
 #[tokio::test]
