@@ -2,6 +2,7 @@
 
 use std::{
     io::{PipeWriter, pipe},
+    path::Path,
     process::Stdio,
 };
 
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     AnswerTo as _, Stage,
-    gate::{on_config, sidegate, text},
+    gate::{on_config, on_terminal, sidegate, text},
     in_repository, profile, whole,
 };
 
@@ -148,6 +149,41 @@ fn an_explanation_is_for_people_and_a_key_is_never_an_argument() {
     for wrong in ["v1/calls", "GET http://h/v1/calls", "G@T /v1", "GET /a b"] {
         assert_eq!(gate.command(&["explain", wrong]).status.code(), Some(2), "{wrong}");
     }
+}
+
+#[test]
+fn on_a_terminal_what_people_read_is_coloured_unless_they_want_none() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let yaml = "listen: 127.0.0.1:0\nupstream: http://127.0.0.1:1\nstore: redis://127.0.0.1:1\nroutes: {/a: any, /b: public}\n";
+    let line = json!({
+        "timestamp": "2026-03-23T14:00:00.000Z", "http.request.method": "GET", "url.path": "/a", "http.route": "/a",
+        "http.response.status_code": 401, "client.address": "192.0.2.1", "sidegate.request_id": "r",
+        "sidegate.decision": "denied", "sidegate.reason": "missing_key",
+    });
+    for (name, content) in [("sidegate.yaml", yaml.to_owned()), ("access.log", format!("{line}\n"))] {
+        std::fs::write(folder.path().join(name), content).expect("the folder can be written");
+    }
+    for (arguments, said) in
+        [("explain /a", "missing_key"), ("explain /b", "PUBLIC"), ("report access.log", "missing_key")]
+    {
+        for (no_color, coloured) in [(None, true), (Some(""), true), (Some("1"), false)] {
+            let shown = shown(folder.path(), arguments, no_color);
+            assert!(shown.contains(said), "no {said:?} in\n{shown}");
+            assert_eq!(shown.contains('\u{1b}'), coloured, "NO_COLOR {no_color:?}: {shown:?}");
+        }
+    }
+}
+
+/// What a command that needs neither gate nor store shows on a terminal.
+fn shown(folder: &Path, arguments: &str, no_color: Option<&str>) -> String {
+    let mut command = sidegate(&[], &[]);
+    command.env("SIDEGATE_CONFIG", "sidegate.yaml").env_remove("NO_COLOR");
+    command.envs(no_color.map(|value| ("NO_COLOR", value)));
+    let shell = format!("exec '{}' {arguments}", command.get_program().display());
+    let output = on_terminal(&shell, &command).current_dir(folder).stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|error| panic!("script: {error}; install it with `apt-get install bsdutils`"));
+    assert_eq!(output.status.code(), Some(0), "{arguments}: {}", text(&output.stdout));
+    text(&output.stdout)
 }
 
 #[test]
