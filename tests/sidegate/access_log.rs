@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::{
     AnswerTo as _, Gate, Stage,
     client::{exchange, raw},
-    gate::{Lines, sidegate},
+    gate::{Lines, on_terminal, sidegate},
     until,
 };
 
@@ -145,7 +145,7 @@ fn dropped(gate: &Gate) -> usize {
     gate.metric("sidegate_log_lines_dropped_total", &[]) as usize
 }
 
-/// A gate whose standard output and error are a terminal: `script` makes one, and copies what is written there.
+/// A gate whose standard output and error are a terminal.
 struct Terminal {
     script: Child,
     gate: String,
@@ -159,19 +159,10 @@ impl Terminal {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         std::fs::write(folder.path().join("sidegate.yaml"), crate::support::whole(yaml))
             .expect("the folder is writable");
-        // The environment that every gate under test has; the shell tells its id and becomes the gate.
+        // The shell tells its id and becomes the gate.
         let gate = sidegate(&[], &stage.environment());
-        let mut command = Command::new("script");
-        for (name, value) in gate.get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
         let shell = format!("echo pid=$$.; exec '{}' run --config sidegate.yaml", gate.get_program().display());
-        let mut script = command
-            .args(["-qefc", &shell, "/dev/null"])
-            .env("SHELL", "/bin/sh")
+        let mut script = on_terminal(&shell, &gate)
             .current_dir(&folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

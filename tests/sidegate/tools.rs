@@ -2,6 +2,7 @@
 
 use std::{
     io::{PipeWriter, pipe},
+    path::Path,
     process::Stdio,
 };
 
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     AnswerTo as _, Stage,
-    gate::{on_config, sidegate, text},
+    gate::{on_config, on_terminal, sidegate, text},
     in_repository, profile, whole,
 };
 
@@ -151,6 +152,41 @@ fn an_explanation_is_for_people_and_a_key_is_never_an_argument() {
 }
 
 #[test]
+fn on_a_terminal_what_people_read_is_coloured_unless_they_want_none() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let yaml = "listen: 127.0.0.1:0\nupstream: http://127.0.0.1:1\nstore: redis://127.0.0.1:1\nroutes: {/a: any, /b: public}\n";
+    let line = json!({
+        "timestamp": "2026-03-23T14:00:00.000Z", "http.request.method": "GET", "url.path": "/a", "http.route": "/a",
+        "http.response.status_code": 401, "client.address": "192.0.2.1", "sidegate.request_id": "r",
+        "sidegate.decision": "denied", "sidegate.reason": "missing_key",
+    });
+    for (name, content) in [("sidegate.yaml", yaml.to_owned()), ("access.log", format!("{line}\n"))] {
+        std::fs::write(folder.path().join(name), content).expect("the folder can be written");
+    }
+    for (arguments, said) in
+        [("explain /a", "missing_key"), ("explain /b", "PUBLIC"), ("report access.log", "missing_key")]
+    {
+        for (no_color, coloured) in [(None, true), (Some(""), true), (Some("1"), false)] {
+            let shown = shown(folder.path(), arguments, no_color);
+            assert!(shown.contains(said), "no {said:?} in\n{shown}");
+            assert_eq!(shown.contains('\u{1b}'), coloured, "NO_COLOR {no_color:?}: {shown:?}");
+        }
+    }
+}
+
+/// What a command that needs neither gate nor store shows on a terminal.
+fn shown(folder: &Path, arguments: &str, no_color: Option<&str>) -> String {
+    let mut command = sidegate(&[], &[]);
+    command.env("SIDEGATE_CONFIG", "sidegate.yaml").env_remove("NO_COLOR");
+    command.envs(no_color.map(|value| ("NO_COLOR", value)));
+    let shell = format!("exec '{}' {arguments}", command.get_program().display());
+    let output = on_terminal(&shell, &command).current_dir(folder).stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|error| panic!("script: {error}; install it with `apt-get install bsdutils`"));
+    assert_eq!(output.status.code(), Some(0), "{arguments}: {}", text(&output.stdout));
+    text(&output.stdout)
+}
+
+#[test]
 fn a_route_is_explained_without_a_store() {
     let yaml = "listen: 127.0.0.1:0\nupstream: http://127.0.0.1:1\nstore: redis://127.0.0.1:1\nroutes: {/a: any, /b: public}\n";
     let explain = |request: &str| -> Value {
@@ -162,50 +198,81 @@ fn a_route_is_explained_without_a_store() {
     assert_eq!(explain("/b")["allowed"], true);
 }
 
-/// Paths of the two APIs, and what is none of theirs.
-const PATHS: [&str; 16] = [
-    "/v1/bots",
-    "/v1/bots/7",
-    "/v1/settings",
-    "/v1/analytics/7",
-    "/v1/conversations",
-    "/v1/team",
-    "/v1/team/7",
-    "/v1/other",
-    "/api/v1/contacts",
-    "/api/v1/contacts/7",
-    "/api/v1/voice-agents/webhook",
-    "/api/v1/voice-agents",
-    "/api/v1/calendar/7",
-    "/api/v1/users",
-    "/api/v1/users/7",
+/// What no description has: paths of no API, of another one, and deeper than an API goes.
+const OTHERS: [&str; 8] = [
+    "/",
+    "/v1",
     "/bots",
+    "/v1/bots/7/flows",
+    "/v1/other",
+    "/api/v1/other",
+    "/api/v1/contacts/7/notes",
+    "/api/v1/businesses/7/leads",
 ];
 
 #[test]
 fn a_description_becomes_routes_that_allow_what_the_profile_allows() {
-    for name in ["bots", "salescaling"] {
-        let file = in_repository(&format!("tests/sidegate/descriptions/{name}.yaml"));
-        let file = file.to_str().expect("its name is UTF-8");
-        let made = sidegate(&["openapi", file], &[]).output().expect("the binary was built");
-        assert_eq!((made.status.code(), text(&made.stderr).as_str()), (Some(0), ""), "{name}");
-        let made = text(&made.stdout);
-        let output = on_config(&made, &["check"], &[]);
-        assert_eq!(output.status.code(), Some(0), "{name}: {}{made}", text(&output.stderr));
-        for path in PATHS {
-            for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
-                let request = format!("{method} {path}");
-                assert_eq!(needs(&made, &request), needs(&profile(name), &request), "{name}: {request}");
-            }
+    let profiles = std::fs::read_dir(in_repository("deploy/profiles")).expect("the profiles are there");
+    let names = profiles.map(|file| file.expect("the folder is readable").path());
+    let names: Vec<_> =
+        names.filter_map(|file| Some(file.file_name()?.to_str()?.strip_suffix(".yaml")?.to_owned())).collect();
+    assert!(names.len() >= 5, "{names:?}");
+    std::thread::scope(|scope| {
+        for name in &names {
+            scope.spawn(|| compare(name));
+        }
+    });
+}
+
+/// What is described is open to the same callers, and what is not only where the profile's `/**` reaches farther than a
+/// description can. Limits and clamps are not compared, since no description has them.
+fn compare(name: &str) {
+    let file = in_repository(&format!("tests/sidegate/descriptions/{name}.yaml"));
+    let described = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let file = file.to_str().expect("its name is UTF-8");
+    let made = sidegate(&["openapi", file], &[]).output().expect("the binary was built");
+    assert_eq!((made.status.code(), text(&made.stderr).as_str()), (Some(0), ""), "{name}");
+    let (made, profile) = (text(&made.stdout), profile(name));
+    for config in [&made, &profile] {
+        let output = on_config(config, &["check", "--openapi", file], &[]);
+        assert_eq!(output.status.code(), Some(0), "{name}: {}{}", text(&output.stdout), text(&output.stderr));
+    }
+    let described: Value = serde_yaml::from_str(&described).expect("a description is YAML");
+    for path in paths(&described) {
+        for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+            let request = format!("{method} {path}");
+            assert_eq!(needs(&made, &request), needs(&profile, &request), "{name}: {request}");
         }
     }
+    let mut refused = 0;
+    for request in OTHERS.iter().flat_map(|path| [format!("GET {path}"), format!("POST {path}")]) {
+        assert_eq!(needs(&made, &request).0, "route_not_found", "{name}: {request}");
+        match explained(&profile, &request)["route"]["pattern"].as_str() {
+            Some(pattern) => assert!(pattern.ends_with("/**"), "{name}: {request} is not described"),
+            None => refused += 1,
+        }
+    }
+    assert!(refused > 0, "{name}: the profile refused nothing");
+}
+
+/// The described paths below the server's, with something in the place of each parameter.
+fn paths(described: &Value) -> Vec<String> {
+    let server = described["servers"][0]["url"].as_str().expect("the first server has a URL");
+    let base = server.trim_start_matches("https://api.example.com").trim_end_matches('/');
+    let paths = described["paths"].as_object().expect("paths are a map").keys();
+    let filled = |part| if str::starts_with(part, '{') { "7" } else { part };
+    paths.map(|path| base.to_owned() + &path.split('/').map(filled).collect::<Vec<_>>().join("/")).collect()
+}
+
+fn explained(yaml: &str, request: &str) -> Value {
+    let output = on_config(yaml, &["explain", request, "--json"], &[]);
+    assert_eq!(output.status.code(), Some(0), "{request}: {}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("one JSON document")
 }
 
 /// What a request needs, or why no key helps.
 fn needs(yaml: &str, request: &str) -> (Value, Value) {
-    let output = on_config(yaml, &["explain", request, "--json"], &[]);
-    assert_eq!(output.status.code(), Some(0), "{request}: {}", text(&output.stderr));
-    let told: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+    let told = explained(yaml, request);
     match &told["route"] {
         Value::Null => (told["denial"]["reason"].clone(), Value::Null),
         route => (route["needs"].clone(), route["scopes"].clone()),

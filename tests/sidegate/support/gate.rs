@@ -250,6 +250,19 @@ pub fn sidegate(arguments: &[&str], environment: &[(String, String)]) -> Command
     command
 }
 
+/// The shell's command line on a terminal, in the environment of `command`: `script` makes one, and copies what is written there.
+pub fn on_terminal(shell: &str, command: &Command) -> Command {
+    let mut script = Command::new("script");
+    script.args(["-qefc", shell, "/dev/null"]).env("SHELL", "/bin/sh");
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => script.env(name, value),
+            None => script.env_remove(name),
+        };
+    }
+    script
+}
+
 /// Runs one subcommand on this configuration, without a gate.
 pub fn on_config(yaml: &str, arguments: &[&str], environment: &[(String, String)]) -> Output {
     let folder = folder_with(yaml);
