@@ -1,9 +1,34 @@
 //! Any pod of a cluster can reach the webhook's port: what one that is no API server may do there, and what stays as it is for those
 //! that are.
 
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    sync::Arc,
+};
+
 use serde_json::json;
 
-use super::{ApiServer, Webhook, review};
+use super::{ApiServer, HOST, Webhook, review};
+use crate::support::{PATIENCE, client};
+
+#[test]
+fn connections_on_which_nothing_is_asked_are_closed_and_others_find_their_place() {
+    let webhook = Webhook::start(&[]);
+    // All places that there are, by either protocol.
+    let protocols: [&[&[u8]]; 2] = [&[b"h2"], &[b"http/1.1"]];
+    let mut silent: Vec<_> = (0..200).map(|one| webhook.silent(protocols[one % 2])).collect();
+    for (connection, stream) in &mut silent {
+        stream.set_read_timeout(Some(PATIENCE)).expect("the stream is open");
+        // What HTTP/2 says first is read over; the end, with or without TLS's word for it, is what is waited for.
+        match rustls::Stream::new(connection, stream).read_to_end(&mut Vec::new()) {
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock) => panic!("it is still open"),
+            _ => {}
+        }
+    }
+    let pod = json!({"kind": "Pod", "metadata": {"name": "p"}});
+    assert_eq!(webhook.admit(&pod), pod);
+}
 
 #[test]
 fn of_the_api_server_only_namespaces_are_asked() {
@@ -34,4 +59,19 @@ fn of_the_api_server_only_namespaces_are_asked() {
     webhook.review(&review("Pod", &pod));
     let asked = api.asked.lock().expect("nobody panics with it").clone();
     assert_eq!(asked, ["get /api/v1/namespaces/shop http/1.1"]);
+}
+
+impl Webhook {
+    /// A connection whose handshake is done.
+    fn silent(&self, protocols: &[&[u8]]) -> (rustls::ClientConnection, TcpStream) {
+        let config = Arc::new(client::tls(std::slice::from_ref(&self.certificate.der), protocols));
+        let name = rustls::pki_types::ServerName::try_from(HOST).expect("a DNS name");
+        let mut connection = rustls::ClientConnection::new(config, name).expect("the configuration is complete");
+        let mut stream = TcpStream::connect(self.address).expect("the webhook listens");
+        while connection.is_handshaking() {
+            connection.complete_io(&mut stream).expect("the webhook's certificate is trusted");
+        }
+        let _ = stream.flush();
+        (connection, stream)
+    }
 }
