@@ -1,11 +1,13 @@
 //! The process that injects: an admission webhook over TLS, which API servers ask about every pod and Service that opted in, and
 //! a plain listener for the kubelet and Prometheus.
 //!
-//! What is answered is `inject::review`'s; `serving` takes connections, `connection` ends those that are of no use, `namespaces` asks what a namespace's annotations are, `counts` are its metrics. The certificate is read again when its files hold something else.
+//! What is answered is `inject::review`'s; `serving` takes connections, `connection` ends those that are of no use, `reading` bounds
+//! what a review may take, `namespaces` asks what a namespace's annotations are, `counts` are its metrics. The certificate is read again when its files hold something else.
 
 mod connection;
 mod counts;
 mod namespaces;
+mod reading;
 mod serving;
 
 use std::net::{SocketAddr, TcpListener};

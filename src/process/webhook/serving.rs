@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::counts::Counts;
 use super::namespaces::Namespaces;
+use super::reading::{Refused, Room};
 use super::{PATIENCE, Settings, connection};
 use crate::admin::words::{self, text};
 use crate::inject::review::Review;
@@ -23,8 +24,6 @@ use crate::listen::drain::Watch;
 use crate::listen::settings::Tls;
 use crate::listen::tls::{Acceptor, TlsError};
 
-/// The most that an API server sends (the size of an object in etcd, twice: the old one and the new).
-const LARGEST_REVIEW: usize = 3 * 1024 * 1024;
 /// On each listener. API servers are few and keep their connections.
 const CONNECTIONS: usize = 200;
 /// What is logged of words that somebody else has written.
@@ -45,13 +44,22 @@ pub struct Serving {
     namespaces: Namespaces,
     counts: Counts,
     drain: Watch,
+    room: Room,
     /// Connections of API servers, and those of the kubelet and Prometheus.
     open: [Cell<usize>; 2],
 }
 
 impl Serving {
     pub fn new(settings: Settings, tls: Acceptor, namespaces: Namespaces, counts: Counts, drain: Watch) -> Self {
-        Self { settings, tls: RefCell::new(tls), namespaces, counts, drain, open: Default::default() }
+        Self {
+            settings,
+            tls: RefCell::new(tls),
+            namespaces,
+            counts,
+            drain,
+            room: Room::new(),
+            open: Default::default(),
+        }
     }
 
     /// New connections get what the files hold now; those that are open go on.
@@ -116,7 +124,7 @@ impl Serving {
                 // Boxed, so that what is only asked whether it lives holds no room for a review.
                 let answer = timeout(PATIENCE, Box::pin(self.review(request.into_body()))).await;
                 let answer = answer
-                    .unwrap_or_else(|_| Err((StatusCode::REQUEST_TIMEOUT, "the review did not come whole".to_owned())));
+                    .unwrap_or_else(|_| Err((StatusCode::SERVICE_UNAVAILABLE, "too many reviews at once".to_owned())));
                 answer.unwrap_or_else(|(status, problem)| {
                     self.counts.refused(status);
                     let problem = shortened(&problem);
@@ -132,17 +140,14 @@ impl Serving {
         }
     }
 
-    async fn review(&self, body: Incoming) -> Result<Response<Full<Bytes>>, (StatusCode, String)> {
-        let body = Limited::new(body, LARGEST_REVIEW).collect().await.map_err(|error| {
-            let too_large = error.downcast_ref::<LengthLimitError>().is_some();
-            let status = if too_large { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
-            (status, format!("the review cannot be read: {error}"))
-        })?;
-        let review = Review::read(&body.to_bytes()).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
-        let (annotations, warning) = match self.namespaces.annotations(review.namespace()).await {
+    async fn review(&self, body: Incoming) -> Result<Response<Full<Bytes>>, Refused> {
+        let body = self.room.read(body).await?;
+        let (annotations, warning) = match self.namespaces.annotations(&body.namespace()).await {
             Ok(annotations) => (annotations, None),
             Err(warning) => (Rc::default(), Some(warning)),
         };
+        // From here on nothing is waited for, so that one review at a time is held as what it becomes.
+        let review = Review::read(&body.bytes).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
         let answer = review.answer(&self.settings.inject, &annotations, warning);
         self.counts.answered(review.kind(), answer.verdict);
         let (namespace, kind, left) =

@@ -2,15 +2,63 @@
 //! that are.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::TcpStream,
     sync::Arc,
+    thread,
 };
 
 use serde_json::json;
 
 use super::{ApiServer, HOST, Webhook, review};
 use crate::support::{PATIENCE, client};
+
+/// What the webhook may take in a cluster, in kB.
+const MEMORY: u64 = 128 * 1024;
+
+#[test]
+fn what_would_become_large_in_memory_is_refused_before_it_does() {
+    let webhook = Webhook::start(&[]);
+    let elements = vec![r#"{"":0}"#; 400_000].join(",");
+    let hidden = elements.replace('"', r#"\""#).replace('{', r"\u007b");
+    let hidden = &hidden[..2_900_000 - 2_900_000 % r#"\u007b\"\":0},"#.len()];
+    let annotated = format!(r#"{{"metadata":{{"annotations":{{"sidegate.dev/original":"{hidden}"}}}}}}"#);
+    for object in [format!("[{elements}]"), annotated, vec!["0"; 1_400_000].join(",")] {
+        let body = review("Pod", &json!("OBJECT")).to_string().replace(r#""OBJECT""#, &object);
+        assert!(body.len() <= 3 * 1024 * 1024, "{}", body.len());
+        let answers: Vec<_> = thread::scope(|scope| {
+            let senders: Vec<_> = (0..8).map(|_| scope.spawn(|| webhook.post("/mutate", &body))).collect();
+            senders.into_iter().map(|sender| sender.join().expect("a sender does not panic")).collect()
+        });
+        for answer in answers {
+            assert_eq!(answer.status, 413, "{}", answer.text());
+            assert!(answer.text().contains("too many maps and elements"), "{}", answer.text());
+        }
+    }
+    // As much as is let through, several at once.
+    let pod = json!({"spec": {"containers": vec![json!({"": 0}); 15_000]}});
+    let body = review("Pod", &pod).to_string();
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(webhook.post("/mutate", &body).status, 200));
+        }
+    });
+    assert!(webhook.peak() < MEMORY, "{} kB", webhook.peak());
+}
+
+#[test]
+fn large_reviews_wait_for_one_another_and_all_are_answered() {
+    let webhook = Webhook::start(&[]);
+    let pod = json!({"kind": "Pod", "metadata": {"name": "p"}, "padding": "x".repeat(2_900_000)});
+    let body = review("Pod", &pod).to_string();
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| assert_eq!(webhook.post("/mutate", &body).status, 200));
+        }
+    });
+    assert!(webhook.peak() < MEMORY, "{} kB", webhook.peak());
+}
 
 #[test]
 fn connections_on_which_nothing_is_asked_are_closed_and_others_find_their_place() {
@@ -62,6 +110,13 @@ fn of_the_api_server_only_namespaces_are_asked() {
 }
 
 impl Webhook {
+    /// The most memory that it ever had, in kB.
+    fn peak(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs, on Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells it");
+        line.trim().trim_end_matches(" kB").parse().expect("it is a number")
+    }
+
     /// A connection whose handshake is done.
     fn silent(&self, protocols: &[&[u8]]) -> (rustls::ClientConnection, TcpStream) {
         let config = Arc::new(client::tls(std::slice::from_ref(&self.certificate.der), protocols));
