@@ -29,6 +29,7 @@ use serde_json::{Value, json};
 
 pub use pod::pod;
 pub use service::service;
+pub use shape::is_label;
 
 /// Opt-in, on a namespace or on a pod or Service, which wins.
 pub const LABEL: &str = "sidegate.dev/inject";

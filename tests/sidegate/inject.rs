@@ -3,13 +3,15 @@
 //!
 //! `SIDEGATE_BLESS=1 cargo test --test sidegate inject` writes the golden files anew, to be looked at before they are committed.
 
+mod strangers;
+
 use std::{
     env, fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Output, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex},
     thread,
 };
 
@@ -334,6 +336,8 @@ struct ApiServer {
     address: SocketAddr,
     /// A service account's, with the authority and the token.
     folder: tempfile::TempDir,
+    /// The first line of each request.
+    asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl ApiServer {
@@ -346,15 +350,17 @@ impl ApiServer {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it listens");
         let config = server_config(&certificate);
+        let asked = Arc::<Mutex<Vec<String>>>::default();
+        let heard = asked.clone();
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(mut stream) = stream else { return };
                 let Ok(mut connection) = rustls::ServerConnection::new(config.clone()) else { return };
                 let mut tls = rustls::Stream::new(&mut connection, &mut stream);
-                answer(&mut tls);
+                answer(&mut tls, &heard);
             }
         });
-        Self { address, folder }
+        Self { address, folder, asked }
     }
 }
 
@@ -366,7 +372,7 @@ fn server_config(certificate: &Certificate) -> Arc<rustls::ServerConfig> {
     Arc::new(config.expect("the key belongs to the certificate"))
 }
 
-fn answer(tls: &mut (impl std::io::Read + std::io::Write)) {
+fn answer(tls: &mut (impl std::io::Read + std::io::Write), heard: &Mutex<Vec<String>>) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -376,6 +382,7 @@ fn answer(tls: &mut (impl std::io::Read + std::io::Write)) {
         head.push(byte[0]);
     }
     let head = String::from_utf8_lossy(&head).to_lowercase();
+    heard.lock().expect("nobody panics with it").push(head.lines().next().unwrap_or_default().to_owned());
     let known = head.starts_with("get /api/v1/namespaces/shop http/1.1")
         && head.contains("authorization: bearer the-token\r\n");
     let namespace =

@@ -1,6 +1,7 @@
 //! The annotations of namespaces, which a review does not carry: asked of the API server with this pod's own service account.
 //!
-//! When it cannot be asked, objects are admitted by their own annotations, and their sender is warned.
+//! When it cannot be asked, objects are admitted by their own annotations, and their sender is warned. A review may come from
+//! anyone, so a namespace becomes part of a path only where it can be one's name.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -12,10 +13,12 @@ use http::header::{ACCEPT, AUTHORIZATION, HOST};
 use http::{HeaderValue, Request, StatusCode};
 use http_body_util::Empty;
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::warn;
 
 use super::Settings;
+use crate::inject;
 use crate::proxy::connector::Connector;
 use crate::proxy::exchange::{self, Answered, Failure};
 use crate::proxy::settings::{Protocol, Target, UpstreamTls};
@@ -27,8 +30,13 @@ use crate::secret;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A Deployment's pods come together; an annotation that was just written acts this much later at most.
 const FRESH: Duration = Duration::from_secs(5);
-/// More namespaces than these are asked for anew.
-const KEPT: usize = 1000;
+/// More namespaces than these are asked for anew, and so is one with more in its annotations than `KEPT_BYTES`.
+const KEPT: usize = 256;
+const KEPT_BYTES: usize = 8 * 1024;
+/// Questions under way at the API server, each with an answer of its own.
+const AT_ONCE: usize = 4;
+/// A label's length (RFC 1123 §2.1), which names of namespaces have.
+const LONGEST_NAME: usize = 63;
 const LARGEST_ANSWER: usize = 2 * 1024 * 1024;
 
 type Annotations = Rc<BTreeMap<String, String>>;
@@ -43,6 +51,7 @@ struct Api {
     authority: String,
     resolver: Rc<Resolver>,
     account: PathBuf,
+    turns: Semaphore,
 }
 
 #[derive(Deserialize)]
@@ -65,6 +74,7 @@ impl Namespaces {
                 authority: format!("{host}:{port}"),
                 resolver: Rc::new(Resolver::new(&host, *port)),
                 account: settings.service_account.clone(),
+                turns: Semaphore::new(AT_ONCE),
             }
         });
         Self { api, known: RefCell::default() }
@@ -73,6 +83,12 @@ impl Namespaces {
     /// The namespace's annotations; an error where they cannot be known.
     pub async fn annotations(&self, namespace: &str) -> Result<Annotations, String> {
         let Some(api) = self.api.as_ref().filter(|_| !namespace.is_empty()) else { return Ok(Annotations::default()) };
+        if namespace.len() > LONGEST_NAME || !inject::is_label(namespace) {
+            warn!(
+                "a review's namespace is no name of one; nothing is asked, and the object goes by its own annotations"
+            );
+            return Err("the namespace is no name of one, and no annotations of it were used".to_owned());
+        }
         let known = self.known.borrow().get(namespace).filter(|(at, _)| at.elapsed() < FRESH).map(|(_, it)| it.clone());
         if let Some(annotations) = known {
             return Ok(annotations);
@@ -84,11 +100,7 @@ impl Namespaces {
         match asked {
             Ok(annotations) => {
                 let annotations = Rc::new(annotations);
-                let mut known = self.known.borrow_mut();
-                if known.len() >= KEPT {
-                    known.clear();
-                }
-                known.insert(namespace.to_owned(), (Instant::now(), annotations.clone()));
+                self.keep(namespace, &annotations);
                 Ok(annotations)
             }
             Err(error) => {
@@ -97,11 +109,24 @@ impl Namespaces {
             }
         }
     }
+
+    fn keep(&self, namespace: &str, annotations: &Annotations) {
+        let bytes: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if bytes > KEPT_BYTES {
+            return;
+        }
+        let mut known = self.known.borrow_mut();
+        if known.len() >= KEPT {
+            known.clear();
+        }
+        known.insert(namespace.to_owned(), (Instant::now(), annotations.clone()));
+    }
 }
 
 impl Api {
     /// Token and authority are read each time: both are rotated while the process runs.
     async fn ask(&self, namespace: &str) -> Result<BTreeMap<String, String>, Failure> {
+        let _turn = self.turns.acquire().await?;
         let ca = Some(self.account.join("ca.crt"));
         let connector = Connector::to(&self.target, &UpstreamTls { ca, ..UpstreamTls::default() })?;
         let token = secret::in_file(&self.account.join("token"))?;
@@ -121,6 +146,9 @@ impl Api {
             return Err(format!("the API server answers {status}").into());
         }
         let namespace: Namespace = serde_json::from_slice(&body)?;
-        Ok(namespace.metadata.annotations.unwrap_or_default())
+        let mut annotations = namespace.metadata.annotations.unwrap_or_default();
+        // Others have annotations of their own there, and long ones.
+        annotations.retain(|key, _| key.starts_with(inject::tuning::PREFIX));
+        Ok(annotations)
     }
 }

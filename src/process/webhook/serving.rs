@@ -1,39 +1,33 @@
 //! Connections of API servers, over TLS, and of the kubelet and Prometheus, in clear.
 
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::counts::Counts;
 use super::namespaces::Namespaces;
-use super::{PATIENCE, Settings};
+use super::reading::{Refused, Room};
+use super::{PATIENCE, Settings, connection};
 use crate::admin::words::{self, text};
 use crate::inject::review::Review;
 use crate::listen::drain::Watch;
 use crate::listen::settings::Tls;
 use crate::listen::tls::{Acceptor, TlsError};
-use crate::proxy::exchange::OnThisThread;
 
-/// The most that an API server sends (the size of an object in etcd, twice: the old one and the new).
-const LARGEST_REVIEW: usize = 3 * 1024 * 1024;
-/// API servers are few and keep their connections.
-const CONNECTIONS: usize = 500;
+/// On each listener. API servers are few and keep their connections.
+const CONNECTIONS: usize = 200;
+/// What is logged of words that somebody else has written.
+const LONGEST_WORD: usize = 256;
 /// How long to leave `accept` alone when descriptors have run out.
 const EXHAUSTED: Duration = Duration::from_millis(50);
 
@@ -50,13 +44,22 @@ pub struct Serving {
     namespaces: Namespaces,
     counts: Counts,
     drain: Watch,
-    /// Connections of API servers.
-    open: Cell<usize>,
+    room: Room,
+    /// Connections of API servers, and those of the kubelet and Prometheus.
+    open: [Cell<usize>; 2],
 }
 
 impl Serving {
     pub fn new(settings: Settings, tls: Acceptor, namespaces: Namespaces, counts: Counts, drain: Watch) -> Self {
-        Self { settings, tls: RefCell::new(tls), namespaces, counts, drain, open: Cell::new(0) }
+        Self {
+            settings,
+            tls: RefCell::new(tls),
+            namespaces,
+            counts,
+            drain,
+            room: Room::new(),
+            open: Default::default(),
+        }
     }
 
     /// New connections get what the files hold now; those that are open go on.
@@ -69,9 +72,9 @@ impl Serving {
         Ok(())
     }
 
-    /// Resolves once no connection is open.
+    /// Resolves once no connection of an API server is open.
     pub async fn idle(&self) {
-        while self.open.get() > 0 {
+        while self.open[Place::Reviews as usize].get() > 0 {
             sleep(Duration::from_millis(10)).await;
         }
     }
@@ -95,35 +98,19 @@ impl Serving {
     }
 
     async fn connection(self: Rc<Self>, stream: TcpStream, peer: SocketAddr, place: Place) {
+        let Some(_open) = Open::take(&self, place) else { return };
+        let answer = |request| {
+            let serving = self.clone();
+            async move { serving.answer(request, place).await }
+        };
         if place == Place::Probes {
-            return self.serve(stream, place).await;
+            return connection::serve(stream, false, None, answer).await;
         }
-        let Some(_open) = Open::take(&self) else { return };
         let tls = self.tls.borrow().clone();
         match timeout(PATIENCE, tls.accept(stream)).await {
-            Ok(Ok((stream, ..))) => self.clone().serve(stream, place).await,
+            Ok(Ok((stream, h2, _))) => connection::serve(stream, h2, Some(self.drain.clone()), answer).await,
             Ok(Err(error)) => debug!(%peer, %error, "the handshake failed"),
             Err(_) => debug!(%peer, "the handshake took too long"),
-        }
-    }
-
-    async fn serve(self: Rc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, place: Place) {
-        let mut builder = auto::Builder::new(OnThisThread);
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-        builder.http2().timer(TokioTimer::new()).keep_alive_interval(PATIENCE).max_concurrent_streams(100);
-        let mut drain = self.drain.clone();
-        let service = service_fn(move |request: Request<Incoming>| {
-            let serving = self.clone();
-            async move { Ok::<_, Infallible>(serving.answer(request, place).await) }
-        });
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-        // What goes wrong on a connection, its other side sees.
-        tokio::select! {
-            _ = connection.as_mut() => {}
-            () = drain.closing(), if place == Place::Reviews => {
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.await;
-            }
         }
     }
 
@@ -134,11 +121,13 @@ impl Serving {
             (_, &Method::GET | &Method::HEAD, "/readyz") => text(StatusCode::SERVICE_UNAVAILABLE, "leaving\n"),
             (Place::Probes, &Method::GET | &Method::HEAD, "/metrics") => words::metrics(self.counts.render()),
             (Place::Reviews, &Method::POST, "/mutate") => {
-                let answer = timeout(PATIENCE, self.review(request.into_body())).await;
+                // Boxed, so that what is only asked whether it lives holds no room for a review.
+                let answer = timeout(PATIENCE, Box::pin(self.review(request.into_body()))).await;
                 let answer = answer
-                    .unwrap_or_else(|_| Err((StatusCode::REQUEST_TIMEOUT, "the review did not come whole".to_owned())));
+                    .unwrap_or_else(|_| Err((StatusCode::SERVICE_UNAVAILABLE, "too many reviews at once".to_owned())));
                 answer.unwrap_or_else(|(status, problem)| {
                     self.counts.refused(status);
+                    let problem = shortened(&problem);
                     warn!(status = status.as_u16(), problem, "this was no review");
                     text(status, problem + "\n")
                 })
@@ -151,20 +140,18 @@ impl Serving {
         }
     }
 
-    async fn review(&self, body: Incoming) -> Result<Response<Full<Bytes>>, (StatusCode, String)> {
-        let body = Limited::new(body, LARGEST_REVIEW).collect().await.map_err(|error| {
-            let too_large = error.downcast_ref::<LengthLimitError>().is_some();
-            let status = if too_large { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
-            (status, format!("the review cannot be read: {error}"))
-        })?;
-        let review = Review::read(&body.to_bytes()).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
-        let (annotations, warning) = match self.namespaces.annotations(review.namespace()).await {
+    async fn review(&self, body: Incoming) -> Result<Response<Full<Bytes>>, Refused> {
+        let body = self.room.read(body).await?;
+        let (annotations, warning) = match self.namespaces.annotations(&body.namespace()).await {
             Ok(annotations) => (annotations, None),
             Err(warning) => (Rc::default(), Some(warning)),
         };
+        // From here on nothing is waited for, so that one review at a time is held as what it becomes.
+        let review = Review::read(&body.bytes).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
         let answer = review.answer(&self.settings.inject, &annotations, warning);
         self.counts.answered(review.kind(), answer.verdict);
-        let (namespace, kind, left) = (review.namespace(), review.kind(), answer.left.as_deref());
+        let (namespace, kind, left) =
+            (shortened(review.namespace()), review.kind(), answer.left.as_deref().map(shortened));
         info!(namespace, kind, outcome = answer.verdict.name(), left, "reviewed");
         let mut response = Response::new(Full::new(answer.body.into()));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -172,22 +159,27 @@ impl Serving {
     }
 }
 
-/// A connection of an API server, until dropped.
-struct Open(Rc<Serving>);
+fn shortened(word: &str) -> String {
+    word.chars().take(LONGEST_WORD).collect()
+}
+
+/// A connection, until dropped.
+struct Open(Rc<Serving>, Place);
 
 impl Open {
-    fn take(serving: &Rc<Serving>) -> Option<Self> {
-        let open = serving.open.get();
-        if open >= CONNECTIONS {
+    fn take(serving: &Rc<Serving>, place: Place) -> Option<Self> {
+        let open = &serving.open[place as usize];
+        if open.get() >= CONNECTIONS {
             return None;
         }
-        serving.open.set(open + 1);
-        Some(Self(serving.clone()))
+        open.set(open.get() + 1);
+        Some(Self(serving.clone(), place))
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
+        let open = &self.0.open[self.1 as usize];
+        open.set(open.get() - 1);
     }
 }
