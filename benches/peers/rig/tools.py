@@ -75,7 +75,8 @@ def machine():
     ]
     cores = len(os.sched_getaffinity(0))
     load = os.getloadavg()[0]
+    kernel = '.'.join(platform.release().split('.')[:2])
     return (
-        f"{model}, {cores} cores shared by all of it, {memory:.0f} GiB, Linux {platform.release()}; {'; '.join(versions)}; "
+        f"{model}, {cores} cores shared by all of it, {memory:.0f} GiB, Linux {kernel}; {'; '.join(versions)}; "
         f"load average at the start {load:.2f}."
     )
