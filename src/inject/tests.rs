@@ -52,6 +52,7 @@ fn what_cannot_be_injected_rightly_is_left_alone_and_says_why() {
         (annotated("sidegate.dev/upstream-port", "grpc"), "no container has a TCP port named grpc"),
         (annotated("sidegate.dev/config", "A"), "no name of an object"),
         (annotated("sidegate.dev/cpu-request", "much"), "no quantity"),
+        (annotated("sidegate.dev/memory-request", "256Mi"), "memory-request 256Mi is above the limit of 128Mi"),
         (annotated("sidegate.dev/image", "a b"), "no name of an image"),
         (of_container("ports", json!([])), "no container declares a TCP port"),
         (of_container("ports", json!([{"containerPort": 53, "protocol": "UDP"}])), "no container declares a TCP port"),
@@ -122,6 +123,22 @@ fn namespaces_tell_what_pods_do_not() {
     assert_eq!(spec["containers"][1]["name"], "sidegate");
     assert_eq!(spec["volumes"][0]["configMap"]["name"], "own");
     assert_eq!(spec["volumes"][1]["secret"]["secretName"], "tls");
+}
+
+/// A pod that asks for more than it may have is refused by the API server.
+#[test]
+fn a_gate_asks_for_no_more_memory_than_it_may_have() {
+    let memory = |told: &[(&str, &str)]| {
+        let annotations = told.iter().map(|(key, value)| (format!("sidegate.dev/memory-{key}"), json!(value)));
+        let outcome = injected(&good_with("/metadata", "annotations", Value::Object(annotations.collect())));
+        let resources = &outcome.document["spec"]["initContainers"][0]["resources"];
+        (resources["requests"]["memory"].clone(), resources["limits"]["memory"].clone())
+    };
+    assert_eq!(memory(&[]), (json!("32Mi"), json!("128Mi")));
+    assert_eq!(memory(&[("limit", "16Mi")]), (json!("16Mi"), json!("16Mi")));
+    assert_eq!(memory(&[("limit", "32768Ki")]), (json!("32Mi"), json!("32768Ki")));
+    assert_eq!(memory(&[("request", "256Mi"), ("limit", "0.25Gi")]), (json!("256Mi"), json!("0.25Gi")));
+    assert_eq!(memory(&[("request", "1Gi"), ("limit", "1G")]), (Value::Null, Value::Null));
 }
 
 /// The kubelet expands `$(NAME)` in environment values, and takes `$$` for `$`.
