@@ -38,6 +38,11 @@ fn good_with(path: &str, key: &str, value: Value) -> Value {
 fn what_cannot_be_injected_rightly_is_left_alone_and_says_why() {
     let annotated = |key: &str, value: &str| good_with("/metadata/annotations", key, json!(value));
     let of_container = |key: &str, value: Value| good_with("/spec/containers/0", key, value);
+    // The port a second time, with something of its own.
+    let twice = |mut own: Value| {
+        own["containerPort"] = json!(3000);
+        json!([{"name": "http", "containerPort": 3000}, own])
+    };
     let http = |path: &str, scheme: &str| json!({"httpGet": {"port": "http", "path": path, "scheme": scheme}});
     for (pod, reason) in [
         (good_with("/spec", "hostNetwork", json!(true)), "node's network"),
@@ -62,6 +67,9 @@ fn what_cannot_be_injected_rightly_is_left_alone_and_says_why() {
         ),
         (of_container("ports", json!([{"containerPort": 8443}])), "one of the gate's own"),
         (of_container("ports", json!([{"containerPort": 3, "name": "sidegate"}])), "one of the gate's own"),
+        (of_container("ports", twice(json!({"name": "web"}))), "port 3000 is declared once more"),
+        (of_container("ports", twice(json!({"hostPort": 80}))), "port 3000 is declared once more"),
+        (of_container("ports", json!([{"containerPort": 3}, {"containerPort": 3, "name": "x"}])), "declared once more"),
         (of_container("readinessProbe", http("/", "HTTPS")), "asks over HTTPS"),
         (of_container("readinessProbe", http("/a b", "HTTP")), "percent-encoded"),
         (of_container("lifecycle", json!({"postStart": http("/", "HTTP")})), "write it as exec"),
@@ -123,6 +131,25 @@ fn namespaces_tell_what_pods_do_not() {
     assert_eq!(spec["containers"][1]["name"], "sidegate");
     assert_eq!(spec["volumes"][0]["configMap"]["name"], "own");
     assert_eq!(spec["volumes"][1]["secret"]["secretName"], "tls");
+}
+
+/// A Service's target port by name leads to the first container that has it.
+#[test]
+fn no_name_leads_past_the_gate() {
+    let second = |ports: Value, told: &str| {
+        let mut pod = good_with("/metadata/annotations", "sidegate.dev/upstream-port", json!(told));
+        let containers = pod["spec"]["containers"].as_array_mut().expect("it is a list");
+        containers.push(json!({"name": "second", "ports": ports}));
+        pod
+    };
+    for told in ["3000", "http"] {
+        let again = second(json!([{"name": "web", "containerPort": 3000}]), told);
+        assert!(left(&again).contains("declared once more, with a name or node's port of its own, by container second"));
+        let same_name = second(json!([{"name": "http", "containerPort": 4000}]), told);
+        assert!(left(&same_name).contains("container second has another port named http"));
+        let harmless = json!([{"containerPort": 3000}, {"name": "web", "containerPort": 3000, "protocol": "UDP"}]);
+        assert_eq!(injected(&second(harmless, told)).taken, Some(3000));
+    }
 }
 
 /// A pod that asks for more than it may have is refused by the API server.
