@@ -47,6 +47,7 @@ pub fn taken(spec: &Value, asked: Option<&UpstreamPort>) -> Result<Taken, String
         (None, _) => return Err("the service's port is not known".to_owned()),
     };
     no_conflict(spec, &taken)?;
+    no_init_container(spec, &taken)?;
     no_way_past(spec, &taken, found.map(|(_, declared, _)| *declared))?;
     Ok(taken)
 }
@@ -98,6 +99,19 @@ fn no_conflict(spec: &Value, taken: &Taken) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Init containers start before the gate, and a Service that knows the port by such a container's name would pass the gate by.
+fn no_init_container(spec: &Value, taken: &Taken) -> Result<(), String> {
+    let declares = |container: &&Value| list(container, "ports").iter().any(|declared| taken.is_it(declared));
+    match list(spec, "initContainers").iter().find(declares) {
+        None => Ok(()),
+        Some(container) => Err(format!(
+            "init container {} declares the service's port {}, and starts before the gate; let it be one of the containers",
+            name(container),
+            taken.port
+        )),
+    }
 }
 
 /// One declaration passes to the gate. What would still find the service by another, or another container by the same name, would

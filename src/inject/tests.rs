@@ -80,6 +80,17 @@ fn what_cannot_be_injected_rightly_is_left_alone_and_says_why() {
     let mut classic = annotated("sidegate.dev/mode", "classic");
     classic["spec"]["restartPolicy"] = json!("OnFailure");
     assert!(left(&classic).contains("keep this pod from ending"));
+    for kind in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        let sidecar = json!([{"name": "x", "restartPolicy": "Always", kind: {"tcpSocket": {"port": 3000}}}]);
+        let said = left(&good_with("/spec", "initContainers", sidecar));
+        assert!(said.contains(&format!("the {kind} of init container x asks the service's port")), "{said}");
+    }
+    let sidecar = json!([{"name": "x", "restartPolicy": "Always", "ports": [{"containerPort": 3000}]}]);
+    for told in ["http", "3000"] {
+        let mut pod = annotated("sidegate.dev/upstream-port", told);
+        pod["spec"]["initContainers"] = sidecar.clone();
+        assert!(left(&pod).contains("init container x declares the service's port 3000"));
+    }
     let conflict = good_with("/spec", "initContainers", json!([{"name": "x", "ports": [{"containerPort": 9901}]}]));
     assert!(left(&conflict).contains("container x declares port 9901"));
 }
@@ -144,7 +155,9 @@ fn no_name_leads_past_the_gate() {
     };
     for told in ["3000", "http"] {
         let again = second(json!([{"name": "web", "containerPort": 3000}]), told);
-        assert!(left(&again).contains("declared once more, with a name or node's port of its own, by container second"));
+        assert!(
+            left(&again).contains("declared once more, with a name or node's port of its own, by container second")
+        );
         let same_name = second(json!([{"name": "http", "containerPort": 4000}]), told);
         assert!(left(&same_name).contains("container second has another port named http"));
         let harmless = json!([{"containerPort": 3000}, {"name": "web", "containerPort": 3000, "protocol": "UDP"}]);

@@ -205,7 +205,8 @@ mod tests {
         ] {
             assert!(thousandths(less) < thousandths(more), "{less} {more}");
         }
-        for (one, other) in [("1Ki", "1024"), ("1000m", "1"), ("0.5Gi", "512Mi"), ("1.50k", "1500"), ("1Ti", "1024Gi")] {
+        for (one, other) in [("1Ki", "1024"), ("1000m", "1"), ("0.5Gi", "512Mi"), ("1.50k", "1500"), ("1Ti", "1024Gi")]
+        {
             assert_eq!(thousandths(one), thousandths(other));
         }
     }
