@@ -165,6 +165,37 @@ fn no_name_leads_past_the_gate() {
     }
 }
 
+/// Else it would lead to a port where nobody listens.
+#[test]
+fn a_service_whose_pods_lose_the_gate_is_restored_with_them() {
+    let stream = |service_label: &str, pod: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: s, labels: {{{service_label}}}}}\n\
+             spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 3000}}]}}\n---\n\
+             apiVersion: v1\nkind: Pod\nmetadata: {{name: p, labels: {{app: web}}}}\n\
+             spec: {{containers: [{{name: app, ports: [{{containerPort: 3000}}]}}]{pod}}}\n"
+        )
+    };
+    let settings = Settings::default();
+    for label in ["a: b", "sidegate.dev/inject: enabled"] {
+        let first = inject(&stream(label, ""), &settings).expect("it is YAML").text;
+        assert!(first.contains("targetPort: 8443"), "{first}");
+        for (from, to) in [
+            ("    app: web\n  name: p", "    app: web\n    sidegate.dev/inject: disabled\n  name: p"),
+            ("  containers:", "  hostNetwork: true\n  containers:"),
+        ] {
+            let declined = first.replace(from, to);
+            assert_ne!(declined, first);
+            let second = inject(&declined, &settings).expect("it is YAML");
+            assert_eq!(second.said[0], "Service/s: restored: the gate was put into none of the pods that it selects");
+            assert!(second.text.contains("targetPort: 3000") && !second.text.contains("8443"), "{}", second.text);
+            assert_eq!(inject(&second.text, &settings).expect("it is YAML").text, second.text);
+        }
+    }
+    let never = inject(&stream("a: b", ", hostNetwork: true"), &settings).expect("it is YAML");
+    assert_eq!(never.said[0], "Service/s: left alone: the gate was put into none of the pods that it selects");
+}
+
 /// A pod that asks for more than it may have is refused by the API server.
 #[test]
 fn a_gate_asks_for_no_more_memory_than_it_may_have() {
