@@ -5,11 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::{LABEL, NAME, Settings, Surroundings, restored, service, shape, yaml};
+use super::{LABEL, NAME, Settings, Surroundings, reader, restored, service, shape, yaml};
 
 /// Why a stream of documents cannot be read.
 #[derive(Debug, Error)]
@@ -290,26 +289,5 @@ fn parsed(text: &str) -> Result<Option<Value>, serde_yaml::Error> {
     if text.lines().map(str::trim).all(is_blank) {
         return Ok(None);
     }
-    let mut value = Value::deserialize(serde_yaml::Deserializer::from_str(text))?;
-    octal_modes(&mut value);
-    Ok(Some(value).filter(|value| !value.is_null()))
-}
-
-/// `defaultMode: 0644`: YAML 1.1, which Kubernetes reads, means an octal number; YAML 1.2 a text.
-fn octal_modes(value: &mut Value) {
-    match value {
-        Value::Array(list) => list.iter_mut().for_each(octal_modes),
-        Value::Object(map) => {
-            let is_item = map.contains_key("path");
-            for (key, value) in map {
-                let is_mode = key == "defaultMode" || key == "mode" && is_item;
-                let octal = value.as_str().filter(|text| is_mode && text.starts_with('0'));
-                match octal.and_then(|text| u32::from_str_radix(text, 8).ok()) {
-                    Some(mode) => *value = mode.into(),
-                    None => octal_modes(value),
-                }
-            }
-        }
-        _ => {}
-    }
+    Ok(Some(reader::read(text)?).filter(|value| !value.is_null()))
 }

@@ -232,6 +232,46 @@ fn documents_that_nothing_is_changed_in_stay_as_they_stand() {
     }
 }
 
+/// `kubectl` reads YAML 1.1, where a plain `yes` is true; one in quotes is a text, whatever quotes they are.
+#[test]
+fn plain_words_mean_what_kubectl_takes_them_for() {
+    for (word, truth) in [("yes", true), ("On", true), ("Y", true), ("NO", false), ("off", false), ("n", false)] {
+        let manifest = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p, annotations: {{a: '{word}', b: \"{word}\"}}}}\n\
+             spec:\n  hostNetwork: {word}\n  containers: [{{name: app, ports: [{{containerPort: 3000}}], env: &env [\n    \
+             {{name: A, value: '{word}'}}, {{name: B, value: \"{word}\"}}]}}]\n  again: *env\n  folded: >-\n    {word}\n  told: !!str {word}\n"
+        );
+        let done = inject(&manifest, &Settings::default()).expect("it is YAML");
+        assert_eq!(done.said[0].contains("node's network"), truth, "{:?}", done.said);
+        for said in [
+            &format!("  hostNetwork: {truth}\n"),
+            &format!("    a: '{word}'\n    b: '{word}'\n"),
+            &format!("  again:\n  - name: A\n    value: '{word}'\n  - name: B\n    value: '{word}'\n"),
+            &format!("  folded: '{word}'\n"),
+            &format!("  told: '{word}'\n"),
+        ] {
+            assert!(done.text.contains(said), "{said}{}", done.text);
+        }
+    }
+}
+
+#[test]
+fn merge_keys_are_merged_as_kubectl_merges_them() {
+    let manifest = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  x:\n  - &image {image: i, name: other}\n  \
+         - &both {<<: *image, ports: [{containerPort: 3000}]}\n  containers:\n  \
+         - {name: app, <<: [*both, {image: later, tty: true}]}\n";
+    let done = inject(manifest, &Settings::default()).expect("it is YAML");
+    assert_eq!(done.said, ["Pod/p: injected: sidegate takes the place of port 3000"]);
+    assert!(
+        done.text.contains("  containers:\n  - image: i\n") && done.text.contains("    name: app\n"),
+        "{}",
+        done.text
+    );
+    assert!(done.text.contains("    tty: true\n") && !done.text.contains("<<"), "{}", done.text);
+    let error = inject("kind: Pod\nspec: {<<: 3}\n", &Settings::default()).expect_err("there is no map");
+    assert!(error.to_string().contains("a merge key (`<<`) has neither a map nor a list of maps"), "{error}");
+}
+
 fn names() -> impl Strategy<Value = String> {
     prop_oneof!["[a-z]{1,5}", Just("app".to_owned()), Just("sidegate".to_owned()), Just("istio-proxy".to_owned())]
 }
