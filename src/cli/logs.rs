@@ -15,6 +15,8 @@ use anyhow::Context;
 
 /// More than any line of a gate; what stands behind it is skipped.
 const LONGEST: u64 = 64 * 1024;
+/// Characters of a name or an example that are kept of a line.
+const LONGEST_KEPT: usize = 200;
 /// Read at a time.
 const BLOCK: usize = 256 * 1024;
 
@@ -39,6 +41,11 @@ impl<'l> Entry<'l> {
             None => common::read(line),
         }
     }
+}
+
+/// The beginning of a text that a log may hold at any length.
+pub fn shortened(text: &str) -> &str {
+    text.char_indices().nth(LONGEST_KEPT).map_or(text, |(end, _)| &text[..end])
 }
 
 /// Shows every line of these files, one after the other; `-` is standard input, and so are no files at all.

@@ -12,7 +12,7 @@ pub use self::group::grouped;
 use super::check::counted;
 use super::coverage::{Coverage, Served};
 use super::keys::words::printable;
-use super::logs::{self, Entry};
+use super::logs::{self, Entry, shortened};
 use super::out;
 use crate::config::Settings;
 
@@ -92,11 +92,12 @@ impl<'s> Traffic<'s> {
             self.unknown += 1;
             return;
         }
-        let told = format!("{method} {} {problem}", grouped(&entry.path));
+        // A line is as long as its writer likes, and what is kept of one is kept for every group.
+        let told = format!("{} {} {problem}", shortened(method.as_str()), shortened(&grouped(&entry.path)));
         if let Some(missed) = self.missed.get_mut(&told) {
             missed.requests += 1;
         } else if self.missed.len() < MOST_GROUPS {
-            self.missed.insert(told, Missed { requests: 1, example: entry.path.chars().take(200).collect() });
+            self.missed.insert(told, Missed { requests: 1, example: shortened(&entry.path).to_owned() });
         } else {
             self.ungrouped += 1;
         }

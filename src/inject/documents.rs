@@ -5,11 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::{LABEL, NAME, Settings, Surroundings, restored, service, shape, yaml};
+use super::{LABEL, NAME, Settings, Surroundings, reader, restored, service, shape, yaml};
 
 /// Why a stream of documents cannot be read.
 #[derive(Debug, Error)]
@@ -31,7 +30,7 @@ pub struct Done {
 /// Puts the gate into every pod, and before it every Service that selects one of these pods by number.
 pub fn inject(text: &str, settings: &Settings) -> Result<Done, DocumentError> {
     let mut stream = Stream::read(text)?;
-    let mut pods = Pods { settings, namespaces: stream.namespaces(), injected: Vec::new() };
+    let mut pods = Pods { settings, namespaces: stream.namespaces(), met: Vec::new() };
     let mut said = BTreeMap::new();
     stream.each(|place, object| said.extend(pods.inject(object).map(|outcome| (place, outcome))));
     // Services may stand before the workloads that they lead to.
@@ -90,13 +89,15 @@ struct Pods<'s> {
     settings: &'s Settings,
     /// Annotations of the namespaces in the stream.
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
-    injected: Vec<Injected>,
+    met: Vec<Met>,
 }
 
-struct Injected {
+/// Pods of one template.
+struct Met {
     namespace: String,
     labels: Value,
-    port: u16,
+    /// The port that the gate took the place of; `None`: they were left alone.
+    taken: Option<u16>,
 }
 
 impl Pods<'_> {
@@ -108,16 +109,14 @@ impl Pods<'_> {
         let surroundings = Surroundings { settings: self.settings, namespace: annotations, job };
         let Some(pod) = object.pointer(path) else { return Some("left alone: it has no template".to_owned()) };
         let outcome = super::pod(pod, &surroundings);
-        if let Some(port) = outcome.taken {
-            let labels = outcome.document.pointer("/metadata/labels").cloned().unwrap_or_default();
-            self.injected.push(Injected { namespace, labels, port });
-        }
+        let labels = outcome.document.pointer("/metadata/labels").cloned().unwrap_or_default();
+        self.met.push(Met { namespace, labels, taken: outcome.taken });
         let said = said(outcome.left.as_ref(), outcome.taken);
         change(object, path, |_| outcome.document);
         Some(said)
     }
 
-    /// One that selects pods injected here, or that says by its label that it wants to.
+    /// One that selects pods injected here, or that says by its label that it wants to, where its pods are not here.
     fn inject_service(&self, object: &mut Value) -> Option<String> {
         if !is(object, "v1", "Service") {
             return None;
@@ -125,7 +124,12 @@ impl Pods<'_> {
         let nothing = BTreeMap::new();
         let annotations = self.namespaces.get(namespace(object)).unwrap_or(&nothing);
         let surroundings = Surroundings { settings: self.settings, namespace: annotations, job: false };
-        let selected = self.injected.iter().find(|pods| pods.are_selected_by(object)).map(|pods| pods.port);
+        let selected: Vec<_> = self.met.iter().filter(|pods| pods.are_selected_by(object)).collect();
+        let is_met = !selected.is_empty();
+        let selected = selected.iter().find_map(|pods| pods.taken);
+        if selected.is_none() && is_met {
+            return Some(without_gate(object));
+        }
         if selected.is_none() && shape::label(object, LABEL) != Some("enabled") {
             return Some("left alone: it selects no pod that was injected here".to_owned());
         }
@@ -135,12 +139,21 @@ impl Pods<'_> {
     }
 }
 
-impl Injected {
+impl Met {
     fn are_selected_by(&self, service: &Value) -> bool {
         let selector = service.pointer("/spec/selector").and_then(Value::as_object).filter(|labels| !labels.is_empty());
         namespace(service) == self.namespace
             && selector.is_some_and(|labels| labels.iter().all(|(key, value)| self.labels.get(key) == Some(value)))
     }
+}
+
+/// A Service leads to the gate's port at most where a gate is.
+fn without_gate(service: &mut Value) -> String {
+    let bare = restored(service);
+    let had_gate = bare != *service;
+    *service = bare;
+    let reason = "the gate was put into none of the pods that it selects";
+    if had_gate { format!("restored: {reason}") } else { format!("left alone: {reason}") }
 }
 
 fn said(left: Option<&String>, taken: Option<u16>) -> String {
@@ -276,26 +289,5 @@ fn parsed(text: &str) -> Result<Option<Value>, serde_yaml::Error> {
     if text.lines().map(str::trim).all(is_blank) {
         return Ok(None);
     }
-    let mut value = Value::deserialize(serde_yaml::Deserializer::from_str(text))?;
-    octal_modes(&mut value);
-    Ok(Some(value).filter(|value| !value.is_null()))
-}
-
-/// `defaultMode: 0644`: YAML 1.1, which Kubernetes reads, means an octal number; YAML 1.2 a text.
-fn octal_modes(value: &mut Value) {
-    match value {
-        Value::Array(list) => list.iter_mut().for_each(octal_modes),
-        Value::Object(map) => {
-            let is_item = map.contains_key("path");
-            for (key, value) in map {
-                let is_mode = key == "defaultMode" || key == "mode" && is_item;
-                let octal = value.as_str().filter(|text| is_mode && text.starts_with('0'));
-                match octal.and_then(|text| u32::from_str_radix(text, 8).ok()) {
-                    Some(mode) => *value = mode.into(),
-                    None => octal_modes(value),
-                }
-            }
-        }
-        _ => {}
-    }
+    Ok(Some(reader::read(text)?).filter(|value| !value.is_null()))
 }

@@ -5,7 +5,7 @@
 //! was missed nothing answers. What the kubelet asks the service's port from outside the pod, the gate asks from within.
 //!
 //! `pod` decides and changes one pod, `ports`, `probes` and `sidecar` are its parts, `tuning` its annotations; `original` knows what
-//! stood there before; `service` does the same to a Service; `documents` finds pods in manifests of any kind; `review` is what an
+//! stood there before; `service` does the same to a Service; `documents` finds pods in manifests of any kind, which `reader` and `yaml` read and write; `review` is what an
 //! API server asks and is answered. All of it is pure, documents in and documents out: the server is `process::webhook`.
 
 pub mod documents;
@@ -13,6 +13,7 @@ mod original;
 mod pod;
 mod ports;
 mod probes;
+mod reader;
 pub mod review;
 
 mod service;

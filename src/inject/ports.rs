@@ -47,6 +47,8 @@ pub fn taken(spec: &Value, asked: Option<&UpstreamPort>) -> Result<Taken, String
         (None, _) => return Err("the service's port is not known".to_owned()),
     };
     no_conflict(spec, &taken)?;
+    no_init_container(spec, &taken)?;
+    no_way_past(spec, &taken, found.map(|(_, declared, _)| *declared))?;
     Ok(taken)
 }
 
@@ -94,6 +96,44 @@ fn no_conflict(spec: &Value, taken: &Taken) -> Result<(), String> {
             return Err(format!(
                 "container {container} declares port {port}, whose number or name is one of the gate's own"
             ));
+        }
+    }
+    Ok(())
+}
+
+/// Init containers start before the gate, and a Service that knows the port by such a container's name would pass the gate by.
+fn no_init_container(spec: &Value, taken: &Taken) -> Result<(), String> {
+    let declares = |container: &&Value| list(container, "ports").iter().any(|declared| taken.is_it(declared));
+    match list(spec, "initContainers").iter().find(declares) {
+        None => Ok(()),
+        Some(container) => Err(format!(
+            "init container {} declares the service's port {}, and starts before the gate; let it be one of the containers",
+            name(container),
+            taken.port
+        )),
+    }
+}
+
+/// One declaration passes to the gate. What would still find the service by another, or another container by the same name, would
+/// pass the gate by.
+fn no_way_past(spec: &Value, taken: &Taken, passing: Option<&Value>) -> Result<(), String> {
+    let named = passing.map(name).filter(|name| !name.is_empty());
+    for container in list(spec, "containers").iter().chain(list(spec, "initContainers")) {
+        let others = list(container, "ports").iter().filter(|declared| is_tcp(declared));
+        for declared in others.filter(|declared| passing.is_none_or(|passing| !std::ptr::eq(*declared, passing))) {
+            let (port, container) = (taken.port, shape::name(container));
+            if taken.is_it(declared) && HANDED_OVER.iter().any(|key| declared.get(key).is_some()) {
+                return Err(format!(
+                    "port {port} is declared once more, with a name or node's port of its own, by container {container}; \
+                     only one can lead to the gate"
+                ));
+            }
+            if named.is_some_and(|named| name(declared) == named) {
+                let named = name(declared);
+                return Err(format!(
+                    "container {container} has another port named {named}, which Services would find in the gate's place"
+                ));
+            }
         }
     }
     Ok(())

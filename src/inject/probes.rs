@@ -31,9 +31,9 @@ pub struct Rewritten {
 
 /// Every probe of the service's port; an error where one cannot be asked from within.
 pub fn rewritten(spec: &Value, upstream: u16) -> Result<Vec<Rewritten>, String> {
-    let sidecars = list(spec, "initContainers").iter().filter(|one| text(one, "restartPolicy") == Some("Always"));
+    list(spec, "initContainers").iter().try_for_each(|container| no_wait_for_the_gate(container, upstream))?;
     let mut found = Vec::new();
-    for container in list(spec, "containers").iter().chain(sidecars) {
+    for container in list(spec, "containers") {
         no_hook_from_outside(container, upstream)?;
         for (kind, segment) in KINDS {
             let Some(probe) = container.get(kind).filter(|probe| asks(container, probe, upstream)) else { continue };
@@ -44,6 +44,22 @@ pub fn rewritten(spec: &Value, upstream: u16) -> Result<Vec<Rewritten>, String> 
         }
     }
     Ok(found)
+}
+
+/// Init containers start before the gate, and it only once their startup probes have succeeded: asked through the gate, they
+/// would wait for each other.
+fn no_wait_for_the_gate(container: &Value, upstream: u16) -> Result<(), String> {
+    no_hook_from_outside(container, upstream)?;
+    let asks = |kind: &str| container.get(kind).is_some_and(|probe| asks(container, probe, upstream));
+    match KINDS.iter().find(|(kind, _)| asks(kind)) {
+        None => Ok(()),
+        Some((kind, _)) => {
+            let name = name(container);
+            Err(format!(
+                "the {kind} of init container {name} asks the service's port, and the gate starts after it; write it as exec"
+            ))
+        }
+    }
 }
 
 /// Hooks over HTTP are not probes, and the kubelet ends a container whose `postStart` fails.
@@ -141,8 +157,10 @@ impl Rewritten {
     }
 
     pub fn is_written(&self, spec: &Value) -> bool {
-        let containers = list(spec, "containers").iter().chain(list(spec, "initContainers"));
-        let mut probes = containers.filter(|one| name(one) == self.container).filter_map(|one| one.get(self.kind));
+        let mut probes = list(spec, "containers")
+            .iter()
+            .filter(|one| name(one) == self.container)
+            .filter_map(|one| one.get(self.kind));
         probes.next().is_some_and(is_ours)
     }
 }

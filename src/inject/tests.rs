@@ -38,6 +38,11 @@ fn good_with(path: &str, key: &str, value: Value) -> Value {
 fn what_cannot_be_injected_rightly_is_left_alone_and_says_why() {
     let annotated = |key: &str, value: &str| good_with("/metadata/annotations", key, json!(value));
     let of_container = |key: &str, value: Value| good_with("/spec/containers/0", key, value);
+    // The port a second time, with something of its own.
+    let twice = |mut own: Value| {
+        own["containerPort"] = json!(3000);
+        json!([{"name": "http", "containerPort": 3000}, own])
+    };
     let http = |path: &str, scheme: &str| json!({"httpGet": {"port": "http", "path": path, "scheme": scheme}});
     for (pod, reason) in [
         (good_with("/spec", "hostNetwork", json!(true)), "node's network"),
@@ -52,6 +57,7 @@ fn what_cannot_be_injected_rightly_is_left_alone_and_says_why() {
         (annotated("sidegate.dev/upstream-port", "grpc"), "no container has a TCP port named grpc"),
         (annotated("sidegate.dev/config", "A"), "no name of an object"),
         (annotated("sidegate.dev/cpu-request", "much"), "no quantity"),
+        (annotated("sidegate.dev/memory-request", "256Mi"), "memory-request 256Mi is above the limit of 128Mi"),
         (annotated("sidegate.dev/image", "a b"), "no name of an image"),
         (of_container("ports", json!([])), "no container declares a TCP port"),
         (of_container("ports", json!([{"containerPort": 53, "protocol": "UDP"}])), "no container declares a TCP port"),
@@ -61,6 +67,9 @@ fn what_cannot_be_injected_rightly_is_left_alone_and_says_why() {
         ),
         (of_container("ports", json!([{"containerPort": 8443}])), "one of the gate's own"),
         (of_container("ports", json!([{"containerPort": 3, "name": "sidegate"}])), "one of the gate's own"),
+        (of_container("ports", twice(json!({"name": "web"}))), "port 3000 is declared once more"),
+        (of_container("ports", twice(json!({"hostPort": 80}))), "port 3000 is declared once more"),
+        (of_container("ports", json!([{"containerPort": 3}, {"containerPort": 3, "name": "x"}])), "declared once more"),
         (of_container("readinessProbe", http("/", "HTTPS")), "asks over HTTPS"),
         (of_container("readinessProbe", http("/a b", "HTTP")), "percent-encoded"),
         (of_container("lifecycle", json!({"postStart": http("/", "HTTP")})), "write it as exec"),
@@ -71,6 +80,17 @@ fn what_cannot_be_injected_rightly_is_left_alone_and_says_why() {
     let mut classic = annotated("sidegate.dev/mode", "classic");
     classic["spec"]["restartPolicy"] = json!("OnFailure");
     assert!(left(&classic).contains("keep this pod from ending"));
+    for kind in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        let sidecar = json!([{"name": "x", "restartPolicy": "Always", kind: {"tcpSocket": {"port": 3000}}}]);
+        let said = left(&good_with("/spec", "initContainers", sidecar));
+        assert!(said.contains(&format!("the {kind} of init container x asks the service's port")), "{said}");
+    }
+    let sidecar = json!([{"name": "x", "restartPolicy": "Always", "ports": [{"containerPort": 3000}]}]);
+    for told in ["http", "3000"] {
+        let mut pod = annotated("sidegate.dev/upstream-port", told);
+        pod["spec"]["initContainers"] = sidecar.clone();
+        assert!(left(&pod).contains("init container x declares the service's port 3000"));
+    }
     let conflict = good_with("/spec", "initContainers", json!([{"name": "x", "ports": [{"containerPort": 9901}]}]));
     assert!(left(&conflict).contains("container x declares port 9901"));
 }
@@ -124,6 +144,74 @@ fn namespaces_tell_what_pods_do_not() {
     assert_eq!(spec["volumes"][1]["secret"]["secretName"], "tls");
 }
 
+/// A Service's target port by name leads to the first container that has it.
+#[test]
+fn no_name_leads_past_the_gate() {
+    let second = |ports: Value, told: &str| {
+        let mut pod = good_with("/metadata/annotations", "sidegate.dev/upstream-port", json!(told));
+        let containers = pod["spec"]["containers"].as_array_mut().expect("it is a list");
+        containers.push(json!({"name": "second", "ports": ports}));
+        pod
+    };
+    for told in ["3000", "http"] {
+        let again = second(json!([{"name": "web", "containerPort": 3000}]), told);
+        assert!(
+            left(&again).contains("declared once more, with a name or node's port of its own, by container second")
+        );
+        let same_name = second(json!([{"name": "http", "containerPort": 4000}]), told);
+        assert!(left(&same_name).contains("container second has another port named http"));
+        let harmless = json!([{"containerPort": 3000}, {"name": "web", "containerPort": 3000, "protocol": "UDP"}]);
+        assert_eq!(injected(&second(harmless, told)).taken, Some(3000));
+    }
+}
+
+/// Else it would lead to a port where nobody listens.
+#[test]
+fn a_service_whose_pods_lose_the_gate_is_restored_with_them() {
+    let stream = |service_label: &str, pod: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: s, labels: {{{service_label}}}}}\n\
+             spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 3000}}]}}\n---\n\
+             apiVersion: v1\nkind: Pod\nmetadata: {{name: p, labels: {{app: web}}}}\n\
+             spec: {{containers: [{{name: app, ports: [{{containerPort: 3000}}]}}]{pod}}}\n"
+        )
+    };
+    let settings = Settings::default();
+    for label in ["a: b", "sidegate.dev/inject: enabled"] {
+        let first = inject(&stream(label, ""), &settings).expect("it is YAML").text;
+        assert!(first.contains("targetPort: 8443"), "{first}");
+        for (from, to) in [
+            ("    app: web\n  name: p", "    app: web\n    sidegate.dev/inject: disabled\n  name: p"),
+            ("  containers:", "  hostNetwork: true\n  containers:"),
+        ] {
+            let declined = first.replace(from, to);
+            assert_ne!(declined, first);
+            let second = inject(&declined, &settings).expect("it is YAML");
+            assert_eq!(second.said[0], "Service/s: restored: the gate was put into none of the pods that it selects");
+            assert!(second.text.contains("targetPort: 3000") && !second.text.contains("8443"), "{}", second.text);
+            assert_eq!(inject(&second.text, &settings).expect("it is YAML").text, second.text);
+        }
+    }
+    let never = inject(&stream("a: b", ", hostNetwork: true"), &settings).expect("it is YAML");
+    assert_eq!(never.said[0], "Service/s: left alone: the gate was put into none of the pods that it selects");
+}
+
+/// A pod that asks for more than it may have is refused by the API server.
+#[test]
+fn a_gate_asks_for_no_more_memory_than_it_may_have() {
+    let memory = |told: &[(&str, &str)]| {
+        let annotations = told.iter().map(|(key, value)| (format!("sidegate.dev/memory-{key}"), json!(value)));
+        let outcome = injected(&good_with("/metadata", "annotations", Value::Object(annotations.collect())));
+        let resources = &outcome.document["spec"]["initContainers"][0]["resources"];
+        (resources["requests"]["memory"].clone(), resources["limits"]["memory"].clone())
+    };
+    assert_eq!(memory(&[]), (json!("32Mi"), json!("128Mi")));
+    assert_eq!(memory(&[("limit", "16Mi")]), (json!("16Mi"), json!("16Mi")));
+    assert_eq!(memory(&[("limit", "32768Ki")]), (json!("32Mi"), json!("32768Ki")));
+    assert_eq!(memory(&[("request", "256Mi"), ("limit", "0.25Gi")]), (json!("256Mi"), json!("0.25Gi")));
+    assert_eq!(memory(&[("request", "1Gi"), ("limit", "1G")]), (Value::Null, Value::Null));
+}
+
 /// The kubelet expands `$(NAME)` in environment values, and takes `$$` for `$`.
 #[test]
 fn what_the_kubelet_expands_is_escaped() {
@@ -142,6 +230,46 @@ fn documents_that_nothing_is_changed_in_stay_as_they_stand() {
     for whole in ["", "---\n", "\n# nothing\n"] {
         assert_eq!(uninject(whole).expect("it is YAML").text, whole);
     }
+}
+
+/// `kubectl` reads YAML 1.1, where a plain `yes` is true; one in quotes is a text, whatever quotes they are.
+#[test]
+fn plain_words_mean_what_kubectl_takes_them_for() {
+    for (word, truth) in [("yes", true), ("On", true), ("Y", true), ("NO", false), ("off", false), ("n", false)] {
+        let manifest = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p, annotations: {{a: '{word}', b: \"{word}\"}}}}\n\
+             spec:\n  hostNetwork: {word}\n  containers: [{{name: app, ports: [{{containerPort: 3000}}], env: &env [\n    \
+             {{name: A, value: '{word}'}}, {{name: B, value: \"{word}\"}}]}}]\n  again: *env\n  folded: >-\n    {word}\n  told: !!str {word}\n"
+        );
+        let done = inject(&manifest, &Settings::default()).expect("it is YAML");
+        assert_eq!(done.said[0].contains("node's network"), truth, "{:?}", done.said);
+        for said in [
+            &format!("  hostNetwork: {truth}\n"),
+            &format!("    a: '{word}'\n    b: '{word}'\n"),
+            &format!("  again:\n  - name: A\n    value: '{word}'\n  - name: B\n    value: '{word}'\n"),
+            &format!("  folded: '{word}'\n"),
+            &format!("  told: '{word}'\n"),
+        ] {
+            assert!(done.text.contains(said), "{said}{}", done.text);
+        }
+    }
+}
+
+#[test]
+fn merge_keys_are_merged_as_kubectl_merges_them() {
+    let manifest = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  x:\n  - &image {image: i, name: other}\n  \
+         - &both {<<: *image, ports: [{containerPort: 3000}]}\n  containers:\n  \
+         - {name: app, <<: [*both, {image: later, tty: true}]}\n";
+    let done = inject(manifest, &Settings::default()).expect("it is YAML");
+    assert_eq!(done.said, ["Pod/p: injected: sidegate takes the place of port 3000"]);
+    assert!(
+        done.text.contains("  containers:\n  - image: i\n") && done.text.contains("    name: app\n"),
+        "{}",
+        done.text
+    );
+    assert!(done.text.contains("    tty: true\n") && !done.text.contains("<<"), "{}", done.text);
+    let error = inject("kind: Pod\nspec: {<<: 3}\n", &Settings::default()).expect_err("there is no map");
+    assert!(error.to_string().contains("a merge key (`<<`) has neither a map nor a list of maps"), "{error}");
 }
 
 fn names() -> impl Strategy<Value = String> {

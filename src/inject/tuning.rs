@@ -124,20 +124,54 @@ fn resources<'t>(said: impl Fn(&str) -> Option<&'t str>) -> Result<Value, String
         Some(text) if is_quantity(text) => Ok(text.to_owned()),
         Some(_) => Err(format!("{PREFIX}{key} is no quantity, such as 50m or 64Mi")),
     };
+    let (mut request, limit) = (quantity("memory-request", "32Mi")?, quantity("memory-limit", "128Mi")?);
+    // The API server refuses a pod that asks for more than it may have.
+    if thousandths(&request) > thousandths(&limit) {
+        if said("memory-request").is_some() {
+            return Err(format!(
+                "{PREFIX}memory-request {request} is above the limit of {limit}; write {PREFIX}memory-limit as well"
+            ));
+        }
+        // Where only a limit is said, Kubernetes itself takes it for the request.
+        request.clone_from(&limit);
+    }
     Ok(json!({
-        "requests": {"cpu": quantity("cpu-request", "50m")?, "memory": quantity("memory-request", "32Mi")?},
-        "limits": {"memory": quantity("memory-limit", "128Mi")?},
+        "requests": {"cpu": quantity("cpu-request", "50m")?, "memory": request},
+        "limits": {"memory": limit},
     }))
 }
 
 /// `0.5`, `50m`, `64Mi`: digits, perhaps a fraction, perhaps one of the API's units.
 fn is_quantity(text: &str) -> bool {
+    thousandths(text).is_some()
+}
+
+/// A quantity in thousandths, rounded up, so that the smallest unit is a whole number; `None`: it is none. Fifteen digits of the
+/// largest unit are far from what the number can hold.
+fn thousandths(text: &str) -> Option<u128> {
+    const UNITS: [(&str, u128); 14] = [
+        ("m", 1),
+        ("", 1000),
+        ("k", 1000_u128.pow(2)),
+        ("M", 1000_u128.pow(3)),
+        ("G", 1000_u128.pow(4)),
+        ("T", 1000_u128.pow(5)),
+        ("P", 1000_u128.pow(6)),
+        ("E", 1000_u128.pow(7)),
+        ("Ki", 1000 << 10),
+        ("Mi", 1000 << 20),
+        ("Gi", 1000 << 30),
+        ("Ti", 1000 << 40),
+        ("Pi", 1000 << 50),
+        ("Ei", 1000 << 60),
+    ];
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
-    let (whole, part) = number.split_once('.').map_or((number, None), |(whole, part)| (whole, Some(part)));
-    let digits = |text: &str| (1..=15).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-    let units = ["", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-    digits(whole) && part.is_none_or(digits) && units.contains(&unit)
+    let (_, unit) = UNITS.iter().find(|(name, _)| *name == unit)?;
+    let digits = |text: &str| text.parse::<u128>().ok().filter(|_| text.len() <= 15);
+    let Some((whole, part)) = number.split_once('.') else { return Some(digits(number)? * unit) };
+    let of_part = (digits(part)? * unit).div_ceil(10_u128.pow(u32::try_from(part.len()).ok()?));
+    Some(digits(whole)? * unit + of_part)
 }
 
 #[cfg(test)]
@@ -151,6 +185,29 @@ mod tests {
         }
         for bad in ["", "m", "-1", "1 Mi", "1mi", "1.", ".5", "1e3", "1.2.3"] {
             assert!(!is_quantity(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn quantities_compare_whatever_their_units() {
+        for (less, more) in [
+            ("32Mi", "128Mi"),
+            ("128M", "128Mi"),
+            ("1023Ki", "1Mi"),
+            ("1Mi", "1048577"),
+            ("999m", "1"),
+            ("1.5Gi", "1.6Gi"),
+            ("1Gi", "1.000000001Gi"),
+            ("999999k", "1G"),
+            ("1P", "1Pi"),
+            ("1E", "1Ei"),
+            ("1000000000000Ki", "999999999999999Ei"),
+        ] {
+            assert!(thousandths(less) < thousandths(more), "{less} {more}");
+        }
+        for (one, other) in [("1Ki", "1024"), ("1000m", "1"), ("0.5Gi", "512Mi"), ("1.50k", "1500"), ("1Ti", "1024Gi")]
+        {
+            assert_eq!(thousandths(one), thousandths(other));
         }
     }
 

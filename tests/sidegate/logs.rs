@@ -200,6 +200,22 @@ fn a_log_of_another_server_is_checked_against_the_routes() {
     assert!(aside.contains("left out: 1 line that no access log has"), "{aside}");
 }
 
+/// A log holds whatever its clients have sent: paths that differ beyond what is kept of them are one kind of path.
+#[test]
+fn of_a_long_path_its_beginning_is_kept() {
+    let log: String = ["x", "y"]
+        .map(|end| format!("192.0.2.1 - - [x] \"GET {}/{end} HTTP/1.1\" 200 1\n", "/abcdefgh".repeat(1000)))
+        .concat();
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let file = folder.path().join("access.log");
+    std::fs::write(&file, &log).expect("the folder is writable");
+    let output = on_config(ROUTES, &["check", "--log", file.to_str().expect("its name is UTF-8")], &[]);
+    let said = text(&output.stdout);
+    let first = said.lines().next().unwrap_or_default();
+    assert_eq!(first.len(), "GET  is not covered (404): 2 requests".len() + 200, "{first}");
+    assert!(first.ends_with("/a is not covered (404): 2 requests"), "{first}");
+}
+
 #[test]
 fn a_log_that_the_routes_cover_agrees_and_what_is_none_is_told() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 
 use crate::cli::logs::own::Line;
+use crate::cli::logs::shortened;
 use crate::cli::traffic::grouped;
 
 /// Rows of one table; what comes after them is counted together.
@@ -16,8 +17,6 @@ const MOST_REASONS: usize = 64;
 const MOST_PLACES: usize = 500;
 /// Clients that are told apart in one row.
 pub const MOST_CLIENTS: usize = 256;
-/// Characters of a name and of an example.
-const LONGEST: usize = 200;
 
 /// From the one to before the other, in milliseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, Default)]
@@ -180,11 +179,6 @@ impl Tally {
             None => {}
         }
     }
-}
-
-/// The beginning of a text that a log may hold at any length.
-fn shortened(text: &str) -> &str {
-    text.char_indices().nth(LONGEST).map_or(text, |(end, _)| &text[..end])
 }
 
 impl Table {
