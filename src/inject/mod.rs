@@ -6,8 +6,10 @@
 //!
 //! `pod` decides and changes one pod, `ports`, `probes` and `sidecar` are its parts, `tuning` its annotations; `original` knows what
 //! stood there before; `service` does the same to a Service; `documents` finds pods in manifests of any kind, which `reader` and `yaml` read and write; `review` is what an
-//! API server asks and is answered. All of it is pure, documents in and documents out: the server is `process::webhook`.
+//! API server asks and is answered, the answer being a `difference`. All of it is pure, documents in and documents out: the server is
+//! `process::webhook`.
 
+mod difference;
 pub mod documents;
 mod original;
 mod pod;
@@ -15,7 +17,6 @@ mod ports;
 mod probes;
 mod reader;
 pub mod review;
-
 mod service;
 mod shape;
 mod sidecar;

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::{LABEL, Outcome, Settings, Surroundings, pod, service, shape};
+use super::{LABEL, Outcome, Settings, Surroundings, difference, pod, service, shape};
 
 const VERSION: &str = "admission.k8s.io/v1";
 /// Longer warnings are cut by API servers.
@@ -129,7 +129,7 @@ impl Review {
 
     fn response(&self, outcome: &Outcome, warnings: &[String]) -> Value {
         let mut response = json!({"uid": self.request.uid, "allowed": true});
-        let patch = json_patch::diff(&self.request.object, &outcome.document);
+        let patch = difference::patch(&self.request.object, &outcome.document);
         if let Some(response) = response.as_object_mut() {
             if !patch.is_empty() {
                 response.insert("patchType".to_owned(), json!("JSONPatch"));

@@ -387,7 +387,9 @@ proptest! {
         prop_assert_eq!(&twice, &once);
         prop_assert_eq!(restored(&once.document), pod.clone());
         let mut patched = pod.clone();
-        json_patch::patch(&mut patched, &json_patch::diff(&pod, &once.document)).expect("it is the difference");
+        let patch: json_patch::Patch =
+            serde_json::from_value(json!(difference::patch(&pod, &once.document))).expect("it is RFC 6902's");
+        json_patch::patch(&mut patched, &patch).expect("it is the difference");
         prop_assert_eq!(patched, once.document);
     }
 
