@@ -35,14 +35,18 @@ const DRAIN: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub enum Line {
     /// One request after the other: what is left of a body stands before the next.
-    H1 {
-        progress: Rc<RefCell<Rc<Progress>>>,
-        pulse: Arc<Pulse>,
-        busy: Rc<Cell<bool>>,
-        requests: Rc<Cell<u32>>,
-        upgraded: Upgraded,
-    },
+    H1(Rc<InTurn>),
     H2(Streams),
+}
+
+/// What an HTTP/1.1 connection and the requests on it know of each other.
+pub struct InTurn {
+    pub pulse: Arc<Pulse>,
+    /// Of the request that is served, or was served last.
+    pub progress: RefCell<Rc<Progress>>,
+    pub busy: Cell<bool>,
+    pub requests: Cell<u32>,
+    pub upgraded: Upgraded,
 }
 
 /// Whose connection it is.
@@ -58,16 +62,7 @@ impl Line {
     /// Called as soon as a head is read.
     pub fn begin<B: Body>(&self, request: &Request<B>) -> Underway {
         let progress = match self {
-            Self::H1 { progress, busy, requests, .. } => {
-                busy.set(true);
-                requests.set(requests.get().wrapping_add(1));
-                let mut progress = progress.borrow_mut();
-                if Rc::get_mut(&mut progress).is_none() {
-                    // Somebody still holds the last request's body, and must not speak for this one's.
-                    *progress = Rc::default();
-                }
-                progress.clone()
-            }
+            Self::H1(turns) => turns.begin(),
             Self::H2(streams) => {
                 let progress = Rc::new(Progress::default());
                 streams.opens(progress.clone());
@@ -76,6 +71,37 @@ impl Line {
         };
         progress.begin(!request.body().is_end_stream());
         Underway { progress, line: self.clone(), ended: false }
+    }
+}
+
+impl InTurn {
+    pub fn new(pulse: Arc<Pulse>) -> Self {
+        Self {
+            pulse,
+            progress: RefCell::default(),
+            busy: Cell::default(),
+            requests: Cell::default(),
+            upgraded: Upgraded::default(),
+        }
+    }
+
+    fn begin(&self) -> Rc<Progress> {
+        self.busy.set(true);
+        self.requests.set(self.requests.get().wrapping_add(1));
+        let mut progress = self.progress.borrow_mut();
+        if Rc::get_mut(&mut progress).is_none() {
+            // Somebody still holds the last request's body, and must not speak for this one's.
+            *progress = Rc::default();
+        }
+        progress.clone()
+    }
+
+    fn end(&self, progress: &Progress) {
+        self.busy.set(false);
+        if !progress.has_arrived() {
+            self.pulse.more_to_come();
+        }
+        self.pulse.exchange_ended();
     }
 }
 
@@ -89,13 +115,7 @@ pub struct Underway {
 impl Drop for Underway {
     fn drop(&mut self) {
         match &self.line {
-            Line::H1 { pulse, busy, .. } => {
-                busy.set(false);
-                if !self.progress.has_arrived() {
-                    pulse.more_to_come();
-                }
-                pulse.exchange_ended();
-            }
+            Line::H1(turns) => turns.end(&self.progress),
             Line::H2(streams) => streams.ended(!self.ended),
         }
     }
@@ -108,7 +128,7 @@ pub async fn answer(live: &Live, request: Request<Incoming>, peer: Peer, underwa
     // Each worker has its share, so that they need not ask each other.
     let most_in_flight = bounds.in_flight.div_ceil(context.settings.workers);
     let slot = Slot::take(&live.in_flight);
-    let returns = matches!(underway.line, Line::H1 { .. });
+    let returns = matches!(underway.line, Line::H1(_));
     let refused = if slot.0.get() > most_in_flight {
         Some(Refused::Overloaded)
     } else if request.headers().len() > bounds.headers {
@@ -121,7 +141,7 @@ pub async fn answer(live: &Live, request: Request<Incoming>, peer: Peer, underwa
         None
     };
     let upgraded = match &underway.line {
-        Line::H1 { upgraded, .. } => upgraded.clone(),
+        Line::H1(turns) => turns.upgraded.clone(),
         Line::H2(_) => Upgraded::default(),
     };
     let arrival = arrival(&context, request.headers(), peer, refused, upgraded);
