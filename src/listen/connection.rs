@@ -14,7 +14,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
@@ -279,12 +279,7 @@ fn service(
         // At once: the stream's task is asked for right after.
         let underway = line.begin(&request);
         live.heartbeat.keep();
-        let (live, peer) = (live.clone(), peer.clone());
-        // Boxed, so that a connection that waits for its next request holds no room for the whole way of one.
-        Box::pin(async move {
-            let response: Response<Departing> = serving::answer(&live, request, peer, underway).await;
-            Ok::<_, Infallible>(response)
-        })
+        serving::answer(&live, request, &peer, underway)
     })
 }
 
@@ -293,6 +288,8 @@ fn http1_builder(bounds: &Bounds) -> http1::Builder {
     builder
         // Its timer would begin with the idle time before a request, and is set anew for each.
         .header_read_timeout(None)
+        // `Paced` looks whether a client leaves that waits.
+        .half_close(true)
         .max_headers(bounds.headers)
         // Twice what is allowed, so that a request that is somewhat too large gets an answer that says so.
         .max_buf_size(2 * bounds.header_bytes);

@@ -87,7 +87,7 @@ impl Wait {
     /// left the house.
     pub fn of_connection(turns: &InTurn) -> (Self, u32) {
         let (pulse, progress) = (&turns.pulse, turns.progress.borrow());
-        let (busy, requests) = (turns.busy.get(), turns.requests.get());
+        let (busy, requests) = (turns.pulse.is_busy(), turns.requests.get());
         if pulse.is_closing() {
             return (Self::Leave, 0);
         }
