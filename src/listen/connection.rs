@@ -118,15 +118,14 @@ where
     if h2 {
         return Box::pin(http2(live, &settings.bounds, stream, peer, drain)).await;
     }
-    let turns = Rc::new(InTurn::new(stream.pulse.clone()));
-    let mut parked = stream;
+    let (mut requests, mut parked) = (0, stream);
     loop {
-        match Box::pin(http1(live, &settings.bounds, parked, &peer, &turns, &mut drain)).await? {
+        match Box::pin(http1(live, &settings.bounds, parked, &peer, &mut requests, &mut drain)).await? {
             None => return Ok(()),
             Some(stream) => parked = stream,
         }
         let bounds = &settings.bounds;
-        let patience = if turns.requests.get() == 0 { bounds.header_read } else { bounds.idle };
+        let patience = if requests == 0 { bounds.header_read } else { bounds.idle };
         if !wakes(&mut parked, patience, &mut drain).await? {
             return timed(bounds.handshake, parked.shutdown()).await;
         }
@@ -170,12 +169,14 @@ async fn http1<S>(
     bounds: &Bounds,
     stream: Paced<S>,
     peer: &Peer,
-    turns: &Rc<InTurn>,
+    requests: &mut u32,
     drain: &mut Watch,
 ) -> io::Result<Option<Paced<S>>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    // All of it is let go of with the rest when the connection is parked: what stayed would lie scattered between.
+    let turns = Rc::new(InTurn::new(stream.pulse.clone(), *requests));
     let mut connection = http1_builder(bounds)
         .serve_connection(TokioIo::new(stream), service(live.clone(), peer.clone(), Line::H1(turns.clone())))
         .with_upgrades();
@@ -205,7 +206,7 @@ where
                 Pin::new(&mut connection).graceful_shutdown();
             }
             Event::LookAgain => {
-                let (now, (wait, progress)) = (Instant::now(), Wait::of_connection(turns));
+                let (now, (wait, progress)) = (Instant::now(), Wait::of_connection(&turns));
                 match (wait, look.again(now, wait, progress)) {
                     (Wait::Request, waited) if waited >= PARK_AFTER && !leaving => break,
                     (wait, waited) if waited >= wait.patience(bounds) => return Err(io::ErrorKind::TimedOut.into()),
@@ -215,6 +216,7 @@ where
             }
         }
     }
+    *requests = turns.requests.get();
     // Between two requests it has not been upgraded.
     let Some(parts) = connection.into_parts() else { return Ok(None) };
     let mut stream = parts.io.into_inner();

@@ -117,6 +117,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Paced<S> {
 
     /// These bytes come first when it is read again.
     pub fn put_back(&mut self, bytes: Bytes) {
+        // A connection that is parked leaves nothing between what it gives back: the allocator could not put it together again.
+        self.leaves = Seldom::default();
         self.ahead = if self.ahead.is_empty() { bytes } else { [bytes, self.ahead.split_off(0)].concat().into() };
     }
 

@@ -75,11 +75,12 @@ impl Line {
 }
 
 impl InTurn {
-    pub fn new(pulse: Arc<Pulse>) -> Self {
+    /// `requests`: so many were served before.
+    pub fn new(pulse: Arc<Pulse>, requests: u32) -> Self {
         Self {
             progress: RefCell::new(Rc::new(Progress::of(pulse.heard_out.clone()))),
             pulse,
-            requests: Cell::default(),
+            requests: Cell::new(requests),
             upgraded: Upgraded::default(),
         }
     }
