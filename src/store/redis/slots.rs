@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use super::cluster::slot_of;
 use super::line::Line;
 use super::script::{Call, Script};
-use crate::limit::{Algorithm, Answer, Ask, Believed, Outcome, Question, WindowNow};
+use crate::limit::{Algorithm, Answer, Ask, Believed, Outcome, Question, WindowsNow};
 use crate::store::StoreError;
 use crate::store::layout::Layout;
 
@@ -92,7 +92,7 @@ struct Journey {
     granted: u32,
     now_ms: u64,
     /// Per ask, what its slot said of its buckets and documents.
-    windows: Vec<Vec<Vec<WindowNow>>>,
+    windows: Vec<Vec<WindowsNow>>,
     /// Per ask, how many each of its buckets that observe had room for.
     observed: Vec<Vec<u32>>,
     documents: Vec<Found>,
