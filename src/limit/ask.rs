@@ -63,7 +63,8 @@ impl Question {
 
     /// Whether the two are answered alike: they differ in `n` at the most.
     pub fn is_alike(&self, other: &Self) -> bool {
-        self.cost == other.cost && self.asks == other.asks
+        // What one caller asks over and over stands in one place, and need not be looked through.
+        self.cost == other.cost && (Arc::ptr_eq(&self.asks, &other.asks) || self.asks == other.asks)
     }
 }
 

@@ -45,6 +45,7 @@ impl JsonLine {
         }
     }
 
+    #[inline(always)]
     pub fn number(&mut self, name: &'static str, value: u64) {
         self.field(name);
         self.0.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
@@ -123,7 +124,9 @@ mod tests {
         let line = line.end();
         assert_eq!(line.iter().filter(|byte| byte.is_ascii_control()).count(), 1, "the newline at the end");
         let value: serde_json::Value = serde_json::from_slice(&line).expect("one JSON document");
-        let expected = serde_json::json!({"a": "x\"\n\u{1b}\\", "b": 7, "d": 1234.567, "e": 0.005, "f": 0.0, "g": 1.06, "i": "0-9", "k": "z"});
+        let expected = serde_json::json!({
+            "a": "x\"\n\u{1b}\\", "b": 7, "d": 1234.567, "e": 0.005, "f": 0.0, "g": 1.06, "i": "0-9", "k": "z"
+        });
         assert_eq!(value, expected);
     }
 }
