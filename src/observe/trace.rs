@@ -228,7 +228,7 @@ mod tests {
         span.propagate(&mut headers);
         let told = headers[TRACEPARENT].to_str().expect("it is text").to_owned();
         let digits = span.digits();
-        let parts = [digits.trace_id, digits.span_id, digits.flags].map(|part| text(part));
+        let parts = [digits.trace_id, digits.span_id, digits.flags].map(text);
         assert_eq!(told, format!("00-{}", parts.join("-")));
         assert!(read(told.as_bytes()).is_some(), "{told}");
         (digits.parent_id.is_some(), told)

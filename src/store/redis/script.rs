@@ -16,6 +16,9 @@ use crate::store::layout::Layout;
 pub const DECIDE: &str = include_str!("scripts/decide.lua");
 pub const GIVE_BACK: &str = include_str!("scripts/give_back.lua");
 
+/// Bytes of a key: most are those of documents, which are named by 64 digits.
+const USUAL_KEY: usize = 96;
+
 /// What Redis runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Script {
@@ -98,7 +101,8 @@ pub fn encode(layout: &Layout, questions: &[Question]) -> Call {
         blob.index(count);
     }
     questions.iter().for_each(|question| write_question(&mut blob, &mut places, question));
-    let mut keys = Keys::default();
+    let count = names.in_order().count();
+    let mut keys = Keys { text: String::with_capacity(USUAL_KEY * count), ends: Vec::with_capacity(count) };
     names.in_order().for_each(|name| keys.push(layout, name.slot, name.name));
     let texts = names.texts.iter().map(|(_, text)| (*text).clone()).collect();
     Call { keys, blob: blob.finish(), texts }
