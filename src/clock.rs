@@ -21,22 +21,26 @@ pub fn rfc3339(ms: u64) -> String {
 }
 
 thread_local! {
-    /// A second and its text: log lines come many to a second.
-    static LAST_WRITTEN: RefCell<(u64, String)> = RefCell::new((0, rfc3339(0)));
+    /// A second and its text without the `Z`: log lines come many to a second.
+    static LAST_WRITTEN: RefCell<(u64, String)> = RefCell::new((0, begun(0)));
 }
 
 /// `2026-03-23T14:30:00.123Z`: the same with milliseconds, for logs.
 pub fn rfc3339_ms(ms: u64) -> String {
     LAST_WRITTEN.with_borrow_mut(|(second, text)| {
         if *second != ms / 1000 {
-            (*second, *text) = (ms / 1000, rfc3339(ms));
+            (*second, *text) = (ms / 1000, begun(ms));
         }
         let digit = |place: u64| char::from(b'0' + (ms / place % 10) as u8);
-        let mut whole = String::with_capacity(text.len() + 4);
-        whole.push_str(text.trim_end_matches('Z'));
-        whole.extend(['.', digit(100), digit(10), digit(1), 'Z']);
+        let mut whole = String::with_capacity(text.len() + 5);
+        whole.push_str(text);
+        ['.', digit(100), digit(10), digit(1), 'Z'].into_iter().for_each(|c| whole.push(c));
         whole
     })
+}
+
+fn begun(ms: u64) -> String {
+    rfc3339(ms).trim_end_matches('Z').to_owned()
 }
 
 /// Reads an RFC 3339 time with any offset; `None` if it is none, or before 1970.

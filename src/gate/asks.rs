@@ -6,11 +6,13 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::documents::KnownKey;
 use super::standing::Standing;
 use super::trail::LimitNow;
 use crate::keys::{Digest, Tenant};
-use crate::limit::{Ask, Believed, BucketAsk, Document, Member, Question, WindowNow, Windows};
+use crate::limit::{Ask, Believed, BucketAsk, Document, Member, Question, Windows, WindowsNow};
 use crate::policy::{By, Limit, Mode, Plan, Route};
 use crate::store::layout;
 use crate::store::record::BusinessDocument;
@@ -27,7 +29,7 @@ pub struct Asked {
 #[derive(Debug)]
 pub struct Counted {
     pub granted: u32,
-    pub windows: Vec<Vec<WindowNow>>,
+    pub windows: Vec<WindowsNow>,
     pub observed: Vec<u32>,
 }
 
@@ -140,7 +142,7 @@ impl Asked {
     /// Names what the store answered to one request, bucket by bucket.
     pub fn named(&self, counted: Counted, now_ms: u64) -> Vec<LimitNow> {
         let Counted { granted, windows: answered, observed } = counted;
-        let mut named = Vec::with_capacity(answered.iter().map(Vec::len).sum());
+        let mut named = Vec::with_capacity(answered.iter().map(SmallVec::len).sum());
         let mut observed = observed.into_iter();
         for ((limit, windows), states) in self.limits.iter().flatten().zip(answered) {
             let one_of_several = windows.as_slice().len() > 1;

@@ -122,9 +122,9 @@ fn holds_a_key(credentials: &Credentials, value: &HeaderValue) -> bool {
 }
 
 fn candidate<'v>(credentials: &'v Credentials, source: &KeySource, value: &'v HeaderValue) -> Candidate<'v> {
-    let unreadable = Candidate::Malformed { white_space: value.as_bytes().contains(&b'\t') };
     let Ok(text) = value.to_str() else {
-        return if source.scheme.is_none() { unreadable } else { Candidate::NotOurs };
+        let unreadable = || Candidate::Malformed { white_space: value.as_bytes().contains(&b'\t') };
+        return if source.scheme.is_none() { unreadable() } else { Candidate::NotOurs };
     };
     let key = match &source.scheme {
         None => text,

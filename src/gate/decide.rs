@@ -3,6 +3,7 @@
 //! Order of answers: 400, 404 and 405, 401, 403, 429. Everything before the store is pure; a key's documents are remembered
 //! but confirmed by the store in the same call that spends, so that a steady-state request makes one call.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -152,24 +153,26 @@ impl Gate {
             Found::OtherMethods { allow } => return Err(Denial::MethodNotAllowed { allow: allow.to_owned() }),
             Found::Nothing => return Err(Denial::RouteNotFound),
         };
-        let target = target(&path.text, inquiry.query, route)?;
+        let query = inquiry.query.map(|query| query::clamped(query, &route.max_query)).transpose()?;
         if self.policy.deny.holds_address(inquiry.client) {
             return Err(Denial::DeniedAddress);
         }
         if preflight.is_some() {
-            return Ok(Permit::preflight(route.clone(), target));
+            return Ok(Permit::preflight(route.clone(), target(path.text, query)));
         }
         let deadline = Instant::now() + self.deadline;
         if route.access == Access::Public {
+            let target = target(path.text, query);
             let routed = Routed { route, target, named: None, client: inquiry.client, spends: true };
             return self.decide_public(routed, deadline, trail).await;
         }
-        let query = inquiry.query.unwrap_or_default();
-        let named = business::named(&self.policy.business_sources, &parameters, query, inquiry.headers)?;
+        let asked = inquiry.query.unwrap_or_default();
+        let named = business::named(&self.policy.business_sources, &parameters, asked, inquiry.headers)?;
         let presented = credential::read(&self.policy.credentials, inquiry.headers)?;
         if self.policy.deny.digests.contains(&presented.digest) {
             return Err(Denial::DeniedKey);
         }
+        let target = target(path.text, query);
         let routed = Routed { route, target, named, client: inquiry.client, spends: true };
         let digest = presented.digest;
         let decided = self.decide_keyed(routed, presented, deadline, trail).await;
@@ -448,10 +451,10 @@ fn not_taken() -> Denial {
 }
 
 /// Path and query to forward: the path as it was matched, the query as it came save for a clamp.
-fn target(path: &str, query: Option<&str>, route: &Route) -> Result<String, Denial> {
+fn target(path: String, query: Option<Cow<'_, str>>) -> String {
     match query {
-        None => Ok(path.to_owned()),
-        Some(query) => Ok(format!("{path}?{}", query::clamped(query, &route.max_query)?)),
+        None => path,
+        Some(query) => format!("{path}?{query}"),
     }
 }
 

@@ -25,24 +25,23 @@ fn normalize(raw: &str) -> Result<RequestPath, &'static str> {
     }
     let mut path = RequestPath { text: String::with_capacity(raw.len()), needs: Allowances::default() };
     let mut beyond_ascii = false;
-    let mut rest = raw.as_bytes();
-    while let Some(&byte) = rest.first() {
-        if byte == b'%' {
-            let meant = percent::triplet(rest).ok_or("The path holds a percent sign that encodes nothing")?;
-            beyond_ascii |= !meant.is_ascii();
-            let (triplet, after) = rest.split_at(3);
-            push_encoded(&mut path, meant, triplet)?;
-            rest = after;
-            continue;
+    let mut rest = raw;
+    loop {
+        let plain = rest.bytes().take_while(|byte| *byte == b'/' || percent::is_segment_byte(*byte)).count();
+        let (text, after) = rest.split_at(plain);
+        path.needs.semicolon |= text.contains(';');
+        path.text.push_str(text);
+        if after.is_empty() {
+            break;
         }
-        match byte {
-            b'/' => {}
-            b';' => path.needs.semicolon = true,
-            _ if percent::is_segment_byte(byte) => {}
-            _ => return Err("The path holds a character that must be percent-encoded"),
+        if !after.starts_with('%') {
+            return Err("The path holds a character that must be percent-encoded");
         }
-        path.text.push(char::from(byte));
-        rest = &rest[1..];
+        let meant = percent::triplet(after.as_bytes()).ok_or("The path holds a percent sign that encodes nothing")?;
+        beyond_ascii |= !meant.is_ascii();
+        let (triplet, after) = after.split_at(3);
+        push_encoded(&mut path, meant, triplet)?;
+        rest = after;
     }
     check_segments(&path.text)?;
     if beyond_ascii {
@@ -51,7 +50,7 @@ fn normalize(raw: &str) -> Result<RequestPath, &'static str> {
     Ok(path)
 }
 
-fn push_encoded(path: &mut RequestPath, meant: u8, triplet: &[u8]) -> Result<(), &'static str> {
+fn push_encoded(path: &mut RequestPath, meant: u8, triplet: &str) -> Result<(), &'static str> {
     match meant {
         b'/' => path.needs.encoded_slash = true,
         b';' => path.needs.semicolon = true,
@@ -63,7 +62,7 @@ fn push_encoded(path: &mut RequestPath, meant: u8, triplet: &[u8]) -> Result<(),
         }
         _ => {}
     }
-    path.text.extend(triplet.iter().map(|byte| char::from(*byte)));
+    path.text.push_str(triplet);
     Ok(())
 }
 

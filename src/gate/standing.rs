@@ -40,7 +40,7 @@ impl Standing {
     pub fn unconfirmed(&self) -> Arc<Caller> {
         match self.must_own {
             None => self.caller.clone(),
-            Some(_) => Arc::new(Caller { key: self.caller.key.clone(), business: None, plan: None }),
+            Some(_) => Arc::new(Caller { key: self.caller.key.clone(), ..Caller::default() }),
         }
     }
 
@@ -71,7 +71,7 @@ pub fn judge(
     let effective = effective_business(key, named).map(str::to_owned);
     let plan_name = business.and_then(|business| business.plan.clone());
     let must_own = if key.business.is_none() { effective.clone() } else { None };
-    let caller = Caller { key: key.clone(), business: effective, plan: plan_name };
+    let caller = Caller { key: key.clone(), business: effective, plan: plan_name, ..Caller::default() };
     let verdict = verdict(policy, &caller, business, plan(policy, business), circumstances);
     Standing { caller: Arc::new(caller), verdict, must_own }
 }

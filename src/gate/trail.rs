@@ -3,8 +3,10 @@
 //! Filled as the questions are answered, so that a denial at any of them still leaves what was known before.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use http::HeaderValue;
 
 use crate::limit::{Window, WindowNow};
 use crate::policy::{Limit, Mode, Reason, Route};
@@ -27,12 +29,31 @@ pub struct Trail {
     pub known_for: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Default)]
 pub struct Caller {
     pub key: Arc<KeyDocument>,
     /// The business that the request is about: the key's own, or the one that an unscoped key named and its user owns.
     pub business: Option<String>,
     pub plan: Option<String>,
+    pub introduction: Introduction,
+}
+
+/// What services are told of a caller, as headers' values by the teller's numbers for them: each made once, since most
+/// callers come again.
+#[derive(Debug, Default)]
+pub struct Introduction(Mutex<Vec<(u8, Option<HeaderValue>)>>);
+
+impl Introduction {
+    pub fn value(&self, number: u8, make: impl FnOnce() -> Option<HeaderValue>) -> Option<HeaderValue> {
+        // Whole at every step, and one worker's: nobody waits for it.
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, value)) = made.iter().find(|(made, _)| *made == number) {
+            return value.clone();
+        }
+        let value = make();
+        made.push((number, value.clone()));
+        value
+    }
 }
 
 /// One window of one limit after this request.

@@ -1,11 +1,20 @@
 //! The SHA-256 of a key: the only form in which a key moves through the code or rests in a store.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use sha2::{Digest as _, Sha256};
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Digest([u8; 32]);
+
+/// Maps tell digests apart by eight of their bytes, which are as good as random.
+impl Hash for Digest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        state.write_u64(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
+    }
+}
 
 impl Digest {
     pub fn of(key: &str) -> Self {

@@ -10,7 +10,7 @@ pub mod fold;
 pub mod spend;
 pub mod window;
 
-pub use ask::{Answer, Ask, Believed, BucketAsk, Document, Member, Outcome, Question, WindowNow};
+pub use ask::{Answer, Ask, Believed, BucketAsk, Document, Member, Outcome, Question, WindowNow, WindowsNow};
 pub use bucket::Bucket;
 pub use spend::spend;
 pub use window::{Algorithm, Window, Windows, WindowsError};

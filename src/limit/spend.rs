@@ -7,7 +7,7 @@
 //! fixed window and `duration_ms` in the others; a token bucket of 60/1m refills 60 units in each millisecond.
 
 use super::bucket::{Bucket, Entry};
-use super::{Algorithm, BucketAsk, Outcome, Window, WindowNow};
+use super::{Algorithm, BucketAsk, Outcome, Window, WindowNow, WindowsNow};
 
 /// Spends `cost` from every window of every bucket, up to `n` times: as often as all of them have room, and equally often
 /// from each. A cost of 0 changes nothing and is always granted. No bucket may be named twice.
@@ -42,8 +42,8 @@ fn fitting(bucket: &Bucket, ask: &BucketAsk, now_ms: u64, cost: u64, n: u32) -> 
 }
 
 /// Takes `spent` from each window of one bucket and says where they stand.
-fn settle(bucket: &mut Bucket, ask: &BucketAsk, now_ms: u64, cost: u64, spent: u64) -> Vec<WindowNow> {
-    let mut windows = Vec::with_capacity(ask.windows.as_slice().len());
+fn settle(bucket: &mut Bucket, ask: &BucketAsk, now_ms: u64, cost: u64, spent: u64) -> WindowsNow {
+    let mut windows = WindowsNow::with_capacity(ask.windows.as_slice().len());
     for window in ask.windows.as_slice() {
         let mut entry = advanced(bucket, ask.algorithm, *window, now_ms);
         if spent > 0 {
@@ -175,7 +175,7 @@ mod tests {
             };
             let [(bucket, _)] = buckets;
             self.0 = bucket;
-            (granted, windows.remove(0))
+            (granted, windows.remove(0).into_vec())
         }
     }
 

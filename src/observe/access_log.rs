@@ -103,30 +103,32 @@ fn masked_path<'p>(path: &'p str, formats: &Formats) -> Cow<'p, str> {
     mask(path, formats)
 }
 
-/// Field names after OpenTelemetry's semantic conventions for HTTP, and our own below `sidegate.`.
+/// Field names after OpenTelemetry's semantic conventions for HTTP, and our own below `sidegate.`. Methods are tokens and ids
+/// of keys and businesses are made of a few signs (`keys::tenant::is_id`), so that they are plain.
 fn json(finished: &Finished<'_>, method: &str, path: &str, user_agent: Option<&str>) -> Vec<u8> {
     let trail = finished.trail;
-    let mut line = JsonLine::new("timestamp", &clock::rfc3339_ms(clock::now_ms()));
-    line.text("http.request.method", method);
+    let span = finished.span.digits();
+    let mut line = JsonLine::new("timestamp", clock::rfc3339_ms(clock::now_ms()).as_bytes());
+    line.plain("http.request.method", method.as_bytes());
     line.text("url.path", path);
     line.text("http.route", finished.route());
     line.number("http.response.status_code", finished.status.into());
-    line.text("client.address", finished.client);
+    line.plain("client.address", finished.client.as_bytes());
     line.text_if("user_agent.original", user_agent);
-    line.text("sidegate.request_id", finished.request_id);
+    line.plain("sidegate.request_id", finished.request_id);
     // As OpenTelemetry names them in logs of other formats than its own.
-    line.text("trace_id", finished.span.trace_id());
-    line.text("span_id", finished.span.span_id());
-    line.text("trace_flags", finished.span.flags());
-    line.text_if("sidegate.parent_span_id", finished.span.parent_id());
-    line.text("sidegate.decision", finished.decision().name());
-    line.text_if("sidegate.reason", finished.reason().map(Reason::name));
+    line.plain("trace_id", span.trace_id);
+    line.plain("span_id", span.span_id);
+    line.plain("trace_flags", span.flags);
+    line.plain_if("sidegate.parent_span_id", span.parent_id);
+    line.plain("sidegate.decision", finished.decision().name().as_bytes());
+    line.plain_if("sidegate.reason", finished.reason().map(|reason| reason.name().as_bytes()));
     if trail.known_for {
         // The store was away, and the key was judged by what was last confirmed of it.
-        line.text("sidegate.basis", "known_for");
+        line.plain("sidegate.basis", b"known_for");
     }
-    line.text_if("sidegate.key_id", finished.key_id());
-    line.text_if("sidegate.business", finished.business());
+    line.plain_if("sidegate.key_id", finished.key_id().map(str::as_bytes));
+    line.plain_if("sidegate.business", finished.business().map(str::as_bytes));
     if let Some(binding) = finished.binding() {
         // The window that was nearest to its limit.
         line.text("sidegate.limit", &binding.policy_name());
@@ -157,8 +159,9 @@ fn text(finished: &Finished<'_>, method: &str, path: &str, _: Option<&str>) -> V
             line.push_str(&format!(" {name}={value}"));
         }
     }
-    let (trace, span) = (finished.span.trace_id(), finished.span.span_id());
-    line.push_str(&format!(" client={} id={} trace={trace} span={span}\n", finished.client, finished.request_id));
+    let (id, span) = (finished.request_id.escape_ascii(), finished.span.digits());
+    let (trace, span) = (span.trace_id.escape_ascii(), span.span_id.escape_ascii());
+    line.push_str(&format!(" client={} id={id} trace={trace} span={span}\n", finished.client));
     line.into_bytes()
 }
 
@@ -170,6 +173,7 @@ mod tests {
 
     use super::super::Span;
     use super::super::random::Random;
+    use super::super::values::Values;
     use super::*;
     use crate::gate::Trail;
 
@@ -182,8 +186,8 @@ mod tests {
             path,
             client: "192.0.2.1",
             user_agent: Some("quote\" back\\ \u{7}"),
-            request_id: "r",
-            span: &Span::begin(&http::HeaderMap::new(), &Random::default()),
+            request_id: b"r",
+            span: &Span::begin(&http::HeaderMap::new(), &Random::default(), &Values::default()),
             trail: &trail,
             denial: None,
             status: 200,
@@ -196,7 +200,8 @@ mod tests {
         let value: serde_json::Value = serde_json::from_slice(&line).expect("one JSON document");
         assert_eq!((&value["url.path"], &value["sidegate.duration_ms"]), (&path.into(), &1.5.into()));
         let text = text(&finished, "GET", path, None);
-        let (trace, span) = (finished.span.trace_id(), finished.span.span_id());
+        let span = finished.span.digits();
+        let (trace, span) = (span.trace_id.escape_ascii(), span.span_id.escape_ascii());
         assert!(text.ends_with(format!(" id=r trace={trace} span={span}\n").as_bytes()));
         assert_eq!(text.iter().filter(|b| b.is_ascii_control()).count(), 1);
     }

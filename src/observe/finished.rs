@@ -13,10 +13,11 @@ pub struct Finished<'a> {
     pub method: &'a Method,
     /// As it came, without the query.
     pub path: &'a str,
-    /// Its address.
+    /// Its address, as digits, dots and colons.
     pub client: &'a str,
     pub user_agent: Option<&'a str>,
-    pub request_id: &'a str,
+    /// Digits and hyphens.
+    pub request_id: &'a [u8],
     pub span: &'a Span,
     pub trail: &'a Trail,
     pub denial: Option<&'a Denial>,

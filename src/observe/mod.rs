@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod random;
 pub mod settings;
 pub mod trace;
+pub mod values;
 
 pub use access_log::AccessLog;
 pub use finished::{Decision, Finished};

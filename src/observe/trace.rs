@@ -8,6 +8,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::random::Random;
+use super::values::Values;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -29,17 +30,27 @@ const MOST_MEMBERS: usize = 32;
 /// How long the key and the value of one may be (§3.3.1.3).
 const LONGEST: usize = 256;
 
+/// A span's ids and flags in hexadecimal digits: bytes, so that who writes them often need not look at each.
+#[derive(Debug, Clone, Copy)]
+pub struct Digits<'s> {
+    pub trace_id: &'s [u8],
+    pub span_id: &'s [u8],
+    pub flags: &'s [u8],
+    /// The span that the client sent the request in.
+    pub parent_id: Option<&'s [u8]>,
+}
+
 /// The gate's part of a trace.
 #[derive(Debug, Clone)]
 pub struct Span {
-    /// As the upstream is told of it: the caller that it sees is this span.
-    text: [u8; LENGTH],
+    /// As the upstream is told of it: the caller that it sees is this span. Always of `LENGTH`.
+    text: HeaderValue,
     /// The span of the client, in hexadecimal digits; `None`: the trace begins here.
     parent: Option<[u8; 16]>,
 }
 
 impl Span {
-    pub fn begin(headers: &HeaderMap, random: &Random) -> Self {
+    pub fn begin(headers: &HeaderMap, random: &Random, values: &Values) -> Self {
         let mut text = [b'-'; LENGTH];
         text[..2].copy_from_slice(b"00");
         let theirs = incoming(headers);
@@ -57,40 +68,33 @@ impl Span {
             }
         }
         write_hex(&mut text[SPAN_ID], &random.take::<8>());
+        let text = values.of(&text).expect("hexadecimal digits and hyphens are a header's value");
         Self { text, parent: theirs.map(|theirs| theirs.span_id) }
     }
 
     pub fn trace_id(&self) -> &str {
-        self.part(TRACE_ID)
+        text(&self.text.as_bytes()[TRACE_ID])
     }
 
-    pub fn span_id(&self) -> &str {
-        self.part(SPAN_ID)
-    }
-
-    pub fn flags(&self) -> &str {
-        self.part(FLAGS)
-    }
-
-    /// The span that the client sent the request in.
-    pub fn parent_id(&self) -> Option<&str> {
-        self.parent.as_ref().map(|id| text(id))
+    pub fn digits(&self) -> Digits<'_> {
+        let text = self.text.as_bytes();
+        Digits {
+            trace_id: &text[TRACE_ID],
+            span_id: &text[SPAN_ID],
+            flags: &text[FLAGS],
+            parent_id: self.parent.as_ref().map(|id| &id[..]),
+        }
     }
 
     /// Says to the upstream what it is a part of. `tracestate` passes as it came where it is well-formed and its trace goes on
     /// (§3.3.1, §4.3); its lines become one.
     pub fn propagate(&self, headers: &mut HeaderMap) {
-        let value = HeaderValue::from_bytes(&self.text).expect("hexadecimal digits and hyphens are a header's value");
-        headers.insert(TRACEPARENT, value);
+        headers.insert(TRACEPARENT, self.text.clone());
         match self.parent.map_or(State::Absent, |_| State::of(headers)) {
             State::Absent => drop(headers.remove(TRACESTATE)),
             State::AsItCame => {}
             State::InLines(joined) => drop(headers.insert(TRACESTATE, joined)),
         }
-    }
-
-    fn part(&self, range: std::ops::Range<usize>) -> &str {
-        text(&self.text[range])
     }
 }
 
@@ -109,9 +113,8 @@ struct Incoming<'h> {
 
 /// The one `traceparent`, if it is well-formed (§3.2).
 fn incoming(headers: &HeaderMap) -> Option<Incoming<'_>> {
-    let mut lines = headers.get_all(TRACEPARENT).iter();
-    let line = lines.next()?.as_bytes();
-    if lines.next().is_some() { None } else { read(line) }
+    let line = headers.get(TRACEPARENT)?;
+    if headers.get_all(TRACEPARENT).iter().nth(1).is_some() { None } else { read(line.as_bytes()) }
 }
 
 /// A later version than 00 may go on behind the flags, after a hyphen; ff is none (§3.2.4).
@@ -138,11 +141,23 @@ fn is_hex(byte: &u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
+/// Each byte in hexadecimal digits.
+const PAIRS: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
 /// Ids that are all zero are invalid; a random one is so once in 2⁶⁴ spans, and is made another.
 fn write_hex(digits: &mut [u8], id: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for (two, byte) in digits.chunks_exact_mut(2).zip(id) {
-        two.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    let (pairs, _) = digits.as_chunks_mut::<2>();
+    for (pair, byte) in pairs.iter_mut().zip(id) {
+        *pair = PAIRS[usize::from(*byte)];
     }
     if digits.iter().all(|&digit| digit == b'0')
         && let [.., last] = digits
@@ -208,13 +223,15 @@ mod tests {
 
     /// The header that goes on, as it would have come with this one.
     fn told(lines: &[&str]) -> (bool, String) {
-        let span = Span::begin(&with(TRACEPARENT, lines), &Random::default());
+        let span = Span::begin(&with(TRACEPARENT, lines), &Random::default(), &Values::default());
         let mut headers = HeaderMap::new();
         span.propagate(&mut headers);
         let told = headers[TRACEPARENT].to_str().expect("it is text").to_owned();
-        assert_eq!(told, format!("00-{}-{}-{}", span.trace_id(), span.span_id(), span.flags()));
+        let digits = span.digits();
+        let parts = [digits.trace_id, digits.span_id, digits.flags].map(text);
+        assert_eq!(told, format!("00-{}", parts.join("-")));
         assert!(read(told.as_bytes()).is_some(), "{told}");
-        (span.parent_id().is_some(), told)
+        (digits.parent_id.is_some(), told)
     }
 
     #[test]
@@ -262,7 +279,7 @@ mod tests {
     fn state(parent: &[&str], lines: &[&str]) -> Vec<String> {
         let mut headers = with(TRACEPARENT, parent);
         headers.extend(with(TRACESTATE, lines));
-        Span::begin(&headers, &Random::default()).propagate(&mut headers);
+        Span::begin(&headers, &Random::default(), &Values::default()).propagate(&mut headers);
         headers.get_all(TRACESTATE).iter().map(|value| value.to_str().expect("it is text").to_owned()).collect()
     }
 

@@ -1,13 +1,28 @@
 //! Percent-encoding (RFC 3986 §2) as routes and paths share it: which bytes may stand plain, which must not stay encoded.
 
 /// `ALPHA DIGIT - . _ ~` (RFC 3986 §2.3): encoded or not, they mean the same, so they are decoded.
-pub fn is_unreserved(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
+pub const fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
 /// What may stand plain in a path segment (`pchar`, RFC 3986 §3.3), `%` aside.
 pub fn is_segment_byte(byte: u8) -> bool {
-    is_unreserved(byte) || b"!$&'()*+,;=:@".contains(&byte)
+    SEGMENT_BYTES[usize::from(byte)]
+}
+
+/// Looked up, since every byte of every path is.
+const SEGMENT_BYTES: [bool; 256] = {
+    let mut bytes = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        bytes[byte as usize] = is_unreserved(byte) || is_sub_delimiter(byte) || matches!(byte, b':' | b'@');
+        byte += 1;
+    }
+    bytes
+};
+
+const fn is_sub_delimiter(byte: u8) -> bool {
+    matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
 }
 
 /// The byte that `%XX` at the start of `rest` stands for; `None` if there is no such triplet.

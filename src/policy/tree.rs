@@ -49,9 +49,8 @@ impl Tree {
     }
 
     pub fn find<'p>(&self, path: &'p str) -> Option<Hit<'p>> {
-        let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
         let mut captures = Vec::new();
-        let (endpoint, through_rest) = self.exact.find(&segments, &mut captures)?;
+        let (endpoint, through_rest) = self.exact.find(path.strip_prefix('/')?.split('/'), &mut captures)?;
         let loose = through_rest || !captures.is_empty();
         Some(Hit { endpoint: *endpoint, captures, loose })
     }
@@ -59,8 +58,8 @@ impl Tree {
     /// Whether a lenient backend would take the path for another pattern's than `endpoint`.
     pub fn is_meant_for_another(&self, path: &str, endpoint: usize) -> bool {
         lenient::readings(path).iter().any(|read| {
-            let segments: Vec<&str> = read.iter().map(String::as_str).collect();
-            self.lenient.find(&segments, &mut Vec::new()).is_some_and(|(meant, _)| !meant.contains(&endpoint))
+            let segments = read.iter().map(String::as_str);
+            self.lenient.find(segments, &mut Vec::new()).is_some_and(|(meant, _)| !meant.contains(&endpoint))
         })
     }
 
@@ -68,8 +67,8 @@ impl Tree {
     pub fn all_meant(&self, path: &str) -> Vec<usize> {
         let mut meant: Vec<usize> = self.find(path).map(|hit| hit.endpoint).into_iter().collect();
         for read in lenient::readings(path) {
-            let segments: Vec<&str> = read.iter().map(String::as_str).collect();
-            meant.extend(self.lenient.find(&segments, &mut Vec::new()).into_iter().flat_map(|(found, _)| found));
+            let segments = read.iter().map(String::as_str);
+            meant.extend(self.lenient.find(segments, &mut Vec::new()).into_iter().flat_map(|(found, _)| found));
         }
         meant
     }
@@ -97,18 +96,22 @@ impl<E> Node<E> {
     }
 
     /// The endpoint, and whether it was reached through its `/**`.
-    fn find<'p>(&self, segments: &[&'p str], captures: &mut Vec<&'p str>) -> Option<(&E, bool)> {
-        let Some((first, others)) = segments.split_first() else {
+    fn find<'p>(
+        &self,
+        mut segments: impl Iterator<Item = &'p str> + Clone,
+        captures: &mut Vec<&'p str>,
+    ) -> Option<(&E, bool)> {
+        let Some(first) = segments.next() else {
             return self.here.as_ref().map(|e| (e, false)).or_else(|| self.rest.as_ref().map(|e| (e, true)));
         };
-        if let Some(hit) = self.literals.get(*first).and_then(|node| node.find(others, captures)) {
+        if let Some(hit) = self.literals.get(first).and_then(|node| node.find(segments.clone(), captures)) {
             return Some(hit);
         }
         if let Some(node) = &self.parameter
             && !first.is_empty()
         {
             captures.push(first);
-            if let Some(hit) = node.find(others, captures) {
+            if let Some(hit) = node.find(segments, captures) {
                 return Some(hit);
             }
             captures.pop();

@@ -13,9 +13,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::connector::{Connected, Connector, Stream};
+use super::connector::{Connected, Connector};
 use super::upstream::resolve::Resolver;
 
 pub type Failure = Box<dyn Error + Send + Sync>;
@@ -36,17 +35,6 @@ pub async fn ask(
 ) -> Result<Answered, Failure> {
     let Connected { stream, h2, .. } = connector.connect(resolver, patience).await?;
     let request = request(h2)?;
-    match stream {
-        Stream::Tcp(stream) => send(stream, h2, request, largest).await,
-        Stream::Unix(stream) => send(stream, h2, request, largest).await,
-        Stream::Tls(stream) => send(stream, h2, request, largest).await,
-    }
-}
-
-async fn send<S>(stream: S, h2: bool, request: Request<Empty<Bytes>>, largest: usize) -> Result<Answered, Failure>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
     let stream = TokioIo::new(stream);
     if h2 {
         let (mut sender, connection) = http2::handshake(OnThisThread, stream).await?;

@@ -39,8 +39,9 @@ pub fn check<B>(request: &mut Request<B>, uri: &Uri, settings: &Settings) -> Res
         () => None,
     };
     check_framing(request.headers())?;
-    let host = host(request.headers(), uri, request.version())?;
-    request.headers_mut().insert(HOST, host);
+    if let Some(host) = missing_host(request.headers(), uri, request.version())? {
+        request.headers_mut().insert(HOST, host);
+    }
     let asked = match uri.path() {
         "*" if request.method() == Method::OPTIONS => Asked::Server,
         _ => Asked::Resource,
@@ -50,6 +51,9 @@ pub fn check<B>(request: &mut Request<B>, uri: &Uri, settings: &Settings) -> Res
 
 /// One transfer coding, `chunked`, or none: what reads a body's end from another one reads another end (RFC 9112 §6.1).
 fn check_framing(headers: &HeaderMap) -> Result<(), Denial> {
+    if !headers.contains_key(TRANSFER_ENCODING) {
+        return Ok(());
+    }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let chunked = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
     if chunked && codings.next().is_none() {
@@ -63,8 +67,9 @@ fn size(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
-/// The one host that the request names, by `Host`, by `:authority`, or by both alike (RFC 9112 §3.2, RFC 9113 §8.3.1).
-fn host(headers: &HeaderMap, uri: &Uri, version: Version) -> Result<HeaderValue, Denial> {
+/// The request names one host, by `Host`, by `:authority`, or by both alike (RFC 9112 §3.2, RFC 9113 §8.3.1): what `Host` is
+/// to say where there is none yet.
+fn missing_host(headers: &HeaderMap, uri: &Uri, version: Version) -> Result<Option<HeaderValue>, Denial> {
     let refused = |what: &'static str| Denial::BadRequest(what.into());
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next();
@@ -76,15 +81,16 @@ fn host(headers: &HeaderMap, uri: &Uri, version: Version) -> Result<HeaderValue,
         return Err(refused("The request names no valid host"));
     }
     match (host, uri.authority()) {
-        (Some(host), None) => Ok(host.clone()),
+        (Some(_), None) => Ok(None),
         (None, Some(authority)) => {
-            HeaderValue::from_str(authority.as_str()).map_err(|_| refused("The request's authority names no host"))
+            let host = HeaderValue::from_str(authority.as_str());
+            host.map(Some).map_err(|_| refused("The request's authority names no host"))
         }
         (Some(host), Some(authority)) if host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
-            Ok(host.clone())
+            Ok(None)
         }
         (Some(_), Some(_)) => Err(refused("The Host header and the request's target name different hosts")),
-        (None, None) if version == Version::HTTP_10 => Ok(HeaderValue::from_static("")),
+        (None, None) if version == Version::HTTP_10 => Ok(Some(HeaderValue::from_static(""))),
         (None, None) => Err(refused("The request has no Host header")),
     }
 }
@@ -92,8 +98,13 @@ fn host(headers: &HeaderMap, uri: &Uri, version: Version) -> Result<HeaderValue,
 /// A name or an address, perhaps with a port. Userinfo has no place in a host (RFC 9110 §4.2.4), and readers disagree on which
 /// side of the `@` the host is.
 fn is_host(host: &[u8]) -> bool {
-    let is_plain = host.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
-    is_plain || (Authority::try_from(host).is_ok() && !host.contains(&b'@'))
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    let (name, port) = host.split_at(host.iter().take_while(|byte| is_plain(byte)).count());
+    match port {
+        [] => true,
+        [b':', port @ ..] if !name.is_empty() && !port.is_empty() && port.iter().all(u8::is_ascii_digit) => true,
+        _ => Authority::try_from(host).is_ok() && !host.contains(&b'@'),
+    }
 }
 
 #[cfg(test)]
@@ -105,9 +116,10 @@ mod tests {
         for value in hosts {
             request.headers_mut().append(HOST, HeaderValue::from_static(value));
         }
-        host(request.headers(), request.uri(), request.version())
-            .map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned())
-            .map_err(|denial| denial.reason().name())
+        let missing = missing_host(request.headers(), request.uri(), request.version());
+        let missing = missing.map_err(|denial| denial.reason().name())?;
+        let host = missing.as_ref().or_else(|| request.headers().get(HOST)).expect("some host is named");
+        Ok(String::from_utf8_lossy(host.as_bytes()).into_owned())
     }
 
     #[test]

@@ -8,8 +8,8 @@ use super::arrival::Arrival;
 use super::hygiene;
 use super::request_id::{RequestId, X_REQUEST_ID};
 use super::settings::{Identity, Upstream};
-use crate::gate::Permit;
-use crate::gate::credential;
+use crate::gate::trail::Caller;
+use crate::gate::{Permit, credential};
 use crate::observe::Span;
 use crate::policy::Policy;
 
@@ -37,7 +37,7 @@ pub struct Forwarding<'a> {
 pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
     let Forwarding { permit, policy, upstream, reserved, arrival, version, request_id, span } = *forwarding;
     credential::strip(&policy.credentials, headers, permit.keys());
-    let trailers = headers.get_all(TE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    let trailers = takes_trailers(headers);
     let foreign = !arrival.trusted;
     // Where nothing is enforced, no other method or path slips past anything.
     let enforces = policy.enforces();
@@ -59,7 +59,7 @@ pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
     say_who_sent_it(headers, arrival, version);
     headers.insert(X_REQUEST_ID, request_id.value());
     span.propagate(headers);
-    identity(headers, permit, upstream, request_id.as_str());
+    identity(headers, permit, upstream, request_id);
     for (name, value) in &upstream.headers {
         headers.insert(name, value.clone());
     }
@@ -75,13 +75,7 @@ pub fn backward(headers: &mut HeaderMap) {
 
 /// `X-Forwarded-*` and `Via`; what an untrusted client said of itself is gone, what a trusted proxy says is continued.
 fn say_who_sent_it(headers: &mut HeaderMap, arrival: &Arrival, version: Version) {
-    let hops: Vec<&str> = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
-    if hops.is_empty() {
-        headers.insert(X_FORWARDED_FOR, arrival.peer.value());
-    } else {
-        let hops = format!("{}, {}", hops.join(", "), arrival.peer.as_str());
-        set(headers, X_FORWARDED_FOR, hops);
-    }
+    headers.insert(X_FORWARDED_FOR, hops(headers, arrival));
     let scheme = HeaderValue::from_static(if arrival.secure { "https" } else { "http" });
     headers.entry(X_FORWARDED_PROTO).or_insert(scheme);
     if let Some(host) = headers.get(HOST).cloned() {
@@ -95,8 +89,28 @@ fn say_who_sent_it(headers: &mut HeaderMap, arrival: &Arrival, version: Version)
     headers.append(VIA, HeaderValue::from_static(via));
 }
 
+/// Whom the request has passed, the peer last.
+fn hops(headers: &HeaderMap, Arrival { peer, trusted, .. }: &Arrival) -> HeaderValue {
+    if !trusted || !headers.contains_key(X_FORWARDED_FOR) {
+        return peer.value();
+    }
+    let hops = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+    let hops: Vec<&str> = hops.chain([peer.as_str()]).collect();
+    HeaderValue::try_from(hops.join(", ")).unwrap_or_else(|_| peer.value())
+}
+
+/// Whether the client says that it can take trailers.
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    headers.contains_key(TE)
+        && headers.get_all(TE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"))
+}
+
 /// HTTP/2 clients may send one cookie a line; HTTP/1.1 servers expect one line (RFC 9113 §8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
+    if headers.len() == headers.keys_len() {
+        // No field stands in several lines.
+        return;
+    }
     let lines: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if lines.len() > 1
         && let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..]))
@@ -105,24 +119,33 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn identity(headers: &mut HeaderMap, permit: &Permit, upstream: &Upstream, request_id: &str) {
-    let caller = permit.caller();
+fn identity(headers: &mut HeaderMap, permit: &Permit, upstream: &Upstream, request_id: &RequestId) {
     for (name, template) in &upstream.identity {
-        let value = template.render(|placeholder, text| {
-            let key = caller.map(|caller| &caller.key);
-            match placeholder {
-                Identity::KeyId => text.push_str(key.map_or("", |key| &key.id)),
-                Identity::KeyName => push_header_text(text, key.map_or("", |key| &key.name)),
-                Identity::Business => text.push_str(caller.and_then(|c| c.business.as_deref()).unwrap_or_default()),
-                Identity::User => text.push_str(key.and_then(|key| key.user.as_deref()).unwrap_or_default()),
-                Identity::Scopes => push_header_text(text, &key.map_or(String::new(), |key| key.scopes.join(" "))),
-                Identity::Plan => push_header_text(text, caller.and_then(|c| c.plan.as_deref()).unwrap_or_default()),
-                Identity::RequestId => text.push_str(request_id),
-            }
-        });
-        if !value.is_empty() {
-            set(headers, name.clone(), value);
+        let value = || {
+            let text = template.render(|part, text| introduce(permit.caller(), part, request_id, text));
+            // One that is no header value (none is known) is left out, never passed on wrong.
+            HeaderValue::try_from(text).ok().filter(|value| !value.is_empty())
+        };
+        let value = match (template.whole(), permit.caller()) {
+            (Some(part), Some(caller)) if part != Identity::RequestId => caller.introduction.value(part as u8, value),
+            _ => value(),
+        };
+        if let Some(value) = value {
+            headers.insert(name, value);
         }
+    }
+}
+
+fn introduce(caller: Option<&Caller>, part: Identity, request_id: &RequestId, text: &mut String) {
+    let key = caller.map(|caller| &caller.key);
+    match part {
+        Identity::KeyId => text.push_str(key.map_or("", |key| &key.id)),
+        Identity::KeyName => push_header_text(text, key.map_or("", |key| &key.name)),
+        Identity::Business => text.push_str(caller.and_then(|c| c.business.as_deref()).unwrap_or_default()),
+        Identity::User => text.push_str(key.and_then(|key| key.user.as_deref()).unwrap_or_default()),
+        Identity::Scopes => push_header_text(text, &key.map_or(String::new(), |key| key.scopes.join(" "))),
+        Identity::Plan => push_header_text(text, caller.and_then(|c| c.plan.as_deref()).unwrap_or_default()),
+        Identity::RequestId => text.push_str(request_id.as_str()),
     }
 }
 
@@ -133,18 +156,6 @@ fn push_header_text(text: &mut String, written: &str) {
             text.push(char::from(byte));
         } else {
             crate::policy::percent::push_triplet(text, byte);
-        }
-    }
-}
-
-/// Sets a header to a text of our own making. One that is no header value (none is known) is left out, never passed on wrong.
-pub fn set(headers: &mut HeaderMap, name: HeaderName, value: String) {
-    match HeaderValue::try_from(value) {
-        Ok(value) => {
-            headers.insert(name, value);
-        }
-        Err(_) => {
-            headers.remove(name);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Which header fields end at the gate: those of one connection, those that only the gate may set, and whatever a lenient
 //! backend would take for one of these. CGI, WSGI, Rack and others read every sign in a name as `_`.
 
-use http::header::{CONNECTION, FORWARDED, HOST, HeaderMap, HeaderName};
+use http::header::{CONNECTION, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue};
+use smallvec::SmallVec;
 
 use crate::policy::{BusinessSource, Policy};
 
@@ -35,28 +36,32 @@ const OF_THE_HEAD: [&str; 19] = [
     "x-request-id",
 ];
 
+/// Nearly every head has some, and few have many.
+type Names = SmallVec<[HeaderName; 4]>;
+
 /// Removes what `is_unwanted`, in one pass over the names that are there, and what `Connection` names (RFC 9110 §7.6.1).
 pub fn remove_all(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
-    let mut unwanted: Vec<HeaderName> = named_by_connection(headers);
-    unwanted.extend(headers.keys().filter(|name| is_unwanted(name)).cloned());
+    let mut unwanted = Names::new();
+    for (name, value) in headers.iter() {
+        // What nearly every answer says names nothing.
+        if *name == CONNECTION && value != "keep-alive" {
+            unwanted.extend(named_by_connection(value));
+        }
+        if is_unwanted(name) {
+            unwanted.push(name.clone());
+        }
+    }
     for name in unwanted {
         headers.remove(name);
     }
 }
 
-/// The fields that `Connection` names: they end here. Its options that name none, and the host, are left out.
-fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    headers
-        .get_all(CONNECTION)
-        .iter()
-        // What nearly every answer says, and names nothing.
-        .filter(|value| value.as_bytes() != b"keep-alive")
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(',').map(str::trim))
-        .filter(|option| !["keep-alive", "close", "upgrade"].iter().any(|o| o.eq_ignore_ascii_case(option)))
-        .filter_map(|name| name.parse().ok())
-        .filter(|name| *name != HOST)
-        .collect()
+/// The fields that a line of `Connection` names: they end here. Its options that name none, and the host, are left out.
+fn named_by_connection(value: &HeaderValue) -> Vec<HeaderName> {
+    let names_fields =
+        |option: &&str| !["keep-alive", "close", "upgrade"].iter().any(|o| o.eq_ignore_ascii_case(option));
+    let options = value.to_str().unwrap_or_default().split(',').map(str::trim).filter(names_fields);
+    options.filter_map(|name| name.parse().ok()).filter(|name| *name != HOST).collect()
 }
 
 /// What speaks of one connection only (RFC 9110 §7.6.1), and the credentials for a proxy, which is us.

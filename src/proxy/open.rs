@@ -19,6 +19,7 @@ use tracing::info;
 
 use super::request_id::RequestId;
 use super::settings;
+use super::upstream::Failure;
 use super::upstream::relayed::Relayed;
 use crate::gate::{Basis, Denial, Gate, Permit, Recheck};
 use crate::observe::Span;
@@ -66,7 +67,7 @@ pub struct OpenRequest {
 #[derive(Debug, Error)]
 pub enum BrokenOff {
     #[error("the upstream's answer broke off: {0}")]
-    Upstream(#[from] hyper::Error),
+    Upstream(#[from] Failure),
     /// With what HTTP/2 is told; HTTP/1.1 closes the connection.
     #[error("the stream was ended")]
     Over(#[source] h2::Error),
@@ -194,7 +195,12 @@ impl OpenRequest {
     }
 
     pub fn let_go(&self) {
-        self.answer.take();
+        self.take_answer();
+    }
+
+    /// For whoever passes it on by other means.
+    pub fn take_answer(&self) -> Option<Relayed> {
+        self.answer.take()
     }
 
     /// The next of the answer; an error once the request is over, so that what was cut never looks complete.

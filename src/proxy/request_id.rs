@@ -6,6 +6,7 @@ use uuid::{Builder, Uuid};
 
 use crate::observe::Span;
 use crate::observe::random::Random;
+use crate::observe::values::Values;
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -19,36 +20,36 @@ impl RequestId {
         self.0.to_str().unwrap_or_default()
     }
 
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
     pub fn value(&self) -> HeaderValue {
         self.0.clone()
     }
 }
 
-impl From<Uuid> for RequestId {
-    fn from(id: Uuid) -> Self {
-        let mut text = [0; Hyphenated::LENGTH];
-        let text: &str = id.hyphenated().encode_lower(&mut text);
-        Self(HeaderValue::from_str(text).expect("hexadecimal digits and hyphens are a header's value"))
-    }
-}
-
-/// One worker's source of ids.
+/// One worker's source of ids, and of other values that each request needs anew.
 #[derive(Debug, Default)]
 pub struct RequestIds {
     random: Random,
+    pub values: Values,
 }
 
 impl RequestIds {
     /// The client's own id if it is a UUID and comes through a trusted proxy; else a new one, of version 4 (RFC 9562 §5.4).
     pub fn of(&self, headers: &HeaderMap, trusted: bool) -> RequestId {
-        let theirs = headers.get(X_REQUEST_ID).filter(|_| trusted);
+        let theirs = if trusted { headers.get(X_REQUEST_ID) } else { None };
         let theirs = theirs.and_then(|id| Uuid::try_parse_ascii(id.as_bytes()).ok());
-        theirs.unwrap_or_else(|| Builder::from_random_bytes(self.random.take()).into_uuid()).into()
+        let id = theirs.unwrap_or_else(|| Builder::from_random_bytes(self.random.take()).into_uuid());
+        let mut text = [0; Hyphenated::LENGTH];
+        let text = id.hyphenated().encode_lower(&mut text).as_bytes();
+        RequestId(self.values.of(text).expect("hexadecimal digits and hyphens are a header's value"))
     }
 
     /// The gate's span in the trace that the request names, or in a new one.
     pub fn span(&self, headers: &HeaderMap) -> Span {
-        Span::begin(headers, &self.random)
+        Span::begin(headers, &self.random, &self.values)
     }
 }
 

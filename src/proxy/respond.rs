@@ -6,9 +6,9 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 
-use super::headers::set;
 use super::settings::{RateLimitHeaders, Reset};
 use crate::gate::{Denial, LimitNow, Trail};
+use crate::observe::values::Values;
 use crate::policy::denial_text::{Facts, Worded};
 use crate::policy::{Policy, Reason};
 
@@ -47,7 +47,7 @@ pub fn denied(
     match denial {
         Denial::BadRequest(what) | Denial::BadParameter(what) => facts.detail = Some(what),
         Denial::BadPath(what) => facts.detail = Some(what),
-        Denial::MethodNotAllowed { allow } => set(&mut headers, ALLOW, allow.clone()),
+        Denial::MethodNotAllowed { allow } => set(&mut headers, &ALLOW, allow),
         Denial::MissingKey => challenge(&mut headers, policy, ""),
         Denial::MalformedKey(what) => {
             facts.detail = *what;
@@ -82,7 +82,7 @@ pub fn denied(
             if *reason == Reason::NoSession {
                 // A 401 names a scheme (RFC 9110 §15.5.2); none is registered for sessions, and a key would not help.
                 let realm = &policy.credentials.realm;
-                set(&mut headers, WWW_AUTHENTICATE, format!(r#"Session realm="{realm}""#));
+                set(&mut headers, &WWW_AUTHENTICATE, &format!(r#"Session realm="{realm}""#));
             }
         }
         Denial::AmbiguousKey
@@ -106,7 +106,7 @@ pub fn denied(
 fn as_http(worded: Worded, mut headers: HeaderMap) -> Response<Bytes> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(worded.content_type));
     for (name, value) in &worded.headers {
-        set(&mut headers, name.clone(), value.clone());
+        set(&mut headers, name, value);
     }
     let mut response = Response::new(Bytes::from(worded.body));
     // A configured status is one; the reasons' own are.
@@ -126,7 +126,7 @@ fn as_grpc(reason: Reason, worded: &Worded, mut headers: HeaderMap) -> Response<
             _ => crate::policy::percent::push_triplet(&mut message, byte),
         }
     }
-    set(&mut headers, GRPC_MESSAGE, message);
+    set(&mut headers, &GRPC_MESSAGE, &message);
     let mut response = Response::new(Bytes::new());
     *response.headers_mut() = headers;
     response
@@ -149,26 +149,44 @@ fn grpc_status(status: u16) -> u16 {
 /// RFC 6750 §3: no error attribute where no key was sent.
 fn challenge(headers: &mut HeaderMap, policy: &Policy, attributes: &str) {
     let realm = &policy.credentials.realm;
-    set(headers, WWW_AUTHENTICATE, format!(r#"Bearer realm="{realm}"{attributes}"#));
+    set(headers, &WWW_AUTHENTICATE, &format!(r#"Bearer realm="{realm}"{attributes}"#));
+}
+
+/// Sets a header to a text of our own making. One that is no header value (none is known) is left out, never passed on wrong.
+fn set(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
+    match HeaderValue::from_str(value) {
+        Ok(value) => {
+            headers.insert(name, value);
+        }
+        Err(_) => {
+            headers.remove(name);
+        }
+    }
 }
 
 /// The limit headers of an answer to a request that was counted; the upstream's own copies are replaced.
-pub fn rate_limit_headers(headers: &mut HeaderMap, trail: &Trail, denied: bool, settings: RateLimitHeaders) {
+pub fn rate_limit_headers(
+    headers: &mut HeaderMap,
+    trail: &Trail,
+    denied: bool,
+    settings: RateLimitHeaders,
+    values: &Values,
+) {
     let Some(binding) = trail.binding(denied) else { return };
     if settings.x {
-        headers.insert(X_LIMIT, binding.window.limit.into());
-        headers.insert(X_REMAINING, binding.now.remaining.into());
-        headers.insert(X_RESET, reset(binding, settings.reset).into());
+        headers.insert(X_LIMIT, values.number(binding.window.limit));
+        headers.insert(X_REMAINING, values.number(binding.now.remaining));
+        headers.insert(X_RESET, values.number(reset(binding, settings.reset)));
     }
     if settings.ietf {
         let policies = trail.enforced().map(|limit| {
             format!(r#""{}";q={};w={}"#, limit.policy_name(), limit.window.limit, limit.window.duration_ms / 1000)
         });
-        set(headers, RATELIMIT_POLICY, policies.collect::<Vec<_>>().join(", "));
+        set(headers, &RATELIMIT_POLICY, &policies.collect::<Vec<_>>().join(", "));
         let states = trail.enforced().map(|limit| {
             format!(r#""{}";r={};t={}"#, limit.policy_name(), limit.now.remaining, limit.reset_in_seconds())
         });
-        set(headers, RATELIMIT, states.collect::<Vec<_>>().join(", "));
+        set(headers, &RATELIMIT, &states.collect::<Vec<_>>().join(", "));
     }
 }
 

@@ -50,7 +50,8 @@ impl Service {
         };
         let rate_limited = matches!(denial, Some(Denial::RateLimited { .. }));
         if trail.is_enforced() {
-            respond::rate_limit_headers(response.headers_mut(), &trail, rate_limited, self.settings.rate_limit_headers);
+            let (headers, settings) = (response.headers_mut(), self.settings.rate_limit_headers);
+            respond::rate_limit_headers(headers, &trail, rate_limited, settings, &self.ids.values);
         }
         response.headers_mut().insert(X_REQUEST_ID, told.id.value());
         let finished = Finished {
@@ -58,7 +59,7 @@ impl Service {
             path: told.uri.path(),
             client: arrival.client.as_str(),
             user_agent: told.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
-            request_id: told.id.as_str(),
+            request_id: told.id.as_bytes(),
             span: &told.span,
             trail: &trail,
             denial: denial.as_ref(),

@@ -3,17 +3,21 @@
 //! on like every other (Pingora CVE-2026-2833).
 
 use std::cell::RefCell;
+use std::io::{self, Cursor};
 use std::rc::Rc;
 
+use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::{Extensions, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt as _, copy_bidirectional};
 use tracing::debug;
 
 use super::body::{Outgoing, Payload};
+use super::connector::Stream;
 use super::open::OpenRequest;
+use super::upstream::relayed::Relayed;
 use crate::gate::Denial;
 use crate::observe::metrics::Counted;
 
@@ -23,17 +27,19 @@ pub struct Wanted {
     client: OnUpgrade,
 }
 
-/// Both halves, on the answer that grants the upgrade. A clone is the same tunnel.
+/// On the answer that grants the upgrade, whose body holds the upstream's half. A clone is the same tunnel.
 #[derive(Clone)]
 struct Granted {
     protocol: HeaderValue,
     client: OnUpgrade,
-    upstream: OnUpgrade,
 }
 
 /// A connection that no longer speaks HTTP, from the client to the upstream.
 pub struct Tunnel {
-    granted: Granted,
+    client: OnUpgrade,
+    upstream: Stream,
+    /// What the upstream said behind its answer's head.
+    ahead: Bytes,
     request: Rc<OpenRequest>,
     _in_flight: Counted,
 }
@@ -59,7 +65,7 @@ impl Wanted {
 }
 
 /// Ties both halves together where the upstream grants what was asked for; any other answer is an ordinary one.
-pub fn answered<B>(wanted: Option<Wanted>, response: &mut Response<B>) -> Result<(), Denial> {
+pub fn answered(wanted: Option<Wanted>, response: &mut Response<Relayed>) -> Result<(), Denial> {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(());
     }
@@ -70,22 +76,26 @@ pub fn answered<B>(wanted: Option<Wanted>, response: &mut Response<B>) -> Result
     if !matches || said.next().is_some() {
         return Err(invalid("but not to the one that was asked for"));
     }
-    let upstream = response.extensions_mut().remove().ok_or_else(|| invalid("but not its connection"))?;
-    response.extensions_mut().insert(Granted { protocol, client, upstream });
+    if !response.body().is_upgraded() {
+        return Err(invalid("where HTTP/2 cannot"));
+    }
+    response.extensions_mut().insert(Granted { protocol, client });
     Ok(())
 }
 
 /// The answer as the client gets it. One that grants an upgrade leaves its tunnel with the connection, which counts as a
 /// request in flight until it ends.
 pub fn hand_over(mut response: Response<Payload>, in_flight: Counted, connection: &Upgraded) -> Response<Outgoing> {
-    let Some(granted) = response.extensions_mut().remove::<Granted>() else {
+    let Some(Granted { protocol, client }) = response.extensions_mut().remove() else {
         return response.map(|payload| Outgoing::new(payload, in_flight));
     };
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    response.headers_mut().insert(UPGRADE, granted.protocol.clone());
+    response.headers_mut().insert(UPGRADE, protocol);
     response.map(|payload| {
-        if let Payload::Upstream(request) = payload {
-            *connection.0.borrow_mut() = Some(Tunnel { granted, request, _in_flight: in_flight });
+        if let Payload::Upstream(request) = payload
+            && let Some((upstream, ahead)) = request.take_answer().and_then(Relayed::into_upgraded)
+        {
+            *connection.0.borrow_mut() = Some(Tunnel { client, upstream, ahead, request, _in_flight: in_flight });
         }
         Outgoing::empty()
     })
@@ -104,11 +114,13 @@ impl Upgraded {
 
 impl Tunnel {
     async fn serve(self) {
-        let Granted { client, upstream, .. } = self.granted;
+        let (reading, writing) = tokio::io::split(self.upstream);
+        let mut upstream = tokio::io::join(Cursor::new(self.ahead).chain(reading), writing);
+        let client = self.client;
         let copied = async {
-            let (client, upstream) = tokio::try_join!(client, upstream).map_err(std::io::Error::other)?;
+            let client = client.await.map_err(io::Error::other)?;
             // One side's end is passed on to the other, which may go on; a slow side slows the other.
-            copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(upstream)).await
+            copy_bidirectional(&mut TokioIo::new(client), &mut upstream).await
         };
         tokio::select! {
             ended = copied => if let Err(error) = ended {

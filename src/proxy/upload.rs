@@ -18,7 +18,7 @@ use super::open::OpenRequest;
 
 /// The client's body on its way to the upstream: bounded, its progress visible, its trailers clean. Clones are the same body;
 /// it can be sent again as long as nothing of it was taken.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Forwarded(Option<Rc<Upload>>);
 
 /// A body that is still to come.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::limit::{Algorithm, Answer, Outcome, Question, WindowNow};
+use crate::limit::{Algorithm, Answer, Outcome, Question, WindowsNow};
 
 /// How often the store is asked about one question.
 const ASK_EVERY: Duration = Duration::from_millis(100);
@@ -177,7 +177,7 @@ impl Denied {
         }
     }
 
-    fn windows(&self) -> &[Vec<WindowNow>] {
+    fn windows(&self) -> &[WindowsNow] {
         match &self.answer.outcome {
             Outcome::Spent { windows, .. } => windows,
             _ => &[],
@@ -213,7 +213,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::limit::{Ask, Believed, BucketAsk, Document, Windows};
+    use crate::limit::{Ask, Believed, BucketAsk, Document, WindowNow, Windows};
 
     const NOW_MS: u64 = 1_774_276_200_000;
 
@@ -337,7 +337,8 @@ mod tests {
         let mut both = question("b:acme", &["5/1m"], b"{}");
         let ask = &mut Arc::make_mut(&mut both.asks)[0];
         ask.buckets.push(BucketAsk { name: "count:o:x".to_owned(), observes: true, ..ask.buckets[0].clone() });
-        let windows = [Some(50), None].map(|wait_ms| vec![WindowNow { remaining: 0, reset_ms: 0, wait_ms, owed: 0 }]);
+        let windows =
+            [Some(50), None].map(|wait_ms| [WindowNow { remaining: 0, reset_ms: 0, wait_ms, owed: 0 }].into());
         let outcome = Outcome::Spent { granted: 0, windows: windows.into(), observed: vec![0] };
         exhausted.learn(&both, &Answer { now_ms: NOW_MS, outcome }, now, now);
         pace(&exhausted, &both, now);

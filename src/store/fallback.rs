@@ -9,7 +9,7 @@ use super::StoreError;
 use super::calls::Calls;
 use super::counts::Counts;
 use super::outage::LimitsOutage;
-use crate::limit::{Answer, BucketAsk, Outcome, Question, Window, Windows};
+use crate::limit::{Answer, BucketAsk, Outcome, Question, Window, Windows, WindowsNow};
 
 /// One per process, behind an `Arc`: all workers count together.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ fn uncounted(question: &Question, now_ms: u64) -> Outcome {
     if question.asks.iter().any(|ask| ask.not_after_ms.is_some_and(|end| now_ms >= end)) {
         return Outcome::Expired;
     }
-    let windows = question.buckets().map(|_| Vec::new()).collect();
+    let windows = question.buckets().map(|_| WindowsNow::new()).collect();
     Outcome::Spent { granted: question.n, windows, observed: question.all_observed(question.n) }
 }
 
@@ -122,7 +122,7 @@ mod tests {
         let answer = fallback(LimitsOutage::Allow).answer(&question("1/1m", 9), START);
         assert_eq!(
             answer.map(|a| a.outcome),
-            Ok(Outcome::Spent { granted: 9, windows: vec![vec![]], observed: vec![] })
+            Ok(Outcome::Spent { granted: 9, windows: vec![WindowsNow::new()], observed: vec![] })
         );
     }
 

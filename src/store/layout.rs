@@ -28,8 +28,14 @@ impl Layout {
 
     /// `P:{<slot>}:<name>`: everything that one ask touches shares the hash tag.
     pub fn in_slot(&self, slot: &str, name: &str) -> String {
-        // One piece of memory of the right size: each question writes a few of these.
-        [&self.prefix, ":{", slot, "}:", name].concat()
+        let mut text = String::with_capacity(self.prefix.len() + slot.len() + name.len() + 4);
+        self.push_in_slot(&mut text, slot, name);
+        text
+    }
+
+    /// The same behind what stands in `text`.
+    pub fn push_in_slot(&self, text: &mut String, slot: &str, name: &str) {
+        [&self.prefix, ":{", slot, "}:", name].into_iter().for_each(|part| text.push_str(part));
     }
 
     /// `P:{<tenant>}:key:<sha256 hex>` → the key's document.

@@ -1,14 +1,13 @@
 //! Redis in every shape: over TLS, with ACL users, behind sentinels, as a cluster.
 
+mod over_tls;
+
 use std::{
     collections::HashMap,
-    fs,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use tempfile::TempDir;
 use tokio::time::sleep;
 
 use crate::support::{
@@ -24,36 +23,6 @@ const YAML: &str = "
 limits: {per-business: {by: business, windows: 3/1d}}
 routes: {/things: {any: true, limits: [per-business]}, /free: any}
 ";
-
-#[tokio::test]
-async fn redis_over_tls_with_its_own_authority_and_a_client_certificate() {
-    let stage = Stage::set();
-    let (ours, other) = (Authority::new(), Authority::new());
-    let redis = over_tls(&ours);
-    let gate = stage.gate(&store_over_tls(&redis, &ours, &ours));
-    let key = gate.new_key(&["--name", "test", "--business", "acme", "--scopes", "*"]);
-    let status = async || gate.get("/things").bearer_auth(&key).answer().await.status;
-    assert_eq!((status().await, status().await, status().await, status().await), (200, 200, 200, 429));
-    for (wrong, said) in [
-        (store_over_tls(&redis, &other, &ours), "invalid peer certificate"),
-        (store_over_tls(&redis, &ours, &other), "out of reach"),
-        (format!("store: {{redis: 'rediss://127.0.0.1:{}'}}{YAML}", redis.port), "invalid peer certificate"),
-        (format!("store: {{redis: 'redis://127.0.0.1:{}'}}{YAML}", redis.port), "out of reach"),
-    ] {
-        let gate = stage.unready_gate(&wrong);
-        assert_eq!(gate.get("/free").bearer_auth(&key).answer().await.status, 503, "{said}");
-        assert_eq!(gate.operators("/readyz").status, 503);
-        until(said, || gate.written().contains(said).then_some(()));
-    }
-}
-
-#[test]
-fn certificates_that_cannot_be_read_are_said_by_check() {
-    let yaml = whole(&format!("store: {{redis: 'rediss://127.0.0.1:1', tls: {{ca: none.pem}}}}{YAML}"));
-    let output = on_config(&yaml, &["check"], &Stage::set().environment());
-    assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("store.tls: none.pem"), "{}", text(&output.stderr));
-}
 
 #[tokio::test]
 async fn the_gates_user_decides_and_cannot_mint_and_the_keepers_user_mints() {
@@ -116,16 +85,9 @@ async fn a_failover_is_followed_within_five_seconds_and_admits_nobody_wrongly() 
     let stage = Stage::set();
     let mut master = Server::plain(&[]);
     let replica = Server::plain(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
-    until("the replica", || {
-        replica.ask::<String>(&["INFO", "replication"]).contains("master_link_status:up").then_some(())
-    });
-    let sentinels: Vec<Server> = (0..3).map(|_| Server::sentinel(master.port)).collect();
-    for sentinel in &sentinels {
-        until("the sentinels to know each other and the replica", || {
-            let known: HashMap<String, String> = sentinel.ask(&["SENTINEL", "MASTER", "main"]);
-            (known["num-other-sentinels"] == "2" && known["num-slaves"] == "1").then_some(())
-        });
-    }
+    linked(&replica);
+    let sentinels: Vec<Server> = (0..3).map(|_| Server::sentinel(master.port, &[])).collect();
+    settled(&sentinels);
     let urls: Vec<String> = sentinels.iter().map(|sentinel| format!("'redis://127.0.0.1:{}'", sentinel.port)).collect();
     let gate = Arc::new(stage.gate(&format!(
         "store: {{redis: {{sentinels: [{}], master: main}}}}
@@ -310,59 +272,17 @@ routes: {{/both: {{any: true, limits: [own, all]}}, /own: {{any: true, limits: [
     assert_eq!((answer.status, answer.number("x-ratelimit-remaining")), (200, 5));
 }
 
-fn over_tls(authority: &Authority) -> Server {
-    let file = |name: &str| authority.file(name);
-    let (ca, cert, key) = (file("ca.pem"), file("node.pem"), file("node.key"));
-    Server::start(&[
-        "--port",
-        "0",
-        "--tls-port",
-        "{port}",
-        "--tls-ca-cert-file",
-        &ca,
-        "--tls-cert-file",
-        &cert,
-        "--tls-key-file",
-        &key,
-        "--tls-auth-clients",
-        "yes",
-        "--save",
-        "",
-    ])
+fn linked(replica: &Server) {
+    until("the replica", || {
+        replica.ask::<String>(&["INFO", "replication"]).contains("master_link_status:up").then_some(())
+    });
 }
 
-fn store_over_tls(redis: &Server, trusted: &Authority, own: &Authority) -> String {
-    format!(
-        "store: {{redis: 'rediss://127.0.0.1:{}', tls: {{ca: '{}', cert: '{}', key: '{}'}}}}{YAML}",
-        redis.port,
-        trusted.file("ca.pem"),
-        own.file("node.pem"),
-        own.file("node.key"),
-    )
-}
-
-/// A certificate authority, and one certificate of it for 127.0.0.1, for the server and for clients.
-struct Authority(TempDir);
-
-impl Authority {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let write = |name: &str, pem: String| fs::write(folder.path().join(name), pem).expect("the folder is writable");
-        let ca_key = KeyPair::generate().expect("a key can be made");
-        let mut ca = CertificateParams::new(Vec::new()).expect("no name is a valid subject");
-        // Else it would be called as the certificates that it signs are, which would look self-signed.
-        ca.distinguished_name.push(DnType::CommonName, "the test's authority");
-        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        write("ca.pem", ca.self_signed(&ca_key).expect("the authority signs itself").pem());
-        let key = KeyPair::generate().expect("a key can be made");
-        let node = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("an address is a valid subject");
-        let signed = node.signed_by(&key, &Issuer::new(ca, ca_key)).expect("the authority signs");
-        write("node.pem", signed.pem());
-        write("node.key", key.serialize_pem());
-        Self(folder)
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.0.path().join(name).display().to_string()
+fn settled(sentinels: &[Server]) {
+    for sentinel in sentinels {
+        until("the sentinels to know each other and the replica", || {
+            let known: HashMap<String, String> = sentinel.ask(&["SENTINEL", "MASTER", "main"]);
+            (known["num-other-sentinels"] == "2" && known["num-slaves"] == "1").then_some(())
+        });
     }
 }

@@ -329,8 +329,9 @@ fn ranges_conditions_and_bodiless_answers_pass_untouched() {
 
 #[tokio::test]
 async fn trailers_pass_both_ways() {
-    let said =
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n4\r\nbody\r\n0\r\nX-Sum: 7\r\n\r\n";
+    // It answers once on each connection.
+    let said = "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n\
+        4\r\nbody\r\n0\r\nX-Sum: 7\r\n\r\n";
     let upstream = RawUpstream::that_answers(said);
     let stage = Stage::set();
     let gate = stage.gate(&format!("upstream: http://{}\nroutes: {{/public: public}}", upstream.address));
@@ -346,6 +347,20 @@ async fn trailers_pass_both_ways() {
     let response = response.post(gate.url("/public")).send().await.expect("it is answered");
     let whole = http::Response::from(response).into_body().collect().await.expect("it comes whole");
     assert_eq!(whole.trailers().and_then(|trailers| trailers.get("x-sum")).map(|sum| sum.as_bytes()), Some(&b"7"[..]));
+}
+
+#[test]
+fn an_answer_to_a_body_that_turns_out_too_large_breaks_off() {
+    let upstream = RawUpstream::that_answers("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    let stage = Stage::set();
+    let gate = stage.gate(&format!("upstream: http://{}\nmax_body: 8\nroutes: {{/public: public}}", upstream.address));
+    let mut client = Wire::to(gate.address);
+    client.send("POST /public HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n");
+    client.until(b"abc\r\n");
+    client.send("8\r\n12345678\r\n0\r\n\r\n");
+    assert!(!client.rest().contains("0\r\n\r\n"), "what answers a part of a body was taken for a whole answer");
+    let (_, mut service) = upstream.next();
+    assert!(!service.rest().contains("12345678"), "the upstream got more than the route takes");
 }
 
 #[test]

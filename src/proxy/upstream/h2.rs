@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::error::Error as _;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -13,10 +14,10 @@ use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Unanswered;
 use super::heard::Listening;
+use crate::proxy::connector::Stream;
 use crate::proxy::exchange::OnThisThread;
 use crate::proxy::upload::Forwarded;
 
@@ -43,7 +44,7 @@ struct Room {
 }
 
 /// One request's place on a connection.
-pub struct Stream {
+pub struct Exchange {
     sender: http2::SendRequest<Forwarded>,
     scheme: Scheme,
     place: Place,
@@ -54,14 +55,11 @@ pub struct Place(Rc<Room>);
 
 impl Connection {
     /// Ready when the other side has said how many streams it takes. `streams`: how many are used at most.
-    pub async fn open<S>(stream: S, scheme: Scheme, streams: usize, peer: Option<SocketAddr>) -> hyper::Result<Self>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    pub async fn open(stream: Stream, scheme: Scheme, streams: usize, peer: Option<SocketAddr>) -> io::Result<Self> {
         let (stream, heard) = Listening::to(stream);
-        let (sender, connection) = builder().handshake(TokioIo::new(stream)).await?;
+        let (sender, connection) = builder().handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         // Its first frame is its SETTINGS (RFC 9113 §3.4); the task that reads it runs before this one goes on.
-        heard.first().await;
+        heard.await.map_err(|_| io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection at once"))?;
         let most = move |allowed: usize| allowed.clamp(1, streams);
         let room = Rc::new(Room {
             open: Cell::new(0),
@@ -97,18 +95,18 @@ impl Connection {
         self.room.open.get() == 0 && self.room.last_used.get().elapsed() >= idle
     }
 
-    pub fn stream(&self) -> Option<Stream> {
+    pub fn stream(&self) -> Option<Exchange> {
         let open = self.room.open.get();
         if open >= self.room.most.get() || self.is_closed() {
             return None;
         }
         self.room.open.set(open + 1);
         let place = Place(self.room.clone());
-        Some(Stream { sender: self.sender.clone(), scheme: self.scheme.clone(), place })
+        Some(Exchange { sender: self.sender.clone(), scheme: self.scheme.clone(), place })
     }
 }
 
-impl Stream {
+impl Exchange {
     pub async fn exchange(
         mut self,
         mut request: Request<Forwarded>,
@@ -143,7 +141,7 @@ fn builder() -> http2::Builder<OnThisThread> {
 }
 
 fn unanswered(mut failed: TrySendError<Request<Forwarded>>, reused: bool) -> Unanswered {
-    let unsent = failed.take_message();
+    let unsent = failed.take_message().is_some();
     let error = failed.into_error();
     let reason = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
     // h2 gives a peer's GOAWAY as the reason only to streams above the last that the peer processed (RFC 9113 §8.7).
@@ -152,7 +150,7 @@ fn unanswered(mut failed: TrySendError<Request<Forwarded>>, reused: bool) -> Una
     });
     // A stream that was reset was received; one whose connection ended without a word may not have been.
     let unheard = reused && reason.is_none_or(h2::Error::is_io);
-    Unanswered { unsent, refused, unheard, error }
+    Unanswered { unsent, refused, unheard, error: error.into() }
 }
 
 /// `:scheme` and `:authority` come from the URI; the latter is the Host that was decided on, which it replaces (RFC 9113 §8.3.1).

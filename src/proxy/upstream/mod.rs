@@ -16,9 +16,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::HOST;
+use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Body as _;
+use thiserror::Error;
 use tokio::time::timeout_at;
 
 use super::arrival::Arrival;
@@ -74,15 +76,24 @@ struct Patience {
     only_after_body: bool,
 }
 
+/// Why an exchange failed, or an answer broke off.
+#[derive(Debug, Error)]
+pub enum Failure {
+    #[error(transparent)]
+    H1(#[from] h1::Error),
+    #[error(transparent)]
+    H2(#[from] hyper::Error),
+}
+
 /// Why an exchange brought no answer, and what that allows (RFC 9110 §9.2.2).
 pub struct Unanswered {
-    /// The request, where it was never sent.
-    unsent: Option<Request<Forwarded>>,
+    /// Nothing of the request was sent.
+    unsent: bool,
     /// The upstream said that it did not look at it.
     refused: bool,
     /// The connection had served before and ended without a word: the upstream may have closed it before the request came.
     unheard: bool,
-    error: hyper::Error,
+    error: Failure,
 }
 
 /// How each upstream is reached, read once for all workers.
@@ -150,10 +161,10 @@ impl Upstreams {
         if let Some(host) = &service.host {
             head.headers.insert(HOST, host.clone());
         }
-        let request = Request::from_parts(head, Forwarded::new(body, most, &self.reserved, open));
+        let body = Forwarded::new(body, most, &self.reserved, open);
         let configured = permit.route().response_timeout.unwrap_or(service.settings.response_timeout);
-        let patience = Patience::new(configured, grpc, request.headers());
-        let mut response = service.send(request, patience, passage).await?;
+        let patience = Patience::new(configured, grpc, &head.headers);
+        let mut response = service.send(&head, &body, patience, passage).await?;
         upgrade::answered(wanted, &mut response)?;
         Ok(response)
     }
@@ -187,57 +198,62 @@ impl Destination {
     /// Sends the request, and once more on another connection where it cannot have been acted upon, or may be twice.
     async fn send(
         &self,
-        request: Request<Forwarded>,
+        head: &Parts,
+        body: &Forwarded,
         patience: Patience,
         passage: &Passage<'_>,
     ) -> Result<Response<Relayed>, Denial> {
-        let upload = request.body().upload().cloned();
-        let upload = upload.as_ref();
-        let (again, first) = match self.attempt(request, false, patience, upload).await? {
+        let first = match self.attempt(head, body, false, patience).await? {
             Ok(response) => return Ok(response),
-            Err((Some(again), unanswered)) => (again, unanswered),
-            Err((None, unanswered)) => return Err(failed(&unanswered.error, upload)),
+            Err(unanswered) => unanswered,
         };
+        if !first.may_be_sent_again(&head.method, body) {
+            return Err(failed(&first.error, body.upload()));
+        }
         let (request_id, trace_id) = (passage.request_id.as_str(), passage.span.trace_id());
         tracing::debug!(request_id, trace_id, error = chain(&first.error), "the request is sent again");
-        let second = Box::pin(self.attempt(again, true, patience, upload)).await?;
-        second.map_err(|(_, unanswered)| failed(&unanswered.error, upload))
+        let second = Box::pin(self.attempt(head, body, true, patience)).await?;
+        second.map_err(|unanswered| failed(&unanswered.error, body.upload()))
     }
 
-    /// One exchange. When it fails: the request, if it may be sent again, and why.
+    /// One exchange. `fresh`: on no connection that has served before.
     async fn attempt(
         &self,
-        request: Request<Forwarded>,
+        head: &Parts,
+        body: &Forwarded,
         fresh: bool,
         patience: Patience,
-        upload: Option<&Rc<Upload>>,
-    ) -> Result<Result<Response<Relayed>, (Option<Request<Forwarded>>, Unanswered)>, Denial> {
-        let outlet = self.pool.outlet(fresh).await.map_err(Denial::UpstreamUnreachable)?;
-        let idempotent = request.method().is_idempotent() && upload.is_none();
-        let kept = (!fresh && (idempotent || matches!(outlet, Outlet::H2(_)))).then(|| request.clone());
-        let answered = match outlet {
+    ) -> Result<Result<Response<Relayed>, Unanswered>, Denial> {
+        let upload = body.upload();
+        match self.pool.outlet(fresh).await.map_err(Denial::UpstreamUnreachable)? {
             Outlet::H1(mut connection) => {
-                let answered = within(patience, upload, pin!(connection.exchange(request))).await?;
-                answered.map(|response| {
+                let answered = within(patience, upload, pin!(connection.exchange(head, body))).await?;
+                Ok(answered.map(|response| {
                     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                        return response.map(|stream| Relayed::upgraded(stream, connection));
+                        return response.map(|()| Relayed::upgraded(connection));
                     }
-                    let unfinished = upload.filter(|upload| !upload.has_ended()).cloned();
-                    response.map(|stream| Relayed::from_h1(stream, connection, &self.pool, unfinished))
-                })
+                    let unfinished = upload.filter(|upload| connection.is_sending() || !upload.has_ended()).cloned();
+                    response.map(|()| Relayed::from_h1(connection, &self.pool, unfinished))
+                }))
             }
             Outlet::H2(stream) => {
+                let request = Request::from_parts(head.clone(), body.clone());
                 let answered = within(patience, upload, Box::pin(stream.exchange(request)).as_mut()).await?;
-                answered.map(|(response, place)| response.map(|stream| Relayed::from_h2(stream, place)))
+                Ok(answered.map(|(response, place)| response.map(|stream| Relayed::from_h2(stream, place))))
             }
-        };
-        Ok(answered.map_err(|mut unanswered| {
-            let may = |kept: &Request<Forwarded>| {
-                !kept.body().has_begun() && (unanswered.refused || (unanswered.unheard && idempotent))
-            };
-            let again = unanswered.unsent.take().or_else(|| kept.filter(may));
-            (again, unanswered)
-        }))
+        }
+    }
+}
+
+impl Unanswered {
+    /// The connection was closed before it could be used.
+    fn unsent(error: impl Into<Failure>) -> Self {
+        Self { unsent: true, refused: false, unheard: false, error: error.into() }
+    }
+
+    fn may_be_sent_again(&self, method: &Method, body: &Forwarded) -> bool {
+        let idempotent = method.is_idempotent() && body.upload().is_none();
+        self.unsent || (!body.has_begun() && (self.refused || (self.unheard && idempotent)))
     }
 }
 
@@ -275,7 +291,7 @@ async fn within<T>(
     }
 }
 
-fn failed(error: &hyper::Error, upload: Option<&Rc<Upload>>) -> Denial {
+fn failed(error: &Failure, upload: Option<&Rc<Upload>>) -> Denial {
     if upload.is_some_and(|upload| upload.is_too_large()) {
         return Denial::BodyTooLarge;
     }

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::resolve::Resolver;
 use super::{h1, h2};
-use crate::proxy::connector::{Connected, Connector, Stream};
+use crate::proxy::connector::{Connected, Connector};
 use crate::proxy::settings::{Protocol, Target, Upstream};
 
 /// How often unused connections are looked after; while there are none, nothing runs.
@@ -44,14 +44,14 @@ enum Spoken {
 }
 
 struct Idle {
-    connection: h1::Connection,
+    connection: Box<h1::Connection>,
     since: Instant,
 }
 
 /// Where a request goes out.
 pub enum Outlet {
-    H1(h1::Connection),
-    H2(h2::Stream),
+    H1(Box<h1::Connection>),
+    H2(h2::Exchange),
 }
 
 /// Cloned for everyone who waits, hence the words instead of the error.
@@ -103,15 +103,16 @@ impl Pool {
         }
     }
 
-    /// Takes a connection back whose exchange ended cleanly on both sides.
-    pub fn give_back(self: &Rc<Self>, connection: h1::Connection) {
+    /// Takes a connection back whose exchange is over; one that cannot serve another is closed.
+    pub fn give_back(self: &Rc<Self>, connection: Box<h1::Connection>) {
+        let Some(connection) = connection.rested() else { return };
         if self.is_current(connection.peer()) {
             self.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
             self.sweep();
         }
     }
 
-    fn take_idle(&self) -> Option<h1::Connection> {
+    fn take_idle(&self) -> Option<Box<h1::Connection>> {
         loop {
             let Idle { mut connection, since } = self.idle.borrow_mut().pop()?;
             if since.elapsed() < self.keep && connection.is_ready() {
@@ -120,7 +121,7 @@ impl Pool {
         }
     }
 
-    fn take_stream(&self) -> Option<h2::Stream> {
+    fn take_stream(&self) -> Option<h2::Exchange> {
         let mut shared = self.shared.borrow_mut();
         if shared.is_empty() {
             return None;
@@ -156,28 +157,19 @@ impl Pool {
     }
 
     /// Connects. An HTTP/1.1 connection is the caller's; an HTTP/2 one joins those that are shared.
-    async fn open(self: &Rc<Self>) -> io::Result<Option<h1::Connection>> {
+    async fn open(self: &Rc<Self>) -> io::Result<Option<Box<h1::Connection>>> {
         let opening = async {
             let Connected { stream, peer, h2 } =
                 self.connector.connect(self.resolver.as_ref(), self.connect_timeout).await?;
             self.spoken.set(if h2 { Spoken::H2 } else { Spoken::H1 });
             if h2 {
                 let (scheme, streams) = (self.scheme.clone(), self.h2_streams);
-                let connection = match stream {
-                    Stream::Tcp(stream) => h2::Connection::open(stream, scheme, streams, peer).await,
-                    Stream::Unix(stream) => h2::Connection::open(stream, scheme, streams, peer).await,
-                    Stream::Tls(stream) => h2::Connection::open(stream, scheme, streams, peer).await,
-                };
-                self.shared.borrow_mut().push(connection.map_err(io::Error::other)?);
+                let connection = h2::Connection::open(stream, scheme, streams, peer).await?;
+                self.shared.borrow_mut().push(connection);
                 self.sweep();
                 return Ok(None);
             }
-            let connection = match stream {
-                Stream::Tcp(stream) => h1::Connection::open(stream, peer).await,
-                Stream::Unix(stream) => h1::Connection::open(stream, peer).await,
-                Stream::Tls(stream) => h1::Connection::open(stream, peer).await,
-            };
-            connection.map(Some).map_err(io::Error::other)
+            Ok(Some(h1::Connection::open(stream, peer)))
         };
         let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "the connection was not made in time"));
         timeout(self.connect_timeout, opening).await.unwrap_or_else(late)

@@ -1,6 +1,7 @@
 //! An answer's body on its way to the client. It holds the connection that it comes from: read to its end, the connection
 //! serves again; dropped before, it is closed.
 
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -12,29 +13,33 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::pool::Pool;
-use super::{h1, h2};
+use super::{Failure, h1, h2};
+use crate::proxy::connector::Stream;
 use crate::proxy::upload::Upload;
 
-pub struct Relayed {
-    stream: Incoming,
-    source: Source,
-}
+pub struct Relayed(Source);
 
-/// Where the stream comes from, while it does.
+/// Where the body comes from, while it does.
 enum Source {
     /// Whoever reads the body drives the connection.
     H1 {
-        connection: h1::Connection,
+        connection: Box<h1::Connection>,
         pool: Rc<Pool>,
     },
-    /// Still taking the request's body: a task moves it on whether or not the answer is read.
+    /// Still taking the request's body: a task sends that on whether or not the answer is read.
     Driven {
+        connection: Rc<RefCell<Box<h1::Connection>>>,
+        /// Told when the request's body fails: what answers a part of it is no whole answer.
+        failed: Option<oneshot::Receiver<h1::Error>>,
         _released_when_dropped: oneshot::Sender<()>,
     },
-    /// Held until the end, since it counts as an open stream.
     H2 {
+        stream: Incoming,
+        /// Held until the end, since it counts as an open stream.
         _place: h2::Place,
     },
+    /// Without a body: the connection goes on without HTTP.
+    Upgraded(Box<h1::Connection>),
     Ended,
 }
 
@@ -44,88 +49,128 @@ const LINGER: Duration = Duration::from_secs(1);
 impl Relayed {
     /// `unfinished`: the request's body, where the upstream answered before it had the whole of it. Its connection serves no
     /// other after that.
-    pub fn from_h1(
-        stream: Incoming,
-        connection: h1::Connection,
-        pool: &Rc<Pool>,
-        unfinished: Option<Rc<Upload>>,
-    ) -> Self {
+    pub fn from_h1(connection: Box<h1::Connection>, pool: &Rc<Pool>, unfinished: Option<Rc<Upload>>) -> Self {
         let source = match unfinished {
             None => Source::H1 { connection, pool: pool.clone() },
-            Some(upload) => Source::Driven { _released_when_dropped: drive(connection, upload) },
+            Some(upload) => {
+                let connection = Rc::new(RefCell::new(connection));
+                let (failed, _released_when_dropped) = drive(connection.clone(), upload);
+                Source::Driven { connection, failed: Some(failed), _released_when_dropped }
+            }
         };
-        let mut relayed = Self { stream, source };
-        if relayed.stream.is_end_stream() {
+        let mut relayed = Self(source);
+        if relayed.is_end_stream() {
             relayed.end();
         }
         relayed
     }
 
-    /// An answer without a body, whose connection goes on without HTTP: it is driven until it has been handed over.
-    pub fn upgraded(stream: Incoming, connection: h1::Connection) -> Self {
-        tokio::task::spawn_local(connection.into_driver());
-        Self { stream, source: Source::Ended }
+    pub fn upgraded(connection: Box<h1::Connection>) -> Self {
+        Self(Source::Upgraded(connection))
     }
 
     pub fn from_h2(stream: Incoming, place: h2::Place) -> Self {
-        Self { stream, source: Source::H2 { _place: place } }
+        Self(Source::H2 { stream, _place: place })
+    }
+
+    pub fn is_upgraded(&self) -> bool {
+        matches!(self.0, Source::Upgraded(_))
+    }
+
+    /// What the connection was upgraded to: its stream, and what of it was read already.
+    pub fn into_upgraded(self) -> Option<(Stream, Bytes)> {
+        match self.0 {
+            Source::Upgraded(connection) => Some(connection.into_stream()),
+            _ => None,
+        }
     }
 
     /// The connection has done its part.
     fn end(&mut self) {
-        if let Source::H1 { connection, pool } = std::mem::replace(&mut self.source, Source::Ended) {
+        if let Source::H1 { connection, pool } = std::mem::replace(&mut self.0, Source::Ended) {
             pool.give_back(connection);
         }
-    }
-
-    fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Source::H1 { connection, .. } = &mut self.source else {
-            return Pin::new(&mut self.stream).poll_frame(cx);
-        };
-        // Only the connection fills the stream, and only when it is polled here: the stream has nobody to wake.
-        let mut frame = Pin::new(&mut self.stream).poll_frame(&mut h1::nobody());
-        if frame.is_pending() {
-            let _ = connection.poll(cx);
-            frame = Pin::new(&mut self.stream).poll_frame(&mut h1::nobody());
-        }
-        frame
     }
 }
 
 impl Body for Relayed {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Failure;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = self.poll_stream(cx);
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let frame = match &mut self.0 {
+            Source::H1 { connection, .. } => connection.poll_frame(cx).map_err(Failure::from),
+            Source::Driven { connection, failed, .. } => poll_driven(connection, failed, cx).map_err(Failure::from),
+            Source::H2 { stream, .. } => Pin::new(stream).poll_frame(cx).map_err(Failure::from),
+            Source::Upgraded(_) | Source::Ended => return Poll::Ready(None),
+        };
         match &frame {
             Poll::Ready(None) => self.end(),
-            Poll::Ready(Some(Err(_))) => self.source = Source::Ended,
-            Poll::Ready(Some(Ok(_))) if self.stream.is_end_stream() => self.end(),
+            Poll::Ready(Some(Err(_))) => self.0 = Source::Ended,
+            Poll::Ready(Some(Ok(_))) if self.is_end_stream() => self.end(),
             Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
         }
         frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        match &self.0 {
+            Source::H1 { connection, .. } => connection.is_answered(),
+            Source::Driven { connection, .. } => connection.borrow().is_answered(),
+            Source::H2 { stream, .. } => stream.is_end_stream(),
+            Source::Upgraded(_) | Source::Ended => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.stream.size_hint()
+        match &self.0 {
+            Source::H1 { connection, .. } => connection.size_hint(),
+            Source::Driven { connection, .. } => connection.borrow().size_hint(),
+            Source::H2 { stream, .. } => stream.size_hint(),
+            Source::Upgraded(_) | Source::Ended => SizeHint::with_exact(0),
+        }
     }
 }
 
-/// Moves a connection on until it ends, or until its answer has been released and the client has had time to finish.
-fn drive(connection: h1::Connection, upload: Rc<Upload>) -> oneshot::Sender<()> {
+fn poll_driven(
+    connection: &RefCell<Box<h1::Connection>>,
+    failed: &mut Option<oneshot::Receiver<h1::Error>>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, h1::Error>>> {
+    if let Some(failure) = failed
+        && let Poll::Ready(told) = Pin::new(failure).poll(cx)
+    {
+        *failed = None;
+        if let Ok(error) = told {
+            return Poll::Ready(Some(Err(error)));
+        }
+    }
+    connection.borrow_mut().poll_frame(cx)
+}
+
+/// Sends the rest of a request until there is no more, or until its answer has been released and the client has had time to
+/// finish.
+fn drive(
+    connection: Rc<RefCell<Box<h1::Connection>>>,
+    upload: Rc<Upload>,
+) -> (oneshot::Receiver<h1::Error>, oneshot::Sender<()>) {
     let (held, released) = oneshot::channel();
+    let (tell, failed) = oneshot::channel();
     tokio::task::spawn_local(async move {
         let lingered = async {
             let _ = released.await;
             sleep(LINGER).await;
         };
-        tokio::select! { () = connection.into_driver() => {}, () = lingered => return }
+        let sent = std::future::poll_fn(|cx| connection.borrow_mut().poll_send(cx));
+        tokio::select! {
+            sent = sent => if let Err(error) = sent {
+                // Nobody may be left who reads.
+                let _ = tell.send(error);
+            },
+            () = lingered => return,
+        }
+        drop(connection);
         let _ = timeout(LINGER, upload.drain()).await;
     });
-    held
+    (failed, held)
 }

@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use smallvec::{SmallVec, smallvec};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::{Duration, Instant, sleep};
@@ -64,8 +65,11 @@ struct Waiting {
 #[derive(Debug, Default)]
 struct Batch {
     questions: Vec<Question>,
-    seats: Vec<Vec<Seat>>,
+    seats: Vec<Seats>,
 }
+
+/// Those who ask the same. Where many different questions are asked it is one for each.
+type Seats = SmallVec<[Seat; 1]>;
 
 /// One request's place.
 #[derive(Debug)]
@@ -202,7 +206,7 @@ impl Waiting {
 impl Batch {
     fn add(&mut self, question: &Question, seat: Seat) {
         self.questions.push(question.clone());
-        self.seats.push(vec![seat]);
+        self.seats.push(smallvec![seat]);
     }
 
     fn is_full(&self) -> bool {
@@ -210,7 +214,7 @@ impl Batch {
     }
 
     fn len(&self) -> usize {
-        self.seats.iter().map(Vec::len).sum()
+        self.seats.iter().map(SmallVec::len).sum()
     }
 
     /// Without the seats of requests that went away or gave up, and the questions that nobody asks any more. Who still waits
@@ -368,7 +372,7 @@ impl Phase {
     }
 }
 
-fn refuse(seats: Vec<Seat>, error: &StoreError) {
+fn refuse(seats: Seats, error: &StoreError) {
     for seat in seats {
         // Who went away needs no answer.
         let _ = seat.answer.send(Err(error.clone()));
@@ -376,7 +380,7 @@ fn refuse(seats: Vec<Seat>, error: &StoreError) {
 }
 
 /// Each seat's own answer, in order of arrival.
-fn hand_out(question: &Question, answer: Answer, seats: Vec<Seat>) {
+fn hand_out(question: &Question, answer: Answer, seats: Seats) {
     let mut from = 0;
     let mut seats = seats.into_iter().peekable();
     while let Some(seat) = seats.next() {

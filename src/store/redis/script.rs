@@ -2,7 +2,7 @@
 //!
 //! What the script does stands at its head (`scripts/decide.lua`); a connection and its errors are left to `connect`.
 
-use std::vec;
+use std::{iter, vec};
 
 use bytes::Bytes;
 use redis::{Cmd, RedisWrite as _};
@@ -15,6 +15,9 @@ use crate::store::layout::Layout;
 
 pub const DECIDE: &str = include_str!("scripts/decide.lua");
 pub const GIVE_BACK: &str = include_str!("scripts/give_back.lua");
+
+/// Bytes of a key: most are those of documents, which are named by 64 digits.
+const USUAL_KEY: usize = 96;
 
 /// What Redis runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +44,7 @@ const OBSERVES: u64 = 3;
 /// What goes out: `EVALSHA <sha> <number of keys> <keys…> <blob> <texts…>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    pub keys: Vec<String>,
+    pub keys: Keys,
     /// The questions.
     pub blob: Vec<u8>,
     /// The documents that are believed, as they are: the script's MessagePack knows no bytes, only text.
@@ -51,15 +54,41 @@ pub struct Call {
 impl Call {
     /// The command that runs the script.
     pub fn evalsha(&self, sha: &str) -> Cmd {
-        let keys: usize = self.keys.iter().map(String::len).sum();
         let texts: usize = self.texts.iter().map(Bytes::len).sum();
         let arguments = 4 + self.keys.len() + self.texts.len();
-        let mut command = Cmd::with_capacity(arguments, 64 + keys + self.blob.len() + texts);
+        let mut command = Cmd::with_capacity(arguments, 64 + self.keys.text.len() + self.blob.len() + texts);
         command.arg("EVALSHA").arg(sha).arg(self.keys.len());
         self.keys.iter().for_each(|key| command.write_arg(key.as_bytes()));
         command.write_arg(&self.blob);
         self.texts.iter().for_each(|text| command.write_arg(text));
         command
+    }
+}
+
+/// One behind the other in one piece of memory, since each question has a few.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Keys {
+    text: String,
+    ends: Vec<usize>,
+}
+
+impl Keys {
+    pub fn push(&mut self, layout: &Layout, slot: &str, name: &str) {
+        layout.push_in_slot(&mut self.text, slot, name);
+        self.ends.push(self.text.len());
+    }
+
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        let begins = iter::once(&0).chain(&self.ends);
+        begins.zip(&self.ends).map(|(&begin, &end)| &self.text[begin..end])
     }
 }
 
@@ -72,7 +101,9 @@ pub fn encode(layout: &Layout, questions: &[Question]) -> Call {
         blob.index(count);
     }
     questions.iter().for_each(|question| write_question(&mut blob, &mut places, question));
-    let keys = names.in_order().map(|name| layout.in_slot(name.slot, name.name)).collect();
+    let count = names.in_order().count();
+    let mut keys = Keys { text: String::with_capacity(USUAL_KEY * count), ends: Vec::with_capacity(count) };
+    names.in_order().for_each(|name| keys.push(layout, name.slot, name.name));
     let texts = names.texts.iter().map(|(_, text)| (*text).clone()).collect();
     Call { keys, blob: blob.finish(), texts }
 }
@@ -110,7 +141,10 @@ struct Names<'a> {
 impl<'a> Names<'a> {
     /// All keys, and for each mention in the order of `write_question` which of its kind it is, from 0.
     fn gather(questions: &'a [Question]) -> (Self, Vec<usize>) {
-        let (mut names, mut places) = (Self::default(), Vec::with_capacity(4 * questions.len()));
+        let of_each = |most: usize| most * questions.len();
+        let mut names =
+            Self { texts: Vec::with_capacity(of_each(2)), buckets: Vec::with_capacity(of_each(2)), ..Self::default() };
+        let mut places = Vec::with_capacity(of_each(4));
         for question in questions {
             for ask in question.asks.iter() {
                 for document in &ask.documents {
@@ -381,7 +415,8 @@ mod tests {
     fn questions_that_share_keys_and_beliefs_send_them_once() {
         let layout = Layout::new("sg");
         let one = encode(&layout, &[question()]);
-        assert_eq!(one.keys, ["sg:{b:acme}:business", "sg:{b:acme}:count:l:acme", "sg:{b:acme}:businesses"]);
+        let keys: Vec<&str> = one.keys.iter().collect();
+        assert_eq!(keys, ["sg:{b:acme}:business", "sg:{b:acme}:count:l:acme", "sg:{b:acme}:businesses"]);
         let two = encode(&layout, &[question(), question()]);
         assert_eq!(two.keys, one.keys);
         assert_eq!(two.texts, [Bytes::from_static(b"{}")]);
@@ -392,7 +427,7 @@ mod tests {
         let pack = |list: &serde_json::Value| rmp_serde::to_vec(list).expect("JSON is representable in MessagePack");
         let read = |list| decode(&[question()], &pack(&list)).map(|answers| answers[0].outcome.clone());
         let window = WindowNow { remaining: 5, reset_ms: 60_000, wait_ms: None, owed: 7 };
-        let spent = Outcome::Spent { granted: 2, windows: vec![vec![window]], observed: vec![] };
+        let spent = Outcome::Spent { granted: 2, windows: vec![[window].into()], observed: vec![] };
         assert_eq!(read(serde_json::json!([9, 4, 2, 5, 60_000, -1, 7])), Ok(spent));
         assert_eq!(read(serde_json::json!([9, 1, false])), Ok(Outcome::Stale(vec![vec![None]])));
         for wrong in [

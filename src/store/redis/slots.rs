@@ -13,8 +13,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::cluster::slot_of;
 use super::line::Line;
-use super::script::{Call, Script};
-use crate::limit::{Algorithm, Answer, Ask, Believed, Outcome, Question, WindowNow};
+use super::script::{Call, Keys, Script};
+use crate::limit::{Algorithm, Answer, Ask, Believed, Outcome, Question, WindowsNow};
 use crate::store::StoreError;
 use crate::store::layout::Layout;
 
@@ -92,7 +92,7 @@ struct Journey {
     granted: u32,
     now_ms: u64,
     /// Per ask, what its slot said of its buckets and documents.
-    windows: Vec<Vec<Vec<WindowNow>>>,
+    windows: Vec<Vec<WindowsNow>>,
     /// Per ask, how many each of its buckets that observe had room for.
     observed: Vec<Vec<u32>>,
     documents: Vec<Found>,
@@ -214,7 +214,7 @@ impl Journey {
         let passed = self.passed();
         let legs = self.legs.iter().filter(|leg| leg.granted > passed);
         let call = |leg: &Leg| {
-            let (mut keys, mut entries) = (Vec::new(), Vec::new());
+            let (mut keys, mut entries) = (Keys::default(), Vec::new());
             for &index in &leg.asks {
                 let ask = &self.question.asks[index];
                 let amounts = self.too_much(leg, index, passed);
@@ -222,7 +222,7 @@ impl Journey {
                     if amount == 0 {
                         continue;
                     }
-                    keys.push(layout.in_slot(&ask.slot, &bucket.name));
+                    keys.push(layout, &ask.slot, &bucket.name);
                     for (window, now) in bucket.windows.as_slice().iter().zip(windows) {
                         let (number, periods) = match bucket.algorithm {
                             Algorithm::Fixed => (0, 1),

@@ -28,26 +28,32 @@ pub const KEEPER_ACL: &str = "on resetchannels -@all +auth +select +role +info +
 pub struct Server {
     child: Option<Child>,
     pub port: u16,
+    /// For TLS, where the arguments name it.
+    pub tls: u16,
     folder: TempDir,
     arguments: Vec<String>,
 }
 
 impl Server {
-    /// `{port}` in an argument is the port that was found, `{dir}` the server's own folder.
+    /// `{port}` and `{tls}` in an argument are ports that were found, `{dir}` is the server's own folder.
     pub fn start(arguments: &[&str]) -> Self {
-        let port = free_port();
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        Self::start_in(tempfile::tempdir().expect("a temporary folder can be made"), arguments)
+    }
+
+    fn start_in(folder: TempDir, arguments: &[&str]) -> Self {
+        let (port, tls) = (free_port(), free_port());
         let dir = folder.path().display().to_string();
-        let fill = |argument: &&str| argument.replace("{port}", &port.to_string()).replace("{dir}", &dir);
+        let fill = |argument: &&str| {
+            argument.replace("{port}", &port.to_string()).replace("{tls}", &tls.to_string()).replace("{dir}", &dir)
+        };
         let arguments = arguments.iter().map(fill).collect();
-        let mut server = Self { child: None, port, folder, arguments };
+        let mut server = Self { child: None, port, tls, folder, arguments };
         server.run();
         server
     }
 
     /// A sentinel that watches `main` on this port; two must agree that it is gone.
-    pub fn sentinel(master: u16) -> Self {
-        let port = free_port();
+    pub fn sentinel(master: u16, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let config = folder.path().join("sentinel.conf").display().to_string();
         let watched = [
@@ -56,10 +62,7 @@ impl Server {
             "sentinel failover-timeout main 5000".to_owned(),
         ];
         fs::write(&config, watched.join("\n")).expect("the folder is writable");
-        let arguments = vec![config, "--sentinel".to_owned(), "--port".to_owned(), port.to_string()];
-        let mut server = Self { child: None, port, folder, arguments };
-        server.run();
-        server
+        Self::start_in(folder, &[&[&config, "--sentinel", "--port", "{port}"], arguments].concat())
     }
 
     pub fn plain(arguments: &[&str]) -> Self {
@@ -133,6 +136,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start() -> Self {
+        Self::with(&[], |node| node.port, &[])
+    }
+
+    /// With these further arguments; made through the ports that `port` names, by a `redis-cli` with arguments of its own.
+    pub fn with(further: &[&str], port: fn(&Server) -> u16, of_client: &[&str]) -> Self {
         // Without full coverage, or the death of one master would close the slots of all.
         let arguments = [
             "--cluster-enabled",
@@ -144,9 +152,10 @@ impl Cluster {
             "--cluster-require-full-coverage",
             "no",
         ];
-        let nodes: Vec<Server> = (0..6).map(|_| Server::plain(&arguments)).collect();
-        let addresses = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port));
+        let nodes: Vec<Server> = (0..6).map(|_| Server::plain(&[&arguments, further].concat())).collect();
+        let addresses = nodes.iter().map(|node| format!("127.0.0.1:{}", port(node)));
         let created = Command::new("redis-cli")
+            .args(of_client)
             .args(["--cluster", "create"])
             .args(addresses)
             .args(["--cluster-replicas", "1", "--cluster-yes"])

@@ -1,0 +1,133 @@
+//! The head of an answer, out of the bytes that were read. It is taken as it stands or not at all: what could be read in two
+//! ways is no answer.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Response, StatusCode, Version};
+use httparse::{ParserConfig, Status};
+use hyper::ext::ReasonPhrase;
+
+use super::error::Error;
+use super::fields;
+use super::framing::Framing;
+
+/// What a head, or the trailers behind a body, may hold.
+pub const HEAD_BYTES: usize = 64 * 1024;
+pub const FIELDS: usize = 100;
+/// Room for what the gate adds on the way to the client, so that no map grows for it.
+const MORE: usize = 6;
+
+/// An answer's head, and what it says of what follows.
+#[derive(Debug)]
+pub struct Answer {
+    pub response: Response<()>,
+    pub framing: Framing,
+    /// The upstream takes another request on this connection.
+    pub keeps: bool,
+}
+
+/// The status line, and where in the bytes the fields stand.
+struct Parsed {
+    length: usize,
+    response: Response<()>,
+    fields: Vec<Field>,
+}
+
+/// Where a name and its value begin, and how long they are.
+struct Field {
+    name: (usize, usize),
+    value: (usize, usize),
+}
+
+/// The answer's head, once all of it is there; what comes before it (1xx) is passed over. `seen`: how much of `read` was looked
+/// at before in vain.
+pub fn take(read: &mut BytesMut, seen: &mut usize, method: &Method) -> Result<Option<Answer>, Error> {
+    while let Some(Parsed { length, response: mut answer, fields }) = parse(read, seen)? {
+        let head = read.split_to(length).freeze();
+        let (status, version) = (answer.status(), answer.version());
+        let keeps = fill(answer.headers_mut(), &head, &fields, version)?;
+        let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+        if status.is_informational() && !switches {
+            continue;
+        }
+        let framing = Framing::of(method, &answer)?;
+        return Ok(Some(Answer { response: answer, framing, keeps: keeps && !switches }));
+    }
+    Ok(None)
+}
+
+fn parse(read: &[u8], seen: &mut usize) -> Result<Option<Parsed>, Error> {
+    if read.is_empty() || (*seen > 0 && !may_be_whole(read, *seen)) {
+        return incomplete(read, seen);
+    }
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
+    let mut head = httparse::Response::new(&mut []);
+    let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut head, read, &mut fields);
+    let Status::Complete(length) = parsed.map_err(Error::Head)? else { return incomplete(read, seen) };
+    if length > HEAD_BYTES {
+        return Err(Error::Malformed("its head is larger than 64 KiB"));
+    }
+    *seen = 0;
+    let field = |field: &httparse::Header<'_>| Field {
+        name: place(read, field.name.as_bytes()),
+        value: place(read, field.value),
+    };
+    let fields = head.headers.iter().map(field).collect();
+    Ok(Some(Parsed { length, response: status_line(&head)?, fields }))
+}
+
+fn incomplete(read: &[u8], seen: &mut usize) -> Result<Option<Parsed>, Error> {
+    *seen = read.len();
+    if read.len() < HEAD_BYTES { Ok(None) } else { Err(Error::Malformed("its head is larger than 64 KiB")) }
+}
+
+/// Whether an empty line has come since; a head that trickles in is not parsed anew with each byte.
+fn may_be_whole(read: &[u8], seen: usize) -> bool {
+    let new = &read[seen.saturating_sub(3)..];
+    new.windows(2).any(|pair| pair == b"\n\n") || new.windows(3).any(|end| end == b"\n\r\n")
+}
+
+fn place(all: &[u8], part: &[u8]) -> (usize, usize) {
+    (part.as_ptr() as usize - all.as_ptr() as usize, part.len())
+}
+
+fn status_line(head: &httparse::Response<'_, '_>) -> Result<Response<()>, Error> {
+    let status = head.code.and_then(|code| StatusCode::from_u16(code).ok());
+    let status = status.ok_or(Error::Malformed("its status is none"))?;
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    *response.version_mut() = if head.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    // The client gets the upstream's own words.
+    let reason = head.reason.filter(|reason| Some(*reason) != status.canonical_reason());
+    if let Some(reason) = reason.and_then(|reason| ReasonPhrase::try_from(reason.as_bytes()).ok()) {
+        response.extensions_mut().insert(reason);
+    }
+    Ok(response)
+}
+
+/// The fields, whose values stay where they were read. Whether the connection stays after this answer (RFC 9112 §9.3).
+fn fill(headers: &mut HeaderMap, head: &Bytes, fields: &[Field], version: Version) -> Result<bool, Error> {
+    headers.reserve(fields.len() + MORE);
+    let (mut closes, mut keeps) = (false, version == Version::HTTP_11);
+    for Field { name, value } in fields {
+        let name = HeaderName::from_bytes(&head[name.0..name.0 + name.1]);
+        let name = name.map_err(|_| Error::Malformed("a field's name is too long"))?;
+        let value = HeaderValue::from_maybe_shared(head.slice(value.0..value.0 + value.1));
+        let value = value.map_err(|_| Error::Malformed("a field's value holds a control character"))?;
+        if name == CONNECTION {
+            match fields::options(&value) {
+                Some(options) => {
+                    for option in options {
+                        closes |= fields::is_close(option);
+                        keeps |= fields::is_keep_alive(option);
+                    }
+                }
+                None => closes = true,
+            }
+        }
+        headers.append(name, value);
+    }
+    Ok(keeps && !closes)
+}

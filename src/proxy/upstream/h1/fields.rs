@@ -1,0 +1,55 @@
+//! What single header fields say about a message's end and its connection.
+
+use http::HeaderName;
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, HeaderValue,
+    MAX_FORWARDS, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
+};
+
+/// A `Content-Length`: one number, or a list of the same one (RFC 9110 §8.6).
+pub fn length(value: &HeaderValue) -> Option<u64> {
+    let mut lengths = value.as_bytes().split(|byte| *byte == b',').map(|part| digits(part.trim_ascii()));
+    let first = lengths.next()??;
+    lengths.all(|other| other == Some(first)).then_some(first)
+}
+
+/// The options of a `Connection`; `None` where it is not text.
+pub fn options(value: &HeaderValue) -> Option<impl Iterator<Item = &str>> {
+    Some(value.to_str().ok()?.split(',').map(str::trim))
+}
+
+pub fn is_close(option: &str) -> bool {
+    option.eq_ignore_ascii_case("close")
+}
+
+pub fn is_keep_alive(option: &str) -> bool {
+    option.eq_ignore_ascii_case("keep-alive")
+}
+
+/// Whether a field may stand in trailers: none that says how to read the message (RFC 9110 §6.5.1).
+pub fn is_trailer(name: &HeaderName) -> bool {
+    !matches!(
+        *name,
+        AUTHORIZATION
+            | CACHE_CONTROL
+            | CONTENT_ENCODING
+            | CONTENT_LENGTH
+            | CONTENT_RANGE
+            | CONTENT_TYPE
+            | HOST
+            | MAX_FORWARDS
+            | SET_COOKIE
+            | TE
+            | TRAILER
+            | TRANSFER_ENCODING
+    )
+}
+
+/// Digits only: no sign, no blank within.
+fn digits(text: &[u8]) -> Option<u64> {
+    let add = |sum: u64, byte: &u8| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        sum.checked_mul(10)?.checked_add(digit)
+    };
+    if text.is_empty() { None } else { text.iter().try_fold(0, add) }
+}

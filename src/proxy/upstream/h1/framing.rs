@@ -1,0 +1,118 @@
+//! Where an answer's body ends (RFC 9112 §6.3), and its pieces out of the bytes that were read.
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, Response, StatusCode, Version};
+use hyper::body::{Frame, SizeHint};
+
+use super::chunked::Chunked;
+use super::error::Error;
+use super::fields;
+
+/// What is still to come of a body.
+#[derive(Debug, Default)]
+pub enum Framing {
+    #[default]
+    Ended,
+    /// So many bytes, at least one.
+    Length(u64),
+    Chunked(Chunked),
+    UntilClose,
+}
+
+/// No length that a message can have: what reads on until the end has a number of its own in many a program.
+const TOO_LONG: u64 = u64::MAX - 1;
+
+impl Framing {
+    pub fn of<B>(method: &Method, answer: &Response<B>) -> Result<Self, Error> {
+        let (status, headers) = (answer.status(), answer.headers());
+        let bodiless = [StatusCode::SWITCHING_PROTOCOLS, StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
+        if *method == Method::HEAD || bodiless.contains(&status) {
+            return Ok(Self::Ended);
+        }
+        let length = content_length(headers)?;
+        if headers.contains_key(TRANSFER_ENCODING) {
+            return Self::encoded(headers, answer.version(), length);
+        }
+        match length {
+            Some(0) => Ok(Self::Ended),
+            Some(length) if length < TOO_LONG => Ok(Self::Length(length)),
+            Some(_) => Err(Error::Malformed("its Content-Length is too large")),
+            None => Ok(Self::UntilClose),
+        }
+    }
+
+    fn encoded(headers: &HeaderMap, version: Version, length: Option<u64>) -> Result<Self, Error> {
+        if version == Version::HTTP_10 {
+            return Err(Error::Malformed("HTTP/1.0 knows no Transfer-Encoding"));
+        }
+        if length.is_some() {
+            // Two ends: whoever sent this may have been made to (RFC 9112 §6.3).
+            return Err(Error::Malformed("it has both a Transfer-Encoding and a Content-Length"));
+        }
+        let last = headers.get_all(TRANSFER_ENCODING).iter().next_back().and_then(|value| value.to_str().ok());
+        let last = last.and_then(|codings| codings.rsplit(',').next()).map(str::trim);
+        let is_chunked = last.is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"));
+        Ok(if is_chunked { Self::Chunked(Chunked::default()) } else { Self::UntilClose })
+    }
+
+    pub fn is_ended(&self) -> bool {
+        matches!(self, Self::Ended)
+    }
+
+    pub fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Ended => SizeHint::with_exact(0),
+            Self::Length(left) => SizeHint::with_exact(*left),
+            Self::Chunked(_) | Self::UntilClose => SizeHint::default(),
+        }
+    }
+
+    /// The next piece of the body that `read` holds. `None`: it has ended, or more must be read.
+    pub fn take(&mut self, read: &mut BytesMut) -> Result<Option<Frame<Bytes>>, Error> {
+        let frame = match self {
+            Self::Ended => return Ok(None),
+            _ if read.is_empty() => return Ok(None),
+            Self::UntilClose => Frame::data(read.split().freeze()),
+            Self::Length(left) => {
+                let data = read.split_to(usize::try_from(*left).map_or(read.len(), |left| left.min(read.len())));
+                *left -= data.len() as u64;
+                if *left == 0 {
+                    *self = Self::Ended;
+                }
+                Frame::data(data.freeze())
+            }
+            Self::Chunked(chunked) => {
+                let frame = chunked.take(read)?;
+                if chunked.is_ended() {
+                    *self = Self::Ended;
+                }
+                return Ok(frame);
+            }
+        };
+        Ok(Some(frame))
+    }
+
+    /// The other side has closed the connection: the end of a body that has no other, and too early for any other.
+    pub fn close(&mut self) -> Result<(), Error> {
+        match self {
+            Self::Length(_) | Self::Chunked(_) => Err(Error::Closed("the answer's body was whole")),
+            Self::UntilClose | Self::Ended => {
+                *self = Self::Ended;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The one length that all `Content-Length`s tell.
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Error> {
+    let mut length = None;
+    for value in headers.get_all(CONTENT_LENGTH) {
+        let this = fields::length(value).ok_or(Error::Malformed("its Content-Length is no length"))?;
+        if length.replace(this).is_some_and(|other| other != this) {
+            return Err(Error::Malformed("it has two different Content-Lengths"));
+        }
+    }
+    Ok(length)
+}

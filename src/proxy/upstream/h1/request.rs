@@ -1,0 +1,115 @@
+//! A request's head as HTTP/1.1 writes it, and how its body will be told apart from the next request (RFC 9112 §6).
+
+use std::io::Write as _;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRAILER, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method};
+use hyper::body::Body;
+
+use super::error::Error;
+use super::fields;
+
+/// How a request's body goes out.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outgoing {
+    Nothing,
+    /// So many bytes are still owed.
+    Length(u64),
+    /// With the trailers that the head announced.
+    Chunked(Vec<HeaderName>),
+}
+
+/// What has been written.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Written {
+    pub body: Outgoing,
+    /// The request itself asks for the connection to be closed.
+    pub closes: bool,
+}
+
+/// What the head's own fields say of the body and the connection.
+#[derive(Default)]
+struct Said {
+    length: Option<u64>,
+    trailers: Vec<HeaderName>,
+    closes: bool,
+}
+
+/// Writes the head, and with it what its fields do not say of the body yet. After an error `out` holds no head.
+pub fn write(out: &mut Vec<u8>, head: &Parts, body: &impl Body) -> Result<Written, Error> {
+    let target = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    for part in [head.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+    let mut said = Said::default();
+    for (name, value) in &head.headers {
+        said.note(name, value)?;
+        write_field(out, name, value);
+    }
+    let outgoing = said.outgoing(&head.method, body)?;
+    match outgoing {
+        Outgoing::Length(length) if said.length.is_none() => {
+            write!(out, "content-length: {length}\r\n").expect("a Vec takes whatever is written");
+        }
+        Outgoing::Chunked(_) => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Outgoing::Length(_) | Outgoing::Nothing => {}
+    }
+    out.extend_from_slice(b"\r\n");
+    Ok(Written { body: outgoing, closes: said.closes })
+}
+
+/// What ends a chunked body: the trailers that were announced and may be sent, or none.
+pub fn write_trailers(out: &mut Vec<u8>, trailers: &HeaderMap, announced: &[HeaderName]) {
+    out.extend_from_slice(b"0\r\n");
+    let sent = trailers.iter().filter(|(name, _)| announced.contains(name) && fields::is_trailer(name));
+    sent.for_each(|(name, value)| write_field(out, name, value));
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Neither a name nor a value can hold the end of a line.
+fn write_field(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
+    out.extend_from_slice(name.as_str().as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+impl Said {
+    fn note(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), Error> {
+        match *name {
+            CONTENT_LENGTH => {
+                let length = fields::length(value).ok_or(Error::Unsendable("its Content-Length is no length"))?;
+                if self.length.replace(length).is_some_and(|other| other != length) {
+                    return Err(Error::Unsendable("it has two different Content-Lengths"));
+                }
+            }
+            // The client's own ends at the gate; how the body is framed here is decided here.
+            TRANSFER_ENCODING => return Err(Error::Unsendable("a Transfer-Encoding was set for it")),
+            CONNECTION => self.closes |= fields::options(value).is_none_or(|mut all| all.any(fields::is_close)),
+            TRAILER => {
+                let names = value.to_str().unwrap_or_default().split(',');
+                self.trailers.extend(names.filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok()));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn outgoing(&mut self, method: &Method, body: &impl Body) -> Result<Outgoing, Error> {
+        if body.is_end_stream() {
+            let empty = self.length.is_none_or(|length| length == 0);
+            return empty.then_some(Outgoing::Nothing).ok_or(Error::Unsendable("its Content-Length is not its body's"));
+        }
+        match (self.length, body.size_hint().exact()) {
+            (Some(said), Some(exact)) if said != exact => {
+                Err(Error::Unsendable("its Content-Length is not its body's"))
+            }
+            (Some(length), _) | (None, Some(length)) => Ok(Outgoing::Length(length)),
+            // Their body means nothing (RFC 9110 §9.3.1), and many a server takes what it does not expect for a next request.
+            (None, None) if matches!(*method, Method::GET | Method::HEAD) => Ok(Outgoing::Nothing),
+            (None, None) => Ok(Outgoing::Chunked(std::mem::take(&mut self.trailers))),
+        }
+    }
+}
