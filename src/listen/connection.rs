@@ -3,19 +3,18 @@
 //! hyper speaks HTTP; whatever may take long is looked at by `watch`. An HTTP/1.1 connection that is idle is parked: hyper's
 //! part of it is taken down, buffers and all, and set up again at the next byte.
 
-use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::IpAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
@@ -29,13 +28,12 @@ use super::drain::Watch;
 use super::live::Live;
 use super::paced::Paced;
 use super::proxy_protocol;
-use super::serving::{self, Departing, Line, Peer};
+use super::seldom::Seldom;
+use super::serving::{self, Departing, InTurn, Line, Peer};
 use super::settings::{Bounds, Settings};
 use super::streams::Streams;
 use super::watch::{Look, TRICKLE, Wait, tick};
 use crate::proxy::arrival::Address;
-use crate::proxy::arriving::Progress;
-use crate::proxy::upgrade::Upgraded;
 
 /// The connection preface (RFC 9113 §3.4); no HTTP/1.1 request begins like it. It is waited for whole, since nothing bounds
 /// the wait for its rest once the connection is hyper's.
@@ -120,15 +118,14 @@ where
     if h2 {
         return Box::pin(http2(live, &settings.bounds, stream, peer, drain)).await;
     }
-    let requests = Rc::new(Cell::new(0));
-    let mut parked = stream;
+    let (mut requests, mut parked) = (0, stream);
     loop {
-        match Box::pin(http1(live, &settings.bounds, parked, &peer, &requests, &mut drain)).await? {
+        match Box::pin(http1(live, &settings.bounds, parked, &peer, &mut requests, &mut drain)).await? {
             None => return Ok(()),
             Some(stream) => parked = stream,
         }
         let bounds = &settings.bounds;
-        let patience = if requests.get() == 0 { bounds.header_read } else { bounds.idle };
+        let patience = if requests == 0 { bounds.header_read } else { bounds.idle };
         if !wakes(&mut parked, patience, &mut drain).await? {
             return timed(bounds.handshake, parked.shutdown()).await;
         }
@@ -159,49 +156,58 @@ async fn lingered(drain: &mut Watch) {
     sleep(H1_LINGER).await;
 }
 
+/// What an HTTP/1.1 connection's task wakes up for.
+enum Event {
+    Ended(hyper::Result<()>),
+    Closing,
+    LookAgain,
+}
+
 /// Serves requests until there is none for a while, which gives the connection back, or until the connection ends.
 async fn http1<S>(
     live: &Rc<Live>,
     bounds: &Bounds,
     stream: Paced<S>,
     peer: &Peer,
-    requests: &Rc<Cell<u32>>,
+    requests: &mut u32,
     drain: &mut Watch,
 ) -> io::Result<Option<Paced<S>>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (progress, pulse) = (Rc::new(RefCell::new(Rc::new(Progress::default()))), stream.pulse.clone());
-    let busy = Rc::new(Cell::new(false));
-    let upgraded = Upgraded::default();
-    let line = Line::H1 {
-        progress: progress.clone(),
-        pulse: pulse.clone(),
-        busy: busy.clone(),
-        requests: requests.clone(),
-        upgraded: upgraded.clone(),
-    };
+    // All of it is let go of with the rest when the connection is parked: what stayed would lie scattered between.
+    let turns = Rc::new(InTurn::new(stream.pulse.clone(), *requests));
     let mut connection = http1_builder(bounds)
-        .serve_connection(TokioIo::new(stream), service(live.clone(), peer.clone(), line))
+        .serve_connection(TokioIo::new(stream), service(live.clone(), peer.clone(), Line::H1(turns.clone())))
         .with_upgrades();
     let mut closing = pin!(lingered(drain));
     let mut look_again = pin!(sleep(PARK_AFTER));
-    let (mut look, mut leaving) = (Look::begin(), false);
+    let (mut look, mut leaving, mut seldom) = (Look::begin(), false, Seldom::default());
     loop {
-        tokio::select! {
-            biased;
-            ended = &mut connection => {
+        let event = poll_fn(|cx| {
+            if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(Event::Ended(ended));
+            }
+            seldom.poll(cx, |cx| {
+                if !leaving && closing.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Event::Closing);
+                }
+                look_again.as_mut().poll(cx).map(|()| Event::LookAgain)
+            })
+        });
+        match event.await {
+            Event::Ended(ended) => {
                 ended.map_err(io::Error::other)?;
-                upgraded.serve().await;
+                turns.upgraded.serve().await;
                 return Ok(None);
             }
-            () = &mut closing, if !leaving => {
+            Event::Closing => {
                 leaving = true;
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
+                Pin::new(&mut connection).graceful_shutdown();
             }
-            () = &mut look_again => {
-                let (now, seen) = (Instant::now(), Wait::of_connection(&pulse, &progress.borrow(), busy.get(), requests.get()));
-                match (seen.0, look.again(now, seen.0, seen.1)) {
+            Event::LookAgain => {
+                let (now, (wait, progress)) = (Instant::now(), Wait::of_connection(&turns));
+                match (wait, look.again(now, wait, progress)) {
                     (Wait::Request, waited) if waited >= PARK_AFTER && !leaving => break,
                     (wait, waited) if waited >= wait.patience(bounds) => return Err(io::ErrorKind::TimedOut.into()),
                     (Wait::Request, _) => look_again.as_mut().reset(now + PARK_AFTER),
@@ -210,6 +216,7 @@ where
             }
         }
     }
+    *requests = turns.requests.get();
     // Between two requests it has not been upgraded.
     let Some(parts) = connection.into_parts() else { return Ok(None) };
     let mut stream = parts.io.into_inner();
@@ -274,12 +281,7 @@ fn service(
         // At once: the stream's task is asked for right after.
         let underway = line.begin(&request);
         live.heartbeat.keep();
-        let (live, peer) = (live.clone(), peer.clone());
-        // Boxed, so that a connection that waits for its next request holds no room for the whole way of one.
-        Box::pin(async move {
-            let response: Response<Departing> = serving::answer(&live, request, peer, underway).await;
-            Ok::<_, Infallible>(response)
-        })
+        serving::answer(&live, request, &peer, underway)
     })
 }
 
@@ -288,6 +290,8 @@ fn http1_builder(bounds: &Bounds) -> http1::Builder {
     builder
         // Its timer would begin with the idle time before a request, and is set anew for each.
         .header_read_timeout(None)
+        // `Paced` looks whether a client leaves that waits.
+        .half_close(true)
         .max_headers(bounds.headers)
         // Twice what is allowed, so that a request that is somewhat too large gets an answer that says so.
         .max_buf_size(2 * bounds.header_bytes);

@@ -1,4 +1,5 @@
-//! The bytes of one connection, watched: whether any passed, whether the client takes what is written, and how it is let go.
+//! The bytes of one connection, watched: whether any passed, whether the client takes what is written, whether it stays for its
+//! answer, and how it is let go.
 //! Nothing here reads a clock while requests are served; `watch` looks from time to time and compares.
 
 use std::future::Future;
@@ -12,6 +13,8 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
+
+use super::seldom::Seldom;
 
 /// How long what a client still sends is read and thrown away after the last answer. Closing at once would reset the
 /// connection, and with it an answer that the client has not read yet (RFC 9112 §9.6).
@@ -29,6 +32,10 @@ pub struct Pulse {
     reads: AtomicU32,
     writes: AtomicU32,
     blocked: AtomicBool,
+    /// HTTP/1.1 alone: a request is served.
+    busy: AtomicBool,
+    /// Whether all of that request has been read. Whoever reads its body says so; said too early, it costs a read and no more.
+    pub heard_out: Arc<AtomicBool>,
     /// `reads` when the last request was through.
     reads_before: AtomicU32,
     more_to_come: AtomicBool,
@@ -36,9 +43,24 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    /// A request is through; what is read from now on belongs to the next one.
+    /// A request has come; until it is through, none is served beside it.
+    pub fn exchange_began(&self) {
+        self.busy.store(true, Relaxed);
+    }
+
+    /// It is through; what is read from now on belongs to the next one.
     pub fn exchange_ended(&self) {
+        self.busy.store(false, Relaxed);
         self.reads_before.store(self.reads.load(Relaxed), Relaxed);
+    }
+
+    pub fn is_busy(&self) -> bool {
+        self.busy.load(Relaxed)
+    }
+
+    /// Whether the client has said all that it has to say before its answer.
+    fn is_awaited(&self) -> bool {
+        self.is_busy() && self.heard_out.load(Relaxed)
     }
 
     /// Whether the next request has begun to come.
@@ -78,6 +100,8 @@ pub struct Paced<S> {
     pub pulse: Arc<Pulse>,
     /// Read already, and to be read again.
     ahead: Bytes,
+    /// Whether the client is still there, while it waits for its answer.
+    leaves: Seldom,
     linger: Option<Linger>,
 }
 
@@ -88,12 +112,34 @@ struct Linger {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Paced<S> {
     pub fn new(stream: S) -> Self {
-        Self { stream, pulse: Arc::default(), ahead: Bytes::new(), linger: None }
+        Self { stream, pulse: Arc::default(), ahead: Bytes::new(), leaves: Seldom::default(), linger: None }
     }
 
     /// These bytes come first when it is read again.
     pub fn put_back(&mut self, bytes: Bytes) {
+        // A connection that is parked leaves nothing between what it gives back: the allocator could not put it together again.
+        self.leaves = Seldom::default();
         self.ahead = if self.ahead.is_empty() { bytes } else { [bytes, self.ahead.split_off(0)].concat().into() };
+    }
+
+    /// An error once a client has left that waited for its answer. hyper would look for that by itself, but reads for it into
+    /// a new buffer of 8 KiB a request, since the former one holds the request's head. What comes instead of an end is put back.
+    fn stays(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if !self.pulse.is_awaited() || !self.ahead.is_empty() {
+            return Ok(());
+        }
+        let mut first = [0];
+        let mut buffer = ReadBuf::new(&mut first);
+        let stream = Pin::new(&mut self.stream);
+        match self.leaves.poll(cx, |cx| stream.poll_read(cx, &mut buffer)) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Ok(())) if buffer.filled().is_empty() => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Ready(Ok(())) => {
+                self.ahead = Bytes::copy_from_slice(buffer.filled());
+                Ok(())
+            }
+            Poll::Ready(Err(error)) => Err(error),
+        }
     }
 
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -136,6 +182,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
             self.ahead.advance(length);
         }
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        // The stream wakes only who asked last.
+        self.leaves.ring();
         if buffer.filled().len() == had {
             return polled;
         }
@@ -183,6 +231,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
         // TLS takes bytes into its own buffer; whether the client takes them shows here.
         self.pulse.blocked.store(polled.is_pending(), Relaxed);
+        // hyper flushes whenever it is polled.
+        self.stays(cx)?;
         polled
     }
 

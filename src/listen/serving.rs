@@ -1,6 +1,7 @@
 //! One request on its connection: whether it is let in, who sent it, and what becomes of a body that nobody wanted.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT, HOST};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
@@ -35,14 +36,17 @@ const DRAIN: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub enum Line {
     /// One request after the other: what is left of a body stands before the next.
-    H1 {
-        progress: Rc<RefCell<Rc<Progress>>>,
-        pulse: Arc<Pulse>,
-        busy: Rc<Cell<bool>>,
-        requests: Rc<Cell<u32>>,
-        upgraded: Upgraded,
-    },
+    H1(Rc<InTurn>),
     H2(Streams),
+}
+
+/// What an HTTP/1.1 connection and the requests on it know of each other.
+pub struct InTurn {
+    pub pulse: Arc<Pulse>,
+    /// Of the request that is served, or was served last.
+    pub progress: RefCell<Rc<Progress>>,
+    pub requests: Cell<u32>,
+    pub upgraded: Upgraded,
 }
 
 /// Whose connection it is.
@@ -58,16 +62,7 @@ impl Line {
     /// Called as soon as a head is read.
     pub fn begin<B: Body>(&self, request: &Request<B>) -> Underway {
         let progress = match self {
-            Self::H1 { progress, busy, requests, .. } => {
-                busy.set(true);
-                requests.set(requests.get().wrapping_add(1));
-                let mut progress = progress.borrow_mut();
-                if Rc::get_mut(&mut progress).is_none() {
-                    // Somebody still holds the last request's body, and must not speak for this one's.
-                    *progress = Rc::default();
-                }
-                progress.clone()
-            }
+            Self::H1(turns) => turns.begin(),
             Self::H2(streams) => {
                 let progress = Rc::new(Progress::default());
                 streams.opens(progress.clone());
@@ -76,6 +71,36 @@ impl Line {
         };
         progress.begin(!request.body().is_end_stream());
         Underway { progress, line: self.clone(), ended: false }
+    }
+}
+
+impl InTurn {
+    /// `requests`: so many were served before.
+    pub fn new(pulse: Arc<Pulse>, requests: u32) -> Self {
+        Self {
+            progress: RefCell::new(Rc::new(Progress::of(pulse.heard_out.clone()))),
+            pulse,
+            requests: Cell::new(requests),
+            upgraded: Upgraded::default(),
+        }
+    }
+
+    fn begin(&self) -> Rc<Progress> {
+        self.pulse.exchange_began();
+        self.requests.set(self.requests.get().wrapping_add(1));
+        let mut progress = self.progress.borrow_mut();
+        if Rc::get_mut(&mut progress).is_none() {
+            // Somebody still holds the last request's body, and must not speak for this one's.
+            *progress = Rc::new(Progress::of(self.pulse.heard_out.clone()));
+        }
+        progress.clone()
+    }
+
+    fn end(&self, progress: &Progress) {
+        if !progress.has_arrived() {
+            self.pulse.more_to_come();
+        }
+        self.pulse.exchange_ended();
     }
 }
 
@@ -89,78 +114,82 @@ pub struct Underway {
 impl Drop for Underway {
     fn drop(&mut self) {
         match &self.line {
-            Line::H1 { pulse, busy, .. } => {
-                busy.set(false);
-                if !self.progress.has_arrived() {
-                    pulse.more_to_come();
-                }
-                pulse.exchange_ended();
-            }
+            Line::H1(turns) => turns.end(&self.progress),
             Line::H2(streams) => streams.ended(!self.ended),
         }
     }
 }
 
-/// Serves a request that `Line::begin` has announced.
-pub async fn answer(live: &Live, request: Request<Incoming>, peer: Peer, underway: Underway) -> Response<Departing> {
-    let context = live.now();
-    let bounds = &context.settings.bounds;
-    // Each worker has its share, so that they need not ask each other.
-    let most_in_flight = bounds.in_flight.div_ceil(context.settings.workers);
+/// Serves a request that `Line::begin` has announced. What is known at once is looked at at once: each async function that a
+/// request passes through moves it twice. The rest is boxed, so that a connection that waits for its next request holds no room
+/// for the whole way of one.
+pub fn answer(
+    live: &Rc<Live>,
+    request: Request<Incoming>,
+    peer: &Peer,
+    underway: Underway,
+) -> Pin<Box<impl Future<Output = Result<Response<Departing>, Infallible>> + use<>>> {
+    let (live, context) = (live.clone(), live.now());
     let slot = Slot::take(&live.in_flight);
-    let returns = matches!(underway.line, Line::H1 { .. });
-    let refused = if slot.0.get() > most_in_flight {
-        Some(Refused::Overloaded)
-    } else if request.headers().len() > bounds.headers {
-        Some(Refused::TooManyHeaders)
-    } else if !returns && request.headers().values().any(is_padded) {
-        Some(Refused::PaddedValue)
-    } else if peer.presented.as_ref().is_some_and(|presented| presented.is_misdirected(host(&request))) {
-        Some(Refused::Misdirected)
-    } else {
-        None
-    };
-    let upgraded = match &underway.line {
-        Line::H1 { upgraded, .. } => upgraded.clone(),
-        Line::H2(_) => Upgraded::default(),
-    };
-    let arrival = arrival(&context, request.headers(), peer, refused, upgraded);
+    let arrival = arrival(&context, &request, peer, &underway.line, &slot);
+    let returns = matches!(underway.line, Line::H1(_));
     // A client that waits to be asked for its body is told the answer instead (RFC 9110 §10.1.1).
     let waits_to_be_asked = returns && request.headers().contains_key(EXPECT);
     let request = request.map(|stream| Arriving::new(stream, underway.progress.clone(), returns));
-    let mut response = context.service.handle(request, arrival).await;
-    if returns && !underway.progress.has_arrived() {
-        let unread = underway.progress.take_unread();
-        let over = unread.is_some() || response.body().is_the_gates_own();
-        let drained = match unread {
-            Some(unread) if !waits_to_be_asked => drain(unread).await,
-            _ => false,
-        };
-        if drained {
-            underway.progress.begin(false);
-        } else if over {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    Box::pin(async move {
+        let mut response = context.service.handle(request, arrival).await;
+        if returns && !underway.progress.has_arrived() {
+            let unread = underway.progress.take_unread();
+            let over = unread.is_some() || response.body().is_the_gates_own();
+            let drained = match unread {
+                Some(unread) if !waits_to_be_asked => drain(unread).await,
+                _ => false,
+            };
+            if drained {
+                underway.progress.begin(false);
+            } else if over {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
         }
-    }
-    if returns {
-        live.end_connection_when_leaving(&mut response);
-    }
-    underway.progress.answered();
-    response.map(|body| Departing { body, underway, _slot: slot })
+        if returns {
+            live.end_connection_when_leaving(&mut response);
+        }
+        underway.progress.answered();
+        Ok(response.map(|body| Departing { body, underway, _slot: slot }))
+    })
 }
 
-fn arrival(
-    context: &Context,
-    headers: &HeaderMap,
-    peer: Peer,
-    refused: Option<Refused>,
-    upgraded: Upgraded,
-) -> Arrival {
-    let Peer { address: peer, secure, .. } = peer;
+fn arrival<B>(context: &Context, request: &Request<B>, peer: &Peer, line: &Line, slot: &Slot) -> Arrival {
     let proxies = &context.settings.trusted_proxies;
-    let trusted = client_addr::is_trusted(peer.ip(), proxies);
-    let client = if trusted { client_addr::of(peer.ip(), headers, proxies).into() } else { peer.clone() };
-    Arrival { peer, client, trusted, secure, refused, upgraded }
+    let Peer { address, secure, .. } = peer;
+    let trusted = client_addr::is_trusted(address.ip(), proxies);
+    let client = match trusted {
+        true => client_addr::of(address.ip(), request.headers(), proxies).into(),
+        false => address.clone(),
+    };
+    let upgraded = match line {
+        Line::H1(turns) => turns.upgraded.clone(),
+        Line::H2(_) => Upgraded::default(),
+    };
+    let refused = refused(context, request, peer, line, slot);
+    Arrival { peer: address.clone(), client, trusted, secure: *secure, refused, upgraded }
+}
+
+fn refused<B>(context: &Context, request: &Request<B>, peer: &Peer, line: &Line, slot: &Slot) -> Option<Refused> {
+    let bounds = &context.settings.bounds;
+    // Each worker has its share, so that they need not ask each other.
+    let most_in_flight = bounds.in_flight.div_ceil(context.settings.workers);
+    if slot.0.get() > most_in_flight {
+        Some(Refused::Overloaded)
+    } else if request.headers().len() > bounds.headers {
+        Some(Refused::TooManyHeaders)
+    } else if matches!(line, Line::H2(_)) && request.headers().values().any(is_padded) {
+        Some(Refused::PaddedValue)
+    } else if peer.presented.as_ref().is_some_and(|presented| presented.is_misdirected(host(request))) {
+        Some(Refused::Misdirected)
+    } else {
+        None
+    }
 }
 
 /// The name that the request is for, without its port; how it may be written is checked later.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::paced::Pulse;
+use super::serving::InTurn;
 use super::settings::Bounds;
 use crate::proxy::arriving::{Progress, Waits};
 
@@ -85,14 +85,16 @@ impl Wait {
 
     /// The same of an HTTP/1.1 connection, on which the bytes tell more: an answer's frame that was taken may still not have
     /// left the house.
-    pub fn of_connection(pulse: &Pulse, progress: &Progress, busy: bool, requests: u32) -> (Self, u32) {
+    pub fn of_connection(turns: &InTurn) -> (Self, u32) {
+        let (pulse, progress) = (&turns.pulse, turns.progress.borrow());
+        let (busy, requests) = (turns.pulse.is_busy(), turns.requests.get());
         if pulse.is_closing() {
             return (Self::Leave, 0);
         }
         if pulse.is_blocked() {
             return (Self::Taking, pulse.written());
         }
-        match Self::of(progress) {
+        match Self::of(&progress) {
             // The answer is out, and the body it answers is still read.
             _ if !busy && !progress.has_arrived() => (Self::Body, pulse.passed()),
             _ if !busy && pulse.next_has_begun() => (Self::Head, requests),

@@ -4,6 +4,8 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -16,6 +18,8 @@ pub struct Progress {
     moved: Cell<u32>,
     /// The request body has not ended.
     arriving: Cell<bool>,
+    /// The same for the connection that it comes on, turned round.
+    heard_out: Arc<AtomicBool>,
     /// The client's next frame is waited for.
     awaited: Cell<bool>,
     /// The answer's head is out.
@@ -40,9 +44,15 @@ pub enum Waits {
 }
 
 impl Progress {
+    /// Tells the connection once all of the request has been read.
+    pub fn of(heard_out: Arc<AtomicBool>) -> Self {
+        Self { heard_out, ..Self::default() }
+    }
+
     /// A request has come.
     pub fn begin(&self, has_body: bool) {
         self.arriving.set(has_body);
+        self.heard_out.store(!has_body, Relaxed);
         for flag in [&self.awaited, &self.answered, &self.offered] {
             flag.set(false);
         }
@@ -85,6 +95,11 @@ impl Progress {
         self.moved.get()
     }
 
+    fn arrived(&self) {
+        self.arriving.set(false);
+        self.heard_out.store(true, Relaxed);
+    }
+
     fn moved(&self) {
         self.moved.set(self.moved.get().wrapping_add(1));
     }
@@ -115,7 +130,7 @@ impl Body for Arriving {
         self.progress.awaited.set(polled.is_pending());
         match &polled {
             Poll::Ready(Some(Ok(_))) => self.progress.moved(),
-            Poll::Ready(None) => self.progress.arriving.set(false),
+            Poll::Ready(None) => self.progress.arrived(),
             // What broke off cannot be read to its end.
             Poll::Ready(Some(Err(_))) => self.returns = false,
             Poll::Pending => {}
@@ -137,7 +152,7 @@ impl Drop for Arriving {
         let Some(stream) = self.stream.take() else { return };
         self.progress.awaited.set(false);
         if stream.is_end_stream() {
-            self.progress.arriving.set(false);
+            self.progress.arrived();
         } else if self.returns && !self.progress.has_arrived() {
             self.progress.unread.replace(Some(stream));
         }

@@ -1,12 +1,23 @@
 //! A connection's life: how slow it may be and how much it may say, and how a gate that is told to end lets go of it.
 
 use std::{
-    io::{ErrorKind, Read as _, Write as _},
+    io::{ErrorKind, Read, Write},
     net::TcpStream,
+    slice,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use crate::support::{AnswerTo as _, Gate, Stage, client, until};
+use rustls::{ClientConnection, StreamOwned, pki_types::ServerName};
+
+use crate::support::{
+    AnswerTo as _, Certificate, Gate, Stage, client,
+    scripted::{OK, Scripted},
+    until,
+};
 
 #[tokio::test]
 async fn a_head_that_never_ends_is_given_up() {
@@ -46,6 +57,59 @@ async fn a_terminated_gate_finishes_what_it_began_and_exits_with_0() {
     assert_eq!(answer.chunk().await.expect("the answer is finished"), None);
     assert_eq!(gate.ended().code(), Some(0));
 }
+
+#[tokio::test]
+async fn a_client_that_leaves_before_its_answer_takes_its_request_with_it() {
+    let certificate = Certificate::of("one.example");
+    let (cert, key) = (certificate.cert_file(), certificate.key_file());
+    let tls = format!(", tls: {{certificates: [{{cert: '{}', key: '{}'}}]}}", cert.display(), key.display());
+    for (tls, earlier, body) in [("", 0, ""), ("", 2, ""), ("", 2, "a body"), (&*tls, 0, "a body"), (&*tls, 2, "")] {
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let told = waiting.clone();
+        let upstream = Scripted::play(move |line| {
+            while line.head().is_some_and(|head| !head.contains("/public?slow ")) {
+                line.say(OK);
+            }
+            line.read(body.len());
+            told.fetch_add(1, Ordering::SeqCst);
+            line.closes();
+            told.fetch_sub(1, Ordering::SeqCst);
+        });
+        let stage = Stage::set();
+        let (url, address) = (upstream.address, "'127.0.0.1:0'");
+        let gate = stage.gate(&format!(
+            "listen: {{address: {address}{tls}}}\nupstream: {{url: 'http://{url}'}}\nroutes: {{/public: public}}"
+        ));
+        let mut client: Box<dyn ReadWrite> = {
+            let stream = TcpStream::connect(gate.address).expect("the gate listens");
+            let name = ServerName::try_from("one.example").expect("a DNS name");
+            let config = Arc::new(client::tls(slice::from_ref(&certificate.der), &[]));
+            match tls {
+                "" => Box::new(stream),
+                _ => Box::new(StreamOwned::new(ClientConnection::new(config, name).expect("it is complete"), stream)),
+            }
+        };
+        for _ in 0..earlier {
+            client.write_all(b"GET /public HTTP/1.1\r\nHost: a\r\n\r\n").expect("the connection stands");
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n\r\nok") {
+                let mut byte = [0];
+                client.read_exact(&mut byte).expect("the answer is whole");
+                answer.extend(byte);
+            }
+        }
+        let head = format!("PUT /public?slow HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+        client.write_all(head.as_bytes()).expect("the connection stands");
+        client.write_all(body.as_bytes()).expect("the connection stands");
+        until("the upstream to have it", || (waiting.load(Ordering::SeqCst) == 1).then_some(()));
+        drop(client);
+        until("the upstream to be let go", || (waiting.load(Ordering::SeqCst) == 0).then_some(()));
+    }
+}
+
+trait ReadWrite: Read + Write {}
+
+impl<S: Read + Write> ReadWrite for S {}
 
 fn yard(limits: &str) -> (Stage, Gate) {
     let stage = Stage::set();

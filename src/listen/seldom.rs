@@ -1,0 +1,114 @@
+//! What is to be looked at only when it has asked for it: drains, timers and clients that leave happen seldom, and a task that
+//! waits for them beside its work would ask all of them whenever any of its work goes on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+/// Remembers whether what was polled through it has woken since.
+#[derive(Debug, Default)]
+pub struct Seldom {
+    bell: Option<Arc<Bell>>,
+}
+
+/// Wakes the task, and says on whose behalf.
+#[derive(Debug)]
+struct Bell {
+    rung: AtomicBool,
+    task: Waker,
+}
+
+impl Seldom {
+    /// Polls what has rung; that which has not is pending still. What was ready is polled the next time again.
+    pub fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        let bell = match &self.bell {
+            Some(bell) if bell.task.will_wake(cx.waker()) => {
+                if !bell.rung.load(Ordering::Relaxed) {
+                    return Poll::Pending;
+                }
+                bell
+            }
+            _ => self.bell.insert(Arc::new(Bell { rung: AtomicBool::default(), task: cx.waker().clone() })),
+        };
+        // Before it is polled, so that nothing that it rings from then on is lost.
+        bell.rung.swap(false, Ordering::AcqRel);
+        let polled = poll(&mut Context::from_waker(&Waker::from(bell.clone())));
+        if polled.is_ready() {
+            self.ring();
+        }
+        polled
+    }
+
+    /// To be polled the next time, whether it wakes or not.
+    pub fn ring(&self) {
+        if let Some(bell) = &self.bell {
+            bell.rung.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        self.task.wake_by_ref();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn only_what_has_woken_is_polled_and_its_task_with_it() {
+        let task = Arc::new(Woken::default());
+        let waker = Waker::from(task.clone());
+        let mut cx = Context::from_waker(&waker);
+        let (mut seldom, mut asked, mut its_own) = (Seldom::default(), 0, None);
+        for _ in 0..3 {
+            let polled: Poll<()> = seldom.poll(&mut cx, |cx| {
+                asked += 1;
+                its_own = Some(cx.waker().clone());
+                Poll::Pending
+            });
+            assert!(polled.is_pending());
+        }
+        assert_eq!(asked, 1);
+        its_own.expect("it was polled").wake();
+        assert_eq!(task.0.load(Ordering::Relaxed), 1);
+        assert!(seldom.poll(&mut cx, |_| Poll::Ready(())).is_ready());
+        assert!(seldom.poll(&mut cx, |_| Poll::Ready(())).is_ready(), "what was ready is polled again");
+        assert!(seldom.poll(&mut cx, |_| Poll::<()>::Pending).is_pending());
+        seldom.ring();
+        assert!(seldom.poll(&mut cx, |_| Poll::Ready(())).is_ready());
+    }
+
+    #[test]
+    fn another_task_is_woken_from_its_first_poll_on() {
+        let tasks = [Arc::new(Woken::default()), Arc::new(Woken::default())];
+        let (mut seldom, mut its_own) = (Seldom::default(), None);
+        for task in &tasks {
+            let polled: Poll<()> = seldom.poll(&mut Context::from_waker(&Waker::from(task.clone())), |cx| {
+                its_own = Some(cx.waker().clone());
+                Poll::Pending
+            });
+            assert!(polled.is_pending());
+        }
+        its_own.expect("it was polled").wake();
+        assert_eq!(tasks.map(|task| task.0.load(Ordering::Relaxed)), [0, 1]);
+    }
+}
