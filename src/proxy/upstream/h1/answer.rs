@@ -4,18 +4,20 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, HeaderName, HeaderValue};
+use http::header::{CONNECTION, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Response, StatusCode, Version};
 use httparse::{ParserConfig, Status};
 use hyper::ext::ReasonPhrase;
 
 use super::error::Error;
 use super::fields;
-use super::framing::Framing;
+use super::framing::{self, Framing};
 
 /// What a head, or the trailers behind a body, may hold.
 pub const HEAD_BYTES: usize = 64 * 1024;
 pub const FIELDS: usize = 100;
+/// How many interim answers (1xx) may come before one: each costs the gate a head.
+const BEFORE: u32 = 32;
 /// Room for what the gate adds on the way to the client, so that no map grows for it.
 const MORE: usize = 6;
 
@@ -26,6 +28,15 @@ pub struct Answer {
     pub framing: Framing,
     /// The upstream takes another request on this connection.
     pub keeps: bool,
+}
+
+/// What is known of heads that have not come whole.
+#[derive(Debug, Default)]
+pub struct Awaited {
+    /// How much was looked at in vain.
+    seen: usize,
+    /// Heads that came before the answer's own (1xx).
+    before: u32,
 }
 
 /// The status line, and where in the bytes the fields stand.
@@ -41,19 +52,26 @@ struct Field {
     value: (usize, usize),
 }
 
-/// The answer's head, once all of it is there; what comes before it (1xx) is passed over. `seen`: how much of `read` was looked
-/// at before in vain.
-pub fn take(read: &mut BytesMut, seen: &mut usize, method: &Method) -> Result<Option<Answer>, Error> {
-    while let Some(Parsed { length, response: mut answer, fields }) = parse(read, seen)? {
+/// The answer's head, once all of it is there; what comes before it (1xx) is passed over.
+pub fn take(read: &mut BytesMut, awaited: &mut Awaited, method: &Method) -> Result<Option<Answer>, Error> {
+    while let Some(Parsed { length, response: mut answer, fields }) = parse(read, &mut awaited.seen)? {
         let head = read.split_to(length).freeze();
         let (status, version) = (answer.status(), answer.version());
         let keeps = fill(answer.headers_mut(), &head, &fields, version)?;
         let switches = status == StatusCode::SWITCHING_PROTOCOLS;
         if status.is_informational() && !switches {
+            awaited.before += 1;
+            if awaited.before > BEFORE {
+                return Err(Error::Malformed("too many interim answers stand before it"));
+            }
             continue;
         }
-        let framing = Framing::of(method, &answer)?;
-        return Ok(Some(Answer { response: answer, framing, keeps: keeps && !switches }));
+        let told = framing::content_length(answer.headers_mut())?;
+        let framing = Framing::of(method, &answer, told)?;
+        // One that announces a body where there is none may send it all the same, to whoever asks next.
+        let lies = status == StatusCode::NO_CONTENT
+            && (told.is_some_and(|length| length > 0) || answer.headers().contains_key(TRANSFER_ENCODING));
+        return Ok(Some(Answer { response: answer, framing, keeps: keeps && !switches && !lies }));
     }
     Ok(None)
 }

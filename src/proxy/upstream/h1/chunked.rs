@@ -7,17 +7,21 @@ use hyper::body::Frame;
 
 use super::answer::{FIELDS, HEAD_BYTES};
 use super::error::Error;
+use crate::proxy::hygiene;
 
-/// What may stand in all size lines of one body besides the sizes.
-const EXTRA_BYTES: usize = 16 * 1024;
+/// What may stand in all chunk extensions of one body.
+const EXTENSION_BYTES: usize = 16 * 1024;
+/// Zeros and blanks around one chunk's size.
+const PADDING: usize = 32;
 
 #[derive(Debug, Default)]
 pub struct Chunked {
     state: State,
     /// Of this chunk.
     left: u64,
-    /// Bytes of size lines that are no size.
-    extra: usize,
+    extensions: usize,
+    /// Of this chunk's size.
+    padding: usize,
     /// How much of the trailers was looked at in vain.
     seen: usize,
 }
@@ -91,17 +95,20 @@ impl Chunked {
             (State::FirstDigit | State::Digit, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => self.digit(byte),
             (State::FirstDigit, _) => Err("a chunk has no size"),
             (State::Digit | State::Blank | State::Extension, b'\r') => Ok(State::SizeLf),
-            (State::Digit | State::Blank, b' ' | b'\t') => self.extra(State::Blank),
-            (State::Digit | State::Blank, b';') => self.extra(State::Extension),
+            (State::Digit | State::Blank, b' ' | b'\t') => self.padding(State::Blank),
+            (State::Digit | State::Blank, b';') => self.extension(),
             (State::Digit | State::Blank, _) => Err("a chunk's size is no number"),
             // Some take a lone LF for the line's end.
             (State::Extension, b'\n') => Err("a chunk's extension holds a line feed"),
-            (State::Extension, _) => self.extra(State::Extension),
+            (State::Extension, _) => self.extension(),
             (State::SizeLf, b'\n') if self.left == 0 => Ok(State::Trailers),
             (State::SizeLf, b'\n') => Ok(State::Data),
             (State::SizeLf, _) => Err("a chunk's size does not end with CRLF"),
             (State::DataCr, b'\r') => Ok(State::DataLf),
-            (State::DataLf, b'\n') => Ok(State::FirstDigit),
+            (State::DataLf, b'\n') => {
+                self.padding = 0;
+                Ok(State::FirstDigit)
+            }
             (State::DataCr | State::DataLf, _) => Err("a chunk does not end with CRLF"),
             (State::Data | State::Trailers | State::Ended, _) => Ok(self.state),
         }
@@ -110,7 +117,7 @@ impl Chunked {
     fn digit(&mut self, digit: u8) -> Result<State, &'static str> {
         if self.state == State::Digit && self.left == 0 {
             // Leading zeros are no size.
-            self.extra(State::Digit)?;
+            self.padding(State::Digit)?;
         }
         let value = char::from(digit).to_digit(16).ok_or("a chunk's size is no number")?;
         let left = self.left.checked_mul(16).and_then(|left| left.checked_add(value.into()));
@@ -118,9 +125,18 @@ impl Chunked {
         Ok(State::Digit)
     }
 
-    fn extra(&mut self, next: State) -> Result<State, &'static str> {
-        self.extra += 1;
-        if self.extra < EXTRA_BYTES { Ok(next) } else { Err("its chunks have too many extensions") }
+    fn padding(&mut self, next: State) -> Result<State, &'static str> {
+        self.padding += 1;
+        if self.padding <= PADDING { Ok(next) } else { Err("a chunk's size has too many zeros or blanks around it") }
+    }
+
+    fn extension(&mut self) -> Result<State, &'static str> {
+        self.extensions += 1;
+        if self.extensions < EXTENSION_BYTES {
+            Ok(State::Extension)
+        } else {
+            Err("its chunks have too many extensions")
+        }
     }
 
     /// All of them, once they are there.
@@ -161,7 +177,9 @@ fn parse_trailers(section: &[u8]) -> Result<HeaderMap, Error> {
         else {
             return Err(Error::Malformed("its trailers are no header fields"));
         };
-        trailers.append(name, value);
+        if !hygiene::is_hop_by_hop(&name) {
+            trailers.append(name, value);
+        }
     }
     Ok(trailers)
 }

@@ -13,6 +13,12 @@ pub fn length(value: &HeaderValue) -> Option<u64> {
     lengths.all(|other| other == Some(first)).then_some(first)
 }
 
+/// Whether a `Content-Length` is digits without zeros before them.
+pub fn is_plain(value: &HeaderValue) -> bool {
+    let text = value.as_bytes();
+    text.iter().all(u8::is_ascii_digit) && (text.len() == 1 || !text.starts_with(b"0"))
+}
+
 /// The options of a `Connection`; `None` where it is not text.
 pub fn options(value: &HeaderValue) -> Option<impl Iterator<Item = &str>> {
     Some(value.to_str().ok()?.split(',').map(str::trim))

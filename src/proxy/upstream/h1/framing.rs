@@ -24,13 +24,13 @@ pub enum Framing {
 const TOO_LONG: u64 = u64::MAX - 1;
 
 impl Framing {
-    pub fn of<B>(method: &Method, answer: &Response<B>) -> Result<Self, Error> {
+    /// `length`: what its `Content-Length` tells.
+    pub fn of<B>(method: &Method, answer: &Response<B>, length: Option<u64>) -> Result<Self, Error> {
         let (status, headers) = (answer.status(), answer.headers());
         let bodiless = [StatusCode::SWITCHING_PROTOCOLS, StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
         if *method == Method::HEAD || bodiless.contains(&status) {
             return Ok(Self::Ended);
         }
-        let length = content_length(headers)?;
         if headers.contains_key(TRANSFER_ENCODING) {
             return Self::encoded(headers, answer.version(), length);
         }
@@ -105,14 +105,20 @@ impl Framing {
     }
 }
 
-/// The one length that all `Content-Length`s tell.
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Error> {
-    let mut length = None;
+/// The one length that all `Content-Length`s tell. Whoever reads on is told it once, as a number (RFC 9110 §8.6).
+pub fn content_length(headers: &mut HeaderMap) -> Result<Option<u64>, Error> {
+    let (mut length, mut plain) = (None, true);
     for value in headers.get_all(CONTENT_LENGTH) {
         let this = fields::length(value).ok_or(Error::Malformed("its Content-Length is no length"))?;
+        plain &= length.is_none() && fields::is_plain(value);
         if length.replace(this).is_some_and(|other| other != this) {
             return Err(Error::Malformed("it has two different Content-Lengths"));
         }
+    }
+    if let Some(length) = length
+        && !plain
+    {
+        headers.insert(CONTENT_LENGTH, length.into());
     }
     Ok(length)
 }

@@ -27,7 +27,7 @@ use http::request::Parts;
 use http::{Method, Response};
 use hyper::body::{Frame, SizeHint};
 
-use self::answer::Answer;
+use self::answer::{Answer, Awaited};
 pub use self::error::Error;
 use self::framing::Framing;
 use self::reading::Reading;
@@ -81,11 +81,11 @@ impl Connection {
         }
         self.reading.heard = false;
         self.keeps = true;
-        let mut seen = 0;
+        let mut awaited = Awaited::default();
         let answered = match self.sending.begin(head, body) {
             Ok(closes) => {
                 self.keeps = !closes;
-                std::future::poll_fn(|cx| self.poll_answer(cx, &head.method, &mut seen)).await
+                std::future::poll_fn(|cx| self.poll_answer(cx, &head.method, &mut awaited)).await
             }
             Err(error) => Err(error),
         };
@@ -148,13 +148,13 @@ impl Connection {
         &mut self,
         cx: &mut Context<'_>,
         method: &Method,
-        seen: &mut usize,
+        awaited: &mut Awaited,
     ) -> Poll<Result<Response<()>, Error>> {
         // What could not be sent may have been answered before: too large a body, for one.
         if let Poll::Ready(Err(error)) = self.poll_send(cx) {
             return Poll::Ready(Err(error));
         }
-        let answered = ready!(self.poll_head(cx, method, seen));
+        let answered = ready!(self.poll_head(cx, method, awaited));
         Poll::Ready(answered.map_err(|error| self.sending.take_failure().map_or(error, Error::Io)))
     }
 
@@ -162,10 +162,10 @@ impl Connection {
         &mut self,
         cx: &mut Context<'_>,
         method: &Method,
-        seen: &mut usize,
+        awaited: &mut Awaited,
     ) -> Poll<Result<Response<()>, Error>> {
         loop {
-            if let Some(Answer { response, framing, keeps }) = answer::take(&mut self.reading.bytes, seen, method)? {
+            if let Some(Answer { response, framing, keeps }) = answer::take(&mut self.reading.bytes, awaited, method)? {
                 self.framing = framing;
                 self.keeps &= keeps;
                 return Poll::Ready(Ok(response));

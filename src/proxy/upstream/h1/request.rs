@@ -33,6 +33,8 @@ pub struct Written {
 #[derive(Default)]
 struct Said {
     length: Option<u64>,
+    /// The upstream has been told it, as a plain number.
+    told: bool,
     trailers: Vec<HeaderName>,
     closes: bool,
 }
@@ -45,16 +47,21 @@ pub fn write(out: &mut Vec<u8>, head: &Parts, body: &impl Body) -> Result<Writte
     }
     let mut said = Said::default();
     for (name, value) in &head.headers {
-        said.note(name, value)?;
-        write_field(out, name, value);
+        if said.note(name, value)? {
+            write_field(out, name, value);
+        }
     }
     let outgoing = said.outgoing(&head.method, body)?;
-    match outgoing {
-        Outgoing::Length(length) if said.length.is_none() => {
-            write!(out, "content-length: {length}\r\n").expect("a Vec takes whatever is written");
+    let untold = match outgoing {
+        Outgoing::Length(length) => Some(length),
+        Outgoing::Nothing => said.length,
+        Outgoing::Chunked(_) => {
+            out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+            None
         }
-        Outgoing::Chunked(_) => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-        Outgoing::Length(_) | Outgoing::Nothing => {}
+    };
+    if let Some(length) = untold.filter(|_| !said.told) {
+        write!(out, "content-length: {length}\r\n").expect("a Vec takes whatever is written");
     }
     out.extend_from_slice(b"\r\n");
     Ok(Written { body: outgoing, closes: said.closes })
@@ -77,13 +84,17 @@ fn write_field(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
 }
 
 impl Said {
-    fn note(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), Error> {
+    /// Whether the field goes out as it stands. A length that is told twice, or as no plain number, does not.
+    fn note(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<bool, Error> {
         match *name {
             CONTENT_LENGTH => {
                 let length = fields::length(value).ok_or(Error::Unsendable("its Content-Length is no length"))?;
+                let tells = !self.told && fields::is_plain(value);
+                self.told |= tells;
                 if self.length.replace(length).is_some_and(|other| other != length) {
                     return Err(Error::Unsendable("it has two different Content-Lengths"));
                 }
+                return Ok(tells);
             }
             // The client's own ends at the gate; how the body is framed here is decided here.
             TRANSFER_ENCODING => return Err(Error::Unsendable("a Transfer-Encoding was set for it")),
@@ -94,7 +105,7 @@ impl Said {
             }
             _ => {}
         }
-        Ok(())
+        Ok(true)
     }
 
     fn outgoing(&mut self, method: &Method, body: &impl Body) -> Result<Outgoing, Error> {

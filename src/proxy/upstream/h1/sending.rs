@@ -16,6 +16,8 @@ use crate::proxy::upload::{BodyError, Forwarded};
 
 /// To copy this much costs less than to hand the system a list of pieces.
 const SHORT: usize = 2048;
+/// No more frames are taken while so much waits to be written.
+const FULL: usize = 16 * 1024;
 /// What an idle connection keeps to write its next head into.
 const KEPT: usize = 4096;
 
@@ -74,7 +76,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Clone + Unpin> Sending<B> {
             return Poll::Ready(Ok(()));
         }
         loop {
-            let waits = self.data.is_empty() && self.tail.is_empty() && self.poll_body(cx)?.is_pending();
+            let waits = self.has_room() && self.poll_body(cx)?.is_pending();
             let moved = if self.is_written() {
                 match ready!(self.poll_flush(cx, stream.as_mut())) {
                     Ok(()) if self.body.is_none() => return Poll::Ready(Ok(())),
@@ -90,6 +92,11 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Clone + Unpin> Sending<B> {
                 return Poll::Ready(Ok(()));
             }
         }
+    }
+
+    /// For another frame: short ones gather in `front`.
+    fn has_room(&self) -> bool {
+        self.data.is_empty() && self.tail.is_empty() && self.front.len() < FULL
     }
 
     fn is_written(&self) -> bool {

@@ -180,3 +180,35 @@ proptest! {
         prop_assert!(ours == hypers, "{} {}", String::from_utf8_lossy(&ours), String::from_utf8_lossy(&hypers));
     }
 }
+
+/// A far side that reads nothing, and frames that are always there.
+#[test]
+fn what_cannot_be_sent_does_not_gather() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime needs nothing").block_on(async {
+        let (mut near, _far) = UnixStream::pair().expect("a pair of sockets");
+        let pieces = vec![(false, Piece::Data(2000)); 2000];
+        let (head, body) = request(&Method::POST, &[], Frames::new(&pieces, false, false)).into_parts();
+        let mut sending = Sending::<Frames>::default();
+        sending.begin(&head, &body).expect("the head can be sent");
+        for _ in 0..2000 {
+            let polled = std::future::poll_fn(|cx| Poll::Ready(sending.poll(cx, Pin::new(&mut near)))).await;
+            assert!(polled.is_pending());
+        }
+        // A socket takes some, and what gathers before it is no more than a few.
+        let left = body.frames.borrow().len();
+        assert!(left > 1500, "{left} of 2,000 are left");
+    });
+}
+
+#[test]
+fn a_length_is_told_once_and_as_a_number() {
+    for (fields, is) in [
+        (&[("content-length", "5"), ("content-length", "5")][..], "content-length: 5\r\n"),
+        (&[("content-length", "005"), ("host", "a")], "host: a\r\ncontent-length: 5\r\n"),
+    ] {
+        let frames = Frames::new(&[(false, Piece::Data(5))], true, true);
+        let sent = String::from_utf8(ours(request(&Method::POST, fields, frames))).expect("it is text");
+        assert_eq!(sent, format!("POST /a?b=%20c HTTP/1.1\r\n{is}\r\nabcde"));
+    }
+}
