@@ -39,7 +39,7 @@ struct Said {
     closes: bool,
 }
 
-/// Writes the head, and with it what its fields do not say of the body yet. After an error `out` holds no head.
+/// Writes the head, and with it what its fields do not say of the body yet. After an error `out` holds a part of it.
 pub fn write(out: &mut Vec<u8>, head: &Parts, body: &impl Body) -> Result<Written, Error> {
     let target = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     for part in [head.method.as_str(), " ", target, " HTTP/1.1\r\n"] {

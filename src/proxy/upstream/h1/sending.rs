@@ -44,7 +44,9 @@ impl<B> Default for Sending<B> {
 impl<B: Body<Data = Bytes, Error = BodyError> + Clone + Unpin> Sending<B> {
     /// The next request. Whether it asks for the connection to be closed after it.
     pub fn begin(&mut self, head: &Parts, body: &B) -> Result<bool, Error> {
-        let written = request::write(&mut self.front, head, body)?;
+        // Nothing of a head that cannot be written is ever sent.
+        let written = request::write(&mut self.front, head, body);
+        let written = written.inspect_err(|_| self.front.clear())?;
         self.body = (written.body != Outgoing::Nothing).then(|| (body.clone(), written.body));
         Ok(written.closes)
     }
