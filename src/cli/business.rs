@@ -11,7 +11,8 @@ use crate::config::Settings;
 use crate::keys::change::BusinessChange;
 use crate::keys::rules::{Required, check_id};
 use crate::manage::usage::{Usage, of_business};
-use crate::store::registry::{Filter, Members};
+use crate::store::members::Members;
+use crate::store::registry::Filter;
 
 /// The part of the command line that follows `sidegate business`.
 #[derive(Debug, Args)]

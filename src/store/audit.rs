@@ -12,7 +12,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::StoreError;
-use super::registry::{Members, Registry};
+use super::members::Members;
+use super::registry::Registry;
 use crate::clock;
 
 /// About how many records a stream keeps.

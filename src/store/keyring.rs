@@ -13,10 +13,9 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::audit::{self, Action, Actor, Record};
+use super::members::{Members, SUCCESSOR};
 use super::record::{KeyDocument, RecordError};
-use super::registry::{
-    Bounds, Changed, ChangedBusiness, Fate, Filter, Insertion, Members, Registry, RegistryError, SUCCESSOR, StoredKey,
-};
+use super::registry::{Bounds, Changed, ChangedBusiness, Fate, Filter, Insertion, Registry, RegistryError, StoredKey};
 use super::{StoreError, settings};
 use crate::clock;
 use crate::keys::change::{self, BusinessChange, Change, SettledBusiness, SettledChange};

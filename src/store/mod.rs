@@ -13,6 +13,7 @@ pub mod file;
 pub mod health;
 pub mod keyring;
 pub mod layout;
+pub mod members;
 pub mod outage;
 pub mod record;
 pub mod redis;

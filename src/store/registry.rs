@@ -9,12 +9,13 @@ mod in_redis;
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use thiserror::Error;
 use uuid::Uuid;
 
 use super::file::FileStore;
 use super::layout::Layout;
+use super::members::{Members, SUCCESSOR};
 use super::record::{KeyDocument, RecordError};
 use super::redis::RedisDocuments;
 use super::redis::keeper::Keeper;
@@ -30,28 +31,6 @@ pub enum Registry {
     Redis { documents: RedisDocuments, keeper: Box<Keeper>, layout: Layout },
     File { store: Arc<FileStore> },
 }
-
-/// The member of a rotated key that names the id of its successor.
-pub const SUCCESSOR: &str = "rotated_to";
-
-/// The members of a key's document, in the order in which they are written.
-pub const MEMBERS: [&str; 12] = [
-    "id",
-    "name",
-    "hint",
-    "business",
-    "user",
-    "scopes",
-    "created_at",
-    "expires_at",
-    "revoked_at",
-    "limits",
-    "allow_addresses",
-    SUCCESSOR,
-];
-
-/// The members of a document.
-pub type Members = Map<String, Value>;
 
 /// A key as a store holds it.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use super::words::shown;
 use super::{DONE, FAILED, KeysSetting, Session};
-use crate::store::registry::{Filter, MEMBERS, Members, StoredKey};
+use crate::store::members::{MEMBERS, Members};
+use crate::store::registry::{Filter, StoredKey};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  sidegate keys export --business acme > acme.jsonl")]

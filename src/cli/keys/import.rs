@@ -18,7 +18,8 @@ use crate::keys::rules::check_name;
 use crate::keys::{Digest, mask};
 use crate::store::StoreError;
 use crate::store::keyring::{Asker, Granting};
-use crate::store::registry::{Insertion, MEMBERS, Members, RegistryError, StoredKey};
+use crate::store::members::{MEMBERS, Members};
+use crate::store::registry::{Insertion, RegistryError, StoredKey};
 
 #[derive(Debug, Args)]
 #[command(

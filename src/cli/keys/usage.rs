@@ -10,7 +10,8 @@ use super::{DONE, KeysSetting, Session};
 use crate::manage::peek::buckets;
 use crate::manage::usage::{LimitUse, Usage, of_business_of, of_key};
 use crate::store::audit::{Action, Record};
-use crate::store::registry::{Members, Registry, StoredKey};
+use crate::store::members::Members;
+use crate::store::registry::{Registry, StoredKey};
 use crate::store::usage::{DAYS, MINUTES};
 
 #[derive(Debug, Args)]

@@ -4,7 +4,8 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
-use crate::store::registry::{SUCCESSOR, StoredKey};
+use crate::store::members::SUCCESSOR;
+use crate::store::registry::StoredKey;
 
 /// A text of a document for a terminal: other services write documents, and a control character could rewrite the screen.
 pub fn printable(text: &str) -> String {

@@ -12,8 +12,8 @@ use serde_yaml::{Mapping, Value as Yaml};
 use crate::keys::tenant::is_id;
 use crate::keys::{Digest, Tenant};
 use crate::store::layout;
+use crate::store::members::MEMBERS;
 use crate::store::record::{BusinessDocument, KeyDocument};
-use crate::store::registry::MEMBERS;
 
 /// What all requests are decided by until the file changes.
 #[derive(Debug, Default)]

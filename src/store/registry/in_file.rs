@@ -1,10 +1,11 @@
 //! Keeping keys in the embedded store's file: every change under its lock.
 
-use super::{Bounds, Changed, ChangedBusiness, Fate, Insertion, Members, RegistryError, StoredKey, compare, json};
+use super::{Bounds, Changed, ChangedBusiness, Fate, Insertion, RegistryError, StoredKey, compare, json};
 use crate::keys::rules::RuleError;
 use crate::keys::{Digest, Tenant};
 use crate::store::StoreError;
 use crate::store::file::{Contents, FileStore, tenant_of};
+use crate::store::members::Members;
 
 pub fn insert(store: &FileStore, wanted: &Members, new: StoredKey, bounds: Bounds) -> Result<Insertion, RegistryError> {
     store.edit(|contents| {

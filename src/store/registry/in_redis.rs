@@ -9,13 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::sleep;
 
-use super::{
-    Bounds, Changed, ChangedBusiness, Fate, Insertion, Members, Registry, RegistryError, StoredKey, compare, json,
-};
+use super::{Bounds, Changed, ChangedBusiness, Fate, Insertion, Registry, RegistryError, StoredKey, compare, json};
 use crate::keys::rules::RuleError;
 use crate::keys::{Digest, Tenant};
 use crate::store::StoreError;
 use crate::store::layout::Layout;
+use crate::store::members::Members;
 use crate::store::redis::RedisDocuments;
 use crate::store::redis::keeper::{Keeper, Keeping, Kept};
 

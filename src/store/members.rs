@@ -1,0 +1,26 @@
+//! What a key's document is made of, member by member, as JSON: for those who write it and must leave alone what they do not
+//! know. What the gate makes of a document is `record`'s.
+
+use serde_json::{Map, Value};
+
+/// The member of a rotated key that names the id of its successor.
+pub const SUCCESSOR: &str = "rotated_to";
+
+/// The members of a key's document, in the order in which they are written.
+pub const MEMBERS: [&str; 12] = [
+    "id",
+    "name",
+    "hint",
+    "business",
+    "user",
+    "scopes",
+    "created_at",
+    "expires_at",
+    "revoked_at",
+    "limits",
+    "allow_addresses",
+    SUCCESSOR,
+];
+
+/// The members of a document.
+pub type Members = Map<String, Value>;
