@@ -20,8 +20,9 @@ use crate::limit::{Answer, Question, fold};
 use crate::store::StoreError;
 use crate::store::exhausted::Exhausted;
 
-/// Different questions in one call: a longer script holds up everybody. Seats fold into these without a bound of their own.
-const MOST_QUESTIONS: usize = 32;
+/// Different questions in one call: a longer script holds up everybody, and where all connections wait for the same call, the
+/// worker and Redis take turns instead of working at the same time. Seats fold into these without a bound of their own.
+const MOST_QUESTIONS: usize = 16;
 
 /// Calls in the air at once. All but the first leave full, or where Redis is far away.
 const MOST_FLIGHTS: u32 = 4;
