@@ -308,9 +308,10 @@ impl Flight {
     async fn call(&mut self, batch: Batch) {
         let Some(deadline) = batch.deadline() else { return };
         let asked = Instant::now();
-        let answers = self.batches.line.call(&batch.questions, batch.len(), deadline).await;
-        self.land(asked.elapsed());
-        let (asked, answered) = (asked.into_std(), Instant::now().into_std());
+        let answers = self.batches.line.call(&batch.questions, batch.len(), asked, deadline).await;
+        let answered = Instant::now();
+        self.land(answered - asked);
+        let (asked, answered) = (asked.into_std(), answered.into_std());
         let exhausted = &self.batches.exhausted;
         for ((question, seats), answer) in batch.questions.iter().zip(batch.seats).zip(answers) {
             match answer {
