@@ -4,7 +4,7 @@
 //! - Commands stand in the buffer in the order of those who wait for their answers; both change together, under one lock, and a
 //!   command is never taken out again. So the n-th answer is that of the n-th command: whoever goes away keeps a place in the
 //!   row, and its answer is read and dropped.
-//! - What was written in part is continued where it ended, by whoever writes next.
+//! - What was written in part is continued where it ended, by whoever writes next. After an error nobody writes again.
 //! - The socket wakes the driver alone: whoever asks writes with the driver's waker, so that neither forgets the other.
 //! - Whoever asks while `MOST_WAITING` wait or `MOST_BYTES` are not written, waits for room, at most until its deadline: nothing
 //!   is refused for it, and nothing grows beyond it.
@@ -69,6 +69,8 @@ struct Wire {
     written: usize,
     /// Everything is written, and some of it may not have left yet.
     flushing: bool,
+    /// Why nothing can be written any more; the driver reads what was said before, and ends the connection.
+    unwritable: Option<StoreError>,
     answers: Answers,
     waiting: VecDeque<Waiter>,
     /// Somebody waits for room.
@@ -86,6 +88,7 @@ pub(super) fn open(socket: Box<dyn Socket>) -> (Pipe, Driver) {
         commands: Vec::new(),
         written: 0,
         flushing: false,
+        unwritable: None,
         answers: Answers::new(),
         waiting: VecDeque::new(),
         crowded: false,
@@ -213,11 +216,11 @@ impl Wire {
         });
         write(&mut self.commands);
         let answered = self.wait();
-        if !is_idle {
+        if is_idle {
+            self.unwritable = self.write(&mut Context::from_waker(&self.driver.clone())).err();
+        }
+        if !is_idle || self.unwritable.is_some() {
             self.driver.wake_by_ref();
-        } else if let Err(error) = self.write(&mut Context::from_waker(&self.driver.clone())) {
-            // The answer will say it.
-            self.end(&error);
         }
         Ok((asked, answered))
     }
@@ -232,8 +235,9 @@ impl Wire {
         if !self.driver.will_wake(cx.waker()) {
             self.driver = cx.waker().clone();
         }
-        // Both in each turn: a server that does not read before its answers are read would wait for ever.
-        let moved = self.write(cx).and_then(|()| self.read(cx));
+        // Both in each turn: a server that does not read before its answers are read would wait for ever. And first what was
+        // answered, which may say why the server closed the connection.
+        let moved = self.read(cx).and_then(|()| self.unwritable.take().map_or_else(|| self.write(cx), Err));
         if let Err(error) = moved {
             self.end(&error);
         }

@@ -178,6 +178,22 @@ async fn whatever_is_no_answer_ends_the_connection_and_everybody_is_told() {
 }
 
 #[tokio::test]
+async fn what_was_answered_before_the_connection_broke_counts() {
+    let (pipe, driving, far) = laid(1024);
+    let mut far = Server::at(far);
+    let first = ask(&pipe, "a");
+    assert_eq!(far.asked().await, "a");
+    far.echo("a").await;
+    drop(far);
+    // It is written to before anybody has read.
+    let second = cmd("ECHO").arg("b").take();
+    let second = pipe.ask::<String>(&second).await;
+    assert!(matches!(second, Err(StoreError::Unreachable(_))), "{second:?}");
+    assert_eq!(answer(first).await.as_deref(), Ok("a"));
+    assert!(matches!(driving.await, Ok(StoreError::Unreachable(_))));
+}
+
+#[tokio::test]
 async fn a_driver_that_is_dropped_closes_the_connection_and_everybody_is_told() {
     let (pipe, driving, far) = laid(1024);
     let mut far = Server::at(far);
