@@ -137,28 +137,14 @@ impl Supervisor {
         }
     }
 
-    /// Connects and runs the script once, without a question, so that what readiness says is true of decisions.
     async fn connect(&mut self) -> Result<(Link, Driver, Address), StoreError> {
         let address = locate(&self.settings.shape, self.watchers.as_mut()).await?;
-        let (pipe, mut driver) = dial_pipe(&self.settings, &address).await?;
-        let prepared = async {
-            master_only(pipe.ask(&cmd("ROLE")).await)?;
-            let sha = load_script(&pipe, Script::Decide).await?;
-            try_script(&pipe, &sha).await?;
-            self.warn_of_eviction(&pipe).await;
-            Ok(sha)
-        };
-        let prepared = {
-            let mut prepared = pin!(timeout(self.settings.connect_timeout, prepared));
-            tokio::select! {
-                prepared = &mut prepared => prepared,
-                // By then everything that was asked is answered, perhaps with why the server closed the connection.
-                _ = driver.ended() => prepared.await,
-            }
-        };
-        // No request's deadline: whoever waits for this connection is to be told that there is none.
-        let late = || StoreError::Unreachable(format!("no answer within {:?}", self.settings.connect_timeout));
-        let sha = prepared.unwrap_or_else(|_| Err(late()))?;
+        let (pipe, driver, Prepared { sha, eviction }) = prepare(&self.settings, &address).await?;
+        if self.health.evicts(&address.to_string(), eviction.is_some())
+            && let Some(policy) = eviction
+        {
+            tracing::warn!(redis = %address, policy, "store: {MAY_EVICT}");
+        }
         Ok((Link { pipe, sha, generation: self.generation }, driver, address))
     }
 
@@ -199,17 +185,47 @@ impl Supervisor {
             self.tell.send_replace(State::Down(error));
         }
     }
+}
 
-    /// A store that evicts forgets counts, keys and revocations. A user that may not ask is not warned.
-    async fn warn_of_eviction(&self, pipe: &Pipe) {
-        let Ok(info) = pipe.ask::<String>(cmd("INFO").arg("memory")).await else { return };
-        let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(str::trim);
-        if let Some(policy) = policy.filter(|policy| *policy != "noeviction")
-            && self.health.first_eviction_warning()
-        {
-            tracing::warn!(policy, "store: maxmemory-policy is not noeviction, so that keys and counts may vanish");
+/// What a connection has learned before it decides.
+pub(super) struct Prepared {
+    /// The decision script's.
+    sha: String,
+    /// The policy by which the node evicts; `None`: it does not, or the user may not ask.
+    pub(super) eviction: Option<String>,
+}
+
+/// Connects and runs the script once, without a question, so that what readiness says is true of decisions.
+pub(super) async fn prepare(settings: &Settings, address: &Address) -> Result<(Pipe, Driver, Prepared), StoreError> {
+    let (pipe, mut driver) = dial_pipe(settings, address).await?;
+    let prepared = async {
+        master_only(pipe.ask(&cmd("ROLE")).await)?;
+        let sha = load_script(&pipe, Script::Decide).await?;
+        try_script(&pipe, &sha).await?;
+        Ok(Prepared { sha, eviction: eviction(&pipe).await })
+    };
+    let prepared = {
+        let mut prepared = pin!(timeout(settings.connect_timeout, prepared));
+        tokio::select! {
+            prepared = &mut prepared => prepared,
+            // By then everything that was asked is answered, perhaps with why the server closed the connection.
+            _ = driver.ended() => prepared.await,
         }
-    }
+    };
+    // No request's deadline: whoever waits for this connection is to be told that there is none.
+    let late = || StoreError::Unreachable(format!("no answer within {:?}", settings.connect_timeout));
+    Ok((pipe, driver, prepared.unwrap_or_else(|_| Err(late()))?))
+}
+
+/// What a node that evicts means.
+pub(super) const MAY_EVICT: &str =
+    "maxmemory-policy is not noeviction, so that keys, revocations and counts may vanish";
+
+/// A store that evicts forgets counts, keys and revocations. A user that may not ask is not warned.
+async fn eviction(pipe: &Pipe) -> Option<String> {
+    let info = pipe.ask::<String>(cmd("INFO").arg("memory")).await.ok()?;
+    let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(str::trim);
+    policy.filter(|policy| *policy != "noeviction").map(str::to_owned)
 }
 
 /// Where the master is, as far as anybody knows.
@@ -243,8 +259,9 @@ pub(super) fn master_only(role: Result<Vec<Value>, StoreError>) -> Result<(), St
             }
             _ => Ok(()),
         },
-        // A user without the right to ask: writes will tell. LOADING and the like come back with the next command.
-        Err(StoreError::Refused(_)) => Ok(()),
+        // A user without the right to ask: writes will tell. LOADING and the like come back with the next command. Before a
+        // login nothing else is worth asking: what is longer than a login breaks the connection then, and that hides the reason.
+        Err(StoreError::Refused(text)) if !text.starts_with("NOAUTH") => Ok(()),
         Err(error) => Err(error),
     }
 }

@@ -107,7 +107,9 @@ impl Lent {
         // All that was asked is answered, so the crate's end holds no bytes that would be missed.
         let logged_in = MultiplexedConnection::new_with_config(&info, Self(socket.clone()), without_timeout()).await;
         logged_in.map(drop).map_err(|error| login.refused(&error))?;
-        let socket = Arc::into_inner(socket).expect("the crate's end of it is dropped");
+        // Its end went with its connection. Were that ever not so, two would read from one socket.
+        let kept = || StoreError::Unreachable("the connection is still in use by its login".to_owned());
+        let socket = Arc::into_inner(socket).ok_or_else(kept)?;
         Ok(socket.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 

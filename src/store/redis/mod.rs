@@ -17,6 +17,7 @@ mod lateness;
 mod line;
 mod nodes;
 mod pipe;
+mod rehearsal;
 pub mod script;
 mod sentinel;
 mod settings;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 pub use documents::RedisDocuments;
+pub use rehearsal::rehearse;
 pub use settings::{Address, LoginFiles, Sentinels, Settings, Shape, Tls, UrlError};
 
 use self::batch::Batches;
