@@ -34,7 +34,11 @@ pub struct Asker {
 impl Asker {
     pub async fn decide(&self, questions: &[Question]) -> Result<Vec<Answer>, Unexpected> {
         let call = script::encode(&self.layout, questions);
-        let answer: Vec<u8> = call.evalsha(&self.sha).query_async(&mut self.connection.clone()).await?;
+        let mut command = redis::Cmd::new();
+        call.evalsha(&self.sha, |argument| {
+            command.arg(argument);
+        });
+        let answer: Vec<u8> = command.query_async(&mut self.connection.clone()).await?;
         Ok(script::decode(questions, &answer)?)
     }
 }

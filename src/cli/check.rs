@@ -16,7 +16,7 @@ use crate::policy::{Access, By, Limit, Mode, Plan, Policy, Route};
 use crate::proxy::settings::{Protocol, Target, Upstream};
 use crate::proxy::upstream;
 use crate::store::outage::{KeysOutage, LimitsOutage};
-use crate::store::redis::{self, RedisDocuments};
+use crate::store::redis;
 use crate::store::settings::Backend;
 
 /// The exit codes of the contract.
@@ -64,9 +64,12 @@ fn unusable_files(settings: &Settings) -> Vec<String> {
 pub fn store_problem(settings: &Settings) -> Option<String> {
     let Backend::Redis(redis) = &settings.store.backend else { return None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-    let error = runtime.block_on(RedisDocuments::connect(redis)).err()?;
+    let error = match runtime.block_on(redis::rehearse(redis)) {
+        Ok(doubt) => return doubt,
+        Err(error) => error,
+    };
     let meanwhile = if settings.policy.enforces() { "answer 503" } else { "pass as `store_unavailable`" };
-    Some(format!("{error}; keyed routes {meanwhile} until it is there"))
+    Some(format!("{error}; keyed routes {meanwhile} until that is mended"))
 }
 
 /// What the gate will do, for a person.

@@ -41,6 +41,7 @@ pub struct Metrics {
     limit_used: GaugeVec,
     enforcing: IntGauge,
     store_up: IntGauge,
+    store_may_evict: IntGauge,
     store_breaker_open: IntGauge,
     connections: IntGauge,
     connections_refused: IntCounter,
@@ -143,6 +144,10 @@ impl Metrics {
             store_up: gauge(
                 "sidegate_store_up",
                 "0 from the first lost connection or failed call until a call succeeds.",
+            )?,
+            store_may_evict: gauge(
+                "sidegate_store_may_evict",
+                "1 where Redis' maxmemory-policy was not noeviction when it was connected to.",
             )?,
             store_breaker_open: gauge(
                 "sidegate_store_breaker_open",
@@ -335,6 +340,8 @@ impl Metrics {
     pub fn render(&self) -> prometheus::Result<Vec<u8>> {
         let up = self.store_health.as_ref().is_none_or(|health| health.is_up());
         self.store_up.set(i64::from(up));
+        let may_evict = self.store_health.as_ref().is_some_and(|health| health.may_evict());
+        self.store_may_evict.set(i64::from(may_evict));
         let open = self.store_health.as_ref().is_some_and(|health| health.breaker().is_open());
         self.store_breaker_open.set(i64::from(open));
         let dropped = self.dropped_lines.load(Ordering::Relaxed);

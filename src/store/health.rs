@@ -1,6 +1,8 @@
 //! Whether the store answers, as readiness and `sidegate_store_up` tell it. One per process, shared by all workers.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::breaker::Breaker;
@@ -14,7 +16,8 @@ pub struct StoreHealth {
     up: AtomicBool,
     /// Whether anything is refused without it.
     needed: AtomicBool,
-    eviction_warned: AtomicBool,
+    /// The nodes that may evict what they should keep, as they said when they were connected to last.
+    evicting: Mutex<BTreeSet<String>>,
     breaker: Breaker,
     /// In milliseconds.
     probe_within: AtomicU64,
@@ -22,9 +25,9 @@ pub struct StoreHealth {
 
 impl Default for StoreHealth {
     fn default() -> Self {
-        let (up, needed, eviction_warned) = (AtomicBool::new(false), AtomicBool::new(true), AtomicBool::new(false));
+        let (up, needed) = (AtomicBool::new(false), AtomicBool::new(true));
         let probe_within = AtomicU64::new(milliseconds(PROBE));
-        Self { up, needed, eviction_warned, breaker: Breaker::default(), probe_within }
+        Self { up, needed, evicting: Mutex::default(), breaker: Breaker::default(), probe_within }
     }
 }
 
@@ -80,9 +83,15 @@ impl StoreHealth {
         self.up.store(false, Ordering::Relaxed);
     }
 
-    /// Whether nobody has warned yet that the store may evict what it should keep.
-    pub(super) fn first_eviction_warning(&self) -> bool {
-        !self.eviction_warned.swap(true, Ordering::Relaxed)
+    /// Whether the store may forget keys, revocations and counts when its memory is full.
+    pub fn may_evict(&self) -> bool {
+        !self.evicting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// A node may evict, or may not; whether that is news of one that may.
+    pub(super) fn evicts(&self, node: &str, evicts: bool) -> bool {
+        let mut evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        if evicts { evicting.insert(node.to_owned()) } else { evicting.remove(node) && false }
     }
 }
 

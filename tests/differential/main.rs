@@ -77,7 +77,10 @@ impl Pair {
     fn ask_both(&mut self, dice: &mut Dice, now_ms: u64, place: &str) {
         let questions = dice.questions(&self.model, now_ms);
         let call = script::encode(&self.layout, &questions);
-        let mut command = call.evalsha(&self.sha);
+        let mut command = redis::Cmd::new();
+        call.evalsha(&self.sha, |argument| {
+            command.arg(argument);
+        });
         command.arg(now_ms);
         let answer: Vec<u8> = command.query(&mut self.redis).unwrap_or_else(|error| panic!("{place}: {error}"));
         let answers =

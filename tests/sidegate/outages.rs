@@ -131,6 +131,25 @@ async fn answers_that_are_cut_in_the_middle() {
 }
 
 #[tokio::test]
+async fn answers_that_are_garbled() {
+    let scene = Scene::set("").await;
+    scene.proxy.mood(Mood::Garble);
+    scene.endured("garbled", 503).await;
+    scene.proxy.mood(Mood::Pass);
+    scene.recovers("garbled").await;
+}
+
+#[tokio::test]
+async fn commands_and_answers_that_arrive_byte_by_byte() {
+    let scene = Scene::set("store: {redis: 'REDIS', deadline: 5s}").await;
+    scene.proxy.mood(Mood::Trickle);
+    let asked = scene.asked_for(FAULT).await;
+    scene.told("byte by byte", &asked);
+    let failed: Vec<_> = asked.iter().filter(|one| one.who == Who::Good && one.status != 200).collect();
+    assert!(failed.is_empty(), "no request fails: {failed:?}");
+}
+
+#[tokio::test]
 async fn a_master_that_becomes_a_replica_and_a_master_again() {
     let scene = Scene::set("").await;
     let nowhere = crate::support::redis::free_port().to_string();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, AnswerTo as _, Gate, Key, PATIENCE, Stage, until};
+use crate::support::{Answer, AnswerTo as _, Gate, Key, PATIENCE, Stage, gate::text, until};
 
 /// With the default deadline of 100 ms, for the tests of slowness; the others must not depend on how busy the machine is.
 const QUICK_REDIS: &str = "store: {redis: '${REDIS_URL}'}";
@@ -46,6 +46,39 @@ async fn redis_down_at_the_start_leaves_the_gate_alive_and_public_routes_open() 
     assert_eq!(gate.get("/public").answer().await.status, 200);
     stage.redis.restart();
     works(&gate, &key).await;
+}
+
+#[tokio::test]
+async fn redis_that_wants_a_password_or_more_rights_is_told_by_check_and_once_by_the_log() {
+    for (setting, reason) in [
+        (&["CONFIG", "SET", "requirepass", "unknown-to-the-gate"][..], "NOAUTH"),
+        (&["ACL", "SETUSER", "default", "-script|load"], "script|load"),
+    ] {
+        let stage = Stage::set();
+        stage.redis.ask::<()>(setting);
+        let gate = stage.unready_gate(&format!("workers: 1\n{QUICK_REDIS}{YAML}"));
+        let checked = text(&gate.command(&["check"]).stdout);
+        assert!(checked.contains("warning: store: ") && checked.contains(reason), "no {reason} in\n{checked}");
+        gate.said(reason);
+        // Long enough for a few attempts to connect.
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        let told = gate.written().matches("out of reach").count();
+        assert_eq!(told, 1, "{}", gate.written());
+    }
+}
+
+#[tokio::test]
+async fn redis_that_may_evict_is_warned_about_by_check_log_and_metric() {
+    let stage = Stage::set();
+    let good = stage.gate(&format!("{QUICK_REDIS}{YAML}"));
+    assert_eq!(good.metric("sidegate_store_may_evict", &[]), 0.0);
+    assert!(!text(&good.command(&["check"]).stdout).contains("maxmemory-policy"));
+    stage.redis.ask::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    let gate = stage.gate(&format!("{QUICK_REDIS}{YAML}"));
+    let checked = text(&gate.command(&["check"]).stdout);
+    assert!(checked.contains("maxmemory-policy") && checked.contains("allkeys-lru"), "{checked}");
+    gate.said("maxmemory-policy");
+    assert_eq!(gate.metric("sidegate_store_may_evict", &[]), 1.0);
 }
 
 #[tokio::test]

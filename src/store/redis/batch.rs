@@ -20,8 +20,9 @@ use crate::limit::{Answer, Question, fold};
 use crate::store::StoreError;
 use crate::store::exhausted::Exhausted;
 
-/// Different questions in one call: a longer script holds up everybody. Seats fold into these without a bound of their own.
-const MOST_QUESTIONS: usize = 32;
+/// Different questions in one call: a longer script holds up everybody, and where all connections wait for the same call, the
+/// worker and Redis take turns instead of working at the same time. Seats fold into these without a bound of their own.
+const MOST_QUESTIONS: usize = 16;
 
 /// Calls in the air at once. All but the first leave full, or where Redis is far away.
 const MOST_FLIGHTS: u32 = 4;
@@ -307,9 +308,10 @@ impl Flight {
     async fn call(&mut self, batch: Batch) {
         let Some(deadline) = batch.deadline() else { return };
         let asked = Instant::now();
-        let answers = self.batches.line.call(&batch.questions, batch.len(), deadline).await;
-        self.land(asked.elapsed());
-        let (asked, answered) = (asked.into_std(), Instant::now().into_std());
+        let answers = self.batches.line.call(&batch.questions, batch.len(), asked, deadline).await;
+        let answered = Instant::now();
+        self.land(answered - asked);
+        let (asked, answered) = (asked.into_std(), answered.into_std());
         let exhausted = &self.batches.exhausted;
         for ((question, seats), answer) in batch.questions.iter().zip(batch.seats).zip(answers) {
             match answer {

@@ -12,10 +12,11 @@ use redis::{Value, cmd};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::connect::{self, Connection};
+use super::connect::Connection;
 use super::dial::dial;
 use super::lateness;
 use super::line::{Request, send};
+use super::nodes;
 use super::settings::{Address, Settings, Shape};
 use crate::store::StoreError;
 use crate::store::health::StoreHealth;
@@ -199,7 +200,7 @@ async fn keep(inner: Weak<Inner>, tell: watch::Sender<Known>) {
 pub(super) async fn read_map(settings: &Settings, address: &Address) -> Result<SlotMap, StoreError> {
     let (connection, _driver) = dial(settings, address).await?;
     let slots = cmd("CLUSTER").arg("SLOTS").take();
-    let slots = timeout(settings.connect_timeout, connect::ask::<Value>(&connection, &slots))
+    let slots = timeout(settings.connect_timeout, nodes::ask::<Value>(&connection, &slots))
         .await
         .unwrap_or(Err(StoreError::Deadline))?;
     let unreadable = || StoreError::Broken("the cluster's map".to_owned());

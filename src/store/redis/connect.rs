@@ -1,21 +1,22 @@
 //! A worker's connection to Redis and the supervisor that keeps it: connects ahead of need, again after a loss, and backs off.
 //!
-//! The redis crate would keep a connection whose answers stopped, or whose master became a replica; so whatever makes a
-//! connection doubtful is reported here, and the supervisor replaces it. It is an ordinary tokio task (`tokio::spawn`, since
-//! all of it is `Send`), which a current-thread runtime runs on its own thread, with or without a `LocalSet`. Dropping the
-//! last `Connection` ends the task and closes the socket.
+//! The connection itself (`pipe`) knows nothing of answers that stopped, or of a master that became a replica; so whatever makes
+//! it doubtful is reported here, and the supervisor, which also moves its bytes, replaces it. It is an ordinary tokio task
+//! (`tokio::spawn`, since all of it is `Send`), which a current-thread runtime runs on its own thread, with or without a
+//! `LocalSet`. Dropping the last `Connection` ends the task and closes the socket.
 
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{FromRedisValue, Value, cmd};
+use redis::{Value, cmd};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::StoreHealth;
-use super::dial::{Driver, dial, pipeline_error, store_error};
+use super::dial::dial_pipe;
 use super::lateness;
+use super::pipe::{Driver, Pipe};
 use super::script::{self, Script};
 use super::sentinel::{self, Watchers};
 use super::settings::{Address, Settings, Shape};
@@ -39,16 +40,16 @@ pub(super) struct Connection {
 enum State {
     /// The first attempt, or the first after a loss: worth waiting for.
     Connecting,
-    Up(Link),
+    Up(Arc<Link>),
     Down(StoreError),
 }
 
 /// A connection that has answered the decision script.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Link {
-    pub(super) connection: MultiplexedConnection,
+    pub(super) pipe: Pipe,
     /// What SCRIPT LOAD returned.
-    pub(super) sha: Arc<str>,
+    pub(super) sha: String,
     /// Which of the supervisor's connections this is, so that a late doubt does not hit its successor.
     generation: u64,
 }
@@ -66,7 +67,7 @@ impl Connection {
     }
 
     /// The connection as it stands; while it is being made, waits for it until `deadline`.
-    pub(super) async fn link(&self, deadline: Instant) -> Result<Link, StoreError> {
+    pub(super) async fn link(&self, deadline: Instant) -> Result<Arc<Link>, StoreError> {
         if let Some(settled) = settled(&self.state.borrow()) {
             return settled;
         }
@@ -87,7 +88,7 @@ impl Connection {
     }
 }
 
-fn settled(state: &State) -> Option<Result<Link, StoreError>> {
+fn settled(state: &State) -> Option<Result<Arc<Link>, StoreError>> {
     match state {
         State::Connecting => None,
         State::Up(link) => Some(Ok(link.clone())),
@@ -116,7 +117,7 @@ impl Supervisor {
             match self.connect().await {
                 Ok((link, driver, address)) => {
                     let since = Instant::now();
-                    self.announce_up(link, &address);
+                    self.announce_up(Arc::new(link), &address);
                     if !self.watch(driver, &address).await {
                         return;
                     }
@@ -136,33 +137,22 @@ impl Supervisor {
         }
     }
 
-    /// Connects and runs the script once, without a question, so that what readiness says is true of decisions.
     async fn connect(&mut self) -> Result<(Link, Driver, Address), StoreError> {
         let address = locate(&self.settings.shape, self.watchers.as_mut()).await?;
-        let (connection, mut driver) = dial(&self.settings, &address).await?;
-        let prepared = async {
-            master_only(&connection).await?;
-            let sha = load_script(&connection, Script::Decide).await?;
-            try_script(&connection, &sha).await?;
-            self.warn_of_eviction(&connection).await;
-            Ok(sha)
-        };
-        let sha = tokio::select! {
-            prepared = timeout(self.settings.connect_timeout, prepared) => {
-                // No request's deadline: whoever waits for this connection is to be told that there is none.
-                let late = || StoreError::Unreachable(format!("no answer within {:?}", self.settings.connect_timeout));
-                prepared.unwrap_or_else(|_| Err(late()))?
-            }
-            () = driver.ended() => return Err(StoreError::Unreachable("the connection broke".to_owned())),
-        };
-        Ok((Link { connection, sha, generation: self.generation }, driver, address))
+        let (pipe, driver, Prepared { sha, eviction }) = prepare(&self.settings, &address).await?;
+        if self.health.evicts(&address.to_string(), eviction.is_some())
+            && let Some(policy) = eviction
+        {
+            tracing::warn!(redis = %address, policy, "store: {MAY_EVICT}");
+        }
+        Ok((Link { pipe, sha, generation: self.generation }, driver, address))
     }
 
     /// Returns `true` when the connection has to be replaced, `false` when nobody needs it any more.
     async fn watch(&mut self, mut driver: Driver, address: &Address) -> bool {
         loop {
             tokio::select! {
-                () = driver.ended() => return !self.tell.is_closed(),
+                _ = driver.ended() => return !self.tell.is_closed(),
                 doubt = self.doubted.recv() => match doubt {
                     Some(generation) if generation == self.generation => return true,
                     Some(_) => {}
@@ -173,7 +163,7 @@ impl Supervisor {
         }
     }
 
-    fn announce_up(&mut self, link: Link, address: &Address) {
+    fn announce_up(&mut self, link: Arc<Link>, address: &Address) {
         self.place = address.to_string();
         self.health.answered();
         tracing::info!(redis = %self.place, "store: connected");
@@ -195,17 +185,47 @@ impl Supervisor {
             self.tell.send_replace(State::Down(error));
         }
     }
+}
 
-    /// A store that evicts forgets counts, keys and revocations. A user that may not ask is not warned.
-    async fn warn_of_eviction(&self, connection: &MultiplexedConnection) {
-        let Ok(info) = ask::<String>(connection, cmd("INFO").arg("memory")).await else { return };
-        let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(str::trim);
-        if let Some(policy) = policy.filter(|policy| *policy != "noeviction")
-            && self.health.first_eviction_warning()
-        {
-            tracing::warn!(policy, "store: maxmemory-policy is not noeviction, so that keys and counts may vanish");
+/// What a connection has learned before it decides.
+pub(super) struct Prepared {
+    /// The decision script's.
+    sha: String,
+    /// The policy by which the node evicts; `None`: it does not, or the user may not ask.
+    pub(super) eviction: Option<String>,
+}
+
+/// Connects and runs the script once, without a question, so that what readiness says is true of decisions.
+pub(super) async fn prepare(settings: &Settings, address: &Address) -> Result<(Pipe, Driver, Prepared), StoreError> {
+    let (pipe, mut driver) = dial_pipe(settings, address).await?;
+    let prepared = async {
+        master_only(pipe.ask(&cmd("ROLE")).await)?;
+        let sha = load_script(&pipe, Script::Decide).await?;
+        try_script(&pipe, &sha).await?;
+        Ok(Prepared { sha, eviction: eviction(&pipe).await })
+    };
+    let prepared = {
+        let mut prepared = pin!(timeout(settings.connect_timeout, prepared));
+        tokio::select! {
+            prepared = &mut prepared => prepared,
+            // By then everything that was asked is answered, perhaps with why the server closed the connection.
+            _ = driver.ended() => prepared.await,
         }
-    }
+    };
+    // No request's deadline: whoever waits for this connection is to be told that there is none.
+    let late = || StoreError::Unreachable(format!("no answer within {:?}", settings.connect_timeout));
+    Ok((pipe, driver, prepared.unwrap_or_else(|_| Err(late()))?))
+}
+
+/// What a node that evicts means.
+pub(super) const MAY_EVICT: &str =
+    "maxmemory-policy is not noeviction, so that keys, revocations and counts may vanish";
+
+/// A store that evicts forgets counts, keys and revocations. A user that may not ask is not warned.
+async fn eviction(pipe: &Pipe) -> Option<String> {
+    let info = pipe.ask::<String>(cmd("INFO").arg("memory")).await.ok()?;
+    let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(str::trim);
+    policy.filter(|policy| *policy != "noeviction").map(str::to_owned)
 }
 
 /// Where the master is, as far as anybody knows.
@@ -230,62 +250,40 @@ async fn another_master(watchers: Option<&mut Watchers>, address: &Address) {
     }
 }
 
-/// A replica answers with what was true, and a revocation must act at once: only a master decides.
-pub(super) async fn master_only(connection: &MultiplexedConnection) -> Result<(), StoreError> {
-    match ask::<Vec<Value>>(connection, &cmd("ROLE")).await {
+/// A replica answers with what was true, and a revocation must act at once: only a master decides. Takes ROLE's answer.
+pub(super) fn master_only(role: Result<Vec<Value>, StoreError>) -> Result<(), StoreError> {
+    match role {
         Ok(role) => match role.first() {
             Some(Value::BulkString(role)) if role != b"master" => {
                 Err(StoreError::Refused("READONLY this is a replica, which may not decide".to_owned()))
             }
             _ => Ok(()),
         },
-        // A user without the right to ask: writes will tell. LOADING and the like come back with the next command.
-        Err(StoreError::Refused(_)) => Ok(()),
+        // A user without the right to ask: writes will tell. LOADING and the like come back with the next command. Before a
+        // login nothing else is worth asking: what is longer than a login breaks the connection then, and that hides the reason.
+        Err(StoreError::Refused(text)) if !text.starts_with("NOAUTH") => Ok(()),
         Err(error) => Err(error),
     }
 }
 
 /// What SCRIPT LOAD once said of the script that gives back: a connection that works need not ask again.
-static GIVE_BACK_SHA: OnceLock<Arc<str>> = OnceLock::new();
+static GIVE_BACK_SHA: OnceLock<String> = OnceLock::new();
 
 /// Before it was loaded for the first time, one that no server knows.
-pub(super) fn known_sha() -> Arc<str> {
-    GIVE_BACK_SHA.get().cloned().unwrap_or_else(|| "0".repeat(40).into())
+pub(super) fn known_sha() -> &'static str {
+    GIVE_BACK_SHA.get().map_or("0000000000000000000000000000000000000000", String::as_str)
 }
 
-pub(super) async fn load_script(connection: &MultiplexedConnection, script: Script) -> Result<Arc<str>, StoreError> {
-    let sha: String = ask(connection, cmd("SCRIPT").arg("LOAD").arg(script.text())).await?;
-    let sha: Arc<str> = sha.into();
+pub(super) async fn load_script(pipe: &Pipe, script: Script) -> Result<String, StoreError> {
+    let sha: String = pipe.ask(cmd("SCRIPT").arg("LOAD").arg(script.text())).await?;
     if script == Script::GiveBack {
         GIVE_BACK_SHA.get_or_init(|| sha.clone());
     }
     Ok(sha)
 }
 
-/// `asking`: the slot is on its way to this node, which takes the command only after ASKING.
-pub(super) async fn ask_once(
-    connection: &MultiplexedConnection,
-    command: &redis::Cmd,
-    asking: bool,
-) -> Result<Option<Vec<u8>>, StoreError> {
-    if !asking {
-        return ask(connection, command).await;
-    }
-    let asked = redis::pipe().cmd("ASKING").ignore().add_command(command.clone()).to_owned();
-    let answers: Vec<Option<Vec<u8>>> =
-        asked.query_async(&mut connection.clone()).await.map_err(|error| pipeline_error(&error))?;
-    Ok(answers.into_iter().next().flatten())
-}
-
-pub(super) async fn try_script(connection: &MultiplexedConnection, sha: &str) -> Result<(), StoreError> {
+async fn try_script(pipe: &Pipe, sha: &str) -> Result<(), StoreError> {
     let nothing = script::encode(&Layout::new(""), &[]);
-    let answer: Vec<u8> = ask(connection, cmd("EVALSHA").arg(sha).arg(0).arg(nothing.blob)).await?;
+    let answer: Vec<u8> = pipe.call(false, |commands| nothing.write_evalsha(sha, commands)).await?;
     script::decode(&[], &answer).map(drop)
-}
-
-pub(super) async fn ask<T: FromRedisValue>(
-    connection: &MultiplexedConnection,
-    command: &redis::Cmd,
-) -> Result<T, StoreError> {
-    command.query_async(&mut connection.clone()).await.map_err(|error| store_error(&error))
 }

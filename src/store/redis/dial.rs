@@ -4,32 +4,27 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::pipe::{self, Pipe, Socket};
 use super::settings::{Address, Settings};
 use super::tls;
 use crate::secret::{self, Secret};
 use crate::store::StoreError;
 
-/// The task that moves a connection's bytes. It ends when the connection breaks, so who holds it learns that without
-/// asking; dropping it closes the connection.
+/// The task that moves the bytes of the crate's connection; dropping it closes the connection.
 #[derive(Debug)]
 pub(super) struct Driver(JoinHandle<()>);
-
-impl Driver {
-    /// Returns when the connection is gone.
-    pub(super) async fn ended(&mut self) {
-        // An error means that the task was aborted or panicked: the connection is gone all the same.
-        let _ = (&mut self.0).await;
-    }
-}
 
 impl Drop for Driver {
     fn drop(&mut self) {
@@ -37,39 +32,56 @@ impl Drop for Driver {
     }
 }
 
-/// Connects, logs in and picks the database, all within `connect_timeout`.
+/// Connects, logs in and picks the database, all within `connect_timeout`: the crate's connection, for what is seldom asked.
 pub(super) async fn dial(
     settings: &Settings,
     address: &Address,
 ) -> Result<(MultiplexedConnection, Driver), StoreError> {
-    let attempt = async {
+    in_time(settings, async {
         let login = Login::read(settings)?;
-        let Address { host, port } = address;
-        let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
-        stream.set_nodelay(true).map_err(unreachable)?;
-        match &settings.tls {
-            None => log_in(login, settings.db, stream).await,
-            Some(tls) => log_in(login, settings.db, tls::connect(tls, host, stream).await?).await,
-        }
-    };
-    match timeout(settings.connect_timeout, attempt).await {
-        Ok(done) => done,
-        Err(_) => Err(StoreError::Unreachable(format!("no connection within {:?}", settings.connect_timeout))),
-    }
+        log_in(login, settings.db, connect(settings, address).await?).await
+    })
+    .await
 }
 
-async fn log_in(
-    login: Login,
-    db: i64,
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-) -> Result<(MultiplexedConnection, Driver), StoreError> {
+/// The same for a pipe of our own.
+pub(super) async fn dial_pipe(settings: &Settings, address: &Address) -> Result<(Pipe, pipe::Driver), StoreError> {
+    in_time(settings, async {
+        let login = Login::read(settings)?;
+        Ok(pipe::open(Lent::log_in(&login, settings.db, connect(settings, address).await?).await?))
+    })
+    .await
+}
+
+async fn in_time<T>(
+    settings: &Settings,
+    attempt: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let late = || StoreError::Unreachable(format!("no connection within {:?}", settings.connect_timeout));
+    timeout(settings.connect_timeout, attempt).await.unwrap_or_else(|_| Err(late()))
+}
+
+async fn connect(settings: &Settings, address: &Address) -> Result<Box<dyn Socket>, StoreError> {
+    let Address { host, port } = address;
+    let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
+    stream.set_nodelay(true).map_err(unreachable)?;
+    Ok(match &settings.tls {
+        None => Box::new(stream),
+        Some(tls) => Box::new(tls::connect(tls, host, stream).await?),
+    })
+}
+
+/// The crate's own response timeout would leave the connection as it is; deadlines are the callers' and the supervisor's.
+fn without_timeout() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new().set_response_timeout(None)
+}
+
+async fn log_in(login: Login, db: i64, socket: Box<dyn Socket>) -> Result<(MultiplexedConnection, Driver), StoreError> {
     let info = login.info(db);
     let (tell, told) = oneshot::channel();
     // The crate's driver borrows the login, so one task owns both.
     let driver = Driver(tokio::spawn(async move {
-        // The crate's own response timeout would leave the connection as it is; deadlines are the callers' and the supervisor's.
-        let config = AsyncConnectionConfig::new().set_response_timeout(None);
-        match MultiplexedConnection::new_with_config(&info, stream, config).await {
+        match MultiplexedConnection::new_with_config(&info, socket, without_timeout()).await {
             Ok((connection, driver)) => {
                 if tell.send(Ok(connection)).is_ok() {
                     driver.await;
@@ -82,6 +94,47 @@ async fn log_in(
         Ok(Ok(connection)) => Ok((connection, driver)),
         Ok(Err(error)) => Err(login.refused(&error)),
         Err(_) => Err(StoreError::Unreachable("the login was cut short".to_owned())),
+    }
+}
+
+/// A socket that the crate logs in over and that comes back: how a login is made stands in one place, the crate's.
+struct Lent(Arc<Mutex<Box<dyn Socket>>>);
+
+impl Lent {
+    async fn log_in(login: &Login, db: i64, socket: Box<dyn Socket>) -> Result<Box<dyn Socket>, StoreError> {
+        let socket = Arc::new(Mutex::new(socket));
+        let info = login.info(db);
+        // All that was asked is answered, so the crate's end holds no bytes that would be missed.
+        let logged_in = MultiplexedConnection::new_with_config(&info, Self(socket.clone()), without_timeout()).await;
+        logged_in.map(drop).map_err(|error| login.refused(&error))?;
+        // Its end went with its connection. Were that ever not so, two would read from one socket.
+        let kept = || StoreError::Unreachable("the connection is still in use by its login".to_owned());
+        let socket = Arc::into_inner(socket).ok_or_else(kept)?;
+        Ok(socket.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn socket(&self) -> MutexGuard<'_, Box<dyn Socket>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsyncRead for Lent {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.socket()).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Lent {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.socket()).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.socket()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.socket()).poll_shutdown(cx)
     }
 }
 

@@ -4,10 +4,9 @@
 
 use bytes::Bytes;
 use redis::cmd;
-use tokio::time::timeout;
 
 use super::connect::master_only;
-use super::nodes::{COMMAND_TIMEOUT, Nodes, within_patience};
+use super::nodes::{Nodes, within_patience};
 use super::settings::Settings;
 use crate::store::StoreError;
 
@@ -31,11 +30,11 @@ impl RedisDocuments {
         let nodes = Nodes::find(settings).await?;
         let connection = nodes.first().await?;
         // A key that is minted or revoked on a replica would be no change at all.
-        match timeout(COMMAND_TIMEOUT, master_only(&connection)).await {
-            Ok(Err(StoreError::Refused(text))) if text.starts_with("READONLY") => Err(StoreError::Refused(text)),
+        match master_only(within_patience(&connection, &cmd("ROLE")).await) {
+            Err(error @ StoreError::Deadline) => Err(error),
+            Err(StoreError::Refused(text)) if text.starts_with("READONLY") => Err(StoreError::Refused(text)),
             // Without a login the first command says it.
-            Ok(_) => Ok(Self { nodes }),
-            Err(_) => Err(StoreError::Deadline),
+            _ => Ok(Self { nodes }),
         }
     }
 

@@ -3,6 +3,7 @@
 //! Draws the conclusions from a failure (health, whether the connection is doubtful) and counts the call. What goes into a
 //! call is left to `batch`, a single connection to `connect`, where a slot lives to `cluster`, several slots to `slots`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -97,9 +98,9 @@ impl Line {
         &self,
         questions: &[Question],
         requests: usize,
+        started: Instant,
         deadline: Instant,
     ) -> Vec<Result<Answer, StoreError>> {
-        let started = Instant::now();
         if !self.slot_by_slot.load(Ordering::Relaxed) {
             let answers = self.ask_slot(SOME_SLOT, questions, deadline).await;
             self.shared.calls.decided(&answers, requests, started.elapsed());
@@ -177,13 +178,12 @@ pub(super) async fn send(
     let link = connection.link(deadline).await?;
     let sent = Instant::now();
     let answer = lateness::until(deadline, evaluate(&link, request, asking)).await.unwrap_or(Err(StoreError::Deadline));
-    let patient = sent.elapsed() >= PATIENCE;
     match &answer {
         Ok(_) | Err(StoreError::Broken(_)) => {}
         Err(StoreError::Refused(text)) if cluster::is_direction(text) => {}
         Err(error) => {
             health.failed();
-            if casts_doubt(error, patient) {
+            if casts_doubt(error, sent.elapsed() >= PATIENCE) {
                 connection.doubt(&link);
             }
         }
@@ -193,23 +193,23 @@ pub(super) async fn send(
 
 async fn evaluate(link: &Link, request: Request<'_>, asking: bool) -> Result<Option<Vec<u8>>, StoreError> {
     let (script, call) = match request {
-        Request::Plain(command) => return connect::ask_once(&link.connection, command, asking).await,
+        Request::Plain(command) => return link.pipe.call(asking, |to| command.write_packed_command(to)).await,
         Request::Script(script, call) => (script, call),
     };
-    let mut sha = match script {
-        Script::Decide => link.sha.clone(),
+    let mut sha = Cow::from(match script {
+        Script::Decide => &link.sha,
         Script::GiveBack => connect::known_sha(),
-    };
+    });
     for _ in 0..RELOADS {
-        match connect::ask_once(&link.connection, &call.evalsha(&sha), asking).await {
+        match link.pipe.call(asking, |to| call.write_evalsha(&sha, to)).await {
             // The server has lost its scripts (a restart, SCRIPT FLUSH) and thereby done nothing.
             Err(StoreError::Refused(text)) if text.starts_with("NOSCRIPT") => {
-                sha = connect::load_script(&link.connection, script).await?;
+                sha = connect::load_script(&link.pipe, script).await?.into();
             }
             answer => return answer,
         }
     }
-    connect::ask_once(&link.connection, &call.evalsha(&sha), asking).await
+    link.pipe.call(asking, |to| call.write_evalsha(&sha, to)).await
 }
 
 /// Whether another connection might do better: it broke, it is silent, its master became a replica, its login ended.

@@ -1,10 +1,11 @@
 //! The shared store: one Redis that all sidecars decide in.
 //!
 //! `RedisStore` is a worker's: questions gather (`batch`) and go out as script calls (`line`, `script`, `scripts/decide.lua`) on
-//! its own connection (`connect`), or slot by slot (`slots`) where there are several nodes (`cluster`). What to do while Redis
+//! its own connection (`connect`, `pipe`), or slot by slot (`slots`) where there are several nodes (`cluster`). What to do while Redis
 //! is away is left to `fallback` and the gate. `documents` and `keeper` are the ways in for who keeps keys, `counting` is the
 //! way of counts of use.
 
+mod answers;
 mod batch;
 mod cluster;
 mod connect;
@@ -15,6 +16,8 @@ pub mod keeper;
 mod lateness;
 mod line;
 mod nodes;
+mod pipe;
+mod rehearsal;
 pub mod script;
 mod sentinel;
 mod settings;
@@ -26,6 +29,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 pub use documents::RedisDocuments;
+pub use rehearsal::rehearse;
 pub use settings::{Address, LoginFiles, Sentinels, Settings, Shape, Tls, UrlError};
 
 use self::batch::Batches;

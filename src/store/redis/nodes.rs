@@ -12,8 +12,8 @@ use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
 use super::cluster::{Direction, SlotMap, read_map, slot_of};
-use super::connect::{ask, locate};
-use super::dial::{Driver, dial, pipeline_error};
+use super::connect::locate;
+use super::dial::{Driver, dial, pipeline_error, store_error};
 use super::sentinel::Watchers;
 use super::settings::{Address, Settings, Shape};
 use crate::store::StoreError;
@@ -115,6 +115,10 @@ pub async fn any_map(settings: &Settings, addresses: &[Address]) -> Result<SlotM
         }
     }
     Err(last)
+}
+
+pub(super) async fn ask<T: FromRedisValue>(connection: &MultiplexedConnection, command: &Cmd) -> Result<T, StoreError> {
+    command.query_async(&mut connection.clone()).await.map_err(|error| store_error(&error))
 }
 
 pub async fn within_patience<T: FromRedisValue>(

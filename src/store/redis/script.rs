@@ -5,7 +5,6 @@
 use std::{iter, vec};
 
 use bytes::Bytes;
-use redis::{Cmd, RedisWrite as _};
 use rmp::decode::{read_array_len, read_int, read_str_len};
 use rmp::encode::{write_array_len, write_bool, write_str, write_uint};
 
@@ -52,17 +51,37 @@ pub struct Call {
 }
 
 impl Call {
-    /// The command that runs the script.
-    pub fn evalsha(&self, sha: &str) -> Cmd {
-        let texts: usize = self.texts.iter().map(Bytes::len).sum();
-        let arguments = 4 + self.keys.len() + self.texts.len();
-        let mut command = Cmd::with_capacity(arguments, 64 + self.keys.text.len() + self.blob.len() + texts);
-        command.arg("EVALSHA").arg(sha).arg(self.keys.len());
-        self.keys.iter().for_each(|key| command.write_arg(key.as_bytes()));
-        command.write_arg(&self.blob);
-        self.texts.iter().for_each(|text| command.write_arg(text));
-        command
+    /// The arguments of the command that runs the script, in their order.
+    pub fn evalsha(&self, sha: &str, mut argument: impl FnMut(&[u8])) {
+        argument(b"EVALSHA");
+        argument(sha.as_bytes());
+        argument(itoa::Buffer::new().format(self.keys.len()).as_bytes());
+        self.keys.iter().for_each(|key| argument(key.as_bytes()));
+        argument(&self.blob);
+        self.texts.iter().for_each(|text| argument(text));
     }
+
+    /// The same as it goes over the wire.
+    pub(super) fn write_evalsha(&self, sha: &str, to: &mut Vec<u8>) {
+        let count = 4 + self.keys.len() + self.texts.len();
+        let texts: usize = self.texts.iter().map(Bytes::len).sum();
+        to.reserve(64 + sha.len() + self.keys.text.len() + self.blob.len() + texts + AROUND_ARGUMENT * count);
+        write_head(to, b'*', count);
+        self.evalsha(sha, |argument| {
+            write_head(to, b'$', argument.len());
+            to.extend_from_slice(argument);
+            to.extend_from_slice(b"\r\n");
+        });
+    }
+}
+
+/// Bytes that the wire needs beyond an argument's own; one longer than 999 bytes needs a few more.
+const AROUND_ARGUMENT: usize = 8;
+
+fn write_head(to: &mut Vec<u8>, kind: u8, length: usize) {
+    to.push(kind);
+    to.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+    to.extend_from_slice(b"\r\n");
 }
 
 /// One behind the other in one piece of memory, since each question has a few.

@@ -1,7 +1,7 @@
-//! A TCP proxy before Redis that can be slow, silent, or cut an answer in two: the network's moods, at will.
+//! A TCP proxy before Redis that can be slow, silent, cut an answer in two or garble it: the network's moods, at will.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
@@ -18,6 +18,10 @@ pub enum Mood {
     Silent,
     /// Half of the next answer arrives, and then the connection is closed.
     Cut,
+    /// Of each answer the second half is noise; the connection stays.
+    Garble,
+    /// Everything arrives byte by byte.
+    Trickle,
 }
 
 pub struct Proxy {
@@ -102,9 +106,16 @@ impl State {
                 while writing.mood() == Mood::Silent {
                     thread::sleep(Duration::from_millis(2));
                 }
-                let cut = answers && writing.mood() == Mood::Cut;
-                let end = if cut { bytes.len() / 2 } else { bytes.len() };
-                if to.write_all(&bytes[..end]).is_err() || cut {
+                let (half, mood) = (bytes.len() / 2, writing.mood());
+                let sent = match mood {
+                    Mood::Cut if answers => to.write_all(&bytes[..half]).and(Err(ErrorKind::BrokenPipe.into())),
+                    Mood::Garble if answers => {
+                        to.write_all(&[&bytes[..half], &vec![b'~'; bytes.len() - half]].concat())
+                    }
+                    Mood::Trickle => bytes.chunks(1).try_for_each(|byte| to.write_all(byte)),
+                    _ => to.write_all(&bytes),
+                };
+                if sent.is_err() {
                     break;
                 }
             }
