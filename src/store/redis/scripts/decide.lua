@@ -2,7 +2,7 @@
 --
 -- KEYS     documents that are believed to hold a text; buckets; documents that are believed absent; documents never seen;
 --          sets. Only a document that is believed in two ways stands twice
--- ARGV[1]  MessagePack, one flat list: how many texts, buckets, absent documents, unseen ones, questions; of each question
+-- ARGV[1]  MessagePack, one element behind the other, or all in one list: how many texts, buckets, absent documents, unseen ones, questions; of each question
 --            cost, n, how many documents, the index of each's key, not_after_ms or false,
 --            how many members, of each the index of its set and the member,
 --            how many buckets, of each the index of its key, algorithm (3 more where it only observes), how many windows, and
@@ -33,7 +33,9 @@ local KEYS, ARGV, call, floor, from_bytes, to_bytes = KEYS, ARGV, redis.call, ma
 local time = call('TIME')
 local now = time[1] * 1000 + floor(time[2] / 1000)
 
-local asked = cmsgpack.unpack(ARGV[1])
+-- One behind the other they fill a table that has room for all at once. In a list come more than Lua's stack may hold.
+local asked = { cmsgpack.unpack(ARGV[1]) }
+if type(asked[1]) == 'table' then asked = asked[1] end
 local texts, strings, absent, unseen = asked[1], asked[1] + asked[2], asked[3], asked[4]
 
 -- By the index of their key: documents that are believed to hold a text, and buckets as they stand after the questions
