@@ -21,11 +21,22 @@ const IN_FLIGHT: usize = 16;
 /// What one measurement varies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Cell {
+    job: Job,
     keys: usize,
     windows: usize,
     connections: usize,
     /// Questions in one call.
     batch: usize,
+}
+
+/// What is done with a key. All but the decision are controls, which show what of its growth is that of Redis itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Job {
+    Decide,
+    /// One plain MGET of the keys that a decision touches.
+    Read,
+    /// The script of the comparison with peers.
+    CountAsPeersDo,
 }
 
 /// What one measurement showed.
@@ -67,13 +78,14 @@ fn cells(keys: usize) -> Vec<Cell> {
     let mut cells = Vec::new();
     for windows in world::WINDOWS {
         for batch in [1, 16] {
-            cells.push(Cell { keys, windows, connections: 4, batch });
+            cells.push(Cell { job: Job::Decide, keys, windows, connections: 4, batch });
         }
     }
+    cells.extend([Job::Read, Job::CountAsPeersDo].map(|job| Cell { job, keys, windows: 1, connections: 4, batch: 1 }));
     if keys == 1_000 {
         for connections in [1, 4, 16] {
             for batch in [1, 4, 16, 32] {
-                cells.push(Cell { keys, windows: 1, connections, batch });
+                cells.push(Cell { job: Job::Decide, keys, windows: 1, connections, batch });
             }
         }
     }
@@ -143,7 +155,7 @@ impl Tables {
         println!("| keys | windows | one a call | 16 a call | decisions/s at 16 a call |\n|---|---|---|---|---|");
         for keys in [1, 1_000, 1_000_000] {
             for windows in world::WINDOWS {
-                let cell = |batch| Cell { keys, windows, connections: 4, batch };
+                let cell = |batch| Cell { job: Job::Decide, keys, windows, connections: 4, batch };
                 let (one, sixteen) = (self.redis_us(cell(1)), self.redis_us(cell(16)));
                 let rate = self.median(cell(16), |shown| shown.per_second);
                 println!("| {keys} | {windows} | {one:.1} | {sixteen:.1} | {rate:.0} |");
@@ -152,13 +164,14 @@ impl Tables {
         println!("\n### Redis CPU µs a decision, 1,000 keys, one window, 16 calls under way\n");
         println!("| connections | one a call | 4 a call | 16 a call | 32 a call |\n|---|---|---|---|---|");
         for connections in [1, 4, 16] {
-            let of = |batch| self.redis_us(Cell { keys: 1_000, windows: 1, connections, batch });
+            let of = |batch| self.redis_us(Cell { job: Job::Decide, keys: 1_000, windows: 1, connections, batch });
             println!("| {connections} | {:.1} | {:.1} | {:.1} | {:.1} |", of(1), of(4), of(16), of(32));
         }
+        self.print_controls();
         self.print_ratios();
         println!("\n### Redis memory and traffic\n\n| what | bytes |\n|---|---|");
         for batch in [1, 16] {
-            let cell = Cell { keys: 1_000, windows: 1, connections: 4, batch };
+            let cell = Cell { job: Job::Decide, keys: 1_000, windows: 1, connections: 4, batch };
             println!("| on the wire for a decision, {batch} a call | {:.0} |", self.median(cell, |shown| shown.bytes));
         }
         for (what, bytes) in &self.memory {
@@ -166,8 +179,23 @@ impl Tables {
         }
     }
 
+    fn print_controls(&self) {
+        println!("\n### What of the growth is that of Redis itself, CPU µs a call, 4 connections\n");
+        println!("| keys | decision | plain MGET of its keys | nginx + Lua's script |\n|---|---|---|---|");
+        let us = |job, keys| self.redis_us(Cell { job, keys, windows: 1, connections: 4, batch: 1 });
+        let jobs = [Job::Decide, Job::Read, Job::CountAsPeersDo];
+        for keys in [1, 1_000, 1_000_000] {
+            let [decision, read, peers] = jobs.map(|job| us(job, keys));
+            println!("| {keys} | {decision:.1} | {read:.1} | {peers:.1} |");
+        }
+        let [decision, read, peers] = jobs.map(|job| us(job, 1_000_000) - us(job, 1));
+        println!("| from 1 to 10⁶ | + {decision:.1} | + {read:.1} | + {peers:.1} |");
+        let [decision, read, peers] = jobs.map(|job| us(job, 1_000_000) / us(job, 1));
+        println!("| … | × {decision:.2} | × {read:.2} | × {peers:.2} |");
+    }
+
     fn print_ratios(&self) {
-        let us = |keys, windows, batch| self.redis_us(Cell { keys, windows, connections: 4, batch });
+        let us = |keys, windows, batch| self.redis_us(Cell { job: Job::Decide, keys, windows, connections: 4, batch });
         let keys = us(1_000_000, 1, 1) / us(1, 1, 1);
         let (single, batched) = (us(1_000, 3, 1) / us(1_000, 1, 1), us(1_000, 3, 16) / us(1_000, 1, 16));
         println!("\n### Ratios\n\n| figure | must | goal | measured | |\n|---|---|---|---|---|");

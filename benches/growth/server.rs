@@ -21,6 +21,8 @@ pub enum Unexpected {
     Redis(#[from] redis::RedisError),
     #[error("not granted: {0:?}")]
     Outcome(Outcome),
+    #[error("a control found something else: {0}")]
+    Control(String),
 }
 
 /// Sends questions in calls of the bench's choosing, as `store::redis` would send them.
@@ -28,6 +30,7 @@ pub enum Unexpected {
 pub struct Asker {
     connection: redis::aio::MultiplexedConnection,
     sha: String,
+    peers_sha: String,
     layout: Layout,
 }
 
@@ -41,7 +44,24 @@ impl Asker {
         let answer: Vec<u8> = command.query_async(&mut self.connection.clone()).await?;
         Ok(script::decode(questions, &answer)?)
     }
+
+    /// The control: what Redis takes to find these keys, without any script. Says how many of them hold something.
+    pub async fn read(&self, keys: &[String]) -> redis::RedisResult<usize> {
+        let command = redis::cmd("MGET").arg(keys).to_owned();
+        let found: Vec<Option<redis::Value>> = command.query_async(&mut self.connection.clone()).await?;
+        Ok(found.iter().flatten().count())
+    }
+
+    /// The other control: the script that nginx + Lua runs in the comparison with peers, on a record and a counter.
+    pub async fn count_as_peers_do(&self, record: &str, counter: &str) -> redis::RedisResult<String> {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&self.peers_sha).arg(2).arg(record).arg(counter).arg("items:read").arg(1_790_000_000).arg(86_400);
+        command.query_async(&mut self.connection.clone()).await
+    }
 }
+
+/// HMGET and INCR.
+const PEERS_SCRIPT: &str = include_str!("../peers/conf/spend.lua");
 
 pub struct RedisServer {
     child: Child,
@@ -72,8 +92,12 @@ impl RedisServer {
     /// A connection that asks as one worker does. Must be called within the runtime.
     pub async fn asker(&self) -> redis::RedisResult<Asker> {
         let mut connection = redis::Client::open(self.url.as_str())?.get_multiplexed_async_connection().await?;
-        let sha = redis::cmd("SCRIPT").arg("LOAD").arg(script::DECIDE).query_async(&mut connection).await?;
-        Ok(Asker { connection, sha, layout: Layout::new("sg") })
+        let mut shas = Vec::new();
+        for text in [script::DECIDE, PEERS_SCRIPT] {
+            shas.push(redis::cmd("SCRIPT").arg("LOAD").arg(text).query_async(&mut connection).await?);
+        }
+        let [sha, peers_sha] = shas.try_into().expect("there are two scripts");
+        Ok(Asker { connection, sha, peers_sha, layout: Layout::new("sg") })
     }
 
     /// A plain connection, to fill the server and to ask it about itself.

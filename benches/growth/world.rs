@@ -10,8 +10,8 @@ use bytes::Bytes;
 use sidegate::limit::{Algorithm, Ask, Believed, BucketAsk, Document, Outcome, Question, Windows};
 use tokio::task::JoinSet;
 
-use super::Cell;
 use super::server::{Asker, RedisServer, Unexpected};
+use super::{Cell, Job};
 
 /// Windows of one bucket.
 pub const WINDOWS: [usize; 3] = [1, 3, 6];
@@ -41,6 +41,7 @@ impl World {
         let before = server.used_memory()?;
         world.write_documents(server)?;
         world.note(keys, "a key's document", before, server.used_memory()?);
+        world.write_records(server)?;
         for windows in WINDOWS {
             let before = server.used_memory()?;
             world.touch(&server.asker().await?, windows).await?;
@@ -56,6 +57,24 @@ impl World {
 
     /// One call of the cell's kind; returns how many requests it decided on. Identical ones are folded, as in the gate.
     pub async fn ask(&self, store: &Asker, cell: Cell, turn: u64) -> Result<u64, Unexpected> {
+        let index = spread(turn, self.keys);
+        match cell.job {
+            Job::Decide => return self.decide(store, cell, turn).await,
+            Job::Read => match store.read(&keys_of(index)).await? {
+                2 => {}
+                other => return Err(Unexpected::Control(format!("{other} of a document and a bucket"))),
+            },
+            Job::CountAsPeersDo => {
+                let status = store.count_as_peers_do(&record(index), &format!("peers:count:{}", key_id(index))).await?;
+                if !status.starts_with("200 ") {
+                    return Err(Unexpected::Control(status));
+                }
+            }
+        }
+        Ok(1)
+    }
+
+    async fn decide(&self, store: &Asker, cell: Cell, turn: u64) -> Result<u64, Unexpected> {
         let batch = u32::try_from(cell.batch).unwrap_or(u32::MAX);
         let questions: Vec<_> = match self.keys {
             1 => vec![self.question(0, cell.windows, batch)],
@@ -91,8 +110,23 @@ impl World {
         for first in (0..self.keys).step_by(CHUNK) {
             let mut pipe = redis::pipe();
             for index in first..self.keys.min(first + CHUNK) {
-                let key = format!("sg:{{{}}}:{}", slot(index), document_name(index));
-                pipe.cmd("SET").arg(key).arg(document(index).as_ref()).ignore();
+                pipe.cmd("SET").arg(in_slot(index, &document_name(index))).arg(document(index).as_ref()).ignore();
+            }
+            pipe.query::<()>(&mut connection)?;
+        }
+        Ok(())
+    }
+
+    /// What the peers' script reads, and its counters.
+    fn write_records(&self, server: &RedisServer) -> Result<(), Box<dyn Error>> {
+        let mut connection = server.connection()?;
+        for first in (0..self.keys).step_by(CHUNK) {
+            let mut pipe = redis::pipe();
+            for index in first..self.keys.min(first + CHUNK) {
+                let (id, business) = (key_id(index), format!("business-{index}"));
+                pipe.cmd("HSET").arg(record(index)).arg(&["id", &id, "business", &business]).ignore();
+                pipe.cmd("HSET").arg(record(index)).arg(&["scopes", " items:read ", "limit", "100000000"]).ignore();
+                pipe.cmd("SET").arg(format!("peers:count:{id}")).arg(&["1", "EX", "86400"]).ignore();
             }
             pipe.query::<()>(&mut connection)?;
         }
@@ -112,7 +146,7 @@ impl World {
             Document { name: "business".to_owned(), believed: Believed::Absent },
         ];
         let bucket = BucketAsk {
-            name: format!("count:of-{windows}:key-{index}"),
+            name: bucket_name(index, windows),
             algorithm: Algorithm::Fixed,
             windows: self.windows[of_count].clone(),
             observes: false,
@@ -133,25 +167,60 @@ async fn granted(store: &Asker, questions: &[Question]) -> Result<u64, Unexpecte
     Ok(sum)
 }
 
-/// Some key for each turn, all over the server's memory (a Weyl sequence, scrambled: Steele et al., SplitMix64).
+/// Some key for each turn, all over the server's memory.
 fn spread(turn: u64, keys: usize) -> usize {
+    (scrambled(turn) % keys as u64) as usize
+}
+
+/// The same for the same key, and different for each that is asked for.
+fn noise(index: usize, which: u64) -> u64 {
+    scrambled(8 * index as u64 + which)
+}
+
+/// A Weyl sequence, scrambled (Steele et al., SplitMix64).
+fn scrambled(turn: u64) -> u64 {
     let mut x = turn.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    ((x ^ (x >> 31)) % keys as u64) as usize
+    x ^ (x >> 31)
 }
 
 fn slot(index: usize) -> String {
     format!("b:business-{index}")
 }
 
+/// Names are as long as the gate's, and as random: Redis and Lua hash them, and a row of zeros would collide in places.
 fn document_name(index: usize) -> String {
-    format!("key:{index:064x}")
+    format!("key:{:016x}{:016x}{:016x}{:016x}", noise(index, 1), noise(index, 2), noise(index, 3), noise(index, 4))
+}
+
+fn key_id(index: usize) -> String {
+    let noise = format!("{:016x}{:016x}", noise(index, 5), noise(index, 6));
+    format!("{}-{}-{}-{}-{}", &noise[..8], &noise[8..12], &noise[12..16], &noise[16..20], &noise[20..])
+}
+
+fn bucket_name(index: usize, windows: usize) -> String {
+    format!("count:of-{windows}:{}", key_id(index))
+}
+
+fn in_slot(index: usize, name: &str) -> String {
+    format!("sg:{{{}}}:{name}", slot(index))
+}
+
+/// The keys that a question about one window touches.
+fn keys_of(index: usize) -> [String; 3] {
+    [document_name(index), bucket_name(index, 1), "business".to_owned()].map(|name| in_slot(index, &name))
+}
+
+/// The key of what the peers' script reads.
+fn record(index: usize) -> String {
+    format!("peers:{}", document_name(index))
 }
 
 /// Of the length that `keys create` writes.
 fn document(index: usize) -> Bytes {
+    let (id, hint) = (key_id(index), noise(index, 7) as u32);
     Bytes::from(format!(
-        r#"{{"id":"key-{index}","name":"Key {index}","hint":"sg_12345678","business":"business-{index}","scopes":["items:read","items:write"],"created_at":"2026-11-22T00:00:00Z"}}"#
+        r#"{{"business":"business-{index}","created_at":"2026-11-22T00:00:00Z","hint":"sg_{hint:08x}","id":"{id}","name":"Key {index}","scopes":["items:read"],"user":"u"}}"#
     ))
 }

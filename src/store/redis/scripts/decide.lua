@@ -2,7 +2,7 @@
 --
 -- KEYS     documents that are believed to hold a text; buckets; documents that are believed absent; documents never seen;
 --          sets. Only a document that is believed in two ways stands twice
--- ARGV[1]  MessagePack, one flat list: how many texts, buckets, absent documents, unseen ones, questions; of each question
+-- ARGV[1]  MessagePack, one element behind the other, or all in one list: how many texts, buckets, absent documents, unseen ones, questions; of each question
 --            cost, n, how many documents, the index of each's key, not_after_ms or false,
 --            how many members, of each the index of its set and the member,
 --            how many buckets, of each the index of its key, algorithm (3 more where it only observes), how many windows, and
@@ -20,62 +20,49 @@
 -- an error of any kind leaves all as it was. The arithmetic is that of limit/spend.rs, formula by formula; differences
 -- are found by tests/differential.
 --
--- This runs while all of Redis waits. So numbers lie flat in lists rather than in a table each, and there are two ways to an
--- answer: a short one where all documents are as believed and all windows are fixed, and one for everything else, whose
--- functions are not even made before they are needed.
+-- This runs while all of Redis waits, and most of its time would be spent on making functions and growing tables. So numbers
+-- lie flat in lists rather than in a table each; what the commonest question needs stands in the loop at the end; and the
+-- functions for all others are handed what they need, since one that captured it would cost as much as a look-up for
+-- each name, used or not.
 
-local BROKEN, STALE, EXPIRED, REFUSED, SPENT = 0, 1, 2, 3, 4
-local FIXED, SLIDING, TOKEN = 0, 1, 2
-local OBSERVES = 3 -- added to a bucket's algorithm: it denies nobody, and counts what it had room for
-local VERSION, STRIDE, PACKED = 1, 33, '<Bdddd'
+local FIXED, SPENT, VERSION, STRIDE = 0, 4, 1, 33
 local MOST = 9007199254740992 -- 2^53: beyond it a number has gaps
 local SLACK_MS = 60000 -- a bucket outlives its end by at least this much, for a clock that goes back
 local KEYS, ARGV, call, floor, from_bytes, to_bytes = KEYS, ARGV, redis.call, math.floor, struct.unpack, struct.pack
 
-local function clock()
-  local time = call('TIME')
-  return time[1] * 1000 + floor(time[2] / 1000)
-end
+local time = call('TIME')
+local now = time[1] * 1000 + floor(time[2] / 1000)
 
-local now = clock()
-local asked = cmsgpack.unpack(ARGV[1])
-local texts, buckets, absent = asked[1], asked[2], asked[3]
+-- One behind the other they fill a table that has room for all at once. In a list come more than Lua's stack may hold.
+local asked = { cmsgpack.unpack(ARGV[1]) }
+if type(asked[1]) == 'table' then asked = asked[1] end
+local texts, strings, absent, unseen = asked[1], asked[1] + asked[2], asked[3], asked[4]
 
 -- By the index of their key: documents that are believed to hold a text, and buckets as they stand after the questions
 -- answered so far.
-local found = texts + buckets > 0 and call('MGET', unpack(KEYS, 1, texts + buckets)) or {}
-
--- Whether no key of this range holds anything, of whatever type.
-local function vacant(from, to)
-  return from > to or call('EXISTS', unpack(KEYS, from, to)) == 0
-end
+local found = strings > 0 and call('MGET', unpack(KEYS, 1, strings)) or {}
 
 -- Whether every document is as believed and every bucket a string: MGET finds nothing in another type either.
-local function as_believed()
-  for i = 1, texts do
-    if found[i] ~= ARGV[i + 1] then return false end
-  end
-  for i = texts + 1, texts + buckets do
-    if not found[i] and not vacant(i, i) then return false end
-  end
-  return asked[4] == 0 and vacant(texts + buckets + 1, texts + buckets + absent)
+local undoubted = unseen == 0
+for i = 1, texts do
+  if found[i] ~= ARGV[i + 1] then undoubted = false end
 end
+for i = texts + 1, strings do
+  if not found[i] and call('EXISTS', KEYS[i]) > 0 then undoubted = false end
+end
+if absent > 0 and call('EXISTS', unpack(KEYS, strings + 1, strings + absent)) > 0 then undoubted = false end
 
 -- What is returned, and how long it is so far. There is room for one answer from the beginning: a table that grows is copied.
 local answers, size = { now, nil, nil, nil, nil, nil, nil }, 1
 
--- By index the buckets that have changed: when they end; false where the expiry that stands is the right one still.
+-- By index the buckets that have changed: when they end; false where the expiry that stands is the right one still. That is
+-- on whole minutes, one to two after the end, so that it seldom moves, and what stands can be written in place.
 local changed = {}
 
--- On whole minutes, one to two after the end, so that it seldom moves, and what stands can be written in place.
-local function expiry(ends)
-  return (floor(ends / SLACK_MS) + 2) * SLACK_MS
-end
-
 -- The bucket, which ended at `ended` and now ends at `ends`, is to be written.
-local function keep(key, packed, ended, ends)
+local function keep(found, changed, key, packed, ended, ends)
   local held = found[key]
-  if not held or #held ~= #packed or ended ~= ends and expiry(ended) ~= expiry(ends) then
+  if not held or #held ~= #packed or ended ~= ends and floor(ended / SLACK_MS) ~= floor(ends / SLACK_MS) then
     changed[key] = ends
   elseif changed[key] == nil then
     changed[key] = false
@@ -83,120 +70,80 @@ local function keep(key, packed, ended, ends)
   found[key] = packed
 end
 
--- The short way ---------------------------------------------------------------------------------------------------------
+-- Several windows -------------------------------------------------------------------------------------------------------
 
--- The commonest question of all spends from one bucket of one window.
-local function spend_from_one(cost, n, at)
-  local key, limit, duration = asked[at], asked[at + 3], asked[at + 4]
-  local held = found[key]
-  local mark, used, stored = now - now % duration, 0, 0
-  if asked[at + 1] ~= FIXED or held and #held ~= 1 + STRIDE then return nil end
-  if held then
-    local version, algorithm, length, previous
-    version, algorithm, length, stored, used, previous = from_bytes('<BBdddd', held)
-    -- Written so that NaN is not readable either.
-    local readable = version == VERSION and algorithm == FIXED and length == duration and previous == 0
-      and stored >= 0 and stored <= mark and stored % 1 == 0 and used >= 0 and used <= MOST and used % 1 == 0
-    if not readable then return nil end
-    if stored < mark then used = 0 end
-  end
-  local room, wait = used < limit and limit - used or 0, 0
-  local granted = floor(room / cost)
-  if granted > n then granted = n end
-  if granted > 0 then
-    room = room - cost * granted
-    local packed = to_bytes('<BBdddd', VERSION, FIXED, duration, mark, used + cost * granted, 0)
-    keep(key, packed, stored + duration, mark + duration)
-  end
-  if cost > limit then
-    wait = -1
-  elseif cost > room then
-    wait = mark + duration - now
+-- Spends from buckets that are absent or hold just the fixed windows that are asked for; the first is asked for at `at`.
+-- Returns where the next question begins, and how long the answers are then; nil, and nothing done, if a bucket is not like that.
+local function spend_from_several(keep, now, asked, found, changed, answers, size, cost, n, count, at)
+  local FIXED, SPENT, VERSION, STRIDE, PACKED, MOST = 0, 4, 1, 33, '<Bdddd', 9007199254740992
+  local floor, from_bytes, to_bytes = math.floor, struct.unpack, struct.pack
+  -- Of each window mark and used as they stand now; by the bucket's index when it was to end.
+  local state, w, ended = { 0, 0, 0, 0, 0, 0 }, 0, {}
+  local granted, first = n, at
+  for _ = 1, count do
+    local key, windows = asked[at], asked[at + 2]
+    local held, last = found[key], 0
+    if asked[at + 1] ~= FIXED or ended[key] then return nil end
+    if held and (#held ~= 1 + windows * STRIDE or held:byte() ~= VERSION) then return nil end
+    at = at + 3
+    for position = 2, windows * STRIDE, STRIDE do
+      local limit, duration = asked[at], asked[at + 1]
+      local mark, used = now - now % duration, 0
+      if held then
+        local algorithm, long, stored, previous
+        algorithm, long, stored, used, previous = from_bytes(PACKED, held, position)
+        -- Written so that NaN is not readable either.
+        local readable = algorithm == FIXED and long == duration and previous == 0
+          and stored >= 0 and stored <= mark and stored % 1 == 0 and used >= 0 and used <= MOST and used % 1 == 0
+        if not readable then return nil end
+        if stored < mark then used = 0 end
+        if stored + duration > last then last = stored + duration end
+      end
+      local fits = used < limit and floor((limit - used) / cost) or 0
+      if fits < granted then granted = fits end
+      state[w + 1], state[w + 2] = mark, used
+      w, at = w + 2, at + 2
+    end
+    ended[key] = last
   end
   answers[size + 1], answers[size + 2] = SPENT, granted
-  answers[size + 3], answers[size + 4], answers[size + 5], answers[size + 6] = room, mark + duration, wait, 0
-  size = size + 6
-  return at + 5
-end
-
--- Returns the two functions that answer whatever else is short: how often a question fits, and what becomes of it then.
-local function several()
-  -- Of each window of the question at hand: mark and used as they stand now, and the mark as it is stored.
-  local state = {}
-  -- Which question was the last to ask for a bucket.
-  local asked_by = {}
-
-  -- How often `cost` fits, `n` times at most, where every bucket is absent or holds just the fixed windows that are asked for;
-  -- nil where one does not. The buckets of the question begin at `at`.
-  local function fitting_fixed(question, cost, n, count, at)
-    local w = 0
-    for _ = 1, count do
-      local key, windows = asked[at], asked[at + 2]
-      local held = found[key]
-      if asked[at + 1] ~= FIXED or asked_by[key] == question then return nil end
-      if held and (#held ~= 1 + windows * STRIDE or held:byte() ~= VERSION) then return nil end
-      asked_by[key] = question
-      at = at + 3
-      for position = 2, windows * STRIDE, STRIDE do
-        local limit, duration = asked[at], asked[at + 1]
-        local start = now - now % duration
-        local mark, used, stored = start, 0, 0
-        if held then
-          local algorithm, length, previous
-          algorithm, length, stored, used, previous = from_bytes(PACKED, held, position)
-          local readable = algorithm == FIXED and length == duration and previous == 0
-            and stored >= 0 and stored <= start and stored % 1 == 0 and used >= 0 and used <= MOST and used % 1 == 0
-          if not readable then return nil end
-          if stored < start then used = 0 end
-        end
-        local fits = used < limit and floor((limit - used) / cost) or 0
-        if fits < n then n = fits end
-        state[w + 1], state[w + 2], state[w + 3] = mark, used, stored
-        w, at = w + 3, at + 2
+  size, at, w = size + 2, first, 0
+  for _ = 1, count do
+    local key, windows = asked[at], asked[at + 2]
+    local packed, ends = '\1', 0
+    at = at + 3
+    for _ = 1, windows do
+      local limit, duration = asked[at], asked[at + 1]
+      local mark, used = state[w + 1], state[w + 2] + cost * granted
+      local room, ending, wait = used < limit and limit - used or 0, mark + duration, 0
+      if cost > limit then
+        wait = -1
+      elseif cost > room then
+        wait = ending - now
       end
+      answers[size + 1], answers[size + 2], answers[size + 3], answers[size + 4] = room, ending, wait, 0
+      if granted > 0 then packed = packed .. to_bytes(PACKED, FIXED, duration, mark, used, 0) end
+      if ending > ends then ends = ending end
+      size, at, w = size + 4, at + 2, w + 2
     end
-    return n
+    if granted > 0 then keep(found, changed, key, packed, ended[key], ends) end
   end
-
-  -- Takes `spent` from every window of the question's buckets and says where they stand. Returns where the next question begins.
-  local function settle_fixed(cost, spent, count, at)
-    local w = 0
-    for _ = 1, count do
-      local key, windows = asked[at], asked[at + 2]
-      local packed, ended, ends = '\1', 0, 0
-      at = at + 3
-      for _ = 1, windows do
-        local limit, duration = asked[at], asked[at + 1]
-        local mark, used, stored = state[w + 1], state[w + 2] + spent, state[w + 3]
-        local room, ending, wait = used < limit and limit - used or 0, mark + duration, 0
-        if cost > limit then
-          wait = -1
-        elseif cost > room then
-          wait = ending - now
-        end
-        answers[size + 1], answers[size + 2], answers[size + 3], answers[size + 4] = room, ending, wait, 0
-        size = size + 4
-        if spent > 0 then
-          packed = packed .. to_bytes(PACKED, FIXED, duration, mark, used, 0)
-          if ending > ends then ends = ending end
-          if stored + duration > ended then ended = stored + duration end
-        end
-        w, at = w + 3, at + 2
-      end
-      if spent > 0 then keep(key, packed, ended, ends) end
-    end
-    return at
-  end
-
-  return fitting_fixed, settle_fixed
+  return at, size
 end
 
 -- The long way ----------------------------------------------------------------------------------------------------------
 
--- Returns a function that answers the question at a position, whatever it is, and returns where the next one begins. Here
--- a bucket is a list of five numbers to an entry: algorithm, duration, mark, used, previous.
-local function careful()
-  local max, min = math.max, math.min
+-- Returns a function that answers the question at a position, whatever it is; it is given how long the answers are so far, and
+-- returns where the next question begins and how long they are then. Here a bucket is a list of five numbers to an entry:
+-- algorithm, duration, mark, used, previous.
+local function careful(keep, now, asked, found, changed, answers)
+  local BROKEN, STALE, EXPIRED, REFUSED, SPENT = 0, 1, 2, 3, 4
+  local FIXED, SLIDING, TOKEN = 0, 1, 2
+  local OBSERVES = 3 -- added to a bucket's algorithm: it denies nobody, and counts what it had room for
+  local VERSION, STRIDE, PACKED, MOST = 1, 33, '<Bdddd', 9007199254740992
+  local KEYS, ARGV, from_bytes, to_bytes = KEYS, ARGV, struct.unpack, struct.pack
+  local floor, max, min = math.floor, math.max, math.min
+  local texts, believed_absent_to, size = asked[1], asked[1] + asked[2] + asked[3], 0
 
   -- What stands at a key, or false; and why it is no string.
   local function string_at(key)
@@ -245,7 +192,7 @@ local function careful()
     for i = 1, #bucket, 5 do
       packed = packed .. to_bytes(PACKED, unpack(bucket, i, i + 4))
     end
-    keep(key, packed, ended, last_end(bucket))
+    keep(found, changed, key, packed, ended, last_end(bucket))
   end
 
   -- Where the window's entry begins; where it is to be added if there is none.
@@ -366,7 +313,7 @@ local function careful()
       all[i], wrong = string_at(key)
       if wrong then return wrong end
       local believed = key <= texts and ARGV[key + 1]
-      if all[i] ~= believed or key > texts + buckets + absent then stale = true end
+      if all[i] ~= believed or key > believed_absent_to then stale = true end
     end
     return nil, stale, all
   end
@@ -418,7 +365,8 @@ local function careful()
     end
   end
 
-  return function(at)
+  return function(at, answered)
+    size = answered
     local shown = at + 2
     local until_ms = shown + asked[shown] + 1
     local members = until_ms + 1
@@ -438,41 +386,62 @@ local function careful()
     else
       spend(asked[at], asked[at + 1], held, places)
     end
-    return next_at
+    return next_at, size
   end
 end
 
 -- Questions -------------------------------------------------------------------------------------------------------------
 
-local undoubted, fitting_fixed, settle_fixed, answer_carefully = as_believed(), nil, nil, nil
-
--- Answers the question at `at` the short way and returns where the next one begins; nil, and nothing done, if that cannot be.
-local function answer_shortly(question, at)
+local at, answer_carefully = 6, nil
+for _ = 1, asked[5] do
   local cost, n, not_after = asked[at], asked[at + 1], at + 3 + asked[at + 2]
-  if cost == 0 or asked[not_after + 1] > 0 or asked[not_after] and now >= asked[not_after] then return nil end
-  local count, first = asked[not_after + 2], not_after + 3
-  if count == 1 and asked[first + 2] == 1 then return spend_from_one(cost, n, first) end
-  if not fitting_fixed then fitting_fixed, settle_fixed = several() end
-  local granted = fitting_fixed(question, cost, n, count, first)
-  if not granted then return nil end
-  answers[size + 1], answers[size + 2] = SPENT, granted
-  size = size + 2
-  return settle_fixed(cost, cost * granted, count, first)
-end
-
-local at = 6
-for question = 1, asked[5] do
-  local next_at = undoubted and answer_shortly(question, at)
-  if not next_at then
-    answer_carefully = answer_carefully or careful()
-    next_at = answer_carefully(at)
+  local until_ms, members, count, bucket = asked[not_after], asked[not_after + 1], asked[not_after + 2], not_after + 3
+  local short = undoubted and cost > 0 and members == 0 and not (until_ms and now >= until_ms)
+  local next_at, length
+  if short and count == 1 and asked[bucket + 1] == FIXED and asked[bucket + 2] == 1 then
+    -- The commonest question of all spends from one bucket of one fixed window.
+    local key, limit, duration = asked[bucket], asked[bucket + 3], asked[bucket + 4]
+    local held, mark, used, stored = found[key], now - now % duration, 0, 0
+    local readable = not held or #held == 1 + STRIDE
+    if held and readable then
+      local version, algorithm, long, previous
+      version, algorithm, long, stored, used, previous = from_bytes('<BBdddd', held)
+      -- Written so that NaN is not readable either.
+      readable = version == VERSION and algorithm == FIXED and long == duration and previous == 0
+        and stored >= 0 and stored <= mark and stored % 1 == 0 and used >= 0 and used <= MOST and used % 1 == 0
+      if stored < mark then used = 0 end
+    end
+    if readable then
+      local room, wait = used < limit and limit - used or 0, 0
+      local granted = floor(room / cost)
+      if granted > n then granted = n end
+      if granted > 0 then
+        room, used = room - cost * granted, used + cost * granted
+        local packed = to_bytes('<BBdddd', VERSION, FIXED, duration, mark, used, 0)
+        keep(found, changed, key, packed, stored + duration, mark + duration)
+      end
+      if cost > limit then
+        wait = -1
+      elseif cost > room then
+        wait = mark + duration - now
+      end
+      answers[size + 1], answers[size + 2] = SPENT, granted
+      answers[size + 3], answers[size + 4], answers[size + 5], answers[size + 6] = room, mark + duration, wait, 0
+      next_at, length = bucket + 5, size + 6
+    end
+  elseif short then
+    next_at, length = spend_from_several(keep, now, asked, found, changed, answers, size, cost, n, count, bucket)
   end
-  at = next_at
+  if not next_at then
+    answer_carefully = answer_carefully or careful(keep, now, asked, found, changed, answers)
+    next_at, length = answer_carefully(at, size)
+  end
+  at, size = next_at, length
 end
 
 for key, ends in pairs(changed) do
   if ends then
-    call('SET', KEYS[key], found[key], 'PX', expiry(ends) - now)
+    call('SET', KEYS[key], found[key], 'PX', (floor(ends / SLACK_MS) + 2) * SLACK_MS - now)
   else
     call('SETRANGE', KEYS[key], '0', found[key])
   end
