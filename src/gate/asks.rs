@@ -8,14 +8,13 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::documents::KnownKey;
+use super::documents::{KnownBusiness, KnownKey};
 use super::standing::Standing;
 use super::trail::LimitNow;
 use crate::keys::{Digest, Tenant};
-use crate::limit::{Ask, Believed, BucketAsk, Document, Member, Question, Windows, WindowsNow};
+use crate::limit::{Ask, BucketAsk, Document, Member, Question, Windows, WindowsNow};
 use crate::policy::{By, Limit, Mode, Plan, Route};
 use crate::store::layout;
-use crate::store::record::BusinessDocument;
 
 /// A question, and which limit each of its buckets belongs to.
 #[derive(Debug)]
@@ -38,7 +37,7 @@ pub struct Counted {
 pub struct KeyQuestion<'a> {
     pub digest: &'a Digest,
     pub key: &'a KnownKey,
-    pub business: Option<(&'a str, Believed, Option<&'a BusinessDocument>)>,
+    pub business: Option<&'a KnownBusiness>,
     pub standing: Option<&'a Standing>,
     pub plan: Option<&'a Plan>,
     pub route: &'a Route,
@@ -67,9 +66,9 @@ pub fn of_key(asking: &KeyQuestion<'_>) -> Asked {
     let slot = asking.key.tenant.to_string();
     let ask = draft.ask(&slot);
     ask.documents.push(Document { name: layout::key_name(asking.digest), believed: asking.key.document.believed() });
-    if let Some((id, believed, _)) = &asking.business {
-        let document = Document { name: layout::BUSINESS.to_owned(), believed: believed.clone() };
-        draft.ask(&layout::business_slot(id)).documents.push(document);
+    if let Some(business) = asking.business {
+        let document = Document { name: layout::BUSINESS.to_owned(), believed: business.document.believed() };
+        draft.ask(&layout::business_slot(&business.id)).documents.push(document);
     }
     let Some(standing) = asking.standing.filter(|standing| !standing.caller.key.revoked) else {
         return draft.finish(cost);
@@ -199,7 +198,7 @@ pub(super) fn counted_address(client: IpAddr) -> IpAddr {
 /// The windows that hold for this caller: the key's own, the business's, the plan's, the configuration's.
 fn windows(limit: &Limit, asking: &KeyQuestion<'_>, standing: &Standing) -> Arc<Windows> {
     let of_key = standing.caller.key.limits.get(&limit.name).filter(|_| limit.by == By::Key);
-    let of_business = || asking.business.as_ref()?.2?.limits.get(&limit.name);
+    let of_business = || asking.business?.document.document()?.limits.get(&limit.name);
     let of_plan = || asking.plan?.limits.get(&limit.name);
     of_key.or_else(of_business).or_else(of_plan).unwrap_or(&limit.windows).clone()
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::asks::{self, Asked, Counted};
 use super::credential::{self, Presented};
-use super::documents::{Documents, Known};
+use super::documents::{Documents, Known, KnownBusiness};
 use super::guessing::Guessing;
 use super::known::{KnownKeys, Seen};
 use super::observed::counted;
@@ -23,7 +23,7 @@ use super::permit::{Basis, Recheck};
 use super::records::{Records, Remembered};
 use super::standing::Standing;
 use super::trail::{Caller, Trail};
-use super::weigh::{Routed, Weighed, business_to_confirm, rate_limited, settled};
+use super::weigh::{Routed, Weighed, Weighing, business_to_confirm, rate_limited, settled};
 use super::{Denial, Permit, business, path, preflight, query};
 use crate::clock;
 use crate::keys::{Digest, Tenant};
@@ -252,7 +252,7 @@ impl Gate {
         digest: &Digest,
         deadline: Instant,
         trail: &mut Trail,
-    ) -> Result<(Arc<Caller>, Basis), Denial> {
+    ) -> Result<(Rc<Caller>, Basis), Denial> {
         match self.confirm(routed, digest, deadline, trail).await {
             Err(Denial::StoreUnavailable(error)) if error.is_outage() => {
                 Ok((self.recall(routed, digest, error, trail)?, Basis::KnownFor))
@@ -272,22 +272,15 @@ impl Gate {
         digest: &Digest,
         deadline: Instant,
         trail: &mut Trail,
-    ) -> Result<Arc<Caller>, Denial> {
+    ) -> Result<Rc<Caller>, Denial> {
         let mut remembered = self.find_key(digest, routed.client, deadline, trail).await?;
         let mut looked_again = false;
         let mut disowned = false;
         for _ in 0..ROUNDS {
-            let key = &remembered.key;
-            let business_id = business_to_confirm(key, routed.named.as_deref());
-            let business = business_id.map_or(Known::Unseen, |id| self.records.business(id));
-            let documents = Documents { digest, key, business_id, business: &business };
-            let weighed = if routed.spends {
-                remembered.weighings.weigh(&self.policy, &documents, routed, disowned)
-            } else {
-                Rc::new(documents.weigh(&self.policy, routed, disowned))
-            };
-            let Weighed { standing, asked } = &*weighed;
+            let weighing = self.weigh(digest, &remembered, routed, disowned);
+            let Weighing { weighed: Weighed { standing, asked }, business, .. } = &*weighing;
             let (answer, seen) = self.ask(asked, deadline, trail).await?;
+            let documents = Documents { digest, key: &remembered.key, business: business.as_deref() };
             if let Some(known) = &self.commons.known {
                 known.heard(&documents, standing.as_ref(), &answer.outcome, seen);
             }
@@ -321,6 +314,20 @@ impl Gate {
         Err(StoreError::Broken("the key's documents change faster than they can be read".to_owned()).into())
     }
 
+    /// As it was weighed before, where nothing has changed since.
+    fn weigh(&self, digest: &Digest, remembered: &Remembered, routed: &Routed<'_>, disowned: bool) -> Rc<Weighing> {
+        let Remembered { key, weighings } = remembered;
+        let kept = if routed.spends { weighings.recall(routed, disowned) } else { None };
+        kept.unwrap_or_else(|| {
+            let business = business_to_confirm(key, routed.named.as_deref()).map(|id| self.records.business(id));
+            let weighing = Rc::new(Weighing::of(&self.policy, (digest, key), business, routed, disowned));
+            if routed.spends {
+                weighings.keep(&weighing);
+            }
+            weighing
+        })
+    }
+
     /// The same questions, answered by what the store last confirmed; `error`, where that is too little or too long ago.
     fn recall(
         &self,
@@ -328,16 +335,15 @@ impl Gate {
         digest: &Digest,
         error: StoreError,
         trail: &mut Trail,
-    ) -> Result<Arc<Caller>, Denial> {
+    ) -> Result<Rc<Caller>, Denial> {
         let now = Instant::now().into_std();
         let Some(known) = &self.commons.known else { return Err(error.into()) };
         let Some((key, now_ms)) = known.key(digest, now, clock::now_ms()) else { return Err(error.into()) };
-        let business_id = business_to_confirm(&key, routed.named.as_deref());
-        let business = match business_id {
-            None => Known::Unseen,
-            Some(id) => known.business(id, now).ok_or(error.clone())?,
+        let business = match business_to_confirm(&key, routed.named.as_deref()) {
+            None => None,
+            Some(id) => Some(KnownBusiness::new(id.to_owned(), known.business(id, now).ok_or(error.clone())?)),
         };
-        let documents = Documents { digest, key: &key, business_id, business: &business };
+        let documents = Documents { digest, key: &key, business: business.as_ref() };
         let Weighed { standing: Some(standing), asked } = documents.weigh(&self.policy, routed, false) else {
             return Err(error.into());
         };
@@ -401,9 +407,11 @@ impl Gate {
                 Some(remembered) => known.learn_key(documents.digest, &remembered.key, seen),
                 None => known.forget_key(documents.digest, seen.answered),
             }
-            match documents.business_id {
-                Some(id) if learned.is_ok() => known.learn_business(id, &self.records.business(id), seen),
-                Some(id) => known.forget_business(id, seen.answered),
+            match documents.business {
+                Some(KnownBusiness { id, .. }) if learned.is_ok() => {
+                    known.learn_business(&self.records.business(id), seen)
+                }
+                Some(KnownBusiness { id, .. }) => known.forget_business(id, seen.answered),
                 None => {}
             }
         }
