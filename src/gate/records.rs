@@ -60,7 +60,7 @@ impl Records {
         for (ask, found) in question.asks.iter().zip(found) {
             for (document, found) in ask.documents.iter().zip(found) {
                 match documents.business {
-                    Some(business) if document.name == layout::BUSINESS => self.learn_business(business, found)?,
+                    Some(business) if &*document.name == layout::BUSINESS => self.learn_business(business, found)?,
                     _ => self.learn_key(*documents.digest, &documents.key.tenant, found)?,
                 }
             }
@@ -182,5 +182,26 @@ mod tests {
         assert!(records.learn_key(digest, &Tenant::Business("acme".to_owned()), Some(raw.clone())).is_ok());
         assert!(records.learn_key(digest, &Tenant::Business("other".to_owned()), Some(raw)).is_err());
         assert!(records.key(&digest).is_none());
+    }
+
+    #[test]
+    fn all_who_go_by_a_finding_see_that_it_is_outdated() {
+        let records = Records::default();
+        let unseen = records.business("acme");
+        let document = |plan: &str| Some(Bytes::from(format!(r#"{{"plan":"{plan}"}}"#)));
+        let learn =
+            |believed: &KnownBusiness, plan| records.learn_business(believed, document(plan)).expect("it is one");
+        learn(&unseen, "starter");
+        let (first, second) = (records.business("acme"), records.business("acme"));
+        assert!(unseen.is_outdated() && Rc::ptr_eq(&first, &second));
+        learn(&first, "starter");
+        assert!(!second.is_outdated(), "it was confirmed");
+        // Who has asked all the while, and learns of it late.
+        learn(&unseen, "pro");
+        assert!(first.is_outdated());
+        assert_eq!(
+            records.business("acme").document.document().and_then(|now| now.plan.clone()).as_deref(),
+            Some("pro")
+        );
     }
 }

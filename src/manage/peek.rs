@@ -88,7 +88,7 @@ pub fn buckets(policy: &Policy, key: &StoredKey) -> Vec<Bucket> {
     let (asked, _) = seen.asked(policy);
     let named = asked.question.asks.iter().flat_map(|ask| ask.buckets.iter().map(|bucket| (&ask.slot, &bucket.name)));
     let limit = |name: &str| name.split(':').nth(1).unwrap_or_default().to_owned();
-    named.map(|(slot, name)| Bucket { limit: limit(name), slot: slot.clone(), name: name.clone() }).collect()
+    named.map(|(slot, name)| Bucket { limit: limit(name), slot: slot.to_string(), name: name.to_string() }).collect()
 }
 
 /// What the store has told of a key so far.
