@@ -14,7 +14,7 @@ use http::{HeaderMap, Method};
 use tokio::time::Instant;
 
 use super::asks::{self, Asked, Counted};
-use super::credential::{self, Presented};
+use super::credential;
 use super::documents::{Documents, Known, KnownBusiness};
 use super::guessing::Guessing;
 use super::known::{KnownKeys, Seen};
@@ -174,10 +174,10 @@ impl Gate {
         }
         let target = target(path.text, query);
         let routed = Routed { route, target, named, client: inquiry.client, spends: true };
-        let digest = presented.digest;
-        let decided = self.decide_keyed(routed, presented, deadline, trail).await;
-        self.count(&digest, trail, route.mode, decided.as_ref().err());
-        decided
+        let judged = self.judge(&routed, &presented.digest, deadline, trail).await;
+        self.count(&presented.digest, trail, route.mode, judged.as_ref().err());
+        let (caller, basis) = judged?;
+        Ok(counted(Permit::key(basis, routed, caller, presented), trail))
     }
 
     /// One more request with a key that there is. A business that an unscoped key names is concerned only where the store has
@@ -232,17 +232,6 @@ impl Gate {
             }
         }
         Ok(counted(Permit::public(routed.route.clone(), routed.target), trail))
-    }
-
-    async fn decide_keyed(
-        &self,
-        routed: Routed<'_>,
-        presented: Presented,
-        deadline: Instant,
-        trail: &mut Trail,
-    ) -> Result<Permit, Denial> {
-        let (caller, basis) = self.judge(&routed, &presented.digest, deadline, trail).await?;
-        Ok(counted(Permit::key(basis, routed, caller, presented), trail))
     }
 
     /// By what the store confirms; while it is away, by what it confirmed not long ago, where the configuration says so.
