@@ -142,16 +142,17 @@ impl World {
     fn question(&self, index: usize, windows: usize, n: u32) -> Question {
         let of_count = WINDOWS.iter().position(|count| *count == windows).expect("cells have these counts of windows");
         let documents = vec![
-            Document { name: document_name(index), believed: Believed::Is(document(index)) },
-            Document { name: "business".to_owned(), believed: Believed::Absent },
+            Document { name: document_name(index).into(), believed: Believed::Is(document(index)) },
+            Document { name: "business".into(), believed: Believed::Absent },
         ];
         let bucket = BucketAsk {
-            name: bucket_name(index, windows),
+            name: bucket_name(index, windows).into(),
             algorithm: Algorithm::Fixed,
             windows: self.windows[of_count].clone(),
             observes: false,
         };
-        let ask = Ask { slot: slot(index), documents, buckets: vec![bucket], ..Ask::default() };
+        let ask =
+            Ask { slot: slot(index).into(), documents: documents.into(), buckets: [bucket].into(), ..Ask::default() };
         Question { asks: [ask].into(), cost: 1, n }
     }
 }

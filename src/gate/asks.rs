@@ -8,21 +8,20 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::documents::KnownKey;
+use super::documents::{KnownBusiness, KnownKey};
 use super::standing::Standing;
 use super::trail::LimitNow;
 use crate::keys::{Digest, Tenant};
-use crate::limit::{Ask, Believed, BucketAsk, Document, Member, Question, Windows, WindowsNow};
+use crate::limit::{Ask, BucketAsk, Document, Member, Question, Windows, WindowsNow};
 use crate::policy::{By, Limit, Mode, Plan, Route};
 use crate::store::layout;
-use crate::store::record::BusinessDocument;
 
 /// A question, and which limit each of its buckets belongs to.
 #[derive(Debug)]
 pub struct Asked {
     pub question: Question,
-    /// Per ask, in the order of its buckets.
-    limits: Vec<Vec<(Arc<Limit>, Arc<Windows>)>>,
+    /// In the order of the buckets.
+    limits: SmallVec<[(Arc<Limit>, Arc<Windows>); 1]>,
 }
 
 /// What `Outcome::Spent` says.
@@ -38,7 +37,7 @@ pub struct Counted {
 pub struct KeyQuestion<'a> {
     pub digest: &'a Digest,
     pub key: &'a KnownKey,
-    pub business: Option<(&'a str, Believed, Option<&'a BusinessDocument>)>,
+    pub business: Option<&'a KnownBusiness>,
     pub standing: Option<&'a Standing>,
     pub plan: Option<&'a Plan>,
     pub route: &'a Route,
@@ -66,10 +65,11 @@ pub fn of_key(asking: &KeyQuestion<'_>) -> Asked {
     let mut draft = Draft::default();
     let slot = asking.key.tenant.to_string();
     let ask = draft.ask(&slot);
-    ask.documents.push(Document { name: layout::key_name(asking.digest), believed: asking.key.document.believed() });
-    if let Some((id, believed, _)) = &asking.business {
-        let document = Document { name: layout::BUSINESS.to_owned(), believed: believed.clone() };
-        draft.ask(&layout::business_slot(id)).documents.push(document);
+    ask.documents
+        .push(Document { name: layout::key_name(asking.digest).into(), believed: asking.key.document.believed() });
+    if let Some(business) = asking.business {
+        let document = Document { name: layout::BUSINESS.into(), believed: business.document.believed() };
+        draft.ask(&layout::business_slot(&business.id)).documents.push(document);
     }
     let Some(standing) = asking.standing.filter(|standing| !standing.caller.key.revoked) else {
         return draft.finish(cost);
@@ -77,7 +77,7 @@ pub fn of_key(asking: &KeyQuestion<'_>) -> Asked {
     let ask = draft.ask(&slot);
     ask.not_after_ms = standing.caller.key.expires_at;
     if let Some(member) = &standing.must_own {
-        ask.member = Some(Member { set: layout::BUSINESSES.to_owned(), member: member.clone() });
+        ask.member = Some(Member { set: layout::BUSINESSES.into(), member: member.into() });
     }
     for limit in &asking.route.limits {
         if let Some((slot, subject)) = subject(limit.by, &asking.key.tenant, standing, asking.client) {
@@ -96,7 +96,10 @@ struct Draft {
 
 impl Draft {
     fn finish(self, cost: u64) -> Asked {
-        Asked { question: Question { asks: self.asks.into(), cost, n: 1 }, limits: self.limits }
+        Asked {
+            question: Question { asks: self.asks.into(), cost, n: 1 },
+            limits: self.limits.into_iter().flatten().collect(),
+        }
     }
 
     fn ask(&mut self, slot: &str) -> &mut Ask {
@@ -106,7 +109,7 @@ impl Draft {
 
     fn spend(&mut self, slot: String, subject: &str, limit: &Arc<Limit>, windows: Arc<Windows>) {
         let index = self.index(&slot);
-        let name = layout::count_name(&limit.name, subject);
+        let name = layout::count_name(&limit.name, subject).into();
         self.asks[index].buckets.push(BucketAsk {
             name,
             algorithm: limit.algorithm,
@@ -117,10 +120,10 @@ impl Draft {
     }
 
     fn index(&mut self, slot: &str) -> usize {
-        if let Some(index) = self.asks.iter().position(|ask| ask.slot == slot) {
+        if let Some(index) = self.asks.iter().position(|ask| &*ask.slot == slot) {
             return index;
         }
-        self.asks.push(Ask { slot: slot.to_owned(), ..Ask::default() });
+        self.asks.push(Ask { slot: slot.into(), ..Ask::default() });
         self.limits.push(Vec::new());
         self.limits.len() - 1
     }
@@ -130,8 +133,8 @@ impl Asked {
     /// Leaves what confirms the documents.
     pub fn spend_nothing(&mut self) {
         let confirming = self.question.asks.iter().filter(|ask| !ask.documents.is_empty());
-        let asks = confirming.map(|ask| Ask { buckets: Vec::new(), ..ask.clone() }).collect();
-        *self = Self { question: Question { asks, cost: 0, n: 1 }, limits: Vec::new() };
+        let asks = confirming.map(|ask| Ask { buckets: SmallVec::new(), ..ask.clone() }).collect();
+        *self = Self { question: Question { asks, cost: 0, n: 1 }, limits: SmallVec::new() };
     }
 
     /// Whether there is nothing to ask: a public route without limits.
@@ -144,7 +147,7 @@ impl Asked {
         let Counted { granted, windows: answered, observed } = counted;
         let mut named = Vec::with_capacity(answered.iter().map(SmallVec::len).sum());
         let mut observed = observed.into_iter();
-        for ((limit, windows), states) in self.limits.iter().flatten().zip(answered) {
+        for ((limit, windows), states) in self.limits.iter().zip(answered) {
             let one_of_several = windows.as_slice().len() > 1;
             // What one that observes would have done to what is denied without it is not asked.
             let had_no_room = match limit.mode {
@@ -199,7 +202,7 @@ pub(super) fn counted_address(client: IpAddr) -> IpAddr {
 /// The windows that hold for this caller: the key's own, the business's, the plan's, the configuration's.
 fn windows(limit: &Limit, asking: &KeyQuestion<'_>, standing: &Standing) -> Arc<Windows> {
     let of_key = standing.caller.key.limits.get(&limit.name).filter(|_| limit.by == By::Key);
-    let of_business = || asking.business.as_ref()?.2?.limits.get(&limit.name);
+    let of_business = || asking.business?.document.document()?.limits.get(&limit.name);
     let of_plan = || asking.plan?.limits.get(&limit.name);
     of_key.or_else(of_business).or_else(of_plan).unwrap_or(&limit.windows).clone()
 }

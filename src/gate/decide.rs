@@ -14,8 +14,8 @@ use http::{HeaderMap, Method};
 use tokio::time::Instant;
 
 use super::asks::{self, Asked, Counted};
-use super::credential::{self, Presented};
-use super::documents::{Documents, Known};
+use super::credential;
+use super::documents::{Documents, Known, KnownBusiness};
 use super::guessing::Guessing;
 use super::known::{KnownKeys, Seen};
 use super::observed::counted;
@@ -23,7 +23,7 @@ use super::permit::{Basis, Recheck};
 use super::records::{Records, Remembered};
 use super::standing::Standing;
 use super::trail::{Caller, Trail};
-use super::weigh::{Routed, Weighed, business_to_confirm, rate_limited, settled};
+use super::weigh::{Routed, Weighed, Weighing, business_to_confirm, rate_limited, settled};
 use super::{Denial, Permit, business, path, preflight, query};
 use crate::clock;
 use crate::keys::{Digest, Tenant};
@@ -174,10 +174,10 @@ impl Gate {
         }
         let target = target(path.text, query);
         let routed = Routed { route, target, named, client: inquiry.client, spends: true };
-        let digest = presented.digest;
-        let decided = self.decide_keyed(routed, presented, deadline, trail).await;
-        self.count(&digest, trail, route.mode, decided.as_ref().err());
-        decided
+        let judged = self.judge(&routed, &presented.digest, deadline, trail).await;
+        self.count(&presented.digest, trail, route.mode, judged.as_ref().err());
+        let (caller, basis) = judged?;
+        Ok(counted(Permit::key(basis, routed, caller, presented), trail))
     }
 
     /// One more request with a key that there is. A business that an unscoped key names is concerned only where the store has
@@ -234,17 +234,6 @@ impl Gate {
         Ok(counted(Permit::public(routed.route.clone(), routed.target), trail))
     }
 
-    async fn decide_keyed(
-        &self,
-        routed: Routed<'_>,
-        presented: Presented,
-        deadline: Instant,
-        trail: &mut Trail,
-    ) -> Result<Permit, Denial> {
-        let (caller, basis) = self.judge(&routed, &presented.digest, deadline, trail).await?;
-        Ok(counted(Permit::key(basis, routed, caller, presented), trail))
-    }
-
     /// By what the store confirms; while it is away, by what it confirmed not long ago, where the configuration says so.
     async fn judge(
         &self,
@@ -252,7 +241,7 @@ impl Gate {
         digest: &Digest,
         deadline: Instant,
         trail: &mut Trail,
-    ) -> Result<(Arc<Caller>, Basis), Denial> {
+    ) -> Result<(Rc<Caller>, Basis), Denial> {
         match self.confirm(routed, digest, deadline, trail).await {
             Err(Denial::StoreUnavailable(error)) if error.is_outage() => {
                 Ok((self.recall(routed, digest, error, trail)?, Basis::KnownFor))
@@ -272,22 +261,15 @@ impl Gate {
         digest: &Digest,
         deadline: Instant,
         trail: &mut Trail,
-    ) -> Result<Arc<Caller>, Denial> {
+    ) -> Result<Rc<Caller>, Denial> {
         let mut remembered = self.find_key(digest, routed.client, deadline, trail).await?;
         let mut looked_again = false;
         let mut disowned = false;
         for _ in 0..ROUNDS {
-            let key = &remembered.key;
-            let business_id = business_to_confirm(key, routed.named.as_deref());
-            let business = business_id.map_or(Known::Unseen, |id| self.records.business(id));
-            let documents = Documents { digest, key, business_id, business: &business };
-            let weighed = if routed.spends {
-                remembered.weighings.weigh(&self.policy, &documents, routed, disowned)
-            } else {
-                Rc::new(documents.weigh(&self.policy, routed, disowned))
-            };
-            let Weighed { standing, asked } = &*weighed;
+            let weighing = self.weigh(digest, &remembered, routed, disowned);
+            let Weighing { weighed: Weighed { standing, asked }, business, .. } = &*weighing;
             let (answer, seen) = self.ask(asked, deadline, trail).await?;
+            let documents = Documents { digest, key: &remembered.key, business: business.as_deref() };
             if let Some(known) = &self.commons.known {
                 known.heard(&documents, standing.as_ref(), &answer.outcome, seen);
             }
@@ -321,6 +303,20 @@ impl Gate {
         Err(StoreError::Broken("the key's documents change faster than they can be read".to_owned()).into())
     }
 
+    /// As it was weighed before, where nothing has changed since.
+    fn weigh(&self, digest: &Digest, remembered: &Remembered, routed: &Routed<'_>, disowned: bool) -> Rc<Weighing> {
+        let Remembered { key, weighings } = remembered;
+        let kept = if routed.spends { weighings.recall(routed, disowned) } else { None };
+        kept.unwrap_or_else(|| {
+            let business = business_to_confirm(key, routed.named.as_deref()).map(|id| self.records.business(id));
+            let weighing = Rc::new(Weighing::of(&self.policy, (digest, key), business, routed, disowned));
+            if routed.spends {
+                weighings.keep(&weighing);
+            }
+            weighing
+        })
+    }
+
     /// The same questions, answered by what the store last confirmed; `error`, where that is too little or too long ago.
     fn recall(
         &self,
@@ -328,16 +324,15 @@ impl Gate {
         digest: &Digest,
         error: StoreError,
         trail: &mut Trail,
-    ) -> Result<Arc<Caller>, Denial> {
+    ) -> Result<Rc<Caller>, Denial> {
         let now = Instant::now().into_std();
         let Some(known) = &self.commons.known else { return Err(error.into()) };
         let Some((key, now_ms)) = known.key(digest, now, clock::now_ms()) else { return Err(error.into()) };
-        let business_id = business_to_confirm(&key, routed.named.as_deref());
-        let business = match business_id {
-            None => Known::Unseen,
-            Some(id) => known.business(id, now).ok_or(error.clone())?,
+        let business = match business_to_confirm(&key, routed.named.as_deref()) {
+            None => None,
+            Some(id) => Some(KnownBusiness::new(id.to_owned(), known.business(id, now).ok_or(error.clone())?)),
         };
-        let documents = Documents { digest, key: &key, business_id, business: &business };
+        let documents = Documents { digest, key: &key, business: business.as_ref() };
         let Weighed { standing: Some(standing), asked } = documents.weigh(&self.policy, routed, false) else {
             return Err(error.into());
         };
@@ -401,9 +396,11 @@ impl Gate {
                 Some(remembered) => known.learn_key(documents.digest, &remembered.key, seen),
                 None => known.forget_key(documents.digest, seen.answered),
             }
-            match documents.business_id {
-                Some(id) if learned.is_ok() => known.learn_business(id, &self.records.business(id), seen),
-                Some(id) => known.forget_business(id, seen.answered),
+            match documents.business {
+                Some(KnownBusiness { id, .. }) if learned.is_ok() => {
+                    known.learn_business(&self.records.business(id), seen)
+                }
+                Some(KnownBusiness { id, .. }) => known.forget_business(id, seen.answered),
                 None => {}
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! Plain data for those who ask, weigh and remember; nothing here says who may pass.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,8 +17,7 @@ use crate::store::record::{BusinessDocument, KeyDocument};
 pub struct Documents<'a> {
     pub digest: &'a Digest,
     pub key: &'a KnownKey,
-    pub business_id: Option<&'a str>,
-    pub business: &'a Known<BusinessDocument>,
+    pub business: Option<&'a KnownBusiness>,
 }
 
 /// A key as it was last seen, and in whose slot.
@@ -25,6 +25,29 @@ pub struct Documents<'a> {
 pub struct KnownKey {
     pub tenant: Tenant,
     pub document: Known<KeyDocument>,
+}
+
+/// A business as it was last seen.
+#[derive(Debug)]
+pub struct KnownBusiness {
+    pub id: String,
+    pub document: Known<BusinessDocument>,
+    outdated: Cell<bool>,
+}
+
+impl KnownBusiness {
+    pub fn new(id: String, document: Known<BusinessDocument>) -> Self {
+        Self { id, document, outdated: Cell::new(false) }
+    }
+
+    /// Whether something else has been seen since.
+    pub fn is_outdated(&self) -> bool {
+        self.outdated.get()
+    }
+
+    pub(super) fn outdate(&self) {
+        self.outdated.set(true);
+    }
 }
 
 /// A document as it was last seen.
@@ -52,15 +75,6 @@ impl<T> Known<T> {
             Self::Unseen => Believed::Unknown,
             Self::Absent => Believed::Absent,
             Self::Is { raw, .. } => Believed::Is(raw.clone()),
-        }
-    }
-
-    /// Whether both are one and the same finding.
-    pub fn is_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Unseen, Self::Unseen) | (Self::Absent, Self::Absent) => true,
-            (Self::Is { document, .. }, Self::Is { document: other, .. }) => Arc::ptr_eq(document, other),
-            _ => false,
         }
     }
 

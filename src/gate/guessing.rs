@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::asks::counted_address;
 use super::sharded::{SHARDS, Sharded};
 use crate::keys::Digest;
-use crate::limit::{Algorithm, Bucket, BucketAsk, Outcome, Windows, spend};
+use crate::limit::{Algorithm, Bucket, BucketAsk, Outcome, Text, Windows, spend};
 
 /// Addresses that are counted at once. Whoever has more of them gets the rest of their windows for free.
 const MOST_ADDRESSES: usize = 65_536;
@@ -30,7 +30,7 @@ pub struct Guessing {
 impl Guessing {
     pub fn new(windows: Arc<Windows>) -> Self {
         // The bucket is in no store, so that its name is never read.
-        let ask = BucketAsk { name: String::new(), algorithm: Algorithm::Fixed, windows, observes: false };
+        let ask = BucketAsk { name: Text::default(), algorithm: Algorithm::Fixed, windows, observes: false };
         Self { ask, guesses: Sharded::default(), existing: Sharded::default() }
     }
 

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-use super::documents::{Documents, Known, KnownKey};
+use super::documents::{Documents, Known, KnownBusiness, KnownKey};
 use super::sharded::{SHARDS, Sharded};
 use super::standing::Standing;
 use crate::keys::Digest;
@@ -54,8 +54,8 @@ impl KnownKeys {
             Outcome::Spent { granted: 0, .. } => {}
             Outcome::Spent { .. } => {
                 self.learn_key(documents.digest, documents.key, seen);
-                if let Some(id) = documents.business_id {
-                    self.learn_business(id, documents.business, seen);
+                if let Some(business) = documents.business {
+                    self.learn_business(business, seen);
                 }
                 if let Some((user, business)) = owner {
                     self.learn_owner(user, business, seen);
@@ -69,8 +69,8 @@ impl KnownKeys {
             Outcome::Expired => self.forget_key(documents.digest, seen.answered),
             Outcome::Broken(_) => {
                 self.forget_key(documents.digest, seen.answered);
-                if let Some(id) = documents.business_id {
-                    self.forget_business(id, seen.answered);
+                if let Some(business) = documents.business {
+                    self.forget_business(&business.id, seen.answered);
                 }
             }
             Outcome::Stale(_) => {}
@@ -90,10 +90,10 @@ impl KnownKeys {
     }
 
     /// Takes in a business's document, or that there is none.
-    pub fn learn_business(&self, id: &str, document: &Known<BusinessDocument>, seen: Seen) {
+    pub fn learn_business(&self, KnownBusiness { id, document, .. }: &KnownBusiness, seen: Seen) {
         match document {
             Known::Unseen => self.forget_business(id, seen.answered),
-            Known::Absent | Known::Is { .. } => self.businesses.learn(id, document, seen, self.known_for),
+            Known::Absent | Known::Is { .. } => self.businesses.learn(id.as_str(), document, seen, self.known_for),
         }
     }
 
@@ -313,7 +313,8 @@ mod tests {
     fn an_answer_that_granted_nothing_confirms_nothing() {
         let (known, clock) = (KnownKeys::new(FIVE_MINUTES), Clock(Instant::now()));
         let (digest, key) = (Digest::of("k"), live());
-        let documents = Documents { digest: &digest, key: &key, business_id: Some("acme"), business: &Known::Absent };
+        let business = KnownBusiness::new("acme".to_owned(), Known::Absent);
+        let documents = Documents { digest: &digest, key: &key, business: Some(&business) };
         let spent = |granted| Outcome::Spent { granted, windows: Vec::new(), observed: Vec::new() };
         known.heard(&documents, None, &spent(0), clock.seen(0, 1));
         assert!(!knows(&known, clock.at(1)));
@@ -330,7 +331,7 @@ mod tests {
     fn businesses_and_owners_are_known_as_keys_are() {
         let (known, clock) = (KnownKeys::new(FIVE_MINUTES), Clock(Instant::now()));
         assert!(known.business("acme", clock.at(0)).is_none() && !known.owns("u", "acme", clock.at(0)));
-        known.learn_business("acme", &Known::Absent, clock.seen(0, 1));
+        known.learn_business(&KnownBusiness::new("acme".to_owned(), Known::Absent), clock.seen(0, 1));
         known.learn_owner("u", "acme", clock.seen(0, 1));
         assert!(matches!(known.business("acme", clock.at(2)), Some(Known::Absent)));
         assert!(known.owns("u", "acme", clock.at(2)) && !known.owns("u", "other", clock.at(2)));

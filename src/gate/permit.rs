@@ -2,6 +2,7 @@
 //! not decided on cannot be forwarded: it would not compile.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Denial;
@@ -17,7 +18,7 @@ pub struct Permit {
     route: Arc<Route>,
     target: String,
     upstream: UpstreamId,
-    caller: Option<Arc<Caller>>,
+    caller: Option<Rc<Caller>>,
     recheck: Option<Recheck>,
     /// What is taken for a key and does not pass.
     keys: Ours,
@@ -74,7 +75,7 @@ impl Permit {
     }
 
     /// `basis`: `Key` or `KnownFor`. Where the key's format names an upstream, that beats the route's.
-    pub(super) fn key(basis: Basis, routed: Routed<'_>, caller: Arc<Caller>, presented: Presented) -> Self {
+    pub(super) fn key(basis: Basis, routed: Routed<'_>, caller: Rc<Caller>, presented: Presented) -> Self {
         let Routed { route, target, named, client, spends: _ } = routed;
         let recheck = Recheck { route: route.clone(), digest: presented.digest, named, client };
         Self {
@@ -104,7 +105,7 @@ impl Permit {
     pub(super) fn of_observed(
         denial: Denial,
         route: Arc<Route>,
-        caller: Option<Arc<Caller>>,
+        caller: Option<Rc<Caller>>,
         shown: Option<(Recheck, Option<UpstreamId>)>,
     ) -> Self {
         let upstream = shown.as_ref().and_then(|(_, upstream)| *upstream).unwrap_or(route.upstream);

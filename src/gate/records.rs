@@ -5,15 +5,16 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::documents::{Documents, Known, KnownKey};
+use super::documents::{Documents, Known, KnownBusiness, KnownKey};
 use super::weigh::Weighings;
+use crate::keys::digest::Bare;
 use crate::keys::{Digest, Tenant};
-use crate::limit::Question;
+use crate::limit::{Believed, Question};
 use crate::store::record::{BusinessDocument, KeyDocument};
 use crate::store::{StoreError, layout};
 
@@ -23,8 +24,8 @@ const REMEMBERED: usize = 8192;
 /// One worker's memory. Borrows never cross an await.
 #[derive(Debug, Default)]
 pub struct Records {
-    keys: RefCell<Generations<Digest, Rc<Remembered>>>,
-    businesses: RefCell<Generations<String, Known<BusinessDocument>>>,
+    keys: RefCell<Generations<Digest, Rc<Remembered>, Bare>>,
+    businesses: RefCell<Generations<String, Rc<KnownBusiness>>>,
 }
 
 /// A key, and how its requests were weighed by what is known of it.
@@ -58,8 +59,8 @@ impl Records {
     ) -> Result<(), StoreError> {
         for (ask, found) in question.asks.iter().zip(found) {
             for (document, found) in ask.documents.iter().zip(found) {
-                match documents.business_id {
-                    Some(id) if document.name == layout::BUSINESS => self.learn_business(id, found)?,
+                match documents.business {
+                    Some(business) if &*document.name == layout::BUSINESS => self.learn_business(business, found)?,
                     _ => self.learn_key(*documents.digest, &documents.key.tenant, found)?,
                 }
             }
@@ -89,34 +90,44 @@ impl Records {
         self.keys.borrow_mut().remove(digest);
     }
 
-    pub fn business(&self, id: &str) -> Known<BusinessDocument> {
-        self.businesses.borrow_mut().get(id).cloned().unwrap_or(Known::Unseen)
+    /// What was last seen of a business, until that is outdated.
+    pub fn business(&self, id: &str) -> Rc<KnownBusiness> {
+        let held = self.businesses.borrow_mut().get(id).cloned();
+        held.unwrap_or_else(|| Rc::new(KnownBusiness::new(id.to_owned(), Known::Unseen)))
     }
 
-    pub fn learn_business(&self, id: &str, found: Option<Bytes>) -> Result<(), StoreError> {
+    /// Takes in the business's document as the store has it now, where `believed` was asked about.
+    fn learn_business(&self, believed: &KnownBusiness, found: Option<Bytes>) -> Result<(), StoreError> {
+        if !believed.is_outdated() && believed.document.believed() == Believed::from_found(found.clone()) {
+            return Ok(());
+        }
+        let id = &believed.id;
         let document = Known::parse(found, |raw| {
             BusinessDocument::parse(raw)
                 .map_err(|error| StoreError::Broken(format!("the document of business {id}: {error}")))
         })?;
-        self.businesses.borrow_mut().insert(id.to_owned(), document);
+        let mut businesses = self.businesses.borrow_mut();
+        // What is remembered may be another than who asked goes by.
+        [Some(believed), businesses.get(id).map(Rc::as_ref)].into_iter().flatten().for_each(KnownBusiness::outdate);
+        businesses.insert(id.clone(), Rc::new(KnownBusiness::new(id.clone(), document)));
         Ok(())
     }
 }
 
 /// A bounded map: when the younger generation is full it becomes the older one, and the older one is dropped.
 #[derive(Debug)]
-struct Generations<K, V> {
-    young: HashMap<K, V>,
-    old: HashMap<K, V>,
+struct Generations<K, V, S = RandomState> {
+    young: HashMap<K, V, S>,
+    old: HashMap<K, V, S>,
 }
 
-impl<K, V> Default for Generations<K, V> {
+impl<K, V, S: Default> Default for Generations<K, V, S> {
     fn default() -> Self {
-        Self { young: HashMap::new(), old: HashMap::new() }
+        Self { young: HashMap::default(), old: HashMap::default() }
     }
 }
 
-impl<K: Hash + Eq, V> Generations<K, V> {
+impl<K: Hash + Eq, V, S: BuildHasher + Default> Generations<K, V, S> {
     fn get<Q>(&mut self, key: &Q) -> Option<&V>
     where
         K: std::borrow::Borrow<Q>,
@@ -154,7 +165,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_what_is_used_stays() {
-        let mut map = Generations::default();
+        let mut map: Generations<usize, usize> = Generations::default();
         for n in 0..10 * REMEMBERED {
             map.insert(n, n);
             assert_eq!(map.get(&0), Some(&0));
@@ -171,5 +182,26 @@ mod tests {
         assert!(records.learn_key(digest, &Tenant::Business("acme".to_owned()), Some(raw.clone())).is_ok());
         assert!(records.learn_key(digest, &Tenant::Business("other".to_owned()), Some(raw)).is_err());
         assert!(records.key(&digest).is_none());
+    }
+
+    #[test]
+    fn all_who_go_by_a_finding_see_that_it_is_outdated() {
+        let records = Records::default();
+        let unseen = records.business("acme");
+        let document = |plan: &str| Some(Bytes::from(format!(r#"{{"plan":"{plan}"}}"#)));
+        let learn =
+            |believed: &KnownBusiness, plan| records.learn_business(believed, document(plan)).expect("it is one");
+        learn(&unseen, "starter");
+        let (first, second) = (records.business("acme"), records.business("acme"));
+        assert!(unseen.is_outdated() && Rc::ptr_eq(&first, &second));
+        learn(&first, "starter");
+        assert!(!second.is_outdated(), "it was confirmed");
+        // Who has asked all the while, and learns of it late.
+        learn(&unseen, "pro");
+        assert!(first.is_outdated());
+        assert_eq!(
+            records.business("acme").document.document().and_then(|now| now.plan.clone()).as_deref(),
+            Some("pro")
+        );
     }
 }

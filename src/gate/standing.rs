@@ -4,6 +4,7 @@
 //! judged here but by the store's clock.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::denial::Denial;
@@ -14,7 +15,7 @@ use crate::store::record::{BusinessDocument, KeyDocument, Status};
 /// A key in the light of one request.
 #[derive(Debug)]
 pub struct Standing {
-    pub caller: Arc<Caller>,
+    pub caller: Rc<Caller>,
     pub verdict: Result<(), Denial>,
     /// The business of someone else's key that the user must own for the key to reach it.
     pub must_own: Option<String>,
@@ -37,10 +38,10 @@ impl Standing {
     }
 
     /// Who asks, where the store did not come to say whether the business named is the user's.
-    pub fn unconfirmed(&self) -> Arc<Caller> {
+    pub fn unconfirmed(&self) -> Rc<Caller> {
         match self.must_own {
             None => self.caller.clone(),
-            Some(_) => Arc::new(Caller { key: self.caller.key.clone(), ..Caller::default() }),
+            Some(_) => Rc::new(Caller { key: self.caller.key.clone(), ..Caller::default() }),
         }
     }
 
@@ -73,7 +74,7 @@ pub fn judge(
     let must_own = if key.business.is_none() { effective.clone() } else { None };
     let caller = Caller { key: key.clone(), business: effective, plan: plan_name, ..Caller::default() };
     let verdict = verdict(policy, &caller, business, plan(policy, business), circumstances);
-    Standing { caller: Arc::new(caller), verdict, must_own }
+    Standing { caller: Rc::new(caller), verdict, must_own }
 }
 
 /// All reasons for a 401 before all reasons for a 403.

@@ -3,10 +3,13 @@
 //! Filled as the questions are answered, so that a denial at any of them still leaves what was known before.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use smallvec::SmallVec;
 
 use crate::limit::{Window, WindowNow};
 use crate::policy::{Limit, Mode, Reason, Route};
@@ -16,7 +19,7 @@ use crate::store::record::KeyDocument;
 pub struct Trail {
     pub route: Option<Arc<Route>>,
     /// The key whose document was found, whether or not it stands.
-    pub caller: Option<Arc<Caller>>,
+    pub caller: Option<Rc<Caller>>,
     /// The windows that this request was counted in, once the store has answered.
     pub limits: Vec<LimitNow>,
     /// How long the store's answers were waited for; absent where it was not asked.
@@ -41,17 +44,18 @@ pub struct Caller {
 /// What services are told of a caller, as headers' values by the teller's numbers for them: each made once, since most
 /// callers come again.
 #[derive(Debug, Default)]
-pub struct Introduction(Mutex<Vec<(u8, Option<HeaderValue>)>>);
+pub struct Introduction(RefCell<SmallVec<[Introduced; 2]>>);
+
+/// A number, and the value for it, if there is one.
+type Introduced = (u8, Option<HeaderValue>);
 
 impl Introduction {
     pub fn value(&self, number: u8, make: impl FnOnce() -> Option<HeaderValue>) -> Option<HeaderValue> {
-        // Whole at every step, and one worker's: nobody waits for it.
-        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, value)) = made.iter().find(|(made, _)| *made == number) {
+        if let Some((_, value)) = self.0.borrow().iter().find(|(made, _)| *made == number) {
             return value.clone();
         }
         let value = make();
-        made.push((number, value.clone()));
+        self.0.borrow_mut().push((number, value.clone()));
         value
     }
 }

@@ -8,14 +8,15 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::Denial;
 use super::asks::{self, Asked, KeyQuestion};
-use super::documents::{Documents, Known, KnownKey};
+use super::documents::{Documents, KnownBusiness, KnownKey};
 use super::standing::{self, Circumstances, Standing};
 use super::trail::{Caller, Trail};
-use crate::keys::Tenant;
+use crate::keys::{Digest, Tenant};
 use crate::policy::{By, Policy, Route};
-use crate::store::record::BusinessDocument;
 
 /// A request whose route is known.
 pub struct Routed<'a> {
@@ -32,7 +33,7 @@ pub struct Routed<'a> {
 impl Documents<'_> {
     /// `disowned`: the store has said that the user does not own the business named.
     pub fn weigh(&self, policy: &Policy, routed: &Routed<'_>, disowned: bool) -> Weighed {
-        let business = self.business.document().map(Arc::as_ref);
+        let business = self.business.and_then(|business| business.document.document()).map(Arc::as_ref);
         let circumstances =
             Circumstances { route: routed.route, named: routed.named.as_deref(), client: routed.client, disowned };
         let key = self.key.document.document();
@@ -40,7 +41,7 @@ impl Documents<'_> {
         let mut asked = asks::of_key(&KeyQuestion {
             digest: self.digest,
             key: self.key,
-            business: self.business_id.map(|id| (id, self.business.believed(), business)),
+            business: self.business,
             standing: standing.as_ref(),
             plan: standing::plan(policy, business),
             route: routed.route,
@@ -66,56 +67,55 @@ const MOST_WEIGHINGS: usize = 2;
 
 /// The last weighings of one key, as long as its own document does not change.
 #[derive(Debug, Default)]
-pub struct Weighings(RefCell<Vec<(Grounds, Rc<Weighed>)>>);
+pub struct Weighings(RefCell<SmallVec<[Rc<Weighing>; MOST_WEIGHINGS]>>);
 
-impl Weighings {
-    /// What was weighed before, where nothing that counts has changed.
-    pub fn weigh(
-        &self,
-        policy: &Policy,
-        documents: &Documents<'_>,
-        routed: &Routed<'_>,
-        disowned: bool,
-    ) -> Rc<Weighed> {
-        let mut held = self.0.borrow_mut();
-        if let Some((_, weighed)) = held.iter().find(|(grounds, _)| grounds.hold(documents, routed, disowned)) {
-            return weighed.clone();
-        }
-        let weighed = Rc::new(documents.weigh(policy, routed, disowned));
-        held.truncate(MOST_WEIGHINGS - 1);
-        held.insert(0, (Grounds::of(documents, routed, disowned), weighed.clone()));
-        weighed
-    }
-}
-
-/// All that a weighing rests on besides the policy and the key: which business document it was, not just which business.
+/// One weighing, and all that it rests on besides the policy and the key: which finding of the business it was, not just which
+/// business.
 #[derive(Debug)]
-struct Grounds {
+pub struct Weighing {
     route: Arc<Route>,
     named: Option<String>,
     disowned: bool,
-    business: Known<BusinessDocument>,
     /// Where it matters.
     client: Option<IpAddr>,
+    pub business: Option<Rc<KnownBusiness>>,
+    pub weighed: Weighed,
 }
 
-impl Grounds {
-    fn of(documents: &Documents<'_>, routed: &Routed<'_>, disowned: bool) -> Self {
-        Self {
-            route: routed.route.clone(),
-            named: routed.named.clone(),
-            disowned,
-            business: documents.business.clone(),
-            client: client_that_matters(documents, routed),
-        }
+impl Weighing {
+    pub fn of(
+        policy: &Policy,
+        (digest, key): (&Digest, &KnownKey),
+        business: Option<Rc<KnownBusiness>>,
+        routed: &Routed<'_>,
+        disowned: bool,
+    ) -> Self {
+        let documents = Documents { digest, key, business: business.as_deref() };
+        let weighed = documents.weigh(policy, routed, disowned);
+        let client = client_that_matters(&documents, routed);
+        Self { route: routed.route.clone(), named: routed.named.clone(), disowned, client, business, weighed }
     }
 
-    fn hold(&self, documents: &Documents<'_>, routed: &Routed<'_>, disowned: bool) -> bool {
+    /// Whether the same would come of it now.
+    fn holds(&self, routed: &Routed<'_>, disowned: bool) -> bool {
         Arc::ptr_eq(&self.route, routed.route)
             && self.named == routed.named
             && self.disowned == disowned
-            && self.business.is_same(documents.business)
-            && self.client == client_that_matters(documents, routed)
+            && self.client.is_none_or(|client| client == routed.client)
+            && !self.business.as_ref().is_some_and(|business| business.is_outdated())
+    }
+}
+
+impl Weighings {
+    /// What was weighed before, where nothing that counts has changed.
+    pub fn recall(&self, routed: &Routed<'_>, disowned: bool) -> Option<Rc<Weighing>> {
+        self.0.borrow().iter().find(|one| one.holds(routed, disowned)).cloned()
+    }
+
+    pub fn keep(&self, weighing: &Rc<Weighing>) {
+        let mut held = self.0.borrow_mut();
+        held.truncate(MOST_WEIGHINGS - 1);
+        held.insert(0, weighing.clone());
     }
 }
 
@@ -134,7 +134,7 @@ pub fn business_to_confirm<'a>(key: &'a KnownKey, named: Option<&'a str>) -> Opt
 }
 
 /// All documents are confirmed: what stands within its limits may pass.
-pub fn settled(standing: &Standing, granted: u32, trail: &mut Trail) -> Result<Arc<Caller>, Denial> {
+pub fn settled(standing: &Standing, granted: u32, trail: &mut Trail) -> Result<Rc<Caller>, Denial> {
     trail.caller = Some(standing.caller.clone());
     standing.verdict.clone()?;
     if granted == 0 {

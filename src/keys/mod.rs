@@ -11,7 +11,7 @@ pub mod mint;
 pub mod rules;
 pub mod tenant;
 
-pub use digest::Digest;
+pub use digest::{ByDigest, Digest};
 pub use format::{Alphabet, Fate, Format, FormatError, Formats, Reading};
 pub use mask::mask;
 pub use tenant::Tenant;

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::asks::{Asks, Text};
 use super::{Algorithm, Windows};
 
 /// What one request asks, all or nothing. `n` identical requests may ask at once; they are granted in order of arrival.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
-    /// One ask per slot. A single node answers them in one step; a cluster goes ask by ask. Shared, since one caller mostly
-    /// asks the same over and over: then neither naming nor comparing it costs anything.
-    pub asks: Arc<[Ask]>,
+    /// One ask per slot. A single node answers them in one step; a cluster goes ask by ask.
+    pub asks: Asks,
     /// What each of the `n` takes from every bucket. 0 takes nothing and is always granted: it reads.
     pub cost: u64,
     pub n: u32,
@@ -25,18 +25,18 @@ pub struct Question {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ask {
     /// The hash tag without braces: `b:acme`, `u:u_42`, `ip:192.0.2.1`, `global`.
-    pub slot: String,
-    pub documents: Vec<Document>,
+    pub slot: Text,
+    pub documents: SmallVec<[Document; 2]>,
     pub member: Option<Member>,
     /// The question is answered `Expired` from this store time on (milliseconds since the Unix epoch).
     pub not_after_ms: Option<u64>,
-    pub buckets: Vec<BucketAsk>,
+    pub buckets: SmallVec<[BucketAsk; 1]>,
 }
 
 /// A document to confirm: the name below the slot (`business`, `key:<sha256 hex>`), and what the asker believes it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
-    pub name: String,
+    pub name: Text,
     pub believed: Believed,
 }
 
@@ -63,8 +63,7 @@ impl Question {
 
     /// Whether the two are answered alike: they differ in `n` at the most.
     pub fn is_alike(&self, other: &Self) -> bool {
-        // What one caller asks over and over stands in one place, and need not be looked through.
-        self.cost == other.cost && (Arc::ptr_eq(&self.asks, &other.asks) || self.asks == other.asks)
+        self.cost == other.cost && self.asks == other.asks
     }
 }
 
@@ -77,14 +76,14 @@ impl Believed {
 /// A membership to confirm: `member` is in the set `P:{slot}:<set>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    pub set: String,
-    pub member: String,
+    pub set: Text,
+    pub member: Text,
 }
 
 /// A bucket to spend from: its name below the slot (`count:<limit>:<subject>`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BucketAsk {
-    pub name: String,
+    pub name: Text,
     pub algorithm: Algorithm,
     pub windows: Arc<Windows>,
     /// It denies nobody: of what the others grant it counts what it has room for, as if it alone were beside them.

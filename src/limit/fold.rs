@@ -62,12 +62,12 @@ mod tests {
     fn question(cost: u64, limits: (u64, u64), algorithms: (Algorithm, Algorithm)) -> Question {
         let bucket = |name: &str, algorithm, windows: String, observes| {
             let windows = Windows::parse(windows.split(", ")).expect("the test's windows are valid");
-            BucketAsk { name: name.to_owned(), algorithm, windows: Arc::new(windows), observes }
+            BucketAsk { name: name.into(), algorithm, windows: Arc::new(windows), observes }
         };
         let first = bucket("count:a:x", algorithms.0, format!("{}/3s, {}/10s", limits.0, limits.1), false);
         let second = bucket("count:b:y", algorithms.1, format!("{}/7s", limits.1), false);
         let third = bucket("count:c:z", algorithms.1, format!("{}/5s", limits.0), true);
-        let ask = |buckets| Ask { buckets, ..Ask::default() };
+        let ask = |buckets: Vec<_>| Ask { buckets: buckets.into(), ..Ask::default() };
         Question { asks: [ask(vec![third, first]), ask(vec![second])].into(), cost, n: 1 }
     }
 

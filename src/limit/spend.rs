@@ -161,7 +161,7 @@ mod tests {
 
     fn ask(algorithm: Algorithm, windows: &str) -> BucketAsk {
         let windows = Arc::new(Windows::parse(windows.split(", ")).expect("the test's windows are valid"));
-        BucketAsk { name: "count:test:k".to_owned(), algorithm, windows, observes: false }
+        BucketAsk { name: "count:test:k".into(), algorithm, windows, observes: false }
     }
 
     /// One bucket and who asks it: what most tests need.

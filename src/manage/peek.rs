@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use tokio::time::Instant;
 
 use crate::gate::asks::{self, Asked, Counted, KeyQuestion};
-use crate::gate::documents::{Known, KnownKey};
+use crate::gate::documents::{Known, KnownBusiness, KnownKey};
 use crate::gate::standing::{self, Circumstances, judge};
 use crate::gate::{Denial, LimitNow};
 use crate::keys::{Digest, Tenant};
@@ -71,7 +71,7 @@ pub async fn peek(policy: &Policy, store: &Store, key: &StoredKey) -> Result<Pee
                 (refused, asked.named(Counted { granted, windows, observed }, answer.now_ms))
             }
         };
-        let business = seen.business.document().cloned();
+        let business = seen.business.and_then(|business| business.document.document().cloned());
         return Ok(Peek { refused, document: seen.key.document.document().cloned(), business, limits });
     }
     Err(StoreError::Broken("the key's document kept changing".to_owned()))
@@ -88,33 +88,32 @@ pub fn buckets(policy: &Policy, key: &StoredKey) -> Vec<Bucket> {
     let (asked, _) = seen.asked(policy);
     let named = asked.question.asks.iter().flat_map(|ask| ask.buckets.iter().map(|bucket| (&ask.slot, &bucket.name)));
     let limit = |name: &str| name.split(':').nth(1).unwrap_or_default().to_owned();
-    named.map(|(slot, name)| Bucket { limit: limit(name), slot: slot.clone(), name: name.clone() }).collect()
+    named.map(|(slot, name)| Bucket { limit: limit(name), slot: slot.to_string(), name: name.to_string() }).collect()
 }
 
 /// What the store has told of a key so far.
 struct Seen {
     digest: Digest,
     key: KnownKey,
-    business: Known<BusinessDocument>,
-    /// The business whose document is asked for; an unscoped key has none before a request names it.
-    business_id: Option<String>,
+    /// Whose document is asked for; an unscoped key has none before a request names it.
+    business: Option<KnownBusiness>,
 }
 
 impl Seen {
     fn nothing_of(key: &StoredKey) -> Self {
-        let business_id = match &key.tenant {
-            Tenant::Business(id) => Some(id.clone()),
+        let business = match &key.tenant {
+            Tenant::Business(id) => Some(KnownBusiness::new(id.clone(), Known::Unseen)),
             Tenant::User(_) => None,
         };
         let known = KnownKey { tenant: key.tenant.clone(), document: Known::Unseen };
-        Self { digest: key.digest, key: known, business: Known::Unseen, business_id }
+        Self { digest: key.digest, key: known, business }
     }
 
     /// The question of a request without cost to a route that has every limit, and why that request would be refused.
     fn asked(&self, policy: &Policy) -> (Asked, Option<Reason>) {
         let route = self.route(policy);
         let document = self.key.document.document();
-        let business = self.business.document().map(Arc::as_ref);
+        let business = self.business.as_ref().and_then(|business| business.document.document()).map(Arc::as_ref);
         let circumstances = |client| Circumstances { route: &route, named: None, client, disowned: false };
         let client = document.and_then(an_allowed).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let standing = document.map(|key| judge(policy, key, business, circumstances(client)));
@@ -123,11 +122,10 @@ impl Seen {
             None => Some(Reason::UnknownKey),
         };
         let plan = standing::plan(policy, business);
-        let business = self.business_id.as_deref().map(|id| (id, self.business.believed(), business));
         let question = KeyQuestion {
             digest: &self.digest,
             key: &self.key,
-            business,
+            business: self.business.as_ref(),
             standing: standing.as_ref(),
             plan,
             route: &route,
@@ -140,7 +138,7 @@ impl Seen {
     fn route(&self, policy: &Policy) -> Route {
         let counts = |limit: &Limit| match limit.by {
             By::Key | By::User | By::Global => true,
-            By::Business => self.business_id.is_some(),
+            By::Business => self.business.is_some(),
             By::Ip => false,
         };
         let limits = policy.limits.values().filter(|limit| counts(limit)).cloned().collect();
@@ -151,7 +149,9 @@ impl Seen {
     fn learn(&mut self, mut found: impl Iterator<Item = Option<Bytes>>) -> Result<(), StoreError> {
         let tenant = &self.key.tenant;
         self.key.document = known(found.next().flatten(), |raw| KeyDocument::parse_in(tenant, raw))?;
-        self.business = known(found.next().flatten(), BusinessDocument::parse)?;
+        if let Some(business) = &mut self.business {
+            business.document = known(found.next().flatten(), BusinessDocument::parse)?;
+        }
         Ok(())
     }
 }

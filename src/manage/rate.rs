@@ -27,12 +27,12 @@ impl CreateRate {
     /// One more key of this user, or why not now. While the store is away, none.
     pub async fn spend(&self, store: &Store, user: &str) -> Result<(), Denial> {
         let bucket = BucketAsk {
-            name: count_name(NAME, user),
+            name: count_name(NAME, user).into(),
             algorithm: Algorithm::Fixed,
             windows: self.windows.clone(),
             observes: false,
         };
-        let ask = Ask { slot: user_slot(user), buckets: vec![bucket], ..Ask::default() };
+        let ask = Ask { slot: user_slot(user).into(), buckets: [bucket].into(), ..Ask::default() };
         let question = Question { asks: [ask].into(), cost: 1, n: 1 };
         let answer = store.decide(&question, Instant::now() + PATIENCE).await?;
         let Outcome::Spent { granted, windows, .. } = answer.outcome else {

@@ -101,9 +101,8 @@ mod tests {
 
     fn question(slot: &str, windows: &str) -> Question {
         let windows = Arc::new(Windows::parse([windows]).expect("the test's window is valid"));
-        let bucket =
-            BucketAsk { name: "count:test:k".to_owned(), algorithm: Algorithm::Fixed, windows, observes: false };
-        let ask = Ask { slot: slot.to_owned(), buckets: vec![bucket], ..Ask::default() };
+        let bucket = BucketAsk { name: "count:test:k".into(), algorithm: Algorithm::Fixed, windows, observes: false };
+        let ask = Ask { slot: slot.into(), buckets: [bucket].into(), ..Ask::default() };
         Question { asks: [ask].into(), cost: 1, n: 1 }
     }
 
@@ -131,7 +130,7 @@ mod tests {
     fn a_question_of_two_slots_spends_in_both_or_in_none() {
         let counts = Counts::new();
         let mut both = question("b:acme", "100/1h");
-        both.asks = [both.asks, question("u:u_42", "1/1h").asks].concat().into();
+        both.asks = [&both.asks[..], &question("u:u_42", "1/1h").asks].concat().into();
         assert_eq!(granted(&counts.spend(&both, START)), 1);
         assert_eq!(granted(&counts.spend(&both, START)), 0);
         let Outcome::Spent { windows, .. } = counts.spend(&Question { cost: 0, ..both }, START) else {
@@ -144,7 +143,7 @@ mod tests {
     fn an_expired_question_spends_nothing() {
         let counts = Counts::new();
         let mut expired = question("b:acme", "1/1h");
-        Arc::make_mut(&mut expired.asks)[0].not_after_ms = Some(START);
+        expired.asks.change(|asks| asks[0].not_after_ms = Some(START));
         assert_eq!(counts.spend(&expired, START), Outcome::Expired);
         assert_eq!(granted(&counts.spend(&expired, START - 1)), 1);
     }
@@ -152,7 +151,7 @@ mod tests {
     #[test]
     fn one_bucket_twice_in_a_question_is_refused() {
         let mut twice = question("b:acme", "9/1h");
-        twice.asks = [twice.asks.clone(), twice.asks].concat().into();
+        twice.asks = [&twice.asks[..], &twice.asks].concat().into();
         assert!(matches!(Counts::new().spend(&twice, START), Outcome::Broken(_)));
     }
 

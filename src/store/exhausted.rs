@@ -6,7 +6,7 @@
 //! this can do wrong is to answer 429 for a moment where 401 or the upstream was due.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -142,16 +142,8 @@ impl Exhausted {
         u64::try_from(at.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Made of the names alone, which are short; what is believed is compared.
     fn fingerprint(&self, question: &Question) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        question.cost.hash(&mut hasher);
-        for ask in question.asks.iter() {
-            ask.slot.hash(&mut hasher);
-            ask.documents.iter().for_each(|document| document.name.hash(&mut hasher));
-            ask.buckets.iter().for_each(|bucket| bucket.name.hash(&mut hasher));
-        }
-        hasher.finish()
+        self.hasher.hash_one((question.asks.fingerprint(), question.cost))
     }
 
     fn shard(&self, fingerprint: u64) -> MutexGuard<'_, HashMap<u64, Denied>> {
@@ -220,13 +212,14 @@ mod tests {
     fn question(slot: &str, windows: &[&str], document: &'static [u8]) -> Question {
         let windows = Windows::parse(windows.iter().copied()).expect("the test's windows are valid");
         let bucket = BucketAsk {
-            name: "count:l:x".to_owned(),
+            name: "count:l:x".into(),
             algorithm: Algorithm::Fixed,
             windows: Arc::new(windows),
             observes: false,
         };
-        let document = Document { name: "business".to_owned(), believed: Believed::Is(Bytes::from_static(document)) };
-        let ask = Ask { slot: slot.to_owned(), documents: vec![document], buckets: vec![bucket], ..Ask::default() };
+        let document = Document { name: "business".into(), believed: Believed::Is(Bytes::from_static(document)) };
+        let ask =
+            Ask { slot: slot.into(), documents: vec![document].into(), buckets: [bucket].into(), ..Ask::default() };
         Question { asks: [ask].into(), cost: 1, n: 1 }
     }
 
@@ -335,8 +328,8 @@ mod tests {
     fn a_limit_that_only_observes_holds_nobody_up() {
         let (exhausted, now) = (Exhausted::default(), Instant::now());
         let mut both = question("b:acme", &["5/1m"], b"{}");
-        let ask = &mut Arc::make_mut(&mut both.asks)[0];
-        ask.buckets.push(BucketAsk { name: "count:o:x".to_owned(), observes: true, ..ask.buckets[0].clone() });
+        let observing = BucketAsk { name: "count:o:x".into(), observes: true, ..both.asks[0].buckets[0].clone() };
+        both.asks.change(|asks| asks[0].buckets.push(observing));
         let windows =
             [Some(50), None].map(|wait_ms| [WindowNow { remaining: 0, reset_ms: 0, wait_ms, owed: 0 }].into());
         let outcome = Outcome::Spent { granted: 0, windows: windows.into(), observed: vec![0] };

@@ -60,9 +60,10 @@ fn uncounted(question: &Question, now_ms: u64) -> Outcome {
 
 fn scaled(question: &Question, share: (u64, u64)) -> Question {
     let mut question = question.clone();
-    for bucket in Arc::make_mut(&mut question.asks).iter_mut().flat_map(|ask| &mut ask.buckets) {
-        scale(bucket, share);
-    }
+    question.asks.change(|asks| {
+        let buckets = asks.iter_mut().flat_map(|ask| &mut ask.buckets);
+        buckets.for_each(|bucket| scale(bucket, share));
+    });
     question
 }
 
@@ -88,12 +89,12 @@ mod tests {
     fn question(windows: &str, n: u32) -> Question {
         let windows = Windows::parse(windows.split(", ")).expect("the test's windows are valid");
         let bucket = BucketAsk {
-            name: "count:test:k".to_owned(),
+            name: "count:test:k".into(),
             algorithm: Algorithm::Fixed,
             windows: Arc::new(windows),
             observes: false,
         };
-        Question { asks: [Ask { buckets: vec![bucket], ..Ask::default() }].into(), cost: 1, n }
+        Question { asks: [Ask { buckets: [bucket].into(), ..Ask::default() }].into(), cost: 1, n }
     }
 
     fn fallback(outage: LimitsOutage) -> Fallback {
@@ -132,7 +133,7 @@ mod tests {
         assert_eq!(granted(LimitsOutage::Deny, &Question { cost: 0, ..question("60/1m", 1) }), Ok(1));
         assert_eq!(granted(LimitsOutage::Deny, &Question { asks: [].into(), cost: 1, n: 1 }), Ok(1));
         let mut observing = question("60/1m", 1);
-        Arc::make_mut(&mut observing.asks)[0].buckets[0].observes = true;
+        observing.asks.change(|asks| asks[0].buckets[0].observes = true);
         assert_eq!(granted(LimitsOutage::Deny, &observing), Ok(1), "it denies nobody");
     }
 }

@@ -72,7 +72,7 @@ impl Store {
                 let now = Instant::now();
                 match redis.recall(question, now) {
                     Some(denied) => Ok(denied),
-                    None => guarded(redis, now, redis.decide(question, deadline)).await,
+                    None => guarded(redis, now, || redis.decide(question, deadline)).await,
                 }
             }
             Self::File { file, calls } => {
@@ -88,7 +88,7 @@ impl Store {
     /// Whose a key is, if it is anybody's.
     pub async fn lookup(&self, digest: &Digest, deadline: Instant) -> Result<Option<Tenant>, StoreError> {
         match self {
-            Self::Redis(redis) => guarded(redis, Instant::now(), redis.lookup(digest, deadline)).await,
+            Self::Redis(redis) => guarded(redis, Instant::now(), || redis.lookup(digest, deadline)).await,
             Self::File { file, calls } => {
                 let started = Instant::now();
                 let found = Ok(file.lookup(digest));
@@ -99,19 +99,20 @@ impl Store {
     }
 }
 
-/// Every call to Redis passes the breaker: while it is open, the call fails before anything is awaited.
-async fn guarded<T>(
+/// Every call to Redis passes the breaker: while it is open, the call fails before anything is awaited. A call is begun here,
+/// since one that is handed over would take its room twice in every request.
+async fn guarded<T, F: Future<Output = Result<T, StoreError>>>(
     redis: &RedisStore,
     now: Instant,
-    call: impl Future<Output = Result<T, StoreError>>,
+    call: impl FnOnce() -> F,
 ) -> Result<T, StoreError> {
     // One node of a cluster that is gone says nothing about the others; there each connection knows for itself.
     if !redis.is_one_node() {
-        return call.await;
+        return call().await;
     }
     let breaker = redis.health().breaker();
     breaker.admit()?;
-    let answer = call.await;
+    let answer = call().await;
     if breaker.record(now.into_std(), answer.as_ref().err()) {
         tokio::spawn(probe(redis.clone()));
     }

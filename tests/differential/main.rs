@@ -77,11 +77,7 @@ impl Pair {
     fn ask_both(&mut self, dice: &mut Dice, now_ms: u64, place: &str) {
         let questions = dice.questions(&self.model, now_ms);
         let call = script::encode(&self.layout, &questions);
-        let mut command = redis::Cmd::new();
-        call.evalsha(&self.sha, |argument| {
-            command.arg(argument);
-        });
-        command.arg(now_ms);
+        let command = at_time(&call, &self.sha, now_ms);
         let answer: Vec<u8> = command.query(&mut self.redis).unwrap_or_else(|error| panic!("{place}: {error}"));
         let answers =
             script::decode(&questions, &answer).unwrap_or_else(|error| panic!("{place}: {error}: {answer:?}"));
@@ -177,6 +173,16 @@ fn the_script_and_the_arithmetic_in_rust_never_differ() {
     }
 }
 
+/// The call as the gate makes it, and behind its arguments what the clock of these tests shows.
+fn at_time(call: &script::Call, sha: &str, now_ms: u64) -> redis::Cmd {
+    let mut command = redis::Cmd::new();
+    call.evalsha(sha, |argument| {
+        command.arg(argument);
+    });
+    command.arg(now_ms);
+    command
+}
+
 #[test]
 fn a_call_of_more_numbers_than_luas_stack_holds_is_answered() {
     let server = RedisServer::start();
@@ -186,7 +192,7 @@ fn a_call_of_more_numbers_than_luas_stack_holds_is_answered() {
     let mut model = Model::default();
     let questions: Vec<_> = (0..500).flat_map(|_| dice.questions(&model, START)).collect();
     let call = script::encode(&Layout::new("sg"), &questions);
-    let answer: Vec<u8> = call.evalsha(&sha).arg(START).query(&mut redis).expect("the script answers");
+    let answer: Vec<u8> = at_time(&call, &sha, START).query(&mut redis).expect("the script answers");
     for (question, answer) in questions.iter().zip(script::decode(&questions, &answer).expect("answers")) {
         assert_eq!(wordless(answer.outcome), model.decide(question, START), "{question:#?}");
     }

@@ -45,18 +45,18 @@ impl Model {
         if question.asks.iter().any(|ask| ask.not_after_ms.is_some_and(|end| now_ms >= end)) {
             return Outcome::Expired;
         }
-        let is_member = |ask: &Ask, m: &Member| self.members.contains(&(ask.slot.clone(), m.member.clone()));
+        let is_member = |ask: &Ask, m: &Member| self.members.contains(&(ask.slot.to_string(), m.member.to_string()));
         if !question.asks.iter().all(|ask| ask.member.as_ref().is_none_or(|m| is_member(ask, m))) {
             return Outcome::Refused;
         }
         let outcome = spend(&mut buckets, now_ms, question.cost, question.n);
         let Outcome::Spent { granted, observed, .. } = &outcome else { panic!("spending spends") };
         let mut observed = observed.iter();
-        let named = question.asks.iter().flat_map(|ask| ask.buckets.iter().map(|b| (ask.slot.clone(), b)));
+        let named = question.asks.iter().flat_map(|ask| ask.buckets.iter().map(|b| (ask.slot.to_string(), b)));
         for ((slot, ask), (bucket, _)) in named.zip(buckets) {
             let passed = if ask.observes { observed.next().expect("each that observes is answered") } else { granted };
             if question.cost > 0 && *passed > 0 {
-                self.values.insert((slot, ask.name.clone()), Value::Text(bucket.encode()));
+                self.values.insert((slot, ask.name.to_string()), Value::Text(bucket.encode()));
             }
         }
         outcome
@@ -67,7 +67,7 @@ impl Model {
         let mut buckets = Vec::new();
         for ask in question.asks.iter() {
             for bucket in &ask.buckets {
-                let name = (ask.slot.clone(), bucket.name.clone());
+                let name = (ask.slot.to_string(), bucket.name.to_string());
                 let held = match self.values.get(&name) {
                     None => Bucket::default(),
                     Some(Value::Text(bytes)) => Bucket::decode(bytes)?,
@@ -83,7 +83,10 @@ impl Model {
     }
 
     fn documents(&self, question: &Question) -> Option<Vec<Vec<Option<Bytes>>>> {
-        let found = |ask: &Ask, document: &Document| match self.values.get(&(ask.slot.clone(), document.name.clone())) {
+        let found = |ask: &Ask, document: &Document| match self
+            .values
+            .get(&(ask.slot.to_string(), document.name.to_string()))
+        {
             None => Some(None),
             Some(Value::Text(bytes)) => Some(Some(Bytes::copy_from_slice(bytes))),
             Some(Value::List) => None,
@@ -154,11 +157,11 @@ impl Dice {
     fn ask(&mut self, model: &Model, now_ms: u64) -> Ask {
         let slot = self.pick(&SLOTS).to_owned();
         let documents = (0..self.below(3)).map(|_| self.document(model, &slot)).collect();
-        let member = Member { set: "businesses".to_owned(), member: self.pick(&MEMBERS).to_owned() };
+        let member = Member { set: "businesses".into(), member: self.pick(&MEMBERS).into() };
         let buckets = (0..self.below(3)).map(|_| self.bucket_ask()).collect();
         let not_after_ms = [now_ms, now_ms + 1, now_ms + 1, now_ms + 5000, u64::MAX][self.below(5) as usize];
         Ask {
-            slot,
+            slot: slot.into(),
             documents,
             member: self.once_in(5).then_some(member),
             not_after_ms: self.once_in(4).then_some(not_after_ms),
@@ -176,7 +179,7 @@ impl Dice {
             Some(Value::Text(bytes)) => Believed::Is(Bytes::copy_from_slice(bytes)),
             Some(Value::List) | None => Believed::Absent,
         };
-        Document { name, believed }
+        Document { name: name.into(), believed }
     }
 
     fn algorithm(&mut self) -> Algorithm {
@@ -193,7 +196,7 @@ impl Dice {
         let windows = durations.into_iter().map(|duration_ms| Window { limit: self.limit(duration_ms), duration_ms });
         let windows = Arc::new(Windows::new(windows.collect()).expect("durations are distinct and limits in range"));
         let (name, algorithm) = (self.pick(&BUCKETS).to_owned(), self.algorithm());
-        BucketAsk { name, algorithm, windows, observes: self.once_in(4) }
+        BucketAsk { name: name.into(), algorithm, windows, observes: self.once_in(4) }
     }
 
     /// One window, two, or three; which, the name says.
@@ -202,7 +205,7 @@ impl Dice {
         let durations = DURATIONS.iter().skip(at).step_by(2).take(at + 1);
         let windows = durations.map(|&duration_ms| Window { limit: self.limit(duration_ms), duration_ms }).collect();
         let windows = Arc::new(Windows::new(windows).expect("durations are distinct and limits in range"));
-        BucketAsk { name: BUCKETS[at].to_owned(), algorithm: Algorithm::Fixed, windows, observes: self.once_in(20) }
+        BucketAsk { name: BUCKETS[at].into(), algorithm: Algorithm::Fixed, windows, observes: self.once_in(20) }
     }
 
     fn limit(&mut self, duration_ms: u64) -> u64 {

@@ -32,15 +32,15 @@ fn soon() -> Instant {
 
 fn bucket(name: &str, windows: &str) -> BucketAsk {
     let windows = Arc::new(Windows::parse([windows]).expect("the test's window is valid"));
-    BucketAsk { name: name.to_owned(), algorithm: Algorithm::Fixed, windows, observes: false }
+    BucketAsk { name: name.into(), algorithm: Algorithm::Fixed, windows, observes: false }
 }
 
 /// A question about `acme` with one limit and its business's document.
 pub fn question(believed: Believed) -> Question {
     let ask = Ask {
-        slot: "b:acme".to_owned(),
-        documents: vec![Document { name: "business".to_owned(), believed }],
-        buckets: vec![bucket("count:per-business:acme", "60/1h")],
+        slot: "b:acme".into(),
+        documents: vec![Document { name: "business".into(), believed }].into(),
+        buckets: [bucket("count:per-business:acme", "60/1h")].into(),
         ..Ask::default()
     };
     Question { asks: [ask].into(), cost: 1, n: 1 }
@@ -131,11 +131,10 @@ async fn an_expired_question_and_one_of_no_member_spend_nothing() {
     let server = RedisServer::start();
     let (store, _) = start(server.settings());
     let mut expired = question(Believed::Absent);
-    Arc::make_mut(&mut expired.asks)[0].not_after_ms = Some(1);
+    expired.asks.change(|asks| asks[0].not_after_ms = Some(1));
     assert_eq!(outcome(&store, expired).await, Outcome::Expired);
     let mut member = question(Believed::Absent);
-    Arc::make_mut(&mut member.asks)[0].member =
-        Some(Member { set: "businesses".to_owned(), member: "acme".to_owned() });
+    member.asks.change(|asks| asks[0].member = Some(Member { set: "businesses".into(), member: "acme".into() }));
     assert_eq!(outcome(&store, member.clone()).await, Outcome::Refused);
     server.client().sadd::<_, _, ()>("sg:{b:acme}:businesses", "acme").expect("SADD works");
     assert_eq!(remaining(&outcome(&store, member).await), 59);
@@ -148,7 +147,7 @@ async fn a_value_of_the_wrong_type_harms_its_question_alone() {
     let mut redis = server.client();
     let other = |slot: &str| {
         let mut question = question(Believed::Absent);
-        Arc::make_mut(&mut question.asks)[0].slot = slot.to_owned();
+        question.asks.change(|asks| asks[0].slot = slot.into());
         question
     };
     redis.rpush::<_, _, ()>("sg:{b:list}:count:per-business:acme", "x").expect("RPUSH works");
@@ -156,7 +155,7 @@ async fn a_value_of_the_wrong_type_harms_its_question_alone() {
     redis.rpush::<_, _, ()>("sg:{b:document}:business", "x").expect("RPUSH works");
     redis.set::<_, _, ()>("sg:{b:set}:businesses", "x").expect("SET works");
     let mut set = other("b:set");
-    Arc::make_mut(&mut set.asks)[0].member = Some(Member { set: "businesses".to_owned(), member: "acme".to_owned() });
+    set.asks.change(|asks| asks[0].member = Some(Member { set: "businesses".into(), member: "acme".into() }));
     let questions = [other("b:list"), other("b:text"), other("b:document"), set, other("b:good")];
     let answers = together(&store, &questions).await;
     for (answer, name) in answers.iter().zip(["list", "text", "document", "set"]) {

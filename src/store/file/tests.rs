@@ -50,8 +50,8 @@ fn file(entries: &[String]) -> String {
 
 /// A question about this document alone.
 fn about(slot: &str, name: &str, believed: Believed) -> Question {
-    let document = Document { name: name.to_owned(), believed };
-    let ask = Ask { slot: slot.to_owned(), documents: vec![document], ..Ask::default() };
+    let document = Document { name: name.into(), believed };
+    let ask = Ask { slot: slot.into(), documents: vec![document].into(), ..Ask::default() };
     Question { asks: [ask].into(), cost: 1, n: 1 }
 }
 
@@ -104,20 +104,18 @@ fn an_answer_is_the_first_that_holds_in_the_order_of_the_contract() {
     folder.write(&file(&[]));
     let store = folder.open();
     let mut question = about("u:u_42", layout::BUSINESS, Believed::Is("x".into()));
-    Arc::make_mut(&mut question.asks)[0].not_after_ms = Some(NOW);
-    Arc::make_mut(&mut question.asks)[0].member =
-        Some(Member { set: layout::BUSINESSES.to_owned(), member: "b9".to_owned() });
+    question.asks.change(|asks| asks[0].not_after_ms = Some(NOW));
+    question.asks.change(|asks| asks[0].member = Some(Member { set: layout::BUSINESSES.into(), member: "b9".into() }));
     let windows = Arc::new(Windows::parse(["2/1m"]).expect("a window"));
-    let bucket = BucketAsk { name: "count:l:u:u_42".to_owned(), algorithm: Algorithm::Fixed, windows, observes: false };
-    Arc::make_mut(&mut question.asks)[0].buckets.push(bucket);
+    let bucket = BucketAsk { name: "count:l:u:u_42".into(), algorithm: Algorithm::Fixed, windows, observes: false };
+    question.asks.change(|asks| asks[0].buckets.push(bucket));
 
     assert_eq!(outcome(&store, &question), Outcome::Stale(vec![vec![None]]));
-    Arc::make_mut(&mut question.asks)[0].documents[0].believed = Believed::Absent;
+    question.asks.change(|asks| asks[0].documents[0].believed = Believed::Absent);
     assert_eq!(outcome(&store, &question), Outcome::Expired);
-    Arc::make_mut(&mut question.asks)[0].not_after_ms = Some(NOW + 1);
+    question.asks.change(|asks| asks[0].not_after_ms = Some(NOW + 1));
     assert_eq!(outcome(&store, &question), Outcome::Refused);
-    Arc::make_mut(&mut question.asks)[0].member =
-        Some(Member { set: layout::BUSINESSES.to_owned(), member: "7".to_owned() });
+    question.asks.change(|asks| asks[0].member = Some(Member { set: layout::BUSINESSES.into(), member: "7".into() }));
     for granted in [1, 1, 0] {
         let Outcome::Spent { granted: now, .. } = outcome(&store, &question) else { panic!("it is spent") };
         assert_eq!(now, granted);

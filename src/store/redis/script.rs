@@ -420,16 +420,17 @@ mod tests {
         let believed = Believed::Is(Bytes::from_static(b"{}"));
         Question {
             asks: [Ask {
-                slot: "b:acme".to_owned(),
-                documents: vec![Document { name: "business".to_owned(), believed }],
-                member: Some(Member { set: "businesses".to_owned(), member: "acme".to_owned() }),
+                slot: "b:acme".into(),
+                documents: vec![Document { name: "business".into(), believed }].into(),
+                member: Some(Member { set: "businesses".into(), member: "acme".into() }),
                 not_after_ms: None,
-                buckets: vec![BucketAsk {
-                    name: "count:l:acme".to_owned(),
+                buckets: [BucketAsk {
+                    name: "count:l:acme".into(),
                     algorithm: Algorithm::Fixed,
                     windows,
                     observes: false,
-                }],
+                }]
+                .into(),
             }]
             .into(),
             cost: 1,

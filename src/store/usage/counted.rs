@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Subject;
 use super::batch::{Batch, Count};
-use crate::keys::Digest;
+use crate::keys::ByDigest;
 
 /// How often the process takes what a worker has counted.
 pub const EVERY: Duration = Duration::from_secs(1);
@@ -13,7 +13,7 @@ pub const EVERY: Duration = Duration::from_secs(1);
 /// What a worker has counted since it handed on last.
 #[derive(Debug, Default)]
 pub(super) struct Counted {
-    pub keys: HashMap<Digest, Entry>,
+    pub keys: ByDigest<Entry>,
     /// Only those that a key bound to no business spoke for: the others are the sum of their keys.
     pub businesses: HashMap<String, Entry>,
     /// Of minutes that are over.
@@ -24,7 +24,8 @@ pub(super) struct Counted {
 
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub subject: Subject,
+    /// Elsewhere: each request comes here, and looks at it once a minute.
+    pub subject: Box<Subject>,
     pub last_ms: u64,
     pub count: Count,
 }

@@ -69,7 +69,7 @@ impl Ledger {
                 lost += {
                     let mut batch = lock(&self.batch);
                     some.into_iter()
-                        .map(|Entry { subject, last_ms, count }| batch.add(subject, last_ms, count))
+                        .map(|Entry { subject, last_ms, count }| batch.add(*subject, last_ms, count))
                         .sum::<u64>()
                 };
                 yield_now().await;

@@ -3,7 +3,7 @@
 use std::borrow::Borrow;
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -92,8 +92,8 @@ async fn hand_on(tally: Weak<Tally>, filling: Rc<Notify>) {
 }
 
 /// Returns how many counts are lost by it.
-fn count<K, Q>(
-    entries: &mut HashMap<K, Entry>,
+fn count<K, Q, S>(
+    entries: &mut HashMap<K, Entry, S>,
     over: &mut Batch,
     key: &Q,
     subject: impl FnOnce() -> Subject,
@@ -102,6 +102,7 @@ fn count<K, Q>(
 where
     K: Borrow<Q> + Hash + Eq,
     Q: ToOwned<Owned = K> + Hash + Eq + ?Sized,
+    S: BuildHasher,
 {
     let denials = u64::from(denied);
     let is_full = entries.len() >= 2 * MANY;
@@ -110,7 +111,7 @@ where
             let mut lost = 0;
             // An answer may overtake another; a minute that is over stays so.
             if at_ms / MINUTE_MS > entry.last_ms / MINUTE_MS {
-                lost = over.add(entry.subject.clone(), entry.last_ms, std::mem::take(&mut entry.count));
+                lost = over.add(Subject::clone(&entry.subject), entry.last_ms, std::mem::take(&mut entry.count));
             }
             entry.last_ms = entry.last_ms.max(at_ms);
             entry.count.requests += 1;
@@ -120,7 +121,7 @@ where
         None if is_full => 1,
         None => {
             let count = Count { requests: 1, denials };
-            entries.insert(key.to_owned(), Entry { subject: subject(), last_ms: at_ms, count });
+            entries.insert(key.to_owned(), Entry { subject: Box::new(subject()), last_ms: at_ms, count });
             0
         }
     }

@@ -8,7 +8,7 @@ use crate::limit::Ask;
 type Answered = oneshot::Receiver<Result<Answer, StoreError>>;
 
 fn question(slot: usize) -> Question {
-    Question { asks: [Ask { slot: format!("b:{slot}"), ..Ask::default() }].into(), cost: 1, n: 1 }
+    Question { asks: [Ask { slot: format!("b:{slot}").into(), ..Ask::default() }].into(), cost: 1, n: 1 }
 }
 
 /// Somebody asks, with so much time left.
