@@ -156,6 +156,9 @@ fn keys_that_cannot_be_meant_are_refused() {
         ("business: {from: {path: a, query: b}}", "business.from", "write one of"),
         ("business: {from: [{query: b}, {query: b}]}", "business.from[1]", "twice"),
         ("deny: {keys: ['hunter2 secret']}", "deny.keys", "64 hexadecimal digits"),
+        ("deny: {keys: [sg_hunter2hunter2]}", "deny.keys", "whole key, which does not belong here; write its id"),
+        ("keys: {formats: {prefix: kc_}}\ndeny: {keys: [kc_hunter2-hunter2]}", "deny.keys", "looks like a whole key"),
+        ("deny: {keys: [sg_8fK2mQ0a]}", "deny.keys", "a key's hint, which others may share; write the id"),
         ("deny: {addresses: [10.0.0.0/33]}", "deny.addresses", "no network"),
         ("realm: 'a\"b'", "realm", "without quotes"),
     ]);
