@@ -165,6 +165,22 @@ fn keys_that_cannot_be_meant_are_refused() {
 }
 
 #[test]
+fn a_route_whose_paths_are_refused_in_requests_is_a_mistake() {
+    each_has_one_error(&[
+        ("routes: {'/l%2fm': any}", "routes.\"/l%2fm\"", "could never match; add `paths: [encoded-slash]` to it"),
+        ("routes: {'/a%3bb/{id}': any}", "routes.\"/a%3bb/{id}\"", "add `paths: [semicolon]` to it"),
+        ("routes: {'GET /a;b/**': any}", "routes.\"GET /a;b/**\"", "add `paths: [semicolon]` to it"),
+        ("routes: {'/a;b%2F': {any: true, paths: semicolon}}", "routes.\"/a;b%2F\"", "[encoded-slash, semicolon]"),
+        ("base_path: /x;y\nroutes: {/a: any}", "routes.\"/a\"", "add `paths: [semicolon]` to it"),
+        ("routes: {'/a%5Cb': any}", "routes.\"/a%5Cb\"", "could never match; remove it"),
+        ("routes: {'/a%00': any}", "routes.\"/a%00\"", "could never match; remove it"),
+    ]);
+    good(
+        "routes: {'/l%2fm;n': {any: true, paths: [encoded-slash, semicolon]}, '/%7euser/a%20b%C3%BC/': any, /: any, /**: any}",
+    );
+}
+
+#[test]
 fn upstreams_and_stores_that_cannot_be_meant_are_refused() {
     each_has_one_error(&[
         ("upstream: http://hunter2@localhost", "upstream.url", "a login does not belong"),
