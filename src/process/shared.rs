@@ -1,8 +1,11 @@
 //! What workers serve by: the parts that all of them share, and each one's own made of them.
 
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tracing::warn;
 
 use super::counting::Counting;
 use super::start_error::StartError;
@@ -190,15 +193,24 @@ pub enum StoreHandle {
     File { file: Arc<FileStore>, calls: Arc<Calls> },
 }
 
+/// The store in a file, which is one process's: whoever shares it is told what that means.
+fn alone(path: &Path) -> Result<Arc<FileStore>, StartError> {
+    let file = FileStore::open(path).map_err(|error| StartError::Store { file: path.to_owned(), error })?;
+    if !file.claim() {
+        warn!(
+            path = %path.display(),
+            "another process serves by this file too, and each counts limits for itself; run one, or keep keys in Redis"
+        );
+    }
+    Ok(file)
+}
+
 impl StoreHandle {
     pub fn open(settings: &StoreSettings) -> Result<Self, StartError> {
         let shared = store::Shared::new(settings.deadline)?;
         Ok(match &settings.backend {
             Backend::Redis(redis) => Self::Redis { settings: redis.clone(), shared },
-            Backend::File(file) => Self::File {
-                file: FileStore::open(file).map_err(|error| StartError::Store { file: file.clone(), error })?,
-                calls: shared.calls,
-            },
+            Backend::File(file) => Self::File { file: alone(file)?, calls: shared.calls },
         })
     }
 
