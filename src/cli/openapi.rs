@@ -1,4 +1,5 @@
-//! `sidegate openapi`: routes and where keys stand from an OpenAPI description, and `sidegate check --openapi`: what it and the routes do not share.
+//! `sidegate openapi`: routes and where keys stand from an OpenAPI description, and `sidegate check --openapi`: what it and
+//! the routes do not share.
 //!
 //! What the description leaves open is left out, and said: a route that nobody meant is worse than a 404.
 

@@ -193,18 +193,6 @@ pub enum StoreHandle {
     File { file: Arc<FileStore>, calls: Arc<Calls> },
 }
 
-/// The store in a file, which is one process's: whoever shares it is told what that means.
-fn alone(path: &Path) -> Result<Arc<FileStore>, StartError> {
-    let file = FileStore::open(path).map_err(|error| StartError::Store { file: path.to_owned(), error })?;
-    if !file.claim() {
-        warn!(
-            path = %path.display(),
-            "another process serves by this file too, and each counts limits for itself; run one, or keep keys in Redis"
-        );
-    }
-    Ok(file)
-}
-
 impl StoreHandle {
     pub fn open(settings: &StoreSettings) -> Result<Self, StartError> {
         let shared = store::Shared::new(settings.deadline)?;
@@ -255,4 +243,16 @@ impl StoreHandle {
             Self::File { file, calls } => Store::File { file, calls },
         }
     }
+}
+
+/// The store in a file, which is one process's: whoever shares it is told what that means.
+fn alone(path: &Path) -> Result<Arc<FileStore>, StartError> {
+    let file = FileStore::open(path).map_err(|error| StartError::Store { file: path.to_owned(), error })?;
+    if !file.claim() {
+        warn!(
+            path = %path.display(),
+            "another process serves by this file too, and each counts limits for itself; run one, or keep keys in Redis"
+        );
+    }
+    Ok(file)
 }
