@@ -34,7 +34,16 @@ fn lenient(query: &str, name: &str) -> Vec<String> {
     let pairs = query.split(['&', ';']).map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let named = pairs.filter(|(raw, _)| {
         let decoded = read(raw);
-        decoded.split(['[', '\0']).next().unwrap_or_default().trim_matches([' ', '\t', '\n', '\r']) == name
+        let cut = decoded.split('\0').next().unwrap_or_default();
+        let base = cut.split('[').next().unwrap_or_default().trim_matches([' ', '\t', '\n', '\r']);
+        base.eq_ignore_ascii_case(name) || in_php(cut) == name
     });
     named.map(|(_, value)| read(value)).collect()
+}
+
+/// The variable that PHP makes of a parameter (`php_register_variable_ex` in its `main/php_variables.c`).
+fn in_php(name: &str) -> String {
+    let name = name.trim_start_matches(' ');
+    let closed = name.split_once('[').filter(|(_, subscript)| subscript.contains(']'));
+    closed.map_or(name, |(base, _)| base).replace(['.', ' ', '['], "_")
 }

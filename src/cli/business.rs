@@ -9,7 +9,7 @@ use super::keys::words::{self, print_facts, print_table, printable};
 use super::keys::{By, DONE, FAILED, KeysSetting, Session, in_session, name};
 use crate::config::Settings;
 use crate::keys::change::BusinessChange;
-use crate::keys::rules::{Required, check_id};
+use crate::keys::rules::{Holder, Required, Rules, check_id};
 use crate::manage::usage::{Usage, of_business};
 use crate::store::members::Members;
 use crate::store::registry::Filter;
@@ -122,7 +122,7 @@ async fn show(args: ShowArgs, setting: &KeysSetting, session: &mut Session<'_>) 
         session.print_json(&document)?;
         return Ok(DONE);
     }
-    print(&document, session)?;
+    print(&document, &setting.keyring.rules, session)?;
     let count = format!("{}, {active} of them active", keys.len());
     print_facts(session.out, &[("keys", &count)])?;
     Ok(DONE)
@@ -165,7 +165,7 @@ async fn set(args: SetArgs, setting: &KeysSetting, session: &mut Session<'_>) ->
     if json {
         session.print_json(&document)?
     } else {
-        print(&document, session)?
+        print(&document, &setting.keyring.rules, session)?
     }
     Ok(DONE)
 }
@@ -188,7 +188,7 @@ async fn list(args: ListArgs, setting: &KeysSetting, session: &mut Session<'_>) 
     }
     let text = |document: &Value, member: &str| document[member].as_str().map_or_else(|| "-".to_owned(), printable);
     let row = |document: &Value| {
-        let limits = words::limits(document.get("limits"));
+        let limits = words::limits(document.get("limits"), &setting.keyring.rules, Holder::Business);
         [text(document, "id"), text(document, "plan"), text(document, "status"), limits]
     };
     print_table(session.out, ["ID", "PLAN", "STATUS", "LIMITS"], &all.iter().map(row).collect::<Vec<_>>())?;
@@ -205,9 +205,9 @@ fn document(id: &str, members: &Members) -> Value {
     })
 }
 
-fn print(document: &Value, session: &mut Session<'_>) -> anyhow::Result<()> {
+fn print(document: &Value, rules: &Rules, session: &mut Session<'_>) -> anyhow::Result<()> {
     let text = |member: &str| document[member].as_str().map_or_else(|| "-".to_owned(), printable);
     let (id, plan, status) = (text("id"), text("plan"), text("status"));
-    let limits = words::limits(document.get("limits"));
+    let limits = words::limits(document.get("limits"), rules, Holder::Business);
     print_facts(session.out, &[("business", &id), ("plan", &plan), ("status", &status), ("limits", &limits)])
 }

@@ -157,11 +157,14 @@ fn store_words(settings: &Settings) -> String {
         KeysOutage::Deny => "keys are refused".to_owned(),
         KeysOutage::KnownFor(duration) => format!("keys confirmed within {} pass", short(duration)),
     };
+    let meanwhile = match settings.policy.enforces() {
+        true => format!("{known} and {away}"),
+        false => "what needs it passes as `store_unavailable`".to_owned(),
+    };
     match &store.backend {
         Backend::File(path) => format!("the file {}, counts in memory: for one process alone", path.display()),
         Backend::Redis(redis) => format!(
-            "Redis at {}{}{}, prefix {}, {}, {} at most per request; while it is away, \
-             {known} and {away}",
+            "Redis at {}{}{}, prefix {}, {}, {} at most per request; while it is away, {meanwhile}",
             redis.shape,
             match redis.db {
                 0 => String::new(),
@@ -376,6 +379,16 @@ mod tests {
             let said = summary(&yaml);
             assert!(said.contains(told), "no {told:?} in\n{said}");
         }
+    }
+
+    #[test]
+    fn without_a_store_nothing_is_refused_where_nothing_is_enforced() {
+        let yaml = "listen: 127.0.0.1:1\nupstream: http://h\nstore: redis://h\nmode: observe\nroutes: {/a: any";
+        let said = summary(&format!("{yaml}}}"));
+        assert!(said.contains("away, what needs it passes as `store_unavailable`\n"), "{said}");
+        assert!(!said.contains("keys are refused"), "{said}");
+        let said = summary(&format!("{yaml}, /b: {{any: true, mode: enforce}}}}"));
+        assert!(said.contains("away, keys are refused and limits are counted by each process\n"), "{said}");
     }
 
     #[test]

@@ -179,9 +179,12 @@ pub(super) fn gate_store(settings: &StoreSettings) -> anyhow::Result<Store> {
 
 impl By {
     pub(super) fn actor(&self) -> Actor {
-        let of_system = || ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
-        let name = self.actor.clone().or_else(of_system).filter(|name| !name.is_empty());
-        Actor { name: name.unwrap_or_else(|| "unknown".to_owned()), from: Door::CommandLine }
+        let named = |name: &String| !name.is_empty();
+        let of_system = || ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(named));
+        // A container or a unit of systemd may have neither.
+        let number = || format!("uid {}", rustix::process::getuid().as_raw());
+        let name = self.actor.clone().filter(named).or_else(of_system).unwrap_or_else(number);
+        Actor { name, from: Door::CommandLine }
     }
 }
 

@@ -1,8 +1,10 @@
-//! `sidegate openapi`: routes from an OpenAPI description, and `sidegate check --openapi`: what it and the routes do not share.
+//! `sidegate openapi`: routes and where keys stand from an OpenAPI description, and `sidegate check --openapi`: what it and
+//! the routes do not share.
 //!
 //! What the description leaves open is left out, and said: a route that nobody meant is worse than a 404.
 
 mod description;
+mod schemes;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ use crate::policy::Access;
 use crate::policy::pattern::Pattern;
 use crate::policy::scope::is_scope;
 use description::{Description, Operation};
+use schemes::Source;
 
 #[derive(Debug, Args)]
 #[command(
@@ -53,9 +56,9 @@ pub fn run(args: &OpenapiArgs) -> anyhow::Result<u8> {
     if lines.is_empty() {
         anyhow::bail!("nothing in {} can be made a route", args.file.display());
     }
-    let yaml = written(description.base_path.as_deref(), &lines);
+    let yaml = written(description.base_path.as_deref(), &description.sources, &lines);
     if let Err(errors) = config::load::from_text(&yaml, Path::new("."), "routes") {
-        anyhow::bail!("the routes contradict one another; change the description:\n{errors}");
+        anyhow::bail!("what it describes is no good configuration; change the description:\n{errors}");
     }
     out::say(yaml)?;
     Ok(super::DONE)
@@ -103,8 +106,16 @@ fn pattern(path: &str) -> String {
     plain.collect()
 }
 
-fn written(base_path: Option<&str>, lines: &[Line]) -> String {
+fn written(base_path: Option<&str>, sources: &[Source], lines: &[Line]) -> String {
     let mut yaml = PREFACE.to_owned();
+    if !sources.is_empty() {
+        let source = |source: &Source| {
+            let scheme = source.scheme.map_or_else(String::new, |scheme| format!(", scheme: {scheme}"));
+            format!("{{header: {}{scheme}}}", quoted(&source.header))
+        };
+        let from: Vec<_> = sources.iter().map(source).collect();
+        let _ = writeln!(yaml, "keys: {{from: [{}]}}", from.join(", "));
+    }
     if let Some(base) = base_path {
         let _ = writeln!(yaml, "base_path: {}", quoted(base));
     }

@@ -67,7 +67,8 @@ fn pairs(query: &str) -> impl Iterator<Item = (usize, &str)> {
 enum Naming {
     Exact,
     /// The parameter to some servers only: behind a `;`, which was a separator once (CVE-2021-23336), with a subscript
-    /// (`limit[]`, which PHP, Rack and qs take for a list), with white space around it, or cut by a NUL.
+    /// (`limit[]`, which PHP, Rack and qs take for a list), with white space around it, cut by a NUL, with what PHP takes for a
+    /// `_` (<https://www.php.net/manual/en/language.variables.external.php>), or in another case (ASP.NET).
     Alike,
     Another,
 }
@@ -80,10 +81,20 @@ fn naming(pair: &str, name: &str) -> Naming {
     }
     let alike = |part: &str| {
         let decoded = decoded(part.split('=').next().unwrap_or(part));
-        let end = decoded.iter().position(|b| matches!(b, b'[' | 0)).unwrap_or(decoded.len());
-        decoded[..end].trim_ascii() == name.as_bytes()
+        let before = |ends: &[u8]| decoded.split(|byte| ends.contains(byte)).next().unwrap_or_default().trim_ascii();
+        is_loosely(before(b"\0"), name) || is_loosely(before(b"\0["), name)
     };
     if pair.split(';').any(|part| part.len() >= name.len() && alike(part)) { Naming::Alike } else { Naming::Another }
+}
+
+/// Whether a server could take the one name for the other that does not care for case, or for which `.`, a blank and a `[`
+/// that nothing closes are `_`.
+fn is_loosely(written: &[u8], name: &str) -> bool {
+    let loose = |byte: &u8| match byte {
+        b'.' | b' ' | b'[' => b'_',
+        other => other.to_ascii_lowercase(),
+    };
+    written.iter().map(loose).eq(name.as_bytes().iter().map(loose))
 }
 
 #[cfg(test)]
@@ -105,7 +116,7 @@ mod tests {
             ("%6cimit=500", "%6cimit=100"),
             ("limit=0100", "limit=0100"),
             ("limit=500&n=6", "limit=100&n=5"),
-            ("Limit=500&limits=500", "Limit=500&limits=500"),
+            ("limits=500&x=limit=500&a[limit]=500", "limits=500&x=limit=500&a[limit]=500"),
         ] {
             assert_eq!(clamp(query).as_deref(), Some(forwarded), "{query}");
         }
@@ -131,6 +142,9 @@ mod tests {
             "+limit=500",
             "limit%20=500",
             "limit%00x=500",
+            "Limit=500",
+            "limit=1&LIMIT=500",
+            "a=1;%4Cimit=500",
         ] {
             assert_eq!(clamp(query), None, "{query}");
         }
@@ -140,8 +154,20 @@ mod tests {
     fn values_are_found_by_their_decoded_name() {
         let found: Vec<_> = values("b=1&%62=a%2Bb+c&bb=2&b=%ff&b", "b").collect();
         assert_eq!(found, [Some("1".to_owned()), Some("a+b c".to_owned()), None, Some(String::new())]);
-        for query in ["a=1;b=2", "b[]=2", "%20b=2", "b%00=2"] {
+        for query in ["a=1;b=2", "b[]=2", "%20b=2", "b%00=2", "B=2"] {
             assert_eq!(values(query, "b").collect::<Vec<_>>(), [None], "{query}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_php_or_asp_net_would_read_as_another_is_no_third_one() {
+        for written in ["b.id", "b%20id", "b+id", "b[id", "b%5Bid", "b%5bid", "B_ID", "+B.Id", "b.id[]", "b.id%00x"] {
+            for name in ["b_id", "b.id"].into_iter().filter(|name| *name != written) {
+                assert_eq!(values(&format!("{written}=2"), name).collect::<Vec<_>>(), [None], "{written} for {name}");
+            }
+        }
+        for another in ["b-id", "b[id]", "b__id", "b_i", "b_id_", "bid", "_b_id", "x.b_id"] {
+            assert_eq!(values(&format!("{another}=2"), "b_id").count(), 0, "{another}");
         }
     }
 }

@@ -166,6 +166,11 @@ mod tests {
         assert_eq!(of_key("per-business"), Err(RuleError::NotByKey("per-business".to_owned())));
         let error = of_key("per-kye").map(|_| ()).map_err(|error| error.to_string());
         assert_eq!(error, Err("there is no limit `per-kye`; did you mean `per-key`?".to_owned()));
+        let shared = Rules { known_limits: vec![("per-business".to_owned(), false)], ..rules() };
+        let error = shared.settle_change(Change { limits: own("per-key", "5/1m"), ..Change::default() }, NOW);
+        let said = error.map(|_| ()).map_err(|error| error.to_string());
+        let expected = "there is no limit `per-key`; none of those that are configured is counted by key";
+        assert_eq!(said, Err(expected.to_owned()));
         let of_business = |name: &str, windows: &str| {
             rules().settle_business(BusinessChange { limits: own(name, windows), ..BusinessChange::default() })
         };

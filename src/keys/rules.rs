@@ -120,15 +120,19 @@ impl Rules {
         }
         let mut scopes: Vec<String> = Vec::with_capacity(wanted.len());
         for scope in wanted {
-            if !self.knows(&scope) {
-                let advice = self.advice(&scope);
-                return Err(RuleError::UnknownScope { scope, advice });
-            }
+            self.check_scope(&scope)?;
             if !scopes.contains(&scope) {
                 scopes.push(scope);
             }
         }
         Ok(scopes)
+    }
+
+    pub fn check_scope(&self, scope: &str) -> Result<(), RuleError> {
+        if self.knows(scope) {
+            return Ok(());
+        }
+        Err(RuleError::UnknownScope { scope: scope.to_owned(), advice: self.advice(scope) })
     }
 
     /// `*`, what is listed, and `x:*` where something listed begins with `x:`.
@@ -187,14 +191,19 @@ impl Rules {
         Ok(settled)
     }
 
-    fn check_limit(&self, holder: Holder, name: &str) -> Result<(), RuleError> {
+    /// Whether the holder may have its own windows of this limit. What a document says of another has no effect.
+    pub fn check_limit(&self, holder: Holder, name: &str) -> Result<(), RuleError> {
         match self.known_limits.iter().find(|(known, _)| known == name) {
             Some((_, by_key)) if *by_key || holder == Holder::Business => Ok(()),
             Some(_) => Err(RuleError::NotByKey(name.to_owned())),
             None => {
                 let known = || self.known_limits.iter().filter(|(_, by_key)| *by_key || holder == Holder::Business);
                 let names = || known().map(|(known, _)| known.as_str());
-                let advice = near_misses(name, names()).unwrap_or_else(|| listed(names(), "it can set"));
+                let otherwise = || match (names().next(), self.known_limits.is_empty()) {
+                    (None, false) => "none of those that are configured is counted by key".to_owned(),
+                    _ => listed(names(), "it can set"),
+                };
+                let advice = near_misses(name, names()).unwrap_or_else(otherwise);
                 Err(RuleError::UnknownLimit { name: name.to_owned(), advice })
             }
         }

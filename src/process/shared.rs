@@ -1,8 +1,11 @@
 //! What workers serve by: the parts that all of them share, and each one's own made of them.
 
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tracing::warn;
 
 use super::counting::Counting;
 use super::start_error::StartError;
@@ -195,10 +198,7 @@ impl StoreHandle {
         let shared = store::Shared::new(settings.deadline)?;
         Ok(match &settings.backend {
             Backend::Redis(redis) => Self::Redis { settings: redis.clone(), shared },
-            Backend::File(file) => Self::File {
-                file: FileStore::open(file).map_err(|error| StartError::Store { file: file.clone(), error })?,
-                calls: shared.calls,
-            },
+            Backend::File(file) => Self::File { file: alone(file)?, calls: shared.calls },
         })
     }
 
@@ -243,4 +243,16 @@ impl StoreHandle {
             Self::File { file, calls } => Store::File { file, calls },
         }
     }
+}
+
+/// The store in a file, which is one process's: whoever shares it is told what that means.
+fn alone(path: &Path) -> Result<Arc<FileStore>, StartError> {
+    let file = FileStore::open(path).map_err(|error| StartError::Store { file: path.to_owned(), error })?;
+    if !file.claim() {
+        warn!(
+            path = %path.display(),
+            "another process serves by this file too, and each counts limits for itself; run one, or keep keys in Redis"
+        );
+    }
+    Ok(file)
 }

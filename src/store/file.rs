@@ -3,6 +3,7 @@
 //! It answers questions exactly as Redis does, from documents under the same names. The file is looked at at most about
 //! once a second, so that what stands in it acts within one. `snapshot` says what the file means, `edit` changes it.
 
+mod claim;
 mod edit;
 mod snapshot;
 
@@ -11,7 +12,7 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use sha2::{Digest as _, Sha256};
@@ -43,6 +44,8 @@ pub struct FileStore {
     opened: Instant,
     /// Held while the file is read; requests do not wait for it.
     seen: Mutex<Seen>,
+    /// Locked while this process serves by the file.
+    claim: OnceLock<fs::File>,
 }
 
 /// What the last look found.
@@ -72,6 +75,7 @@ impl FileStore {
             looked_ms: AtomicU64::new(0),
             opened: Instant::now(),
             seen: Mutex::default(),
+            claim: OnceLock::new(),
         };
         let mut seen = store.seen();
         store.look(&mut seen).map_err(|what| store.broken(&what))?;

@@ -116,7 +116,7 @@ pub enum RegistryError {
     #[error(transparent)]
     Rule(#[from] RuleError),
     #[error(
-        "{business} has {most} active keys already, which is the most that one business may have; revoke one first"
+        "the business {business} has {most} active keys already, which is the most that one business may have; revoke one first"
     )]
     Full { business: String, most: u64 },
     #[error(

@@ -4,7 +4,11 @@ use std::net::IpAddr;
 
 use serde_json::json;
 
-use crate::support::{Answer, AnswerTo as _, Gate, Stage, client};
+use crate::support::{
+    Answer, AnswerTo as _, Gate, Stage, client,
+    gate::{on_config, text},
+    whole,
+};
 
 const YAML: &str = "
 realm: things
@@ -212,6 +216,28 @@ async fn the_break_glass_list_refuses_keys_and_addresses_without_redis() {
     let from = client::http(&[]).local_address(IpAddr::from([127, 0, 0, 2])).build().expect("loopback can be bound");
     let answer = from.get(gate.url("/things")).bearer_auth(&other.text).answer().await;
     assert_eq!(answer.denial(), (403, "denied_address".to_owned()));
+}
+
+#[tokio::test]
+async fn what_the_break_glass_list_cannot_refuse_by_is_an_error_that_repeats_no_key() {
+    let stage = Stage::set();
+    let key = stage.redis.mint(json!({"business": "acme"}));
+    let hint = key.text[..11].to_owned();
+    for (listed, told) in [(&key.text, "a whole key"), (&hint, "a key's hint")] {
+        let yaml = whole(&format!("deny: {{keys: ['{listed}']}}{YAML}"));
+        let output = on_config(&yaml, &["check"], &stage.environment());
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("deny.keys") && said.contains(told) && !said.contains(listed.as_str()), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn the_break_glass_list_refuses_a_key_of_another_system_that_was_put_there_whole() {
+    let stage = Stage::set();
+    let key = stage.redis.mint_as("legacy-4711", json!({"business": "acme"}));
+    let gate = stage.gate(&format!("deny: {{keys: [legacy-4711]}}{YAML}"));
+    assert_eq!(gate.get("/things").bearer_auth(&key.text).answer().await.status, 401);
 }
 
 #[tokio::test]

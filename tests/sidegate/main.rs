@@ -47,6 +47,7 @@ mod support;
 mod systems;
 mod telemetry;
 mod tls;
+mod told;
 mod tools;
 mod topology;
 mod traces;

@@ -164,6 +164,19 @@ routes: {/things: {any: true, limits: [per-business]}}
 }
 
 #[tokio::test]
+async fn a_business_named_in_a_way_that_only_some_services_read_is_refused() {
+    let stage = Stage::set();
+    let gate = stage.gate("business: {from: [{query: business_id}]}\nroutes: {/things: any}");
+    let key = format!("X-API-Key: {}", stage.redis.mint(json!({"business": "acme"})).text);
+    let asked = |query: &str| gate.raw("GET", format!("/things?{query}"), &[key.as_bytes()]).status;
+    for alike in ["business.id", "business%20id", "business+id", "business%5Bid", "Business_ID", "business_id[]"] {
+        assert_eq!(asked(&format!("{alike}=b2")), 400, "{alike}");
+        assert_eq!(asked(&format!("business_id=acme&{alike}=b2")), 400, "beside its own business: {alike}");
+    }
+    assert_eq!(asked("business_id=acme&business-id=b2&businessid=b2"), 200, "no service takes these for it");
+}
+
+#[tokio::test]
 async fn a_key_with_allowed_addresses_works_from_these_alone() {
     let yard = Yard::set();
     let key = yard.key(json!({"allow_addresses": ["127.0.0.1/32"]}));

@@ -176,6 +176,23 @@ async fn keys_and_counts_can_live_in_a_file_beside_one_process() {
     }
 }
 
+#[test]
+fn a_second_process_on_one_file_warns_that_each_counts_for_itself() {
+    const WARNING: &str = "another process serves by this file too";
+    let stage = Stage::set();
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let yaml = format!("store: 'file:{}'\n{YAML}", folder.path().join("keys.yaml").display());
+    let first = stage.gate(&yaml);
+    let created = first.keys_create(&["--name", "test", "--business", "acme", "--scopes", "*"]);
+    assert!(created["key"].is_string(), "who only keeps keys serves nobody");
+    let second = stage.gate(&yaml);
+    second.said(WARNING);
+    assert!(!first.written().contains(WARNING), "{}", first.written());
+    drop((first, second));
+    let third = stage.gate(&yaml);
+    assert!(!third.written().contains(WARNING), "those before it are gone");
+}
+
 fn yard(settings: &str) -> (Stage, Gate, Key) {
     let stage = Stage::set();
     let gate = stage.gate(&format!("{settings}{YAML}"));

@@ -280,6 +280,41 @@ fn needs(yaml: &str, request: &str) -> (Value, Value) {
 }
 
 #[test]
+fn keys_are_read_where_a_description_says_that_they_stand() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let file = folder.path().join("api.yaml");
+    let made = |security: &str| {
+        let described = format!(
+            "openapi: 3.0.3\ncomponents: {{securitySchemes: {{token: {{type: apiKey, in: header, name: X-Token}}, \
+             bearer: {{type: http, scheme: bearer}}, basic: {{type: http, scheme: basic}}, whole: {{type: apiKey, in: header, \
+             name: authorization}}, query: {{type: apiKey, in: query, name: key}}, unused: {{type: apiKey, in: cookie}}}}}}\n\
+             security: {security}\npaths: {{/a: {{get: {{}}}}}}"
+        );
+        std::fs::write(&file, described).expect("the folder is writable");
+        let made = sidegate(&["openapi", &file.to_string_lossy()], &[]).output().expect("the binary was built");
+        assert_eq!(made.status.code(), Some(0), "{security}: {}", text(&made.stderr));
+        (text(&made.stdout), text(&made.stderr))
+    };
+    let from = |security: &str| {
+        let yaml: Value = serde_yaml::from_str(&made(security).0).expect("it is YAML");
+        yaml["keys"]["from"].clone()
+    };
+    assert_eq!(from("[{token: []}]"), json!([{"header": "X-Token"}]));
+    let both = json!([{"header": "Authorization", "scheme": "Bearer"}, {"header": "X-Token"}]);
+    assert_eq!(from("[{token: []}, {bearer: []}]"), both);
+    assert_eq!(from("[{bearer: []}]"), json!(null), "that is read anyway");
+    assert_eq!(made("[{token: []}]").1, "");
+    for (security, told) in [
+        ("[{query: []}]", "securitySchemes.query: its key stands in the query"),
+        ("[{basic: []}, {token: []}]", "securitySchemes.basic: `basic` brings no key"),
+        ("[{whole: []}]", "securitySchemes.whole: whether `Authorization` has the key alone is not said"),
+    ] {
+        let said = made(security).1;
+        assert!(said.contains(told) && said.lines().count() == 1, "no {told:?} in\n{said}");
+    }
+}
+
+#[test]
 fn what_a_description_leaves_open_is_told_and_left_out() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let file = folder.path().join("api.yaml");

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::words::printable;
 use super::{DONE, FAILED, KeysSetting, Session};
-use crate::keys::rules::check_name;
+use crate::keys::rules::{Holder, RuleError, check_name};
 use crate::keys::{Digest, mask};
 use crate::store::StoreError;
 use crate::store::keyring::{Asker, Granting};
@@ -86,6 +86,10 @@ pub(super) async fn run(args: ImportArgs, setting: &KeysSetting, session: &mut S
             Ok(insertion) => {
                 let (what, key) = tally.count(&insertion);
                 writeln!(session.out, "line {number}: {what} as {}", shown_id(key))?;
+                for idle in without_effect(key, setting) {
+                    let idle = mask(&idle.to_string(), &setting.keyring.formats).into_owned();
+                    writeln!(session.err, "line {number}: warning: this has no effect: {}", printable(&idle))?;
+                }
             }
             Err(Failure::Line(what)) => {
                 tally.failed += 1;
@@ -169,6 +173,15 @@ impl Tally {
             }
         }
     }
+}
+
+/// What the gate will not heed: `create` and `update` refuse it. Here the configuration may come later than the keys.
+fn without_effect(key: &StoredKey, setting: &KeysSetting) -> Vec<RuleError> {
+    let rules = &setting.keyring.rules;
+    let Ok(document) = &key.document else { return Vec::new() };
+    let scopes = document.scopes.iter().map(|scope| rules.check_scope(scope));
+    let limits = document.limits.keys().map(|name| rules.check_limit(Holder::Key, name));
+    scopes.chain(limits).filter_map(Result::err).collect()
 }
 
 fn shown_id(key: &StoredKey) -> String {

@@ -30,12 +30,12 @@ pub struct ListArgs {
     /// creation, or from when use began to be counted
     #[arg(long, value_name = "AGE")]
     unused_for: Option<String>,
-    /// Which page, from 1 on; without it all keys
+    /// Which page, from 1 on; without it the first where `--per-page` stands, else all keys
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     page: Option<u32>,
-    /// How many keys a page has
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    per_page: u32,
+    /// How many keys a page has; without it 100
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    per_page: Option<u32>,
     /// Print one JSON document: {"keys": […], "total": N}
     #[arg(long)]
     json: bool,
@@ -66,8 +66,8 @@ pub(super) async fn run(args: ListArgs, setting: &KeysSetting, session: &mut Ses
         keys = unused(keys, since, setting, session).await?;
     }
     let total = keys.len();
-    if let Some(page) = args.page {
-        let (page, per_page) = (page as usize - 1, args.per_page as usize);
+    if args.page.is_some() || args.per_page.is_some() {
+        let (page, per_page) = (args.page.unwrap_or(1) as usize - 1, args.per_page.unwrap_or(100) as usize);
         keys = keys.into_iter().skip(page.saturating_mul(per_page)).take(per_page).collect();
     }
     let last_used = last_used_of(&keys, setting, session).await?;

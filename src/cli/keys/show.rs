@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::name::{KeyName, Named};
 use super::words::{self, print_facts, printable, shown};
 use super::{DONE, KeysSetting, Session};
+use crate::keys::rules::{Holder, Rules};
 use crate::store::registry::StoredKey;
 
 #[derive(Debug, Args)]
@@ -26,12 +27,12 @@ pub(super) async fn run(args: ShowArgs, setting: &KeysSetting, session: &mut Ses
     if args.json {
         session.print_json(&words::document(&key))?
     } else {
-        print(&key, session)?
+        print(&key, &setting.keyring.rules, session)?
     }
     Ok(DONE)
 }
 
-pub(super) fn print(key: &StoredKey, session: &mut Session<'_>) -> anyhow::Result<()> {
+pub(super) fn print(key: &StoredKey, rules: &Rules, session: &mut Session<'_>) -> anyhow::Result<()> {
     let addresses = key.members.get("allow_addresses").and_then(Value::as_array);
     let addresses = addresses.map(|all| all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
     let or_never = |member: &str| key.text(member).map_or_else(|| "never".to_owned(), printable);
@@ -45,7 +46,7 @@ pub(super) fn print(key: &StoredKey, session: &mut Session<'_>) -> anyhow::Resul
         ("scopes", words::scopes(key)),
         ("created", shown(key, "created_at")),
         ("expires", or_never("expires_at")),
-        ("limits", words::limits(key.members.get("limits"))),
+        ("limits", words::limits(key.members.get("limits"), rules, Holder::Key)),
         ("from", addresses.map_or_else(|| "anywhere".to_owned(), |all| printable(&all))),
     ];
     print_facts(session.out, &facts.each_ref().map(|(fact, value)| (*fact, value.as_str())))?;

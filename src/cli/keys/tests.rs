@@ -205,7 +205,7 @@ async fn import_goes_on_after_a_bad_line_and_is_idempotent() {
         import_line("hint", r#","hint":"sg_123456789""#),
         import_line("other", r#","id":"k1""#),
     ];
-    let good = import_line("one", r#","id":"k1","scopes":["agents:read"]"#) + "\n" + &import_line("two", "");
+    let good = import_line("one", r#","id":"k1","scopes":["contacts:read"]"#) + "\n" + &import_line("two", "");
     let lines = good.clone() + &bad.concat() + &import_line("three", "");
     for (imported, already_there) in [(3, 0), (0, 3)] {
         let said = shell.say(&["import"], &lines).await;
@@ -219,6 +219,25 @@ async fn import_goes_on_after_a_bad_line_and_is_idempotent() {
     let path = shell.folder.path().join("lines");
     std::fs::write(&path, &good).expect("the lines are written");
     assert_eq!(shell.say(&["import", path.to_str().expect("a path")], "").await.code, 0);
+}
+
+#[tokio::test]
+async fn what_has_no_effect_is_told_at_import_and_marked_when_shown() {
+    let mut shell = standard();
+    shell.setting.keyring.rules.known_limits = vec![("per-key".to_owned(), true), ("all".to_owned(), false)];
+    let more = r#","id":"k1","scopes":["contact:read","contacts:read"],"limits":{"per-key":"5/1m","per-kye":"5/1m","all":"5/1m"}"#;
+    let said = shell.say(&["import"], &import_line("one", more)).await;
+    assert_eq!((said.code, said.err.lines().count()), (0, 3), "{}", said.err);
+    for told in [
+        "line 1: warning: this has no effect: unknown scope `contact:read`; did you mean `contacts:read`?",
+        "line 1: warning: this has no effect: there is no limit `per-kye`; did you mean `per-key`?",
+        "line 1: warning: this has no effect: the limit `all` is not counted by key",
+    ] {
+        assert!(said.err.contains(told), "no {told:?} in\n{}", said.err);
+    }
+    let shown = shell.say(&["show", "k1"], "").await.out;
+    let limits = "all 5/1m (no effect: not counted by key); per-key 5/1m; per-kye 5/1m (no such limit)\n";
+    assert!(shown.contains(limits), "{shown}");
 }
 
 #[test]

@@ -54,7 +54,7 @@ pub(super) async fn run(args: UpdateArgs, setting: &KeysSetting, session: &mut S
     if json {
         session.print_json(&words::document(&key))?
     } else {
-        show::print(&key, session)?
+        show::print(&key, &setting.keyring.rules, session)?
     }
     Ok(DONE)
 }

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::name::{NOT_A_KEY, read_key};
 use super::words::{self, printable};
 use super::{DONE, FAILED, KeysSetting, Session, show, usage};
+use crate::keys::rules::Rules;
 use crate::manage::peek::{Peek, peek};
 use crate::manage::usage::limits;
 use crate::policy::{Access, Policy, Reason, Route};
@@ -43,7 +44,7 @@ pub(super) async fn run(args: VerifyArgs, setting: &KeysSetting, session: &mut S
         document["windows"] = json!(limits(&peek, setting.sees_counts()));
         session.print_json(&document)?;
     } else {
-        print(&key, reason, &routes, session)?;
+        print(&key, reason, &setting.keyring.rules, &routes, session)?;
         usage::print_limits(&limits(&peek, setting.sees_counts()), session)?;
     }
     Ok(if reason.is_none() { DONE } else { FAILED })
@@ -74,12 +75,18 @@ fn routes<'p>(policy: &'p Policy, peek: &Peek) -> Vec<&'p str> {
     policy.routes.iter().filter(|route| opens(route)).map(|route| route.pattern.as_str()).collect()
 }
 
-fn print(key: &StoredKey, reason: Option<&str>, routes: &[&str], session: &mut Session<'_>) -> anyhow::Result<()> {
+fn print(
+    key: &StoredKey,
+    reason: Option<&str>,
+    rules: &Rules,
+    routes: &[&str],
+    session: &mut Session<'_>,
+) -> anyhow::Result<()> {
     match reason {
         None => writeln!(session.out, "The key stands.\n")?,
         Some(reason) => writeln!(session.out, "The key is refused: {reason}.\n")?,
     }
-    show::print(key, session)?;
+    show::print(key, rules, session)?;
     let routes = if routes.is_empty() { "nothing".to_owned() } else { printable(&routes.join(", ")) };
     writeln!(session.out, "  {:<10}{routes}", "opens")?;
     Ok(())

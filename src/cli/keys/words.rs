@@ -4,6 +4,7 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
+use crate::keys::rules::{Holder, RuleError, Rules};
 use crate::store::members::SUCCESSOR;
 use crate::store::registry::StoredKey;
 
@@ -80,14 +81,19 @@ pub fn scopes(key: &StoredKey) -> String {
     if scopes.is_empty() { "-".to_owned() } else { printable(&scopes.join(",")) }
 }
 
-/// `per-key 20/1s,200/10s`, or `-`.
-pub fn limits(limits: Option<&Value>) -> String {
+/// `per-key 20/1s,200/10s`, or `-`. What no gate heeds is marked.
+pub fn limits(limits: Option<&Value>, rules: &Rules, holder: Holder) -> String {
+    let mark = |name: &str| match rules.check_limit(holder, name) {
+        Ok(()) => "",
+        Err(RuleError::NotByKey(_)) => " (no effect: not counted by key)",
+        Err(_) => " (no such limit)",
+    };
     let windows = |windows: &Value| match windows {
         Value::Array(all) => all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
         other => other.as_str().unwrap_or("?").to_owned(),
     };
     let all = limits.and_then(Value::as_object).into_iter().flatten();
-    let all: Vec<_> = all.map(|(name, of)| printable(&format!("{name} {}", windows(of)))).collect();
+    let all: Vec<_> = all.map(|(name, of)| printable(&format!("{name} {}{}", windows(of), mark(name)))).collect();
     if all.is_empty() { "-".to_owned() } else { all.join("; ") }
 }
 

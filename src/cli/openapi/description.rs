@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use http::Method;
 use serde_json::{Map, Value};
 
+use super::schemes::{self, Source};
 use crate::policy::Access;
 
 /// TRACE is refused by every gate.
@@ -25,6 +26,8 @@ pub struct Description {
     /// What its first server's URL has behind the host.
     pub base_path: Option<String>,
     pub operations: Vec<Operation>,
+    /// Where keys stand; none: where every gate looks.
+    pub sources: Vec<Source>,
     /// What in it cannot be told to a gate.
     pub remarks: Vec<String>,
 }
@@ -50,6 +53,7 @@ pub fn read(file: &Path) -> anyhow::Result<Description> {
 fn of(document: &Value) -> Description {
     let mut remarks = Vec::new();
     let base_path = base_path(&document["servers"], &mut remarks);
+    let sources = schemes::sources(document, &mut remarks);
     let mut operations = Vec::new();
     for (path, item) in document["paths"].as_object().into_iter().flatten() {
         if item.get("$ref").is_some() {
@@ -74,7 +78,7 @@ fn of(document: &Value) -> Description {
             operations.push(Operation { method, path: path.clone(), access });
         }
     }
-    Description { base_path, operations, remarks }
+    Description { base_path, operations, sources, remarks }
 }
 
 /// Several servers may stand for one service; the first one's path counts, and a difference is said.

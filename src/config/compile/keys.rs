@@ -14,6 +14,8 @@ use crate::config::raw::{self, List, Root, Scalar};
 use crate::config::scalar::{self, ScalarError};
 use crate::keys::digest::Digest;
 use crate::keys::format::{Alphabet, Fate, Format, Formats};
+use crate::keys::mask;
+use crate::keys::mint::HINT_LENGTH;
 use crate::keys::rules::{Required, Rules};
 use crate::keys::tenant::is_id;
 use crate::policy::{BusinessSource, Credentials, DenyList, KeySource, UpstreamId};
@@ -259,7 +261,7 @@ fn business_source(
     }
 }
 
-pub fn deny(root: &Root, reader: &mut Reader<'_>) -> DenyList {
+pub fn deny(root: &Root, formats: &Formats, reader: &mut Reader<'_>) -> DenyList {
     let path = FieldPath::top("deny");
     let nothing = raw::Deny::default();
     let raw = root.deny.as_ref().unwrap_or(&nothing);
@@ -269,13 +271,30 @@ pub fn deny(root: &Root, reader: &mut Reader<'_>) -> DenyList {
         let Some(text) = reader.text(&path, scalar) else { continue };
         if let Some(digest) = Digest::parse_hex(&text) {
             deny.digests.insert(digest);
-        } else if is_id(&text) {
-            deny.key_ids.insert(text);
+        } else if let Some(problem) = no_id(&text, formats) {
+            reader.fail(&path, problem);
         } else {
-            // Not repeated: somebody may have put the key itself there.
-            reader.fail(&path, "it is neither a key's id nor its SHA-256; write the id, or 64 hexadecimal digits");
+            // A key that looks like no format's cannot be told from an id: one that was put here is denied all the same.
+            deny.digests.insert(Digest::of(&text));
+            deny.key_ids.insert(text);
         }
     }
     deny.addresses = reader.parse_all(&path.field("addresses"), raw.addresses.as_ref(), network);
     deny
+}
+
+/// Why this denies nobody, where that can be seen. The text is not repeated: it may be the key itself.
+fn no_id(text: &str, formats: &Formats) -> Option<&'static str> {
+    let is_hint = |format: &Format| text.strip_prefix(format.prefix()).is_some_and(|rest| rest.len() == HINT_LENGTH);
+    if mask(text, formats) != text {
+        Some(
+            "this looks like a whole key, which does not belong here; write its id, or its SHA-256 as 64 hexadecimal digits",
+        )
+    } else if formats.by_prefix().iter().any(is_hint) {
+        Some("this is a key's hint, which others may share; write the id that `sidegate keys show` tells of it")
+    } else if !is_id(text) {
+        Some("it is neither a key's id nor its SHA-256; write the id, or 64 hexadecimal digits")
+    } else {
+        None
+    }
 }

@@ -117,7 +117,7 @@ fn policy(
     );
     let business_sources = keys::business_sources(root, routes.as_ref(), reader);
     let texts = texts::texts(root, reader);
-    let deny = keys::deny(root, reader);
+    let deny = keys::deny(root, &credentials.formats, reader);
     let written = routes.as_ref().map(|routes| routes.written.as_slice());
     let management = management::api(root, base_path, written.unwrap_or_default(), reader);
     let routes = routes?.table;

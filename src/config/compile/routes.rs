@@ -11,7 +11,8 @@ use super::{cors, entries, mode, shadow, upstream};
 use crate::config::place::FieldPath;
 use crate::config::raw::{self, Entries, List, Root, Scalar, Short};
 use crate::config::scalar;
-use crate::policy::pattern::Pattern;
+use crate::gate::path;
+use crate::policy::pattern::{Pattern, Segment};
 use crate::policy::scope::is_scope;
 use crate::policy::{Access, Allowances, Limit, Mode, Plans, Route, RouteTable, UpstreamId};
 use crate::proxy::settings::Upstream;
@@ -56,12 +57,43 @@ pub fn table(
         None => (pattern, route),
         Some(base) => (pattern.below(&base.pattern), route),
     });
-    let table = RouteTable::new(placed.collect()).map_err(|overlaps| {
+    let placed: Vec<_> = placed.collect();
+    refuse_unreachable(&placed, &path, reader);
+    let table = RouteTable::new(placed).map_err(|overlaps| {
         for overlap in overlaps {
             reader.fail(&path.field(&names[overlap.index].1), overlap);
         }
     });
     Some(Routes { table: table.ok()?, parameters, scopes, written: names })
+}
+
+/// Routes whose every path the gate refuses before it looks for a route.
+fn refuse_unreachable(routes: &[(Pattern, Route)], path: &FieldPath, reader: &mut Reader<'_>) {
+    for (pattern, route) in routes {
+        let path = path.field(&route.pattern);
+        let never = "such a path is refused in requests, so that this route could never match";
+        match path::read(&sample(pattern)) {
+            Err(_) => reader.fail(&path, format_args!("{never}; remove it")),
+            Ok(read) if !route.allows.cover(read.needs) => {
+                let needs = [("encoded-slash", read.needs.encoded_slash), ("semicolon", read.needs.semicolon)];
+                let words: Vec<_> = needs.into_iter().filter_map(|(word, needed)| needed.then_some(word)).collect();
+                reader.fail(&path, format_args!("{never}; add `paths: [{}]` to it", words.join(", ")));
+            }
+            Ok(_) => {}
+        }
+    }
+}
+
+/// A path that the pattern matches.
+fn sample(pattern: &Pattern) -> String {
+    if pattern.segments.is_empty() {
+        return "/".to_owned();
+    }
+    let segments = pattern.segments.iter().map(|segment| match segment {
+        Segment::Literal(text) => format!("/{text}"),
+        Segment::Parameter(_) => "/x".to_owned(),
+    });
+    segments.collect()
 }
 
 fn needed(access: &Access) -> &[String] {

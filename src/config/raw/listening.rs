@@ -65,7 +65,8 @@ pub struct ListenLimits {
     pub idle: Option<Scalar>,
     /// How long an answer that has begun may go without a frame in either direction. Default 5m.
     pub stream_idle: Option<Scalar>,
-    /// Requests served at once; one more is 503. Default 10000.
+    /// Requests served at once; one more is 503. Each worker has an equal share, rounded up, and a connection stays with one worker.
+    /// Default 10000.
     pub in_flight: Option<Scalar>,
     /// HTTP/2 streams at once on one connection. Default 100.
     pub h2_streams: Option<Scalar>,

@@ -425,7 +425,7 @@ pub struct Cors {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "`keys` and `addresses`")]
 pub struct Deny {
-    /// Ids or SHA-256 digests of keys.
+    /// Ids or SHA-256 digests of keys, never a key itself, nor its hint.
     pub keys: Option<List<Scalar>>,
     /// Addresses and networks.
     pub addresses: Option<List<Scalar>>,

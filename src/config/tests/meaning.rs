@@ -156,9 +156,28 @@ fn keys_that_cannot_be_meant_are_refused() {
         ("business: {from: {path: a, query: b}}", "business.from", "write one of"),
         ("business: {from: [{query: b}, {query: b}]}", "business.from[1]", "twice"),
         ("deny: {keys: ['hunter2 secret']}", "deny.keys", "64 hexadecimal digits"),
+        ("deny: {keys: [sg_hunter2hunter2]}", "deny.keys", "whole key, which does not belong here; write its id"),
+        ("keys: {formats: {prefix: kc_}}\ndeny: {keys: [kc_hunter2-hunter2]}", "deny.keys", "looks like a whole key"),
+        ("deny: {keys: [sg_8fK2mQ0a]}", "deny.keys", "a key's hint, which others may share; write the id"),
         ("deny: {addresses: [10.0.0.0/33]}", "deny.addresses", "no network"),
         ("realm: 'a\"b'", "realm", "without quotes"),
     ]);
+}
+
+#[test]
+fn a_route_whose_paths_are_refused_in_requests_is_a_mistake() {
+    each_has_one_error(&[
+        ("routes: {'/l%2fm': any}", "routes.\"/l%2fm\"", "could never match; add `paths: [encoded-slash]` to it"),
+        ("routes: {'/a%3bb/{id}': any}", "routes.\"/a%3bb/{id}\"", "add `paths: [semicolon]` to it"),
+        ("routes: {'GET /a;b/**': any}", "routes.\"GET /a;b/**\"", "add `paths: [semicolon]` to it"),
+        ("routes: {'/a;b%2F': {any: true, paths: semicolon}}", "routes.\"/a;b%2F\"", "[encoded-slash, semicolon]"),
+        ("base_path: /x;y\nroutes: {/a: any}", "routes.\"/a\"", "add `paths: [semicolon]` to it"),
+        ("routes: {'/a%5Cb': any}", "routes.\"/a%5Cb\"", "could never match; remove it"),
+        ("routes: {'/a%00': any}", "routes.\"/a%00\"", "could never match; remove it"),
+    ]);
+    good(
+        "routes: {'/l%2fm;n': {any: true, paths: [encoded-slash, semicolon]}, '/%7euser/a%20b%C3%BC/': any, /: any, /**: any}",
+    );
 }
 
 #[test]

@@ -193,6 +193,7 @@ fn the_deny_list_holds_ids_digests_and_networks() {
     let settings = good(&format!("deny: {{keys: [k-1, {digest}], addresses: [192.0.2.7, '2001:db8::/32']}}"));
     let deny = &settings.policy.deny;
     assert!(deny.key_ids.contains("k-1") && deny.digests.contains(&Digest::of("abc")));
+    assert!(deny.digests.contains(&Digest::of("k-1")), "a key without a format could be meant as well");
     for (address, is_held) in [("192.0.2.7", true), ("192.0.2.8", false), ("2001:db8::1", true)] {
         assert_eq!(deny.holds_address(address.parse().expect("an address")), is_held, "{address}");
     }

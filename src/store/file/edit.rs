@@ -15,7 +15,7 @@ use super::{FileStore, read};
 use crate::store::StoreError;
 
 /// Readable by its owner alone.
-const MODE: u32 = 0o600;
+pub(super) const MODE: u32 = 0o600;
 
 const WELCOME: &str =
     "# The keys of sidegate's embedded store: digests, never keys. Edit as you like; changes act within a second.
@@ -93,7 +93,7 @@ fn write_new(temporary: &Path, path: &Path, yaml: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-fn beside(path: &Path, ending: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".");
     name.push(ending);
