@@ -91,7 +91,11 @@ impl StoreHealth {
     /// A node may evict, or may not; whether that is news of one that may.
     pub(super) fn evicts(&self, node: &str, evicts: bool) -> bool {
         let mut evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
-        if evicts { evicting.insert(node.to_owned()) } else { evicting.remove(node) && false }
+        if !evicts {
+            evicting.remove(node);
+            return false;
+        }
+        evicting.insert(node.to_owned())
     }
 }
 
