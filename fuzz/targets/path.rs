@@ -22,6 +22,7 @@ use sidegate::store::calls::Calls;
 use sidegate::store::fallback::Fallback;
 use sidegate::store::file::FileStore;
 use sidegate::store::outage::LimitsOutage;
+use tokio::time::Instant;
 use unicode_normalization::UnicodeNormalization;
 
 /// Whatever is not guarded is public, so that every way round a guard is open.
@@ -55,8 +56,8 @@ pub fn run(data: &[u8]) {
     let target = GATE.with(|gate| {
         let (headers, client) = (HeaderMap::new(), IpAddr::V4(Ipv4Addr::LOCALHOST));
         let (path, query) = (uri.path(), uri.query());
-        let asked =
-            Inquiry { method: &Method::GET, path, query, headers: &headers, client, length: None, oversize: None };
+        let (method, arrived) = (&Method::GET, Instant::now());
+        let asked = Inquiry { method, path, query, headers: &headers, client, length: None, oversize: None, arrived };
         let mut trail = Trail::default();
         let decided = now(gate.decide(&asked, &mut trail));
         let Ok(permit) = decided else { return None };

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 
@@ -21,6 +21,8 @@ pub struct Trail {
     pub limits: Vec<LimitNow>,
     /// How long the store's answers were waited for; absent where it was not asked.
     pub store_took: Option<Duration>,
+    /// When it last answered; absent where it was not asked.
+    pub store_answered: Option<Instant>,
     /// The store's clock when it answered (milliseconds since the Unix epoch); absent where it was not asked.
     pub store_ms: Option<u64>,
     /// Why it would have been denied, where denials are only observed.

@@ -73,9 +73,9 @@ async fn decide(
     cost: Option<u64>,
     trail: &mut Trail,
 ) -> anyhow::Result<Result<Permit, Denial>> {
-    let mut request = asked.request.clone();
-    let uri = request.uri().clone();
-    let head = match head::check(&mut request, &uri, &settings.proxy) {
+    let (mut head, ()) = asked.request.clone().into_parts();
+    let uri = head.uri.clone();
+    let head = match head::check(&mut head, &uri, &settings.proxy) {
         Ok(head) => head,
         Err(denial) => return Ok(Err(denial)),
     };

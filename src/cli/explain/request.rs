@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use tokio::time::Instant;
 
 use super::ExplainArgs;
 use crate::config::Settings;
@@ -62,6 +63,7 @@ impl Asked {
             client: self.arrival.client.ip(),
             length: None,
             oversize: None,
+            arrived: Instant::now(),
         }
     }
 }

@@ -21,6 +21,7 @@ mod tests;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -33,6 +34,7 @@ use self::framing::Framing;
 use self::reading::Reading;
 use self::sending::Sending;
 use super::Unanswered;
+use super::alarm::Alarm;
 use crate::proxy::connector::Stream;
 use crate::proxy::upload::Forwarded;
 
@@ -48,6 +50,10 @@ pub struct Connection {
     /// It may serve another request once both sides have ended this one.
     keeps: bool,
     reused: bool,
+    /// For how long an answer is waited for.
+    pub alarm: Alarm,
+    /// When the last of an answer came, where somebody has looked at the clock since.
+    pub heard_at: Option<Instant>,
 }
 
 impl Connection {
@@ -60,6 +66,8 @@ impl Connection {
             framing: Framing::Ended,
             keeps: true,
             reused: false,
+            alarm: Alarm::default(),
+            heard_at: None,
         })
     }
 
@@ -112,6 +120,7 @@ impl Connection {
             if self.framing.is_ended() {
                 return Poll::Ready(None);
             }
+            self.heard_at = None;
             if ready!(self.reading.poll(cx, Pin::new(&mut self.stream))).map_err(Error::Io)? == 0 {
                 self.keeps = false;
                 self.framing.close()?;
