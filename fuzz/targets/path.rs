@@ -10,7 +10,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method, Uri};
 use sidegate::config::load;
@@ -22,7 +22,6 @@ use sidegate::store::calls::Calls;
 use sidegate::store::fallback::Fallback;
 use sidegate::store::file::FileStore;
 use sidegate::store::outage::LimitsOutage;
-use tokio::time::Instant;
 use unicode_normalization::UnicodeNormalization;
 
 /// Whatever is not guarded is public, so that every way round a guard is open.

@@ -76,7 +76,7 @@ pub struct Inquiry<'a> {
     /// What of the head is larger than it may be.
     pub oversize: Option<Oversize>,
     /// When it came.
-    pub arrived: Instant,
+    pub arrived: std::time::Instant,
 }
 
 /// More of a request's head than a gate takes.
@@ -162,7 +162,7 @@ impl Gate {
         if preflight.is_some() {
             return Ok(Permit::preflight(route.clone(), target(path.text, query)));
         }
-        let deadline = inquiry.arrived + self.deadline;
+        let deadline = Instant::from_std(inquiry.arrived) + self.deadline;
         if route.access == Access::Public {
             let target = target(path.text, query);
             let routed = Routed { route, target, named: None, client: inquiry.client, spends: true };

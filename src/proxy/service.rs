@@ -110,7 +110,7 @@ impl Service {
             client: arrival.client.ip(),
             length: body.size_hint().exact(),
             oversize,
-            arrived: times.arrived.into(),
+            arrived: times.arrived,
         };
         let permit = self.gate.decide(&inquiry, trail).await;
         times.decided(trail.store_answered);

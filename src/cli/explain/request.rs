@@ -1,10 +1,10 @@
 //! The request that is asked about, as the listener would hand it to the gate.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
-use tokio::time::Instant;
 
 use super::ExplainArgs;
 use crate::config::Settings;

@@ -203,7 +203,7 @@ impl Destination {
     /// Sends the request, and once more on another connection where it cannot have been acted upon, or may be twice.
     async fn send(
         &self,
-        head: &Parts,
+        head: &mut Parts,
         body: &Forwarded,
         patience: Patience,
         passage: &Passage<'_>,
@@ -224,7 +224,7 @@ impl Destination {
     /// One exchange. `fresh`: on no connection that has served before.
     async fn attempt(
         &self,
-        head: &Parts,
+        head: &mut Parts,
         body: &Forwarded,
         fresh: bool,
         patience: Patience,

@@ -24,8 +24,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::Response;
 use http::request::Parts;
-use http::{Method, Response};
 use hyper::body::{Frame, SizeHint};
 
 use self::answer::{Answer, Awaited};
@@ -80,8 +80,9 @@ impl Connection {
         self.reading.is_silent(Pin::new(&mut self.stream))
     }
 
-    /// Sends a request, and waits for the head of its answer. The rest of the body may still have to be sent then.
-    pub async fn exchange(&mut self, head: &Parts, body: &Forwarded) -> Result<Response<()>, Unanswered> {
+    /// Sends a request, and waits for the head of its answer. The rest of the body may still have to be sent then. As soon as
+    /// anything is answered, `head` has lost its fields: nothing is sent again that was heard, and the answer's take their room.
+    pub async fn exchange(&mut self, head: &mut Parts, body: &Forwarded) -> Result<Response<()>, Unanswered> {
         let reused = std::mem::replace(&mut self.reused, true);
         // One that has served before was looked at when it was taken.
         if !reused && !self.is_ready() {
@@ -93,7 +94,7 @@ impl Connection {
         let answered = match self.sending.begin(head, body) {
             Ok(closes) => {
                 self.keeps = !closes;
-                std::future::poll_fn(|cx| self.poll_answer(cx, &head.method, &mut awaited)).await
+                std::future::poll_fn(|cx| self.poll_answer(cx, head, &mut awaited)).await
             }
             Err(error) => Err(error),
         };
@@ -156,25 +157,26 @@ impl Connection {
     fn poll_answer(
         &mut self,
         cx: &mut Context<'_>,
-        method: &Method,
+        head: &mut Parts,
         awaited: &mut Awaited,
     ) -> Poll<Result<Response<()>, Error>> {
         // What could not be sent may have been answered before: too large a body, for one.
         if let Poll::Ready(Err(error)) = self.poll_send(cx) {
             return Poll::Ready(Err(error));
         }
-        let answered = ready!(self.poll_head(cx, method, awaited));
+        let answered = ready!(self.poll_head(cx, head, awaited));
         Poll::Ready(answered.map_err(|error| self.sending.take_failure().map_or(error, Error::Io)))
     }
 
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-        method: &Method,
+        head: &mut Parts,
         awaited: &mut Awaited,
     ) -> Poll<Result<Response<()>, Error>> {
         loop {
-            if let Some(Answer { response, framing, keeps }) = answer::take(&mut self.reading.bytes, awaited, method)? {
+            let taken = answer::take(&mut self.reading.bytes, awaited, &head.method, &mut head.headers)?;
+            if let Some(Answer { response, framing, keeps }) = taken {
                 self.framing = framing;
                 self.keeps &= keeps;
                 return Poll::Ready(Ok(response));
