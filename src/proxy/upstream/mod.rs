@@ -29,7 +29,7 @@ use super::arrival::Arrival;
 use super::arriving::Arriving;
 use super::connector::{Connector, ConnectorError};
 use super::grpc;
-use super::headers::{self, Forwarding, WOULD_DENY};
+use super::headers::{self, Added, Forwarding, WOULD_DENY};
 use super::open::OpenRequest;
 use super::request_id::RequestId;
 use super::settings::{Protocol, Target, Upstream};
@@ -53,6 +53,8 @@ pub struct Upstreams {
 
 struct Destination {
     settings: Upstream,
+    /// Which of the gate's own fields they say otherwise.
+    overridden: Vec<HeaderName>,
     pool: Rc<Pool>,
     /// The host that is asked for; `None`: the one that the client named.
     host: Option<HeaderValue>,
@@ -150,6 +152,7 @@ impl Upstreams {
             permit,
             policy,
             upstream: &service.settings,
+            overridden: &service.overridden,
             reserved: &self.reserved,
             arrival,
             version: head.version,
@@ -157,7 +160,7 @@ impl Upstreams {
             span,
         };
         let wanted = Wanted::of(head.version, &head.headers, &mut head.extensions);
-        headers::forward(&mut head.headers, &forwarding);
+        let added = headers::forward(&mut head.headers, &forwarding);
         if let Some(wanted) = &wanted {
             wanted.ask(&mut head.headers);
         }
@@ -169,7 +172,7 @@ impl Upstreams {
         let body = Forwarded::new(body, most, &self.reserved, open);
         let configured = permit.route().response_timeout.unwrap_or(service.settings.response_timeout);
         let patience = Patience::new(configured, grpc, &head.headers);
-        let mut response = service.send(head, &body, patience, passage).await?;
+        let mut response = service.send(head, &added, &body, patience, passage).await?;
         upgrade::answered(wanted, &mut response)?;
         Ok(response)
     }
@@ -197,18 +200,19 @@ impl Destination {
         // The configuration took it from an authority, which is visible ASCII.
         let host = host.and_then(|host| HeaderValue::try_from(host).ok());
         let pool = Rc::new(Pool::new(settings, connector.clone()));
-        Self { settings: settings.clone(), pool, host }
+        Self { settings: settings.clone(), overridden: headers::overridden(settings), pool, host }
     }
 
     /// Sends the request, and once more on another connection where it cannot have been acted upon, or may be twice.
     async fn send(
         &self,
         head: &mut Parts,
+        added: &Added,
         body: &Forwarded,
         patience: Patience,
         passage: &Passage<'_>,
     ) -> Result<Response<Relayed>, Denial> {
-        let first = match self.attempt(head, body, false, patience, passage.times).await? {
+        let first = match self.attempt(head, added, body, false, patience, passage.times).await? {
             Ok(response) => return Ok(response),
             Err(unanswered) => unanswered,
         };
@@ -217,7 +221,7 @@ impl Destination {
         }
         let (request_id, trace_id) = (passage.request_id.as_str(), passage.span.trace_id());
         tracing::debug!(request_id, trace_id, error = chain(&first.error), "the request is sent again");
-        let second = Box::pin(self.attempt(head, body, true, patience, passage.times)).await?;
+        let second = Box::pin(self.attempt(head, added, body, true, patience, passage.times)).await?;
         second.map_err(|unanswered| failed(&unanswered.error, body.upload()))
     }
 
@@ -225,6 +229,7 @@ impl Destination {
     async fn attempt(
         &self,
         head: &mut Parts,
+        added: &Added,
         body: &Forwarded,
         fresh: bool,
         patience: Patience,
@@ -239,7 +244,8 @@ impl Destination {
         match outlet {
             Outlet::H1(mut connection) => {
                 let mut alarm = std::mem::take(&mut connection.alarm);
-                let answered = within(patience, upload, now, &mut alarm, pin!(connection.exchange(head, body))).await?;
+                let answered =
+                    within(patience, upload, now, &mut alarm, pin!(connection.exchange(head, added, body))).await?;
                 connection.alarm = alarm;
                 connection.heard_at = Some(times.answered());
                 Ok(answered.map(|response| {
@@ -251,7 +257,8 @@ impl Destination {
                 }))
             }
             Outlet::H2(stream) => {
-                let request = Request::from_parts(head.clone(), body.clone());
+                let mut request = Request::from_parts(head.clone(), body.clone());
+                request.headers_mut().extend(added.iter().cloned());
                 let exchange = Box::pin(stream.exchange(request));
                 let answered = within(patience, upload, now, &mut Alarm::default(), pin!(exchange)).await?;
                 times.answered();

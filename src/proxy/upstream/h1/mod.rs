@@ -36,6 +36,7 @@ use self::sending::Sending;
 use super::Unanswered;
 use super::alarm::Alarm;
 use crate::proxy::connector::Stream;
+use crate::proxy::headers::Added;
 use crate::proxy::upload::Forwarded;
 
 /// Boxed where it is kept, since it moves from the pool to an answer and back.
@@ -82,7 +83,12 @@ impl Connection {
 
     /// Sends a request, and waits for the head of its answer. The rest of the body may still have to be sent then. As soon as
     /// anything is answered, `head` has lost its fields: nothing is sent again that was heard, and the answer's take their room.
-    pub async fn exchange(&mut self, head: &mut Parts, body: &Forwarded) -> Result<Response<()>, Unanswered> {
+    pub async fn exchange(
+        &mut self,
+        head: &mut Parts,
+        added: &Added,
+        body: &Forwarded,
+    ) -> Result<Response<()>, Unanswered> {
         let reused = std::mem::replace(&mut self.reused, true);
         // One that has served before was looked at when it was taken.
         if !reused && !self.is_ready() {
@@ -91,7 +97,7 @@ impl Connection {
         self.reading.heard = false;
         self.keeps = true;
         let mut awaited = Awaited::default();
-        let answered = match self.sending.begin(head, body) {
+        let answered = match self.sending.begin(head, added, body) {
             Ok(closes) => {
                 self.keeps = !closes;
                 std::future::poll_fn(|cx| self.poll_answer(cx, head, &mut awaited)).await
