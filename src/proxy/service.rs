@@ -23,7 +23,7 @@ use super::told::{Times, Told};
 use super::upstream::Passage;
 use super::{Desk, Upstreams, cors, respond, upgrade};
 use crate::gate::{Denial, Gate, Inquiry, Permit, Trail};
-use crate::observe::{AccessLog, Finished, Metrics};
+use crate::observe::{AccessLog, Counts, Finished};
 
 /// One worker's pipeline.
 pub struct Service {
@@ -33,7 +33,7 @@ pub struct Service {
     /// Absent: no key API.
     pub desk: Option<Desk>,
     pub settings: Arc<Settings>,
-    pub metrics: Arc<Metrics>,
+    pub counts: Counts,
     pub access_log: Arc<AccessLog>,
     pub ids: RequestIds,
 }
@@ -41,7 +41,7 @@ pub struct Service {
 impl Service {
     pub async fn handle(&self, request: Request<Arriving>, arrival: &Arrival) -> Response<Outgoing> {
         let times = Times::begin();
-        let in_flight = self.metrics.request_in_flight();
+        let in_flight = self.counts.metrics.request_in_flight();
         // It stays here, since whatever an async function is given moves twice.
         let (mut head, body) = request.into_parts();
         let told = Told::of(&mut head, &self.ids, arrival.trusted);
@@ -72,7 +72,7 @@ impl Service {
             decided_in: times.decided_in(),
             upstream_took: times.upstream_took(),
         };
-        self.metrics.count(&finished);
+        self.counts.count(&finished);
         self.access_log.write(&finished, &self.gate.policy().credentials.formats);
         upgrade::hand_over(response, in_flight, &arrival.upgraded)
     }
