@@ -3,14 +3,42 @@
 //! The pure rooms (`limit`, `keys`, `policy`) never call `now_ms`; they take the time as an argument. What a request is
 //! decided by is the store's own clock, so that a sidecar with a wrong one neither gives nor takes quota.
 
-use std::cell::RefCell;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::cell::{Cell, RefCell};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
 /// Milliseconds since the Unix epoch by this machine's clock.
 pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    whole_ms(since_epoch())
+}
+
+/// How long a look at both clocks is good for: a wall clock that is set shows that much later.
+const COMPARED: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// The wall clock's time at an instant.
+    static BOTH: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
+}
+
+/// What `now_ms` was at an instant that is just past, without another look at the clock.
+pub fn ms_at(instant: Instant) -> u64 {
+    if let Some((at, wall)) = BOTH.get()
+        && let Some(since) = instant.checked_duration_since(at)
+        && since < COMPARED
+    {
+        return whole_ms(wall + since);
+    }
+    let (at, wall) = (Instant::now(), since_epoch());
+    BOTH.set(Some((at, wall)));
+    whole_ms(wall.saturating_sub(at.saturating_duration_since(instant)))
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn whole_ms(since: Duration) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -52,6 +80,16 @@ pub fn parse_rfc3339(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_instant_is_told_as_the_wall_clock_told_it() {
+        for _ in 0..100 {
+            let (before, instant, after) = (now_ms(), Instant::now(), now_ms());
+            // Two clocks are compared, each of which may be set finely in between.
+            assert!((before - 1..=after + 1).contains(&ms_at(instant)), "{before} {} {after}", ms_at(instant));
+        }
+        assert!(ms_at(Instant::now() - Duration::from_secs(5)) <= now_ms() - 4_999);
+    }
 
     #[test]
     fn times_are_written_in_whole_seconds_and_read_back() {

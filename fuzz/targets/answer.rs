@@ -35,7 +35,7 @@ fn read(data: &[u8], step: usize) -> Option<Read> {
     let mut pieces = data.chunks(step.min(data.len().max(1)));
     let (mut buffer, mut awaited) = (BytesMut::new(), Awaited::default());
     let Answer { response, mut framing, .. } = loop {
-        if let Some(answer) = answer::take(&mut buffer, &mut awaited, &Method::GET).ok()? {
+        if let Some(answer) = answer::take(&mut buffer, &mut awaited, &Method::GET, &mut HeaderMap::new()).ok()? {
             break answer;
         }
         buffer.extend_from_slice(pieces.next()?);

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method, Uri};
 use sidegate::config::load;
@@ -55,8 +55,8 @@ pub fn run(data: &[u8]) {
     let target = GATE.with(|gate| {
         let (headers, client) = (HeaderMap::new(), IpAddr::V4(Ipv4Addr::LOCALHOST));
         let (path, query) = (uri.path(), uri.query());
-        let asked =
-            Inquiry { method: &Method::GET, path, query, headers: &headers, client, length: None, oversize: None };
+        let (method, arrived) = (&Method::GET, Instant::now());
+        let asked = Inquiry { method, path, query, headers: &headers, client, length: None, oversize: None, arrived };
         let mut trail = Trail::default();
         let decided = now(gate.decide(&asked, &mut trail));
         let Ok(permit) = decided else { return None };

@@ -19,7 +19,12 @@ pub fn run(data: &[u8]) {
     }
     let came = headers.clone();
     let span = Span::begin(&headers, &Random::default(), &Values::default());
-    span.propagate(&mut headers);
+    // As the proxy does it, which writes what is added behind the rest.
+    let replaced: Vec<_> = headers.keys().filter(|name| span.replaces(name)).cloned().collect();
+    replaced.iter().for_each(|name| drop(headers.remove(name)));
+    let mut added = Vec::new();
+    span.propagate(&mut headers, &mut added);
+    headers.extend(added);
 
     let told: Vec<_> = headers.get_all("traceparent").iter().filter_map(|value| value.to_str().ok()).collect();
     let [told] = told[..] else { panic!("{told:?}") };

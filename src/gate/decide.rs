@@ -75,6 +75,8 @@ pub struct Inquiry<'a> {
     pub length: Option<u64>,
     /// What of the head is larger than it may be.
     pub oversize: Option<Oversize>,
+    /// When it came.
+    pub arrived: std::time::Instant,
 }
 
 /// More of a request's head than a gate takes.
@@ -160,7 +162,7 @@ impl Gate {
         if preflight.is_some() {
             return Ok(Permit::preflight(route.clone(), target(path.text, query)));
         }
-        let deadline = Instant::now() + self.deadline;
+        let deadline = Instant::from_std(inquiry.arrived) + self.deadline;
         if route.access == Access::Public {
             let target = target(path.text, query);
             let routed = Routed { route, target, named: None, client: inquiry.client, spends: true };
@@ -429,9 +431,10 @@ impl Gate {
 
     async fn ask(&self, asked: &Asked, deadline: Instant, trail: &mut Trail) -> Result<(Answer, Seen), StoreError> {
         let began = Instant::now();
-        let answer = self.store.decide(&asked.question, deadline).await;
+        let answer = self.store.decide(&asked.question, began, deadline).await;
         let answered = Instant::now();
         trail.waited(answered - began);
+        trail.store_answered = Some(answered.into_std());
         let answer = answer?;
         trail.store_ms = Some(answer.now_ms);
         let seen = Seen { asked: began.into_std(), answered: answered.into_std(), store_ms: answer.now_ms };

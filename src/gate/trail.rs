@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use smallvec::SmallVec;
@@ -24,6 +24,8 @@ pub struct Trail {
     pub limits: Vec<LimitNow>,
     /// How long the store's answers were waited for; absent where it was not asked.
     pub store_took: Option<Duration>,
+    /// When it last answered; absent where it was not asked.
+    pub store_answered: Option<Instant>,
     /// The store's clock when it answered (milliseconds since the Unix epoch); absent where it was not asked.
     pub store_ms: Option<u64>,
     /// Why it would have been denied, where denials are only observed.

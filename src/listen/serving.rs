@@ -137,7 +137,7 @@ pub fn answer(
     let waits_to_be_asked = returns && request.headers().contains_key(EXPECT);
     let request = request.map(|stream| Arriving::new(stream, underway.progress.clone(), returns));
     Box::pin(async move {
-        let mut response = context.service.handle(request, arrival).await;
+        let mut response = context.service.handle(request, &arrival).await;
         if returns && !underway.progress.has_arrived() {
             let unread = underway.progress.take_unread();
             let over = unread.is_some() || response.body().is_the_gates_own();

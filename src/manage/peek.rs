@@ -58,7 +58,7 @@ pub async fn peek(policy: &Policy, store: &Store, key: &StoredKey) -> Result<Pee
     let deadline = Instant::now() + PATIENCE;
     for _ in 0..ATTEMPTS {
         let (asked, refused) = seen.asked(policy);
-        let answer = store.decide(&asked.question, deadline).await?;
+        let answer = store.decide(&asked.question, Instant::now(), deadline).await?;
         let (refused, limits) = match answer.outcome {
             Outcome::Stale(found) => {
                 seen.learn(found.into_iter().flatten())?;

@@ -34,7 +34,8 @@ impl CreateRate {
         };
         let ask = Ask { slot: user_slot(user).into(), buckets: [bucket].into(), ..Ask::default() };
         let question = Question { asks: [ask].into(), cost: 1, n: 1 };
-        let answer = store.decide(&question, Instant::now() + PATIENCE).await?;
+        let now = Instant::now();
+        let answer = store.decide(&question, now, now + PATIENCE).await?;
         let Outcome::Spent { granted, windows, .. } = answer.outcome else {
             return Err(StoreError::Broken(format!("the count of the keys that {user} creates")).into());
         };

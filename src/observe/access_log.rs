@@ -108,7 +108,7 @@ fn masked_path<'p>(path: &'p str, formats: &Formats) -> Cow<'p, str> {
 fn json(finished: &Finished<'_>, method: &str, path: &str, user_agent: Option<&str>) -> Vec<u8> {
     let trail = finished.trail;
     let span = finished.span.digits();
-    let mut line = JsonLine::new("timestamp", clock::rfc3339_ms(clock::now_ms()).as_bytes());
+    let mut line = JsonLine::new("timestamp", clock::rfc3339_ms(clock::ms_at(finished.ended)).as_bytes());
     line.plain("http.request.method", method.as_bytes());
     line.text("url.path", path);
     line.text("http.route", finished.route());
@@ -146,7 +146,7 @@ fn text(finished: &Finished<'_>, method: &str, path: &str, _: Option<&str>) -> V
     let observed = if finished.decision() == Decision::Observed { "observed: " } else { "" };
     let mut line = format!(
         "{} {} {} {} {observed}{} {:.1}ms",
-        clock::rfc3339_ms(clock::now_ms()),
+        clock::rfc3339_ms(clock::ms_at(finished.ended)),
         method,
         path.escape_debug(),
         finished.status,
@@ -167,7 +167,7 @@ fn text(finished: &Finished<'_>, method: &str, path: &str, _: Option<&str>) -> V
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use http::Method;
 
@@ -191,6 +191,7 @@ mod tests {
             trail: &trail,
             denial: None,
             status: 200,
+            ended: Instant::now(),
             took: Duration::from_micros(1500),
             decided_in: None,
             upstream_took: None,

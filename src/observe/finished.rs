@@ -1,6 +1,6 @@
 //! One request as metrics and logs see it, once its response head is known.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Method;
 
@@ -22,7 +22,9 @@ pub struct Finished<'a> {
     pub trail: &'a Trail,
     pub denial: Option<&'a Denial>,
     pub status: u16,
-    /// Until the response head.
+    /// When there was a response head.
+    pub ended: Instant,
+    /// Until then.
     pub took: Duration,
     /// Until the gate had decided.
     pub decided_in: Option<Duration>,

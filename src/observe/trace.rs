@@ -10,8 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::random::Random;
 use super::values::Values;
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// `00-<trace id>-<span id>-<flags>`, the only version there is.
 const LENGTH: usize = 55;
@@ -86,11 +86,19 @@ impl Span {
         }
     }
 
-    /// Says to the upstream what it is a part of. `tracestate` passes as it came where it is well-formed and its trace goes on
-    /// (§3.3.1, §4.3); its lines become one.
-    pub fn propagate(&self, headers: &mut HeaderMap) {
-        headers.insert(TRACEPARENT, self.text.clone());
-        match self.parent.map_or(State::Absent, |_| State::of(headers)) {
+    /// Whether a client's field ends here: what it belongs to is said anew, or does not go on.
+    pub fn replaces(&self, name: &HeaderName) -> bool {
+        *name == TRACEPARENT || (self.parent.is_none() && *name == TRACESTATE)
+    }
+
+    /// Says to the upstream what it is a part of, in `added` where `headers`, rid of what this replaces, does not say it yet.
+    /// `tracestate` passes as it came where it is well-formed and its trace goes on (§3.3.1, §4.3); its lines become one.
+    pub fn propagate(&self, headers: &mut HeaderMap, added: &mut Vec<(HeaderName, HeaderValue)>) {
+        added.push((TRACEPARENT, self.text.clone()));
+        if self.parent.is_none() {
+            return;
+        }
+        match State::of(headers) {
             State::Absent => drop(headers.remove(TRACESTATE)),
             State::AsItCame => {}
             State::InLines(joined) => drop(headers.insert(TRACESTATE, joined)),
@@ -224,9 +232,10 @@ mod tests {
     /// The header that goes on, as it would have come with this one.
     fn told(lines: &[&str]) -> (bool, String) {
         let span = Span::begin(&with(TRACEPARENT, lines), &Random::default(), &Values::default());
-        let mut headers = HeaderMap::new();
-        span.propagate(&mut headers);
-        let told = headers[TRACEPARENT].to_str().expect("it is text").to_owned();
+        let mut added = Vec::new();
+        span.propagate(&mut HeaderMap::new(), &mut added);
+        let [(_, told)] = &added[..] else { panic!("it is told alone: {added:?}") };
+        let told = told.to_str().expect("it is text").to_owned();
         let digits = span.digits();
         let parts = [digits.trace_id, digits.span_id, digits.flags].map(text);
         assert_eq!(told, format!("00-{}", parts.join("-")));
@@ -279,7 +288,10 @@ mod tests {
     fn state(parent: &[&str], lines: &[&str]) -> Vec<String> {
         let mut headers = with(TRACEPARENT, parent);
         headers.extend(with(TRACESTATE, lines));
-        Span::begin(&headers, &Random::default(), &Values::default()).propagate(&mut headers);
+        let span = Span::begin(&headers, &Random::default(), &Values::default());
+        let replaced: Vec<HeaderName> = headers.keys().filter(|name| span.replaces(name)).cloned().collect();
+        replaced.iter().for_each(|name| drop(headers.remove(name)));
+        span.propagate(&mut headers, &mut Vec::new());
         headers.get_all(TRACESTATE).iter().map(|value| value.to_str().expect("it is text").to_owned()).collect()
     }
 

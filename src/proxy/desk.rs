@@ -8,7 +8,8 @@ use std::error::Error;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::request::Parts;
+use http::{HeaderMap, Method, Response};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::sync::oneshot;
@@ -72,19 +73,19 @@ impl Desk {
     /// Has the request answered.
     pub async fn ask(
         &self,
-        request: Request<Arriving>,
+        head: &mut Parts,
+        body: Arriving,
         path: &str,
         arrival: &Arrival,
         told: &Told,
         trail: &mut Trail,
     ) -> Result<Response<Bytes>, Denial> {
-        let (route, parameters) = match self.routes.find(request.method(), path) {
+        let (route, parameters) = match self.routes.find(&head.method, path) {
             Found::Route { route, parameters } => (route, parameters),
             Found::OtherMethods { allow } => return Err(Denial::MethodNotAllowed { allow: allow.to_owned() }),
             Found::Nothing => return Err(Denial::RouteNotFound),
         };
         trail.route = Some(route.clone());
-        let (head, body) = request.into_parts();
         let reads_body = matches!(head.method, Method::POST | Method::PATCH);
         let (answer, answered) = oneshot::channel();
         let errand = Errand {
@@ -92,8 +93,8 @@ impl Desk {
             id: parameters.first().map(|(_, id)| (*id).to_owned()),
             query: told.uri.query().map(str::to_owned),
             body: if reads_body { read(body, told).await } else { Ok(Bytes::new()) },
-            method: head.method,
-            headers: head.headers,
+            method: head.method.clone(),
+            headers: std::mem::take(&mut head.headers),
             client: arrival.client.clone(),
             request_id: told.id.as_str().to_owned(),
             answer,

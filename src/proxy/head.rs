@@ -1,8 +1,9 @@
 //! What HTTP itself demands of a request's head, where hyper leaves it to us: one host, a target that we can read one way.
 
 use http::header::{HOST, TRANSFER_ENCODING};
+use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 
 use super::settings::Settings;
 use crate::gate::{Denial, Oversize};
@@ -28,22 +29,22 @@ pub enum Asked {
 }
 
 /// Checks the head, whose target is `uri`, and leaves exactly one `Host` in it, whatever the version.
-pub fn check<B>(request: &mut Request<B>, uri: &Uri, settings: &Settings) -> Result<Head, Denial> {
-    if REFUSED.contains(request.method()) {
+pub fn check(head: &mut Parts, uri: &Uri, settings: &Settings) -> Result<Head, Denial> {
+    if REFUSED.contains(&head.method) {
         return Err(Denial::MethodNotAllowed { allow: "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned() });
     }
     let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
     let oversize = match () {
         () if target > LONGEST_TARGET => Some(Oversize::Target),
-        () if size(request.headers()) > settings.header_bytes => Some(Oversize::Headers),
+        () if size(&head.headers) > settings.header_bytes => Some(Oversize::Headers),
         () => None,
     };
-    check_framing(request.headers())?;
-    if let Some(host) = missing_host(request.headers(), uri, request.version())? {
-        request.headers_mut().insert(HOST, host);
+    check_framing(&head.headers)?;
+    if let Some(host) = missing_host(&head.headers, uri, head.version)? {
+        head.headers.insert(HOST, host);
     }
     let asked = match uri.path() {
-        "*" if request.method() == Method::OPTIONS => Asked::Server,
+        "*" if head.method == Method::OPTIONS => Asked::Server,
         _ => Asked::Resource,
     };
     Ok(Head { asked, oversize })
@@ -109,6 +110,8 @@ fn is_host(host: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
 
     fn host_of(uri: &str, hosts: &[&'static str]) -> Result<String, &'static str> {

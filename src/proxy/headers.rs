@@ -11,6 +11,7 @@ use super::settings::{Identity, Upstream};
 use crate::gate::trail::Caller;
 use crate::gate::{Permit, credential};
 use crate::observe::Span;
+use crate::observe::trace::{TRACEPARENT, TRACESTATE};
 use crate::policy::Policy;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -19,11 +20,24 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 /// Why the request would have been denied, where denials are only observed.
 pub const WOULD_DENY: HeaderName = HeaderName::from_static("x-sidegate-would-deny");
 
+/// What the gate says of a request whatever is configured.
+const OWN: [HeaderName; 9] =
+    [TE, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, VIA, X_REQUEST_ID, TRACEPARENT, TRACESTATE, WOULD_DENY];
+
+/// How many of these nearly every request gets.
+const USUAL: usize = 6;
+
+/// What the gate says of a request behind what is left of its client's fields, of which none has such a name: to find each its
+/// place among them would cost more than all else that is done for it.
+pub type Added = Vec<(HeaderName, HeaderValue)>;
+
 /// What a forwarded request's headers are made from.
 pub struct Forwarding<'a> {
     pub permit: &'a Permit,
     pub policy: &'a Policy,
     pub upstream: &'a Upstream,
+    /// What the upstream is told in place of the gate's own (`overridden`).
+    pub overridden: &'a [HeaderName],
     /// Every upstream's identity headers: none of them passes from a client.
     pub reserved: &'a [HeaderName],
     pub arrival: &'a Arrival,
@@ -33,9 +47,10 @@ pub struct Forwarding<'a> {
     pub span: &'a Span,
 }
 
-/// The request's headers as the upstream gets them. The credential has been read before, from the whole of them.
-pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
-    let Forwarding { permit, policy, upstream, reserved, arrival, version, request_id, span } = *forwarding;
+/// The request's headers as the upstream gets them, together with what stands behind them. The credential has been read before,
+/// from the whole of them.
+pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) -> Added {
+    let Forwarding { permit, policy, upstream, overridden, reserved, arrival, version, request_id, span } = *forwarding;
     credential::strip(&policy.credentials, headers, permit.keys());
     let trailers = takes_trailers(headers);
     let foreign = !arrival.trusted;
@@ -43,29 +58,46 @@ pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) {
     let enforces = policy.enforces();
     hygiene::remove_all(headers, |name| {
         hygiene::is_hop_by_hop(name)
+            || *name == X_REQUEST_ID
+            || span.replaces(name)
             || (enforces && hygiene::is_override(name))
             || (foreign && hygiene::says_who_sent_it(name))
             || hygiene::looks_like_one_of(name, reserved)
             || hygiene::is_misspelt(name, policy)
     });
-    // No map is grown twice for one request.
-    let told = usize::from(permit.observed().is_some());
-    headers.reserve(8 + told + upstream.identity.len() + upstream.headers.len());
+    let mut added = Vec::with_capacity(USUAL + upstream.identity.len() + upstream.headers.len());
     if trailers {
         // gRPC demands it; it says only that the client can take trailers, which stream through (RFC 9110 §10.1.4).
-        headers.insert(TE, HeaderValue::from_static("trailers"));
+        added.push((TE, HeaderValue::from_static("trailers")));
     }
     join_cookies(headers);
-    say_who_sent_it(headers, arrival, version);
-    headers.insert(X_REQUEST_ID, request_id.value());
-    span.propagate(headers);
-    identity(headers, permit, upstream, request_id);
+    say_who_sent_it(headers, &mut added, arrival, version);
+    added.push((X_REQUEST_ID, request_id.value()));
+    span.propagate(headers, &mut added);
+    identity(&mut added, permit, upstream, request_id);
     for (name, value) in &upstream.headers {
-        headers.insert(name, value.clone());
+        if *name == HOST {
+            headers.insert(HOST, value.clone());
+        } else {
+            added.push((name.clone(), value.clone()));
+        }
     }
     if let Some(denial) = permit.observed() {
-        headers.insert(WOULD_DENY, HeaderValue::from_static(denial.reason().name()));
+        added.push((WOULD_DENY, HeaderValue::from_static(denial.reason().name())));
     }
+    for name in overridden {
+        let last = added.iter().rposition(|(added, _)| added == name);
+        let mut at = 0..;
+        added.retain(|(added, _)| (at.next() == last) | (added != name));
+    }
+    added
+}
+
+/// Which of the gate's own fields the configuration says otherwise; few do.
+pub fn overridden(upstream: &Upstream) -> Vec<HeaderName> {
+    let identity = upstream.identity.iter().map(|(name, _)| name);
+    let configured = identity.chain(upstream.headers.iter().map(|(name, _)| name));
+    configured.filter(|name| OWN.contains(name)).cloned().collect()
 }
 
 /// The response's headers as the client gets them, before the gate's own.
@@ -74,29 +106,38 @@ pub fn backward(headers: &mut HeaderMap) {
 }
 
 /// `X-Forwarded-*` and `Via`; what an untrusted client said of itself is gone, what a trusted proxy says is continued.
-fn say_who_sent_it(headers: &mut HeaderMap, arrival: &Arrival, version: Version) {
-    headers.insert(X_FORWARDED_FOR, hops(headers, arrival));
-    let scheme = HeaderValue::from_static(if arrival.secure { "https" } else { "http" });
-    headers.entry(X_FORWARDED_PROTO).or_insert(scheme);
-    if let Some(host) = headers.get(HOST).cloned() {
-        headers.entry(X_FORWARDED_HOST).or_insert(host);
+fn say_who_sent_it(headers: &mut HeaderMap, added: &mut Added, arrival: &Arrival, version: Version) {
+    match hops(headers, arrival) {
+        Some(hops) => drop(headers.insert(X_FORWARDED_FOR, hops)),
+        None => added.push((X_FORWARDED_FOR, arrival.peer.value())),
+    }
+    let said = |headers: &HeaderMap, name: HeaderName| arrival.trusted && headers.contains_key(name);
+    if !said(headers, X_FORWARDED_PROTO) {
+        let scheme = HeaderValue::from_static(if arrival.secure { "https" } else { "http" });
+        added.push((X_FORWARDED_PROTO, scheme));
+    }
+    if !said(headers, X_FORWARDED_HOST)
+        && let Some(host) = headers.get(HOST)
+    {
+        added.push((X_FORWARDED_HOST, host.clone()));
     }
     let via = match version {
         Version::HTTP_10 => "1.0 sidegate",
         Version::HTTP_2 => "2.0 sidegate",
         _ => "1.1 sidegate",
     };
-    headers.append(VIA, HeaderValue::from_static(via));
+    // Behind those that the request has passed before.
+    added.push((VIA, HeaderValue::from_static(via)));
 }
 
-/// Whom the request has passed, the peer last.
-fn hops(headers: &HeaderMap, Arrival { peer, trusted, .. }: &Arrival) -> HeaderValue {
+/// Whom the request has passed by a trusted proxy's account, the peer last.
+fn hops(headers: &HeaderMap, Arrival { peer, trusted, .. }: &Arrival) -> Option<HeaderValue> {
     if !trusted || !headers.contains_key(X_FORWARDED_FOR) {
-        return peer.value();
+        return None;
     }
     let hops = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
     let hops: Vec<&str> = hops.chain([peer.as_str()]).collect();
-    HeaderValue::try_from(hops.join(", ")).unwrap_or_else(|_| peer.value())
+    Some(HeaderValue::try_from(hops.join(", ")).unwrap_or_else(|_| peer.value()))
 }
 
 /// Whether the client says that it can take trailers.
@@ -119,7 +160,7 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn identity(headers: &mut HeaderMap, permit: &Permit, upstream: &Upstream, request_id: &RequestId) {
+fn identity(added: &mut Added, permit: &Permit, upstream: &Upstream, request_id: &RequestId) {
     for (name, template) in &upstream.identity {
         let value = || {
             let text = template.render(|part, text| introduce(permit.caller(), part, request_id, text));
@@ -131,7 +172,7 @@ fn identity(headers: &mut HeaderMap, permit: &Permit, upstream: &Upstream, reque
             _ => value(),
         };
         if let Some(value) = value {
-            headers.insert(name, value);
+            added.push((name.clone(), value));
         }
     }
 }

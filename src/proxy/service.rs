@@ -4,9 +4,9 @@
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::header::CONNECTION;
+use http::request::Parts;
 use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Body as _;
 use tracing::{debug, warn};
@@ -23,7 +23,7 @@ use super::told::{Times, Told};
 use super::upstream::Passage;
 use super::{Desk, Upstreams, cors, respond, upgrade};
 use crate::gate::{Denial, Gate, Inquiry, Permit, Trail};
-use crate::observe::{AccessLog, Finished, Metrics};
+use crate::observe::{AccessLog, Counts, Finished};
 
 /// One worker's pipeline.
 pub struct Service {
@@ -33,18 +33,20 @@ pub struct Service {
     /// Absent: no key API.
     pub desk: Option<Desk>,
     pub settings: Arc<Settings>,
-    pub metrics: Arc<Metrics>,
+    pub counts: Counts,
     pub access_log: Arc<AccessLog>,
     pub ids: RequestIds,
 }
 
 impl Service {
-    pub async fn handle(&self, mut request: Request<Arriving>, arrival: Arrival) -> Response<Outgoing> {
-        let mut times = Times::begin();
-        let in_flight = self.metrics.request_in_flight();
-        let told = Told::of(&mut request, &self.ids, arrival.trusted);
+    pub async fn handle(&self, request: Request<Arriving>, arrival: &Arrival) -> Response<Outgoing> {
+        let times = Times::begin();
+        let in_flight = self.counts.metrics.request_in_flight();
+        // It stays here, since whatever an async function is given moves twice.
+        let (mut head, body) = request.into_parts();
+        let told = Told::of(&mut head, &self.ids, arrival.trusted);
         let mut trail = Trail::default();
-        let (mut response, denial) = match self.answer(request, &told, &arrival, &mut trail, &mut times).await {
+        let (mut response, denial) = match self.answer(&mut head, body, &told, arrival, &mut trail, &times).await {
             Ok(response) => (response, None),
             Err(denial) => (self.own(self.words(&denial, &trail, &told), &told), Some(denial)),
         };
@@ -54,6 +56,7 @@ impl Service {
             respond::rate_limit_headers(headers, &trail, rate_limited, settings, &self.ids.values);
         }
         response.headers_mut().insert(X_REQUEST_ID, told.id.value());
+        let ended = times.ended();
         let finished = Finished {
             method: &told.method,
             path: told.uri.path(),
@@ -64,11 +67,12 @@ impl Service {
             trail: &trail,
             denial: denial.as_ref(),
             status: response.status().as_u16(),
-            took: times.took(),
+            ended,
+            took: ended - times.arrived,
             decided_in: times.decided_in(),
             upstream_took: times.upstream_took(),
         };
-        self.metrics.count(&finished);
+        self.counts.count(&finished);
         self.access_log.write(&finished, &self.gate.policy().credentials.formats);
         upgrade::hand_over(response, in_flight, &arrival.upgraded)
     }
@@ -76,16 +80,17 @@ impl Service {
     /// The way of one request.
     async fn answer(
         &self,
-        mut request: Request<Arriving>,
+        head: &mut Parts,
+        body: Arriving,
         told: &Told,
         arrival: &Arrival,
         trail: &mut Trail,
-        times: &mut Times,
+        times: &Times,
     ) -> Result<Response<Payload>, Denial> {
         if let Some(refused) = arrival.refused {
             return Err(refused.into());
         }
-        let Head { asked, oversize } = head::check(&mut request, &told.uri, &self.settings)?;
+        let Head { asked, oversize } = head::check(head, &told.uri, &self.settings)?;
         let within_bounds = || oversize.map_or(Ok(()), |oversize| Err(Denial::from(oversize)));
         if asked == Asked::Server {
             within_bounds()?;
@@ -94,28 +99,30 @@ impl Service {
         if let Some((desk, path)) = self.desk.as_ref().and_then(|desk| Some((desk, desk.path(told.uri.path())?))) {
             within_bounds()?;
             // Boxed, here and below: what few requests do takes no room in the others' futures.
-            let answer = Box::pin(desk.ask(request, &path, arrival, told, trail)).await?;
+            let answer = Box::pin(desk.ask(head, body, &path, arrival, told, trail)).await?;
             return Ok(answer.map(Payload::Words));
         }
         let inquiry = Inquiry {
             method: &told.method,
             path: told.uri.path(),
             query: told.uri.query(),
-            headers: request.headers(),
+            headers: &head.headers,
             client: arrival.client.ip(),
-            length: request.body().size_hint().exact(),
+            length: body.size_hint().exact(),
             oversize,
+            arrived: times.arrived,
         };
         let permit = self.gate.decide(&inquiry, trail).await;
-        let decided = Instant::now();
-        times.decided = Some(decided);
+        times.decided(trail.store_answered);
         let permit = permit?;
         if let Some(denial) = permit.observed() {
             tell_of_store(denial, told);
         }
 
-        let response = self.forward(&permit, request, told, arrival, decided).await;
-        times.answered = Some(Instant::now());
+        let response = self.forward(&permit, head, body, told, arrival, times).await;
+        if response.is_err() {
+            times.answered();
+        }
         let mut response = response?;
         headers::backward(response.headers_mut());
         cors::on_forwarded(self.settings.cors.as_ref(), response.headers_mut());
@@ -128,12 +135,13 @@ impl Service {
     async fn forward(
         &self,
         permit: &Permit,
-        request: Request<Arriving>,
+        head: &mut Parts,
+        body: Arriving,
         told: &Told,
         arrival: &Arrival,
-        now: Instant,
+        times: &Times,
     ) -> Result<Response<Payload>, Denial> {
-        let open = self.open.begin(permit, &told.id, &told.span, now);
+        let open = self.open.begin(permit, &told.id, &told.span, times.latest());
         let passage = Passage {
             permit,
             policy: self.gate.policy(),
@@ -143,11 +151,12 @@ impl Service {
             span: &told.span,
             grpc: told.grpc,
             open: &open,
+            times,
         };
         // The wait for an answer alone is bounded; a body that is still to come is not.
-        let has_body = !request.body().is_end_stream();
+        let has_body = !body.is_end_stream();
         let response = {
-            let forwarded = pin!(self.upstreams.forward(request, &passage));
+            let forwarded = pin!(self.upstreams.forward(head, body, &passage));
             if has_body { open.unless_over(forwarded).await? } else { forwarded.await? }
         };
         Ok(response.map(|answer| {

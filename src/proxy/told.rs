@@ -1,9 +1,11 @@
 //! What is kept of a request once the rest of it has been forwarded: for its answer, its log line and its metrics.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use http::header::{ORIGIN, USER_AGENT};
-use http::{HeaderValue, Method, Request, Uri, Version};
+use http::request::Parts;
+use http::{HeaderValue, Method, Uri, Version};
 
 use super::grpc;
 use super::request_id::{RequestId, RequestIds};
@@ -22,42 +24,61 @@ pub struct Told {
     pub grpc: bool,
 }
 
-/// When the stations of the way were passed, as far as it went.
+/// When the stations of the way were passed, as far as it went. Each looks at the clock once, and whoever needs the time in
+/// between takes theirs: a look costs as much as a hundred instructions.
 pub struct Times {
-    started: Instant,
-    pub decided: Option<Instant>,
-    pub answered: Option<Instant>,
+    pub arrived: Instant,
+    decided: Cell<Option<Instant>>,
+    answered: Cell<Option<Instant>>,
 }
 
 impl Times {
     pub fn begin() -> Self {
-        Self { started: Instant::now(), decided: None, answered: None }
+        Self { arrived: Instant::now(), decided: Cell::default(), answered: Cell::default() }
     }
 
-    pub fn took(&self) -> Duration {
-        self.answered.map_or_else(|| self.started.elapsed(), |answered| answered - self.started)
+    /// The gate has decided: by what the store said last, where it was asked.
+    pub fn decided(&self, store_answered: Option<Instant>) {
+        self.decided.set(Some(store_answered.unwrap_or_else(Instant::now)));
+    }
+
+    /// The upstream's answer has come, or will not.
+    pub fn answered(&self) -> Instant {
+        let now = Instant::now();
+        self.answered.set(Some(now));
+        now
+    }
+
+    /// As it was when somebody last looked.
+    pub fn latest(&self) -> Instant {
+        self.answered.get().or(self.decided.get()).unwrap_or(self.arrived)
+    }
+
+    /// When there was something to say to the client.
+    pub fn ended(&self) -> Instant {
+        self.answered.get().unwrap_or_else(Instant::now)
     }
 
     pub fn decided_in(&self) -> Option<Duration> {
-        Some(self.decided? - self.started)
+        Some(self.decided.get()? - self.arrived)
     }
 
     pub fn upstream_took(&self) -> Option<Duration> {
-        Some(self.answered? - self.decided?)
+        Some(self.answered.get()? - self.decided.get()?)
     }
 }
 
 impl Told {
-    pub fn of<B>(request: &mut Request<B>, ids: &RequestIds, trusted: bool) -> Self {
+    pub fn of(head: &mut Parts, ids: &RequestIds, trusted: bool) -> Self {
         Self {
-            id: ids.of(request.headers(), trusted),
-            span: ids.span(request.headers()),
-            method: request.method().clone(),
-            uri: std::mem::take(request.uri_mut()),
-            version: request.version(),
-            user_agent: request.headers().get(USER_AGENT).cloned(),
-            origin: request.headers().get(ORIGIN).cloned(),
-            grpc: grpc::is_called(request.headers(), request.version()),
+            id: ids.of(&head.headers, trusted),
+            span: ids.span(&head.headers),
+            method: head.method.clone(),
+            uri: std::mem::take(&mut head.uri),
+            version: head.version,
+            user_agent: head.headers.get(USER_AGENT).cloned(),
+            origin: head.headers.get(ORIGIN).cloned(),
+            grpc: grpc::is_called(&head.headers, head.version),
         }
     }
 }

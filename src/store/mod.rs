@@ -65,20 +65,16 @@ impl Shared {
 }
 
 impl Store {
-    /// Answers one request's question by `deadline`.
-    pub async fn decide(&self, question: &Question, deadline: Instant) -> Result<Answer, StoreError> {
+    /// Answers one request's question, asked `now`, by `deadline`.
+    pub async fn decide(&self, question: &Question, now: Instant, deadline: Instant) -> Result<Answer, StoreError> {
         match self {
-            Self::Redis(redis) => {
-                let now = Instant::now();
-                match redis.recall(question, now) {
-                    Some(denied) => Ok(denied),
-                    None => guarded(redis, now, || redis.decide(question, deadline)).await,
-                }
-            }
+            Self::Redis(redis) => match redis.recall(question, now) {
+                Some(denied) => Ok(denied),
+                None => guarded(redis, now, || redis.decide(question, deadline)).await,
+            },
             Self::File { file, calls } => {
-                let started = Instant::now();
                 let answers = Ok(file.decide(std::slice::from_ref(question), clock::now_ms()));
-                calls.decided(&answers, 1, started.elapsed());
+                calls.decided(&answers, 1, now.elapsed());
                 let answer = answers.ok().and_then(|answers| answers.into_iter().next());
                 answer.ok_or_else(|| StoreError::Broken("the answer is empty".to_owned()))
             }

@@ -73,9 +73,9 @@ async fn decide(
     cost: Option<u64>,
     trail: &mut Trail,
 ) -> anyhow::Result<Result<Permit, Denial>> {
-    let mut request = asked.request.clone();
-    let uri = request.uri().clone();
-    let head = match head::check(&mut request, &uri, &settings.proxy) {
+    let (mut head, ()) = asked.request.clone().into_parts();
+    let uri = head.uri.clone();
+    let head = match head::check(&mut head, &uri, &settings.proxy) {
         Ok(head) => head,
         Err(denial) => return Ok(Err(denial)),
     };
@@ -134,12 +134,13 @@ fn forwarded(permit: &Permit, asked: &Asked, settings: &Settings) -> Forwarded {
     let ids = RequestIds::default();
     let (request_id, span) = (ids.of(came, asked.arrival.trusted), ids.span(came));
     let mut headers = came.clone();
-    headers::forward(
+    let added = headers::forward(
         &mut headers,
         &Forwarding {
             permit,
             policy: &settings.policy,
             upstream,
+            overridden: &headers::overridden(upstream),
             reserved: &reserved(settings),
             arrival: &asked.arrival,
             version: Version::HTTP_11,
@@ -147,6 +148,7 @@ fn forwarded(permit: &Permit, asked: &Asked, settings: &Settings) -> Forwarded {
             span: &span,
         },
     );
+    headers.extend(added);
     let fixed = |name: &HeaderName| upstream.headers.iter().any(|(fixed, _)| fixed == name);
     let new = headers.iter().filter(|(name, value)| !came.get_all(*name).iter().any(|old| old == value) || fixed(name));
     let shown = |name: &HeaderName, value: &http::HeaderValue| {

@@ -1,6 +1,7 @@
 //! The request that is asked about, as the listener would hand it to the gate.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
@@ -62,6 +63,7 @@ impl Asked {
             client: self.arrival.client.ip(),
             length: None,
             oversize: None,
+            arrived: Instant::now(),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! `pool` keeps connections, `h1` and `h2` exchange a request for an answer on one, `relayed` passes the answer's body on,
 //! `resolve` knows where a name leads. Everything here belongs to one worker's thread.
 
+mod alarm;
 pub mod h1;
 pub mod h2;
 mod heard;
@@ -10,9 +11,11 @@ pub mod pool;
 pub mod relayed;
 pub mod resolve;
 
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use http::header::HOST;
@@ -21,22 +24,23 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Body as _;
 use thiserror::Error;
-use tokio::time::timeout_at;
 
 use super::arrival::Arrival;
 use super::arriving::Arriving;
 use super::connector::{Connector, ConnectorError};
 use super::grpc;
-use super::headers::{self, Forwarding, WOULD_DENY};
+use super::headers::{self, Added, Forwarding, WOULD_DENY};
 use super::open::OpenRequest;
 use super::request_id::RequestId;
 use super::settings::{Protocol, Target, Upstream};
+use super::told::Times;
 use super::upgrade::{self, Wanted};
 use super::upload::{Forwarded, Upload};
 use crate::gate::{Denial, Permit};
 use crate::observe::Span;
 use crate::policy::Policy;
 
+use self::alarm::Alarm;
 use self::pool::{Outlet, Pool};
 use self::relayed::Relayed;
 
@@ -49,6 +53,8 @@ pub struct Upstreams {
 
 struct Destination {
     settings: Upstream,
+    /// Which of the gate's own fields they say otherwise.
+    overridden: Vec<HeaderName>,
     pool: Rc<Pool>,
     /// The host that is asked for; `None`: the one that the client named.
     host: Option<HeaderValue>,
@@ -66,6 +72,7 @@ pub struct Passage<'a> {
     /// Whether this is a gRPC call.
     pub grpc: bool,
     pub open: &'a Rc<OpenRequest>,
+    pub times: &'a Times,
 }
 
 /// How long an answer's head is waited for: so long from the last frame of the request's body.
@@ -127,24 +134,25 @@ impl Upstreams {
     /// streams; the answer is the upstream's head with its body still to come.
     pub async fn forward(
         &self,
-        request: Request<Arriving>,
+        head: &mut Parts,
+        body: Arriving,
         passage: &Passage<'_>,
     ) -> Result<Response<Relayed>, Denial> {
-        let Passage { permit, policy, asked, arrival, request_id, span, grpc, open } = *passage;
+        let Passage { permit, policy, asked, arrival, request_id, span, grpc, open, times: _ } = *passage;
         // The configuration resolves every id that a route or a format names.
         let unknown = || Denial::UpstreamUnreachable("no such upstream".to_owned());
         let service = self.upstreams.get(permit.upstream().0).ok_or_else(unknown)?;
         let most = permit.most_of_a_body();
-        if let (Some(most), Some(length)) = (most, request.body().size_hint().exact())
+        if let (Some(most), Some(length)) = (most, body.size_hint().exact())
             && length > most
         {
             return Err(Denial::BodyTooLarge);
         }
-        let (mut head, body) = request.into_parts();
         let forwarding = Forwarding {
             permit,
             policy,
             upstream: &service.settings,
+            overridden: &service.overridden,
             reserved: &self.reserved,
             arrival,
             version: head.version,
@@ -152,7 +160,7 @@ impl Upstreams {
             span,
         };
         let wanted = Wanted::of(head.version, &head.headers, &mut head.extensions);
-        headers::forward(&mut head.headers, &forwarding);
+        let added = headers::forward(&mut head.headers, &forwarding);
         if let Some(wanted) = &wanted {
             wanted.ask(&mut head.headers);
         }
@@ -164,7 +172,7 @@ impl Upstreams {
         let body = Forwarded::new(body, most, &self.reserved, open);
         let configured = permit.route().response_timeout.unwrap_or(service.settings.response_timeout);
         let patience = Patience::new(configured, grpc, &head.headers);
-        let mut response = service.send(&head, &body, patience, passage).await?;
+        let mut response = service.send(head, &added, &body, patience, passage).await?;
         upgrade::answered(wanted, &mut response)?;
         Ok(response)
     }
@@ -192,18 +200,19 @@ impl Destination {
         // The configuration took it from an authority, which is visible ASCII.
         let host = host.and_then(|host| HeaderValue::try_from(host).ok());
         let pool = Rc::new(Pool::new(settings, connector.clone()));
-        Self { settings: settings.clone(), pool, host }
+        Self { settings: settings.clone(), overridden: headers::overridden(settings), pool, host }
     }
 
     /// Sends the request, and once more on another connection where it cannot have been acted upon, or may be twice.
     async fn send(
         &self,
-        head: &Parts,
+        head: &mut Parts,
+        added: &Added,
         body: &Forwarded,
         patience: Patience,
         passage: &Passage<'_>,
     ) -> Result<Response<Relayed>, Denial> {
-        let first = match self.attempt(head, body, false, patience).await? {
+        let first = match self.attempt(head, added, body, false, patience, passage.times).await? {
             Ok(response) => return Ok(response),
             Err(unanswered) => unanswered,
         };
@@ -212,22 +221,33 @@ impl Destination {
         }
         let (request_id, trace_id) = (passage.request_id.as_str(), passage.span.trace_id());
         tracing::debug!(request_id, trace_id, error = chain(&first.error), "the request is sent again");
-        let second = Box::pin(self.attempt(head, body, true, patience)).await?;
+        let second = Box::pin(self.attempt(head, added, body, true, patience, passage.times)).await?;
         second.map_err(|unanswered| failed(&unanswered.error, body.upload()))
     }
 
     /// One exchange. `fresh`: on no connection that has served before.
     async fn attempt(
         &self,
-        head: &Parts,
+        head: &mut Parts,
+        added: &Added,
         body: &Forwarded,
         fresh: bool,
         patience: Patience,
+        times: &Times,
     ) -> Result<Result<Response<Relayed>, Unanswered>, Denial> {
         let upload = body.upload();
-        match self.pool.outlet(fresh).await.map_err(Denial::UpstreamUnreachable)? {
+        let kept = if fresh { None } else { self.pool.take_idle(times.latest()) };
+        let (outlet, now) = match kept {
+            Some(connection) => (Outlet::H1(connection), times.latest()),
+            None => (self.pool.outlet(fresh).await.map_err(Denial::UpstreamUnreachable)?, Instant::now()),
+        };
+        match outlet {
             Outlet::H1(mut connection) => {
-                let answered = within(patience, upload, pin!(connection.exchange(head, body))).await?;
+                let mut alarm = std::mem::take(&mut connection.alarm);
+                let answered =
+                    within(patience, upload, now, &mut alarm, pin!(connection.exchange(head, added, body))).await?;
+                connection.alarm = alarm;
+                connection.heard_at = Some(times.answered());
                 Ok(answered.map(|response| {
                     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                         return response.map(|()| Relayed::upgraded(connection));
@@ -237,8 +257,11 @@ impl Destination {
                 }))
             }
             Outlet::H2(stream) => {
-                let request = Request::from_parts(head.clone(), body.clone());
-                let answered = within(patience, upload, Box::pin(stream.exchange(request)).as_mut()).await?;
+                let mut request = Request::from_parts(head.clone(), body.clone());
+                request.headers_mut().extend(added.iter().cloned());
+                let exchange = Box::pin(stream.exchange(request));
+                let answered = within(patience, upload, now, &mut Alarm::default(), pin!(exchange)).await?;
+                times.answered();
                 Ok(answered.map(|(response, place)| response.map(|stream| Relayed::from_h2(stream, place))))
             }
         }
@@ -274,21 +297,27 @@ fn aim(asked: &Uri, target: &str) -> Result<Uri, Denial> {
 async fn within<T>(
     Patience { time, only_after_body }: Patience,
     upload: Option<&Rc<Upload>>,
+    now: Instant,
+    alarm: &mut Alarm,
     mut answer: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Denial> {
-    let mut deadline = Instant::now() + time;
-    loop {
-        if let Ok(answered) = timeout_at(deadline.into(), &mut answer).await {
-            return Ok(answered);
+    let mut deadline = now + time;
+    poll_fn(|cx| {
+        if let Poll::Ready(answered) = answer.as_mut().poll(cx) {
+            return Poll::Ready(Ok(answered));
         }
-        match upload.and_then(|upload| upload.last_frame()) {
-            Some(last) if last + time > deadline => deadline = last + time,
-            _ if only_after_body && upload.is_some_and(|upload| !upload.has_ended()) => {
-                deadline = Instant::now() + time
+        loop {
+            ready!(alarm.poll(cx, deadline));
+            match upload.and_then(|upload| upload.last_frame()) {
+                Some(last) if last + time > deadline => deadline = last + time,
+                _ if only_after_body && upload.is_some_and(|upload| !upload.has_ended()) => {
+                    deadline = Instant::now() + time
+                }
+                _ => return Poll::Ready(Err(Denial::UpstreamTimeout)),
             }
-            _ => return Err(Denial::UpstreamTimeout),
         }
-    }
+    })
+    .await
 }
 
 fn failed(error: &Failure, upload: Option<&Rc<Upload>>) -> Denial {

@@ -83,10 +83,10 @@ impl Pool {
         }
     }
 
-    /// A connection that is there, or a new one. `fresh`: no HTTP/1.1 connection that has served before.
+    /// Any connection that is there by now, or a new one. `fresh`: no HTTP/1.1 connection that has served before.
     pub async fn outlet(self: &Rc<Self>, fresh: bool) -> Result<Outlet, String> {
         loop {
-            if !fresh && let Some(connection) = self.take_idle() {
+            if !fresh && let Some(connection) = self.take_idle(Instant::now()) {
                 return Ok(Outlet::H1(connection));
             }
             if let Some(stream) = self.take_stream() {
@@ -107,15 +107,17 @@ impl Pool {
     pub fn give_back(self: &Rc<Self>, connection: Box<h1::Connection>) {
         let Some(connection) = connection.rested() else { return };
         if self.is_current(connection.peer()) {
-            self.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
+            let since = connection.heard_at.unwrap_or_else(Instant::now);
+            self.idle.borrow_mut().push(Idle { connection, since });
             self.sweep();
         }
     }
 
-    fn take_idle(&self) -> Option<Box<h1::Connection>> {
+    /// The last one used, if it can take another request.
+    pub fn take_idle(&self, now: Instant) -> Option<Box<h1::Connection>> {
         loop {
             let Idle { mut connection, since } = self.idle.borrow_mut().pop()?;
-            if since.elapsed() < self.keep && connection.is_ready() {
+            if now.saturating_duration_since(since) < self.keep && connection.is_ready() {
                 return Some(connection);
             }
         }

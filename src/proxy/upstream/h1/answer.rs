@@ -8,6 +8,7 @@ use http::header::{CONNECTION, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Response, StatusCode, Version};
 use httparse::{ParserConfig, Status};
 use hyper::ext::ReasonPhrase;
+use smallvec::SmallVec;
 
 use super::error::Error;
 use super::fields;
@@ -39,12 +40,8 @@ pub struct Awaited {
     before: u32,
 }
 
-/// The status line, and where in the bytes the fields stand.
-struct Parsed {
-    length: usize,
-    response: Response<()>,
-    fields: Vec<Field>,
-}
+/// Where in a head its fields stand. Most answers have few.
+type Fields = SmallVec<[Field; 12]>;
 
 /// Where a name and its value begin, and how long they are.
 struct Field {
@@ -52,12 +49,20 @@ struct Field {
     value: (usize, usize),
 }
 
-/// The answer's head, once all of it is there; what comes before it (1xx) is passed over.
-pub fn take(read: &mut BytesMut, awaited: &mut Awaited, method: &Method) -> Result<Option<Answer>, Error> {
-    while let Some(Parsed { length, response: mut answer, fields }) = parse(read, &mut awaited.seen)? {
+/// The answer's head, once all of it is there; what comes before it (1xx) is passed over. `room`: a map that nobody needs any
+/// more once there is an answer, which gets it, since the memory of a new one costs more than all that is written into it.
+pub fn take(
+    read: &mut BytesMut,
+    awaited: &mut Awaited,
+    method: &Method,
+    room: &mut HeaderMap,
+) -> Result<Option<Answer>, Error> {
+    let mut fields = Fields::new();
+    while let Some((length, mut answer)) = parse(read, &mut awaited.seen, &mut fields)? {
         let head = read.split_to(length).freeze();
         let (status, version) = (answer.status(), answer.version());
-        let keeps = fill(answer.headers_mut(), &head, &fields, version)?;
+        room.clear();
+        let keeps = fill(room, &head, &fields, version)?;
         let switches = status == StatusCode::SWITCHING_PROTOCOLS;
         if status.is_informational() && !switches {
             awaited.before += 1;
@@ -66,6 +71,7 @@ pub fn take(read: &mut BytesMut, awaited: &mut Awaited, method: &Method) -> Resu
             }
             continue;
         }
+        *answer.headers_mut() = std::mem::take(room);
         let told = framing::content_length(answer.headers_mut())?;
         let framing = Framing::of(method, &answer, told)?;
         // One that announces a body where there is none may send it all the same, to whoever asks next.
@@ -76,13 +82,14 @@ pub fn take(read: &mut BytesMut, awaited: &mut Awaited, method: &Method) -> Resu
     Ok(None)
 }
 
-fn parse(read: &[u8], seen: &mut usize) -> Result<Option<Parsed>, Error> {
+/// How long the head is, its status line, and where its fields stand.
+fn parse(read: &[u8], seen: &mut usize, fields: &mut Fields) -> Result<Option<(usize, Response<()>)>, Error> {
     if read.is_empty() || (*seen > 0 && !may_be_whole(read, *seen)) {
         return incomplete(read, seen);
     }
-    let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
+    let mut parsed = [const { MaybeUninit::uninit() }; FIELDS];
     let mut head = httparse::Response::new(&mut []);
-    let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut head, read, &mut fields);
+    let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut head, read, &mut parsed);
     let Status::Complete(length) = parsed.map_err(Error::Head)? else { return incomplete(read, seen) };
     if length > HEAD_BYTES {
         return Err(Error::Malformed("its head is larger than 64 KiB"));
@@ -92,11 +99,12 @@ fn parse(read: &[u8], seen: &mut usize) -> Result<Option<Parsed>, Error> {
         name: place(read, field.name.as_bytes()),
         value: place(read, field.value),
     };
-    let fields = head.headers.iter().map(field).collect();
-    Ok(Some(Parsed { length, response: status_line(&head)?, fields }))
+    fields.clear();
+    fields.extend(head.headers.iter().map(field));
+    Ok(Some((length, status_line(&head)?)))
 }
 
-fn incomplete(read: &[u8], seen: &mut usize) -> Result<Option<Parsed>, Error> {
+fn incomplete<T>(read: &[u8], seen: &mut usize) -> Result<Option<T>, Error> {
     *seen = read.len();
     if read.len() < HEAD_BYTES { Ok(None) } else { Err(Error::Malformed("its head is larger than 64 KiB")) }
 }

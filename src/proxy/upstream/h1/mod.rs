@@ -21,10 +21,11 @@ mod tests;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
+use http::Response;
 use http::request::Parts;
-use http::{Method, Response};
 use hyper::body::{Frame, SizeHint};
 
 use self::answer::{Answer, Awaited};
@@ -33,7 +34,9 @@ use self::framing::Framing;
 use self::reading::Reading;
 use self::sending::Sending;
 use super::Unanswered;
+use super::alarm::Alarm;
 use crate::proxy::connector::Stream;
+use crate::proxy::headers::Added;
 use crate::proxy::upload::Forwarded;
 
 /// Boxed where it is kept, since it moves from the pool to an answer and back.
@@ -48,6 +51,10 @@ pub struct Connection {
     /// It may serve another request once both sides have ended this one.
     keeps: bool,
     reused: bool,
+    /// For how long an answer is waited for.
+    pub alarm: Alarm,
+    /// When the last of an answer came, where somebody has looked at the clock since.
+    pub heard_at: Option<Instant>,
 }
 
 impl Connection {
@@ -60,6 +67,8 @@ impl Connection {
             framing: Framing::Ended,
             keeps: true,
             reused: false,
+            alarm: Alarm::default(),
+            heard_at: None,
         })
     }
 
@@ -72,8 +81,14 @@ impl Connection {
         self.reading.is_silent(Pin::new(&mut self.stream))
     }
 
-    /// Sends a request, and waits for the head of its answer. The rest of the body may still have to be sent then.
-    pub async fn exchange(&mut self, head: &Parts, body: &Forwarded) -> Result<Response<()>, Unanswered> {
+    /// Sends a request, and waits for the head of its answer. The rest of the body may still have to be sent then. As soon as
+    /// anything is answered, `head` has lost its fields: nothing is sent again that was heard, and the answer's take their room.
+    pub async fn exchange(
+        &mut self,
+        head: &mut Parts,
+        added: &Added,
+        body: &Forwarded,
+    ) -> Result<Response<()>, Unanswered> {
         let reused = std::mem::replace(&mut self.reused, true);
         // One that has served before was looked at when it was taken.
         if !reused && !self.is_ready() {
@@ -82,10 +97,10 @@ impl Connection {
         self.reading.heard = false;
         self.keeps = true;
         let mut awaited = Awaited::default();
-        let answered = match self.sending.begin(head, body) {
+        let answered = match self.sending.begin(head, added, body) {
             Ok(closes) => {
                 self.keeps = !closes;
-                std::future::poll_fn(|cx| self.poll_answer(cx, &head.method, &mut awaited)).await
+                std::future::poll_fn(|cx| self.poll_answer(cx, head, &mut awaited)).await
             }
             Err(error) => Err(error),
         };
@@ -112,6 +127,7 @@ impl Connection {
             if self.framing.is_ended() {
                 return Poll::Ready(None);
             }
+            self.heard_at = None;
             if ready!(self.reading.poll(cx, Pin::new(&mut self.stream))).map_err(Error::Io)? == 0 {
                 self.keeps = false;
                 self.framing.close()?;
@@ -147,25 +163,26 @@ impl Connection {
     fn poll_answer(
         &mut self,
         cx: &mut Context<'_>,
-        method: &Method,
+        head: &mut Parts,
         awaited: &mut Awaited,
     ) -> Poll<Result<Response<()>, Error>> {
         // What could not be sent may have been answered before: too large a body, for one.
         if let Poll::Ready(Err(error)) = self.poll_send(cx) {
             return Poll::Ready(Err(error));
         }
-        let answered = ready!(self.poll_head(cx, method, awaited));
+        let answered = ready!(self.poll_head(cx, head, awaited));
         Poll::Ready(answered.map_err(|error| self.sending.take_failure().map_or(error, Error::Io)))
     }
 
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
-        method: &Method,
+        head: &mut Parts,
         awaited: &mut Awaited,
     ) -> Poll<Result<Response<()>, Error>> {
         loop {
-            if let Some(Answer { response, framing, keeps }) = answer::take(&mut self.reading.bytes, awaited, method)? {
+            let taken = answer::take(&mut self.reading.bytes, awaited, &head.method, &mut head.headers)?;
+            if let Some(Answer { response, framing, keeps }) = taken {
                 self.framing = framing;
                 self.keeps &= keeps;
                 return Poll::Ready(Ok(response));

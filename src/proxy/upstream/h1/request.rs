@@ -10,6 +10,7 @@ use hyper::body::Body;
 
 use super::error::Error;
 use super::fields;
+use crate::proxy::headers::Added;
 
 /// How a request's body goes out.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,13 +41,13 @@ struct Said {
 }
 
 /// Writes the head, and with it what its fields do not say of the body yet. After an error `out` holds a part of it.
-pub fn write(out: &mut Vec<u8>, head: &Parts, body: &impl Body) -> Result<Written, Error> {
+pub fn write(out: &mut Vec<u8>, head: &Parts, added: &Added, body: &impl Body) -> Result<Written, Error> {
     let target = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     for part in [head.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
     let mut said = Said::default();
-    for (name, value) in &head.headers {
+    for (name, value) in head.headers.iter().chain(added.iter().map(|(name, value)| (name, value))) {
         if said.note(name, value)? {
             write_field(out, name, value);
         }

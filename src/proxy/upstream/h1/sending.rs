@@ -12,6 +12,7 @@ use tokio::io::AsyncWrite;
 
 use super::error::Error;
 use super::request::{self, Outgoing};
+use crate::proxy::headers::Added;
 use crate::proxy::upload::{BodyError, Forwarded};
 
 /// To copy this much costs less than to hand the system a list of pieces.
@@ -43,9 +44,9 @@ impl<B> Default for Sending<B> {
 
 impl<B: Body<Data = Bytes, Error = BodyError> + Clone + Unpin> Sending<B> {
     /// The next request. Whether it asks for the connection to be closed after it.
-    pub fn begin(&mut self, head: &Parts, body: &B) -> Result<bool, Error> {
+    pub fn begin(&mut self, head: &Parts, added: &Added, body: &B) -> Result<bool, Error> {
         // Nothing of a head that cannot be written is ever sent.
-        let written = request::write(&mut self.front, head, body);
+        let written = request::write(&mut self.front, head, added, body);
         let written = written.inspect_err(|_| self.front.clear())?;
         self.body = (written.body != Outgoing::Nothing).then(|| (body.clone(), written.body));
         Ok(written.closes)

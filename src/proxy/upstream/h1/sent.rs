@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Method, Request};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
@@ -100,7 +100,7 @@ fn ours(request: Request<Frames>) -> Vec<u8> {
     received(|mut stream| async move {
         let (head, body) = request.into_parts();
         let mut sending = Sending::<Frames>::default();
-        if sending.begin(&head, &body).is_ok() {
+        if sending.begin(&head, &Vec::new(), &body).is_ok() {
             // An error closes the connection, as it does where it is used.
             let _ = std::future::poll_fn(|cx| sending.poll(cx, Pin::new(&mut stream))).await;
         }
@@ -190,7 +190,7 @@ fn what_cannot_be_sent_does_not_gather() {
         let pieces = vec![(false, Piece::Data(2000)); 2000];
         let (head, body) = request(&Method::POST, &[], Frames::new(&pieces, false, false)).into_parts();
         let mut sending = Sending::<Frames>::default();
-        sending.begin(&head, &body).expect("the head can be sent");
+        sending.begin(&head, &Vec::new(), &body).expect("the head can be sent");
         for _ in 0..2000 {
             let polled = std::future::poll_fn(|cx| Poll::Ready(sending.poll(cx, Pin::new(&mut near)))).await;
             assert!(polled.is_pending());

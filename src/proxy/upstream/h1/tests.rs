@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use http::Request;
+use http::{Method, Request};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -120,8 +120,8 @@ impl Play {
         let request = self.request(());
         self.run(|stream| async move {
             let mut connection = Connection::open(Stream::Unix(stream), None);
-            let (head, ()) = request.into_parts();
-            let response = match connection.exchange(&head, &Forwarded::default()).await {
+            let (mut head, ()) = request.into_parts();
+            let response = match connection.exchange(&mut head, &Vec::new(), &Forwarded::default()).await {
                 Ok(response) => response,
                 Err(unanswered) => return Outcome::Failed(unanswered.error.to_string()),
             };
