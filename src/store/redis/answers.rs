@@ -13,8 +13,12 @@ const KEPT: usize = 64 * 1024;
 /// Far beyond the documents of a call's questions: a server that sends more is not answering us.
 const LONGEST: usize = 64 * 1024 * 1024;
 
+/// Lines, texts and heads of arrays in one answer. A node's role with all its replicas has the most; an answer of a great many is
+/// read at once, and the worker does nothing else meanwhile.
+const MOST_PARTS: u64 = 4096;
+
 /// A status or an error; and a number, with its type.
-const LONGEST_LINE: usize = 64 * 1024;
+const LONGEST_LINE: usize = 16 * 1024;
 const LONGEST_NUMBER: usize = 32;
 
 const END: &[u8] = b"\r\n";
@@ -32,11 +36,13 @@ pub(super) struct Answers {
     whole: usize,
     /// How many parts it has yet: lines, texts, and heads of arrays.
     parts: u64,
+    /// How many of them are whole.
+    passed: u64,
 }
 
 impl Answers {
     pub(super) fn new() -> Self {
-        Self { bytes: Vec::with_capacity(READ), begin: 0, whole: 0, parts: 1 }
+        Self { bytes: Vec::with_capacity(READ), begin: 0, whole: 0, parts: 1, passed: 0 }
     }
 
     /// Where bytes that arrive are to be appended.
@@ -60,9 +66,13 @@ impl Answers {
             };
             self.whole += part.length;
             self.parts = self.parts - 1 + part.elements;
+            self.passed += 1;
+            if self.passed + self.parts > MOST_PARTS {
+                return Err(NoAnswer("it is too long"));
+            }
         }
         let value = read(&self.bytes[self.begin..self.whole])?;
-        (self.begin, self.parts) = (self.whole, 1);
+        (self.begin, self.parts, self.passed) = (self.whole, 1, 0);
         Ok(Some(value))
     }
 }
@@ -127,8 +137,14 @@ fn read(answer: &[u8]) -> Result<Value, NoAnswer> {
         Some(head @ [b'$', ..]) => {
             Ok(Value::BulkString(answer[head.len() + END.len()..answer.len() - END.len()].to_vec()))
         }
-        _ => parse_redis_value(answer).map_err(|_| NoAnswer("it cannot be read")),
+        // An error may repeat what was asked, which need not be text.
+        _ if answer.starts_with(b"-") => parsed(String::from_utf8_lossy(answer).as_bytes()),
+        _ => parsed(answer),
     }
+}
+
+fn parsed(answer: &[u8]) -> Result<Value, NoAnswer> {
+    parse_redis_value(answer).map_err(|_| NoAnswer("it cannot be read"))
 }
 
 #[cfg(test)]

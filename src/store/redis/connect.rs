@@ -118,15 +118,13 @@ impl Supervisor {
                 Ok((link, driver, address)) => {
                     let since = Instant::now();
                     self.announce_up(Arc::new(link), &address);
-                    if !self.watch(driver, &address).await {
-                        return;
-                    }
+                    let Some(why) = self.watch(driver, &address).await else { return };
                     if since.elapsed() >= PROVEN {
-                        self.announce_lost();
+                        self.announce_lost(&why);
                         backoff = FIRST_BACKOFF;
                         continue;
                     }
-                    self.announce_down(StoreError::Unreachable("the connection was lost".to_owned()));
+                    self.announce_down(why);
                 }
                 Err(error) => self.announce_down(error),
             }
@@ -148,17 +146,22 @@ impl Supervisor {
         Ok((Link { pipe, sha, generation: self.generation }, driver, address))
     }
 
-    /// Returns `true` when the connection has to be replaced, `false` when nobody needs it any more.
-    async fn watch(&mut self, mut driver: Driver, address: &Address) -> bool {
+    /// Why the connection has to be replaced; `None` when nobody needs it any more.
+    async fn watch(&mut self, mut driver: Driver, address: &Address) -> Option<StoreError> {
+        let doubtful = |why: &str| Some(StoreError::Unreachable(why.to_owned()));
         loop {
             tokio::select! {
-                _ = driver.ended() => return !self.tell.is_closed(),
+                why = driver.ended() => return Some(why).filter(|_| !self.tell.is_closed()),
                 doubt = self.doubted.recv() => match doubt {
-                    Some(generation) if generation == self.generation => return true,
+                    Some(generation) if generation == self.generation => {
+                        return doubtful("it gave no answer in time, or one that only another connection can mend");
+                    }
                     Some(_) => {}
-                    None => return false,
+                    None => return None,
                 },
-                () = another_master(self.watchers.as_mut(), address) => return true,
+                () = another_master(self.watchers.as_mut(), address) => {
+                    return doubtful("the sentinels name another master");
+                }
             }
         }
     }
@@ -170,9 +173,9 @@ impl Supervisor {
         self.tell.send_replace(State::Up(link));
     }
 
-    fn announce_lost(&self) {
+    fn announce_lost(&self, why: &StoreError) {
         self.health.failed();
-        tracing::warn!(redis = %self.place, "store: connection lost, connecting again");
+        tracing::warn!(redis = %self.place, %why, "store: connection lost, connecting again");
         self.tell.send_replace(State::Connecting);
     }
 
@@ -209,7 +212,10 @@ pub(super) async fn prepare(settings: &Settings, address: &Address) -> Result<(P
         tokio::select! {
             prepared = &mut prepared => prepared,
             // By then everything that was asked is answered, perhaps with why the server closed the connection.
-            _ = driver.ended() => prepared.await,
+            ended = driver.ended() => match prepared.await {
+                Ok(Ok(_)) => Ok(Err(ended)),
+                refused => refused,
+            },
         }
     };
     // No request's deadline: whoever waits for this connection is to be told that there is none.

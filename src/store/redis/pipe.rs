@@ -8,9 +8,9 @@
 //! - The socket wakes the driver alone: whoever asks writes with the driver's waker, so that neither forgets the other.
 //! - Whoever asks while `MOST_WAITING` wait or `MOST_BYTES` are not written, waits for room, at most until its deadline: nothing
 //!   is refused for it, and nothing grows beyond it.
-//! - Bytes that are no answer, an answer nobody asked for, the end of the stream, and a driver that is dropped end the
+//! - Bytes that are no answer, an answer while nobody waits, the end of the stream, and a driver that is dropped end the
 //!   connection: the socket is closed, everybody who waits is told, and so is whoever comes later. An answer may be lost, never
-//!   given to another.
+//!   given to another; only a server that answers once too often while others wait would be believed, until nobody waits.
 //! - Nothing is sent twice, and the buffers never hold a login (`dial`).
 //!
 //! Bytes into answers is left to `answers`; when to dial again, and deadlines, to `connect` and `line`.

@@ -89,6 +89,8 @@ proptest! {
         let bytes = spoil(answers.concat(), spoilings);
         let (values, ended) = read_in_pieces(&bytes, &splits);
         let by_the_crate = read_by_the_crate(&bytes);
+        // The crate cannot read an error that is no text.
+        prop_assume!(!values.iter().any(|value| format!("{value:?}").contains(char::REPLACEMENT_CHARACTER)));
         prop_assert!(by_the_crate.starts_with(&values), "{:?} is no part of {:?}", values, by_the_crate);
         // What waits for more has nothing that the other one could read.
         prop_assert!(ended.is_some() || values.len() == by_the_crate.len(), "{:?}: {:?}", values, by_the_crate);
@@ -103,7 +105,7 @@ fn what_is_claimed_takes_no_memory_and_what_is_too_long_is_refused() {
     for claims in ["$1000000000\r\n", "*1000000000\r\n", "$99999999999999999999999999\r\n"] {
         assert!(refused(claims.as_bytes()).is_some(), "{claims}");
     }
-    let claims = ["$67108864\r\n", "*67108864\r\n", &"*67108864\r\n".repeat(1000)];
+    let claims = ["$67108864\r\n", "*4000\r\n", &"*1\r\n".repeat(1000)];
     for claims in claims {
         let mut answers = Answers::new();
         answers.room().extend_from_slice(claims.as_bytes());
@@ -125,8 +127,25 @@ fn what_is_claimed_takes_no_memory_and_what_is_too_long_is_refused() {
 
 #[test]
 fn arrays_within_arrays_without_end_are_refused() {
-    let deep = [b"*1\r\n".repeat(1_000_000).as_slice(), b":1\r\n"].concat();
-    assert_eq!(read_in_pieces(&deep, &[]), (vec![], Some(NoAnswer("it cannot be read"))));
+    for (depth, why) in [(1000, "it cannot be read"), (1_000_000, "it is too long")] {
+        let deep = [b"*1\r\n".repeat(depth).as_slice(), b":1\r\n"].concat();
+        assert_eq!(read_in_pieces(&deep, &[]), (vec![], Some(NoAnswer(why))));
+    }
+}
+
+#[test]
+fn an_answer_of_very_many_parts_is_refused_before_it_has_arrived() {
+    for many in [b"*4096\r\n".to_vec(), [b"*4000\r\n".as_slice(), &b"*1\r\n".repeat(100)].concat()] {
+        assert_eq!(read_in_pieces(&many, &[]), (vec![], Some(NoAnswer("it is too long"))));
+    }
+    let most = [b"*4095\r\n".as_slice(), &b":1\r\n".repeat(4095)].concat();
+    assert_eq!(read_in_pieces(&most, &[]).1, None);
+}
+
+#[test]
+fn an_error_that_is_no_text_is_an_answer_all_the_same() {
+    let (values, ended) = read_in_pieces(b"-ERR unknown command, with args beginning with: '\xff\xfe'\r\n", &[]);
+    assert!(matches!(&values[..], [Value::ServerError(_)]) && ended.is_none(), "{values:?}, {ended:?}");
 }
 
 #[test]
