@@ -18,6 +18,7 @@ mod exactness;
 mod floods;
 mod forwarding;
 mod frames;
+mod gone;
 mod grpc;
 mod h2_clients;
 mod h2_upstreams;

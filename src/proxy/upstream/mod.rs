@@ -325,8 +325,10 @@ fn failed(error: &Failure, upload: Option<&Rc<Upload>>) -> Denial {
         return Denial::BodyTooLarge;
     }
     if upload.is_some_and(|upload| upload.is_broken()) {
-        // Nobody is left to read this; the log tells it apart from a failure of the upstream.
-        return Denial::BadRequest("The request body broke off".into());
+        return Denial::BadRequest("The request body is malformed".into());
+    }
+    if upload.is_some_and(|upload| upload.is_broken_off()) {
+        return Denial::ClientGone;
     }
     Denial::UpstreamInvalid(chain(error))
 }
