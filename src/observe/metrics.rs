@@ -6,27 +6,34 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use http::StatusCode;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder,
 };
 
-use super::finished::{Decision, Finished};
-use crate::gate::{Denial, LimitNow};
-use crate::policy::{By, Mode, Policy, Reason, Route};
+use super::finished::Decision;
+use crate::policy::{Mode, Policy, Reason, Route};
 use crate::store::calls::Calls;
 use crate::store::health::StoreHealth;
 
 /// Businesses that have series of their own until the process ends; the rest are `other`.
 const BUSINESSES: usize = 100;
 const OTHER: &str = "other";
-/// From here on a limit is `near`.
-const NEAR: f64 = 0.8;
-
 /// Decisions take microseconds to a few milliseconds; whole requests what the upstream takes.
 const DECISION_SECONDS: [f64; 11] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25];
 const REQUEST_SECONDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// How a limit was found, as metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checked {
+    Within,
+    Near,
+    Over,
+    /// It had no room, and the request was let pass.
+    Observed,
+}
 
 /// One per process; every method may be called from any worker.
 pub struct Metrics {
@@ -55,6 +62,19 @@ pub struct Metrics {
     businesses: Mutex<HashSet<String>>,
     store_health: Option<Arc<StoreHealth>>,
     dropped_lines: Arc<AtomicU64>,
+}
+
+impl Checked {
+    const ALL: [Self; 4] = [Self::Within, Self::Near, Self::Over, Self::Observed];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Within => "within",
+            Self::Near => "near",
+            Self::Over => "over",
+            Self::Observed => "observed",
+        }
+    }
 }
 
 impl Metrics {
@@ -237,8 +257,8 @@ impl Metrics {
             self.requests.with_label_values(&[route, Decision::Observed.name(), "200"]);
         }
         for limit in policy.limits.keys() {
-            for outcome in ["within", "near", "over", "observed"] {
-                self.limit_checks.with_label_values(&[limit, outcome]);
+            for checked in Checked::ALL {
+                self.limit_checks(limit, checked);
             }
         }
     }
@@ -262,50 +282,40 @@ impl Metrics {
         }
     }
 
-    pub fn count(&self, finished: &Finished<'_>) {
-        let route = finished.route();
-        let decision = finished.decision().name();
-        let status = http::StatusCode::from_u16(finished.status);
+    /// How long the gate and the upstream took, as far as the request came.
+    pub(super) fn took(&self, decided_in: Option<Duration>, upstream_took: Option<Duration>) {
+        observe(&self.decision_duration, decided_in);
+        observe(&self.upstream_duration, upstream_took);
+    }
+
+    pub(super) fn denied(&self, route: &str, reason: Reason) {
+        self.denials.with_label_values(&[route, reason.name()]).inc();
+    }
+
+    pub(super) fn duration(&self, route: &str) -> Histogram {
+        self.duration.with_label_values(&[route])
+    }
+
+    pub(super) fn requests(&self, route: &str, decision: Decision, status: u16) -> IntCounter {
+        let status = StatusCode::from_u16(status);
         let status = status.as_ref().map_or("0", |status| status.as_str());
-        self.requests.with_label_values(&[route, decision, status]).inc();
-        if let Some(reason) = finished.denial.map(Denial::reason) {
-            self.denials.with_label_values(&[route, reason.name()]).inc();
-        }
-        self.duration.with_label_values(&[route]).observe(finished.took.as_secs_f64());
-        observe(&self.decision_duration, finished.decided_in);
-        observe(&self.upstream_duration, finished.upstream_took);
-        let is_limited = matches!(finished.denial, Some(Denial::RateLimited { .. }));
-        let business = finished.business().map(|business| self.business_label(business));
-        if let Some(business) = business {
-            self.business_requests.with_label_values(&[business, decision]).inc();
-        }
-        // Windows of one limit stand side by side; the fullest one speaks for it.
-        for windows in finished.trail.limits.chunk_by(|a, b| a.limit.name == b.limit.name) {
-            self.count_limit(windows, is_limited, business);
-        }
+        self.requests.with_label_values(&[route, decision.name(), status])
     }
 
-    fn count_limit(&self, windows: &[LimitNow], denied: bool, business: Option<&str>) {
-        let Some(first) = windows.first() else { return };
-        let used = windows.iter().map(used_ratio).fold(0.0, f64::max);
-        let outcome = match () {
-            () if windows.iter().any(|window| window.over) => {
-                if denied {
-                    "over"
-                } else {
-                    "observed"
-                }
-            }
-            () if used >= NEAR => "near",
-            () => "within",
-        };
-        self.limit_checks.with_label_values(&[&first.limit.name, outcome]).inc();
-        if let (By::Business, Some(business)) = (first.limit.by, business) {
-            self.limit_used.with_label_values(&[&first.limit.name, business]).set(used);
-        }
+    pub(super) fn business_requests(&self, label: &str, decision: Decision) -> IntCounter {
+        self.business_requests.with_label_values(&[label, decision.name()])
     }
 
-    fn business_label<'b>(&self, business: &'b str) -> &'b str {
+    pub(super) fn limit_checks(&self, limit: &str, checked: Checked) -> IntCounter {
+        self.limit_checks.with_label_values(&[limit, checked.name()])
+    }
+
+    pub(super) fn limit_used(&self, limit: &str, business: &str, ratio: f64) {
+        self.limit_used.with_label_values(&[limit, business]).set(ratio);
+    }
+
+    /// The business's own name, or that of all whom there are no more series for.
+    pub(super) fn business_label<'b>(&self, business: &'b str) -> &'b str {
         let mut known = self.businesses.lock().unwrap_or_else(PoisonError::into_inner);
         if known.contains(business) {
             return business;
@@ -353,15 +363,6 @@ fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: C)
 fn observe(histogram: &Histogram, took: Option<Duration>) {
     if let Some(took) = took {
         histogram.observe(took.as_secs_f64());
-    }
-}
-
-/// Of a limit of 0 all is used.
-fn used_ratio(window: &LimitNow) -> f64 {
-    match window.window.limit {
-        0 => 1.0,
-        // Limits stay far below 2⁵³, so both are exact.
-        limit => 1.0 - (window.now.remaining.min(limit) as f64 / limit as f64),
     }
 }
 

@@ -4,6 +4,7 @@
 //! masked before it is written.
 
 pub mod access_log;
+pub mod counts;
 pub mod finished;
 mod json_line;
 mod lines;
@@ -15,6 +16,7 @@ pub mod trace;
 pub mod values;
 
 pub use access_log::AccessLog;
+pub use counts::Counts;
 pub use finished::{Decision, Finished};
 pub use metrics::Metrics;
 pub use trace::Span;

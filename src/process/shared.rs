@@ -14,7 +14,7 @@ use crate::listen::tls::Acceptor;
 use crate::listen::worker::Renewal;
 use crate::manage;
 use crate::manage::door::Office;
-use crate::observe::{AccessLog, Metrics};
+use crate::observe::{AccessLog, Counts, Metrics};
 use crate::policy::Policy;
 use crate::proxy::connector::Connector;
 use crate::proxy::request_id::RequestIds;
@@ -157,7 +157,7 @@ impl Shared {
                 desk: self.desk,
                 open,
                 settings: self.proxy,
-                metrics: self.metrics,
+                counts: Counts::new(self.metrics),
                 access_log: self.access_log,
                 ids: RequestIds::default(),
             },

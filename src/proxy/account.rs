@@ -7,7 +7,7 @@ use super::arrival::Address;
 use super::told::{Times, Told};
 use crate::gate::{Denial, Trail};
 use crate::keys::Formats;
-use crate::observe::{AccessLog, Finished, Metrics};
+use crate::observe::{AccessLog, Counts, Finished};
 
 /// One request's, open until `close`. One that is dropped open is that of a client that has gone.
 pub struct Account<'a> {
@@ -21,7 +21,7 @@ pub struct Account<'a> {
 /// Where it is told, and whose request it is.
 #[derive(Clone, Copy)]
 pub struct Books<'a> {
-    pub metrics: &'a Metrics,
+    pub counts: &'a Counts,
     pub access_log: &'a AccessLog,
     /// What looks like a key of these is masked.
     pub formats: &'a Formats,
@@ -56,7 +56,7 @@ impl<'a> Account<'a> {
             decided_in: times.decided_in(),
             upstream_took: times.upstream_took(),
         };
-        books.metrics.count(&finished);
+        books.counts.count(&finished);
         books.access_log.write(&finished, books.formats);
     }
 }

@@ -24,6 +24,9 @@ pub const WOULD_DENY: HeaderName = HeaderName::from_static("x-sidegate-would-den
 const OWN: [HeaderName; 9] =
     [TE, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, VIA, X_REQUEST_ID, TRACEPARENT, TRACESTATE, WOULD_DENY];
 
+/// How many of these nearly every request gets.
+const USUAL: usize = 6;
+
 /// What the gate says of a request behind what is left of its client's fields, of which none has such a name: to find each its
 /// place among them would cost more than all else that is done for it.
 pub type Added = Vec<(HeaderName, HeaderValue)>;
@@ -62,7 +65,7 @@ pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) -> Added {
             || hygiene::looks_like_one_of(name, reserved)
             || hygiene::is_misspelt(name, policy)
     });
-    let mut added = Vec::with_capacity(OWN.len() + upstream.identity.len() + upstream.headers.len());
+    let mut added = Vec::with_capacity(USUAL + upstream.identity.len() + upstream.headers.len());
     if trailers {
         // gRPC demands it; it says only that the client can take trailers, which stream through (RFC 9110 §10.1.4).
         added.push((TE, HeaderValue::from_static("trailers")));

@@ -24,7 +24,7 @@ use super::told::{Times, Told};
 use super::upstream::Passage;
 use super::{Desk, Upstreams, cors, respond, upgrade};
 use crate::gate::{Denial, Gate, Inquiry, Permit, Trail};
-use crate::observe::{AccessLog, Metrics};
+use crate::observe::{AccessLog, Counts};
 
 /// One worker's pipeline.
 pub struct Service {
@@ -34,7 +34,7 @@ pub struct Service {
     /// Absent: no key API.
     pub desk: Option<Desk>,
     pub settings: Arc<Settings>,
-    pub metrics: Arc<Metrics>,
+    pub counts: Counts,
     pub access_log: Arc<AccessLog>,
     pub ids: RequestIds,
 }
@@ -42,7 +42,7 @@ pub struct Service {
 impl Service {
     pub async fn handle(&self, request: Request<Arriving>, arrival: &Arrival) -> Response<Outgoing> {
         let times = Times::begin();
-        let in_flight = self.metrics.request_in_flight();
+        let in_flight = self.counts.metrics.request_in_flight();
         // It stays here, since whatever an async function is given moves twice.
         let (mut head, body) = request.into_parts();
         let told = Told::of(&mut head, &self.ids, arrival.trusted);
@@ -64,7 +64,7 @@ impl Service {
 
     fn books<'a>(&'a self, arrival: &'a Arrival) -> Books<'a> {
         let formats = &self.gate.policy().credentials.formats;
-        Books { metrics: &self.metrics, access_log: &self.access_log, formats, client: &arrival.client }
+        Books { counts: &self.counts, access_log: &self.access_log, formats, client: &arrival.client }
     }
 
     /// The way of one request.

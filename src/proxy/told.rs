@@ -24,8 +24,8 @@ pub struct Told {
     pub grpc: bool,
 }
 
-/// When the stations of the way were passed, as far as it went. They alone look at the clock, once each, and whoever needs the
-/// time in between takes theirs: a look costs as much as a hundred instructions.
+/// When the stations of the way were passed, as far as it went. Each looks at the clock once, and whoever needs the time in
+/// between takes theirs: a look costs as much as a hundred instructions.
 pub struct Times {
     pub arrived: Instant,
     decided: Cell<Option<Instant>>,

@@ -1,0 +1,137 @@
+//! What one worker counts of its requests. It keeps a handle to each series that it has counted in: to find one by its labels
+//! hashes them all and takes a lock that every worker takes, which costs several times what counting costs.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use prometheus::{Histogram, IntCounter};
+use smallvec::SmallVec;
+
+use super::finished::{Decision, Finished};
+use super::metrics::{Checked, Metrics};
+use crate::gate::{Denial, LimitNow};
+use crate::policy::{By, Route};
+
+/// From here on a limit is `near`.
+const NEAR: f64 = 0.8;
+
+/// One configuration's, so that nothing is kept of one that is past.
+pub struct Counts {
+    pub metrics: Arc<Metrics>,
+    /// By where the route stands in memory, which it does as long as it is kept here; by 0 what is for none.
+    routes: RefCell<HashMap<usize, OfRoute>>,
+    /// By their names.
+    limits: RefCell<HashMap<String, SmallVec<[(Checked, IntCounter); 4]>>>,
+    /// By their names; those alone that have series of their own, which are few.
+    businesses: RefCell<HashMap<String, OfBusiness>>,
+}
+
+/// The series that have been counted in.
+struct OfRoute {
+    _route: Option<Arc<Route>>,
+    duration: Histogram,
+    /// By decision and status.
+    requests: SmallVec<[(Decision, u16, IntCounter); 2]>,
+}
+
+type OfBusiness = SmallVec<[(Decision, IntCounter); 4]>;
+
+impl Counts {
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, routes: RefCell::default(), limits: RefCell::default(), businesses: RefCell::default() }
+    }
+
+    pub fn count(&self, finished: &Finished<'_>) {
+        self.count_route(finished);
+        self.metrics.took(finished.decided_in, finished.upstream_took);
+        if let Some(denial) = finished.denial {
+            self.metrics.denied(finished.route(), denial.reason());
+        }
+        let is_limited = matches!(finished.denial, Some(Denial::RateLimited { .. }));
+        let business = finished.business().map(|business| self.count_business(business, finished.decision()));
+        // Windows of one limit stand side by side; the fullest one speaks for it.
+        for windows in finished.trail.limits.chunk_by(|a, b| a.limit.name == b.limit.name) {
+            self.count_limit(windows, is_limited, business);
+        }
+    }
+
+    fn count_route(&self, finished: &Finished<'_>) {
+        let (route, decision, status) = (finished.trail.route.as_ref(), finished.decision(), finished.status);
+        let mut routes = self.routes.borrow_mut();
+        let of_route = routes.entry(route.map_or(0, |route| Arc::as_ptr(route) as usize)).or_insert_with(|| OfRoute {
+            _route: route.cloned(),
+            duration: self.metrics.duration(finished.route()),
+            requests: SmallVec::new(),
+        });
+        of_route.duration.observe(finished.took.as_secs_f64());
+        let requests = &mut of_route.requests;
+        match requests.iter().find(|(of, sent, _)| (*of, *sent) == (decision, status)) {
+            Some((_, _, series)) => series.inc(),
+            None => {
+                let series = self.metrics.requests(finished.route(), decision, status);
+                series.inc();
+                requests.push((decision, status, series));
+            }
+        }
+    }
+
+    /// The business as series name it.
+    fn count_business<'b>(&self, business: &'b str, decision: Decision) -> &'b str {
+        let mut businesses = self.businesses.borrow_mut();
+        if let Some(counted) = businesses.get(business)
+            && let Some((_, series)) = counted.iter().find(|(of, _)| *of == decision)
+        {
+            series.inc();
+            return business;
+        }
+        let label = self.metrics.business_label(business);
+        let series = self.metrics.business_requests(label, decision);
+        series.inc();
+        if label == business {
+            businesses.entry(business.to_owned()).or_default().push((decision, series));
+        }
+        label
+    }
+
+    fn count_limit(&self, windows: &[LimitNow], denied: bool, business: Option<&str>) {
+        let Some(LimitNow { limit, .. }) = windows.first() else { return };
+        let used = windows.iter().map(used_ratio).fold(0.0, f64::max);
+        let checked = match () {
+            () if windows.iter().any(|window| window.over) => {
+                if denied {
+                    Checked::Over
+                } else {
+                    Checked::Observed
+                }
+            }
+            () if used >= NEAR => Checked::Near,
+            () => Checked::Within,
+        };
+        self.count_check(&limit.name, checked);
+        if let (By::Business, Some(business)) = (limit.by, business) {
+            self.metrics.limit_used(&limit.name, business, used);
+        }
+    }
+
+    fn count_check(&self, limit: &str, checked: Checked) {
+        let mut limits = self.limits.borrow_mut();
+        if let Some(counted) = limits.get(limit)
+            && let Some((_, series)) = counted.iter().find(|(of, _)| *of == checked)
+        {
+            return series.inc();
+        }
+        let series = self.metrics.limit_checks(limit, checked);
+        series.inc();
+        limits.entry(limit.to_owned()).or_default().push((checked, series));
+    }
+}
+
+/// Of a limit of 0 all is used.
+fn used_ratio(window: &LimitNow) -> f64 {
+    match window.window.limit {
+        0 => 1.0,
+        // Limits stay far below 2⁵³, so both are exact.
+        limit => 1.0 - (window.now.remaining.min(limit) as f64 / limit as f64),
+    }
+}
