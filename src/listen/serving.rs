@@ -72,6 +72,18 @@ impl Line {
         progress.begin(!request.body().is_end_stream());
         Underway { progress, line: self.clone(), ended: false }
     }
+
+    /// What was said so far is to be on its way before anything else is done.
+    fn owe(&self) {
+        if let Self::H1(turns) = self {
+            turns.pulse.owe();
+        }
+    }
+
+    /// Over HTTP/2 the connection's task writes before the stream's has its next turn, as far as the client takes it.
+    fn owes(&self) -> bool {
+        matches!(self, Self::H1(turns) if turns.pulse.owes())
+    }
 }
 
 impl InTurn {
@@ -155,7 +167,7 @@ pub fn answer(
             live.end_connection_when_leaving(&mut response);
         }
         underway.progress.answered();
-        Ok(response.map(|body| Departing { body, underway, _slot: slot }))
+        Ok(response.map(|body| Departing { body, underway, cut: None, _slot: slot }))
     })
 }
 
@@ -246,6 +258,8 @@ impl Drop for Slot {
 pub struct Departing {
     body: Outgoing,
     underway: Underway,
+    /// Why it ends too early, until all that came before is out.
+    cut: Option<BrokenOff>,
     _slot: Slot,
 }
 
@@ -254,10 +268,20 @@ impl Body for Departing {
     type Error = BrokenOff;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Waker<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        if self.cut.is_some() {
+            return if self.underway.line.owes() { Poll::Pending } else { Poll::Ready(self.cut.take().map(Err)) };
+        }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         self.underway.progress.offered(matches!(polled, Poll::Ready(Some(Ok(_)))));
         // An upstream that broke off is not the client's giving up.
         self.underway.ended |= matches!(polled, Poll::Ready(None | Some(Err(_))));
+        if let Poll::Ready(Some(Err(cut))) = polled {
+            // A body that fails takes with it what hyper has not written yet, the answer's head too: it fails one turn later.
+            self.cut = Some(cut);
+            self.underway.line.owe();
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         polled
     }
 

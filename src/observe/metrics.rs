@@ -35,6 +35,17 @@ pub enum Checked {
     Observed,
 }
 
+/// Who is to blame for an answer that did not come to its end, as metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BrokenBy {
+    /// It closed too early, or sent what is no answer.
+    Upstream,
+    /// It left, or took nothing for too long.
+    Client,
+    /// Its key no longer stood, or it was too old.
+    Gate,
+}
+
 /// One per process; every method may be called from any worker.
 pub struct Metrics {
     registry: Registry,
@@ -52,6 +63,7 @@ pub struct Metrics {
     connections: IntGauge,
     connections_refused: IntCounter,
     in_flight: IntGauge,
+    answers_broken: IntCounterVec,
     log_dropped: IntCounter,
     config_info: IntGaugeVec,
     config_reloads: IntCounterVec,
@@ -62,6 +74,18 @@ pub struct Metrics {
     businesses: Mutex<HashSet<String>>,
     store_health: Option<Arc<StoreHealth>>,
     dropped_lines: Arc<AtomicU64>,
+}
+
+impl BrokenBy {
+    const ALL: [Self; 3] = [Self::Upstream, Self::Client, Self::Gate];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Upstream => "upstream",
+            Self::Client => "client",
+            Self::Gate => "gate",
+        }
+    }
 }
 
 impl Checked {
@@ -177,6 +201,11 @@ impl Metrics {
                 )?,
             )?,
             in_flight: gauge("sidegate_requests_in_flight", "Requests whose responses have not ended.")?,
+            answers_broken: counters(
+                "sidegate_answers_broken_total",
+                "Upstreams' answers that did not come to their end, by whose doing: upstream, client, gate.",
+                &["by"],
+            )?,
             config_info: gauges("sidegate_config_info", "A hash of the configuration that is in force.", "hash")?,
             config_reloads: counters(
                 "sidegate_config_reloads_total",
@@ -210,6 +239,9 @@ impl Metrics {
         };
         for outcome in ["success", "failure"] {
             metrics.config_reloads.with_label_values(&[outcome]);
+        }
+        for by in BrokenBy::ALL {
+            metrics.answers_broken.with_label_values(&[by.name()]);
         }
         metrics.last_reload_successful.set(1);
         metrics.start_business(OTHER);
@@ -339,6 +371,11 @@ impl Metrics {
 
     pub fn request_in_flight(&self) -> Counted {
         Counted::new(&self.in_flight)
+    }
+
+    /// An answer has begun, and will not come to its end.
+    pub fn answer_broken(&self, by: BrokenBy) {
+        self.answers_broken.with_label_values(&[by.name()]).inc();
     }
 
     /// The text that Prometheus scrapes.

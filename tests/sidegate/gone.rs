@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::{
-    AnswerTo as _, Gate, Key, Stage,
+    Gate, Key, Stage,
     bytes::{RawUpstream, Wire},
     frames::{self, Connection},
     until,
@@ -17,8 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How a client goes about it: says so much, and stops or leaves.
 type Departure = fn(&Yard, &str);
 
-#[tokio::test]
-async fn a_client_that_leaves_is_counted_once_and_logged_once() {
+#[test]
+fn a_client_that_leaves_is_counted_once_and_logged_once() {
     let departures: [(&str, Departure); 6] = [
         ("a connection closed", closed),
         ("a connection closed behind a whole body", closed_behind_a_body),
@@ -45,8 +45,8 @@ async fn a_client_that_leaves_is_counted_once_and_logged_once() {
     }
 }
 
-#[tokio::test]
-async fn a_body_that_breaks_off_is_its_clients_doing_and_one_that_is_malformed_is_a_bad_request() {
+#[test]
+fn a_body_that_breaks_off_is_its_clients_doing_and_one_that_is_malformed_is_a_bad_request() {
     let stage = Stage::set();
     let gate = stage.gate("routes: {/slow: public}");
     for (body, status, reason) in [("5\r\nbe", 499, "client_gone"), ("5\r\nbegunXX\r\n", 400, "bad_request")] {
@@ -62,7 +62,7 @@ async fn a_body_that_breaks_off_is_its_clients_doing_and_one_that_is_malformed_i
     assert_eq!(gate.metric("sidegate_requests_total", &["route=\"/slow\""]), 2.0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answered_request_is_told_once_though_its_client_leaves_in_its_middle() {
     let stage = Stage::set();
     let gate = stage.gate("routes: {/public: public}");
@@ -77,8 +77,8 @@ async fn an_answered_request_is_told_once_though_its_client_leaves_in_its_middle
     assert_eq!(gate.metric("sidegate_denials_total", &[]), 0.0);
 }
 
-#[tokio::test]
-async fn series_of_clients_that_leave_are_there_from_the_start_and_a_report_knows_their_lines() {
+#[test]
+fn series_of_clients_that_leave_are_there_from_the_start_and_a_report_knows_their_lines() {
     let yard = Yard::set();
     let page = yard.gate.operators("/metrics").text();
     for series in [
@@ -156,7 +156,9 @@ impl Yard {
 }
 
 fn closed(yard: &Yard, _: &str) {
-    drop(yard.asks("", ""));
+    let (client, mut upstream) = yard.asks("", "");
+    drop(client);
+    upstream.rest();
 }
 
 fn closed_behind_a_body(yard: &Yard, _: &str) {

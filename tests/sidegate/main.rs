@@ -9,6 +9,7 @@ mod app_probes;
 mod backends;
 mod batching;
 mod bounds;
+mod broken;
 mod config;
 mod connections;
 mod cors;
