@@ -117,7 +117,10 @@ impl Reason {
     /// The registered phrase of the status (RFC 9110 §15), which RFC 9457 recommends as the title of `about:blank`. 499 alone is
     /// not registered; its name is the one that nginx gave it.
     pub fn title(self) -> &'static str {
-        http::StatusCode::from_u16(self.status()).ok().and_then(|s| s.canonical_reason()).unwrap_or("Client Closed Request")
+        http::StatusCode::from_u16(self.status())
+            .ok()
+            .and_then(|s| s.canonical_reason())
+            .unwrap_or("Client Closed Request")
     }
 
     fn row(self) -> Row {

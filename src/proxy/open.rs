@@ -19,8 +19,8 @@ use tracing::{debug, info, warn};
 
 use super::request_id::RequestId;
 use super::settings;
-use super::upstream::{Failure, chain, h1};
 use super::upstream::relayed::Relayed;
+use super::upstream::{Failure, chain, h1};
 use crate::gate::{Basis, Denial, Gate, Permit, Recheck};
 use crate::observe::metrics::BrokenBy;
 use crate::observe::{Metrics, Span};
