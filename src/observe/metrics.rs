@@ -14,6 +14,7 @@ use prometheus::{
 };
 
 use super::finished::Decision;
+use super::said::Said;
 use crate::policy::{Mode, Policy, Reason, Route};
 use crate::store::calls::Calls;
 use crate::store::health::StoreHealth;
@@ -64,6 +65,9 @@ pub struct Metrics {
     connections_refused: IntCounter,
     in_flight: IntGauge,
     answers_broken: IntCounterVec,
+    documents_unreadable: IntCounter,
+    /// What of all this was logged not long ago.
+    pub said: Said,
     log_dropped: IntCounter,
     config_info: IntGaugeVec,
     config_reloads: IntCounterVec,
@@ -206,6 +210,14 @@ impl Metrics {
                 "Upstreams' answers that did not come to their end, by whose doing: upstream, client, gate.",
                 &["by"],
             )?,
+            documents_unreadable: registered(
+                &registry,
+                IntCounter::new(
+                    "sidegate_documents_unreadable_total",
+                    "Requests that met a key, a business or a count in the store that cannot be read.",
+                )?,
+            )?,
+            said: Said::default(),
             config_info: gauges("sidegate_config_info", "A hash of the configuration that is in force.", "hash")?,
             config_reloads: counters(
                 "sidegate_config_reloads_total",
@@ -376,6 +388,11 @@ impl Metrics {
     /// An answer has begun, and will not come to its end.
     pub fn answer_broken(&self, by: BrokenBy) {
         self.answers_broken.with_label_values(&[by.name()]).inc();
+    }
+
+    /// A request has met something unreadable in the store.
+    pub fn document_unreadable(&self) {
+        self.documents_unreadable.inc();
     }
 
     /// The text that Prometheus scrapes.

@@ -4,6 +4,7 @@
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::header::CONNECTION;
 use http::request::Parts;
@@ -25,6 +26,7 @@ use super::upstream::Passage;
 use super::{Desk, Upstreams, cors, respond, upgrade};
 use crate::gate::{Denial, Gate, Inquiry, Permit, Trail};
 use crate::observe::{AccessLog, Counts};
+use crate::store::StoreError;
 
 /// One worker's pipeline.
 pub struct Service {
@@ -106,7 +108,7 @@ impl Service {
         times.decided(trail.store_answered);
         let permit = permit?;
         if let Some(denial) = permit.observed() {
-            tell_of_store(denial, told);
+            self.tell_of_store(denial, told);
         }
 
         let response = self.forward(&permit, head, body, told, arrival, times).await;
@@ -165,10 +167,11 @@ impl Service {
 
     fn words(&self, denial: &Denial, trail: &Trail, told: &Told) -> Response<bytes::Bytes> {
         // What failed behind the gate is the operator's to know, not the client's.
-        tell_of_store(denial, told);
+        self.tell_of_store(denial, told);
         let (request_id, trace_id) = (told.id.as_str(), told.span.trace_id());
         match denial {
-            Denial::UpstreamUnreachable(error) | Denial::UpstreamInvalid(error) => {
+            Denial::UpstreamUnreachable(error) => warn!(request_id, trace_id, error, "the upstream cannot be reached"),
+            Denial::UpstreamInvalid(error) => {
                 warn!(request_id, trace_id, error, "the upstream gave no valid answer");
             }
             _ => {}
@@ -181,12 +184,20 @@ impl Service {
         }
         words
     }
-}
 
-/// What is wrong with the store is the operator's to know, not the client's.
-fn tell_of_store(denial: &Denial, told: &Told) {
-    if let Denial::StoreUnavailable(error) = denial {
+    /// What is wrong with the store is the operator's to know, not the client's. An outage has words and metrics of its own;
+    /// what cannot be read is nobody's but this document's, and is said once a minute.
+    fn tell_of_store(&self, denial: &Denial, told: &Told) {
+        let Denial::StoreUnavailable(error) = denial else { return };
         let (request_id, trace_id) = (told.id.as_str(), told.span.trace_id());
-        debug!(request_id, trace_id, %error, "the store gave no answer");
+        let StoreError::Broken(what) = error else {
+            debug!(request_id, trace_id, %error, "the store gave no answer");
+            return;
+        };
+        let metrics = &self.counts.metrics;
+        metrics.document_unreadable();
+        if metrics.said.is_news(what, Instant::now()) {
+            warn!(request_id, trace_id, error = %what, "the store holds what cannot be read; requests that need it are refused");
+        }
     }
 }

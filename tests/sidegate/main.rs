@@ -52,6 +52,7 @@ mod tls;
 mod tools;
 mod topology;
 mod traces;
+mod unreadable;
 mod upgrades;
 mod upstreams;
 mod usage;
