@@ -47,6 +47,16 @@ pub enum BrokenBy {
     Gate,
 }
 
+/// What a connection failed at before there was a request, as metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailedAt {
+    Tls,
+    /// The PROXY protocol's header.
+    Proxy,
+    /// An HTTP/1.1 request's head: malformed, or larger than hyper reads.
+    Head,
+}
+
 /// One per process; every method may be called from any worker.
 pub struct Metrics {
     registry: Registry,
@@ -63,6 +73,7 @@ pub struct Metrics {
     store_breaker_open: IntGauge,
     connections: IntGauge,
     connections_refused: IntCounter,
+    connections_failed: IntCounterVec,
     in_flight: IntGauge,
     answers_broken: IntCounterVec,
     documents_unreadable: IntCounter,
@@ -88,6 +99,18 @@ impl BrokenBy {
             Self::Upstream => "upstream",
             Self::Client => "client",
             Self::Gate => "gate",
+        }
+    }
+}
+
+impl FailedAt {
+    const ALL: [Self; 3] = [Self::Tls, Self::Proxy, Self::Head];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Proxy => "proxy",
+            Self::Head => "head",
         }
     }
 }
@@ -204,6 +227,11 @@ impl Metrics {
                     "Connections closed unserved because `listen.limits.connections` were open.",
                 )?,
             )?,
+            connections_failed: counters(
+                "sidegate_connections_failed_total",
+                "Connections that failed before a request: at the TLS handshake, the PROXY header, or a request's head.",
+                &["why"],
+            )?,
             in_flight: gauge("sidegate_requests_in_flight", "Requests whose responses have not ended.")?,
             answers_broken: counters(
                 "sidegate_answers_broken_total",
@@ -251,6 +279,9 @@ impl Metrics {
         };
         for outcome in ["success", "failure"] {
             metrics.config_reloads.with_label_values(&[outcome]);
+        }
+        for at in FailedAt::ALL {
+            metrics.connections_failed.with_label_values(&[at.name()]);
         }
         for by in BrokenBy::ALL {
             metrics.answers_broken.with_label_values(&[by.name()]);
@@ -379,6 +410,10 @@ impl Metrics {
 
     pub fn connection_refused(&self) {
         self.connections_refused.inc();
+    }
+
+    pub fn connection_failed(&self, at: FailedAt) {
+        self.connections_failed.with_label_values(&[at.name()]).inc();
     }
 
     pub fn request_in_flight(&self) -> Counted {

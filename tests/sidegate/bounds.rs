@@ -355,3 +355,33 @@ fn in_flight(gate: &Gate, expected: f64) {
         ((now - expected).abs() < 0.5).then_some(())
     });
 }
+
+#[test]
+fn connections_that_fail_before_a_request_are_counted_and_warned_of_once() {
+    let (stage, certificate) = (Stage::set(), Certificate::of("a.example"));
+    let (cert, key) = (certificate.cert_file(), certificate.key_file());
+    let tls = format!(", tls: {{certificates: {{cert: {}, key: {}}}}}", cert.display(), key.display());
+    for (listen, why, sent) in [
+        (&*tls, "tls", &b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..]),
+        (", proxy_protocol: true, trusted_proxies: [127.0.0.0/8]", "proxy", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("", "head", b"GET / HTTP/1.1\r\nHost : a\r\n\r\n"),
+        ("", "head", b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\n"),
+    ] {
+        let gate = stage.gate(&format!("listen: {{address: '127.0.0.1:0'{listen}}}\nroutes: {{/public: public}}"));
+        let counted = |why: &str| gate.metric("sidegate_connections_failed_total", &[&format!("why=\"{why}\"")]);
+        let page = gate.operators("/metrics").text();
+        assert!(page.contains(&format!("sidegate_connections_failed_total{{why=\"{why}\"}} 0")), "{why}");
+        // Only to see whether somebody listens.
+        drop(connect(&gate));
+        for _ in 0..3 {
+            let mut stream = connect(&gate);
+            stream.write_all(sent).expect("the connection stands");
+            assert!(ends(&mut stream, LONG), "{why}");
+        }
+        until("all to be counted", || (counted(why) == 3.0).then_some(()));
+        assert_eq!(gate.metric("sidegate_connections_failed_total", &[]), 3.0, "{why}");
+        let said = gate.said("a connection failed before its request");
+        assert!(said.contains("127.0.0.1") && said.contains(why), "{said}");
+        assert_eq!(gate.written().matches("a connection failed before its request").count(), 1, "{why}");
+    }
+}
