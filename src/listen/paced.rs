@@ -75,6 +75,11 @@ impl Pulse {
         self.more_to_come.store(true, Relaxed);
     }
 
+    /// It has sent it after all.
+    pub fn all_came(&self) {
+        self.more_to_come.store(false, Relaxed);
+    }
+
     /// Whether the last word has been said: what is read from now on is thrown away.
     pub fn is_closing(&self) -> bool {
         self.closing.load(Relaxed)

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT, HOST};
 use http::uri::Authority;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
@@ -123,6 +123,35 @@ pub struct Underway {
     ended: bool,
 }
 
+impl Underway {
+    /// Has the rest of a body read and thrown away, so that the connection can serve on; says whether it will, as far as that
+    /// is known. A body of a known length is left to come behind the answer: who waits for the one to send the other gets it.
+    async fn drain(&self, unread: Incoming) -> bool {
+        let Line::H1(turns) = &self.line else { return false };
+        match unread.size_hint().exact() {
+            Some(length) if length <= DRAIN_BYTES => {
+                let (progress, pulse) = (self.progress.clone(), turns.pulse.clone());
+                tokio::task::spawn_local(async move {
+                    // Dropped before its end it closes the connection, which lingers so that the answer is read.
+                    if drain(unread).await {
+                        progress.drained();
+                        pulse.all_came();
+                    }
+                });
+                true
+            }
+            Some(_) => false,
+            None => {
+                let drained = drain(unread).await;
+                if drained {
+                    self.progress.drained();
+                }
+                drained
+            }
+        }
+    }
+}
+
 impl Drop for Underway {
     fn drop(&mut self) {
         match &self.line {
@@ -147,19 +176,18 @@ pub fn answer(
     let returns = matches!(underway.line, Line::H1(_));
     // A client that waits to be asked for its body is told the answer instead (RFC 9110 §10.1.1).
     let waits_to_be_asked = returns && request.headers().contains_key(EXPECT);
+    let is_last = live.is_leaving() || is_last(&request);
     let request = request.map(|stream| Arriving::new(stream, underway.progress.clone(), returns));
     Box::pin(async move {
         let mut response = context.service.handle(request, &arrival).await;
         if returns && !underway.progress.has_arrived() {
             let unread = underway.progress.take_unread();
             let over = unread.is_some() || response.body().is_the_gates_own();
-            let drained = match unread {
-                Some(unread) if !waits_to_be_asked => drain(unread).await,
+            let kept = match unread {
+                Some(unread) if !waits_to_be_asked && !is_last => underway.drain(unread).await,
                 _ => false,
             };
-            if drained {
-                underway.progress.begin(false);
-            } else if over {
+            if over && !kept {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
         }
@@ -204,6 +232,13 @@ fn refused<B>(context: &Context, request: &Request<B>, peer: &Peer, line: &Line,
     }
 }
 
+/// Whether the connection ends with this request, by its client's wish.
+fn is_last<B>(request: &Request<B>) -> bool {
+    let options = request.headers().get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    request.version() < Version::HTTP_11
+        || options.flat_map(|value| value.split(',')).any(|option| option.trim().eq_ignore_ascii_case("close"))
+}
+
 /// The name that the request is for, without its port; how it may be written is checked later.
 fn host<B>(request: &Request<B>) -> &str {
     let named = request.uri().authority().map(Authority::as_str);
@@ -218,9 +253,6 @@ fn is_padded(value: &HeaderValue) -> bool {
 
 /// Reads the rest of a body and throws it away; says whether it came to its end within the bounds.
 async fn drain(mut unread: Incoming) -> bool {
-    if unread.size_hint().lower() > DRAIN_BYTES {
-        return false;
-    }
     let read = async {
         let mut left = DRAIN_BYTES;
         loop {

@@ -81,6 +81,11 @@ impl Progress {
         self.unread.take()
     }
 
+    /// It was read to its end, for nobody.
+    pub fn drained(&self) {
+        self.arrived();
+    }
+
     pub fn waits(&self) -> Waits {
         match (self.answered.get(), self.awaited.get()) {
             (true, _) if self.offered.get() => Waits::Taking,
