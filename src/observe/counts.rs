@@ -22,7 +22,7 @@ pub struct Counts {
     /// By where the route stands in memory, which it does as long as it is kept here; by 0 what is for none.
     routes: RefCell<HashMap<usize, OfRoute>>,
     /// By their names.
-    limits: RefCell<HashMap<String, SmallVec<[(Checked, IntCounter); 4]>>>,
+    limits: RefCell<HashMap<String, OfLimit>>,
     /// By their names; those alone that have series of their own, which are few.
     businesses: RefCell<HashMap<String, OfBusiness>>,
 }
@@ -35,6 +35,7 @@ struct OfRoute {
     requests: SmallVec<[(Decision, u16, IntCounter); 2]>,
 }
 
+type OfLimit = SmallVec<[(Checked, IntCounter); 4]>;
 type OfBusiness = SmallVec<[(Decision, IntCounter); 4]>;
 
 impl Counts {

@@ -204,6 +204,49 @@ async fn the_upstream_learns_whose_request_it_is_and_through_whom_it_came() {
 }
 
 #[tokio::test]
+async fn what_the_configuration_says_stands_alone_in_place_of_the_gates_own() {
+    let fixed = [
+        ("Via", "1.1 us"),
+        ("X-Forwarded-For", "192.0.2.7"),
+        ("X-Forwarded-Host", "api.example"),
+        ("X-Forwarded-Proto", "https"),
+        ("Host", "inner"),
+    ];
+    let fields: Vec<String> = fixed.iter().map(|(name, value)| format!("{name}: '{value}'")).collect();
+    let clients: [&[u8]; 6] = [
+        b"Via: 1.1 them",
+        b"X-Forwarded-For: 192.0.2.9",
+        b"X-Forwarded-Host: other.example",
+        b"X-Forwarded-Proto: http",
+        b"Traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        b"Tracestate: a=1",
+    ];
+    for trusted in ["[]", "[127.0.0.1/32]"] {
+        let stage = Stage::set();
+        let gate = stage.gate(&format!(
+            "
+listen: {{address: '127.0.0.1:0', trusted_proxies: {trusted}}}
+upstream:
+  url: '${{UPSTREAM_URL}}'
+  identity: {{X-Request-Id: 'id-{{request_id}}', Traceparent: 'of-{{request_id}}', Tracestate: 'of-us'}}
+  headers: {{{}}}
+routes: {{/public/**: public}}
+",
+            fields.join(", ")
+        ));
+        assert_eq!(gate.raw("GET", "/public/x", &clients).status, 200);
+        let seen = stage.upstream.only();
+        for (name, value) in fixed {
+            assert_eq!(seen.all(&name.to_lowercase()), [value], "{seen:?}");
+        }
+        for (name, begins) in [("x-request-id", "id-"), ("traceparent", "of-"), ("tracestate", "of-us")] {
+            let values = seen.all(name);
+            assert!(values.len() == 1 && values[0].starts_with(begins), "{name}: {values:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn headers_that_would_change_the_method_or_the_path_are_stripped() {
     let (stage, gate) = yard();
     let names = [
