@@ -276,14 +276,20 @@ impl Gate {
                 known.heard(&documents, standing.as_ref(), &answer.outcome, seen);
             }
             match answer.outcome {
-                Outcome::Broken(what) => return Err(StoreError::Broken(what).into()),
+                Outcome::Broken(what) => {
+                    trail.caller = standing.as_ref().map(Standing::unconfirmed);
+                    return Err(StoreError::Broken(what).into());
+                }
                 Outcome::Expired => {
                     trail.caller = standing.as_ref().map(Standing::unconfirmed);
                     return Err(Denial::ExpiredKey);
                 }
                 Outcome::Refused => disowned = true,
                 Outcome::Stale(found) => {
-                    self.learn(&documents, found, asked, seen)?;
+                    if let Err(error) = self.learn(&documents, found, asked, seen) {
+                        trail.caller = self.believed(digest);
+                        return Err(error.into());
+                    }
                     match self.records.key(digest) {
                         Some(known) if !matches!(known.key.document, Known::Absent) => remembered = known,
                         // Nothing stands where the hint pointed: perhaps it moved. Look once more, then believe it.
@@ -407,6 +413,12 @@ impl Gate {
             }
         }
         learned
+    }
+
+    /// Whose key it is as far as it could be read, where something else could not.
+    fn believed(&self, digest: &Digest) -> Option<Arc<Caller>> {
+        let key = self.records.key(digest)?.key.document.document()?.clone();
+        Some(Arc::new(Caller { business: key.business.clone(), key, ..Caller::default() }))
     }
 
     /// What a denial says of the key, for the requests that follow.

@@ -51,6 +51,8 @@ pub enum Denial {
     UpstreamInvalid(String),
     UpstreamTimeout,
     Misdirected,
+    /// The client left before there was an answer, or broke off what it sent.
+    ClientGone,
     /// What the key-management API will not do, in its own words where the reason's do not tell enough.
     Unmanaged {
         reason: Reason,
@@ -88,6 +90,7 @@ impl Denial {
             Self::UpstreamInvalid(_) => Reason::UpstreamInvalid,
             Self::UpstreamTimeout => Reason::UpstreamTimeout,
             Self::Misdirected => Reason::Misdirected,
+            Self::ClientGone => Reason::ClientGone,
             Self::Unmanaged { reason, .. } => *reason,
         }
     }
@@ -124,11 +127,12 @@ impl Denial {
             | Self::UpstreamInvalid(_)
             | Self::UpstreamTimeout
             | Self::Misdirected
+            | Self::ClientGone
             | Self::Unmanaged { .. } => false,
         }
     }
 
-    /// Whether something behind the gate failed, rather than the gate refusing.
+    /// Whether something failed, behind the gate or before it, rather than the gate refusing.
     pub fn is_failure(&self) -> bool {
         self.reason().is_failure()
     }

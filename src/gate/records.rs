@@ -72,7 +72,8 @@ impl Records {
     pub fn learn_key(&self, digest: Digest, tenant: &Tenant, found: Option<Bytes>) -> Result<(), StoreError> {
         let document = Known::parse(found, |raw| {
             // A document of one tenant in another's slot would be limited and revoked in the wrong place.
-            KeyDocument::parse_in(tenant, raw).map_err(|error| StoreError::Broken(format!("a key document: {error}")))
+            KeyDocument::parse_in(tenant, raw)
+                .map_err(|error| StoreError::Broken(format!("the document of key {}: {error}", digest.to_hex())))
         });
         match document {
             Ok(document) => {

@@ -22,7 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::drain::Watch;
 use super::live::Live;
@@ -33,6 +33,7 @@ use super::serving::{self, Departing, InTurn, Line, Peer};
 use super::settings::{Bounds, Settings};
 use super::streams::Streams;
 use super::watch::{Look, TRICKLE, Wait, tick};
+use crate::observe::metrics::FailedAt;
 use crate::proxy::arrival::Address;
 
 /// The connection preface (RFC 9113 §3.4); no HTTP/1.1 request begins like it. It is waited for whole, since nothing bounds
@@ -63,7 +64,7 @@ async fn connected(live: &Rc<Live>, mut stream: TcpStream, peer: IpAddr, drain: 
         false => peer,
         true => {
             let read = proxy_protocol::read(&mut stream, peer, &settings.trusted_proxies);
-            timed(bounds.header_read, read).await?
+            timed(bounds.header_read, read).await.inspect_err(|error| failed(live, peer, FailedAt::Proxy, error))?
         }
     };
     let address = Address::from(ip);
@@ -74,9 +75,24 @@ async fn connected(live: &Rc<Live>, mut stream: TcpStream, peer: IpAddr, drain: 
         }
         Some(acceptor) => {
             // Boxed, as what follows: a connection that is parked holds no room for what is past.
-            let (stream, h2, presented) = timed(bounds.handshake, Box::pin(acceptor.accept(stream))).await?;
+            let shaken = timed(bounds.handshake, Box::pin(acceptor.accept(stream))).await;
+            let (stream, h2, presented) = shaken.inspect_err(|error| failed(live, ip, FailedAt::Tls, error))?;
             http(live, settings, stream, Peer { address, secure: true, presented }, h2, drain).await
         }
+    }
+}
+
+/// A connection has failed before its first request, or behind its last: there is no request that could be logged.
+fn failed(live: &Live, peer: IpAddr, at: FailedAt, error: &io::Error) {
+    // Who connects and leaves without a word has asked only whether somebody is there.
+    if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) {
+        return;
+    }
+    let context = live.now();
+    let metrics = &context.service.counts.metrics;
+    metrics.connection_failed(at);
+    if metrics.said.is_news(at.name(), Instant::now().into_std()) {
+        warn!(%peer, at = at.name(), %error, "a connection failed before its request; others that do are only counted for a minute");
     }
 }
 
@@ -197,7 +213,14 @@ where
         });
         match event.await {
             Event::Ended(ended) => {
-                ended.map_err(io::Error::other)?;
+                if let Err(error) = ended {
+                    let is_head = error.is_parse();
+                    let error = io::Error::other(error);
+                    if is_head {
+                        failed(live, peer.address.ip(), FailedAt::Head, &error);
+                    }
+                    return Err(error);
+                }
                 turns.upgraded.serve().await;
                 return Ok(None);
             }

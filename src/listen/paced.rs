@@ -40,6 +40,8 @@ pub struct Pulse {
     reads_before: AtomicU32,
     more_to_come: AtomicBool,
     closing: AtomicBool,
+    /// Somebody waits until all that was written has left.
+    owing: AtomicBool,
 }
 
 impl Pulse {
@@ -73,9 +75,23 @@ impl Pulse {
         self.more_to_come.store(true, Relaxed);
     }
 
+    /// It has sent it after all.
+    pub fn all_came(&self) {
+        self.more_to_come.store(false, Relaxed);
+    }
+
     /// Whether the last word has been said: what is read from now on is thrown away.
     pub fn is_closing(&self) -> bool {
         self.closing.load(Relaxed)
+    }
+
+    /// All that was written is to leave first; whoever serves the connection is woken then.
+    pub fn owe(&self) {
+        self.owing.store(true, Relaxed);
+    }
+
+    pub fn owes(&self) -> bool {
+        self.owing.load(Relaxed)
     }
 
     /// Whether the client leaves no room for what is to be written.
@@ -231,6 +247,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
         // TLS takes bytes into its own buffer; whether the client takes them shows here.
         self.pulse.blocked.store(polled.is_pending(), Relaxed);
+        if polled.is_ready() && self.pulse.owes() {
+            self.pulse.owing.store(false, Relaxed);
+            cx.waker().wake_by_ref();
+        }
         // hyper flushes whenever it is polled.
         self.stays(cx)?;
         polled

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT, HOST};
 use http::uri::Authority;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
@@ -72,6 +72,18 @@ impl Line {
         progress.begin(!request.body().is_end_stream());
         Underway { progress, line: self.clone(), ended: false }
     }
+
+    /// What was said so far is to be on its way before anything else is done.
+    fn owe(&self) {
+        if let Self::H1(turns) = self {
+            turns.pulse.owe();
+        }
+    }
+
+    /// Over HTTP/2 the connection's task writes before the stream's has its next turn, as far as the client takes it.
+    fn owes(&self) -> bool {
+        matches!(self, Self::H1(turns) if turns.pulse.owes())
+    }
 }
 
 impl InTurn {
@@ -111,6 +123,35 @@ pub struct Underway {
     ended: bool,
 }
 
+impl Underway {
+    /// Has the rest of a body read and thrown away, so that the connection can serve on; says whether it will, as far as that
+    /// is known. A body of a known length is left to come behind the answer: who waits for the one to send the other gets it.
+    async fn drain(&self, unread: Incoming) -> bool {
+        let Line::H1(turns) = &self.line else { return false };
+        match unread.size_hint().exact() {
+            Some(length) if length <= DRAIN_BYTES => {
+                let (progress, pulse) = (self.progress.clone(), turns.pulse.clone());
+                tokio::task::spawn_local(async move {
+                    // Dropped before its end it closes the connection, which lingers so that the answer is read.
+                    if drain(unread).await {
+                        progress.drained();
+                        pulse.all_came();
+                    }
+                });
+                true
+            }
+            Some(_) => false,
+            None => {
+                let drained = drain(unread).await;
+                if drained {
+                    self.progress.drained();
+                }
+                drained
+            }
+        }
+    }
+}
+
 impl Drop for Underway {
     fn drop(&mut self) {
         match &self.line {
@@ -135,19 +176,19 @@ pub fn answer(
     let returns = matches!(underway.line, Line::H1(_));
     // A client that waits to be asked for its body is told the answer instead (RFC 9110 §10.1.1).
     let waits_to_be_asked = returns && request.headers().contains_key(EXPECT);
+    // Asked only where a body may be left over.
+    let is_last = returns && !underway.progress.has_arrived() && (live.is_leaving() || is_last(&request));
     let request = request.map(|stream| Arriving::new(stream, underway.progress.clone(), returns));
     Box::pin(async move {
         let mut response = context.service.handle(request, &arrival).await;
         if returns && !underway.progress.has_arrived() {
             let unread = underway.progress.take_unread();
             let over = unread.is_some() || response.body().is_the_gates_own();
-            let drained = match unread {
-                Some(unread) if !waits_to_be_asked => drain(unread).await,
+            let kept = match unread {
+                Some(unread) if !waits_to_be_asked && !is_last => underway.drain(unread).await,
                 _ => false,
             };
-            if drained {
-                underway.progress.begin(false);
-            } else if over {
+            if over && !kept {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
         }
@@ -155,7 +196,7 @@ pub fn answer(
             live.end_connection_when_leaving(&mut response);
         }
         underway.progress.answered();
-        Ok(response.map(|body| Departing { body, underway, _slot: slot }))
+        Ok(response.map(|body| Departing { body, underway, cut: None, _slot: slot }))
     })
 }
 
@@ -192,6 +233,13 @@ fn refused<B>(context: &Context, request: &Request<B>, peer: &Peer, line: &Line,
     }
 }
 
+/// Whether the connection ends with this request, by its client's wish.
+fn is_last<B>(request: &Request<B>) -> bool {
+    let options = request.headers().get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    request.version() < Version::HTTP_11
+        || options.flat_map(|value| value.split(',')).any(|option| option.trim().eq_ignore_ascii_case("close"))
+}
+
 /// The name that the request is for, without its port; how it may be written is checked later.
 fn host<B>(request: &Request<B>) -> &str {
     let named = request.uri().authority().map(Authority::as_str);
@@ -206,9 +254,6 @@ fn is_padded(value: &HeaderValue) -> bool {
 
 /// Reads the rest of a body and throws it away; says whether it came to its end within the bounds.
 async fn drain(mut unread: Incoming) -> bool {
-    if unread.size_hint().lower() > DRAIN_BYTES {
-        return false;
-    }
     let read = async {
         let mut left = DRAIN_BYTES;
         loop {
@@ -246,6 +291,8 @@ impl Drop for Slot {
 pub struct Departing {
     body: Outgoing,
     underway: Underway,
+    /// Why it ends too early, until all that came before is out.
+    cut: Option<BrokenOff>,
     _slot: Slot,
 }
 
@@ -254,10 +301,20 @@ impl Body for Departing {
     type Error = BrokenOff;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Waker<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        if self.cut.is_some() {
+            return if self.underway.line.owes() { Poll::Pending } else { Poll::Ready(self.cut.take().map(Err)) };
+        }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         self.underway.progress.offered(matches!(polled, Poll::Ready(Some(Ok(_)))));
         // An upstream that broke off is not the client's giving up.
         self.underway.ended |= matches!(polled, Poll::Ready(None | Some(Err(_))));
+        if let Poll::Ready(Some(Err(cut))) = polled {
+            // A body that fails takes with it what hyper has not written yet, the answer's head too: it fails one turn later.
+            self.cut = Some(cut);
+            self.underway.line.owe();
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         polled
     }
 

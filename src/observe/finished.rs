@@ -1,4 +1,4 @@
-//! One request as metrics and logs see it, once its response head is known.
+//! One request as metrics and logs see it, once its response head is known or nobody is left to get one.
 
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,7 @@ pub enum Decision {
     Denied,
     /// It would have been denied, where that is only observed.
     Observed,
-    /// Something behind the gate failed: the store or the upstream.
+    /// The store or the upstream failed, or the client left before there was an answer.
     Failed,
 }
 

@@ -14,6 +14,7 @@ use prometheus::{
 };
 
 use super::finished::Decision;
+use super::said::Said;
 use crate::policy::{Mode, Policy, Reason, Route};
 use crate::store::calls::Calls;
 use crate::store::health::StoreHealth;
@@ -35,6 +36,27 @@ pub enum Checked {
     Observed,
 }
 
+/// Who is to blame for an answer that did not come to its end, as metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BrokenBy {
+    /// It closed too early, or sent what is no answer.
+    Upstream,
+    /// It left, or took nothing for too long.
+    Client,
+    /// Its key no longer stood, or it was too old.
+    Gate,
+}
+
+/// What a connection failed at before there was a request, as metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailedAt {
+    Tls,
+    /// The PROXY protocol's header.
+    Proxy,
+    /// An HTTP/1.1 request's head: malformed, or larger than hyper reads.
+    Head,
+}
+
 /// One per process; every method may be called from any worker.
 pub struct Metrics {
     registry: Registry,
@@ -52,7 +74,12 @@ pub struct Metrics {
     store_breaker_open: IntGauge,
     connections: IntGauge,
     connections_refused: IntCounter,
+    connections_failed: IntCounterVec,
     in_flight: IntGauge,
+    answers_broken: IntCounterVec,
+    documents_unreadable: IntCounter,
+    /// What of all this was logged not long ago.
+    pub said: Said,
     log_dropped: IntCounter,
     config_info: IntGaugeVec,
     config_reloads: IntCounterVec,
@@ -63,6 +90,30 @@ pub struct Metrics {
     businesses: Mutex<HashSet<String>>,
     store_health: Option<Arc<StoreHealth>>,
     dropped_lines: Arc<AtomicU64>,
+}
+
+impl BrokenBy {
+    const ALL: [Self; 3] = [Self::Upstream, Self::Client, Self::Gate];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Upstream => "upstream",
+            Self::Client => "client",
+            Self::Gate => "gate",
+        }
+    }
+}
+
+impl FailedAt {
+    const ALL: [Self; 3] = [Self::Tls, Self::Proxy, Self::Head];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Proxy => "proxy",
+            Self::Head => "head",
+        }
+    }
 }
 
 impl Checked {
@@ -181,7 +232,25 @@ impl Metrics {
                     "Connections closed unserved because `listen.limits.connections` were open.",
                 )?,
             )?,
+            connections_failed: counters(
+                "sidegate_connections_failed_total",
+                "Connections that failed before a request: at the TLS handshake, the PROXY header, or a request's head.",
+                &["why"],
+            )?,
             in_flight: gauge("sidegate_requests_in_flight", "Requests whose responses have not ended.")?,
+            answers_broken: counters(
+                "sidegate_answers_broken_total",
+                "Upstreams' answers that did not come to their end, by whose doing: upstream, client, gate.",
+                &["by"],
+            )?,
+            documents_unreadable: registered(
+                &registry,
+                IntCounter::new(
+                    "sidegate_documents_unreadable_total",
+                    "Requests that met a key, a business or a count in the store that cannot be read.",
+                )?,
+            )?,
+            said: Said::default(),
             config_info: gauges("sidegate_config_info", "A hash of the configuration that is in force.", "hash")?,
             config_reloads: counters(
                 "sidegate_config_reloads_total",
@@ -215,6 +284,12 @@ impl Metrics {
         };
         for outcome in ["success", "failure"] {
             metrics.config_reloads.with_label_values(&[outcome]);
+        }
+        for at in FailedAt::ALL {
+            metrics.connections_failed.with_label_values(&[at.name()]);
+        }
+        for by in BrokenBy::ALL {
+            metrics.answers_broken.with_label_values(&[by.name()]);
         }
         metrics.last_reload_successful.set(1);
         metrics.start_business(OTHER);
@@ -342,8 +417,22 @@ impl Metrics {
         self.connections_refused.inc();
     }
 
+    pub fn connection_failed(&self, at: FailedAt) {
+        self.connections_failed.with_label_values(&[at.name()]).inc();
+    }
+
     pub fn request_in_flight(&self) -> Counted {
         Counted::new(&self.in_flight)
+    }
+
+    /// An answer has begun, and will not come to its end.
+    pub fn answer_broken(&self, by: BrokenBy) {
+        self.answers_broken.with_label_values(&[by.name()]).inc();
+    }
+
+    /// A request has met something unreadable in the store.
+    pub fn document_unreadable(&self) {
+        self.documents_unreadable.inc();
     }
 
     /// The text that Prometheus scrapes.

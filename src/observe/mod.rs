@@ -11,6 +11,7 @@ mod lines;
 pub mod log;
 pub mod metrics;
 pub mod random;
+pub mod said;
 pub mod settings;
 pub mod trace;
 pub mod values;

@@ -33,6 +33,8 @@ pub enum Reason {
     UpstreamInvalid,
     UpstreamTimeout,
     Misdirected,
+    /// Nobody is left to read the answer.
+    ClientGone,
     /// The rest are answers of the key-management API.
     CrossSite,
     NoSession,
@@ -53,7 +55,7 @@ struct Row {
 }
 
 impl Reason {
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::BadRequest,
         Self::BadPath,
         Self::AmbiguousKey,
@@ -81,6 +83,7 @@ impl Reason {
         Self::UpstreamInvalid,
         Self::UpstreamTimeout,
         Self::Misdirected,
+        Self::ClientGone,
         Self::CrossSite,
         Self::NoSession,
         Self::UnsupportedMediaType,
@@ -98,9 +101,9 @@ impl Reason {
         self.row().status
     }
 
-    /// Whether something behind the gate failed, rather than the gate refusing.
+    /// Whether something failed, behind the gate or before it, rather than the gate refusing.
     pub fn is_failure(self) -> bool {
-        self.status() >= 500
+        self.status() >= 500 || self == Self::ClientGone
     }
 
     pub fn code(self) -> &'static str {
@@ -111,9 +114,13 @@ impl Reason {
         self.row().detail
     }
 
-    /// The registered phrase of the status (RFC 9110 §15), which RFC 9457 recommends as the title of `about:blank`.
+    /// The registered phrase of the status (RFC 9110 §15), which RFC 9457 recommends as the title of `about:blank`. 499 alone is
+    /// not registered; its name is the one that nginx gave it.
     pub fn title(self) -> &'static str {
-        http::StatusCode::from_u16(self.status()).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error")
+        http::StatusCode::from_u16(self.status())
+            .ok()
+            .and_then(|s| s.canonical_reason())
+            .unwrap_or("Client Closed Request")
     }
 
     fn row(self) -> Row {
@@ -149,6 +156,7 @@ impl Reason {
             Self::UpstreamInvalid => same("upstream_invalid", 502, "The service gave no valid answer"),
             Self::UpstreamTimeout => same("upstream_timeout", 504, "The service did not answer in time"),
             Self::Misdirected => same("misdirected", 421, "This host is not served on this connection"),
+            Self::ClientGone => same("client_gone", 499, "The request broke off"),
             Self::CrossSite => same("cross_site", 403, "Requests from other sites are not taken here"),
             Self::NoSession => same("no_session", 401, "Sign in first"),
             Self::UnsupportedMediaType => {

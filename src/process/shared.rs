@@ -131,7 +131,7 @@ impl Shared {
             let gate = Gate::new(self.policy.clone(), store, self.commons.clone(), self.store_deadline).counting(tally);
             let gate = Rc::new(gate);
             let upstreams = self.upstreams();
-            let open = OpenRequests::new(gate.clone(), self.proxy.streams);
+            let open = OpenRequests::new(gate.clone(), self.proxy.streams, self.metrics.clone());
             self.with(gate, upstreams, open)
         }
     }

@@ -81,6 +81,11 @@ impl Progress {
         self.unread.take()
     }
 
+    /// It was read to its end, for nobody.
+    pub fn drained(&self) {
+        self.arrived();
+    }
+
     pub fn waits(&self) -> Waits {
         match (self.answered.get(), self.awaited.get()) {
             (true, _) if self.offered.get() => Waits::Taking,
@@ -126,10 +131,17 @@ impl Body for Arriving {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
-        let polled = Pin::new(stream).poll_frame(cx);
+        let polled = Pin::new(&mut *stream).poll_frame(cx);
+        // Of a known length; nobody may ask for more than that.
+        let is_last = stream.is_end_stream();
         self.progress.awaited.set(polled.is_pending());
         match &polled {
-            Poll::Ready(Some(Ok(_))) => self.progress.moved(),
+            Poll::Ready(Some(Ok(_))) => {
+                self.progress.moved();
+                if is_last {
+                    self.progress.arrived();
+                }
+            }
             Poll::Ready(None) => self.progress.arrived(),
             // What broke off cannot be read to its end.
             Poll::Ready(Some(Err(_))) => self.returns = false,

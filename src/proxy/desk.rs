@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use super::arrival::{Address, Arrival};
 use super::arriving::Arriving;
 use super::told::Told;
+use super::upload;
 use crate::gate::{Denial, Trail, path};
 use crate::policy::route::Found;
 use crate::policy::{Route, RouteTable};
@@ -115,10 +116,13 @@ async fn read(body: Arriving, told: &Told) -> Result<Bytes, Denial> {
     }
 }
 
-fn broke_off(error: &(dyn Error + Send + Sync), told: &Told) -> Denial {
+fn broke_off(error: &(dyn Error + Send + Sync + 'static), told: &Told) -> Denial {
     let (request_id, trace_id) = (told.id.as_str(), told.span.trace_id());
     tracing::debug!(request_id, trace_id, %error, "a request's body broke off");
-    Denial::BadRequest("The request's body broke off".into())
+    match error.downcast_ref::<hyper::Error>() {
+        Some(error) if upload::is_malformed(error) => Denial::BadRequest("The request's body is malformed".into()),
+        _ => Denial::ClientGone,
+    }
 }
 
 /// The thread ends only with the process, or when no desk leads to it.

@@ -58,6 +58,7 @@ pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) -> Added {
     let enforces = policy.enforces();
     hygiene::remove_all(headers, |name| {
         hygiene::is_hop_by_hop(name)
+            || hygiene::names_a_proxy(name)
             || *name == X_REQUEST_ID
             || span.replaces(name)
             || (enforces && hygiene::is_override(name))

@@ -7,13 +7,26 @@ use smallvec::SmallVec;
 use crate::policy::{BusinessSource, Policy};
 
 const X_FORWARDED: &str = "x-forwarded-";
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// What some frameworks take another method or path from; the gate has decided on the real ones.
-const OVERRIDES: [&str; 5] =
-    ["x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url"];
+const OVERRIDES: [&str; 6] = [
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-uri",
+    "x-original-url",
+    "x-rewrite-url",
+];
 
-/// What says whose a request is, what it is a part of, where it goes and where it ends, besides `X-Forwarded-*` and the overrides.
+/// What proxies tell services of the client's address, besides `X-Forwarded-*` and `Forwarded`.
+const ADDRESSES: [&str; 3] = ["cf-connecting-ip", "true-client-ip", "x-real-ip"];
+
+/// CGI hands it on as `HTTP_PROXY`, by which programs find a proxy for their own requests (httpoxy, CVE-2016-5385). No client has
+/// a use for it.
+const PROXY: &str = "proxy";
+
+/// What says whose a request is, what it is a part of, where it goes and where it ends, besides `X-Forwarded-*`, addresses and
+/// overrides.
 const OF_THE_HEAD: [&str; 19] = [
     "authorization",
     "connection",
@@ -24,6 +37,7 @@ const OF_THE_HEAD: [&str; 19] = [
     "forwarded",
     "host",
     "keep-alive",
+    PROXY,
     "proxy-authorization",
     "te",
     "traceparent",
@@ -32,7 +46,6 @@ const OF_THE_HEAD: [&str; 19] = [
     "upgrade",
     "via",
     "x-api-key",
-    "x-real-ip",
     "x-request-id",
 ];
 
@@ -64,6 +77,11 @@ fn named_by_connection(value: &HeaderValue) -> Vec<HeaderName> {
     options.filter_map(|name| name.parse().ok()).filter(|name| *name != HOST).collect()
 }
 
+/// Whether it would tell a program behind CGI where to send its own requests.
+pub fn names_a_proxy(name: &HeaderName) -> bool {
+    name.as_str() == PROXY
+}
+
 /// What speaks of one connection only (RFC 9110 §7.6.1), and the credentials for a proxy, which is us.
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
@@ -85,7 +103,7 @@ pub fn is_override(name: &HeaderName) -> bool {
 
 /// Where a request came from, by its own account: believed of trusted proxies alone.
 pub fn says_who_sent_it(name: &HeaderName) -> bool {
-    name.as_str().starts_with(X_FORWARDED) || *name == FORWARDED || *name == X_REAL_IP
+    name.as_str().starts_with(X_FORWARDED) || *name == FORWARDED || ADDRESSES.contains(&name.as_str())
 }
 
 /// Whether a lenient backend would take the field for one of `reserved`.
@@ -127,7 +145,8 @@ fn is_alike(name: &HeaderName, reserved: &HeaderName) -> bool {
 
 fn is_of_the_head(name: &HeaderName) -> bool {
     let name = name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-    name.starts_with(X_FORWARDED) || OF_THE_HEAD.contains(&name.as_str()) || OVERRIDES.contains(&name.as_str())
+    let lists = [&OF_THE_HEAD[..], &ADDRESSES, &OVERRIDES];
+    name.starts_with(X_FORWARDED) || lists.iter().any(|list| list.contains(&name.as_str()))
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 //!
 //! `head` checks what HTTP itself demands, `headers` keeps them clean, `upstream` forwards a `Permit`, `respond` puts a
 //! denial into words. Nothing is buffered: bodies stream up through `upload` and back through `body`, `upgrade` opens
-//! tunnels, and `open` ends what is open when its key no longer stands. `cors` lets browsers read what the gate says. `desk`
+//! tunnels, and `open` ends what is open when its key no longer stands. `account` tells of
+//! each request once, however it ends. `cors` lets browsers read what the gate says. `desk`
 //! takes what is for key management.
 
+pub mod account;
 pub mod arrival;
 pub mod arriving;
 pub mod body;

@@ -15,14 +15,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use thiserror::Error;
-use tracing::info;
+use tracing::{debug, info, warn};
 
 use super::request_id::RequestId;
 use super::settings;
-use super::upstream::Failure;
 use super::upstream::relayed::Relayed;
+use super::upstream::{Failure, chain, h1};
 use crate::gate::{Basis, Denial, Gate, Permit, Recheck};
-use crate::observe::Span;
+use crate::observe::metrics::BrokenBy;
+use crate::observe::{Metrics, Span};
 use crate::policy::{Mode, Route};
 
 /// The sweep's pace, within which something ends too late.
@@ -33,6 +34,7 @@ pub struct OpenRequests {
     /// Of the configuration that is in force, whichever the request began under.
     gate: RefCell<Rc<Gate>>,
     settings: Cell<settings::Streams>,
+    metrics: Arc<Metrics>,
     open: RefCell<HashMap<u64, Weak<OpenRequest>>>,
     last: Cell<u64>,
     sweeping: Cell<bool>,
@@ -74,10 +76,11 @@ pub enum BrokenOff {
 }
 
 impl OpenRequests {
-    pub fn new(gate: Rc<Gate>, settings: settings::Streams) -> Rc<Self> {
+    pub fn new(gate: Rc<Gate>, settings: settings::Streams, metrics: Arc<Metrics>) -> Rc<Self> {
         Rc::new(Self {
             gate: RefCell::new(gate),
             settings: Cell::new(settings),
+            metrics,
             open: RefCell::default(),
             last: Cell::new(0),
             sweeping: Cell::new(false),
@@ -194,8 +197,27 @@ impl OpenRequest {
         *self.answer.borrow_mut() = Some(answer);
     }
 
+    /// The client has read it all, or reads no more.
     pub fn let_go(&self) {
-        self.take_answer();
+        if self.take_answer().is_some_and(|answer| is_unread(&answer)) {
+            self.broken(BrokenBy::Client);
+        }
+    }
+
+    fn broken(&self, by: BrokenBy) {
+        self.all.metrics.answer_broken(by);
+    }
+
+    /// The upstream's answer broke off; its log may not know.
+    fn failed(&self, failure: &Failure) {
+        let (request_id, trace_id) = self.ids();
+        let error = chain(failure);
+        if let Failure::H1(h1::Error::Body(_)) = failure {
+            debug!(request_id, trace_id, error, "an answer ended with the request's body");
+            return self.broken(BrokenBy::Client);
+        }
+        warn!(request_id, trace_id, error, "the upstream's answer broke off");
+        self.broken(BrokenBy::Upstream);
     }
 
     /// For whoever passes it on by other means.
@@ -210,6 +232,9 @@ impl OpenRequest {
         let Some(stream) = answer.as_mut() else { return Poll::Ready(over()) };
         match Pin::new(&mut *stream).poll_frame(cx) {
             Poll::Ready(frame) => {
+                if let Some(Err(failure)) = &frame {
+                    self.failed(failure);
+                }
                 // A client that reads no more is not asked for its turn: it is looked after before.
                 if frame.is_some() && !stream.is_end_stream() {
                     self.watch();
@@ -252,7 +277,9 @@ impl OpenRequest {
         let (request_id, trace_id) = self.ids();
         info!(request_id, trace_id, reason, "a stream was ended");
         *self.over.borrow_mut() = denial;
-        self.let_go();
+        if self.take_answer().is_some_and(|answer| is_unread(&answer)) {
+            self.broken(BrokenBy::Gate);
+        }
         if let Some(waiter) = self.waiter.take() {
             waiter.wake();
         }
@@ -296,6 +323,11 @@ async fn ask_again(request: Rc<OpenRequest>) {
         }
         Err(denial) => request.end(Some(denial)),
     }
+}
+
+/// Whether something of an answer is still to come. One of a known length may be complete before its stream says so.
+fn is_unread(answer: &Relayed) -> bool {
+    !answer.is_end_stream() && answer.size_hint().exact() != Some(0)
 }
 
 /// The store is away, or the address may not ask for a while.

@@ -97,7 +97,8 @@ pub fn denied(
         | Denial::UpstreamUnreachable(_)
         | Denial::UpstreamInvalid(_)
         | Denial::UpstreamTimeout
-        | Denial::Misdirected => {}
+        | Denial::Misdirected
+        | Denial::ClientGone => {}
     }
     let worded = policy.texts.word(denial.reason(), &facts);
     if grpc { as_grpc(denial.reason(), &worded, headers) } else { as_http(worded, headers) }
@@ -140,6 +141,7 @@ fn grpc_status(status: u16) -> u16 {
         403 => 7,
         404 | 405 => 12,
         429 => 8,
+        499 => 1,
         502 | 503 => 14,
         504 => 4,
         _ => 2,

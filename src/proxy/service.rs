@@ -4,6 +4,7 @@
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::header::CONNECTION;
 use http::request::Parts;
@@ -11,6 +12,7 @@ use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Body as _;
 use tracing::{debug, warn};
 
+use super::account::{Account, Books};
 use super::arrival::Arrival;
 use super::arriving::Arriving;
 use super::body::{Outgoing, Payload};
@@ -23,7 +25,8 @@ use super::told::{Times, Told};
 use super::upstream::Passage;
 use super::{Desk, Upstreams, cors, respond, upgrade};
 use crate::gate::{Denial, Gate, Inquiry, Permit, Trail};
-use crate::observe::{AccessLog, Counts, Finished};
+use crate::observe::{AccessLog, Counts};
+use crate::store::StoreError;
 
 /// One worker's pipeline.
 pub struct Service {
@@ -45,36 +48,25 @@ impl Service {
         // It stays here, since whatever an async function is given moves twice.
         let (mut head, body) = request.into_parts();
         let told = Told::of(&mut head, &self.ids, arrival.trusted);
-        let mut trail = Trail::default();
-        let (mut response, denial) = match self.answer(&mut head, body, &told, arrival, &mut trail, &times).await {
+        let mut account = Account::open(told, times, self.books(arrival));
+        let Account { told, trail, times, .. } = &mut account;
+        let (mut response, denial) = match self.answer(&mut head, body, told, arrival, trail, times).await {
             Ok(response) => (response, None),
-            Err(denial) => (self.own(self.words(&denial, &trail, &told), &told), Some(denial)),
+            Err(denial) => (self.own(self.words(&denial, trail, told), told), Some(denial)),
         };
         let rate_limited = matches!(denial, Some(Denial::RateLimited { .. }));
         if trail.is_enforced() {
             let (headers, settings) = (response.headers_mut(), self.settings.rate_limit_headers);
-            respond::rate_limit_headers(headers, &trail, rate_limited, settings, &self.ids.values);
+            respond::rate_limit_headers(headers, trail, rate_limited, settings, &self.ids.values);
         }
         response.headers_mut().insert(X_REQUEST_ID, told.id.value());
-        let ended = times.ended();
-        let finished = Finished {
-            method: &told.method,
-            path: told.uri.path(),
-            client: arrival.client.as_str(),
-            user_agent: told.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
-            request_id: told.id.as_bytes(),
-            span: &told.span,
-            trail: &trail,
-            denial: denial.as_ref(),
-            status: response.status().as_u16(),
-            ended,
-            took: ended - times.arrived,
-            decided_in: times.decided_in(),
-            upstream_took: times.upstream_took(),
-        };
-        self.counts.count(&finished);
-        self.access_log.write(&finished, &self.gate.policy().credentials.formats);
+        account.close(denial.as_ref(), response.status().as_u16());
         upgrade::hand_over(response, in_flight, &arrival.upgraded)
+    }
+
+    fn books<'a>(&'a self, arrival: &'a Arrival) -> Books<'a> {
+        let formats = &self.gate.policy().credentials.formats;
+        Books { counts: &self.counts, access_log: &self.access_log, formats, client: &arrival.client }
     }
 
     /// The way of one request.
@@ -116,7 +108,7 @@ impl Service {
         times.decided(trail.store_answered);
         let permit = permit?;
         if let Some(denial) = permit.observed() {
-            tell_of_store(denial, told);
+            self.tell_of_store(denial, told);
         }
 
         let response = self.forward(&permit, head, body, told, arrival, times).await;
@@ -175,28 +167,37 @@ impl Service {
 
     fn words(&self, denial: &Denial, trail: &Trail, told: &Told) -> Response<bytes::Bytes> {
         // What failed behind the gate is the operator's to know, not the client's.
-        tell_of_store(denial, told);
+        self.tell_of_store(denial, told);
         let (request_id, trace_id) = (told.id.as_str(), told.span.trace_id());
         match denial {
-            Denial::UpstreamUnreachable(error) | Denial::UpstreamInvalid(error) => {
+            Denial::UpstreamUnreachable(error) => warn!(request_id, trace_id, error, "the upstream cannot be reached"),
+            Denial::UpstreamInvalid(error) => {
                 warn!(request_id, trace_id, error, "the upstream gave no valid answer");
             }
             _ => {}
         }
         let policy = self.gate.policy();
         let mut words = respond::denied(denial, trail, request_id, told.grpc, policy, self.settings.rate_limit_headers);
-        if told.version < Version::HTTP_2 && denial.reason().status() == 400 {
-            // What follows on the connection could be the rest of what was malformed (request smuggling).
+        if told.version < Version::HTTP_2 && matches!(denial.reason().status(), 400 | 499) {
+            // What follows on the connection could be the rest of what was malformed, or broke off (request smuggling).
             words.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         words
     }
-}
 
-/// What is wrong with the store is the operator's to know, not the client's.
-fn tell_of_store(denial: &Denial, told: &Told) {
-    if let Denial::StoreUnavailable(error) = denial {
+    /// What is wrong with the store is the operator's to know, not the client's. An outage has words and metrics of its own;
+    /// what cannot be read is nobody's but this document's, and is said once a minute.
+    fn tell_of_store(&self, denial: &Denial, told: &Told) {
+        let Denial::StoreUnavailable(error) = denial else { return };
         let (request_id, trace_id) = (told.id.as_str(), told.span.trace_id());
-        debug!(request_id, trace_id, %error, "the store gave no answer");
+        let StoreError::Broken(what) = error else {
+            debug!(request_id, trace_id, %error, "the store gave no answer");
+            return;
+        };
+        let metrics = &self.counts.metrics;
+        metrics.document_unreadable();
+        if metrics.said.is_news(what, Instant::now()) {
+            warn!(request_id, trace_id, error = %what, "the store holds what cannot be read; requests that need it are refused");
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! The client's body on its way to the upstream: bounded, and ended when its request is over. Frames pass as they come.
 
 use std::cell::{Cell, RefCell};
+use std::error::Error as _;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -39,8 +41,10 @@ enum State {
     Open,
     Ended,
     TooLarge,
-    /// The client, not the upstream, broke it off.
+    /// The client, not the upstream, made nothing whole of it.
     Broken,
+    /// It broke off, or its request is over: nobody sends any more.
+    BrokenOff,
 }
 
 #[derive(Debug, Error)]
@@ -92,8 +96,13 @@ impl Upload {
         self.state.get() == State::TooLarge
     }
 
+    /// The client sent what is no body.
     pub fn is_broken(&self) -> bool {
         self.state.get() == State::Broken
+    }
+
+    pub fn is_broken_off(&self) -> bool {
+        self.state.get() == State::BrokenOff
     }
 
     /// Reads what is left of it, for nobody.
@@ -103,7 +112,7 @@ impl Upload {
 
     fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.request.is_over() {
-            self.state.set(State::Broken);
+            self.state.set(State::BrokenOff);
             return Poll::Ready(Some(Err(BodyError::Over)));
         }
         let mut frame = match ready!(Pin::new(&mut *self.stream.borrow_mut()).poll_frame(cx)) {
@@ -113,7 +122,7 @@ impl Upload {
             }
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
-                self.state.set(State::Broken);
+                self.state.set(if is_malformed(&error) { State::Broken } else { State::BrokenOff });
                 return Poll::Ready(Some(Err(error.into())));
             }
         };
@@ -132,6 +141,16 @@ impl Upload {
         }
         Poll::Ready(Some(Ok(frame)))
     }
+}
+
+/// Whether a body's error is what the client wrote, rather than that it left.
+pub fn is_malformed(error: &hyper::Error) -> bool {
+    let Some(source) = error.source() else { return false };
+    // hyper's own reader of HTTP/1.1 says so of chunks that are none, and h2 of streams that it gives up itself.
+    let in_chunks = source.downcast_ref::<io::Error>().map(io::Error::kind);
+    let in_frames = source.downcast_ref::<h2::Error>();
+    matches!(in_chunks, Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
+        || in_frames.is_some_and(h2::Error::is_library)
 }
 
 impl Body for Forwarded {

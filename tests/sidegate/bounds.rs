@@ -197,14 +197,38 @@ fn nothing_is_served_behind_a_connection_that_was_closed() {
 fn a_denied_body_that_does_not_come_is_not_waited_for() {
     let stage = Stage::set();
     let gate = stage.gate("listen: {address: '127.0.0.1:0', limits: {body_idle: 1h}}\nroutes: {/guarded: any}");
-    for more in ["", "Expect: 100-continue\r\n"] {
+    // One that is short may still come behind its answer, and the connection serves on.
+    for (more, closes) in
+        [("", None), ("Expect: 100-continue\r\n", Some("close")), ("Connection: close\r\n", Some("close"))]
+    {
         let mut stream = connect(&gate);
         let head = format!("POST /guarded HTTP/1.1\r\nHost: a\r\n{more}Content-Length: 1000\r\n\r\n");
         stream.write_all(head.as_bytes()).expect("the connection stands");
+        let began = Instant::now();
         let answer = one_answer(&mut stream);
         // Not 100: its body is never asked for.
-        assert_eq!((answer.status, answer.header("connection")), (401, Some("close")), "{more:?}");
+        assert_eq!((answer.status, answer.header("connection")), (401, closes), "{more:?}");
         assert!(ends(&mut stream, LONG));
+        // It is waited for behind the answer, where it is waited for.
+        assert!(closes.is_some() || began.elapsed() >= Duration::from_secs(1), "{more:?}");
+    }
+}
+
+#[test]
+fn a_denied_body_that_comes_behind_its_answer_is_no_request_and_its_connection_serves_on() {
+    let stage = Stage::set();
+    let gate = stage.gate("routes: {/guarded: any, /public: public}");
+    let canary = b"GET /public?canary HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut stream = connect(&gate);
+    for _ in 0..3 {
+        let head = format!("POST /guarded HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", canary.len());
+        stream.write_all(head.as_bytes()).expect("the connection stands");
+        assert_eq!(one_answer(&mut stream).status, 401);
+        stream.write_all(canary).expect("the connection stands");
+        stream.write_all(b"GET /public HTTP/1.1\r\nHost: a\r\n\r\n").expect("the connection stands");
+        assert_eq!(one_answer(&mut stream).status, 200);
+        assert_eq!(stage.upstream.only().target, "/public");
+        stage.upstream.take();
     }
 }
 
@@ -354,4 +378,34 @@ fn in_flight(gate: &Gate, expected: f64) {
         let now = gate.metric("sidegate_requests_in_flight", &[]);
         ((now - expected).abs() < 0.5).then_some(())
     });
+}
+
+#[test]
+fn connections_that_fail_before_a_request_are_counted_and_warned_of_once() {
+    let (stage, certificate) = (Stage::set(), Certificate::of("a.example"));
+    let (cert, key) = (certificate.cert_file(), certificate.key_file());
+    let tls = format!(", tls: {{certificates: {{cert: {}, key: {}}}}}", cert.display(), key.display());
+    for (listen, why, sent) in [
+        (&*tls, "tls", &b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..]),
+        (", proxy_protocol: true, trusted_proxies: [127.0.0.0/8]", "proxy", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("", "head", b"GET / HTTP/1.1\r\nHost : a\r\n\r\n"),
+        ("", "head", b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\n"),
+    ] {
+        let gate = stage.gate(&format!("listen: {{address: '127.0.0.1:0'{listen}}}\nroutes: {{/public: public}}"));
+        let counted = |why: &str| gate.metric("sidegate_connections_failed_total", &[&format!("why=\"{why}\"")]);
+        let page = gate.operators("/metrics").text();
+        assert!(page.contains(&format!("sidegate_connections_failed_total{{why=\"{why}\"}} 0")), "{why}");
+        // Only to see whether somebody listens.
+        drop(connect(&gate));
+        for _ in 0..3 {
+            let mut stream = connect(&gate);
+            stream.write_all(sent).expect("the connection stands");
+            assert!(ends(&mut stream, LONG), "{why}");
+        }
+        until("all to be counted", || (counted(why) == 3.0).then_some(()));
+        assert_eq!(gate.metric("sidegate_connections_failed_total", &[]), 3.0, "{why}");
+        let said = gate.said("a connection failed before its request");
+        assert!(said.contains("127.0.0.1") && said.contains(why), "{said}");
+        assert_eq!(gate.written().matches("a connection failed before its request").count(), 1, "{why}");
+    }
 }

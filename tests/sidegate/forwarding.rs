@@ -249,12 +249,39 @@ routes: {{/public/**: public}}
 #[tokio::test]
 async fn headers_that_would_change_the_method_or_the_path_are_stripped() {
     let (stage, gate) = yard();
-    let names = ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X-Original-URL", "X-Rewrite-URL"];
+    let names = [
+        "X-HTTP-Method-Override",
+        "X-HTTP-Method",
+        "X-Method-Override",
+        "X-Original-URL",
+        "X-Original-URI",
+        "X-Rewrite-URL",
+    ];
     let lines: Vec<String> = names.iter().map(|name| format!("{name}: /admin")).collect();
     let lines: Vec<&[u8]> = lines.iter().map(String::as_bytes).collect();
     assert_eq!(gate.raw("GET", "/public/x", &lines).status, 200);
     let seen = stage.upstream.only();
     assert!(names.iter().all(|name| seen.header(&name.to_lowercase()).is_none()), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_clients_word_on_its_address_is_believed_of_trusted_proxies_alone_and_no_proxy_is_named_to_a_service() {
+    let stage = Stage::set();
+    let addresses = ["True-Client-IP", "CF-Connecting-IP", "X-Real-IP", "True_Client_IP", "CF_Connecting_IP"];
+    let lines: Vec<String> = addresses.iter().map(|name| format!("{name}: 192.0.2.1")).collect();
+    let lines: Vec<&[u8]> = lines.iter().map(String::as_bytes).chain([&b"Proxy: http://192.0.2.2/"[..]]).collect();
+    for (trusted, passed) in [("", &[][..]), (", trusted_proxies: [127.0.0.0/8]", &addresses[..3])] {
+        for mode in ["enforce", "observe"] {
+            let gate = stage.gate(&format!(
+                "listen: {{address: '127.0.0.1:0'{trusted}}}\nmode: {mode}\nroutes: {{/public: public}}"
+            ));
+            assert_eq!(gate.raw("GET", "/public", &lines).status, 200);
+            let seen = stage.upstream.take().pop().expect("it was forwarded");
+            let came = addresses.iter().filter(|name| seen.header(&name.to_lowercase()).is_some());
+            assert_eq!(came.copied().collect::<Vec<_>>(), passed, "{trusted} {mode}: {seen:?}");
+            assert_eq!(seen.header("proxy"), None, "{trusted} {mode}");
+        }
+    }
 }
 
 /// What CGI, WSGI and Rack make of a header's name: everything that is no letter and no digit is `_` there.
@@ -325,6 +352,10 @@ async fn a_trailer_says_nothing_that_belongs_into_the_head() {
             "X-HTTP-Method-Override",
             "X_HTTP_Method",
             "X-Original-URL",
+            "X-Original-URI",
+            "True_Client_IP",
+            "CF-Connecting-IP",
+            "Proxy",
             "X-Request-Id",
             "Connection",
             "TE",

@@ -41,6 +41,7 @@ const OUTCOMES: &[&str] = &[
     "body_too_large",
     "uri_too_long",
     "headers_too_large",
+    "client_gone",
     "upstream_unreachable",
     "upstream_timeout",
     "upstream_invalid",
@@ -96,6 +97,11 @@ async fn no_outcome_of_a_request_shows_its_key() {
     scene.asks("", &good, "GET /tight", "");
     scene.asks("rate_limited", &good, "GET /tight", "");
     scene.asks("body_too_large", &good, "POST /small", "Content-Length: 48\r\n");
+    let mut leaves = Wire::to(scene.gate.address);
+    leaves.send(format!("POST /things/x HTTP/1.1\r\nHost: a\r\nX-API-Key: {good}\r\nContent-Length: 99\r\n\r\n{good}"));
+    leaves.finish();
+    let answer = scene.hears(leaves.rest().as_bytes());
+    scene.is_logged(&answer, 499, "client_gone");
     scene.asks("upstream_unreachable", &good, "GET /dead", "");
     scene.asks("upstream_timeout", &good, "GET /silent", "");
     scene.asks("upstream_invalid", &good, "GET /invalid", "");

@@ -155,7 +155,7 @@ fn what_the_log_says_of_a_failure_names_the_trace() {
     let stage = Stage::set();
     let gate = stage.gate("upstream: http://127.0.0.1:1\nroutes: {/public: public}");
     assert_eq!(gate.raw("GET", "/public", &[format!("Traceparent: {PARENT}").as_bytes()]).status, 502);
-    assert!(gate.said("gave no valid answer").contains(TRACE));
+    assert!(gate.said("the upstream cannot be reached").contains(TRACE));
 }
 
 #[test]

@@ -341,3 +341,38 @@ fn before(upstream: &Scripted, field: &str) -> (Stage, Gate) {
 fn connections(upstream: &Scripted) -> Vec<usize> {
     upstream.seen().into_iter().map(|(connection, _)| connection).collect()
 }
+
+#[test]
+fn the_operator_is_told_which_upstream_failed_and_whether_it_was_reached() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let socket = folder.path().join("nobody.sock");
+    let upstream = Scripted::play(|line| {
+        line.head();
+        line.say("no HTTP at all\r\n\r\n");
+    });
+    let stage = Stage::set();
+    for (url, told, address) in [
+        (format!("unix:{}", socket.display()), "the upstream cannot be reached", format!("unix:{}", socket.display())),
+        ("http://127.0.0.1:1".to_owned(), "the upstream cannot be reached", "127.0.0.1:1".to_owned()),
+        ("http://nobody.invalid:81".to_owned(), "the upstream cannot be reached", "nobody.invalid:81".to_owned()),
+        (format!("http://{}", upstream.address), "the upstream gave no valid answer", upstream.address.to_string()),
+    ] {
+        let gate = stage.gate(&format!("upstream: '{url}'\nroutes: {{/public: public}}"));
+        assert_eq!(gate.raw("GET", "/public", &[]).status, 502, "{url}");
+        let said = gate.said(told);
+        assert_eq!(said.matches(&address).count(), 1, "{url}: {said}");
+    }
+}
+
+#[test]
+fn an_answer_in_another_transfer_coding_is_none() {
+    for coding in ["gzip, chunked", "gzip", "chunked, chunked", "identity"] {
+        let upstream = Scripted::play(move |line| {
+            line.head();
+            line.say(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n2\r\nok\r\n0\r\n\r\n"));
+        });
+        let (_stage, gate) = before(&upstream, "idle: 60s");
+        assert_eq!(gate.raw("GET", "/public", &[]).denial(), (502, "upstream_invalid".to_owned()), "{coding}");
+        gate.said("it has a transfer coding besides chunked");
+    }
+}

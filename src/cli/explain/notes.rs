@@ -20,6 +20,7 @@ pub fn of(asked: &Asked, settings: &Settings, outcome: &Outcome) -> Vec<String> 
         of_origin(asked, settings),
         denial.and_then(|denial| of_guessing(denial, settings)),
         denial.and_then(|denial| of_outage(denial, settings)),
+        denial.and_then(of_what_failed),
     ]
     .into_iter()
     .flatten()
@@ -75,9 +76,17 @@ fn of_guessing(denial: &Denial, settings: &Settings) -> Option<String> {
     ))
 }
 
+/// Clients are not told, and whoever asks here can do something about it.
+fn of_what_failed(denial: &Denial) -> Option<String> {
+    match denial {
+        Denial::StoreUnavailable(error) => Some(format!("Why: {error}.")),
+        _ => None,
+    }
+}
+
 fn of_outage(denial: &Denial, settings: &Settings) -> Option<String> {
     match (denial, settings.store.keys_outage) {
-        (Denial::StoreUnavailable(_), KeysOutage::KnownFor(duration)) => Some(format!(
+        (Denial::StoreUnavailable(error), KeysOutage::KnownFor(duration)) if error.is_outage() => Some(format!(
             "A gate to which the store confirmed the key less than {} ago lets it pass meanwhile (`outage.keys: known_for`).",
             short(duration)
         )),

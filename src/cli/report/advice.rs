@@ -50,6 +50,7 @@ fn of(reason: Reason) -> &'static str {
         Reason::UpstreamUnreachable | Reason::UpstreamInvalid | Reason::UpstreamTimeout => {
             "the service failed, not the gate; see its own log, and `upstream.response_timeout`"
         }
+        Reason::ClientGone => "the caller did not wait for its answer; compare its patience with the service's time",
         Reason::CrossSite
         | Reason::NoSession
         | Reason::UnsupportedMediaType

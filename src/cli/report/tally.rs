@@ -32,7 +32,7 @@ pub struct Totals {
     /// Let pass by a gate that observes, which would have refused them.
     pub observed: u64,
     pub denied: u64,
-    /// Something behind the gate failed.
+    /// Something behind the gate failed, or the client left.
     pub failed: u64,
     /// Decisions that only another release knows.
     pub other: u64,

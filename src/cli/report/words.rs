@@ -45,7 +45,7 @@ fn totals(text: &mut String, tally: &Tally, ink: Ink) {
         (totals.allowed, "allowed", "", GREEN),
         (totals.observed, "observed", "let pass; enforcement refuses them", RED),
         (totals.denied, "denied", "refused", RED),
-        (totals.failed, "failed", "the store or the service failed", RED),
+        (totals.failed, "failed", "the store or the service failed, or the client left", RED),
         (totals.other, "other", "a decision of another release", RED),
     ] {
         if count > 0 || !["other", "failed"].contains(&name) {

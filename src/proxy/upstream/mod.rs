@@ -217,12 +217,12 @@ impl Destination {
             Err(unanswered) => unanswered,
         };
         if !first.may_be_sent_again(&head.method, body) {
-            return Err(failed(&first.error, body.upload()));
+            return Err(self.failed(&first.error, body.upload()));
         }
         let (request_id, trace_id) = (passage.request_id.as_str(), passage.span.trace_id());
         tracing::debug!(request_id, trace_id, error = chain(&first.error), "the request is sent again");
         let second = Box::pin(self.attempt(head, added, body, true, patience, passage.times)).await?;
-        second.map_err(|unanswered| failed(&unanswered.error, body.upload()))
+        second.map_err(|unanswered| self.failed(&unanswered.error, body.upload()))
     }
 
     /// One exchange. `fresh`: on no connection that has served before.
@@ -239,7 +239,10 @@ impl Destination {
         let kept = if fresh { None } else { self.pool.take_idle(times.latest()) };
         let (outlet, now) = match kept {
             Some(connection) => (Outlet::H1(connection), times.latest()),
-            None => (self.pool.outlet(fresh).await.map_err(Denial::UpstreamUnreachable)?, Instant::now()),
+            None => {
+                let unreachable = |error: String| Denial::UpstreamUnreachable(self.told(&error));
+                (self.pool.outlet(fresh).await.map_err(unreachable)?, Instant::now())
+            }
         };
         match outlet {
             Outlet::H1(mut connection) => {
@@ -265,6 +268,25 @@ impl Destination {
                 Ok(answered.map(|(response, place)| response.map(|stream| Relayed::from_h2(stream, place))))
             }
         }
+    }
+
+    /// What failed, and which upstream's it was.
+    fn told(&self, error: &str) -> String {
+        let target = self.settings.target.to_string();
+        if error.starts_with(&target) { error.to_owned() } else { format!("{target}: {error}") }
+    }
+
+    fn failed(&self, error: &Failure, upload: Option<&Rc<Upload>>) -> Denial {
+        if upload.is_some_and(|upload| upload.is_too_large()) {
+            return Denial::BodyTooLarge;
+        }
+        if upload.is_some_and(|upload| upload.is_broken()) {
+            return Denial::BadRequest("The request body is malformed".into());
+        }
+        if upload.is_some_and(|upload| upload.is_broken_off()) {
+            return Denial::ClientGone;
+        }
+        Denial::UpstreamInvalid(self.told(&chain(error)))
     }
 }
 
@@ -318,17 +340,6 @@ async fn within<T>(
         }
     })
     .await
-}
-
-fn failed(error: &Failure, upload: Option<&Rc<Upload>>) -> Denial {
-    if upload.is_some_and(|upload| upload.is_too_large()) {
-        return Denial::BodyTooLarge;
-    }
-    if upload.is_some_and(|upload| upload.is_broken()) {
-        // Nobody is left to read this; the log tells it apart from a failure of the upstream.
-        return Denial::BadRequest("The request body broke off".into());
-    }
-    Denial::UpstreamInvalid(chain(error))
 }
 
 /// The whole story of an error, for the log.

@@ -50,10 +50,15 @@ impl Framing {
             // Two ends: whoever sent this may have been made to (RFC 9112 §6.3).
             return Err(Error::Malformed("it has both a Transfer-Encoding and a Content-Length"));
         }
-        let last = headers.get_all(TRANSFER_ENCODING).iter().next_back().and_then(|value| value.to_str().ok());
-        let last = last.and_then(|codings| codings.rsplit(',').next()).map(str::trim);
-        let is_chunked = last.is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"));
-        Ok(if is_chunked { Self::Chunked(Chunked::default()) } else { Self::UntilClose })
+        // Another coding cannot be passed on, since each connection has its own, and is not undone here either: the client would
+        // take what is encoded for the body.
+        let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+        let is_chunked = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        if is_chunked && codings.next().is_none() {
+            Ok(Self::Chunked(Chunked::default()))
+        } else {
+            Err(Error::Malformed("it has a transfer coding besides chunked"))
+        }
     }
 
     pub fn is_ended(&self) -> bool {

@@ -19,8 +19,9 @@ use super::*;
 const TURNS: usize = 300;
 
 /// Where this one is stricter than hyper, by what it says then.
-const STRICTER: [&str; 6] = [
+const STRICTER: [&str; 7] = [
     "the answer is malformed: it has both a Transfer-Encoding and a Content-Length",
+    "the answer is malformed: it has a transfer coding besides chunked",
     "the answer is malformed: its Content-Length is no length",
     "the answer is malformed: it has two different Content-Lengths",
     "the answer is malformed: its trailers hold a lone CR or LF",
