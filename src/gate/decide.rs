@@ -416,9 +416,9 @@ impl Gate {
     }
 
     /// Whose key it is as far as it could be read, where something else could not.
-    fn believed(&self, digest: &Digest) -> Option<Arc<Caller>> {
+    fn believed(&self, digest: &Digest) -> Option<Rc<Caller>> {
         let key = self.records.key(digest)?.key.document.document()?.clone();
-        Some(Arc::new(Caller { business: key.business.clone(), key, ..Caller::default() }))
+        Some(Rc::new(Caller { business: key.business.clone(), key, ..Caller::default() }))
     }
 
     /// What a denial says of the key, for the requests that follow.
