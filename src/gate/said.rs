@@ -1,0 +1,48 @@
+//! What was said not long ago, so that one cause that fails request after request fills no log.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long the same is not said again.
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// Different things said in that time; more are too many to read.
+const MOST: usize = 256;
+
+/// One per process.
+#[derive(Debug, Default)]
+pub struct Said(Mutex<HashMap<String, Instant>>);
+
+impl Said {
+    /// Whether it may be said at `now`; from then on it has been.
+    pub fn is_news(&self, what: &str, now: Instant) -> bool {
+        // Whole at every step.
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.get(what).is_some_and(|at| now.saturating_duration_since(*at) < AGAIN_AFTER) {
+            return false;
+        }
+        if said.len() >= MOST {
+            said.retain(|_, at| now.saturating_duration_since(*at) < AGAIN_AFTER);
+        }
+        said.len() < MOST && said.insert(what.to_owned(), now).is_none_or(|at| at < now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_is_said_once_a_minute_and_the_memory_of_it_is_bounded() {
+        let (said, begin) = (Said::default(), Instant::now());
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        for (what, seconds, news) in
+            [("a", 0, true), ("a", 1, false), ("b", 1, true), ("a", 59, false), ("a", 60, true), ("b", 60, false)]
+        {
+            assert_eq!(said.is_news(what, at(seconds)), news, "{what} after {seconds} s");
+        }
+        let told = (0..2 * MOST).filter(|i| said.is_news(&i.to_string(), at(60))).count();
+        assert_eq!(told, MOST - 2);
+        assert!(said.is_news("later", at(120)), "what is past makes room");
+    }
+}
