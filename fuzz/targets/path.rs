@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method, Uri};
 use sidegate::config::load;
-use sidegate::gate::{Commons, Denial, Gate, Inquiry, Trail};
+use sidegate::gate::{Commons, Denial, Gate, Inquiry, Trail, UnknownNames};
 use sidegate::policy::UpstreamId;
 use sidegate::policy::route::Found;
 use sidegate::store::Store;
@@ -106,7 +106,8 @@ fn gate() -> Gate {
     let file = FileStore::open(&nowhere.join("none.yaml")).expect("no file is an empty store");
     let store = Store::File { file, calls: calls.clone() };
     let fallback = Arc::new(Fallback::new(LimitsOutage::Deny, calls));
-    let commons = Commons { fallback, known: None, guessing: None };
+    let (rules, unknown) = (Arc::new(settings.keys), UnknownNames::new().expect("the metric's name is right"));
+    let commons = Commons { fallback, known: None, guessing: None, rules, unknown: Arc::new(unknown) };
     Gate::new(settings.policy, store, commons, Duration::from_secs(1))
 }
 

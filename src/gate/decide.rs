@@ -23,9 +23,11 @@ use super::permit::{Basis, Recheck};
 use super::records::{Records, Remembered};
 use super::standing::Standing;
 use super::trail::{Caller, Trail};
+use super::unknown::UnknownNames;
 use super::weigh::{Routed, Weighed, Weighing, business_to_confirm, rate_limited, settled};
 use super::{Denial, Permit, business, path, preflight, query};
 use crate::clock;
+use crate::keys::rules::Rules;
 use crate::keys::{Digest, Tenant};
 use crate::limit::{Answer, Outcome};
 use crate::policy::route::Found;
@@ -60,6 +62,10 @@ pub struct Commons {
     pub known: Option<Arc<KnownKeys>>,
     /// Absent: every key is looked up.
     pub guessing: Option<Arc<Guessing>>,
+    /// What documents may name.
+    pub rules: Arc<Rules>,
+    /// What they name besides.
+    pub unknown: Arc<UnknownNames>,
 }
 
 /// What a decision rests on.
@@ -399,6 +405,7 @@ impl Gate {
         seen: Seen,
     ) -> Result<(), StoreError> {
         let learned = self.records.learn(documents, &asked.question, found);
+        self.tell_unknown_names(documents);
         if let Some(known) = &self.commons.known {
             match self.records.key(documents.digest).filter(|_| learned.is_ok()) {
                 Some(remembered) => known.learn_key(documents.digest, &remembered.key, seen),
@@ -419,6 +426,16 @@ impl Gate {
     fn believed(&self, digest: &Digest) -> Option<Rc<Caller>> {
         let key = self.records.key(digest)?.key.document.document()?.clone();
         Some(Rc::new(Caller { business: key.business.clone(), key, ..Caller::default() }))
+    }
+
+    fn tell_unknown_names(&self, documents: &Documents<'_>) {
+        let Commons { rules, unknown, .. } = &self.commons;
+        if let Some(remembered) = self.records.key(documents.digest) {
+            unknown.in_key(&remembered.key, rules);
+        }
+        if let Some(business) = documents.business {
+            unknown.in_business(&self.records.business(&business.id), rules);
+        }
     }
 
     /// What a denial says of the key, for the requests that follow.

@@ -2,7 +2,7 @@
 //!
 //! `path` → `preflight` → (policy's routes) → `query` → `business` → `credential` → `standing` → `asks` ⇒ `permit` or `denial`. The rule
 //! files are pure functions over plain data (`documents`, `trail`), `weigh` puts them together; `decide` alone awaits the store.
-//! What gates remember stands in `records` (a worker's), `known` and `guessing` (the process's). Only this room can make a
+//! What gates remember stands in `records` (a worker's), `known`, `guessing` and `unknown` (the process's). Only this room can make a
 //! `Permit`; of a denial that is only observed `observed` makes one.
 
 pub mod asks;
@@ -19,9 +19,11 @@ pub mod permit;
 pub mod preflight;
 pub mod query;
 pub mod records;
+pub mod said;
 pub mod sharded;
 pub mod standing;
 pub mod trail;
+pub mod unknown;
 pub mod weigh;
 
 pub use decide::{Commons, Gate, Inquiry, Oversize};
@@ -30,3 +32,4 @@ pub use guessing::Guessing;
 pub use known::KnownKeys;
 pub use permit::{Basis, Permit, Recheck};
 pub use trail::{LimitNow, Trail};
+pub use unknown::UnknownNames;

@@ -107,12 +107,8 @@ impl Rules {
         if change == BusinessChange::default() {
             return Err(RuleError::NothingToChange);
         }
-        if let Some(Some(plan)) = &change.plan
-            && !self.known_plans.contains(plan)
-        {
-            let known = || self.known_plans.iter().map(String::as_str);
-            let advice = near_misses(plan, known()).unwrap_or_else(|| listed(known(), "plans are"));
-            return Err(RuleError::UnknownPlan { plan: plan.clone(), advice });
+        if let Some(Some(plan)) = &change.plan {
+            self.check_plan(plan)?;
         }
         if let Some(status) =
             change.status.as_ref().filter(|status| !["active", "suspended"].contains(&status.as_str()))
@@ -121,6 +117,15 @@ impl Rules {
         }
         let limits = self.settle_overrides(Holder::Business, change.limits)?;
         Ok(SettledBusiness { plan: change.plan, status: change.status, limits })
+    }
+
+    pub fn check_plan(&self, plan: &str) -> Result<(), RuleError> {
+        let known = || self.known_plans.iter().map(String::as_str);
+        if known().any(|known| known == plan) {
+            return Ok(());
+        }
+        let advice = near_misses(plan, known()).unwrap_or_else(|| listed(known(), "plans are"));
+        Err(RuleError::UnknownPlan { plan: plan.to_owned(), advice })
     }
 }
 

@@ -14,7 +14,8 @@ use prometheus::{
 };
 
 use super::finished::Decision;
-use super::said::Said;
+use crate::gate::UnknownNames;
+use crate::gate::said::Said;
 use crate::policy::{Mode, Policy, Reason, Route};
 use crate::store::calls::Calls;
 use crate::store::health::StoreHealth;
@@ -135,6 +136,7 @@ impl Metrics {
         policy: &Policy,
         config_hash: &str,
         store_calls: &Calls,
+        unknown_names: &UnknownNames,
         store_health: Option<Arc<StoreHealth>>,
         dropped_lines: Arc<AtomicU64>,
     ) -> prometheus::Result<Self> {
@@ -142,6 +144,7 @@ impl Metrics {
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         store_calls.collectors().into_iter().try_for_each(|collector| registry.register(collector))?;
+        registry.register(unknown_names.collector())?;
         let counters = |name: &str, help: &str, labels: &[&str]| {
             registered(&registry, IntCounterVec::new(Opts::new(name, help), labels)?)
         };

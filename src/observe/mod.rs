@@ -11,7 +11,6 @@ mod lines;
 pub mod log;
 pub mod metrics;
 pub mod random;
-pub mod said;
 pub mod settings;
 pub mod trace;
 pub mod values;

@@ -30,6 +30,7 @@ use self::signals::{Asked, Signals};
 pub use self::start_error::StartError;
 use crate::admin::{self, Admin, Place};
 use crate::config::Settings;
+use crate::gate::{Commons, UnknownNames};
 use crate::listen;
 use crate::listen::accept::{self, Room};
 use crate::listen::drain::{self, Signal};
@@ -45,6 +46,7 @@ pub struct Process {
     probes: Option<TcpListener>,
     prepared: Prepared,
     store: StoreHandle,
+    commons: Commons,
     metrics: Arc<Metrics>,
     access_log: Arc<AccessLog>,
 }
@@ -55,14 +57,19 @@ impl Process {
         let prepared = Prepared::new(settings, None, &store)?;
         let settings = &prepared.settings;
         let access_log = Arc::new(AccessLog::start(&settings.observe)?);
-        let metrics =
-            Metrics::new(&settings.policy, &settings.hash, store.calls(), store.health(), access_log.dropped())?;
+        let (policy, hash, health) = (&settings.policy, &settings.hash, store.health());
+        let unknown = Arc::new(UnknownNames::new()?);
+        let metrics = Metrics::new(policy, hash, store.calls(), &unknown, health, access_log.dropped())?;
+        let (fallback, rules) = (store.fallback(settings.store.limits_outage), Arc::default());
+        // The rest is made of the settings, now and at each reload.
+        let commons = Commons { fallback, known: None, guessing: None, rules, unknown };
         Ok(Self {
             listener: bind(settings.listen.address)?,
             admin: bind(settings.admin.admin)?,
             probes: settings.admin.probes.map(bind).transpose()?,
             prepared,
             store,
+            commons,
             metrics: Arc::new(metrics),
             access_log,
         })
@@ -88,9 +95,8 @@ impl Process {
     async fn serve(self, watch: Option<Watch>) -> Result<(), StartError> {
         let mut signals = Signals::take()?;
         let (signal, drain) = drain::channel();
-        let Self { listener, admin, probes, prepared, store, metrics, access_log } = self;
-        let fallback = store.fallback(prepared.settings.store.limits_outage);
-        let shared = Shared::new(&prepared, fallback, metrics.clone(), access_log.clone());
+        let Self { listener, admin, probes, prepared, store, commons, metrics, access_log } = self;
+        let shared = Shared::new(&prepared, &commons, metrics.clone(), access_log.clone());
         let Prepared { settings, tls, .. } = prepared;
         info!(address = %listener.local_addr()?, tls = tls.is_some(), "listening");
         info!(address = %admin.local_addr()?, "operators listening");

@@ -94,15 +94,11 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub fn new(
-        prepared: &Prepared,
-        fallback: Arc<Fallback>,
-        metrics: Arc<Metrics>,
-        access_log: Arc<AccessLog>,
-    ) -> Self {
+    /// `former`: what the gates had in common so far.
+    pub fn new(prepared: &Prepared, former: &Commons, metrics: Arc<Metrics>, access_log: Arc<AccessLog>) -> Self {
         let Prepared { settings, tls, connectors, desk } = prepared;
         Self {
-            commons: commons(settings, &Commons { fallback, known: None, guessing: None }),
+            commons: commons(settings, former),
             listen: Arc::new(settings.listen.clone()),
             proxy: Arc::new(settings.proxy.clone()),
             policy: settings.policy.clone(),
@@ -117,10 +113,8 @@ impl Shared {
 
     /// The same after a reload.
     pub fn renewed(&self, prepared: &Prepared) -> Self {
-        let fallback = self.commons.fallback.clone();
-        fallback.follow(prepared.settings.store.limits_outage);
-        let new = Self::new(prepared, fallback, self.metrics.clone(), self.access_log.clone());
-        Self { commons: commons(&prepared.settings, &self.commons), ..new }
+        self.commons.fallback.follow(prepared.settings.store.limits_outage);
+        Self::new(prepared, &self.commons, self.metrics.clone(), self.access_log.clone())
     }
 
     /// One worker's own, made on its thread: connections belong to the runtime that they start on.
@@ -183,7 +177,8 @@ fn commons(settings: &Settings, former: &Commons) -> Commons {
         let same = former.guessing.clone().filter(|guessing| guessing.counts(&windows));
         same.unwrap_or_else(|| Arc::new(Guessing::new(windows)))
     });
-    Commons { fallback: former.fallback.clone(), known, guessing }
+    let (fallback, unknown) = (former.fallback.clone(), former.unknown.clone());
+    Commons { fallback, known, guessing, rules: Arc::new(settings.keys.clone()), unknown }
 }
 
 /// What every worker makes its own store from.

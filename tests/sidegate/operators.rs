@@ -91,6 +91,65 @@ async fn requests_denials_and_limits_are_counted_by_route_and_reason() {
 }
 
 #[tokio::test]
+async fn a_name_in_a_document_that_nothing_is_configured_for_is_counted_and_told_once() {
+    let stage = Stage::set();
+    let gate = stage.gate(
+        "
+plans: {default: {}, pro: {}}
+limits: {per-key: {by: key, windows: 60/1h}, per-business: {by: business, windows: 50/1h}}
+routes: {/things: {scopes: ['things:read'], limits: [per-key, per-business]}}
+",
+    );
+    let counts = || {
+        [("key", "limit"), ("key", "scope"), ("business", "limit"), ("business", "plan")].map(|(holder, what)| {
+            let labels = [format!("in=\"{holder}\""), format!("what=\"{what}\"")];
+            gate.metric("sidegate_unknown_names_total", &labels.each_ref().map(String::as_str)) as u64
+        })
+    };
+    let page = gate.operators("/metrics").text();
+    assert_eq!(page.matches("\nsidegate_unknown_names_total{").count(), 4, "all are there from the start");
+
+    let right = json!({"business": "acme", "scopes": ["things:read", "things:*"], "limits": {"per-key": "55/1h"}});
+    let key = stage.redis.mint(right);
+    let passes = async |limit| {
+        for _ in 0..4 {
+            let answer = gate.get("/things").bearer_auth(&key.text).answer().await;
+            assert_eq!((answer.status, answer.number("x-ratelimit-limit")), (200, limit));
+        }
+    };
+    stage.redis.set_business("acme", json!({"plan": "pro", "limits": {"per-key": "59/1h", "per-business": "58/1h"}}));
+    passes(55).await;
+    assert_eq!(counts(), [0; 4]);
+
+    stage.redis.rewrite(&key, json!({"limits": {"per-kye": "5/1h", "per-business": "5/1h"}}));
+    passes(58).await;
+    assert_eq!(counts(), [1, 0, 0, 0]);
+    let told = "names what has no effect here";
+    let line = gate.said(told);
+    for part in
+        ["WARN", &format!("key {}", key.id), "`per-kye`; did you mean `per-key`?", "`per-business` is not counted"]
+    {
+        assert!(line.contains(part), "no {part} in {line}");
+    }
+    // Another document with the same names counts, and says nothing new.
+    let other = stage.redis.mint(json!({"business": "acme", "limits": {"per-kye": "5/1h"}}));
+    assert_eq!(gate.get("/things").bearer_auth(&other.text).answer().await.status, 200);
+    assert_eq!(counts(), [2, 0, 0, 0]);
+
+    stage.redis.rewrite(&key, json!({"limits": null}));
+    passes(58).await;
+    assert_eq!(counts(), [2, 0, 0, 0]);
+    stage.redis.rewrite(&key, json!({"scopes": ["things:read", "thing:read"]}));
+    stage.redis.set_business("acme", json!({"plan": "prp", "limits": {"all": "1/1h"}}));
+    passes(50).await;
+    assert_eq!(counts(), [2, 1, 1, 1]);
+    for part in ["`thing:read`", "there is no limit `all`", "there is no plan `prp`"] {
+        gate.said(part);
+    }
+    assert_eq!(gate.written().matches(told).count(), 3, "one line for each document");
+}
+
+#[tokio::test]
 async fn strangers_cannot_make_the_number_of_series_grow() {
     let (_stage, gate) = yard();
     let ask = |i: usize| {

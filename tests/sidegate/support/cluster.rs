@@ -213,5 +213,7 @@ impl Cluster {
 }
 
 fn is_master(node: &Server) -> bool {
-    node.ask::<Vec<redis::Value>>(&["ROLE"]).first() == Some(&redis::Value::BulkString(b"master".to_vec()))
+    // Who promotes it closes its connections, this one too.
+    let role = node.try_ask::<Vec<redis::Value>>(&["ROLE"]).unwrap_or_default();
+    role.first() == Some(&redis::Value::BulkString(b"master".to_vec()))
 }
