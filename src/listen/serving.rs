@@ -264,6 +264,10 @@ async fn drain(mut unread: Incoming) -> bool {
                     let length = frame.data_ref().map_or(0, |data| data.len() as u64);
                     let Some(less) = left.checked_sub(length) else { return false };
                     left = less;
+                    // hyper says that nothing follows only once it reads the next head.
+                    if unread.is_end_stream() {
+                        return true;
+                    }
                 }
             }
         }

@@ -233,6 +233,19 @@ fn a_denied_body_that_comes_behind_its_answer_is_no_request_and_its_connection_s
 }
 
 #[test]
+fn a_head_behind_a_denied_body_that_came_late_has_no_more_time_than_any_other() {
+    let stage = Stage::set();
+    let limits = "{header_read: 1s, idle: 1h, body_idle: 1h}";
+    let gate = stage.gate(&format!("listen: {{address: '127.0.0.1:0', limits: {limits}}}\nroutes: {{/guarded: any}}"));
+    let mut stream = connect(&gate);
+    stream.write_all(b"POST /guarded HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n").expect("the connection stands");
+    assert_eq!(one_answer(&mut stream).status, 401);
+    stream.write_all(b"late").expect("the connection stands");
+    stream.write_all(b"GET /gua").expect("the connection stands");
+    assert!(ends(&mut stream, LONG));
+}
+
+#[test]
 fn connections_past_the_bound_are_told_so_and_those_within_are_served() {
     let (_stage, gate) = yard("limits: {connections: 3}");
     let held: Vec<TcpStream> = (0..3).map(|_| connect(&gate)).collect();
