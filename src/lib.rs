@@ -19,7 +19,7 @@
 //!
 //! A room names only those above it in this list; `tests/walls.rs` holds that.
 //!
-//! - [`secret`], [`clock`]: text that is never printed; time as documents write it.
+//! - [`secret`], [`clock`], [`said`]: text that is never printed; time as documents write it; what a log need not say again so soon.
 //! - [`limit`]: windows, buckets, and what a request asks of them. Pure arithmetic; the same stands in Lua, and a differential
 //!   test keeps the two alike.
 //! - [`keys`]: how a key looks, how one is minted, what a new one must have. Only digests go further than the gate.
@@ -63,5 +63,6 @@ pub mod policy;
 pub mod process;
 pub mod proxy;
 pub mod reload;
+pub mod said;
 pub mod secret;
 pub mod store;

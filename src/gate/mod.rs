@@ -19,7 +19,6 @@ pub mod permit;
 pub mod preflight;
 pub mod query;
 pub mod records;
-pub mod said;
 pub mod sharded;
 pub mod standing;
 pub mod trail;

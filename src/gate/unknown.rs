@@ -14,8 +14,8 @@ use prometheus::{IntCounterVec, Opts};
 use tracing::warn;
 
 use super::documents::{KnownBusiness, KnownKey};
-use super::said::Said;
 use crate::keys::rules::{Holder, RuleError, Rules};
+use crate::said::Said;
 
 const LIMIT: &str = "limit";
 const SCOPE: &str = "scope";

@@ -15,8 +15,9 @@ use prometheus::{
 
 use super::finished::Decision;
 use crate::gate::UnknownNames;
-use crate::gate::said::Said;
+
 use crate::policy::{Mode, Policy, Reason, Route};
+use crate::said::Said;
 use crate::store::calls::Calls;
 use crate::store::health::StoreHealth;
 
