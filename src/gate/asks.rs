@@ -137,11 +137,6 @@ impl Asked {
         *self = Self { question: Question { asks, cost: 0, n: 1 }, limits: SmallVec::new() };
     }
 
-    /// Whether there is nothing to ask: a public route without limits.
-    pub fn is_empty(&self) -> bool {
-        self.question.asks.is_empty()
-    }
-
     /// Names what the store answered to one request, bucket by bucket.
     pub fn named(&self, counted: Counted, now_ms: u64) -> Vec<LimitNow> {
         let Counted { granted, windows: answered, observed } = counted;

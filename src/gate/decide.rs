@@ -226,8 +226,8 @@ impl Gate {
     }
 
     async fn decide_public(&self, routed: Routed<'_>, deadline: Instant, trail: &mut Trail) -> Result<Permit, Denial> {
-        let asked = asks::of_public(routed.route, routed.client);
-        if !asked.is_empty() {
+        if !routed.route.limits.is_empty() {
+            let asked = asks::of_public(routed.route, routed.client);
             let answer = match self.ask(&asked, deadline, trail).await.map(|(answer, _)| answer) {
                 // No key is at stake: the limits alone decide what an outage means.
                 Err(error) if error.is_outage() => self.commons.fallback.answer(&asked.question, clock::now_ms())?,
