@@ -17,6 +17,7 @@ mod lateness;
 mod line;
 mod nodes;
 mod pipe;
+mod places;
 mod rehearsal;
 pub mod script;
 mod sentinel;
