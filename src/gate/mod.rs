@@ -30,5 +30,5 @@ pub use denial::Denial;
 pub use guessing::Guessing;
 pub use known::KnownKeys;
 pub use permit::{Basis, Permit, Recheck};
-pub use trail::{LimitNow, Trail};
+pub use trail::{LimitNow, LimitsNow, Trail};
 pub use unknown::UnknownNames;

@@ -454,7 +454,7 @@ mod tests {
         let pack = |list: &serde_json::Value| rmp_serde::to_vec(list).expect("JSON is representable in MessagePack");
         let read = |list| decode(&[question()], &pack(&list)).map(|answers| answers[0].outcome.clone());
         let window = WindowNow { remaining: 5, reset_ms: 60_000, wait_ms: None, owed: 7 };
-        let spent = Outcome::Spent { granted: 2, windows: vec![[window].into()], observed: vec![] };
+        let spent = Outcome::Spent { granted: 2, windows: [[window].into()].into(), observed: vec![] };
         assert_eq!(read(serde_json::json!([9, 4, 2, 5, 60_000, -1, 7])), Ok(spent));
         assert_eq!(read(serde_json::json!([9, 1, false])), Ok(Outcome::Stale(vec![vec![None]])));
         for wrong in [
