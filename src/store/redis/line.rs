@@ -51,7 +51,7 @@ enum Way {
 /// What one call is.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Request<'a> {
-    Script(Script, &'a script::Call),
+    Script(Script, &'a script::Call<'a>),
     Plain(&'a Cmd),
 }
 
@@ -137,7 +137,7 @@ impl Line {
         &self,
         slot: u16,
         script: Script,
-        call: &script::Call,
+        call: &script::Call<'_>,
         deadline: Instant,
     ) -> Result<Option<Vec<u8>>, StoreError> {
         self.send(slot, Request::Script(script, call), deadline).await

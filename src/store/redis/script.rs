@@ -42,15 +42,15 @@ const OBSERVES: u64 = 3;
 
 /// What goes out: `EVALSHA <sha> <number of keys> <keys…> <blob> <texts…>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call {
+pub struct Call<'a> {
     pub keys: Keys,
     /// The questions.
     pub blob: Vec<u8>,
     /// The documents that are believed, as they are: the script's MessagePack knows no bytes, only text.
-    pub texts: Vec<Bytes>,
+    pub texts: Vec<&'a Bytes>,
 }
 
-impl Call {
+impl Call<'_> {
     /// The arguments of the command that runs the script, in their order.
     pub fn evalsha(&self, sha: &str, mut argument: impl FnMut(&[u8])) {
         argument(b"EVALSHA");
@@ -64,7 +64,7 @@ impl Call {
     /// The same as it goes over the wire.
     pub(super) fn write_evalsha(&self, sha: &str, to: &mut Vec<u8>) {
         let count = 4 + self.keys.len() + self.texts.len();
-        let texts: usize = self.texts.iter().map(Bytes::len).sum();
+        let texts: usize = self.texts.iter().map(|text| text.len()).sum();
         to.reserve(64 + sha.len() + self.keys.text.len() + self.blob.len() + texts + AROUND_ARGUMENT * count);
         write_head(to, b'*', count);
         self.evalsha(sha, |argument| {
@@ -112,7 +112,7 @@ impl Keys {
 }
 
 /// Each key and each belief goes out once, however many questions share it.
-pub fn encode(layout: &Layout, questions: &[Question]) -> Call {
+pub fn encode<'a>(layout: &Layout, questions: &'a [Question]) -> Call<'a> {
     let (names, places) = Names::gather(questions);
     let mut places = Places { names: &names, next: places.into_iter() };
     let mut blob = FlatList::with_capacity(16 * questions.len());
@@ -123,7 +123,7 @@ pub fn encode(layout: &Layout, questions: &[Question]) -> Call {
     let count = names.in_order().count();
     let mut keys = Keys { text: String::with_capacity(USUAL_KEY * count), ends: Vec::with_capacity(count) };
     names.in_order().for_each(|name| keys.push(layout, name.slot, name.name));
-    let texts = names.texts.iter().map(|(_, text)| (*text).clone()).collect();
+    let texts = names.texts.iter().map(|(_, text)| *text).collect();
     Call { keys, blob: blob.finish(), texts }
 }
 
@@ -292,7 +292,11 @@ impl FlatList {
     /// The script's MessagePack reads what is above 2⁶³ as negative, and Lua has no more than 2⁵³ without gaps. A cost or a
     /// time of that size is beyond every limit and every clock, so a smaller one that is beyond them too means the same.
     fn number(&mut self, number: u64) {
-        write_uint(&mut self.elements, number.min(1 << 53)).expect(IN_MEMORY);
+        match u8::try_from(number) {
+            // Most are small, and stand for themselves.
+            Ok(small @ 0..128) => self.elements.push(small),
+            _ => drop(write_uint(&mut self.elements, number.min(1 << 53)).expect(IN_MEMORY)),
+        }
         self.length += 1;
     }
 
@@ -441,12 +445,13 @@ mod tests {
     #[test]
     fn questions_that_share_keys_and_beliefs_send_them_once() {
         let layout = Layout::new("sg");
-        let one = encode(&layout, &[question()]);
+        let questions = [question(), question()];
+        let one = encode(&layout, &questions[..1]);
         let keys: Vec<&str> = one.keys.iter().collect();
         assert_eq!(keys, ["sg:{b:acme}:business", "sg:{b:acme}:count:l:acme", "sg:{b:acme}:businesses"]);
-        let two = encode(&layout, &[question(), question()]);
+        let two = encode(&layout, &questions);
         assert_eq!(two.keys, one.keys);
-        assert_eq!(two.texts, [Bytes::from_static(b"{}")]);
+        assert_eq!(two.texts, [&Bytes::from_static(b"{}")]);
     }
 
     #[test]

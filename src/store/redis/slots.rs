@@ -210,7 +210,7 @@ impl Journey {
     }
 
     /// Per slot, what was spent for requests that did not pass: the keys, and the numbers for the script.
-    fn surplus(&self, layout: &Layout) -> Vec<(u16, Call)> {
+    fn surplus(&self, layout: &Layout) -> Vec<(u16, Call<'static>)> {
         let passed = self.passed();
         let legs = self.legs.iter().filter(|leg| leg.granted > passed);
         let call = |leg: &Leg| {
