@@ -25,6 +25,7 @@ mod settings;
 mod slots;
 pub mod tls;
 
+use std::future::Future;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -69,8 +70,8 @@ impl RedisStore {
     /// Answers one request's question by `deadline`, together with whatever else is asked meanwhile.
     ///
     /// Dropping this future gives the request's place up; once the call has left, what it spends stays spent.
-    pub async fn decide(&self, question: &Question, deadline: Instant) -> Result<Answer, StoreError> {
-        self.batches.ask(question, deadline).await
+    pub fn decide(&self, question: &Question, deadline: Instant) -> impl Future<Output = Result<Answer, StoreError>> {
+        self.batches.ask(question, deadline)
     }
 
     /// Whose a key is: what stands at `P:at:<sha256 hex>`.

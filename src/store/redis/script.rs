@@ -8,7 +8,9 @@ use bytes::Bytes;
 use rmp::decode::{read_array_len, read_int, read_str_len};
 use rmp::encode::{write_array_len, write_bool, write_str, write_uint};
 
-use crate::limit::{Algorithm, Answer, Ask, Believed, BucketAsk, Member, Outcome, Question, WindowNow};
+use crate::limit::{
+    Algorithm, Answer, Ask, Believed, BucketAsk, BucketsNow, Member, Outcome, Question, WindowNow, WindowsNow,
+};
 use crate::store::StoreError;
 use crate::store::layout::Layout;
 
@@ -127,17 +129,18 @@ pub fn encode<'a>(layout: &Layout, questions: &'a [Question]) -> Call<'a> {
     Call { keys, blob: blob.finish(), texts }
 }
 
-/// A key's place below the prefix. Two that differ nearly always differ in how they end, so the ends are compared first.
+/// A key's place below the prefix. Two that differ nearly always differ in how they end, so that is compared first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Name<'a> {
-    ends: [u64; 2],
+    ends: u64,
     slot: &'a str,
     name: &'a str,
 }
 
 impl<'a> Name<'a> {
     fn new(slot: &'a str, name: &'a str) -> Self {
-        Self { ends: [slot, name].map(end), slot, name }
+        // Turned, since both may end alike: what counts a business stands in its slot.
+        Self { ends: end(slot).rotate_left(29) ^ end(name), slot, name }
     }
 }
 
@@ -355,14 +358,17 @@ fn read_outcome(list: &mut Elements<'_>, question: &Question) -> Option<Outcome>
         3 => Outcome::Refused,
         4 => {
             let granted = u32::try_from(list.number()?).ok().filter(|granted| *granted <= question.n)?;
-            let mut observed = Vec::new();
-            let mut of_bucket = |bucket: &BucketAsk| {
+            let (mut windows, mut observed) = (BucketsNow::new(), Vec::new());
+            for (_, bucket) in buckets(question) {
                 if bucket.observes {
                     observed.push(u32::try_from(list.number()?).ok().filter(|passed| *passed <= granted)?);
                 }
-                bucket.windows.as_slice().iter().map(|_| read_window(list)).collect()
-            };
-            let windows = buckets(question).map(|(_, bucket)| of_bucket(bucket)).collect::<Option<_>>()?;
+                let mut of_bucket = WindowsNow::new();
+                for _ in bucket.windows.as_slice() {
+                    of_bucket.push(read_window(list)?);
+                }
+                windows.push(of_bucket);
+            }
             Outcome::Spent { granted, windows, observed }
         }
         _ => return None,
