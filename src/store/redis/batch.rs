@@ -4,7 +4,7 @@
 //! Where nothing is in the air a question leaves at once. Identical ones fold into one with `n` summed and are granted in order
 //! of arrival (`limit::fold`); different ones ride side by side, in order of arrival. A call belongs to a *flight*, a task of
 //! the worker, and never to a request: a request that goes away before departure gives up its seat; afterwards what was spent
-//! for it stays spent, and nobody else notices. How a call is made is left to `line`.
+//! for it stays spent, and nobody else notices. How a call is made is left to `slots`.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +15,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::line::Line;
 use super::places::{self, Places};
+use super::slots;
 use crate::limit::{Answer, Question, fold};
 use crate::store::StoreError;
 use crate::store::exhausted::Exhausted;
@@ -306,7 +307,7 @@ impl Flight {
     async fn call(&mut self, batch: Batch) {
         let Some(deadline) = batch.deadline() else { return };
         let asked = Instant::now();
-        let answers = self.batches.line.call(&batch.questions, batch.len(), asked, deadline).await;
+        let answers = slots::decide(&self.batches.line, &batch.questions, batch.len(), asked, deadline).await;
         let answered = Instant::now();
         self.land(answered - asked);
         let (asked, answered) = (asked.into_std(), answered.into_std());

@@ -7,6 +7,7 @@
 
 mod answers;
 mod batch;
+mod call;
 mod cluster;
 mod connect;
 pub mod counting;
