@@ -1,7 +1,8 @@
 //! The decision: may this request pass, and if not, why. One file per question, in the order they are asked.
 //!
 //! `path` → `preflight` → (policy's routes) → `query` → `business` → `credential` → `standing` → `asks` ⇒ `permit` or `denial`. The rule
-//! files are pure functions over plain data (`documents`, `trail`), `weigh` puts them together; `decide` alone awaits the store.
+//! files are pure functions over plain data (`documents`, `trail`), `weigh` puts them together; `decide` alone awaits the store, for
+//! keys in `decide/confirm`.
 //! What gates remember stands in `records` (a worker's), `known`, `guessing` and `unknown` (the process's). Only this room can make a
 //! `Permit`; of a denial that is only observed `observed` makes one.
 
