@@ -10,9 +10,9 @@ use smallvec::SmallVec;
 
 use super::documents::{KnownBusiness, KnownKey};
 use super::standing::Standing;
-use super::trail::LimitNow;
+use super::trail::{LimitNow, LimitsNow};
 use crate::keys::{Digest, Tenant};
-use crate::limit::{Ask, BucketAsk, Document, Member, Question, Windows, WindowsNow};
+use crate::limit::{Ask, BucketAsk, BucketsNow, Document, Member, Question, Windows};
 use crate::policy::{By, Limit, Mode, Plan, Route};
 use crate::store::layout;
 
@@ -28,7 +28,7 @@ pub struct Asked {
 #[derive(Debug)]
 pub struct Counted {
     pub granted: u32,
-    pub windows: Vec<WindowsNow>,
+    pub windows: BucketsNow,
     pub observed: Vec<u32>,
 }
 
@@ -137,15 +137,10 @@ impl Asked {
         *self = Self { question: Question { asks, cost: 0, n: 1 }, limits: SmallVec::new() };
     }
 
-    /// Whether there is nothing to ask: a public route without limits.
-    pub fn is_empty(&self) -> bool {
-        self.question.asks.is_empty()
-    }
-
     /// Names what the store answered to one request, bucket by bucket.
-    pub fn named(&self, counted: Counted, now_ms: u64) -> Vec<LimitNow> {
+    pub fn named(&self, counted: Counted, now_ms: u64) -> LimitsNow {
         let Counted { granted, windows: answered, observed } = counted;
-        let mut named = Vec::with_capacity(answered.iter().map(SmallVec::len).sum());
+        let mut named = LimitsNow::with_capacity(answered.iter().map(SmallVec::len).sum());
         let mut observed = observed.into_iter();
         for ((limit, windows), states) in self.limits.iter().zip(answered) {
             let one_of_several = windows.as_slice().len() > 1;

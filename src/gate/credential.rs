@@ -137,12 +137,11 @@ fn candidate<'v>(credentials: &'v Credentials, source: &KeySource, value: &'v He
             None => return Candidate::NotOurs,
         },
     };
-    if key.contains(',') {
-        return Candidate::Several;
-    }
     match credentials.formats.read(key) {
+        // Neither holds a comma.
         Reading::Any => Candidate::Ours { key, upstream: None },
         Reading::Ours(format) => Candidate::Ours { key, upstream: upstream(credentials, format.fate()) },
+        Reading::Foreign(_) | Reading::NotOurs if key.contains(',') => Candidate::Several,
         Reading::Foreign(text) => Candidate::Foreign(text),
         Reading::NotOurs => Candidate::Malformed { white_space: key.contains(char::is_whitespace) },
     }

@@ -315,7 +315,7 @@ mod tests {
         let (digest, key) = (Digest::of("k"), live());
         let business = KnownBusiness::new("acme".to_owned(), Known::Absent);
         let documents = Documents { digest: &digest, key: &key, business: Some(&business) };
-        let spent = |granted| Outcome::Spent { granted, windows: Vec::new(), observed: Vec::new() };
+        let spent = |granted| Outcome::Spent { granted, windows: Default::default(), observed: Vec::new() };
         known.heard(&documents, None, &spent(0), clock.seen(0, 1));
         assert!(!knows(&known, clock.at(1)));
         known.heard(&documents, None, &spent(1), clock.seen(2, 3));

@@ -21,7 +21,7 @@ pub struct Trail {
     /// The key whose document was found, whether or not it stands.
     pub caller: Option<Rc<Caller>>,
     /// The windows that this request was counted in, once the store has answered.
-    pub limits: Vec<LimitNow>,
+    pub limits: LimitsNow,
     /// How long the store's answers were waited for; absent where it was not asked.
     pub store_took: Option<Duration>,
     /// When it last answered; absent where it was not asked.
@@ -61,6 +61,9 @@ impl Introduction {
         value
     }
 }
+
+/// Most requests are counted in one.
+pub type LimitsNow = SmallVec<[LimitNow; 1]>;
 
 /// One window of one limit after this request.
 #[derive(Debug, Clone)]

@@ -111,8 +111,11 @@ pub enum Outcome {
     /// `granted` of the `n` passed; `windows` holds, for every bucket of every ask in the order asked, each of its windows
     /// after the spending. When `granted < n`, `wait_ms` says when the first that was not granted would pass. `observed`
     /// holds, for every bucket that observes in the order asked, how many of the `granted` it had room for: the first ones.
-    Spent { granted: u32, windows: Vec<WindowsNow>, observed: Vec<u32> },
+    Spent { granted: u32, windows: BucketsNow, observed: Vec<u32> },
 }
+
+/// Where the windows of each bucket stand; most questions have one.
+pub type BucketsNow = SmallVec<[WindowsNow; 1]>;
 
 /// Where the windows of one bucket stand; most have one.
 pub type WindowsNow = SmallVec<[WindowNow; 1]>;

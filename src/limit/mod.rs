@@ -11,7 +11,9 @@ pub mod fold;
 pub mod spend;
 pub mod window;
 
-pub use ask::{Answer, Ask, Believed, BucketAsk, Document, Member, Outcome, Question, WindowNow, WindowsNow};
+pub use ask::{
+    Answer, Ask, Believed, BucketAsk, BucketsNow, Document, Member, Outcome, Question, WindowNow, WindowsNow,
+};
 pub use asks::{Asks, Text};
 pub use bucket::Bucket;
 pub use spend::spend;

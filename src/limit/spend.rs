@@ -7,7 +7,7 @@
 //! fixed window and `duration_ms` in the others; a token bucket of 60/1m refills 60 units in each millisecond.
 
 use super::bucket::{Bucket, Entry};
-use super::{Algorithm, BucketAsk, Outcome, Window, WindowNow, WindowsNow};
+use super::{Algorithm, BucketAsk, BucketsNow, Outcome, Window, WindowNow, WindowsNow};
 
 /// Spends `cost` from every window of every bucket, up to `n` times: as often as all of them have room, and equally often
 /// from each. A cost of 0 changes nothing and is always granted. No bucket may be named twice.
@@ -18,7 +18,7 @@ use super::{Algorithm, BucketAsk, Outcome, Window, WindowNow, WindowsNow};
 pub fn spend(buckets: &mut [(Bucket, &BucketAsk)], now_ms: u64, cost: u64, n: u32) -> Outcome {
     let enforced = buckets.iter().filter(|(_, ask)| !ask.observes);
     let granted = enforced.fold(n, |n, (bucket, ask)| fitting(bucket, ask, now_ms, cost, n));
-    let (mut windows, mut observed) = (Vec::with_capacity(buckets.len()), Vec::new());
+    let (mut windows, mut observed) = (BucketsNow::with_capacity(buckets.len()), Vec::new());
     for (bucket, ask) in buckets {
         let mut passed = granted;
         if ask.observes {

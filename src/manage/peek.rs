@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::gate::asks::{self, Asked, Counted, KeyQuestion};
 use crate::gate::documents::{Known, KnownBusiness, KnownKey};
 use crate::gate::standing::{self, Circumstances, judge};
-use crate::gate::{Denial, LimitNow};
+use crate::gate::{Denial, LimitsNow};
 use crate::keys::{Digest, Tenant};
 use crate::limit::Outcome;
 use crate::policy::{Access, By, Limit, Policy, Reason, Route};
@@ -33,7 +33,7 @@ pub struct Peek {
     pub document: Option<Arc<KeyDocument>>,
     pub business: Option<Arc<BusinessDocument>>,
     /// Every window of every limit that counts this key; none where it does not stand at all.
-    pub limits: Vec<LimitNow>,
+    pub limits: LimitsNow,
 }
 
 /// A bucket that counts a key.
@@ -65,8 +65,8 @@ pub async fn peek(policy: &Policy, store: &Store, key: &StoredKey) -> Result<Pee
                 continue;
             }
             Outcome::Broken(what) => return Err(StoreError::Broken(what)),
-            Outcome::Expired => (Some(Reason::ExpiredKey), Vec::new()),
-            Outcome::Refused => (Some(Reason::BusinessForbidden), Vec::new()),
+            Outcome::Expired => (Some(Reason::ExpiredKey), LimitsNow::new()),
+            Outcome::Refused => (Some(Reason::BusinessForbidden), LimitsNow::new()),
             Outcome::Spent { granted, windows, observed } => {
                 (refused, asked.named(Counted { granted, windows, observed }, answer.now_ms))
             }

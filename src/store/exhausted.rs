@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::limit::{Algorithm, Answer, Outcome, Question, WindowsNow};
+use crate::limit::{Algorithm, Answer, BucketsNow, Outcome, Question, WindowsNow};
 
 /// How often the store is asked about one question.
 const ASK_EVERY: Duration = Duration::from_millis(100);
@@ -182,7 +182,7 @@ impl Denied {
         let passed = now.saturating_duration_since(self.answered).as_millis();
         let passed_ms = u64::try_from(passed).unwrap_or(u64::MAX);
         let now_ms = self.answer.now_ms.saturating_add(passed_ms);
-        let mut windows = self.windows().to_vec();
+        let mut windows: BucketsNow = self.windows().iter().cloned().collect();
         for (bucket, standing) in self.question.buckets().zip(&mut windows) {
             for (window, now) in bucket.windows.as_slice().iter().zip(standing) {
                 now.wait_ms = now.wait_ms.map(|wait| wait.saturating_sub(passed_ms));
@@ -233,7 +233,11 @@ mod tests {
             |&(remaining, reset, wait_ms): &_| WindowNow { remaining, reset_ms: NOW_MS + reset, wait_ms, owed: 0 };
         Answer {
             now_ms: NOW_MS,
-            outcome: Outcome::Spent { granted, windows: vec![windows.iter().map(window).collect()], observed: vec![] },
+            outcome: Outcome::Spent {
+                granted,
+                windows: [windows.iter().map(window).collect()].into(),
+                observed: vec![],
+            },
         }
     }
 
@@ -332,7 +336,7 @@ mod tests {
         both.asks.change(|asks| asks[0].buckets.push(observing));
         let windows =
             [Some(50), None].map(|wait_ms| [WindowNow { remaining: 0, reset_ms: 0, wait_ms, owed: 0 }].into());
-        let outcome = Outcome::Spent { granted: 0, windows: windows.into(), observed: vec![0] };
+        let outcome = Outcome::Spent { granted: 0, windows: windows.into_iter().collect(), observed: vec![0] };
         exhausted.learn(&both, &Answer { now_ms: NOW_MS, outcome }, now, now);
         pace(&exhausted, &both, now);
         assert!(exhausted.recall(&both, now + ms(48)).is_some());

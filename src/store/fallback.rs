@@ -123,7 +123,7 @@ mod tests {
         let answer = fallback(LimitsOutage::Allow).answer(&question("1/1m", 9), START);
         assert_eq!(
             answer.map(|a| a.outcome),
-            Ok(Outcome::Spent { granted: 9, windows: vec![WindowsNow::new()], observed: vec![] })
+            Ok(Outcome::Spent { granted: 9, windows: [WindowsNow::new()].into(), observed: vec![] })
         );
     }
 

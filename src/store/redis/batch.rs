@@ -4,18 +4,18 @@
 //! Where nothing is in the air a question leaves at once. Identical ones fold into one with `n` summed and are granted in order
 //! of arrival (`limit::fold`); different ones ride side by side, in order of arrival. A call belongs to a *flight*, a task of
 //! the worker, and never to a request: a request that goes away before departure gives up its seat; afterwards what was spent
-//! for it stays spent, and nobody else notices. How a call is made is left to `line`.
+//! for it stays spent, and nobody else notices. How a call is made is left to `slots`.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smallvec::{SmallVec, smallvec};
-use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::{Duration, Instant, sleep};
 
-use super::lateness;
 use super::line::Line;
+use super::places::{self, Places};
+use super::slots;
 use crate::limit::{Answer, Question, fold};
 use crate::store::StoreError;
 use crate::store::exhausted::Exhausted;
@@ -39,6 +39,7 @@ const SWEEP_FROM: usize = 64;
 pub(super) struct Batches {
     line: Line,
     exhausted: Arc<Exhausted>,
+    places: Arc<Places>,
     /// Only the worker's own thread comes here, so the lock is free; it is never held across an await.
     waiting: Mutex<Waiting>,
 }
@@ -77,36 +78,34 @@ type Seats = SmallVec<[Seat; 1]>;
 struct Seat {
     n: u32,
     deadline: Instant,
-    answer: oneshot::Sender<Result<Answer, StoreError>>,
+    place: places::Seat,
 }
 
 impl Batches {
     pub(super) fn new(line: Line, exhausted: Arc<Exhausted>) -> Self {
-        Self { line, exhausted, waiting: Mutex::default() }
+        Self { line, exhausted, places: Arc::default(), waiting: Mutex::default() }
     }
 
     /// Asks with the next call that leaves, and waits for its answer until `deadline`.
     pub(super) async fn ask(self: &Arc<Self>, question: &Question, deadline: Instant) -> Result<Answer, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        let seat = Seat { n: question.n, deadline, answer };
+        let (place, waiter) = self.places.take(deadline);
+        if self.places.look_needed(deadline) {
+            tokio::spawn(self.places.clone().look(deadline));
+        }
         let flight = {
             let mut waiting = self.waiting();
-            waiting.seat(question, seat);
+            waiting.seat(question, Seat { n: question.n, deadline, place });
             waiting.flight_needed().map(|pause| (Flight::begin(self, &mut waiting, pause), pause))
         };
         if let Some((flight, pause)) = flight {
             // It departs after whatever else is ready to run now, so that what arrives together leaves together.
             tokio::spawn(flight.run(pause));
         }
-        let mut place = Place { batches: self, answered: false };
-        match lateness::until(deadline, answered).await {
-            Some(Ok(answer)) => {
-                place.answered = true;
-                answer
-            }
-            Some(Err(_)) => Err(StoreError::Unreachable("the worker is ending".to_owned())),
-            None => Err(StoreError::Deadline),
-        }
+        let mut asking = Asking { batches: self, answered: false };
+        let answer = waiter.await;
+        // Whose time is up may still have a seat.
+        asking.answered = !matches!(answer, Err(StoreError::Deadline));
+        answer
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -116,12 +115,12 @@ impl Batches {
 }
 
 /// A request that waits, until dropped.
-struct Place<'a> {
+struct Asking<'a> {
     batches: &'a Batches,
     answered: bool,
 }
 
-impl Drop for Place<'_> {
+impl Drop for Asking<'_> {
     fn drop(&mut self) {
         if !self.answered {
             self.batches.waiting().give_up();
@@ -222,7 +221,7 @@ impl Batch {
     /// beyond the deadline does so because the worker is late, perhaps with this very departure.
     fn occupied(mut self) -> Self {
         for (question, seats) in self.questions.iter_mut().zip(&mut self.seats) {
-            seats.retain(|seat| !seat.answer.is_closed());
+            seats.retain(|seat| !seat.place.is_given_up());
             // No more than before, when it did not overflow.
             question.n = seats.iter().map(|seat| seat.n).sum();
         }
@@ -308,7 +307,7 @@ impl Flight {
     async fn call(&mut self, batch: Batch) {
         let Some(deadline) = batch.deadline() else { return };
         let asked = Instant::now();
-        let answers = self.batches.line.call(&batch.questions, batch.len(), asked, deadline).await;
+        let answers = slots::decide(&self.batches.line, &batch.questions, batch.len(), asked, deadline).await;
         let answered = Instant::now();
         self.land(answered - asked);
         let (asked, answered) = (asked.into_std(), answered.into_std());
@@ -376,8 +375,7 @@ impl Phase {
 
 fn refuse(seats: Seats, error: &StoreError) {
     for seat in seats {
-        // Who went away needs no answer.
-        let _ = seat.answer.send(Err(error.clone()));
+        seat.place.tell(Err(error.clone()));
     }
 }
 
@@ -387,11 +385,11 @@ fn hand_out(question: &Question, answer: Answer, seats: Seats) {
     let mut seats = seats.into_iter().peekable();
     while let Some(seat) = seats.next() {
         if from == 0 && seats.peek().is_none() {
-            let _ = seat.answer.send(Ok(answer));
+            seat.place.tell(Ok(answer));
             return;
         }
         // Who went away needs no answer; its share stays spent.
-        let _ = seat.answer.send(Ok(fold::share(question, &answer, from, seat.n)));
+        seat.place.tell(Ok(fold::share(question, &answer, from, seat.n)));
         from += seat.n;
     }
 }

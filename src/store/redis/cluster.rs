@@ -12,10 +12,10 @@ use redis::{Value, cmd};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::call::{Request, send};
 use super::connect::Connection;
 use super::dial::dial;
 use super::lateness;
-use super::line::{Request, send};
 use super::nodes;
 use super::settings::{Address, Settings, Shape};
 use crate::store::StoreError;
@@ -270,11 +270,6 @@ impl Direction {
             _ => None,
         }
     }
-}
-
-/// Whether a refusal is the cluster's ordinary way to say where to go, and no failure.
-pub(super) fn is_direction(text: &str) -> bool {
-    ["MOVED ", "ASK ", "TRYAGAIN", "CROSSSLOT"].iter().any(|code| text.starts_with(code))
 }
 
 /// The slot of a key or of a hash tag: CRC-16 (XMODEM) of what stands between the first braces, else of all of it.

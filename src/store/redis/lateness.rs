@@ -17,9 +17,9 @@ const NAP: Duration = Duration::from_millis(4);
 /// Timers are exact to a millisecond. Who wakes later than this had to wait for others.
 const TOLERANCE: Duration = Duration::from_millis(2);
 
-/// So many naps in a row have to end on time after one that did not: a question may have left in its last moment, and in a
-/// burst, Redis waits for a processor as well.
-const AFTER_LATENESS: u32 = 5;
+/// So long all naps have to end on time after one that did not: a question may have left in its last moment, and in a burst,
+/// Redis waits for a processor as well.
+const AFTER_LATENESS: Duration = Duration::from_millis(25);
 
 /// However busy the worker is, no longer than this beyond the deadline: it may be busy for ever, and the store away.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -36,9 +36,10 @@ pub(super) async fn until<T>(deadline: Instant, answer: impl Future<Output = T>)
 
 async fn beyond<T>(deadline: Instant, mut answer: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     let mut now = Instant::now();
-    let mut watch = Watch::begin(deadline, now);
-    while !watch.is_over(now) {
-        let due = now + NAP;
+    let mut watch = Watch::default();
+    watch.woke(deadline, now);
+    while !watch.is_over(deadline, now) {
+        let due = Watch::next(now);
         if let Ok(answer) = timeout_at(due, &mut answer).await {
             return Some(answer);
         }
@@ -48,26 +49,30 @@ async fn beyond<T>(deadline: Instant, mut answer: Pin<&mut impl Future<Output = 
     None
 }
 
-/// How long the worker is watched yet.
-struct Watch {
-    naps: u32,
-    latest: Instant,
+/// How punctual the worker is, as far as anybody has looked.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    late: Option<Instant>,
 }
 
 impl Watch {
-    /// The deadline was noticed at `now`; for a call that left after it, that is when it left.
-    fn begin(deadline: Instant, now: Instant) -> Self {
-        let mut watch = Self { naps: 2, latest: deadline + LONGEST };
-        watch.woke(deadline, now);
-        watch
+    /// Who was to wake at `due` woke at `now`.
+    pub(super) fn woke(&mut self, due: Instant, now: Instant) {
+        if now > due + TOLERANCE {
+            self.late = Some(now);
+        }
     }
 
-    fn woke(&mut self, due: Instant, now: Instant) {
-        self.naps = if now > due + TOLERANCE { AFTER_LATENESS } else { self.naps - 1 };
+    /// Whether by `now` it is the store that has missed the deadline. Somebody must have looked at the deadline, and at every
+    /// `next` time since.
+    pub(super) fn is_over(&self, deadline: Instant, now: Instant) -> bool {
+        let is_punctual = self.late.is_none_or(|late| now >= late + AFTER_LATENESS);
+        now >= deadline + LONGEST || (is_punctual && now >= deadline + NAP)
     }
 
-    fn is_over(&self, now: Instant) -> bool {
-        self.naps == 0 || now >= self.latest
+    /// When to look again, as long as a deadline has passed and is not over.
+    pub(super) fn next(now: Instant) -> Instant {
+        now + NAP
     }
 }
 
@@ -86,12 +91,13 @@ mod tests {
     fn naps(noticed: Duration, woke: impl Fn(usize) -> Duration) -> (usize, Duration) {
         let deadline = Instant::now();
         let mut now = deadline + noticed;
-        let mut watch = Watch::begin(deadline, now);
+        let mut watch = Watch::default();
+        watch.woke(deadline, now);
         for nap in 0.. {
-            if watch.is_over(now) {
+            if watch.is_over(deadline, now) {
                 return (nap, now - deadline);
             }
-            let due = now + NAP;
+            let due = Watch::next(now);
             now = due + woke(nap);
             watch.woke(due, now);
         }

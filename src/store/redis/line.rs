@@ -1,32 +1,26 @@
-//! Calls to Redis: the decision script or a look-up, once, within a deadline, to the node that has the keys.
+//! A worker's way to the node that has the keys, for the decision script and for look-ups.
 //!
-//! Draws the conclusions from a failure (health, whether the connection is doubtful) and counts the call. What goes into a
-//! call is left to `batch`, a single connection to `connect`, where a slot lives to `cluster`, several slots to `slots`.
+//! One call and its failure are `call`'s, a single connection `connect`'s, where a slot lives `cluster`'s. What goes into a call is
+//! left to `batch`, a question of several slots to `slots`.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use redis::{Cmd, cmd};
+use redis::cmd;
 use tokio::time::Instant;
 
-use super::cluster::{self, Cluster, slot_of};
-use super::connect::{self, Connection, Link};
+use super::call::{self, Request};
+use super::cluster::{Cluster, slot_of};
+use super::connect::Connection;
 use super::script::{self, Script};
-use super::{Settings, Shape, lateness, slots};
+use super::{Settings, Shape};
 use crate::keys::Digest;
 use crate::limit::{Answer, Question};
+use crate::store::calls::Calls;
 use crate::store::fallback::Fallback;
 use crate::store::health::StoreHealth;
 use crate::store::layout::Layout;
 use crate::store::{Shared, StoreError};
-
-/// A call that had less time than this proves nothing about the connection when it gets no answer.
-const PATIENCE: Duration = Duration::from_millis(20);
-
-/// How often one call loads the script again: a flush may fall between the loading and the call.
-const RELOADS: usize = 5;
 
 /// Any slot: where there is one node it has them all.
 const SOME_SLOT: u16 = 0;
@@ -46,13 +40,6 @@ pub(super) struct Line {
 enum Way {
     One(Connection),
     Cluster(Cluster),
-}
-
-/// What one call is.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Request<'a> {
-    Script(Script, &'a script::Call),
-    Plain(&'a Cmd),
 }
 
 impl Line {
@@ -90,34 +77,24 @@ impl Line {
         &self.fallback
     }
 
-    /// Answers the questions of so many requests, each for itself: in a cluster a slot that is out of reach harms those alone
-    /// that need it. With one command where one node has all the keys.
-    ///
-    /// A call without an answer may or may not have spent; it is never sent twice.
-    pub(super) async fn call(
-        &self,
-        questions: &[Question],
-        requests: usize,
-        started: Instant,
-        deadline: Instant,
-    ) -> Vec<Result<Answer, StoreError>> {
-        if !self.slot_by_slot.load(Ordering::Relaxed) {
-            let answers = self.ask_slot(SOME_SLOT, questions, deadline).await;
-            self.shared.calls.decided(&answers, requests, started.elapsed());
-            match answers {
-                Ok(answers) => return answers.into_iter().map(Ok).collect(),
-                // It did nothing: the keys were looked at before the script ran.
-                Err(StoreError::Refused(text)) if text.starts_with("CROSSSLOT") => {
-                    tracing::info!("store: it takes keys of one slot at a time, and is asked slot by slot from now on");
-                    self.slot_by_slot.store(true, Ordering::Relaxed);
-                }
-                Err(error) => return questions.iter().map(|_| Err(error.clone())).collect(),
-            }
-        }
-        let answers = slots::decide(self, questions, deadline).await;
-        let whole = answers.iter().cloned().collect();
-        self.shared.calls.decided(&whole, requests, started.elapsed());
-        answers
+    /// Whether keys of several slots must not stand in one call.
+    pub(super) fn is_slot_by_slot(&self) -> bool {
+        self.slot_by_slot.load(Ordering::Relaxed)
+    }
+
+    /// It refused keys of several slots.
+    pub(super) fn go_slot_by_slot(&self) {
+        tracing::info!("store: it takes keys of one slot at a time, and is asked slot by slot from now on");
+        self.slot_by_slot.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn calls(&self) -> &Calls {
+        &self.shared.calls
+    }
+
+    /// Answers questions with one command, where one node has all the keys.
+    pub(super) async fn ask(&self, questions: &[Question], deadline: Instant) -> Result<Vec<Answer>, StoreError> {
+        self.ask_slot(SOME_SLOT, questions, deadline).await
     }
 
     /// Answers questions that one call may carry; where there is no cluster, the slot does not matter.
@@ -137,7 +114,7 @@ impl Line {
         &self,
         slot: u16,
         script: Script,
-        call: &script::Call,
+        call: &script::Call<'_>,
         deadline: Instant,
     ) -> Result<Option<Vec<u8>>, StoreError> {
         self.send(slot, Request::Script(script, call), deadline).await
@@ -156,70 +133,13 @@ impl Line {
     /// Runs the script without a question.
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
         let deadline = Instant::now() + self.shared.health.probe_deadline();
-        self.ask_slot(SOME_SLOT, &[], deadline).await.map(drop)
+        self.ask(&[], deadline).await.map(drop)
     }
 
     async fn send(&self, slot: u16, request: Request<'_>, deadline: Instant) -> Result<Option<Vec<u8>>, StoreError> {
         match &self.way {
-            Way::One(connection) => send(connection, &self.shared.health, request, false, deadline).await,
+            Way::One(connection) => call::send(connection, &self.shared.health, request, false, deadline).await,
             Way::Cluster(cluster) => cluster.send(slot, request, deadline).await,
         }
-    }
-}
-
-/// Sends a request over one connection, bounds it by the deadline and draws the conclusions from its failure.
-pub(super) async fn send(
-    connection: &Connection,
-    health: &StoreHealth,
-    request: Request<'_>,
-    asking: bool,
-    deadline: Instant,
-) -> Result<Option<Vec<u8>>, StoreError> {
-    let link = connection.link(deadline).await?;
-    let sent = Instant::now();
-    let answer = lateness::until(deadline, evaluate(&link, request, asking)).await.unwrap_or(Err(StoreError::Deadline));
-    match &answer {
-        Ok(_) | Err(StoreError::Broken(_)) => {}
-        Err(StoreError::Refused(text)) if cluster::is_direction(text) => {}
-        Err(error) => {
-            health.failed();
-            if casts_doubt(error, sent.elapsed() >= PATIENCE) {
-                connection.doubt(&link);
-            }
-        }
-    }
-    answer
-}
-
-async fn evaluate(link: &Link, request: Request<'_>, asking: bool) -> Result<Option<Vec<u8>>, StoreError> {
-    let (script, call) = match request {
-        Request::Plain(command) => return link.pipe.call(asking, |to| command.write_packed_command(to)).await,
-        Request::Script(script, call) => (script, call),
-    };
-    let mut sha = Cow::from(match script {
-        Script::Decide => &link.sha,
-        Script::GiveBack => connect::known_sha(),
-    });
-    for _ in 0..RELOADS {
-        match link.pipe.call(asking, |to| call.write_evalsha(&sha, to)).await {
-            // The server has lost its scripts (a restart, SCRIPT FLUSH) and thereby done nothing.
-            Err(StoreError::Refused(text)) if text.starts_with("NOSCRIPT") => {
-                sha = connect::load_script(&link.pipe, script).await?.into();
-            }
-            answer => return answer,
-        }
-    }
-    link.pipe.call(asking, |to| call.write_evalsha(&sha, to)).await
-}
-
-/// Whether another connection might do better: it broke, it is silent, its master became a replica, its login ended.
-fn casts_doubt(error: &StoreError, patient: bool) -> bool {
-    match error {
-        StoreError::Unreachable(_) => true,
-        StoreError::Deadline => patient,
-        StoreError::Refused(text) => {
-            ["READONLY", "NOAUTH", "WRONGPASS", "MASTERDOWN"].iter().any(|code| text.contains(code))
-        }
-        StoreError::Broken(_) => false,
     }
 }

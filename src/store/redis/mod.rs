@@ -1,12 +1,13 @@
 //! The shared store: one Redis that all sidecars decide in.
 //!
-//! `RedisStore` is a worker's: questions gather (`batch`) and go out as script calls (`line`, `script`, `scripts/decide.lua`) on
-//! its own connection (`connect`, `pipe`), or slot by slot (`slots`) where there are several nodes (`cluster`). What to do while Redis
-//! is away is left to `fallback` and the gate. `documents` and `keeper` are the ways in for who keeps keys, `counting` is the
-//! way of counts of use.
+//! `RedisStore` is a worker's: questions gather (`batch`), those who asked wait (`places`), and script calls go out (`line`, `call`,
+//! `script`, `scripts/decide.lua`) on its own connection (`connect`, `pipe`), or slot by slot (`slots`) where there are several
+//! nodes (`cluster`). What to do while Redis is away is left to `fallback` and the gate. `documents` and `keeper` are the ways in
+//! for who keeps keys, `counting` is the way of counts of use.
 
 mod answers;
 mod batch;
+mod call;
 mod cluster;
 mod connect;
 pub mod counting;
@@ -17,6 +18,7 @@ mod lateness;
 mod line;
 mod nodes;
 mod pipe;
+mod places;
 mod rehearsal;
 pub mod script;
 mod sentinel;
@@ -24,6 +26,7 @@ mod settings;
 mod slots;
 pub mod tls;
 
+use std::future::Future;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -68,8 +71,8 @@ impl RedisStore {
     /// Answers one request's question by `deadline`, together with whatever else is asked meanwhile.
     ///
     /// Dropping this future gives the request's place up; once the call has left, what it spends stays spent.
-    pub async fn decide(&self, question: &Question, deadline: Instant) -> Result<Answer, StoreError> {
-        self.batches.ask(question, deadline).await
+    pub fn decide(&self, question: &Question, deadline: Instant) -> impl Future<Output = Result<Answer, StoreError>> {
+        self.batches.ask(question, deadline)
     }
 
     /// Whose a key is: what stands at `P:at:<sha256 hex>`.

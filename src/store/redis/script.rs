@@ -8,7 +8,9 @@ use bytes::Bytes;
 use rmp::decode::{read_array_len, read_int, read_str_len};
 use rmp::encode::{write_array_len, write_bool, write_str, write_uint};
 
-use crate::limit::{Algorithm, Answer, Ask, Believed, BucketAsk, Member, Outcome, Question, WindowNow};
+use crate::limit::{
+    Algorithm, Answer, Ask, Believed, BucketAsk, BucketsNow, Member, Outcome, Question, WindowNow, WindowsNow,
+};
 use crate::store::StoreError;
 use crate::store::layout::Layout;
 
@@ -42,15 +44,15 @@ const OBSERVES: u64 = 3;
 
 /// What goes out: `EVALSHA <sha> <number of keys> <keys…> <blob> <texts…>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call {
+pub struct Call<'a> {
     pub keys: Keys,
     /// The questions.
     pub blob: Vec<u8>,
     /// The documents that are believed, as they are: the script's MessagePack knows no bytes, only text.
-    pub texts: Vec<Bytes>,
+    pub texts: Vec<&'a Bytes>,
 }
 
-impl Call {
+impl Call<'_> {
     /// The arguments of the command that runs the script, in their order.
     pub fn evalsha(&self, sha: &str, mut argument: impl FnMut(&[u8])) {
         argument(b"EVALSHA");
@@ -64,7 +66,7 @@ impl Call {
     /// The same as it goes over the wire.
     pub(super) fn write_evalsha(&self, sha: &str, to: &mut Vec<u8>) {
         let count = 4 + self.keys.len() + self.texts.len();
-        let texts: usize = self.texts.iter().map(Bytes::len).sum();
+        let texts: usize = self.texts.iter().map(|text| text.len()).sum();
         to.reserve(64 + sha.len() + self.keys.text.len() + self.blob.len() + texts + AROUND_ARGUMENT * count);
         write_head(to, b'*', count);
         self.evalsha(sha, |argument| {
@@ -112,7 +114,7 @@ impl Keys {
 }
 
 /// Each key and each belief goes out once, however many questions share it.
-pub fn encode(layout: &Layout, questions: &[Question]) -> Call {
+pub fn encode<'a>(layout: &Layout, questions: &'a [Question]) -> Call<'a> {
     let (names, places) = Names::gather(questions);
     let mut places = Places { names: &names, next: places.into_iter() };
     let mut blob = FlatList::with_capacity(16 * questions.len());
@@ -123,21 +125,22 @@ pub fn encode(layout: &Layout, questions: &[Question]) -> Call {
     let count = names.in_order().count();
     let mut keys = Keys { text: String::with_capacity(USUAL_KEY * count), ends: Vec::with_capacity(count) };
     names.in_order().for_each(|name| keys.push(layout, name.slot, name.name));
-    let texts = names.texts.iter().map(|(_, text)| (*text).clone()).collect();
+    let texts = names.texts.iter().map(|(_, text)| *text).collect();
     Call { keys, blob: blob.finish(), texts }
 }
 
-/// A key's place below the prefix. Two that differ nearly always differ in how they end, so the ends are compared first.
+/// A key's place below the prefix. Two that differ nearly always differ in how they end, so that is compared first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Name<'a> {
-    ends: [u64; 2],
+    ends: u64,
     slot: &'a str,
     name: &'a str,
 }
 
 impl<'a> Name<'a> {
     fn new(slot: &'a str, name: &'a str) -> Self {
-        Self { ends: [slot, name].map(end), slot, name }
+        // Turned, since both may end alike: what counts a business stands in its slot.
+        Self { ends: end(slot).rotate_left(29) ^ end(name), slot, name }
     }
 }
 
@@ -292,7 +295,11 @@ impl FlatList {
     /// The script's MessagePack reads what is above 2⁶³ as negative, and Lua has no more than 2⁵³ without gaps. A cost or a
     /// time of that size is beyond every limit and every clock, so a smaller one that is beyond them too means the same.
     fn number(&mut self, number: u64) {
-        write_uint(&mut self.elements, number.min(1 << 53)).expect(IN_MEMORY);
+        match u8::try_from(number) {
+            // Most are small, and stand for themselves.
+            Ok(small @ 0..128) => self.elements.push(small),
+            _ => drop(write_uint(&mut self.elements, number.min(1 << 53)).expect(IN_MEMORY)),
+        }
         self.length += 1;
     }
 
@@ -351,14 +358,17 @@ fn read_outcome(list: &mut Elements<'_>, question: &Question) -> Option<Outcome>
         3 => Outcome::Refused,
         4 => {
             let granted = u32::try_from(list.number()?).ok().filter(|granted| *granted <= question.n)?;
-            let mut observed = Vec::new();
-            let mut of_bucket = |bucket: &BucketAsk| {
+            let (mut windows, mut observed) = (BucketsNow::new(), Vec::new());
+            for (_, bucket) in buckets(question) {
                 if bucket.observes {
                     observed.push(u32::try_from(list.number()?).ok().filter(|passed| *passed <= granted)?);
                 }
-                bucket.windows.as_slice().iter().map(|_| read_window(list)).collect()
-            };
-            let windows = buckets(question).map(|(_, bucket)| of_bucket(bucket)).collect::<Option<_>>()?;
+                let mut of_bucket = WindowsNow::new();
+                for _ in bucket.windows.as_slice() {
+                    of_bucket.push(read_window(list)?);
+                }
+                windows.push(of_bucket);
+            }
             Outcome::Spent { granted, windows, observed }
         }
         _ => return None,
@@ -441,12 +451,13 @@ mod tests {
     #[test]
     fn questions_that_share_keys_and_beliefs_send_them_once() {
         let layout = Layout::new("sg");
-        let one = encode(&layout, &[question()]);
+        let questions = [question(), question()];
+        let one = encode(&layout, &questions[..1]);
         let keys: Vec<&str> = one.keys.iter().collect();
         assert_eq!(keys, ["sg:{b:acme}:business", "sg:{b:acme}:count:l:acme", "sg:{b:acme}:businesses"]);
-        let two = encode(&layout, &[question(), question()]);
+        let two = encode(&layout, &questions);
         assert_eq!(two.keys, one.keys);
-        assert_eq!(two.texts, [Bytes::from_static(b"{}")]);
+        assert_eq!(two.texts, [&Bytes::from_static(b"{}")]);
     }
 
     #[test]
@@ -454,7 +465,7 @@ mod tests {
         let pack = |list: &serde_json::Value| rmp_serde::to_vec(list).expect("JSON is representable in MessagePack");
         let read = |list| decode(&[question()], &pack(&list)).map(|answers| answers[0].outcome.clone());
         let window = WindowNow { remaining: 5, reset_ms: 60_000, wait_ms: None, owed: 7 };
-        let spent = Outcome::Spent { granted: 2, windows: vec![[window].into()], observed: vec![] };
+        let spent = Outcome::Spent { granted: 2, windows: [[window].into()].into(), observed: vec![] };
         assert_eq!(read(serde_json::json!([9, 4, 2, 5, 60_000, -1, 7])), Ok(spent));
         assert_eq!(read(serde_json::json!([9, 1, false])), Ok(Outcome::Stale(vec![vec![None]])));
         for wrong in [

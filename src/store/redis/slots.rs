@@ -1,4 +1,5 @@
-//! Questions slot by slot, for a cluster and for whatever refuses keys of several slots in one script.
+//! Questions in one call where one node has all the keys, and slot by slot in a cluster and for whatever refuses keys of several
+//! slots in one script.
 //!
 //! A question's asks go out one slot after the other, those with documents first, since a key that no longer stands ends it
 //! before anything else is spent; the questions of one slot share a call, and the slots of one stage are asked at the same
@@ -23,8 +24,34 @@ const GIVING_BACK: Duration = Duration::from_secs(1);
 
 type Found = Vec<Option<bytes::Bytes>>;
 
-/// Answers each question for itself, so that a slot out of reach harms only those who need it.
-pub(super) async fn decide(line: &Line, questions: &[Question], deadline: Instant) -> Vec<Result<Answer, StoreError>> {
+/// Answers the questions of so many requests, each for itself: in a cluster a slot that is out of reach harms those alone that
+/// need it. With one command where one node has all the keys.
+///
+/// A call without an answer may or may not have spent; it is never sent twice.
+pub(super) async fn decide(
+    line: &Line,
+    questions: &[Question],
+    requests: usize,
+    started: Instant,
+    deadline: Instant,
+) -> Vec<Result<Answer, StoreError>> {
+    if !line.is_slot_by_slot() {
+        let answers = line.ask(questions, deadline).await;
+        line.calls().decided(&answers, requests, started.elapsed());
+        match answers {
+            Ok(answers) => return answers.into_iter().map(Ok).collect(),
+            // It did nothing: the keys were looked at before the script ran.
+            Err(StoreError::Refused(text)) if text.starts_with("CROSSSLOT") => line.go_slot_by_slot(),
+            Err(error) => return questions.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+    let answers = slot_by_slot(line, questions, deadline).await;
+    let whole = answers.iter().cloned().collect();
+    line.calls().decided(&whole, requests, started.elapsed());
+    answers
+}
+
+async fn slot_by_slot(line: &Line, questions: &[Question], deadline: Instant) -> Vec<Result<Answer, StoreError>> {
     let mut journeys: Vec<Journey> = questions.iter().cloned().map(Journey::new).collect();
     if journeys.iter().all(|journey| journey.legs.len() < 2) {
         travel(line, &mut journeys, deadline).await;
@@ -210,7 +237,7 @@ impl Journey {
     }
 
     /// Per slot, what was spent for requests that did not pass: the keys, and the numbers for the script.
-    fn surplus(&self, layout: &Layout) -> Vec<(u16, Call)> {
+    fn surplus(&self, layout: &Layout) -> Vec<(u16, Call<'static>)> {
         let passed = self.passed();
         let legs = self.legs.iter().filter(|leg| leg.granted > passed);
         let call = |leg: &Leg| {

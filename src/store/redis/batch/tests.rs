@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
+use super::super::places::Waiter;
 use super::*;
 use crate::limit::Ask;
-
-type Answered = oneshot::Receiver<Result<Answer, StoreError>>;
 
 fn question(slot: usize) -> Question {
     Question { asks: [Ask { slot: format!("b:{slot}").into(), ..Ask::default() }].into(), cost: 1, n: 1 }
 }
 
 /// Somebody asks, with so much time left.
-fn arrive(waiting: &mut Waiting, slot: usize, left: Duration) -> Answered {
-    let (answer, answered) = oneshot::channel();
-    waiting.seat(&question(slot), Seat { n: 1, deadline: Instant::now() + left, answer });
-    answered
+fn arrive(waiting: &mut Waiting, slot: usize, left: Duration) -> Waiter {
+    let deadline = Instant::now() + left;
+    let (place, waiter) = Arc::<Places>::default().take(deadline);
+    waiting.seat(&question(slot), Seat { n: 1, deadline, place });
+    waiter
 }
 
 fn begin(waiting: &mut Waiting) -> Phase {

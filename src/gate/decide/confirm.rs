@@ -1,0 +1,246 @@
+//! Where a key stands, as the store confirms it: asked until what is remembered is what the store holds.
+//!
+//! While the store is away, what it confirmed not long ago answers, where the configuration says so. What a request asks under
+//! these documents is left to `weigh`; what the answers leave behind, to `records`, `known`, `guessing` and `unknown`.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{Commons, Gate};
+use crate::clock;
+use crate::gate::Denial;
+use crate::gate::asks::{Asked, Counted};
+use crate::gate::documents::{Documents, Known, KnownBusiness};
+use crate::gate::known::Seen;
+use crate::gate::permit::Basis;
+use crate::gate::records::Remembered;
+use crate::gate::standing::Standing;
+use crate::gate::trail::{Caller, Trail};
+use crate::gate::weigh::{Routed, Weighed, Weighing, business_to_confirm, settled};
+use crate::keys::{Digest, Tenant};
+use crate::limit::Outcome;
+use crate::store::StoreError;
+
+/// How often one request asks again because a document changed under it, before it gives up.
+const ROUNDS: usize = 6;
+
+impl Gate {
+    /// By what the store confirms; while it is away, by what it confirmed not long ago, where the configuration says so.
+    pub(super) async fn judge(
+        &self,
+        routed: &Routed<'_>,
+        digest: &Digest,
+        deadline: Instant,
+        trail: &mut Trail,
+    ) -> Result<(Rc<Caller>, Basis), Denial> {
+        match self.confirm(routed, digest, deadline, trail).await {
+            Err(Denial::StoreUnavailable(error)) if error.is_outage() => {
+                Ok((self.recall(routed, digest, error, trail)?, Basis::KnownFor))
+            }
+            Err(denial) => {
+                self.remember_denial(&denial, digest, routed.client);
+                Err(denial)
+            }
+            Ok(caller) => Ok((caller, Basis::Key)),
+        }
+    }
+
+    /// Asks until the store confirms what was asked about; each round starts from what the last one learned.
+    async fn confirm(
+        &self,
+        routed: &Routed<'_>,
+        digest: &Digest,
+        deadline: Instant,
+        trail: &mut Trail,
+    ) -> Result<Rc<Caller>, Denial> {
+        let mut remembered = self.find_key(digest, routed.client, deadline, trail).await?;
+        let mut looked_again = false;
+        let mut disowned = false;
+        for _ in 0..ROUNDS {
+            let weighing = self.weigh(digest, &remembered, routed, disowned);
+            let Weighing { weighed: Weighed { standing, asked }, business, .. } = &*weighing;
+            let (answer, seen) = self.ask(asked, deadline, trail).await?;
+            let documents = Documents { digest, key: &remembered.key, business: business.as_deref() };
+            if let Some(known) = &self.commons.known {
+                known.heard(&documents, standing.as_ref(), &answer.outcome, seen);
+            }
+            match answer.outcome {
+                Outcome::Broken(what) => {
+                    trail.caller = standing.as_ref().map(Standing::unconfirmed);
+                    return Err(StoreError::Broken(what).into());
+                }
+                Outcome::Expired => {
+                    trail.caller = standing.as_ref().map(Standing::unconfirmed);
+                    return Err(Denial::ExpiredKey);
+                }
+                Outcome::Refused => disowned = true,
+                Outcome::Stale(found) => {
+                    if let Err(error) = self.learn(&documents, found, asked, seen) {
+                        trail.caller = self.believed(digest);
+                        return Err(error.into());
+                    }
+                    match self.records.key(digest) {
+                        Some(known) if !matches!(known.key.document, Known::Absent) => remembered = known,
+                        // Nothing stands where the hint pointed: perhaps it moved. Look once more, then believe it.
+                        _ if looked_again => return Err(self.unknown(digest)),
+                        _ => {
+                            looked_again = true;
+                            self.records.forget_key(digest);
+                            remembered = Box::pin(self.look_up(digest, deadline, trail)).await?;
+                        }
+                    }
+                }
+                Outcome::Spent { granted, windows, observed } => {
+                    let Some(standing) = standing else { return Err(self.unknown(digest)) };
+                    trail.limits = asked.named(Counted { granted, windows, observed }, answer.now_ms);
+                    return settled(standing, granted, trail);
+                }
+            }
+        }
+        Err(StoreError::Broken("the key's documents change faster than they can be read".to_owned()).into())
+    }
+
+    /// As it was weighed before, where nothing has changed since.
+    fn weigh(&self, digest: &Digest, remembered: &Remembered, routed: &Routed<'_>, disowned: bool) -> Rc<Weighing> {
+        let Remembered { key, weighings } = remembered;
+        let kept = if routed.spends { weighings.recall(routed, disowned) } else { None };
+        kept.unwrap_or_else(|| {
+            let business = business_to_confirm(key, routed.named.as_deref()).map(|id| self.records.business(id));
+            let weighing = Rc::new(Weighing::of(&self.policy, (digest, key), business, routed, disowned));
+            if routed.spends {
+                weighings.keep(&weighing);
+            }
+            weighing
+        })
+    }
+
+    /// The same questions, answered by what the store last confirmed; `error`, where that is too little or too long ago.
+    fn recall(
+        &self,
+        routed: &Routed<'_>,
+        digest: &Digest,
+        error: StoreError,
+        trail: &mut Trail,
+    ) -> Result<Rc<Caller>, Denial> {
+        let now = Instant::now().into_std();
+        let Some(known) = &self.commons.known else { return Err(error.into()) };
+        let Some((key, now_ms)) = known.key(digest, now, clock::now_ms()) else { return Err(error.into()) };
+        let business = match business_to_confirm(&key, routed.named.as_deref()) {
+            None => None,
+            Some(id) => Some(KnownBusiness::new(id.to_owned(), known.business(id, now).ok_or(error.clone())?)),
+        };
+        let documents = Documents { digest, key: &key, business: business.as_ref() };
+        let Weighed { standing: Some(standing), asked } = documents.weigh(&self.policy, routed, false) else {
+            return Err(error.into());
+        };
+        if standing.owner().is_some_and(|(user, business)| !known.owns(user, business, now)) {
+            return Err(error.into());
+        }
+        match self.commons.fallback.answer(&asked.question, now_ms)?.outcome {
+            Outcome::Spent { granted, windows, observed } => {
+                trail.limits = asked.named(Counted { granted, windows, observed }, now_ms);
+                (trail.known_for, trail.store_ms) = (true, Some(now_ms));
+                settled(&standing, granted, trail)
+            }
+            Outcome::Expired => Err(Denial::ExpiredKey),
+            Outcome::Broken(_) | Outcome::Stale(_) | Outcome::Refused => Err(error.into()),
+        }
+    }
+
+    /// What this worker remembers of the key, or the store's hint where to look.
+    async fn find_key(
+        &self,
+        digest: &Digest,
+        client: IpAddr,
+        deadline: Instant,
+        trail: &mut Trail,
+    ) -> Result<Rc<Remembered>, Denial> {
+        if let Some(known) = self.records.key(digest) {
+            return Ok(known);
+        }
+        if let Some(guessing) = &self.commons.guessing
+            && let Some(wait_ms) = guessing.wait_ms(client, digest, clock::now_ms())
+        {
+            let retry_after = Some(wait_ms.div_ceil(1000).max(1));
+            return Err(Denial::RateLimited { retry_after, violated: vec!["key-guessing".to_owned()] });
+        }
+        // Boxed: it is done once in a key's life, and would take most of the room of every decision.
+        Box::pin(self.look_up(digest, deadline, trail)).await
+    }
+
+    async fn look_up(&self, digest: &Digest, deadline: Instant, trail: &mut Trail) -> Result<Rc<Remembered>, Denial> {
+        let started = Instant::now();
+        let found = self.store.lookup(digest, deadline).await;
+        trail.waited(started.elapsed());
+        let tenant: Tenant = found?.ok_or(Denial::UnknownKey)?;
+        if let Some(guessing) = &self.commons.guessing {
+            guessing.exists(digest);
+        }
+        Ok(self.records.remember_tenant(*digest, tenant))
+    }
+
+    /// Takes in documents that had changed.
+    fn learn(
+        &self,
+        documents: &Documents<'_>,
+        found: Vec<Vec<Option<Bytes>>>,
+        asked: &Asked,
+        seen: Seen,
+    ) -> Result<(), StoreError> {
+        let learned = self.records.learn(documents, &asked.question, found);
+        self.tell_unknown_names(documents);
+        if let Some(known) = &self.commons.known {
+            match self.records.key(documents.digest).filter(|_| learned.is_ok()) {
+                Some(remembered) => known.learn_key(documents.digest, &remembered.key, seen),
+                None => known.forget_key(documents.digest, seen.answered),
+            }
+            match documents.business {
+                Some(KnownBusiness { id, .. }) if learned.is_ok() => {
+                    known.learn_business(&self.records.business(id), seen)
+                }
+                Some(KnownBusiness { id, .. }) => known.forget_business(id, seen.answered),
+                None => {}
+            }
+        }
+        learned
+    }
+
+    /// Whose key it is as far as it could be read, where something else could not.
+    fn believed(&self, digest: &Digest) -> Option<Rc<Caller>> {
+        let key = self.records.key(digest)?.key.document.document()?.clone();
+        Some(Rc::new(Caller { business: key.business.clone(), key, ..Caller::default() }))
+    }
+
+    fn tell_unknown_names(&self, documents: &Documents<'_>) {
+        let Commons { rules, unknown, .. } = &self.commons;
+        if let Some(remembered) = self.records.key(documents.digest) {
+            unknown.in_key(&remembered.key, rules);
+        }
+        if let Some(business) = documents.business {
+            unknown.in_business(&self.records.business(&business.id), rules);
+        }
+    }
+
+    /// What a denial says of the key, for the requests that follow.
+    fn remember_denial(&self, denial: &Denial, digest: &Digest, client: IpAddr) {
+        let unknown = matches!(denial, Denial::UnknownKey);
+        if let Some(known) = &self.commons.known
+            && (unknown || matches!(denial, Denial::StoreUnavailable(_)))
+        {
+            known.forget_key(digest, Instant::now().into_std());
+        }
+        if let Some(guessing) = &self.commons.guessing
+            && unknown
+        {
+            guessing.unknown(client, clock::now_ms());
+        }
+    }
+
+    fn unknown(&self, digest: &Digest) -> Denial {
+        self.records.forget_key(digest);
+        Denial::UnknownKey
+    }
+}
