@@ -8,9 +8,12 @@ use http::header::{
 
 /// A `Content-Length`: one number, or a list of the same one (RFC 9110 §8.6).
 pub fn length(value: &HeaderValue) -> Option<u64> {
-    let mut lengths = value.as_bytes().split(|byte| *byte == b',').map(|part| digits(part.trim_ascii()));
-    let first = lengths.next()??;
-    lengths.all(|other| other == Some(first)).then_some(first)
+    let text = value.as_bytes();
+    digits(text).or_else(|| {
+        let mut lengths = text.split(|byte| *byte == b',').map(|part| digits(part.trim_ascii()));
+        let first = lengths.next()??;
+        lengths.all(|other| other == Some(first)).then_some(first)
+    })
 }
 
 /// Whether a `Content-Length` is digits without zeros before them.

@@ -24,14 +24,14 @@ pub enum Framing {
 const TOO_LONG: u64 = u64::MAX - 1;
 
 impl Framing {
-    /// `length`: what its `Content-Length` tells.
-    pub fn of<B>(method: &Method, answer: &Response<B>, length: Option<u64>) -> Result<Self, Error> {
+    /// `length`: what its `Content-Length` tells. `encoded`: it has a `Transfer-Encoding`.
+    pub fn of<B>(method: &Method, answer: &Response<B>, length: Option<u64>, encoded: bool) -> Result<Self, Error> {
         let (status, headers) = (answer.status(), answer.headers());
         let bodiless = [StatusCode::SWITCHING_PROTOCOLS, StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
         if *method == Method::HEAD || bodiless.contains(&status) {
             return Ok(Self::Ended);
         }
-        if headers.contains_key(TRANSFER_ENCODING) {
+        if encoded {
             return Self::encoded(headers, answer.version(), length);
         }
         match length {
