@@ -174,10 +174,11 @@ pub fn answer(
     let slot = Slot::take(&live.in_flight);
     let arrival = arrival(&context, &request, peer, &underway.line, &slot);
     let returns = matches!(underway.line, Line::H1(_));
-    // A client that waits to be asked for its body is told the answer instead (RFC 9110 §10.1.1).
-    let waits_to_be_asked = returns && request.headers().contains_key(EXPECT);
     // Asked only where a body may be left over.
-    let is_last = returns && !underway.progress.has_arrived() && (live.is_leaving() || is_last(&request));
+    let may_leave = returns && !underway.progress.has_arrived();
+    // A client that waits to be asked for its body is told the answer instead (RFC 9110 §10.1.1).
+    let waits_to_be_asked = may_leave && request.headers().contains_key(EXPECT);
+    let is_last = may_leave && (live.is_leaving() || is_last(&request));
     let request = request.map(|stream| Arriving::new(stream, underway.progress.clone(), returns));
     Box::pin(async move {
         let mut response = context.service.handle(request, &arrival).await;
