@@ -173,7 +173,6 @@ mod tests {
 
     use super::super::Span;
     use super::super::random::Random;
-    use super::super::values::Values;
     use super::*;
     use crate::gate::Trail;
 
@@ -187,7 +186,7 @@ mod tests {
             client: "192.0.2.1",
             user_agent: Some("quote\" back\\ \u{7}"),
             request_id: b"r",
-            span: &Span::begin(&http::HeaderMap::new(), &Random::default(), &Values::default()),
+            span: &Span::begin(&http::HeaderMap::new(), &Random::default()),
             trail: &trail,
             denial: None,
             status: 200,

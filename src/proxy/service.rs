@@ -59,7 +59,7 @@ impl Service {
             let (headers, settings) = (response.headers_mut(), self.settings.rate_limit_headers);
             respond::rate_limit_headers(headers, trail, rate_limited, settings, &self.ids.values);
         }
-        response.headers_mut().insert(X_REQUEST_ID, told.id.value());
+        response.headers_mut().insert(X_REQUEST_ID, self.ids.value(&told.id));
         account.close(denial.as_ref(), response.status().as_u16());
         upgrade::hand_over(response, in_flight, &arrival.upgraded)
     }
@@ -111,7 +111,7 @@ impl Service {
             self.tell_of_store(denial, told);
         }
 
-        let response = self.forward(&permit, head, body, told, arrival, times).await;
+        let response = self.forward(permit, head, body, told, arrival, times).await;
         if response.is_err() {
             times.answered();
         }
@@ -126,7 +126,7 @@ impl Service {
     /// Sends on what was permitted, as long as its key stands.
     async fn forward(
         &self,
-        permit: &Permit,
+        permit: Permit,
         head: &mut Parts,
         body: Arriving,
         told: &Told,
@@ -135,7 +135,7 @@ impl Service {
     ) -> Result<Response<Payload>, Denial> {
         let open = self.open.begin(permit, &told.id, &told.span, times.latest());
         let passage = Passage {
-            permit,
+            permit: open.permit(),
             policy: self.gate.policy(),
             asked: &told.uri,
             arrival,

@@ -165,7 +165,7 @@ impl Said {
 
     /// Takes in what a line of `Connection` says; whether that is more than what becomes of the connection.
     fn names_fields(&mut self, connection: &HeaderValue) -> bool {
-        let Some(options) = fields::options(connection) else {
+        let Some(options) = fields::options(connection.as_bytes()) else {
             self.closes = true;
             return true;
         };

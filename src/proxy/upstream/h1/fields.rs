@@ -2,13 +2,12 @@
 
 use http::HeaderName;
 use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, HeaderValue,
-    MAX_FORWARDS, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, MAX_FORWARDS,
+    SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
 };
 
 /// A `Content-Length`: one number, or a list of the same one (RFC 9110 §8.6).
-pub fn length(value: &HeaderValue) -> Option<u64> {
-    let text = value.as_bytes();
+pub fn length(text: &[u8]) -> Option<u64> {
     digits(text).or_else(|| {
         let mut lengths = text.split(|byte| *byte == b',').map(|part| digits(part.trim_ascii()));
         let first = lengths.next()??;
@@ -17,14 +16,14 @@ pub fn length(value: &HeaderValue) -> Option<u64> {
 }
 
 /// Whether a `Content-Length` is digits without zeros before them.
-pub fn is_plain(value: &HeaderValue) -> bool {
-    let text = value.as_bytes();
+pub fn is_plain(text: &[u8]) -> bool {
     text.iter().all(u8::is_ascii_digit) && (text.len() == 1 || !text.starts_with(b"0"))
 }
 
-/// The options of a `Connection`; `None` where it is not text.
-pub fn options(value: &HeaderValue) -> Option<impl Iterator<Item = &str>> {
-    Some(value.to_str().ok()?.split(',').map(str::trim))
+/// The options of a `Connection`, or the names in a `Trailer`; `None` where it is not ASCII.
+pub fn options(value: &[u8]) -> Option<impl Iterator<Item = &str>> {
+    let text = std::str::from_utf8(value).ok().filter(|text| text.is_ascii())?;
+    Some(text.split(',').map(str::trim))
 }
 
 pub fn is_close(option: &str) -> bool {

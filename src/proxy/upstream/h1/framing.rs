@@ -114,8 +114,8 @@ impl Framing {
 pub fn content_length(headers: &mut HeaderMap) -> Result<Option<u64>, Error> {
     let (mut length, mut plain) = (None, true);
     for value in headers.get_all(CONTENT_LENGTH) {
-        let this = fields::length(value).ok_or(Error::Malformed("its Content-Length is no length"))?;
-        plain &= length.is_none() && fields::is_plain(value);
+        let this = fields::length(value.as_bytes()).ok_or(Error::Malformed("its Content-Length is no length"))?;
+        plain &= length.is_none() && fields::is_plain(value.as_bytes());
         if length.replace(this).is_some_and(|other| other != this) {
             return Err(Error::Malformed("it has two different Content-Lengths"));
         }
