@@ -179,9 +179,10 @@ pub fn answer(
     // A client that waits to be asked for its body is told the answer instead (RFC 9110 §10.1.1).
     let waits_to_be_asked = may_leave && request.headers().contains_key(EXPECT);
     let is_last = may_leave && (live.is_leaving() || is_last(&request));
-    let request = request.map(|stream| Arriving::new(stream, underway.progress.clone(), returns));
+    let (mut head, stream) = request.into_parts();
+    let body = Arriving::new(stream, underway.progress.clone(), returns);
     Box::pin(async move {
-        let mut response = context.service.handle(request, &arrival).await;
+        let mut response = context.service.handle(&mut head, body, &arrival).await;
         if returns && !underway.progress.has_arrived() {
             let unread = underway.progress.take_unread();
             let over = unread.is_some() || response.body().is_the_gates_own();

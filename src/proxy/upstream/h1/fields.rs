@@ -21,17 +21,16 @@ pub fn is_plain(text: &[u8]) -> bool {
 }
 
 /// The options of a `Connection`, or the names in a `Trailer`; `None` where it is not ASCII.
-pub fn options(value: &[u8]) -> Option<impl Iterator<Item = &str>> {
-    let text = std::str::from_utf8(value).ok().filter(|text| text.is_ascii())?;
-    Some(text.split(',').map(str::trim))
+pub fn options(value: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
+    value.is_ascii().then(|| value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii))
 }
 
-pub fn is_close(option: &str) -> bool {
-    option.eq_ignore_ascii_case("close")
+pub fn is_close(option: &[u8]) -> bool {
+    option.eq_ignore_ascii_case(b"close")
 }
 
-pub fn is_keep_alive(option: &str) -> bool {
-    option.eq_ignore_ascii_case("keep-alive")
+pub fn is_keep_alive(option: &[u8]) -> bool {
+    option.eq_ignore_ascii_case(b"keep-alive")
 }
 
 /// Whether a field may stand in trailers: none that says how to read the message (RFC 9110 §6.5.1).

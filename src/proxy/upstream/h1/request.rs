@@ -104,7 +104,7 @@ impl Said {
             CONNECTION => self.closes |= fields::options(value).is_none_or(|mut all| all.any(fields::is_close)),
             TRAILER => {
                 let names = fields::options(value).into_iter().flatten();
-                self.trailers.extend(names.filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()));
+                self.trailers.extend(names.filter_map(|name| HeaderName::from_bytes(name).ok()));
             }
             _ => {}
         }
