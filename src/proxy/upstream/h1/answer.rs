@@ -147,12 +147,14 @@ fn fill(headers: &mut HeaderMap, head: &Bytes, fields: &[Field], version: Versio
     for Field { name, value } in fields {
         let name = HeaderName::from_bytes(&head[name.0..name.0 + name.1]);
         let name = name.map_err(|_| Error::Malformed("a field's name is too long"))?;
-        let value = HeaderValue::from_maybe_shared(head.slice(value.0..value.0 + value.1));
-        let value = value.map_err(|_| Error::Malformed("a field's value holds a control character"))?;
-        said.encoded |= name == TRANSFER_ENCODING;
-        if name != CONNECTION || said.names_fields(&value) {
-            headers.append(name, value);
+        let place = value.0..value.0 + value.1;
+        if name == CONNECTION && !said.names_fields(&head[place.clone()]) {
+            continue;
         }
+        said.encoded |= name == TRANSFER_ENCODING;
+        let value = HeaderValue::from_maybe_shared(head.slice(place));
+        let value = value.map_err(|_| Error::Malformed("a field's value holds a control character"))?;
+        headers.append(name, value);
     }
     Ok(said)
 }
@@ -164,8 +166,8 @@ impl Said {
     }
 
     /// Takes in what a line of `Connection` says; whether that is more than what becomes of the connection.
-    fn names_fields(&mut self, connection: &HeaderValue) -> bool {
-        let Some(options) = fields::options(connection.as_bytes()) else {
+    fn names_fields(&mut self, connection: &[u8]) -> bool {
+        let Some(options) = fields::options(connection) else {
             self.closes = true;
             return true;
         };
