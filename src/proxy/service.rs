@@ -47,11 +47,11 @@ impl Service {
         let times = Times::begin();
         let in_flight = self.counts.metrics.request_in_flight();
         let told = Told::of(head, &self.ids, arrival.trusted);
-        let mut account = Account::open(told, times, self.books(arrival));
-        let Account { told, trail, times, .. } = &mut account;
-        let (mut response, denial) = match self.answer(head, body, told, arrival, trail, times).await {
+        let mut account = Account::open(&told, times, self.books(arrival));
+        let Account { trail, times, .. } = &mut account;
+        let (mut response, denial) = match self.answer(head, body, &told, arrival, trail, times).await {
             Ok(response) => (response, None),
-            Err(denial) => (self.own(self.words(&denial, trail, told), told), Some(denial)),
+            Err(denial) => (self.own(self.words(&denial, trail, &told), &told), Some(denial)),
         };
         let rate_limited = matches!(denial, Some(Denial::RateLimited { .. }));
         if trail.is_enforced() {
