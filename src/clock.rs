@@ -48,7 +48,7 @@ pub fn rfc3339(ms: u64) -> String {
     Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX).to_string()
 }
 
-/// As long as every year has four digits, which the last one that can be written has.
+/// How long a time with milliseconds is, and the second in it: always, since no year that can be written has five digits.
 const LENGTH_MS: usize = "2026-03-23T14:30:00.123Z".len();
 const SECOND: usize = "2026-03-23T14:30:00".len();
 

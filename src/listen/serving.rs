@@ -174,11 +174,11 @@ pub fn answer(
     let slot = Slot::take(&live.in_flight);
     let arrival = arrival(&context, &request, peer, &underway.line, &slot);
     let returns = matches!(underway.line, Line::H1(_));
-    // Asked only where a body may be left over.
-    let may_leave = returns && !underway.progress.has_arrived();
+    // What follows is asked only where a body may be left over.
+    let has_body = returns && !underway.progress.has_arrived();
     // A client that waits to be asked for its body is told the answer instead (RFC 9110 §10.1.1).
-    let waits_to_be_asked = may_leave && request.headers().contains_key(EXPECT);
-    let is_last = may_leave && (live.is_leaving() || is_last(&request));
+    let waits_to_be_asked = has_body && request.headers().contains_key(EXPECT);
+    let is_last = has_body && (live.is_leaving() || is_last(&request));
     let (mut head, stream) = request.into_parts();
     let body = Arriving::new(stream, underway.progress.clone(), returns);
     Box::pin(async move {

@@ -36,7 +36,9 @@ pub type Added<'a> = Vec<(Cow<'a, HeaderName>, Value<'a>)>;
 /// What the gate says in a field. Most of it stands elsewhere as long as it is needed: to share the bytes of a header's value
 /// costs more than to write them.
 pub enum Value<'a> {
+    /// For this request.
     Made(HeaderValue),
+    /// By whoever lives longer than it.
     Kept(&'a HeaderValue),
     RequestId(&'a RequestId),
     Span(&'a Span),
