@@ -3,7 +3,7 @@
 //! The pure rooms (`limit`, `keys`, `policy`) never call `now_ms`; they take the time as an argument. What a request is
 //! decided by is the store's own clock, so that a sidecar with a wrong one neither gives nor takes quota.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
@@ -48,27 +48,34 @@ pub fn rfc3339(ms: u64) -> String {
     Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX).to_string()
 }
 
+/// How long a time with milliseconds is, and the second in it: always, since no year that can be written has five digits.
+const LENGTH_MS: usize = "2026-03-23T14:30:00.123Z".len();
+const SECOND: usize = "2026-03-23T14:30:00".len();
+
 thread_local! {
-    /// A second and its text without the `Z`: log lines come many to a second.
-    static LAST_WRITTEN: RefCell<(u64, String)> = RefCell::new((0, begun(0)));
+    /// A second, and a text of it: log lines come many to a second.
+    static LAST_WRITTEN: Cell<(u64, [u8; LENGTH_MS])> = Cell::new((0, begun(0)));
 }
 
-/// `2026-03-23T14:30:00.123Z`: the same with milliseconds, for logs.
-pub fn rfc3339_ms(ms: u64) -> String {
-    LAST_WRITTEN.with_borrow_mut(|(second, text)| {
-        if *second != ms / 1000 {
-            (*second, *text) = (ms / 1000, begun(ms));
-        }
-        let digit = |place: u64| char::from(b'0' + (ms / place % 10) as u8);
-        let mut whole = String::with_capacity(text.len() + 5);
-        whole.push_str(text);
-        ['.', digit(100), digit(10), digit(1), 'Z'].into_iter().for_each(|c| whole.push(c));
-        whole
-    })
+/// `2026-03-23T14:30:00.123Z`: the same with milliseconds, for logs. ASCII.
+pub fn rfc3339_ms(ms: u64) -> [u8; LENGTH_MS] {
+    let (second, mut text) = LAST_WRITTEN.get();
+    if second != ms / 1000 {
+        text = begun(ms);
+        LAST_WRITTEN.set((ms / 1000, text));
+    }
+    let digit = |place: u64| b'0' + (ms / place % 10) as u8;
+    text[SECOND + 1..][..3].copy_from_slice(&[digit(100), digit(10), digit(1)]);
+    text
 }
 
-fn begun(ms: u64) -> String {
-    rfc3339(ms).trim_end_matches('Z').to_owned()
+/// The second, its milliseconds still to be written.
+fn begun(ms: u64) -> [u8; LENGTH_MS] {
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    for (place, written) in text[..SECOND].iter_mut().zip(rfc3339(ms).bytes()) {
+        *place = written;
+    }
+    text
 }
 
 /// Reads an RFC 3339 time with any offset; `None` if it is none, or before 1970.
@@ -100,7 +107,7 @@ mod tests {
             (1_774_276_201_000, "2026-03-23T14:30:01.000Z"),
             (7, "1970-01-01T00:00:00.007Z"),
         ] {
-            assert_eq!(rfc3339_ms(ms), written);
+            assert_eq!(str::from_utf8(&rfc3339_ms(ms)), Ok(written));
         }
         assert_eq!(parse_rfc3339("2026-03-23T14:30:00Z"), Some(1_774_276_200_000));
         assert_eq!(parse_rfc3339("2026-03-23T16:30:00+02:00"), Some(1_774_276_200_000));

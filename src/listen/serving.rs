@@ -174,13 +174,15 @@ pub fn answer(
     let slot = Slot::take(&live.in_flight);
     let arrival = arrival(&context, &request, peer, &underway.line, &slot);
     let returns = matches!(underway.line, Line::H1(_));
+    // What follows is asked only where a body may be left over.
+    let has_body = returns && !underway.progress.has_arrived();
     // A client that waits to be asked for its body is told the answer instead (RFC 9110 §10.1.1).
-    let waits_to_be_asked = returns && request.headers().contains_key(EXPECT);
-    // Asked only where a body may be left over.
-    let is_last = returns && !underway.progress.has_arrived() && (live.is_leaving() || is_last(&request));
-    let request = request.map(|stream| Arriving::new(stream, underway.progress.clone(), returns));
+    let waits_to_be_asked = has_body && request.headers().contains_key(EXPECT);
+    let is_last = has_body && (live.is_leaving() || is_last(&request));
+    let (mut head, stream) = request.into_parts();
+    let body = Arriving::new(stream, underway.progress.clone(), returns);
     Box::pin(async move {
-        let mut response = context.service.handle(request, &arrival).await;
+        let mut response = context.service.handle(&mut head, body, &arrival).await;
         if returns && !underway.progress.has_arrived() {
             let unread = underway.progress.take_unread();
             let over = unread.is_some() || response.body().is_the_gates_own();

@@ -106,7 +106,7 @@ impl Door {
 
     async fn answer(&self, errand: &Errand) -> Result<Response<Bytes>, Denial> {
         let operation = Operation::of(&errand.route, &self.settings).ok_or(Denial::RouteNotFound)?;
-        if self.policy.deny.holds_address(errand.client.ip()) {
+        if self.policy.deny.holds_address(errand.client) {
             return Err(Denial::DeniedAddress);
         }
         if operation == Operation::Describe {
@@ -138,7 +138,7 @@ impl Door {
         let (keyring, now_ms) = self.keyring().await?;
         let authority =
             Authority { session, roles: &self.settings.roles, grants: &self.rules.grants, scopes: &self.policy.scopes };
-        let actor = Actor { name: session.user.clone(), from: From::Http(errand.client.as_str().to_owned()) };
+        let actor = Actor { name: session.user.clone(), from: From::Http(errand.client.to_string()) };
         Ok(Visit { door: self, keyring, authority, actor, now_ms })
     }
 

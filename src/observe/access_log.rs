@@ -8,7 +8,7 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::json_line::JsonLine;
+use super::json_line::{JsonLine, name};
 use super::lines::Lines;
 use super::settings::{Format, Settings};
 use super::{Decision, Finished};
@@ -108,36 +108,36 @@ fn masked_path<'p>(path: &'p str, formats: &Formats) -> Cow<'p, str> {
 fn json(finished: &Finished<'_>, method: &str, path: &str, user_agent: Option<&str>) -> Vec<u8> {
     let trail = finished.trail;
     let span = finished.span.digits();
-    let mut line = JsonLine::new("timestamp", clock::rfc3339_ms(clock::ms_at(finished.ended)).as_bytes());
-    line.plain("http.request.method", method.as_bytes());
-    line.text("url.path", path);
-    line.text("http.route", finished.route());
-    line.number("http.response.status_code", finished.status.into());
-    line.plain("client.address", finished.client.as_bytes());
-    line.text_if("user_agent.original", user_agent);
-    line.plain("sidegate.request_id", finished.request_id);
+    let mut line = JsonLine::at(&clock::rfc3339_ms(clock::ms_at(finished.ended)));
+    line.plain(name!("http.request.method"), method.as_bytes());
+    line.text(name!("url.path"), path);
+    line.text(name!("http.route"), finished.route());
+    line.number(name!("http.response.status_code"), finished.status.into());
+    line.plain(name!("client.address"), finished.client.as_bytes());
+    line.text_if(name!("user_agent.original"), user_agent);
+    line.plain(name!("sidegate.request_id"), finished.request_id);
     // As OpenTelemetry names them in logs of other formats than its own.
-    line.plain("trace_id", span.trace_id);
-    line.plain("span_id", span.span_id);
-    line.plain("trace_flags", span.flags);
-    line.plain_if("sidegate.parent_span_id", span.parent_id);
-    line.plain("sidegate.decision", finished.decision().name().as_bytes());
-    line.plain_if("sidegate.reason", finished.reason().map(|reason| reason.name().as_bytes()));
+    line.plain(name!("trace_id"), span.trace_id);
+    line.plain(name!("span_id"), span.span_id);
+    line.plain(name!("trace_flags"), span.flags);
+    line.plain_if(name!("sidegate.parent_span_id"), span.parent_id);
+    line.plain(name!("sidegate.decision"), finished.decision().name().as_bytes());
+    line.plain_if(name!("sidegate.reason"), finished.reason().map(|reason| reason.name().as_bytes()));
     if trail.known_for {
         // The store was away, and the key was judged by what was last confirmed of it.
-        line.plain("sidegate.basis", b"known_for");
+        line.plain(name!("sidegate.basis"), b"known_for");
     }
-    line.plain_if("sidegate.key_id", finished.key_id().map(str::as_bytes));
-    line.plain_if("sidegate.business", finished.business().map(str::as_bytes));
+    line.plain_if(name!("sidegate.key_id"), finished.key_id().map(str::as_bytes));
+    line.plain_if(name!("sidegate.business"), finished.business().map(str::as_bytes));
     if let Some(binding) = finished.binding() {
         // The window that was nearest to its limit.
-        line.text("sidegate.limit", &binding.policy_name());
-        line.number("sidegate.limit.remaining", binding.now.remaining);
+        line.text(name!("sidegate.limit"), &binding.policy_name());
+        line.number(name!("sidegate.limit.remaining"), binding.now.remaining);
     }
-    line.milliseconds("sidegate.duration_ms", finished.took);
-    line.milliseconds_if("sidegate.gate.duration_ms", finished.decided_in);
-    line.milliseconds_if("sidegate.store.duration_ms", trail.store_took);
-    line.milliseconds_if("sidegate.upstream.duration_ms", finished.upstream_took);
+    line.milliseconds(name!("sidegate.duration_ms"), finished.took);
+    line.milliseconds_if(name!("sidegate.gate.duration_ms"), finished.decided_in);
+    line.milliseconds_if(name!("sidegate.store.duration_ms"), trail.store_took);
+    line.milliseconds_if(name!("sidegate.upstream.duration_ms"), finished.upstream_took);
     line.end()
 }
 
@@ -146,7 +146,7 @@ fn text(finished: &Finished<'_>, method: &str, path: &str, _: Option<&str>) -> V
     let observed = if finished.decision() == Decision::Observed { "observed: " } else { "" };
     let mut line = format!(
         "{} {} {} {} {observed}{} {:.1}ms",
-        clock::rfc3339_ms(clock::ms_at(finished.ended)),
+        clock::rfc3339_ms(clock::ms_at(finished.ended)).escape_ascii(),
         method,
         path.escape_debug(),
         finished.status,
@@ -173,7 +173,6 @@ mod tests {
 
     use super::super::Span;
     use super::super::random::Random;
-    use super::super::values::Values;
     use super::*;
     use crate::gate::Trail;
 
@@ -187,7 +186,7 @@ mod tests {
             client: "192.0.2.1",
             user_agent: Some("quote\" back\\ \u{7}"),
             request_id: b"r",
-            span: &Span::begin(&http::HeaderMap::new(), &Random::default(), &Values::default()),
+            span: &Span::begin(&http::HeaderMap::new(), &Random::default()),
             trail: &trail,
             denial: None,
             status: 200,

@@ -6,39 +6,49 @@ use std::time::Duration;
 /// Most lines fit, so that none is moved while it grows.
 const USUAL: usize = 768;
 
-/// A line that is being written.
+/// A field's name with the signs around it, so that it is copied in one piece: `,"name":`.
+macro_rules! name {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":")
+    };
+}
+pub(super) use name;
+
+/// A line that is being written. Names are `name!`s.
 #[derive(Debug)]
 pub struct JsonLine(Vec<u8>);
 
 impl JsonLine {
-    /// Begins with a field that has nothing to escape, since an object of none is no line.
-    pub fn new(name: &'static str, value: &[u8]) -> Self {
+    /// Begins with when it happened, which has nothing to escape: an object of no field is no line.
+    pub fn at(timestamp: &[u8]) -> Self {
         let mut line = Self(Vec::with_capacity(USUAL));
-        line.0.push(b'{');
-        line.name(name);
-        line.quote(value);
+        line.0.extend_from_slice(b"{\"timestamp\":");
+        line.quote(timestamp);
         line
     }
 
+    // Inlined, so that a name is copied as the constant that it is.
     #[inline(always)]
     pub fn text(&mut self, name: &'static str, value: &str) {
-        self.field(name);
+        self.0.extend_from_slice(name.as_bytes());
         self.escape(value);
     }
 
     /// A text that is known to have nothing to escape, such as digits or a word of ours: it is not looked at.
     #[inline(always)]
     pub fn plain(&mut self, name: &'static str, value: &[u8]) {
-        self.field(name);
+        self.0.extend_from_slice(name.as_bytes());
         self.quote(value);
     }
 
+    #[inline(always)]
     pub fn plain_if(&mut self, name: &'static str, value: Option<&[u8]>) {
         if let Some(value) = value {
             self.plain(name, value);
         }
     }
 
+    #[inline(always)]
     pub fn text_if(&mut self, name: &'static str, value: Option<&str>) {
         if let Some(value) = value {
             self.text(name, value);
@@ -47,16 +57,17 @@ impl JsonLine {
 
     #[inline(always)]
     pub fn number(&mut self, name: &'static str, value: u64) {
-        self.field(name);
+        self.0.extend_from_slice(name.as_bytes());
         self.0.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
     /// Milliseconds with three places: `1.500`.
     pub fn milliseconds(&mut self, name: &'static str, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.number(name, micros / 1000);
-        let rest = micros % 1000;
-        let digit = |place: u64| b'0' + (rest / place % 10) as u8;
+        // Not `as_micros`, which reckons in 128 bits.
+        let whole = took.as_secs().saturating_mul(1000).saturating_add(took.subsec_millis().into());
+        self.number(name, whole);
+        let rest = took.subsec_micros() % 1000;
+        let digit = |place: u32| b'0' + (rest / place % 10) as u8;
         self.0.extend_from_slice(&[b'.', digit(100), digit(10), digit(1)]);
     }
 
@@ -70,20 +81,6 @@ impl JsonLine {
     pub fn end(mut self) -> Vec<u8> {
         self.0.extend_from_slice(b"}\n");
         self.0
-    }
-
-    /// Inlined, as are those who call it, so that names and signs are copied as the constants that they are.
-    #[inline(always)]
-    fn field(&mut self, name: &'static str) {
-        self.0.push(b',');
-        self.name(name);
-    }
-
-    #[inline(always)]
-    fn name(&mut self, name: &'static str) {
-        self.0.push(b'"');
-        self.0.extend_from_slice(name.as_bytes());
-        self.0.extend_from_slice(b"\":");
     }
 
     #[inline(always)]
@@ -111,21 +108,22 @@ mod tests {
 
     #[test]
     fn a_line_is_one_json_object_whatever_its_texts_hold() {
-        let mut line = JsonLine::new("i", b"0-9");
-        line.text("a", "x\"\n\u{1b}\\");
-        line.number("b", 7);
-        line.text_if("c", None);
-        for (name, micros) in [("d", 1_234_567), ("e", 5), ("f", 0), ("g", 1_060)] {
+        let mut line = JsonLine::at(b"0-9");
+        line.text(name!("a"), "x\"\n\u{1b}\\");
+        line.number(name!("b"), 7);
+        line.text_if(name!("c"), None);
+        for (name, micros) in [(name!("d"), 1_234_567), (name!("e"), 5), (name!("f"), 0), (name!("g"), 1_060)] {
             line.milliseconds(name, Duration::from_micros(micros));
         }
-        line.milliseconds_if("h", None);
-        line.plain("k", b"z");
-        line.plain_if("j", None);
+        line.milliseconds_if(name!("h"), None);
+        line.plain(name!("k"), b"z");
+        line.plain_if(name!("j"), None);
         let line = line.end();
         assert_eq!(line.iter().filter(|byte| byte.is_ascii_control()).count(), 1, "the newline at the end");
         let value: serde_json::Value = serde_json::from_slice(&line).expect("one JSON document");
         let expected = serde_json::json!({
-            "a": "x\"\n\u{1b}\\", "b": 7, "d": 1234.567, "e": 0.005, "f": 0.0, "g": 1.06, "i": "0-9", "k": "z"
+            "a": "x\"\n\u{1b}\\", "b": 7, "d": 1234.567, "e": 0.005, "f": 0.0, "g": 1.06, "k": "z",
+            "timestamp": "0-9"
         });
         assert_eq!(value, expected);
     }

@@ -8,7 +8,6 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::random::Random;
-use super::values::Values;
 
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -43,14 +42,14 @@ pub struct Digits<'s> {
 /// The gate's part of a trace.
 #[derive(Debug, Clone)]
 pub struct Span {
-    /// As the upstream is told of it: the caller that it sees is this span. Always of `LENGTH`.
-    text: HeaderValue,
+    /// As the upstream is told of it: the caller that it sees is this span.
+    text: [u8; LENGTH],
     /// The span of the client, in hexadecimal digits; `None`: the trace begins here.
     parent: Option<[u8; 16]>,
 }
 
 impl Span {
-    pub fn begin(headers: &HeaderMap, random: &Random, values: &Values) -> Self {
+    pub fn begin(headers: &HeaderMap, random: &Random) -> Self {
         let mut text = [b'-'; LENGTH];
         text[..2].copy_from_slice(b"00");
         let theirs = incoming(headers);
@@ -68,16 +67,20 @@ impl Span {
             }
         }
         write_hex(&mut text[SPAN_ID], &random.take::<8>());
-        let text = values.of(&text).expect("hexadecimal digits and hyphens are a header's value");
         Self { text, parent: theirs.map(|theirs| theirs.span_id) }
     }
 
+    /// The `traceparent` that the upstream is told: digits and hyphens.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.text
+    }
+
     pub fn trace_id(&self) -> &str {
-        text(&self.text.as_bytes()[TRACE_ID])
+        text(&self.text[TRACE_ID])
     }
 
     pub fn digits(&self) -> Digits<'_> {
-        let text = self.text.as_bytes();
+        let text = &self.text;
         Digits {
             trace_id: &text[TRACE_ID],
             span_id: &text[SPAN_ID],
@@ -91,10 +94,9 @@ impl Span {
         *name == TRACEPARENT || (self.parent.is_none() && *name == TRACESTATE)
     }
 
-    /// Says to the upstream what it is a part of, in `added` where `headers`, rid of what this replaces, does not say it yet.
-    /// `tracestate` passes as it came where it is well-formed and its trace goes on (§3.3.1, §4.3); its lines become one.
-    pub fn propagate(&self, headers: &mut HeaderMap, added: &mut Vec<(HeaderName, HeaderValue)>) {
-        added.push((TRACEPARENT, self.text.clone()));
+    /// What becomes of `tracestate`, once `headers` is rid of what this replaces: it passes as it came where it is well-formed and
+    /// its trace goes on (§3.3.1, §4.3); its lines become one.
+    pub fn pass_state(&self, headers: &mut HeaderMap) {
         if self.parent.is_none() {
             return;
         }
@@ -231,11 +233,8 @@ mod tests {
 
     /// The header that goes on, as it would have come with this one.
     fn told(lines: &[&str]) -> (bool, String) {
-        let span = Span::begin(&with(TRACEPARENT, lines), &Random::default(), &Values::default());
-        let mut added = Vec::new();
-        span.propagate(&mut HeaderMap::new(), &mut added);
-        let [(_, told)] = &added[..] else { panic!("it is told alone: {added:?}") };
-        let told = told.to_str().expect("it is text").to_owned();
+        let span = Span::begin(&with(TRACEPARENT, lines), &Random::default());
+        let told = text(span.as_bytes()).to_owned();
         let digits = span.digits();
         let parts = [digits.trace_id, digits.span_id, digits.flags].map(text);
         assert_eq!(told, format!("00-{}", parts.join("-")));
@@ -288,10 +287,10 @@ mod tests {
     fn state(parent: &[&str], lines: &[&str]) -> Vec<String> {
         let mut headers = with(TRACEPARENT, parent);
         headers.extend(with(TRACESTATE, lines));
-        let span = Span::begin(&headers, &Random::default(), &Values::default());
+        let span = Span::begin(&headers, &Random::default());
         let replaced: Vec<HeaderName> = headers.keys().filter(|name| span.replaces(name)).cloned().collect();
         replaced.iter().for_each(|name| drop(headers.remove(name)));
-        span.propagate(&mut headers, &mut Vec::new());
+        span.pass_state(&mut headers);
         headers.get_all(TRACESTATE).iter().map(|value| value.to_str().expect("it is text").to_owned()).collect()
     }
 

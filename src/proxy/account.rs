@@ -11,7 +11,7 @@ use crate::observe::{AccessLog, Counts, Finished};
 
 /// One request's, open until `close`. One that is dropped open is that of a client that has gone.
 pub struct Account<'a> {
-    pub told: Told,
+    told: &'a Told,
     pub trail: Trail,
     pub times: Times,
     books: Books<'a>,
@@ -29,7 +29,7 @@ pub struct Books<'a> {
 }
 
 impl<'a> Account<'a> {
-    pub fn open(told: Told, times: Times, books: Books<'a>) -> Self {
+    pub fn open(told: &'a Told, times: Times, books: Books<'a>) -> Self {
         Self { told, trail: Trail::default(), times, books, is_open: true }
     }
 

@@ -1,6 +1,7 @@
 //! Where a request came from. The listener knows; the pipeline forwards and logs it.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use http::HeaderValue;
 
@@ -25,24 +26,28 @@ pub struct Arrival {
 }
 
 /// An address with its text, which is written once a connection: forwarded headers and log lines repeat it with every request.
+/// Clones are the same one.
 #[derive(Debug, Clone)]
-pub struct Address {
+pub struct Address(Rc<Written>);
+
+#[derive(Debug)]
+struct Written {
     ip: IpAddr,
     text: HeaderValue,
 }
 
 impl Address {
     pub fn ip(&self) -> IpAddr {
-        self.ip
+        self.0.ip
     }
 
     pub fn as_str(&self) -> &str {
         // Digits, dots and colons always are text.
-        self.text.to_str().unwrap_or_default()
+        self.0.text.to_str().unwrap_or_default()
     }
 
-    pub fn value(&self) -> HeaderValue {
-        self.text.clone()
+    pub fn value(&self) -> &HeaderValue {
+        &self.0.text
     }
 }
 
@@ -51,7 +56,7 @@ impl From<IpAddr> for Address {
     fn from(ip: IpAddr) -> Self {
         let ip = ip.to_canonical();
         let text = HeaderValue::try_from(ip.to_string()).expect("digits, dots and colons are a header's value");
-        Self { ip, text }
+        Self(Rc::new(Written { ip, text }))
     }
 }
 

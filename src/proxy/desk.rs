@@ -5,6 +5,7 @@
 //! bounds, and the route is found; everything else is left to the other end of the channel.
 
 use std::error::Error;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::sync::oneshot;
 
-use super::arrival::{Address, Arrival};
+use super::arrival::Arrival;
 use super::arriving::Arriving;
 use super::told::Told;
 use super::upload;
@@ -46,7 +47,7 @@ pub struct Errand {
     pub headers: HeaderMap,
     /// Or why it could not be read; told when it is its turn.
     pub body: Result<Bytes, Denial>,
-    pub client: Address,
+    pub client: IpAddr,
     pub request_id: String,
     pub answer: oneshot::Sender<Result<Response<Bytes>, Denial>>,
 }
@@ -96,7 +97,7 @@ impl Desk {
             body: if reads_body { read(body, told).await } else { Ok(Bytes::new()) },
             method: head.method.clone(),
             headers: std::mem::take(&mut head.headers),
-            client: arrival.client.clone(),
+            client: arrival.client.ip(),
             request_id: told.id.as_str().to_owned(),
             answer,
         };

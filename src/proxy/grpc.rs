@@ -3,14 +3,12 @@
 
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HeaderMap};
-use http::{HeaderValue, Version};
+use http::{HeaderMap, HeaderValue};
 
 /// `application/grpc`, `application/grpc+proto`, …: a client that reads status and message from trailers alone.
-pub fn is_called(headers: &HeaderMap, version: Version) -> bool {
-    let Some(kind) = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()) else { return false };
-    kind.strip_prefix("application/grpc").is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
-        && version != Version::HTTP_10
+pub fn is_spoken(content_type: &HeaderValue) -> bool {
+    let kind = content_type.to_str().ok().and_then(|kind| kind.strip_prefix("application/grpc"));
+    kind.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
 }
 
 /// How long the client waits for the whole call (`grpc-timeout: 100m`); it passes on to the service untouched.

@@ -34,13 +34,16 @@ pub fn check(head: &mut Parts, uri: &Uri, settings: &Settings) -> Result<Head, D
         return Err(Denial::MethodNotAllowed { allow: "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned() });
     }
     let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let fields = Fields::of(&head.headers);
     let oversize = match () {
         () if target > LONGEST_TARGET => Some(Oversize::Target),
-        () if size(&head.headers) > settings.header_bytes => Some(Oversize::Headers),
+        () if fields.size > settings.header_bytes => Some(Oversize::Headers),
         () => None,
     };
-    check_framing(&head.headers)?;
-    if let Some(host) = missing_host(&head.headers, uri, head.version)? {
+    if fields.encoded {
+        check_coding(&head.headers)?;
+    }
+    if let Some(host) = missing_host(&fields, uri, head.version)? {
         head.headers.insert(HOST, host);
     }
     let asked = match uri.path() {
@@ -50,11 +53,35 @@ pub fn check(head: &mut Parts, uri: &Uri, settings: &Settings) -> Result<Head, D
     Ok(Head { asked, oversize })
 }
 
-/// One transfer coding, `chunked`, or none: what reads a body's end from another one reads another end (RFC 9112 §6.1).
-fn check_framing(headers: &HeaderMap) -> Result<(), Denial> {
-    if !headers.contains_key(TRANSFER_ENCODING) {
-        return Ok(());
+/// What one walk along the fields finds.
+#[derive(Default)]
+struct Fields<'h> {
+    /// As HTTP/1.1 writes them: `name: value\r\n`.
+    size: usize,
+    /// The first `Host`, and how many there are.
+    host: Option<&'h HeaderValue>,
+    hosts: usize,
+    /// There is a `Transfer-Encoding`.
+    encoded: bool,
+}
+
+impl<'h> Fields<'h> {
+    fn of(headers: &'h HeaderMap) -> Self {
+        let mut found = Self::default();
+        for (name, value) in headers {
+            found.size += name.as_str().len() + value.len() + 4;
+            found.encoded |= *name == TRANSFER_ENCODING;
+            if *name == HOST {
+                found.host = found.host.or(Some(value));
+                found.hosts += 1;
+            }
+        }
+        found
     }
+}
+
+/// One transfer coding, `chunked`: what reads a body's end from another one reads another end (RFC 9112 §6.1).
+fn check_coding(headers: &HeaderMap) -> Result<(), Denial> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let chunked = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
     if chunked && codings.next().is_none() {
@@ -63,18 +90,12 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Denial> {
     Err(Denial::BadRequest("The request has a transfer coding other than chunked".into()))
 }
 
-/// As HTTP/1.1 writes them: `name: value\r\n`.
-fn size(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
-}
-
 /// The request names one host, by `Host`, by `:authority`, or by both alike (RFC 9112 §3.2, RFC 9113 §8.3.1): what `Host` is
 /// to say where there is none yet.
-fn missing_host(headers: &HeaderMap, uri: &Uri, version: Version) -> Result<Option<HeaderValue>, Denial> {
+fn missing_host(fields: &Fields<'_>, uri: &Uri, version: Version) -> Result<Option<HeaderValue>, Denial> {
     let refused = |what: &'static str| Denial::BadRequest(what.into());
-    let mut hosts = headers.get_all(HOST).iter();
-    let host = hosts.next();
-    if hosts.next().is_some() {
+    let host = fields.host;
+    if fields.hosts > 1 {
         return Err(refused("The request has more than one Host header"));
     }
     let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
@@ -100,7 +121,7 @@ fn missing_host(headers: &HeaderMap, uri: &Uri, version: Version) -> Result<Opti
 /// side of the `@` the host is.
 fn is_host(host: &[u8]) -> bool {
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
-    let (name, port) = host.split_at(host.iter().take_while(|byte| is_plain(byte)).count());
+    let (name, port) = host.split_at(host.iter().position(|byte| !is_plain(byte)).unwrap_or(host.len()));
     match port {
         [] => true,
         [b':', port @ ..] if !name.is_empty() && !port.is_empty() && port.iter().all(u8::is_ascii_digit) => true,
@@ -119,7 +140,7 @@ mod tests {
         for value in hosts {
             request.headers_mut().append(HOST, HeaderValue::from_static(value));
         }
-        let missing = missing_host(request.headers(), request.uri(), request.version());
+        let missing = missing_host(&Fields::of(request.headers()), request.uri(), request.version());
         let missing = missing.map_err(|denial| denial.reason().name())?;
         let host = missing.as_ref().or_else(|| request.headers().get(HOST)).expect("some host is named");
         Ok(String::from_utf8_lossy(host.as_bytes()).into_owned())

@@ -1,6 +1,8 @@
 //! A request's headers as the upstream gets them: what must not pass comes off first (`hygiene`), then the identity and
 //! forwarding headers go on, so that no client can remove or forge what the upstream trusts (CVE-2022-31813, CVE-2024-45410).
 
+use std::borrow::Cow;
+
 use http::Version;
 use http::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, VIA};
 
@@ -29,7 +31,18 @@ const USUAL: usize = 6;
 
 /// What the gate says of a request behind what is left of its client's fields, of which none has such a name: to find each its
 /// place among them would cost more than all else that is done for it.
-pub type Added = Vec<(HeaderName, HeaderValue)>;
+pub type Added<'a> = Vec<(Cow<'a, HeaderName>, Value<'a>)>;
+
+/// What the gate says in a field. Most of it stands elsewhere as long as it is needed: to share the bytes of a header's value
+/// costs more than to write them.
+pub enum Value<'a> {
+    /// For this request.
+    Made(HeaderValue),
+    /// By whoever lives longer than it.
+    Kept(&'a HeaderValue),
+    RequestId(&'a RequestId),
+    Span(&'a Span),
+}
 
 /// What a forwarded request's headers are made from.
 pub struct Forwarding<'a> {
@@ -49,14 +62,15 @@ pub struct Forwarding<'a> {
 
 /// The request's headers as the upstream gets them, together with what stands behind them. The credential has been read before,
 /// from the whole of them.
-pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) -> Added {
+pub fn forward<'a>(headers: &mut HeaderMap, forwarding: &Forwarding<'a>) -> Added<'a> {
     let Forwarding { permit, policy, upstream, overridden, reserved, arrival, version, request_id, span } = *forwarding;
     credential::strip(&policy.credentials, headers, permit.keys());
-    let trailers = takes_trailers(headers);
+    let mut takes_trailers = false;
     let foreign = !arrival.trusted;
     // Where nothing is enforced, no other method or path slips past anything.
     let enforces = policy.enforces();
-    hygiene::remove_all(headers, |name| {
+    hygiene::remove_all(headers, |name, value| {
+        takes_trailers |= *name == TE && value.as_bytes().eq_ignore_ascii_case(b"trailers");
         hygiene::is_hop_by_hop(name)
             || hygiene::names_a_proxy(name)
             || *name == X_REQUEST_ID
@@ -67,31 +81,59 @@ pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) -> Added {
             || hygiene::is_misspelt(name, policy)
     });
     let mut added = Vec::with_capacity(USUAL + upstream.identity.len() + upstream.headers.len());
-    if trailers {
+    if takes_trailers {
         // gRPC demands it; it says only that the client can take trailers, which stream through (RFC 9110 §10.1.4).
-        added.push((TE, HeaderValue::from_static("trailers")));
+        added.push((Cow::Owned(TE), Value::fixed("trailers")));
     }
     join_cookies(headers);
     say_who_sent_it(headers, &mut added, arrival, version);
-    added.push((X_REQUEST_ID, request_id.value()));
-    span.propagate(headers, &mut added);
+    added.push((Cow::Owned(X_REQUEST_ID), Value::RequestId(request_id)));
+    added.push((Cow::Owned(TRACEPARENT), Value::Span(span)));
+    span.pass_state(headers);
     identity(&mut added, permit, upstream, request_id);
     for (name, value) in &upstream.headers {
         if *name == HOST {
             headers.insert(HOST, value.clone());
         } else {
-            added.push((name.clone(), value.clone()));
+            added.push((Cow::Borrowed(name), Value::Kept(value)));
         }
     }
     if let Some(denial) = permit.observed() {
-        added.push((WOULD_DENY, HeaderValue::from_static(denial.reason().name())));
+        added.push((Cow::Owned(WOULD_DENY), Value::fixed(denial.reason().name())));
     }
     for name in overridden {
-        let last = added.iter().rposition(|(added, _)| added == name);
+        let last = added.iter().rposition(|(added, _)| **added == *name);
         let mut at = 0..;
-        added.retain(|(added, _)| (at.next() == last) | (added != name));
+        added.retain(|(added, _)| (at.next() == last) | (**added != *name));
     }
     added
+}
+
+impl Value<'_> {
+    fn fixed(text: &'static str) -> Self {
+        Self::Made(HeaderValue::from_static(text))
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Made(value) => value.as_bytes(),
+            Self::Kept(value) => value.as_bytes(),
+            Self::RequestId(id) => id.as_bytes(),
+            Self::Span(span) => span.as_bytes(),
+        }
+    }
+}
+
+/// For whoever keeps them.
+pub fn fields(added: &Added<'_>) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    let value = |value: &Value<'_>| match value {
+        Value::Made(value) => value.clone(),
+        Value::Kept(value) => (*value).clone(),
+        Value::RequestId(_) | Value::Span(_) => {
+            HeaderValue::from_bytes(value.as_bytes()).expect("hexadecimal digits and hyphens are a header's value")
+        }
+    };
+    added.iter().map(move |(name, of)| (HeaderName::clone(name), value(of)))
 }
 
 /// Which of the gate's own fields the configuration says otherwise; few do.
@@ -103,24 +145,23 @@ pub fn overridden(upstream: &Upstream) -> Vec<HeaderName> {
 
 /// The response's headers as the client gets them, before the gate's own.
 pub fn backward(headers: &mut HeaderMap) {
-    hygiene::remove_all(headers, hygiene::is_hop_by_hop);
+    hygiene::remove_all(headers, |name, _| hygiene::is_hop_by_hop(name));
 }
 
 /// `X-Forwarded-*` and `Via`; what an untrusted client said of itself is gone, what a trusted proxy says is continued.
-fn say_who_sent_it(headers: &mut HeaderMap, added: &mut Added, arrival: &Arrival, version: Version) {
+fn say_who_sent_it<'a>(headers: &mut HeaderMap, added: &mut Added<'a>, arrival: &'a Arrival, version: Version) {
     match hops(headers, arrival) {
         Some(hops) => drop(headers.insert(X_FORWARDED_FOR, hops)),
-        None => added.push((X_FORWARDED_FOR, arrival.peer.value())),
+        None => added.push((Cow::Owned(X_FORWARDED_FOR), Value::Kept(arrival.peer.value()))),
     }
     let said = |headers: &HeaderMap, name: HeaderName| arrival.trusted && headers.contains_key(name);
     if !said(headers, X_FORWARDED_PROTO) {
-        let scheme = HeaderValue::from_static(if arrival.secure { "https" } else { "http" });
-        added.push((X_FORWARDED_PROTO, scheme));
+        added.push((Cow::Owned(X_FORWARDED_PROTO), Value::fixed(if arrival.secure { "https" } else { "http" })));
     }
     if !said(headers, X_FORWARDED_HOST)
         && let Some(host) = headers.get(HOST)
     {
-        added.push((X_FORWARDED_HOST, host.clone()));
+        added.push((Cow::Owned(X_FORWARDED_HOST), Value::Made(host.clone())));
     }
     let via = match version {
         Version::HTTP_10 => "1.0 sidegate",
@@ -128,7 +169,7 @@ fn say_who_sent_it(headers: &mut HeaderMap, added: &mut Added, arrival: &Arrival
         _ => "1.1 sidegate",
     };
     // Behind those that the request has passed before.
-    added.push((VIA, HeaderValue::from_static(via)));
+    added.push((Cow::Owned(VIA), Value::fixed(via)));
 }
 
 /// Whom the request has passed by a trusted proxy's account, the peer last.
@@ -138,13 +179,7 @@ fn hops(headers: &HeaderMap, Arrival { peer, trusted, .. }: &Arrival) -> Option<
     }
     let hops = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
     let hops: Vec<&str> = hops.chain([peer.as_str()]).collect();
-    Some(HeaderValue::try_from(hops.join(", ")).unwrap_or_else(|_| peer.value()))
-}
-
-/// Whether the client says that it can take trailers.
-fn takes_trailers(headers: &HeaderMap) -> bool {
-    headers.contains_key(TE)
-        && headers.get_all(TE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"))
+    Some(HeaderValue::try_from(hops.join(", ")).unwrap_or_else(|_| peer.value().clone()))
 }
 
 /// HTTP/2 clients may send one cookie a line; HTTP/1.1 servers expect one line (RFC 9113 §8.2.3).
@@ -161,7 +196,7 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn identity(added: &mut Added, permit: &Permit, upstream: &Upstream, request_id: &RequestId) {
+fn identity<'a>(added: &mut Added<'a>, permit: &Permit, upstream: &'a Upstream, request_id: &RequestId) {
     for (name, template) in &upstream.identity {
         let value = || {
             let text = template.render(|part, text| introduce(permit.caller(), part, request_id, text));
@@ -173,7 +208,7 @@ fn identity(added: &mut Added, permit: &Permit, upstream: &Upstream, request_id:
             _ => value(),
         };
         if let Some(value) = value {
-            added.push((name.clone(), value));
+            added.push((Cow::Borrowed(name), Value::Made(value)));
         }
     }
 }

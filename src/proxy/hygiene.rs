@@ -53,14 +53,14 @@ const OF_THE_HEAD: [&str; 19] = [
 type Names = SmallVec<[HeaderName; 4]>;
 
 /// Removes what `is_unwanted`, in one pass over the names that are there, and what `Connection` names (RFC 9110 §7.6.1).
-pub fn remove_all(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
+pub fn remove_all(headers: &mut HeaderMap, mut is_unwanted: impl FnMut(&HeaderName, &HeaderValue) -> bool) {
     let mut unwanted = Names::new();
     for (name, value) in headers.iter() {
         // What nearly every answer says names nothing.
         if *name == CONNECTION && value != "keep-alive" {
             unwanted.extend(named_by_connection(value));
         }
-        if is_unwanted(name) {
+        if is_unwanted(name, value) {
             unwanted.push(name.clone());
         }
     }

@@ -21,10 +21,10 @@ use super::request_id::RequestId;
 use super::settings;
 use super::upstream::relayed::Relayed;
 use super::upstream::{Failure, chain, h1};
-use crate::gate::{Basis, Denial, Gate, Permit, Recheck};
+use crate::gate::{Basis, Denial, Gate, Permit};
 use crate::observe::metrics::BrokenBy;
 use crate::observe::{Metrics, Span};
-use crate::policy::{Mode, Route};
+use crate::policy::Mode;
 
 /// The sweep's pace, within which something ends too late.
 const SLOWEST_SWEEP: Duration = Duration::from_secs(1);
@@ -44,9 +44,7 @@ pub struct OpenRequests {
 /// then who relays.
 pub struct OpenRequest {
     all: Rc<OpenRequests>,
-    /// `None`: it rests on no key.
-    recheck: Option<Recheck>,
-    route: Arc<Route>,
+    permit: Permit,
     request_id: RequestId,
     span: Span,
     started: Instant,
@@ -96,15 +94,13 @@ impl OpenRequests {
     /// What was permitted begins.
     pub fn begin(
         self: &Rc<Self>,
-        permit: &Permit,
+        permit: Permit,
         request_id: &RequestId,
         span: &Span,
         started: Instant,
     ) -> Rc<OpenRequest> {
         Rc::new(OpenRequest {
             all: self.clone(),
-            recheck: permit.recheck().cloned(),
-            route: permit.route().clone(),
             request_id: request_id.clone(),
             span: span.clone(),
             started,
@@ -113,6 +109,7 @@ impl OpenRequests {
             watched: Cell::new(None),
             over: RefCell::default(),
             observed: Cell::new(permit.observed().is_some()),
+            permit,
             answer: RefCell::default(),
             is_over: Cell::new(false),
             waiter: RefCell::default(),
@@ -141,7 +138,7 @@ impl OpenRequests {
         for request in &open {
             if now.duration_since(request.started) >= self.settings.get().max_age {
                 request.end(None);
-            } else if request.recheck.is_some() && request.due.get().is_some_and(|due| due <= now) {
+            } else if request.permit.recheck().is_some() && request.due.get().is_some_and(|due| due <= now) {
                 request.due.set(None);
                 tokio::task::spawn_local(ask_again(request.clone()));
             }
@@ -151,6 +148,10 @@ impl OpenRequests {
 }
 
 impl OpenRequest {
+    pub fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
     /// Looked after from now on.
     pub fn watch(self: &Rc<Self>) {
         if self.watched.get().is_none() {
@@ -263,7 +264,7 @@ impl OpenRequest {
     /// stream goes on.
     fn end(&self, denial: Option<Denial>) {
         let reason = denial.as_ref().map_or("max_age", |denial| denial.reason().name());
-        if self.all.gate.borrow().mode_of(&self.route) == Mode::Observe {
+        if self.all.gate.borrow().mode_of(self.permit.route()) == Mode::Observe {
             self.due.set(Some(Instant::now() + self.all.settings.get().recheck));
             if !self.observed.replace(true) {
                 let (request_id, trace_id) = self.ids();
@@ -305,7 +306,7 @@ async fn sweep(all: Rc<OpenRequests>) {
 }
 
 async fn ask_again(request: Rc<OpenRequest>) {
-    let Some(recheck) = &request.recheck else { return };
+    let Some(recheck) = request.permit.recheck() else { return };
     let all = &request.all;
     let gate = all.gate.borrow().clone();
     let answered = gate.recheck(recheck).await;

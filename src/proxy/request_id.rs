@@ -10,22 +10,19 @@ use crate::observe::values::Values;
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The id of one request: a UUID, as the header that carries it to the upstream and back.
+/// The id of one request: a UUID, as the header that carries it to the upstream and back. Bytes of its own, since to count who
+/// holds shared ones costs more than to copy these.
 #[derive(Debug, Clone)]
-pub struct RequestId(HeaderValue);
+pub struct RequestId([u8; Hyphenated::LENGTH]);
 
 impl RequestId {
     pub fn as_str(&self) -> &str {
         // A UUID's digits and hyphens always are text.
-        self.0.to_str().unwrap_or_default()
+        std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
     pub fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-
-    pub fn value(&self) -> HeaderValue {
-        self.0.clone()
+        &self.0
     }
 }
 
@@ -43,13 +40,18 @@ impl RequestIds {
         let theirs = theirs.and_then(|id| Uuid::try_parse_ascii(id.as_bytes()).ok());
         let id = theirs.unwrap_or_else(|| Builder::from_random_bytes(self.random.take()).into_uuid());
         let mut text = [0; Hyphenated::LENGTH];
-        let text = id.hyphenated().encode_lower(&mut text).as_bytes();
-        RequestId(self.values.of(text).expect("hexadecimal digits and hyphens are a header's value"))
+        id.hyphenated().encode_lower(&mut text);
+        RequestId(text)
+    }
+
+    /// As the answer carries it.
+    pub fn value(&self, id: &RequestId) -> HeaderValue {
+        self.values.of(&id.0).expect("hexadecimal digits and hyphens are a header's value")
     }
 
     /// The gate's span in the trace that the request names, or in a new one.
     pub fn span(&self, headers: &HeaderMap) -> Span {
-        Span::begin(headers, &self.random, &self.values)
+        Span::begin(headers, &self.random)
     }
 }
 

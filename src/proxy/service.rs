@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Response, Version};
 use hyper::body::Body as _;
 use tracing::{debug, warn};
 
@@ -18,13 +18,13 @@ use super::arriving::Arriving;
 use super::body::{Outgoing, Payload};
 use super::head::{self, Asked, Head};
 use super::headers;
-use super::open::OpenRequests;
+use super::open::{OpenRequest, OpenRequests};
 use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::settings::Settings;
 use super::told::{Times, Told};
 use super::upstream::Passage;
 use super::{Desk, Upstreams, cors, respond, upgrade};
-use crate::gate::{Denial, Gate, Inquiry, Permit, Trail};
+use crate::gate::{Denial, Gate, Inquiry, Trail};
 use crate::observe::{AccessLog, Counts};
 use crate::store::StoreError;
 
@@ -42,24 +42,23 @@ pub struct Service {
 }
 
 impl Service {
-    pub async fn handle(&self, request: Request<Arriving>, arrival: &Arrival) -> Response<Outgoing> {
+    /// The head is borrowed, as below, since whatever an async function is given moves twice.
+    pub async fn handle(&self, head: &mut Parts, body: Arriving, arrival: &Arrival) -> Response<Outgoing> {
         let times = Times::begin();
         let in_flight = self.counts.metrics.request_in_flight();
-        // It stays here, since whatever an async function is given moves twice.
-        let (mut head, body) = request.into_parts();
-        let told = Told::of(&mut head, &self.ids, arrival.trusted);
-        let mut account = Account::open(told, times, self.books(arrival));
-        let Account { told, trail, times, .. } = &mut account;
-        let (mut response, denial) = match self.answer(&mut head, body, told, arrival, trail, times).await {
+        let told = Told::of(head, &self.ids, arrival.trusted);
+        let mut account = Account::open(&told, times, self.books(arrival));
+        let Account { trail, times, .. } = &mut account;
+        let (mut response, denial) = match self.answer(head, body, &told, arrival, trail, times).await {
             Ok(response) => (response, None),
-            Err(denial) => (self.own(self.words(&denial, trail, told), told), Some(denial)),
+            Err(denial) => (self.own(self.words(&denial, trail, &told), &told), Some(denial)),
         };
         let rate_limited = matches!(denial, Some(Denial::RateLimited { .. }));
         if trail.is_enforced() {
             let (headers, settings) = (response.headers_mut(), self.settings.rate_limit_headers);
             respond::rate_limit_headers(headers, trail, rate_limited, settings, &self.ids.values);
         }
-        response.headers_mut().insert(X_REQUEST_ID, told.id.value());
+        response.headers_mut().insert(X_REQUEST_ID, self.ids.value(&told.id));
         account.close(denial.as_ref(), response.status().as_u16());
         upgrade::hand_over(response, in_flight, &arrival.upgraded)
     }
@@ -111,7 +110,8 @@ impl Service {
             self.tell_of_store(denial, told);
         }
 
-        let response = self.forward(&permit, head, body, told, arrival, times).await;
+        let open = self.open.begin(permit, &told.id, &told.span, times.latest());
+        let response = self.forward(open, head, body, told, arrival, times).await;
         if response.is_err() {
             times.answered();
         }
@@ -126,16 +126,15 @@ impl Service {
     /// Sends on what was permitted, as long as its key stands.
     async fn forward(
         &self,
-        permit: &Permit,
+        open: Rc<OpenRequest>,
         head: &mut Parts,
         body: Arriving,
         told: &Told,
         arrival: &Arrival,
         times: &Times,
     ) -> Result<Response<Payload>, Denial> {
-        let open = self.open.begin(permit, &told.id, &told.span, times.latest());
         let passage = Passage {
-            permit,
+            permit: open.permit(),
             policy: self.gate.policy(),
             asked: &told.uri,
             arrival,

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use http::header::{ORIGIN, USER_AGENT};
+use http::header::{CONTENT_TYPE, ORIGIN, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderValue, Method, Uri, Version};
 
@@ -70,15 +70,26 @@ impl Times {
 
 impl Told {
     pub fn of(head: &mut Parts, ids: &RequestIds, trusted: bool) -> Self {
+        let (mut user_agent, mut origin, mut content_type) = (None, None, None);
+        // One walk along what is there costs less than to look each of them up.
+        for (name, value) in &head.headers {
+            let first = match *name {
+                USER_AGENT => &mut user_agent,
+                ORIGIN => &mut origin,
+                CONTENT_TYPE => &mut content_type,
+                _ => continue,
+            };
+            first.get_or_insert(value);
+        }
         Self {
             id: ids.of(&head.headers, trusted),
             span: ids.span(&head.headers),
             method: head.method.clone(),
             uri: std::mem::take(&mut head.uri),
             version: head.version,
-            user_agent: head.headers.get(USER_AGENT).cloned(),
-            origin: head.headers.get(ORIGIN).cloned(),
-            grpc: grpc::is_called(&head.headers, head.version),
+            user_agent: user_agent.cloned(),
+            origin: origin.cloned(),
+            grpc: head.version != Version::HTTP_10 && content_type.is_some_and(grpc::is_spoken),
         }
     }
 }

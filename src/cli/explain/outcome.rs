@@ -134,6 +134,7 @@ fn forwarded(permit: &Permit, asked: &Asked, settings: &Settings) -> Forwarded {
     let came = asked.request.headers();
     let ids = RequestIds::default();
     let (request_id, span) = (ids.of(came, asked.arrival.trusted), ids.span(came));
+    let (overridden, reserved) = (headers::overridden(upstream), reserved(settings));
     let mut headers = came.clone();
     let added = headers::forward(
         &mut headers,
@@ -141,15 +142,15 @@ fn forwarded(permit: &Permit, asked: &Asked, settings: &Settings) -> Forwarded {
             permit,
             policy: &settings.policy,
             upstream,
-            overridden: &headers::overridden(upstream),
-            reserved: &reserved(settings),
+            overridden: &overridden,
+            reserved: &reserved,
             arrival: &asked.arrival,
             version: Version::HTTP_11,
             request_id: &request_id,
             span: &span,
         },
     );
-    headers.extend(added);
+    headers.extend(headers::fields(&added));
     let fixed = |name: &HeaderName| upstream.headers.iter().any(|(fixed, _)| fixed == name);
     let new = headers.iter().filter(|(name, value)| !came.get_all(*name).iter().any(|old| old == value) || fixed(name));
     let shown = |name: &HeaderName, value: &http::HeaderValue| {

@@ -207,7 +207,7 @@ impl Destination {
     async fn send(
         &self,
         head: &mut Parts,
-        added: &Added,
+        added: &Added<'_>,
         body: &Forwarded,
         patience: Patience,
         passage: &Passage<'_>,
@@ -229,7 +229,7 @@ impl Destination {
     async fn attempt(
         &self,
         head: &mut Parts,
-        added: &Added,
+        added: &Added<'_>,
         body: &Forwarded,
         fresh: bool,
         patience: Patience,
@@ -261,7 +261,7 @@ impl Destination {
             }
             Outlet::H2(stream) => {
                 let mut request = Request::from_parts(head.clone(), body.clone());
-                request.headers_mut().extend(added.iter().cloned());
+                request.headers_mut().extend(headers::fields(added));
                 let exchange = Box::pin(stream.exchange(request));
                 let answered = within(patience, upload, now, &mut Alarm::default(), pin!(exchange)).await?;
                 times.answered();

@@ -40,6 +40,14 @@ pub struct Awaited {
     before: u32,
 }
 
+/// What a head's fields say of its connection, and of the body behind it.
+struct Said {
+    closes: bool,
+    keeps: bool,
+    /// There is a `Transfer-Encoding`.
+    encoded: bool,
+}
+
 /// Where in a head its fields stand. Most answers have few.
 type Fields = SmallVec<[Field; 12]>;
 
@@ -62,7 +70,7 @@ pub fn take(
         let head = read.split_to(length).freeze();
         let (status, version) = (answer.status(), answer.version());
         room.clear();
-        let keeps = fill(room, &head, &fields, version)?;
+        let said = fill(room, &head, &fields, version)?;
         let switches = status == StatusCode::SWITCHING_PROTOCOLS;
         if status.is_informational() && !switches {
             awaited.before += 1;
@@ -73,11 +81,10 @@ pub fn take(
         }
         *answer.headers_mut() = std::mem::take(room);
         let told = framing::content_length(answer.headers_mut())?;
-        let framing = Framing::of(method, &answer, told)?;
+        let framing = Framing::of(method, &answer, told, said.encoded)?;
         // One that announces a body where there is none may send it all the same, to whoever asks next.
-        let lies = status == StatusCode::NO_CONTENT
-            && (told.is_some_and(|length| length > 0) || answer.headers().contains_key(TRANSFER_ENCODING));
-        return Ok(Some(Answer { response: answer, framing, keeps: keeps && !switches && !lies }));
+        let lies = status == StatusCode::NO_CONTENT && (told.is_some_and(|length| length > 0) || said.encoded);
+        return Ok(Some(Answer { response: answer, framing, keeps: said.keeps() && !switches && !lies }));
     }
     Ok(None)
 }
@@ -133,27 +140,45 @@ fn status_line(head: &httparse::Response<'_, '_>) -> Result<Response<()>, Error>
     Ok(response)
 }
 
-/// The fields, whose values stay where they were read. Whether the connection stays after this answer (RFC 9112 §9.3).
-fn fill(headers: &mut HeaderMap, head: &Bytes, fields: &[Field], version: Version) -> Result<bool, Error> {
+/// The fields, whose values stay where they were read, without a `Connection` that names none of them: it speaks to us alone.
+fn fill(headers: &mut HeaderMap, head: &Bytes, fields: &[Field], version: Version) -> Result<Said, Error> {
     headers.reserve(fields.len() + MORE);
-    let (mut closes, mut keeps) = (false, version == Version::HTTP_11);
+    let mut said = Said { closes: false, keeps: version == Version::HTTP_11, encoded: false };
     for Field { name, value } in fields {
         let name = HeaderName::from_bytes(&head[name.0..name.0 + name.1]);
         let name = name.map_err(|_| Error::Malformed("a field's name is too long"))?;
-        let value = HeaderValue::from_maybe_shared(head.slice(value.0..value.0 + value.1));
-        let value = value.map_err(|_| Error::Malformed("a field's value holds a control character"))?;
-        if name == CONNECTION {
-            match fields::options(&value) {
-                Some(options) => {
-                    for option in options {
-                        closes |= fields::is_close(option);
-                        keeps |= fields::is_keep_alive(option);
-                    }
-                }
-                None => closes = true,
-            }
+        let place = value.0..value.0 + value.1;
+        if name == CONNECTION && !said.names_fields(&head[place.clone()]) {
+            continue;
         }
+        said.encoded |= name == TRANSFER_ENCODING;
+        let value = HeaderValue::from_maybe_shared(head.slice(place));
+        let value = value.map_err(|_| Error::Malformed("a field's value holds a control character"))?;
         headers.append(name, value);
     }
-    Ok(keeps && !closes)
+    Ok(said)
+}
+
+impl Said {
+    /// The connection stays after this answer (RFC 9112 §9.3).
+    fn keeps(&self) -> bool {
+        self.keeps && !self.closes
+    }
+
+    /// Takes in what a line of `Connection` says; whether that is more than what becomes of the connection.
+    fn names_fields(&mut self, connection: &[u8]) -> bool {
+        let Some(options) = fields::options(connection) else {
+            self.closes = true;
+            return true;
+        };
+        let mut more = false;
+        for option in options {
+            match option {
+                _ if fields::is_keep_alive(option) => self.keeps = true,
+                _ if fields::is_close(option) => self.closes = true,
+                _ => more = true,
+            }
+        }
+        more
+    }
 }

@@ -2,34 +2,35 @@
 
 use http::HeaderName;
 use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, HeaderValue,
-    MAX_FORWARDS, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, MAX_FORWARDS,
+    SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
 };
 
 /// A `Content-Length`: one number, or a list of the same one (RFC 9110 §8.6).
-pub fn length(value: &HeaderValue) -> Option<u64> {
-    let mut lengths = value.as_bytes().split(|byte| *byte == b',').map(|part| digits(part.trim_ascii()));
-    let first = lengths.next()??;
-    lengths.all(|other| other == Some(first)).then_some(first)
+pub fn length(text: &[u8]) -> Option<u64> {
+    digits(text).or_else(|| {
+        let mut lengths = text.split(|byte| *byte == b',').map(|part| digits(part.trim_ascii()));
+        let first = lengths.next()??;
+        lengths.all(|other| other == Some(first)).then_some(first)
+    })
 }
 
 /// Whether a `Content-Length` is digits without zeros before them.
-pub fn is_plain(value: &HeaderValue) -> bool {
-    let text = value.as_bytes();
+pub fn is_plain(text: &[u8]) -> bool {
     text.iter().all(u8::is_ascii_digit) && (text.len() == 1 || !text.starts_with(b"0"))
 }
 
-/// The options of a `Connection`; `None` where it is not text.
-pub fn options(value: &HeaderValue) -> Option<impl Iterator<Item = &str>> {
-    Some(value.to_str().ok()?.split(',').map(str::trim))
+/// The options of a `Connection`, or the names in a `Trailer`; `None` where it is not ASCII.
+pub fn options(value: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
+    value.is_ascii().then(|| value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii))
 }
 
-pub fn is_close(option: &str) -> bool {
-    option.eq_ignore_ascii_case("close")
+pub fn is_close(option: &[u8]) -> bool {
+    option.eq_ignore_ascii_case(b"close")
 }
 
-pub fn is_keep_alive(option: &str) -> bool {
-    option.eq_ignore_ascii_case("keep-alive")
+pub fn is_keep_alive(option: &[u8]) -> bool {
+    option.eq_ignore_ascii_case(b"keep-alive")
 }
 
 /// Whether a field may stand in trailers: none that says how to read the message (RFC 9110 §6.5.1).

@@ -24,14 +24,14 @@ pub enum Framing {
 const TOO_LONG: u64 = u64::MAX - 1;
 
 impl Framing {
-    /// `length`: what its `Content-Length` tells.
-    pub fn of<B>(method: &Method, answer: &Response<B>, length: Option<u64>) -> Result<Self, Error> {
+    /// `length`: what its `Content-Length` tells. `encoded`: it has a `Transfer-Encoding`.
+    pub fn of<B>(method: &Method, answer: &Response<B>, length: Option<u64>, encoded: bool) -> Result<Self, Error> {
         let (status, headers) = (answer.status(), answer.headers());
         let bodiless = [StatusCode::SWITCHING_PROTOCOLS, StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
         if *method == Method::HEAD || bodiless.contains(&status) {
             return Ok(Self::Ended);
         }
-        if headers.contains_key(TRANSFER_ENCODING) {
+        if encoded {
             return Self::encoded(headers, answer.version(), length);
         }
         match length {
@@ -114,8 +114,8 @@ impl Framing {
 pub fn content_length(headers: &mut HeaderMap) -> Result<Option<u64>, Error> {
     let (mut length, mut plain) = (None, true);
     for value in headers.get_all(CONTENT_LENGTH) {
-        let this = fields::length(value).ok_or(Error::Malformed("its Content-Length is no length"))?;
-        plain &= length.is_none() && fields::is_plain(value);
+        let this = fields::length(value.as_bytes()).ok_or(Error::Malformed("its Content-Length is no length"))?;
+        plain &= length.is_none() && fields::is_plain(value.as_bytes());
         if length.replace(this).is_some_and(|other| other != this) {
             return Err(Error::Malformed("it has two different Content-Lengths"));
         }

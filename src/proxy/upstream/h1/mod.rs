@@ -86,7 +86,7 @@ impl Connection {
     pub async fn exchange(
         &mut self,
         head: &mut Parts,
-        added: &Added,
+        added: &Added<'_>,
         body: &Forwarded,
     ) -> Result<Response<()>, Unanswered> {
         let reused = std::mem::replace(&mut self.reused, true);

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRAILER, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRAILER, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
@@ -41,13 +41,15 @@ struct Said {
 }
 
 /// Writes the head, and with it what its fields do not say of the body yet. After an error `out` holds a part of it.
-pub fn write(out: &mut Vec<u8>, head: &Parts, added: &Added, body: &impl Body) -> Result<Written, Error> {
+pub fn write(out: &mut Vec<u8>, head: &Parts, added: &Added<'_>, body: &impl Body) -> Result<Written, Error> {
     let target = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     for part in [head.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
     let mut said = Said::default();
-    for (name, value) in head.headers.iter().chain(added.iter().map(|(name, value)| (name, value))) {
+    let theirs = head.headers.iter().map(|(name, value)| (name, value.as_bytes()));
+    let ours = added.iter().map(|(name, value)| (&**name, value.as_bytes()));
+    for (name, value) in theirs.chain(ours) {
         if said.note(name, value)? {
             write_field(out, name, value);
         }
@@ -72,21 +74,21 @@ pub fn write(out: &mut Vec<u8>, head: &Parts, added: &Added, body: &impl Body) -
 pub fn write_trailers(out: &mut Vec<u8>, trailers: &HeaderMap, announced: &[HeaderName]) {
     out.extend_from_slice(b"0\r\n");
     let sent = trailers.iter().filter(|(name, _)| announced.contains(name) && fields::is_trailer(name));
-    sent.for_each(|(name, value)| write_field(out, name, value));
+    sent.for_each(|(name, value)| write_field(out, name, value.as_bytes()));
     out.extend_from_slice(b"\r\n");
 }
 
 /// Neither a name nor a value can hold the end of a line.
-fn write_field(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
+fn write_field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
     out.extend_from_slice(name.as_str().as_bytes());
     out.extend_from_slice(b": ");
-    out.extend_from_slice(value.as_bytes());
+    out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
 
 impl Said {
     /// Whether the field goes out as it stands. A length that is told twice, or as no plain number, does not.
-    fn note(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<bool, Error> {
+    fn note(&mut self, name: &HeaderName, value: &[u8]) -> Result<bool, Error> {
         match *name {
             CONTENT_LENGTH => {
                 let length = fields::length(value).ok_or(Error::Unsendable("its Content-Length is no length"))?;
@@ -101,8 +103,8 @@ impl Said {
             TRANSFER_ENCODING => return Err(Error::Unsendable("a Transfer-Encoding was set for it")),
             CONNECTION => self.closes |= fields::options(value).is_none_or(|mut all| all.any(fields::is_close)),
             TRAILER => {
-                let names = value.to_str().unwrap_or_default().split(',');
-                self.trailers.extend(names.filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok()));
+                let names = fields::options(value).into_iter().flatten();
+                self.trailers.extend(names.filter_map(|name| HeaderName::from_bytes(name).ok()));
             }
             _ => {}
         }

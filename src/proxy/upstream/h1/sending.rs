@@ -44,7 +44,7 @@ impl<B> Default for Sending<B> {
 
 impl<B: Body<Data = Bytes, Error = BodyError> + Clone + Unpin> Sending<B> {
     /// The next request. Whether it asks for the connection to be closed after it.
-    pub fn begin(&mut self, head: &Parts, added: &Added, body: &B) -> Result<bool, Error> {
+    pub fn begin(&mut self, head: &Parts, added: &Added<'_>, body: &B) -> Result<bool, Error> {
         // Nothing of a head that cannot be written is ever sent.
         let written = request::write(&mut self.front, head, added, body);
         let written = written.inspect_err(|_| self.front.clear())?;

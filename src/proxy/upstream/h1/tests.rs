@@ -160,9 +160,10 @@ impl Play {
                 Ok(response) => response,
                 Err(error) => return Outcome::Failed(error.to_string()),
             };
-            // Ours tells a length once.
+            // Ours tells a length once, and keeps to itself what becomes of the connection.
             let _ = framing::content_length(response.headers_mut());
-            let head = Head::of(&response);
+            let mut head = Head::of(&response);
+            head.headers.retain(|(name, value)| name != "connection" || !is_of_the_connection_alone(value));
             let mut stream = response.into_body();
             let (mut body, mut trailers) = (Vec::new(), Vec::new());
             let end = loop {
@@ -241,6 +242,12 @@ impl Head {
     fn says_connection_unread(&self) -> bool {
         self.headers.iter().any(|(name, value)| name == "connection" && !value.is_ascii())
     }
+}
+
+/// Whether a line of `Connection` names no other field.
+fn is_of_the_connection_alone(value: &[u8]) -> bool {
+    let mut options = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    options.all(|option| [&b"close"[..], b"keep-alive"].iter().any(|own| own.eq_ignore_ascii_case(option)))
 }
 
 /// Whatever the upstream says behind an answer has come.
