@@ -199,7 +199,7 @@ impl OpenRequest {
 
     /// The client has read it all, or reads no more.
     pub fn let_go(&self) {
-        if self.take_answer().is_some_and(|answer| is_unread(&answer)) {
+        if self.take_answer().is_some_and(|answer| answer.is_unread()) {
             self.broken(BrokenBy::Client);
         }
     }
@@ -212,7 +212,12 @@ impl OpenRequest {
     fn failed(&self, failure: &Failure) {
         let (request_id, trace_id) = self.ids();
         let error = chain(failure);
-        if let Failure::H1(h1::Error::Body(_)) = failure {
+        let by_client = match failure {
+            Failure::H1(error) => matches!(error, h1::Error::Body(_)),
+            // Once an answer has begun, nothing else ends a stream from here.
+            Failure::H2(cut) => cut.is_our_own(),
+        };
+        if by_client {
             debug!(request_id, trace_id, error, "an answer ended with the request's body");
             return self.broken(BrokenBy::Client);
         }
@@ -277,7 +282,7 @@ impl OpenRequest {
         let (request_id, trace_id) = self.ids();
         info!(request_id, trace_id, reason, "a stream was ended");
         *self.over.borrow_mut() = denial;
-        if self.take_answer().is_some_and(|answer| is_unread(&answer)) {
+        if self.take_answer().is_some_and(|answer| answer.is_unread()) {
             self.broken(BrokenBy::Gate);
         }
         if let Some(waiter) = self.waiter.take() {
@@ -323,11 +328,6 @@ async fn ask_again(request: Rc<OpenRequest>) {
         }
         Err(denial) => request.end(Some(denial)),
     }
-}
-
-/// Whether something of an answer is still to come. One of a known length may be complete before its stream says so.
-fn is_unread(answer: &Relayed) -> bool {
-    !answer.is_end_stream() && answer.size_hint().exact() != Some(0)
 }
 
 /// The store is away, or the address may not ask for a while.

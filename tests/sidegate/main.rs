@@ -38,6 +38,7 @@ mod paths;
 mod prometheus;
 mod proxied;
 mod reload;
+mod resets;
 mod rotation;
 mod shapes;
 mod skew;
