@@ -38,6 +38,7 @@ pub struct OpenRequests {
     open: RefCell<HashMap<u64, Weak<OpenRequest>>>,
     last: Cell<u64>,
     sweeping: Cell<bool>,
+    cut: Cell<bool>,
 }
 
 /// A permitted request until everything of it has ended. It is told to one waiter at a time that it is over: who forwards,
@@ -84,7 +85,17 @@ impl OpenRequests {
             open: RefCell::default(),
             last: Cell::new(0),
             sweeping: Cell::new(false),
+            cut: Cell::new(false),
         })
+    }
+
+    /// Whatever ends from now on ends because its worker does.
+    pub fn cut(&self) {
+        self.cut.set(true);
+    }
+
+    pub fn are_cut(&self) -> bool {
+        self.cut.get()
     }
 
     /// After a reload what is open is asked about by the new configuration.
@@ -197,10 +208,10 @@ impl OpenRequest {
         *self.answer.borrow_mut() = Some(answer);
     }
 
-    /// The client has read it all, or reads no more.
+    /// The client has read it all, or reads no more; or the worker ends.
     pub fn let_go(&self) {
         if self.take_answer().is_some_and(|answer| answer.is_unread()) {
-            self.broken(BrokenBy::Client);
+            self.broken(if self.all.are_cut() { BrokenBy::Gate } else { BrokenBy::Client });
         }
     }
 

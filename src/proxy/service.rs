@@ -66,7 +66,8 @@ impl Service {
 
     fn books<'a>(&'a self, arrival: &'a Arrival) -> Books<'a> {
         let formats = &self.gate.policy().credentials.formats;
-        Books { counts: &self.counts, access_log: &self.access_log, formats, client: &arrival.client }
+        let (counts, access_log, open) = (&self.counts, &*self.access_log, &*self.open);
+        Books { counts, access_log, formats, client: &arrival.client, open }
     }
 
     /// The way of one request.

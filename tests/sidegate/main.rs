@@ -15,6 +15,7 @@ mod connections;
 mod cors;
 mod credentials;
 mod demo;
+mod drained;
 mod exactness;
 mod floods;
 mod forwarding;

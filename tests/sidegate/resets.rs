@@ -131,23 +131,34 @@ fn an_answer_without_a_body_is_whole_with_its_head() {
 /// How a client breaks its upload off: with what it says, and with what it says no more.
 const LEAVES: [(&str, Option<u32>); 3] = [("NO_ERROR", Some(NO_ERROR)), ("CANCEL", Some(CANCEL)), ("silence", None)];
 
+/// How far its answer is when an upload breaks off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answered {
+    Not,
+    Begun,
+    Whole,
+}
+
 #[test]
 fn an_upload_that_is_reset_reaches_no_service_as_a_whole_request() {
-    // Nothing, or an answer that has begun.
-    for answered in ["", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n"] {
+    for (answered, answer) in [
+        (Answered::Not, ""),
+        (Answered::Begun, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n"),
+        (Answered::Whole, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole"),
+    ] {
         for fields in [&[][..], &[("content-length", "10")], &[("trailer", "x-sum")]] {
             for (how, code) in LEAVES {
                 let case = format!("{how} {fields:?} {answered:?}");
                 let stage = Stage::set();
-                let upstream = RawUpstream::that_answers(answered);
+                let upstream = RawUpstream::that_answers(answer);
                 let gate = gate(&stage, &format!("http://{}", upstream.address));
                 let mut client = upload(&gate, fields);
                 let (_, mut service) = upstream.next();
                 service.until(b"part");
-                leave(&mut client, code, !answered.is_empty());
+                leave(&mut client, code, answered);
                 let came = service.rest();
                 assert!(!came.ends_with("0\r\n\r\n"), "{case}: {came}");
-                is_gone(&gate, answered.is_empty(), &case);
+                is_gone(&gate, answered, &case);
             }
         }
     }
@@ -155,24 +166,26 @@ fn an_upload_that_is_reset_reaches_no_service_as_a_whole_request() {
 
 #[test]
 fn nor_over_http2() {
-    for answered in [false, true] {
+    for answered in [Answered::Not, Answered::Begun, Answered::Whole] {
         for fields in [&[][..], &[("content-length", "10")], &[("trailer", "x-sum")]] {
             for (how, code) in LEAVES {
-                let case = format!("{how} {fields:?} {answered}");
+                let case = format!("{how} {fields:?} {answered:?}");
                 let stage = Stage::set();
                 let upstream = Upstream::open();
                 let gate = gate(&stage, &format!("h2c://{}", upstream.address));
                 let mut client = upload(&gate, fields);
                 let mut service = upstream.next();
                 service.find(PATIENCE, |frame| frame.kind == DATA).expect("the body begins");
-                if answered {
-                    service.send(&begun(&[], true));
+                match answered {
+                    Answered::Not => {}
+                    Answered::Begun => drop(service.send(&begun(&[], true))),
+                    Answered::Whole => drop(service.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &answer(&[])))),
                 }
                 leave(&mut client, code, answered);
                 let last = rest(&mut service);
                 assert_eq!((last.kind, last.flags & END_STREAM), (RST_STREAM, 0), "{case}: {last:?}");
                 assert_ne!(last.payload, NO_ERROR.to_be_bytes(), "{case}: it would look whole to some");
-                is_gone(&gate, !answered, &case);
+                is_gone(&gate, answered, &case);
             }
         }
     }
@@ -190,7 +203,7 @@ fn an_upload_that_is_malformed_breaks_its_own_answer() {
     client.send("no chunk\r\n");
     assert_eq!(rest(&mut service).kind, RST_STREAM);
     assert!(!client.rest().ends_with("0\r\n\r\n"));
-    is_gone(&yard.gate, false, "no chunk");
+    is_gone(&yard.gate, Answered::Begun, "no chunk");
 }
 
 /// A gate before a service that speaks HTTP/2 in the test's own frames.
@@ -254,11 +267,14 @@ fn upload(gate: &Gate, fields: Fields<'_>) -> Connection {
     client
 }
 
-/// Resets the stream, or answers no PING any more; once the answer has begun, where one does.
-fn leave(client: &mut Connection, code: Option<u32>, answered: bool) {
-    if answered {
-        client.find(PATIENCE, |frame| frame.kind == DATA).expect("the answer begins");
-    }
+/// Resets the stream, or answers no PING any more; once it has heard what is answered.
+fn leave(client: &mut Connection, code: Option<u32>, answered: Answered) {
+    let heard = |frame: &Frame| match answered {
+        Answered::Not => true,
+        Answered::Begun => frame.kind == DATA,
+        Answered::Whole => frame.stream == 1 && frame.flags & END_STREAM != 0,
+    };
+    client.find(PATIENCE, heard).expect("what is answered comes");
     if let Some(code) = code {
         client.send(&reset(code));
     }
@@ -301,12 +317,12 @@ fn rest(connection: &mut Connection) -> Frame {
         .expect("the stream ends")
 }
 
-fn is_gone(gate: &Gate, unanswered: bool, case: &str) {
+fn is_gone(gate: &Gate, answered: Answered, case: &str) {
     until("the request to end", || (gate.metric("sidegate_requests_in_flight", &[]) == 0.0).then_some(()));
-    let status = if unanswered { "status=\"499\"" } else { "status=\"200\"" };
+    let status = if answered == Answered::Not { "status=\"499\"" } else { "status=\"200\"" };
     assert_eq!(gate.metric("sidegate_requests_total", &[status]), 1.0, "{case}");
     assert_eq!(gate.metric("sidegate_requests_total", &[]), 1.0, "{case}");
-    let by_client = if unanswered { 0.0 } else { 1.0 };
+    let by_client = if answered == Answered::Begun { 1.0 } else { 0.0 };
     assert_eq!((broken(gate, "client"), broken(gate, "")), (by_client, by_client), "{case}");
 }
 
