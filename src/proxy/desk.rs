@@ -67,6 +67,11 @@ impl Desk {
         self.holds(&path).then_some(path)
     }
 
+    /// Which methods this path takes, if it is the API's.
+    pub fn allow(&self, path: &str) -> Option<&str> {
+        self.holds(path).then(|| self.routes.allow(path))
+    }
+
     fn holds(&self, path: &str) -> bool {
         path.strip_prefix(&*self.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }

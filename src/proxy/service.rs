@@ -24,7 +24,7 @@ use super::settings::Settings;
 use super::told::{Times, Told};
 use super::upstream::Passage;
 use super::{Desk, Upstreams, cors, respond, upgrade};
-use crate::gate::{Denial, Gate, Inquiry, Permit, Trail};
+use crate::gate::{Denial, Gate, Inquiry, Permit, Trail, path};
 use crate::observe::{AccessLog, Counts};
 use crate::store::StoreError;
 
@@ -83,7 +83,7 @@ impl Service {
         if let Some(refused) = arrival.refused {
             return Err(refused.into());
         }
-        let Head { asked, oversize } = head::check(head, &told.uri, &self.settings)?;
+        let Head { asked, oversize } = head::check(head, &told.uri, &self.settings, || self.allow(told.uri.path()))?;
         let within_bounds = || oversize.map_or(Ok(()), |oversize| Err(Denial::from(oversize)));
         if asked == Asked::Server {
             within_bounds()?;
@@ -122,6 +122,13 @@ impl Service {
         // Each side of a proxy speaks its own version (RFC 9110 §2.5).
         *response.version_mut() = Version::HTTP_11;
         Ok(response)
+    }
+
+    /// Which methods this path takes.
+    fn allow(&self, raw: &str) -> String {
+        let Ok(path) = path::read(raw) else { return String::new() };
+        let of_the_desk = self.desk.as_ref().and_then(|desk| desk.allow(&path.text));
+        of_the_desk.unwrap_or_else(|| self.gate.policy().routes.allow(&path.text)).to_owned()
     }
 
     /// Sends on what was permitted, as long as its key stands.

@@ -75,7 +75,8 @@ async fn decide(
 ) -> anyhow::Result<Result<Permit, Denial>> {
     let (mut head, ()) = asked.request.clone().into_parts();
     let uri = head.uri.clone();
-    let head = match head::check(&mut head, &uri, &settings.proxy) {
+    // Its answer is told without its headers.
+    let head = match head::check(&mut head, &uri, &settings.proxy, String::new) {
         Ok(head) => head,
         Err(denial) => return Ok(Err(denial)),
     };
