@@ -10,7 +10,7 @@ use crate::gate::{Denial, Trail};
 use crate::keys::Formats;
 use crate::observe::{AccessLog, Counts, Finished};
 
-/// One request's, open until `close`. One that is dropped open is that of a client that has gone, unless it is the gate that goes.
+/// One request's, open until `close`. One that is dropped open is that of a client that has gone, or of a worker that ends.
 pub struct Account<'a> {
     pub told: Told,
     pub trail: Trail,

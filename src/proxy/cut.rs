@@ -1,8 +1,9 @@
 //! Why a body that comes through hyper ends too early, on either side of the gate.
 //!
 //! A stream of HTTP/2 ends with END_STREAM alone. hyper ends its body as well when the stream, or its connection, is reset with
-//! NO_ERROR, since a server may do that behind a whole answer (RFC 9113 §8.1); what was cut would pass for whole. h2 forgets the
-//! end of a stream that had one for no reset, so that it can be asked.
+//! NO_ERROR, since a server may do that behind a whole answer (RFC 9113 §8.1), so that what was cut would pass for whole. h2
+//! keeps in mind through a reset whether END_STREAM had come before; only where a connection fails it may forget, and a body
+//! whose end had come is cut then.
 
 use std::error::Error;
 use std::io;

@@ -67,9 +67,8 @@ impl Desk {
         self.holds(&path).then_some(path)
     }
 
-    /// Which methods this path takes, if it is the API's.
-    pub fn allow(&self, path: &str) -> Option<&str> {
-        self.holds(path).then(|| self.routes.allow(path))
+    pub fn routes(&self) -> &RouteTable {
+        &self.routes
     }
 
     fn holds(&self, path: &str) -> bool {

@@ -126,9 +126,8 @@ impl Service {
 
     /// Which methods this path takes.
     fn allow(&self, raw: &str) -> String {
-        let Ok(path) = path::read(raw) else { return String::new() };
-        let of_the_desk = self.desk.as_ref().and_then(|desk| desk.allow(&path.text));
-        of_the_desk.unwrap_or_else(|| self.gate.policy().routes.allow(&path.text)).to_owned()
+        let desk = self.desk.as_ref().filter(|desk| desk.path(raw).is_some());
+        path::allow(raw, desk.map_or(&self.gate.policy().routes, Desk::routes))
     }
 
     /// Sends on what was permitted, as long as its key stands.

@@ -37,10 +37,10 @@ const CONNECTION: [&str; 11] = [
 const FORWARDING: [&str; 7] =
     ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-sidegate-would-deny", "expect"];
 
-/// What the gate passes on or says itself where nobody says otherwise: that may be said in its place, but never left out.
+/// What the upstream gets from every request: where it is not set here, as the gate says it, or as it came.
 const TRACING: [&str; 3] = ["x-request-id", "traceparent", "tracestate"];
 
-/// Whether the upstream gets such a header, whatever is configured.
+/// Whether the upstream gets such a header also where it is not set here.
 pub fn is_always_set(name: &HeaderName) -> bool {
     TRACING.contains(&name.as_str())
 }

@@ -180,12 +180,7 @@ fn identity(
 
 /// A request without a key has all but its own id of these empty.
 fn may_be_empty(template: &Template<Identity>) -> bool {
-    let least = |part, text: &mut String| {
-        if part == Identity::RequestId {
-            text.push('-')
-        }
-    };
-    template.render(least).is_empty()
+    template.render(|part, text| text.push_str(if part == Identity::RequestId { "id" } else { "" })).is_empty()
 }
 
 fn headers(
