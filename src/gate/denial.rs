@@ -53,6 +53,8 @@ pub enum Denial {
     Misdirected,
     /// The client left before there was an answer, or broke off what it sent.
     ClientGone,
+    /// The process ended before there was an answer.
+    ShuttingDown,
     /// What the key-management API will not do, in its own words where the reason's do not tell enough.
     Unmanaged {
         reason: Reason,
@@ -91,6 +93,7 @@ impl Denial {
             Self::UpstreamTimeout => Reason::UpstreamTimeout,
             Self::Misdirected => Reason::Misdirected,
             Self::ClientGone => Reason::ClientGone,
+            Self::ShuttingDown => Reason::ShuttingDown,
             Self::Unmanaged { reason, .. } => *reason,
         }
     }
@@ -128,6 +131,7 @@ impl Denial {
             | Self::UpstreamTimeout
             | Self::Misdirected
             | Self::ClientGone
+            | Self::ShuttingDown
             | Self::Unmanaged { .. } => false,
         }
     }

@@ -6,7 +6,7 @@
 use unicode_normalization::UnicodeNormalization;
 
 use super::Denial;
-use crate::policy::{Allowances, lenient, percent};
+use crate::policy::{Allowances, RouteTable, lenient, percent};
 
 /// A path in its one form, and what a route must have opened by name for it to pass.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,6 +17,11 @@ pub struct RequestPath {
 
 pub fn read(raw: &str) -> Result<RequestPath, Denial> {
     normalize(raw).map_err(Denial::BadPath)
+}
+
+/// The methods that these routes take on a path, for `Allow`; none where no route is meant.
+pub fn allow(raw: &str, routes: &RouteTable) -> String {
+    read(raw).map_or_else(|_| String::new(), |path| routes.allow(&path.text).to_owned())
 }
 
 fn normalize(raw: &str) -> Result<RequestPath, &'static str> {

@@ -1,4 +1,5 @@
-//! The stages of a process's end, told to everything that serves: not ready, no more connections, and then none left.
+//! The stages of a process's end, told to everything that serves: not ready, no more connections, then none left, or what is left
+//! is cut.
 
 use tokio::sync::watch;
 
@@ -12,6 +13,8 @@ pub enum Stage {
     Leaving,
     /// No new connection; each that is open ends after what is in flight on it.
     Closing,
+    /// What has not ended by now is cut off.
+    Cut,
 }
 
 /// Told by whoever ends the process.
@@ -38,6 +41,10 @@ impl Signal {
     pub fn close(&self) {
         self.0.send_replace(Stage::Closing);
     }
+
+    pub fn cut(&self) {
+        self.0.send_replace(Stage::Cut);
+    }
 }
 
 impl Watch {
@@ -53,6 +60,11 @@ impl Watch {
     /// Resolves once no new work is to begin.
     pub async fn closing(&mut self) {
         // Without a signal nobody is left who could want more of this process.
-        let _ = self.0.wait_for(|stage| *stage == Stage::Closing).await;
+        let _ = self.0.wait_for(|stage| *stage >= Stage::Closing).await;
+    }
+
+    /// Resolves once what is open is to end as it stands.
+    pub async fn cut(&mut self) {
+        let _ = self.0.wait_for(|stage| *stage == Stage::Cut).await;
     }
 }

@@ -57,6 +57,11 @@ impl Live {
         self.leaving.set(true);
     }
 
+    /// The worker ends, with all that it serves; whichever configuration that began under, it is told so.
+    pub fn cut(&self) {
+        self.now().service.open.cut();
+    }
+
     pub fn is_leaving(&self) -> bool {
         self.leaving.get()
     }

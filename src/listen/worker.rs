@@ -120,10 +120,10 @@ struct Serving {
 }
 
 impl Serving {
-    /// Does what it is told until no connection follows and none is left.
+    /// Does what it is told until no connection follows and none is left, or what is left is cut: it ends with the runtime.
     async fn run(self, mut orders: UnboundedReceiver<Order>) {
         let mut connections = JoinSet::new();
-        let mut leaving = self.drain.clone();
+        let (mut leaving, mut ending) = (self.drain.clone(), self.drain.clone());
         let (mut more, mut told) = (true, true);
         while more || !connections.is_empty() {
             let order = tokio::select! {
@@ -132,6 +132,7 @@ impl Serving {
                     self.live.leave();
                     continue;
                 }
+                () = ending.cut() => return self.live.cut(),
                 Some(_) = connections.join_next() => continue,
             };
             match order {

@@ -35,6 +35,8 @@ pub enum Reason {
     Misdirected,
     /// Nobody is left to read the answer.
     ClientGone,
+    /// Nobody is left to wait for one.
+    ShuttingDown,
     /// The rest are answers of the key-management API.
     CrossSite,
     NoSession,
@@ -55,7 +57,7 @@ struct Row {
 }
 
 impl Reason {
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::BadRequest,
         Self::BadPath,
         Self::AmbiguousKey,
@@ -84,6 +86,7 @@ impl Reason {
         Self::UpstreamTimeout,
         Self::Misdirected,
         Self::ClientGone,
+        Self::ShuttingDown,
         Self::CrossSite,
         Self::NoSession,
         Self::UnsupportedMediaType,
@@ -157,6 +160,7 @@ impl Reason {
             Self::UpstreamTimeout => same("upstream_timeout", 504, "The service did not answer in time"),
             Self::Misdirected => same("misdirected", 421, "This host is not served on this connection"),
             Self::ClientGone => same("client_gone", 499, "The request broke off"),
+            Self::ShuttingDown => same("shutting_down", 503, "The gate ended before there was an answer"),
             Self::CrossSite => same("cross_site", 403, "Requests from other sites are not taken here"),
             Self::NoSession => same("no_session", 401, "Sign in first"),
             Self::UnsupportedMediaType => {

@@ -197,6 +197,12 @@ impl RouteTable {
         Found::Route { route: &entry.route, parameters }
     }
 
+    /// What `Allow` names where no route of the path takes a method: nothing, where there is none.
+    pub fn allow(&self, path: &str) -> &str {
+        let Some(Hit { endpoint, loose, .. }) = self.tree.find(path) else { return "" };
+        if loose && self.tree.is_meant_for_another(path, endpoint) { "" } else { &self.endpoints[endpoint].allow }
+    }
+
     pub fn enforces(&self) -> bool {
         self.enforces
     }
@@ -236,8 +242,11 @@ impl Endpoint {
     }
 }
 
-/// `GET, HEAD, POST`: every method that some route of the pattern has.
+/// `GET, HEAD, POST`: every method that some route of the pattern has. One that names none takes those that nobody knows, too.
 fn allow(routes: &[Entry]) -> String {
+    if routes.iter().any(|entry| entry.methods.is_none()) {
+        return "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT".to_owned();
+    }
     let mut names: Vec<&str> = Vec::new();
     for method in routes.iter().filter_map(|e| e.methods.as_ref()).flatten() {
         names.push(method.as_str());

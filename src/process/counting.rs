@@ -26,9 +26,9 @@ impl Counting {
         Self(Some((end, task)))
     }
 
-    /// Sends what the workers have left behind, until `deadline`.
-    pub async fn finish(self, deadline: Instant) {
-        let Some((end, task)) = self.0 else { return };
+    /// Sends what the workers have left behind, until `deadline`; once.
+    pub async fn finish(&mut self, deadline: Instant) {
+        let Some((end, task)) = self.0.take() else { return };
         let _ = end.send(());
         let within = deadline.saturating_duration_since(Instant::now()).max(LAST_MOMENT);
         if timeout(within, task).await.is_err() {

@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::runtime;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use self::renew::{InForce, tell_operators};
@@ -38,6 +38,11 @@ use crate::listen::settings::Drain;
 use crate::listen::worker::Worker;
 use crate::observe::{AccessLog, Metrics};
 use crate::reload::Watch;
+
+/// How long workers whose time is over may take to let go of what they serve.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+/// How often to look whether they have ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A process that has everything it needs.
 pub struct Process {
@@ -121,9 +126,10 @@ impl Process {
         let room = Arc::new(Room::new(&settings.listen));
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let accepting = tokio::spawn(accept::run(listener, workers.clone(), room.clone(), metrics, drain));
+        let accepts = accepting.abort_handle();
         tokio::spawn(systemd::watchdog(workers.clone()));
         systemd::ready();
-        let counting = store.count();
+        let mut counting = store.count();
 
         let mut in_force = InForce { settings, shared, store, workers, room };
         let asked = serve_until_asked(&mut in_force, &mut signals, &asked_to_drain, watch).await;
@@ -146,7 +152,12 @@ impl Process {
         };
         tokio::select! {
             () = ended => {}
-            () = asked_again => warn!("asked to end a second time: what is still open ends now"),
+            () = asked_again => {
+                warn!("asked to end a second time: what is still open ends now");
+                accepts.abort();
+                cut(&signal, &in_force.workers).await;
+                counting.finish(Instant::now()).await;
+            }
         }
         in_force.shared.access_log.flush();
         Ok(())
@@ -201,13 +212,23 @@ async fn leave(asked: Asked, signal: &Signal, limits: &Drain, accepting: JoinHan
     // The listener closes with the accept loop, which has given on by then what had connected.
     let _ = accepting.await;
     workers.iter().for_each(Worker::end);
-    let ended = async {
-        while !workers.iter().all(Worker::has_ended) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    if tokio::time::timeout(limits.deadline, ended).await.is_err() {
+    if timeout(limits.deadline, all_ended(workers)).await.is_err() {
         warn!("the drain's deadline has passed; what is still open ends now");
+        cut(signal, workers).await;
+    }
+}
+
+/// Ends what is still open, so that it is told of. A worker that does not come round to it is not waited for.
+async fn cut(signal: &Signal, workers: &[Worker]) {
+    signal.cut();
+    if timeout(LAST_MOMENT, all_ended(workers)).await.is_err() {
+        warn!("a worker does not respond; what it served is not told of");
+    }
+}
+
+async fn all_ended(workers: &[Worker]) {
+    while !workers.iter().all(Worker::has_ended) {
+        sleep(LOOK_AGAIN).await;
     }
 }
 

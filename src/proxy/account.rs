@@ -1,15 +1,16 @@
-//! What is told of a request once it has ended, however it ends: one count and one line, also where its client leaves before
-//! there is an answer, which drops whatever was being done for it.
+//! What is told of a request once it has ended, however it ends: one count and one line, also where its client leaves or the
+//! process ends before there is an answer, which drops whatever was being done for it.
 
 use std::time::Instant;
 
 use super::arrival::Address;
+use super::open::OpenRequests;
 use super::told::{Times, Told};
 use crate::gate::{Denial, Trail};
 use crate::keys::Formats;
 use crate::observe::{AccessLog, Counts, Finished};
 
-/// One request's, open until `close`. One that is dropped open is that of a client that has gone.
+/// One request's, open until `close`. One that is dropped open is that of a client that has gone, or of a worker that ends.
 pub struct Account<'a> {
     told: &'a Told,
     pub trail: Trail,
@@ -26,6 +27,7 @@ pub struct Books<'a> {
     /// What looks like a key of these is masked.
     pub formats: &'a Formats,
     pub client: &'a Address,
+    pub open: &'a OpenRequests,
 }
 
 impl<'a> Account<'a> {
@@ -64,7 +66,7 @@ impl<'a> Account<'a> {
 impl Drop for Account<'_> {
     fn drop(&mut self) {
         if self.is_open {
-            let gone = Denial::ClientGone;
+            let gone = if self.books.open.are_cut() { Denial::ShuttingDown } else { Denial::ClientGone };
             self.tell(Some(&gone), gone.reason().status(), Instant::now());
         }
     }

@@ -11,6 +11,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use super::cut::{self, Cut};
+
 /// How far one request and its answer have come. The body writes it on its way, the listener reads it.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -115,23 +117,30 @@ pub struct Arriving {
     /// Taken only when this is dropped.
     stream: Option<Incoming>,
     progress: Rc<Progress>,
-    /// Whether the listener wants back what nobody read: the next request stands behind it on the same connection.
+    /// Whether it comes over HTTP/1.1.
+    in_turn: bool,
+    /// Whether the listener wants back what nobody read.
     returns: bool,
 }
 
 impl Arriving {
-    pub fn new(stream: Incoming, progress: Rc<Progress>, returns: bool) -> Self {
-        Self { stream: Some(stream), progress, returns }
+    /// `in_turn`: over HTTP/1.1, where the next request stands behind this body on the same connection.
+    pub fn new(stream: Incoming, progress: Rc<Progress>, in_turn: bool) -> Self {
+        Self { stream: Some(stream), progress, in_turn, returns: in_turn }
     }
 }
 
 impl Body for Arriving {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Cut;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let in_turn = self.in_turn;
         let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
-        let polled = Pin::new(&mut *stream).poll_frame(cx);
+        let polled = match in_turn {
+            true => Pin::new(&mut *stream).poll_frame(cx).map_err(Cut::from),
+            false => cut::poll_stream(stream, cx),
+        };
         // Of a known length; nobody may ask for more than that.
         let is_last = stream.is_end_stream();
         self.progress.awaited.set(polled.is_pending());

@@ -17,8 +17,8 @@ use tokio::sync::oneshot;
 
 use super::arrival::Arrival;
 use super::arriving::Arriving;
+use super::cut::Cut;
 use super::told::Told;
-use super::upload;
 use crate::gate::{Denial, Trail, path};
 use crate::policy::route::Found;
 use crate::policy::{Route, RouteTable};
@@ -66,6 +66,10 @@ impl Desk {
         // One that is malformed is refused where all are.
         let path = path::read(raw).ok()?.text;
         self.holds(&path).then_some(path)
+    }
+
+    pub fn routes(&self) -> &RouteTable {
+        &self.routes
     }
 
     fn holds(&self, path: &str) -> bool {
@@ -120,8 +124,8 @@ async fn read(body: Arriving, told: &Told) -> Result<Bytes, Denial> {
 fn broke_off(error: &(dyn Error + Send + Sync + 'static), told: &Told) -> Denial {
     let (request_id, trace_id) = (told.id.as_str(), told.span.trace_id());
     tracing::debug!(request_id, trace_id, %error, "a request's body broke off");
-    match error.downcast_ref::<hyper::Error>() {
-        Some(error) if upload::is_malformed(error) => Denial::BadRequest("The request's body is malformed".into()),
+    match error.downcast_ref::<Cut>() {
+        Some(cut) if cut.is_malformed() => Denial::BadRequest("The request's body is malformed".into()),
         _ => Denial::ClientGone,
     }
 }

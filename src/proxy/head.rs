@@ -28,10 +28,11 @@ pub enum Asked {
     Resource,
 }
 
-/// Checks the head, whose target is `uri`, and leaves exactly one `Host` in it, whatever the version.
-pub fn check(head: &mut Parts, uri: &Uri, settings: &Settings) -> Result<Head, Denial> {
+/// Checks the head, whose target is `uri`, and leaves exactly one `Host` in it, whatever the version. `allow`: which methods the
+/// target takes.
+pub fn check(head: &mut Parts, uri: &Uri, settings: &Settings, allow: impl FnOnce() -> String) -> Result<Head, Denial> {
     if REFUSED.contains(&head.method) {
-        return Err(Denial::MethodNotAllowed { allow: "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned() });
+        return Err(Denial::MethodNotAllowed { allow: allow() });
     }
     let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
     let fields = Fields::of(&head.headers);

@@ -1,10 +1,10 @@
 //! From a request to its answer: `service` is the pipeline, one screen; the gate decides in its middle.
 //!
 //! `head` checks what HTTP itself demands, `headers` keeps them clean, `upstream` forwards a `Permit`, `respond` puts a
-//! denial into words. Nothing is buffered: bodies stream up through `upload` and back through `body`, `upgrade` opens
-//! tunnels, and `open` ends what is open when its key no longer stands. `account` tells of
-//! each request once, however it ends. `cors` lets browsers read what the gate says. `desk`
-//! takes what is for key management.
+//! denial into words. Nothing is buffered: bodies stream up through `upload` and back through `body`, `cut` tells one that
+//! broke off from one that ended, `upgrade` opens tunnels, and `open` ends what is open when its key no longer stands. `account`
+//! tells of each request once, however it ends. `cors` lets browsers read what the gate says. `desk` takes what is for key
+//! management.
 
 pub mod account;
 pub mod arrival;
@@ -12,6 +12,7 @@ pub mod arriving;
 pub mod body;
 pub mod connector;
 pub mod cors;
+pub mod cut;
 pub mod desk;
 pub mod exchange;
 pub mod grpc;

@@ -38,6 +38,7 @@ pub struct OpenRequests {
     open: RefCell<HashMap<u64, Weak<OpenRequest>>>,
     last: Cell<u64>,
     sweeping: Cell<bool>,
+    cut: Cell<bool>,
 }
 
 /// A permitted request until everything of it has ended. It is told to one waiter at a time that it is over: who forwards,
@@ -82,7 +83,17 @@ impl OpenRequests {
             open: RefCell::default(),
             last: Cell::new(0),
             sweeping: Cell::new(false),
+            cut: Cell::new(false),
         })
+    }
+
+    /// Whatever ends from now on ends because its worker does.
+    pub fn cut(&self) {
+        self.cut.set(true);
+    }
+
+    pub fn are_cut(&self) -> bool {
+        self.cut.get()
     }
 
     /// After a reload what is open is asked about by the new configuration.
@@ -198,10 +209,10 @@ impl OpenRequest {
         *self.answer.borrow_mut() = Some(answer);
     }
 
-    /// The client has read it all, or reads no more.
+    /// The client has read it all, or reads no more; or the worker ends.
     pub fn let_go(&self) {
-        if self.take_answer().is_some_and(|answer| is_unread(&answer)) {
-            self.broken(BrokenBy::Client);
+        if self.take_answer().is_some_and(|answer| answer.is_unread()) {
+            self.broken(if self.all.are_cut() { BrokenBy::Gate } else { BrokenBy::Client });
         }
     }
 
@@ -213,7 +224,12 @@ impl OpenRequest {
     fn failed(&self, failure: &Failure) {
         let (request_id, trace_id) = self.ids();
         let error = chain(failure);
-        if let Failure::H1(h1::Error::Body(_)) = failure {
+        let by_client = match failure {
+            Failure::H1(error) => matches!(error, h1::Error::Body(_)),
+            // Once an answer has begun, nothing else ends a stream from here.
+            Failure::H2(cut) => cut.is_our_own(),
+        };
+        if by_client {
             debug!(request_id, trace_id, error, "an answer ended with the request's body");
             return self.broken(BrokenBy::Client);
         }
@@ -278,7 +294,7 @@ impl OpenRequest {
         let (request_id, trace_id) = self.ids();
         info!(request_id, trace_id, reason, "a stream was ended");
         *self.over.borrow_mut() = denial;
-        if self.take_answer().is_some_and(|answer| is_unread(&answer)) {
+        if self.take_answer().is_some_and(|answer| answer.is_unread()) {
             self.broken(BrokenBy::Gate);
         }
         if let Some(waiter) = self.waiter.take() {
@@ -324,11 +340,6 @@ async fn ask_again(request: Rc<OpenRequest>) {
         }
         Err(denial) => request.end(Some(denial)),
     }
-}
-
-/// Whether something of an answer is still to come. One of a known length may be complete before its stream says so.
-fn is_unread(answer: &Relayed) -> bool {
-    !answer.is_end_stream() && answer.size_hint().exact() != Some(0)
 }
 
 /// The store is away, or the address may not ask for a while.

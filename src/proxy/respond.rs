@@ -98,7 +98,8 @@ pub fn denied(
         | Denial::UpstreamInvalid(_)
         | Denial::UpstreamTimeout
         | Denial::Misdirected
-        | Denial::ClientGone => {}
+        | Denial::ClientGone
+        | Denial::ShuttingDown => {}
     }
     let worded = policy.texts.word(denial.reason(), &facts);
     if grpc { as_grpc(denial.reason(), &worded, headers) } else { as_http(worded, headers) }

@@ -24,7 +24,7 @@ use super::settings::Settings;
 use super::told::{Times, Told};
 use super::upstream::Passage;
 use super::{Desk, Upstreams, cors, respond, upgrade};
-use crate::gate::{Denial, Gate, Inquiry, Trail};
+use crate::gate::{Denial, Gate, Inquiry, Trail, path};
 use crate::observe::{AccessLog, Counts};
 use crate::store::StoreError;
 
@@ -65,7 +65,8 @@ impl Service {
 
     fn books<'a>(&'a self, arrival: &'a Arrival) -> Books<'a> {
         let formats = &self.gate.policy().credentials.formats;
-        Books { counts: &self.counts, access_log: &self.access_log, formats, client: &arrival.client }
+        let (counts, access_log, open) = (&self.counts, &*self.access_log, &*self.open);
+        Books { counts, access_log, formats, client: &arrival.client, open }
     }
 
     /// The way of one request.
@@ -81,7 +82,7 @@ impl Service {
         if let Some(refused) = arrival.refused {
             return Err(refused.into());
         }
-        let Head { asked, oversize } = head::check(head, &told.uri, &self.settings)?;
+        let Head { asked, oversize } = head::check(head, &told.uri, &self.settings, || self.allow(told.uri.path()))?;
         let within_bounds = || oversize.map_or(Ok(()), |oversize| Err(Denial::from(oversize)));
         if asked == Asked::Server {
             within_bounds()?;
@@ -121,6 +122,12 @@ impl Service {
         // Each side of a proxy speaks its own version (RFC 9110 §2.5).
         *response.version_mut() = Version::HTTP_11;
         Ok(response)
+    }
+
+    /// Which methods this path takes.
+    fn allow(&self, raw: &str) -> String {
+        let desk = self.desk.as_ref().filter(|desk| desk.path(raw).is_some());
+        path::allow(raw, desk.map_or(&self.gate.policy().routes, Desk::routes))
     }
 
     /// Sends on what was permitted, as long as its key stands.

@@ -1,8 +1,6 @@
 //! The client's body on its way to the upstream: bounded, and ended when its request is over. Frames pass as they come.
 
 use std::cell::{Cell, RefCell};
-use std::error::Error as _;
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,6 +13,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use thiserror::Error;
 
 use super::arriving::Arriving;
+use super::cut::Cut;
 use super::hygiene;
 use super::open::OpenRequest;
 
@@ -52,7 +51,7 @@ pub enum BodyError {
     #[error("the request body is larger than this route takes")]
     TooLarge,
     #[error("the client's body broke off: {0}")]
-    Client(#[from] hyper::Error),
+    Client(#[from] Cut),
     #[error("the stream was ended")]
     Over,
 }
@@ -122,7 +121,7 @@ impl Upload {
             }
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
-                self.state.set(if is_malformed(&error) { State::Broken } else { State::BrokenOff });
+                self.state.set(if error.is_malformed() { State::Broken } else { State::BrokenOff });
                 return Poll::Ready(Some(Err(error.into())));
             }
         };
@@ -141,16 +140,6 @@ impl Upload {
         }
         Poll::Ready(Some(Ok(frame)))
     }
-}
-
-/// Whether a body's error is what the client wrote, rather than that it left.
-pub fn is_malformed(error: &hyper::Error) -> bool {
-    let Some(source) = error.source() else { return false };
-    // hyper's own reader of HTTP/1.1 says so of chunks that are none, and h2 of streams that it gives up itself.
-    let in_chunks = source.downcast_ref::<io::Error>().map(io::Error::kind);
-    let in_frames = source.downcast_ref::<h2::Error>();
-    matches!(in_chunks, Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
-        || in_frames.is_some_and(h2::Error::is_library)
 }
 
 impl Body for Forwarded {

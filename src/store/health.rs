@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::breaker::Breaker;
+use crate::said::Said;
 
 /// How long a probe may take where nobody says otherwise: the default of `store.deadline`.
 const PROBE: Duration = Duration::from_millis(100);
@@ -21,13 +22,16 @@ pub struct StoreHealth {
     breaker: Breaker,
     /// In milliseconds.
     probe_within: AtomicU64,
+    /// What befalls the connections of all workers is one event.
+    pub(super) said: Said,
 }
 
 impl Default for StoreHealth {
     fn default() -> Self {
         let (up, needed) = (AtomicBool::new(false), AtomicBool::new(true));
         let probe_within = AtomicU64::new(milliseconds(PROBE));
-        Self { up, needed, evicting: Mutex::default(), breaker: Breaker::default(), probe_within }
+        let (evicting, breaker, said) = Default::default();
+        Self { up, needed, evicting, breaker, probe_within, said }
     }
 }
 

@@ -48,7 +48,7 @@ const OUTCOMES: &[&str] = &[
     "store_unavailable",
 ];
 
-const NO_ROOM: &[&str] = &["overloaded"];
+const NO_ROOM: &[&str] = &["overloaded", "shutting_down"];
 
 const OVER_TLS: &[&str] = &["misdirected"];
 

@@ -217,7 +217,23 @@ async fn the_most_specific_pattern_wins_and_a_known_path_with_another_method_is_
             assert_eq!(allowed.join(", "), allow, "{method} {target}");
         }
     }
-    assert_eq!(yard.gate.raw("TRACE", "/public/x", &[]).status, 405);
+}
+
+#[tokio::test]
+async fn what_no_route_takes_is_told_what_its_own_path_takes() {
+    let yard = Yard::set();
+    for (method, target, allow) in [
+        ("TRACE", "/items/7", "GET, HEAD, PUT"),
+        ("TRACE", "/items/new", "GET, HEAD, POST"),
+        ("TRACE", "/public/x", "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"),
+        ("TRACE", "/nowhere", ""),
+        ("TRACE", "/items//7", ""),
+        ("CONNECT", "upstream.example:443", ""),
+    ] {
+        let answer = yard.gate.raw(method, target, &[]);
+        assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{method} {target}");
+    }
+    assert!(yard.stage.upstream.seen().is_empty());
 }
 
 #[tokio::test]

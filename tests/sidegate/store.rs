@@ -35,6 +35,33 @@ async fn redis_killed_in_the_middle_is_told_quickly_and_public_routes_go_on() {
 }
 
 #[tokio::test]
+async fn an_outage_is_said_once_however_many_workers_it_meets() {
+    let (mut stage, gate, key) = yard(&format!("workers: 3\n{QUICK_REDIS}"));
+    let connected = |times| {
+        until("each worker to be connected", || {
+            (gate.written().matches("store: connected").count() >= times).then_some(())
+        });
+    };
+    connected(3);
+    stage.redis.stop();
+    is_unavailable(&ask(&gate, &key).await);
+    stage.redis.restart();
+    connected(6);
+    works(&gate, &key).await;
+    let written = gate.written();
+    let mut said: Vec<String> = Vec::new();
+    for line in written.lines().filter(|line| line.contains("connection lost") || line.contains("out of reach")) {
+        let line: Value = serde_json::from_str(line).expect("the log is JSON");
+        let field = |name: &str| line.get(name).or_else(|| line.get("fields")?.get(name)).map(Value::to_string);
+        said.push(format!("{:?} {:?}", field("message"), field("error")));
+    }
+    assert!(!said.is_empty(), "{written}");
+    for one in &said {
+        assert_eq!(said.iter().filter(|other| *other == one).count(), 1, "{said:#?}");
+    }
+}
+
+#[tokio::test]
 async fn redis_down_at_the_start_leaves_the_gate_alive_and_public_routes_open() {
     let mut stage = Stage::set();
     let key = stage.redis.mint(json!({"business": "acme"}));

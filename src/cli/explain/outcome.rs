@@ -75,7 +75,8 @@ async fn decide(
 ) -> anyhow::Result<Result<Permit, Denial>> {
     let (mut head, ()) = asked.request.clone().into_parts();
     let uri = head.uri.clone();
-    let head = match head::check(&mut head, &uri, &settings.proxy) {
+    let allow = || path::allow(uri.path(), &settings.policy.routes);
+    let head = match head::check(&mut head, &uri, &settings.proxy, allow) {
         Ok(head) => head,
         Err(denial) => return Ok(Err(denial)),
     };

@@ -50,6 +50,9 @@ fn of(reason: Reason) -> &'static str {
         Reason::UpstreamUnreachable | Reason::UpstreamInvalid | Reason::UpstreamTimeout => {
             "the service failed, not the gate; see its own log, and `upstream.response_timeout`"
         }
+        Reason::ShuttingDown => {
+            "requests outlast the drain; raise `drain.deadline`, and the grace period of the pod or unit"
+        }
         Reason::ClientGone => "the caller did not wait for its answer; compare its patience with the service's time",
         Reason::CrossSite
         | Reason::NoSession

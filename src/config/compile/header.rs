@@ -37,6 +37,14 @@ const CONNECTION: [&str; 11] = [
 const FORWARDING: [&str; 7] =
     ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-sidegate-would-deny", "expect"];
 
+/// What the upstream gets from every request: where it is not set here, as the gate says it, or as it came.
+const TRACING: [&str; 3] = ["x-request-id", "traceparent", "tracestate"];
+
+/// Whether the upstream gets such a header also where it is not set here.
+pub fn is_always_set(name: &HeaderName) -> bool {
+    TRACING.contains(&name.as_str())
+}
+
 /// Reads a header's name and refuses what cannot be meant.
 pub fn name(reader: &mut Reader<'_>, path: &FieldPath, text: &str, used: Use) -> Option<HeaderName> {
     let Ok(name) = HeaderName::from_bytes(text.as_bytes()) else {

@@ -161,9 +161,26 @@ fn identity(
         let others: Vec<_> = identity.iter().map(|(name, _)| name.clone()).collect();
         let name = header::new_name(reader, &path, text, Use::Identity, others);
         let template = reader.parse(&path, value, |text| Template::parse(text, Identity::PLACEHOLDERS));
+        if let (Some(name), Some(template)) = (&name, &template)
+            && header::is_always_set(name)
+            && may_be_empty(template)
+        {
+            reader.fail(
+                &path,
+                format_args!(
+                    "where the value is empty the service would take the gate's own `{text}`, or its client's, for it; \
+                     write another header, or a value that is never empty, such as `{{request_id}}`"
+                ),
+            );
+        }
         identity.extend(name.zip(template));
     }
     identity
+}
+
+/// A request without a key has all but its own id of these empty.
+fn may_be_empty(template: &Template<Identity>) -> bool {
+    template.render(|part, text| text.push_str(if part == Identity::RequestId { "id" } else { "" })).is_empty()
 }
 
 fn headers(

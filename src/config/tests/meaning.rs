@@ -192,6 +192,16 @@ fn upstreams_and_stores_that_cannot_be_meant_are_refused() {
         ),
         ("upstream: {url: http://localhost, identity: {Via: x}}", "upstream.identity.Via", "belongs to the connection"),
         (
+            "upstream: {url: http://localhost, identity: {X-Request-Id: '{user}'}}",
+            "upstream.identity.X-Request-Id",
+            "write another header, or a value that is never empty",
+        ),
+        (
+            "upstream: {url: http://localhost, identity: {tracestate: '{key_id}{plan}'}}",
+            "upstream.identity.tracestate",
+            "write another header, or a value that is never empty",
+        ),
+        (
             "upstream: {url: http://localhost, identity: {X-A: x}, headers: {x-a: y}}",
             "upstream.headers.x-a",
             "set twice",

@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use super::Unanswered;
 use super::heard::Listening;
 use crate::proxy::connector::Stream;
+use crate::proxy::cut::Cut;
 use crate::proxy::exchange::OnThisThread;
 use crate::proxy::upload::Forwarded;
 
@@ -150,7 +151,7 @@ fn unanswered(mut failed: TrySendError<Request<Forwarded>>, reused: bool) -> Una
     });
     // A stream that was reset was received; one whose connection ended without a word may not have been.
     let unheard = reused && reason.is_none_or(h2::Error::is_io);
-    Unanswered { unsent, refused, unheard, error: error.into() }
+    Unanswered { unsent, refused, unheard, error: Cut::from(error).into() }
 }
 
 /// `:scheme` and `:authority` come from the URI; the latter is the Host that was decided on, which it replaces (RFC 9113 §8.3.1).

@@ -28,6 +28,7 @@ use thiserror::Error;
 use super::arrival::Arrival;
 use super::arriving::Arriving;
 use super::connector::{Connector, ConnectorError};
+use super::cut::Cut;
 use super::grpc;
 use super::headers::{self, Added, Forwarding, WOULD_DENY};
 use super::open::OpenRequest;
@@ -89,7 +90,7 @@ pub enum Failure {
     #[error(transparent)]
     H1(#[from] h1::Error),
     #[error(transparent)]
-    H2(#[from] hyper::Error),
+    H2(#[from] Cut),
 }
 
 /// Why an exchange brought no answer, and what that allows (RFC 9110 §9.2.2).
@@ -265,7 +266,10 @@ impl Destination {
                 let exchange = Box::pin(stream.exchange(request));
                 let answered = within(patience, upload, now, &mut Alarm::default(), pin!(exchange)).await?;
                 times.answered();
-                Ok(answered.map(|(response, place)| response.map(|stream| Relayed::from_h2(stream, place))))
+                Ok(answered.map(|(response, place)| {
+                    let bodiless = h1::framing::is_bodiless(&head.method, response.status());
+                    response.map(|stream| Relayed::from_h2(stream, bodiless, place))
+                }))
             }
         }
     }

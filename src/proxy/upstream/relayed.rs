@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::pool::Pool;
 use super::{Failure, h1, h2};
 use crate::proxy::connector::Stream;
+use crate::proxy::cut;
 use crate::proxy::upload::Upload;
 
 pub struct Relayed(Source);
@@ -35,6 +36,8 @@ enum Source {
     },
     H2 {
         stream: Incoming,
+        /// The answer has ended with its head; its stream may end later.
+        bodiless: bool,
         /// Held until the end, since it counts as an open stream.
         _place: h2::Place,
     },
@@ -69,12 +72,18 @@ impl Relayed {
         Self(Source::Upgraded(connection))
     }
 
-    pub fn from_h2(stream: Incoming, place: h2::Place) -> Self {
-        Self(Source::H2 { stream, _place: place })
+    pub fn from_h2(stream: Incoming, bodiless: bool, place: h2::Place) -> Self {
+        Self(Source::H2 { stream, bodiless, _place: place })
     }
 
     pub fn is_upgraded(&self) -> bool {
         matches!(self.0, Source::Upgraded(_))
+    }
+
+    /// Whether something of it is still to come. One of a known length may be complete before its stream says so.
+    pub fn is_unread(&self) -> bool {
+        let bodiless = matches!(self.0, Source::H2 { bodiless: true, .. });
+        !bodiless && !self.is_end_stream() && self.size_hint().exact() != Some(0)
     }
 
     /// What the connection was upgraded to: its stream, and what of it was read already.
@@ -101,7 +110,7 @@ impl Body for Relayed {
         let frame = match &mut self.0 {
             Source::H1 { connection, .. } => connection.poll_frame(cx).map_err(Failure::from),
             Source::Driven { connection, failed, .. } => poll_driven(connection, failed, cx).map_err(Failure::from),
-            Source::H2 { stream, .. } => Pin::new(stream).poll_frame(cx).map_err(Failure::from),
+            Source::H2 { stream, .. } => cut::poll_stream(stream, cx).map_err(Failure::from),
             Source::Upgraded(_) | Source::Ended => return Poll::Ready(None),
         };
         match &frame {

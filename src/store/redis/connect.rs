@@ -175,7 +175,9 @@ impl Supervisor {
 
     fn announce_lost(&self, why: &StoreError) {
         self.health.failed();
-        tracing::warn!(redis = %self.place, %why, "store: connection lost, connecting again");
+        if self.is_news("connection lost") {
+            tracing::warn!(redis = %self.place, %why, "store: connection lost, connecting again");
+        }
         self.tell.send_replace(State::Connecting);
     }
 
@@ -184,9 +186,16 @@ impl Supervisor {
         self.health.failed();
         let news = !matches!(&*self.tell.borrow(), State::Down(known) if *known == error);
         if news {
-            tracing::warn!(redis = %self.place, %error, "store: out of reach");
+            if self.is_news(&error.to_string()) {
+                tracing::warn!(redis = %self.place, %error, "store: out of reach");
+            }
             self.tell.send_replace(State::Down(error));
         }
+    }
+
+    /// Whether no worker has said this of the place within a minute.
+    fn is_news(&self, what: &str) -> bool {
+        self.health.said.is_news(&format!("{}: {what}", self.place), Instant::now().into_std())
     }
 }
 

@@ -2,9 +2,13 @@
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::mpsc::{self, Receiver},
+    thread,
     time::{Duration, Instant},
 };
+
+use super::PATIENCE;
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
@@ -29,11 +33,41 @@ pub struct Frame {
     pub payload: Vec<u8>,
 }
 
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// One connection by prior knowledge.
 pub struct Connection {
     stream: TcpStream,
     /// Read and not yet a whole frame.
     read: Vec<u8>,
+}
+
+/// An upstream whose connections the test holds.
+pub struct Upstream {
+    pub address: SocketAddr,
+    connections: Receiver<Connection>,
+}
+
+impl Upstream {
+    pub fn open() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        let (sender, connections) = mpsc::channel();
+        // Detached: it waits for connections until the test program ends.
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                if sender.send(Connection::accept(stream)).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { address, connections }
+    }
+
+    /// The next connection, which has been greeted.
+    pub fn next(&self) -> Connection {
+        self.connections.recv_timeout(PATIENCE).expect("the gate comes to the upstream")
+    }
 }
 
 /// A frame's bytes.
@@ -91,10 +125,19 @@ impl Connection {
         stream.set_nodelay(true).expect("a TCP stream takes the option");
         stream.set_write_timeout(Some(Duration::from_secs(5))).expect("a timeout above zero is valid");
         let mut connection = Self { stream, read: Vec::new() };
-        let mut first = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        let mut first = PREFACE.to_vec();
         first.extend(frame(SETTINGS, 0, 0, settings));
         first.extend(frame(SETTINGS, ACK, 0, &[]));
         connection.send(&first);
+        connection
+    }
+
+    fn accept(mut stream: TcpStream) -> Self {
+        stream.set_nodelay(true).expect("a TCP stream takes the option");
+        let mut preface = [0; PREFACE.len()];
+        stream.read_exact(&mut preface).expect("the gate speaks HTTP/2");
+        let mut connection = Self { stream, read: Vec::new() };
+        connection.send(&[frame(SETTINGS, 0, 0, &[]), frame(SETTINGS, ACK, 0, &[])].concat());
         connection
     }
 

@@ -23,12 +23,17 @@ pub enum Framing {
 /// No length that a message can have: what reads on until the end has a number of its own in many a program.
 const TOO_LONG: u64 = u64::MAX - 1;
 
+/// Whether the answer ends with its head, whatever that says (RFC 9110 §6.4.1).
+pub fn is_bodiless(method: &Method, status: StatusCode) -> bool {
+    let bodiless = [StatusCode::SWITCHING_PROTOCOLS, StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
+    *method == Method::HEAD || bodiless.contains(&status)
+}
+
 impl Framing {
     /// `length`: what its `Content-Length` tells. `encoded`: it has a `Transfer-Encoding`.
     pub fn of<B>(method: &Method, answer: &Response<B>, length: Option<u64>, encoded: bool) -> Result<Self, Error> {
         let (status, headers) = (answer.status(), answer.headers());
-        let bodiless = [StatusCode::SWITCHING_PROTOCOLS, StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
-        if *method == Method::HEAD || bodiless.contains(&status) {
+        if is_bodiless(method, status) {
             return Ok(Self::Ended);
         }
         if encoded {
