@@ -131,14 +131,17 @@ fn say_who_sent_it(headers: &mut HeaderMap, added: &mut Added, arrival: &Arrival
     added.push((VIA, HeaderValue::from_static(via)));
 }
 
-/// Whom the request has passed by a trusted proxy's account, the peer last.
+/// Whom the request has passed by a trusted proxy's account, the peer last. A hop that is no text is left out, and no other with
+/// it.
 fn hops(headers: &HeaderMap, Arrival { peer, trusted, .. }: &Arrival) -> Option<HeaderValue> {
     if !trusted || !headers.contains_key(X_FORWARDED_FOR) {
         return None;
     }
-    let hops = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
-    let hops: Vec<&str> = hops.chain([peer.as_str()]).collect();
-    Some(HeaderValue::try_from(hops.join(", ")).unwrap_or_else(|_| peer.value()))
+    let lines = headers.get_all(X_FORWARDED_FOR).iter();
+    let hops = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    let hops = hops.filter(|hop| hop.is_ascii() && !hop.is_empty()).chain([peer.as_str().as_bytes()]);
+    let hops = hops.collect::<Vec<_>>().join(&b", "[..]);
+    Some(HeaderValue::try_from(hops).unwrap_or_else(|_| peer.value()))
 }
 
 /// Whether the client says that it can take trailers.

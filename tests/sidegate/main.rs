@@ -4,6 +4,7 @@
 //! real APIs against its profile; the other files take one theme each.
 
 mod access_log;
+mod addresses;
 mod answers;
 mod app_probes;
 mod backends;
