@@ -27,6 +27,22 @@ fn the_address_in_the_header_is_the_clients_for_limits_the_log_and_the_upstream(
 }
 
 #[test]
+fn an_ipv4_client_is_denied_in_whichever_form_its_address_is_written() {
+    let stage = Stage::set();
+    let gate = stage.gate(&(configuration("") + "\ndeny: {addresses: [192.0.2.7]}"));
+    let mapped = [&[0; 10][..], &[0xff, 0xff, 192, 0, 2, 7], &[0; 16], &[0, 9, 0, 9]].concat();
+    for header in [
+        v1("192.0.2.7"),
+        b"PROXY TCP6 ::ffff:192.0.2.7 ::1 4711 443\r\n".to_vec(),
+        v2(0x21, 0x11, &[192, 0, 2, 7, 127, 0, 0, 1, 0, 9, 0, 9]),
+        v2(0x21, 0x21, &mapped),
+    ] {
+        let answer = client::exchange(gate.address, &[&header[..], REQUEST.as_bytes()].concat());
+        assert_eq!(Answer::parse(&answer).status, 403, "{}", header.escape_ascii());
+    }
+}
+
+#[test]
 fn a_balancer_that_speaks_for_itself_keeps_its_address() {
     let (stage, gate) = yard("");
     for header in [v2(0x20, 0, &[]), v2(0x20, 0x11, &[9; 12])] {
