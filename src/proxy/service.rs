@@ -92,7 +92,7 @@ impl Service {
             within_bounds()?;
             // Boxed, here and below: what few requests do takes no room in the others' futures.
             let answer = Box::pin(desk.ask(head, body, &path, arrival, told, trail)).await?;
-            return Ok(answer.map(Payload::Words));
+            return Ok(Payload::words(answer, &told.method));
         }
         let inquiry = Inquiry {
             method: &told.method,
@@ -162,7 +162,7 @@ impl Service {
         if self.desk.as_ref().is_none_or(|desk| desk.path(told.uri.path()).is_none()) {
             cors::on_own(self.settings.cors.as_ref(), told.origin.as_ref(), words.headers_mut());
         }
-        words.map(Payload::Words)
+        Payload::words(words, &told.method)
     }
 
     fn words(&self, denial: &Denial, trail: &Trail, told: &Told) -> Response<bytes::Bytes> {
