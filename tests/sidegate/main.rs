@@ -9,6 +9,7 @@ mod answers;
 mod app_probes;
 mod backends;
 mod batching;
+mod bodies;
 mod bounds;
 mod broken;
 mod config;
