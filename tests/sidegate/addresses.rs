@@ -127,6 +127,40 @@ fn a_network_that_holds_more_than_all_of_ipv4_in_its_ipv6_form_is_refused() {
     assert_ne!(output.status.code(), Some(0), "{}", text(&output.stdout));
 }
 
+#[test]
+fn the_proxy_protocol_without_anybody_to_trust_is_refused() {
+    let stage = Stage::set();
+    for (trusted, code) in [("", 2), (", trusted_proxies: []", 2), (", trusted_proxies: [127.0.0.0/8]", 0)] {
+        let listen = format!("listen: {{address: '127.0.0.1:0', proxy_protocol: true{trusted}}}");
+        let output =
+            on_config(&whole(&format!("{listen}\nroutes: {{/public: public}}")), &["check"], &stage.environment());
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{trusted}: {error}");
+        let told = error.contains("listen.proxy_protocol") && error.contains("trusted_proxies");
+        assert_eq!(told, code == 2, "{trusted}: {error}");
+    }
+}
+
+#[test]
+fn check_says_whom_the_gate_believes_and_whom_it_shuts_out() {
+    let stage = Stage::set();
+    let summary = |listen: &str, more: &str| {
+        let yaml = whole(&format!("listen: {{address: '127.0.0.1:0'{listen}}}\n{more}\nroutes: {{/public: public}}"));
+        text(&on_config(&yaml, &["check"], &stage.environment()).stdout)
+    };
+    let nothing = summary("", "");
+    assert!(!nothing.contains("\nproxies ") && !nothing.contains("\ndeny "), "{nothing}");
+    let trusting = summary(", trusted_proxies: [10.0.0.0/8, '::ffff:192.0.2.1']", "");
+    assert!(trusting.contains("\nproxies   10.0.0.0/8, 192.0.2.1/32: ") && !trusting.contains("PROXY"), "{trusting}");
+    let said = summary(
+        ", proxy_protocol: true, trusted_proxies: [10.0.0.0/8]",
+        "deny: {keys: [9f1c6a52-0000-4000-8000-000000000000], addresses: ['203.0.113.0/24', '2001:db8::1']}",
+    );
+    for told in ["\nproxies   10.0.0.0/8: ", "PROXY", "\ndeny      1 key", "203.0.113.0/24, 2001:db8::1/128"] {
+        assert!(said.contains(told), "no {told:?} in\n{said}");
+    }
+}
+
 /// A gate with this in `listen`, and these sections besides.
 fn yard(listen: &str, more: &str) -> (Stage, Gate) {
     let stage = Stage::set();

@@ -92,7 +92,8 @@ fn a_header_that_does_not_end_is_not_waited_for() {
 #[test]
 fn only_a_trusted_peer_may_say_whose_bytes_they_are() {
     for (trusted, status) in [("10.0.0.0/8", None), ("127.0.0.0/8", Some(200))] {
-        let (_stage, gate) = yard(&format!("trusted_proxies: [{trusted}], "));
+        let stage = Stage::set();
+        let gate = stage.gate(&configuration_for(trusted, ""));
         let answer = client::exchange(gate.address, &[&v1("192.0.2.7")[..], REQUEST.as_bytes()].concat());
         assert_eq!((!answer.is_empty()).then(|| Answer::parse(&answer).status), status, "{trusted}");
     }
@@ -127,8 +128,12 @@ fn yard(listen: &str) -> (Stage, Gate) {
 }
 
 fn configuration(listen: &str) -> String {
+    configuration_for("127.0.0.0/8", listen)
+}
+
+fn configuration_for(trusted: &str, listen: &str) -> String {
     format!(
-        "listen: {{address: '127.0.0.1:0', {listen}proxy_protocol: true}}\n\
+        "listen: {{address: '127.0.0.1:0', {listen}proxy_protocol: true, trusted_proxies: [{trusted}]}}\n\
          limits: {{each: {{by: ip, windows: 1/1h}}}}\n\
          routes: {{/public: {{public: true, limits: [each]}}}}"
     )
