@@ -2,7 +2,7 @@
 //! forwarding headers go on, so that no client can remove or forge what the upstream trusts (CVE-2022-31813, CVE-2024-45410).
 
 use http::Version;
-use http::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, VIA};
+use http::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, VIA};
 
 use super::arrival::Arrival;
 use super::hygiene;
@@ -43,6 +43,8 @@ pub struct Forwarding<'a> {
     pub arrival: &'a Arrival,
     /// In which the request came.
     pub version: Version,
+    /// Trailers may follow its body, and the upstream gets them.
+    pub trails: bool,
     pub request_id: &'a RequestId,
     pub span: &'a Span,
 }
@@ -50,7 +52,8 @@ pub struct Forwarding<'a> {
 /// The request's headers as the upstream gets them, together with what stands behind them. The credential has been read before,
 /// from the whole of them.
 pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) -> Added {
-    let Forwarding { permit, policy, upstream, overridden, reserved, arrival, version, request_id, span } = *forwarding;
+    let Forwarding { permit, policy, upstream, overridden, reserved, arrival, version, trails, request_id, span } =
+        *forwarding;
     credential::strip(&policy.credentials, headers, permit.keys());
     let trailers = takes_trailers(headers);
     let foreign = !arrival.trusted;
@@ -60,6 +63,7 @@ pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) -> Added {
         hygiene::is_hop_by_hop(name)
             || hygiene::names_a_proxy(name)
             || *name == X_REQUEST_ID
+            || (!trails && *name == TRAILER)
             || span.replaces(name)
             || (enforces && hygiene::is_override(name))
             || (foreign && hygiene::says_who_sent_it(name))
@@ -101,9 +105,9 @@ pub fn overridden(upstream: &Upstream) -> Vec<HeaderName> {
     configured.filter(|name| OWN.contains(name)).cloned().collect()
 }
 
-/// The response's headers as the client gets them, before the gate's own.
-pub fn backward(headers: &mut HeaderMap) {
-    hygiene::remove_all(headers, hygiene::is_hop_by_hop);
+/// The response's headers as the client gets them, before the gate's own. Trailers are announced to whom they are sent.
+pub fn backward(headers: &mut HeaderMap, takes_trailers: bool) {
+    hygiene::remove_all(headers, |name| hygiene::is_hop_by_hop(name) || (!takes_trailers && *name == TRAILER));
 }
 
 /// `X-Forwarded-*` and `Via`; what an untrusted client said of itself is gone, what a trusted proxy says is continued.
@@ -229,7 +233,7 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("x-kept", "1"),
         ]);
-        backward(&mut lines);
+        backward(&mut lines, false);
         assert_eq!(lines, headers(&[("host", "api.example"), ("x-kept", "1")]));
     }
 

@@ -17,7 +17,6 @@ use super::arrival::Arrival;
 use super::arriving::Arriving;
 use super::body::{Outgoing, Payload};
 use super::head::{self, Asked, Head};
-use super::headers;
 use super::open::OpenRequests;
 use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::settings::Settings;
@@ -116,7 +115,6 @@ impl Service {
             times.answered();
         }
         let mut response = response?;
-        headers::backward(response.headers_mut());
         cors::on_forwarded(self.settings.cors.as_ref(), response.headers_mut());
         // Each side of a proxy speaks its own version (RFC 9110 §2.5).
         *response.version_mut() = Version::HTTP_11;

@@ -145,6 +145,7 @@ fn forwarded(permit: &Permit, asked: &Asked, settings: &Settings) -> Forwarded {
             reserved: &reserved(settings),
             arrival: &asked.arrival,
             version: Version::HTTP_11,
+            trails: false,
             request_id: &request_id,
             span: &span,
         },

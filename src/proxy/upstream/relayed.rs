@@ -73,6 +73,11 @@ impl Relayed {
         Self(Source::H2 { stream, _place: place })
     }
 
+    /// Of an answer that has no body, whatever its upstream sends.
+    pub fn nothing() -> Self {
+        Self(Source::Ended)
+    }
+
     pub fn is_upgraded(&self) -> bool {
         matches!(self.0, Source::Upgraded(_))
     }
