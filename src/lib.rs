@@ -19,7 +19,8 @@
 //!
 //! A room names only those above it in this list; `tests/walls.rs` holds that.
 //!
-//! - [`secret`], [`clock`], [`said`]: text that is never printed; time as documents write it; what a log need not say again so soon.
+//! - [`secret`], [`clock`], [`said`], [`network`]: text that is never printed; time as documents write it; what a log need not
+//!   say again so soon; networks as everybody writes them.
 //! - [`limit`]: windows, buckets, and what a request asks of them. Pure arithmetic; the same stands in Lua, and a differential
 //!   test keeps the two alike.
 //! - [`keys`]: how a key looks, how one is minted, what a new one must have. Only digests go further than the gate.
@@ -58,6 +59,7 @@ pub mod keys;
 pub mod limit;
 pub mod listen;
 pub mod manage;
+pub mod network;
 pub mod observe;
 pub mod policy;
 pub mod process;

@@ -6,13 +6,15 @@ use std::fmt::{self, Display, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::out;
 use crate::admin::settings::{AppProbe, Check};
 use crate::config::{self, Settings};
 use crate::keys::format::{Fate, Formats};
 use crate::limit::window::short_duration;
 use crate::listen::tls::Acceptor;
-use crate::policy::{Access, By, Limit, Mode, Plan, Policy, Route};
+use crate::policy::{Access, By, DenyList, Limit, Mode, Plan, Policy, Route};
 use crate::proxy::settings::{Protocol, Target, Upstream};
 use crate::proxy::upstream;
 use crate::store::outage::{KeysOutage, LimitsOutage};
@@ -90,6 +92,7 @@ impl Display for Summary<'_> {
             line(f, "key API", &format!("at {path}, {whose}; no route reaches what is at or below it"))?;
         }
         line(f, "mode", mode_words(&settings.policy))?;
+        denied(&settings.policy.deny, f)?;
         routes(settings, f)?;
         limits(settings, f)?;
         plans(settings, f)
@@ -111,9 +114,27 @@ fn listeners(settings: &Settings, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     };
     let base = settings.base_path.as_ref().map_or(String::new(), |base| format!(", everything below {base}"));
     line(f, "listen", &format!("{}, {tls}, {}{base}", listen.address, counted(listen.workers, "worker")))?;
+    if !listen.trusted_proxies.is_empty() {
+        let header = if listen.proxy_protocol { "their connections begin with a PROXY header, " } else { "" };
+        let proxies = networks(&listen.trusted_proxies);
+        line(f, "proxies", &format!("{proxies}: {header}their X-Forwarded-For names the client"))?;
+    }
     line(f, "admin", &settings.admin.admin.to_string())?;
     settings.admin.probes.map_or(Ok(()), |probes| line(f, "probes", &probes.to_string()))?;
     settings.admin.app.iter().try_for_each(|probe| line(f, "", &app_probe_words(probe)))
+}
+
+/// What is shut out without asking the store.
+fn denied(deny: &DenyList, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    // An id stands among the digests too.
+    let keys = (!deny.digests.is_empty()).then(|| counted(deny.digests.len(), "key"));
+    let addresses = (!deny.addresses.is_empty()).then(|| networks(&deny.addresses));
+    let denied: Vec<_> = keys.into_iter().chain(addresses).collect();
+    if denied.is_empty() { Ok(()) } else { line(f, "deny", &denied.join("; ")) }
+}
+
+fn networks(networks: &[IpNet]) -> String {
+    networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn app_probe_words(probe: &AppProbe) -> String {

@@ -6,15 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use thiserror::Error;
 
 use super::tenant::is_id;
-use crate::clock;
 use crate::limit::{Windows, WindowsError};
+use crate::{clock, network};
 
 /// The longest name of a key, in characters.
 pub const LONGEST_NAME: usize = 200;
@@ -287,14 +286,8 @@ pub(super) fn near_misses<'a>(name: &str, known: impl Iterator<Item = &'a str>) 
     (!names.is_empty()).then(|| format!("did you mean {}?", names.join(" or ")))
 }
 
-/// `10.0.0.0/8`, or a bare address, which stands for itself alone.
-pub fn network(text: &str) -> Option<IpNet> {
-    let bare = text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
-    bare.ok().or_else(|| text.parse().ok())
-}
-
 pub fn networks(texts: &[String]) -> Result<Vec<IpNet>, RuleError> {
-    texts.iter().map(|text| network(text).ok_or_else(|| RuleError::BadAddress(text.clone()))).collect()
+    texts.iter().map(|text| network::parse(text).ok_or_else(|| RuleError::BadAddress(text.clone()))).collect()
 }
 
 pub(super) fn listed<'a>(known: impl Iterator<Item = &'a str>, what: &str) -> String {

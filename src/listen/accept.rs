@@ -18,8 +18,8 @@ use crate::observe::Metrics;
 /// How long to leave `accept` alone when descriptors or memory have run out: connections that end give some back.
 const EXHAUSTED: Duration = Duration::from_millis(50);
 
-/// More do not wait to be accepted (`net.core.somaxconn` as Linux has it); those who come while others are accepted are too late.
-const BACKLOG: usize = 4096;
+/// How many connections wait to be accepted, where the system lets so many (`net.core.somaxconn` as Linux has it).
+pub const BACKLOG: i32 = 4096;
 
 /// How many connections there is room for, and how the others are refused. A reload may change it.
 #[derive(Debug)]
@@ -83,7 +83,8 @@ pub async fn run(
     connected_already(listener, give);
 }
 
-/// Those who have connected are served: closing the listener would reset them.
+/// Those who have connected are served: closing the listener would reset them. More have not; those who come while others are
+/// accepted are too late.
 fn connected_already(listener: TcpListener, give: impl Fn(TcpStream, SocketAddr)) {
     let Ok(listener) = listener.into_std() else { return };
     for _ in 0..BACKLOG {

@@ -41,8 +41,7 @@ pub enum HeaderError {
 
 /// Takes the header off the connection, and gives the address of the client that it names.
 pub async fn read(stream: &mut TcpStream, peer: IpAddr, trusted: &[IpNet]) -> io::Result<IpAddr> {
-    // Who wants it from a stranger has switched it on without naming anybody.
-    if !trusted.is_empty() && !client_addr::is_trusted(peer, trusted) {
+    if !client_addr::is_trusted(peer, trusted) {
         return Err(refused(HeaderError::Untrusted(peer)));
     }
     let mut first = [0; SIGNATURE.len()];

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT, HOST};
 use http::uri::Authority;
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
@@ -179,13 +179,16 @@ pub fn answer(
     // A client that waits to be asked for its body is told the answer instead (RFC 9110 §10.1.1).
     let waits_to_be_asked = has_body && request.headers().contains_key(EXPECT);
     let is_last = has_body && (live.is_leaving() || is_last(&request));
+    let is_long = has_body && request.body().size_hint().upper().is_none_or(|length| length > DRAIN_BYTES);
     let (mut head, stream) = request.into_parts();
     let body = Arriving::new(stream, underway.progress.clone(), returns);
     Box::pin(async move {
         let mut response = context.service.handle(&mut head, body, &arrival).await;
         if returns && !underway.progress.has_arrived() {
             let unread = underway.progress.take_unread();
-            let over = unread.is_some() || response.body().is_the_gates_own();
+            // A service that refuses so much before it has come will hardly read it: its client need not send it.
+            let is_refused = is_long && refuses(response.status());
+            let over = unread.is_some() || is_refused || response.body().is_the_gates_own();
             let kept = match unread {
                 Some(unread) if !waits_to_be_asked && !is_last => underway.drain(unread).await,
                 _ => false,
@@ -233,6 +236,10 @@ fn refused<B>(context: &Context, request: &Request<B>, peer: &Peer, line: &Line,
     } else {
         None
     }
+}
+
+fn refuses(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_server_error()
 }
 
 /// Whether the connection ends with this request, by its client's wish.

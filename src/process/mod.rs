@@ -234,6 +234,8 @@ async fn all_ended(workers: &[Worker]) {
 
 fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
     let bound = TcpListener::bind(address).and_then(|listener| {
+        // The standard library has 128 wait, so that a burst is refused while the gate is busy; to listen again changes just that.
+        rustix::net::listen(&listener, accept::BACKLOG)?;
         listener.set_nonblocking(true)?;
         Ok(listener)
     });

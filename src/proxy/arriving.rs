@@ -174,8 +174,10 @@ impl Drop for Arriving {
         self.progress.awaited.set(false);
         if stream.is_end_stream() {
             self.progress.arrived();
-        } else if self.returns && !self.progress.has_arrived() {
+        } else if self.returns && !self.progress.has_arrived() && !self.progress.answered.get() {
             self.progress.unread.replace(Some(stream));
         }
+        // Behind an answer nobody takes it back: dropped, it has hyper close the connection, which lingers so that the answer
+        // is read.
     }
 }

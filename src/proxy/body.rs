@@ -5,6 +5,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{Method, Response};
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::open::{BrokenOff, OpenRequest};
@@ -20,6 +22,17 @@ pub struct Outgoing {
 pub enum Payload {
     Words(Bytes),
     Upstream(Rc<OpenRequest>),
+}
+
+impl Payload {
+    /// The gate's own words. To HEAD only how long they are: hyper leaves them away over HTTP/1 alone (RFC 9110 §9.3.2).
+    pub fn words(mut answer: Response<Bytes>, method: &Method) -> Response<Self> {
+        if *method == Method::HEAD && !answer.body().is_empty() {
+            let words = std::mem::take(answer.body_mut());
+            answer.headers_mut().insert(CONTENT_LENGTH, words.len().into());
+        }
+        answer.map(Self::Words)
+    }
 }
 
 impl Outgoing {

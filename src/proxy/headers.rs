@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use http::Version;
-use http::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, VIA};
+use http::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, VIA};
 
 use super::arrival::Arrival;
 use super::hygiene;
@@ -56,6 +56,8 @@ pub struct Forwarding<'a> {
     pub arrival: &'a Arrival,
     /// In which the request came.
     pub version: Version,
+    /// Trailers may follow its body, and the upstream gets them.
+    pub trails: bool,
     pub request_id: &'a RequestId,
     pub span: &'a Span,
 }
@@ -63,7 +65,8 @@ pub struct Forwarding<'a> {
 /// The request's headers as the upstream gets them, together with what stands behind them. The credential has been read before,
 /// from the whole of them.
 pub fn forward<'a>(headers: &mut HeaderMap, forwarding: &Forwarding<'a>) -> Added<'a> {
-    let Forwarding { permit, policy, upstream, overridden, reserved, arrival, version, request_id, span } = *forwarding;
+    let Forwarding { permit, policy, upstream, overridden, reserved, arrival, version, trails, request_id, span } =
+        *forwarding;
     credential::strip(&policy.credentials, headers, permit.keys());
     let mut takes_trailers = false;
     let foreign = !arrival.trusted;
@@ -74,6 +77,7 @@ pub fn forward<'a>(headers: &mut HeaderMap, forwarding: &Forwarding<'a>) -> Adde
         hygiene::is_hop_by_hop(name)
             || hygiene::names_a_proxy(name)
             || *name == X_REQUEST_ID
+            || (!trails && *name == TRAILER)
             || span.replaces(name)
             || (enforces && hygiene::is_override(name))
             || (foreign && hygiene::says_who_sent_it(name))
@@ -143,9 +147,9 @@ pub fn overridden(upstream: &Upstream) -> Vec<HeaderName> {
     configured.filter(|name| OWN.contains(name)).cloned().collect()
 }
 
-/// The response's headers as the client gets them, before the gate's own.
-pub fn backward(headers: &mut HeaderMap) {
-    hygiene::remove_all(headers, |name, _| hygiene::is_hop_by_hop(name));
+/// The response's headers as the client gets them, before the gate's own. Trailers are announced to whom they are sent.
+pub fn backward(headers: &mut HeaderMap, takes_trailers: bool) {
+    hygiene::remove_all(headers, |name, _| hygiene::is_hop_by_hop(name) || (!takes_trailers && *name == TRAILER));
 }
 
 /// `X-Forwarded-*` and `Via`; what an untrusted client said of itself is gone, what a trusted proxy says is continued.
@@ -172,14 +176,17 @@ fn say_who_sent_it<'a>(headers: &mut HeaderMap, added: &mut Added<'a>, arrival: 
     added.push((Cow::Owned(VIA), Value::fixed(via)));
 }
 
-/// Whom the request has passed by a trusted proxy's account, the peer last.
+/// Whom the request has passed by a trusted proxy's account, the peer last. A hop that is no text is left out, and no other with
+/// it.
 fn hops(headers: &HeaderMap, Arrival { peer, trusted, .. }: &Arrival) -> Option<HeaderValue> {
     if !trusted || !headers.contains_key(X_FORWARDED_FOR) {
         return None;
     }
-    let hops = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
-    let hops: Vec<&str> = hops.chain([peer.as_str()]).collect();
-    Some(HeaderValue::try_from(hops.join(", ")).unwrap_or_else(|_| peer.value().clone()))
+    let lines = headers.get_all(X_FORWARDED_FOR).iter();
+    let hops = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    let hops = hops.filter(|hop| hop.is_ascii() && !hop.is_empty()).chain([peer.as_str().as_bytes()]);
+    let hops = hops.collect::<Vec<_>>().join(&b", "[..]);
+    Some(HeaderValue::try_from(hops).unwrap_or_else(|_| peer.value().clone()))
 }
 
 /// HTTP/2 clients may send one cookie a line; HTTP/1.1 servers expect one line (RFC 9113 §8.2.3).
@@ -261,7 +268,7 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("x-kept", "1"),
         ]);
-        backward(&mut lines);
+        backward(&mut lines, false);
         assert_eq!(lines, headers(&[("host", "api.example"), ("x-kept", "1")]));
     }
 

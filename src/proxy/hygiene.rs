@@ -72,9 +72,10 @@ pub fn remove_all(headers: &mut HeaderMap, mut is_unwanted: impl FnMut(&HeaderNa
 /// The fields that a line of `Connection` names: they end here. Its options that name none, and the host, are left out.
 fn named_by_connection(value: &HeaderValue) -> Vec<HeaderName> {
     let names_fields =
-        |option: &&str| !["keep-alive", "close", "upgrade"].iter().any(|o| o.eq_ignore_ascii_case(option));
-    let options = value.to_str().unwrap_or_default().split(',').map(str::trim).filter(names_fields);
-    options.filter_map(|name| name.parse().ok()).filter(|name| *name != HOST).collect()
+        |option: &&[u8]| ![&b"keep-alive"[..], b"close", b"upgrade"].iter().any(|o| o.eq_ignore_ascii_case(option));
+    // Bytes, since one that is no text must not hide what stands beside it.
+    let options = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(names_fields);
+    options.filter_map(|name| HeaderName::from_bytes(name).ok()).filter(|name| *name != HOST).collect()
 }
 
 /// Whether it would tell a program behind CGI where to send its own requests.

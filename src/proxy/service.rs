@@ -17,7 +17,6 @@ use super::arrival::Arrival;
 use super::arriving::Arriving;
 use super::body::{Outgoing, Payload};
 use super::head::{self, Asked, Head};
-use super::headers;
 use super::open::{OpenRequest, OpenRequests};
 use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::settings::Settings;
@@ -92,7 +91,7 @@ impl Service {
             within_bounds()?;
             // Boxed, here and below: what few requests do takes no room in the others' futures.
             let answer = Box::pin(desk.ask(head, body, &path, arrival, told, trail)).await?;
-            return Ok(answer.map(Payload::Words));
+            return Ok(Payload::words(answer, &told.method));
         }
         let inquiry = Inquiry {
             method: &told.method,
@@ -117,7 +116,6 @@ impl Service {
             times.answered();
         }
         let mut response = response?;
-        headers::backward(response.headers_mut());
         cors::on_forwarded(self.settings.cors.as_ref(), response.headers_mut());
         // Each side of a proxy speaks its own version (RFC 9110 §2.5).
         *response.version_mut() = Version::HTTP_11;
@@ -168,7 +166,7 @@ impl Service {
         if self.desk.as_ref().is_none_or(|desk| desk.path(told.uri.path()).is_none()) {
             cors::on_own(self.settings.cors.as_ref(), told.origin.as_ref(), words.headers_mut());
         }
-        words.map(Payload::Words)
+        Payload::words(words, &told.method)
     }
 
     fn words(&self, denial: &Denial, trail: &Trail, told: &Told) -> Response<bytes::Bytes> {

@@ -15,11 +15,10 @@ use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::clock;
 use crate::keys::Tenant;
-use crate::keys::rules::network;
 use crate::keys::tenant::is_id;
 use crate::limit::Windows;
+use crate::{clock, network};
 
 /// Limits by name, as a key, a business or a plan overrides them. A limit of 0 closes.
 pub type Limits = BTreeMap<String, Arc<Windows>>;
@@ -214,7 +213,8 @@ fn addresses(texts: &[String]) -> Result<Vec<IpNet>, RecordError> {
 }
 
 fn address(text: &str) -> Result<IpNet, RecordError> {
-    network(text).ok_or_else(|| RecordError(format!("allow_addresses: `{text}` is neither an address nor a network")))
+    let wrong = || RecordError(format!("allow_addresses: `{text}` is neither an address nor a network"));
+    network::parse(text).ok_or_else(wrong)
 }
 
 fn texts<T: ToString>(values: &[T]) -> Vec<String> {

@@ -3,7 +3,12 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Answer, AnswerTo as _, Gate, Stage, client, redis::free_port, upstream};
+use crate::support::{
+    Answer, AnswerTo as _, Gate, PATIENCE, Stage, client,
+    frames::{self, Connection},
+    redis::free_port,
+    upstream,
+};
 
 const YAML: &str = "
 limits: {per-key: {by: key, windows: 1/1h}}
@@ -119,6 +124,44 @@ async fn a_denied_head_has_the_headers_and_no_body() {
     let answer = gate.raw("HEAD", "/things", &[]);
     assert_eq!((answer.status, answer.body.len()), (401, 0));
     assert!(answer.headers.contains_key("www-authenticate"));
+}
+
+/// RFC 9110 §9.3.2: as long as what GET would get, and nothing of it. HTTP/2 ends the stream with the head.
+#[tokio::test]
+async fn whatever_the_gate_says_itself_a_head_over_http2_has_its_length_and_no_body() {
+    let stage = Stage::set();
+    let gate = stage.gate(
+        "
+limits: {few: {by: ip, windows: 1/1d}}
+routes: {/things: any, /public: public, POST /posted: public, /limited: {public: true, limits: [few]}}
+management: {session: '${SESSION_URL}', roles: [admin]}
+",
+    );
+    let client = client::http(&[]).http2_prior_knowledge().build().expect("the client's settings are valid");
+    stage.redis.room(86_400_000, 20_000);
+    assert_eq!(client.get(gate.url("/limited")).answer().await.status, 200);
+    for (path, status) in [
+        ("/things", 401),
+        ("/elsewhere", 404),
+        ("/posted", 405),
+        ("/a//b", 400),
+        ("/limited", 429),
+        ("/v1/keys", 401),
+        ("/v1/keys/openapi.json", 200),
+    ] {
+        let got = client.get(gate.url(path)).answer().await;
+        assert_eq!((got.status, got.number("content-length") as usize), (status, got.body.len()), "{path}");
+        for told in [client.head(gate.url(path)).answer().await, gate.raw("HEAD", path, &[])] {
+            assert_eq!((told.status, told.body.len()), (status, 0), "HEAD {path}");
+            assert_eq!(told.number("content-length") as usize, got.body.len(), "HEAD {path}");
+            assert_eq!(told.header("content-type"), got.header("content-type"), "HEAD {path}");
+        }
+        let mut connection = Connection::open(gate.address, &[]);
+        let whole = frames::END_HEADERS | frames::END_STREAM;
+        connection.send(&frames::frame(frames::HEADERS, whole, 1, &frames::request("HEAD", path, &[])));
+        let head = connection.find(PATIENCE, |frame| frame.stream == 1).expect("it is answered");
+        assert_eq!((head.kind, head.flags & frames::END_STREAM), (frames::HEADERS, frames::END_STREAM), "{path}");
+    }
 }
 
 #[tokio::test]

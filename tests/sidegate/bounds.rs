@@ -281,6 +281,22 @@ async fn requests_past_the_bound_are_refused_as_overloaded() {
     until("there to be room again", || (gate.raw("GET", "/public", &[]).status == 200).then_some(()));
 }
 
+/// As many wait as the system lets wait (`net.core.somaxconn`), so that a burst meets no gate that seems gone.
+#[test]
+fn a_burst_of_connections_waits_to_be_accepted() {
+    let (_stage, gate) = yard("limits: {}");
+    let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").expect("Linux has it");
+    let burst = most.trim().parse().map_or(0, |most: usize| most.min(300));
+    gate.signal("STOP");
+    let wait = |_| TcpStream::connect_timeout(&gate.address, LONG).expect("there is room to wait");
+    let waiting: Vec<TcpStream> = (0..burst).map(wait).collect();
+    gate.signal("CONT");
+    let mut last = waiting.last().expect("some may wait");
+    last.set_read_timeout(Some(LONG)).expect("a timeout above zero is valid");
+    last.write_all(b"GET /public HTTP/1.1\r\nHost: a\r\n\r\n").expect("the connection stands");
+    assert!(last.read(&mut [0; 1024]).is_ok_and(|length| length > 0), "it is served");
+}
+
 #[test]
 fn a_gate_whose_descriptors_are_used_up_recovers() {
     let (_stage, gate) = yard("limits: {connections: 10000, header_read: 1h, idle: 1h}");

@@ -189,6 +189,22 @@ async fn what_belongs_to_one_connection_stays_there() {
 }
 
 #[tokio::test]
+async fn an_option_that_is_no_text_hides_no_other() {
+    let (stage, gate) = yard();
+    for options in
+        [&b"Connection: \xff, X-Hop"[..], b"Connection: X-Hop,\xc3\xbc", b"Connection: close, X\xff ,\tX-Hop"]
+    {
+        assert_eq!(gate.raw("GET", "/public/x", &[options, b"X-Hop: 1", b"X-End: 1"]).status, 200);
+        let seen = stage.upstream.only();
+        assert_eq!((seen.header("x-hop"), seen.header("x-end")), (None, Some("1")), "{}", options.escape_ascii());
+    }
+    let inner =
+        upstream::that_says(b"HTTP/1.1 200 OK\r\nConnection: \xff, X-Hop\r\nX-Hop: 1\r\nContent-Length: 0\r\n\r\n");
+    let gate = stage.gate(&format!("upstream: http://{inner}\nroutes: {{/public: public}}"));
+    assert_eq!(gate.raw("GET", "/public", &[]).header("x-hop"), None);
+}
+
+#[tokio::test]
 async fn the_upstream_learns_whose_request_it_is_and_through_whom_it_came() {
     let (stage, gate) = yard();
     let headers: [&[u8]; 3] =

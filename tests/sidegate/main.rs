@@ -4,10 +4,12 @@
 //! real APIs against its profile; the other files take one theme each.
 
 mod access_log;
+mod addresses;
 mod answers;
 mod app_probes;
 mod backends;
 mod batching;
+mod bodies;
 mod bounds;
 mod broken;
 mod config;

@@ -27,6 +27,22 @@ fn the_address_in_the_header_is_the_clients_for_limits_the_log_and_the_upstream(
 }
 
 #[test]
+fn an_ipv4_client_is_denied_in_whichever_form_its_address_is_written() {
+    let stage = Stage::set();
+    let gate = stage.gate(&(configuration("") + "\ndeny: {addresses: [192.0.2.7]}"));
+    let mapped = [&[0; 10][..], &[0xff, 0xff, 192, 0, 2, 7], &[0; 16], &[0, 9, 0, 9]].concat();
+    for header in [
+        v1("192.0.2.7"),
+        b"PROXY TCP6 ::ffff:192.0.2.7 ::1 4711 443\r\n".to_vec(),
+        v2(0x21, 0x11, &[192, 0, 2, 7, 127, 0, 0, 1, 0, 9, 0, 9]),
+        v2(0x21, 0x21, &mapped),
+    ] {
+        let answer = client::exchange(gate.address, &[&header[..], REQUEST.as_bytes()].concat());
+        assert_eq!(Answer::parse(&answer).status, 403, "{}", header.escape_ascii());
+    }
+}
+
+#[test]
 fn a_balancer_that_speaks_for_itself_keeps_its_address() {
     let (stage, gate) = yard("");
     for header in [v2(0x20, 0, &[]), v2(0x20, 0x11, &[9; 12])] {
@@ -76,7 +92,8 @@ fn a_header_that_does_not_end_is_not_waited_for() {
 #[test]
 fn only_a_trusted_peer_may_say_whose_bytes_they_are() {
     for (trusted, status) in [("10.0.0.0/8", None), ("127.0.0.0/8", Some(200))] {
-        let (_stage, gate) = yard(&format!("trusted_proxies: [{trusted}], "));
+        let stage = Stage::set();
+        let gate = stage.gate(&configuration_for(trusted, ""));
         let answer = client::exchange(gate.address, &[&v1("192.0.2.7")[..], REQUEST.as_bytes()].concat());
         assert_eq!((!answer.is_empty()).then(|| Answer::parse(&answer).status), status, "{trusted}");
     }
@@ -111,8 +128,12 @@ fn yard(listen: &str) -> (Stage, Gate) {
 }
 
 fn configuration(listen: &str) -> String {
+    configuration_for("127.0.0.0/8", listen)
+}
+
+fn configuration_for(trusted: &str, listen: &str) -> String {
     format!(
-        "listen: {{address: '127.0.0.1:0', {listen}proxy_protocol: true}}\n\
+        "listen: {{address: '127.0.0.1:0', {listen}proxy_protocol: true, trusted_proxies: [{trusted}]}}\n\
          limits: {{each: {{by: ip, windows: 1/1h}}}}\n\
          routes: {{/public: {{public: true, limits: [each]}}}}"
     )

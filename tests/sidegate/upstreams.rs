@@ -14,7 +14,9 @@ use std::{
 use bytes::Bytes;
 
 use crate::support::{
-    Answer, AnswerTo as _, Gate, Stage, client,
+    Answer, AnswerTo as _, Gate, Stage,
+    bytes::{RawUpstream, Wire},
+    client,
     scripted::{OK, Scripted},
     until,
     upstream::frames,
@@ -126,6 +128,50 @@ async fn an_answer_before_the_requests_end_is_relayed_and_the_connection_serves_
         assert_eq!(connections(&upstream).len(), number);
     }
     assert_eq!(connections(&upstream), [1, 2]);
+}
+
+#[test]
+fn a_client_that_sends_first_and_reads_later_gets_an_early_refusal_whole() {
+    const SIZE: usize = 10 * 1024 * 1024;
+    let upstream = RawUpstream::that_answers("HTTP/1.1 413 Payload Too Large\r\nContent-Length: 3\r\n\r\nbig");
+    let stage = Stage::set();
+    let gate = stage.gate(&format!(
+        "listen: {{address: '127.0.0.1:0', limits: {{body_idle: 1h}}}}\nupstream: http://{}\nroutes: {{/public: public}}",
+        upstream.address
+    ));
+    let chunk = format!("Transfer-Encoding: chunked\r\n\r\n{SIZE:x}\r\n");
+    for framing in [format!("Content-Length: {SIZE}\r\n\r\n"), chunk] {
+        let mut client = Wire::to(gate.address);
+        client.send(format!("POST /public HTTP/1.1\r\nHost: a\r\n{framing}"));
+        // Nobody takes so much in between; the service keeps the connection, and reads no more.
+        client.pour(SIZE);
+        let _unread = upstream.next();
+        let answer = Answer::parse(client.rest().as_bytes());
+        assert_eq!((answer.status, answer.text().as_str()), (413, "big"), "{framing}");
+        assert_eq!(answer.header("connection"), Some("close"), "{framing}");
+    }
+}
+
+#[test]
+fn a_short_body_may_still_come_behind_an_early_refusal() {
+    const SIZE: usize = 10_000;
+    let upstream = Scripted::play(|line| {
+        line.head();
+        if line.number == 1 {
+            line.say("HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno");
+            line.read(SIZE);
+        }
+        line.say(OK);
+    });
+    let (_stage, gate) = before(&upstream, "idle: 60s");
+    let mut client = Wire::to(gate.address);
+    client.send(format!("POST /public HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n"));
+    let head = client.head();
+    assert!(head.starts_with("HTTP/1.1 401 ") && !head.contains("connection"), "{head}");
+    assert_eq!(client.until(b"no"), "no");
+    client.pour(SIZE);
+    client.send("GET /public HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(client.head().starts_with("HTTP/1.1 200 "));
 }
 
 #[tokio::test]

@@ -147,6 +147,7 @@ fn forwarded(permit: &Permit, asked: &Asked, settings: &Settings) -> Forwarded {
             reserved: &reserved,
             arrival: &asked.arrival,
             version: Version::HTTP_11,
+            trails: false,
             request_id: &request_id,
             span: &span,
         },

@@ -1,6 +1,6 @@
 //! Addresses as several fields write them: where to listen, and which networks are meant.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use ipnet::IpNet;
 
@@ -8,13 +8,16 @@ use super::reader::Reader;
 use crate::config::place::FieldPath;
 use crate::config::raw::Scalar;
 use crate::config::scalar::{self, ScalarError};
+use crate::network;
 
+/// An IPv4 address that was mapped into IPv6 is the IPv4 address: two fields that name it name the same place.
 pub fn socket_address(path: &FieldPath, scalar: &Scalar, reader: &mut Reader<'_>) -> Option<SocketAddr> {
-    reader.parse(path, scalar, scalar::other("address with a port", "127.0.0.1:8080"))
+    let written: SocketAddr = reader.parse(path, scalar, scalar::other("address with a port", "127.0.0.1:8080"))?;
+    Some(SocketAddr::new(written.ip().to_canonical(), written.port()))
 }
 
 /// `10.0.0.0/8`, `192.0.2.1`.
 pub fn network(text: &str) -> Result<IpNet, ScalarError> {
-    let one = text.parse::<IpAddr>().map(IpNet::from);
-    one.or_else(|_| scalar::other("network", "10.0.0.0/8")(text))
+    let (text, what, example) = (text.to_owned(), "network", "10.0.0.0/8");
+    network::parse(&text).ok_or(ScalarError::Other { text, what, example })
 }

@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::address::{network, socket_address};
 use super::listen_limits::bounds;
 use super::probes::probes;
@@ -35,17 +37,32 @@ pub fn listen(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
     let flag = path.field("proxy_protocol");
     let proxy_protocol = reader.read(&flag, listen.proxy_protocol.as_ref(), false, scalar::flag);
     let tls = listen.tls.as_ref().and_then(|tls| tls_files(&path.field("tls"), tls, reader));
-    let proxies = path.field("trusted_proxies");
+    let trusted_proxies = trusted_proxies(&path.field("trusted_proxies"), listen, reader);
+    if proxy_protocol && listen.trusted_proxies.as_ref().is_none_or(|list| list.0.is_empty()) {
+        reader.fail(
+            &flag,
+            "nobody is named whose PROXY header is believed, and anybody could claim any address in one; write whose \
+             connections begin with one, such as `trusted_proxies: [10.0.0.0/8]`",
+        );
+    }
     let settings = Settings {
         address: address.unwrap_or(DEFAULT_ADMIN),
         tls,
-        trusted_proxies: reader.parse_all(&proxies, listen.trusted_proxies.as_ref(), network),
+        trusted_proxies,
         bounds: bounds(&path.field("limits"), listen.limits.as_ref(), reader),
         proxy_protocol,
         drain: drain(root, reader),
         workers: reader.read(&FieldPath::top("workers"), root.workers.as_ref(), workers(), scalar::count(1, 1024)),
     };
     address.map(|_| settings)
+}
+
+fn trusted_proxies(path: &FieldPath, listen: &raw::Listen, reader: &mut Reader<'_>) -> Vec<IpNet> {
+    let proxies = reader.parse_all(path, listen.trusted_proxies.as_ref(), network);
+    for all in proxies.iter().filter(|network| network.prefix_len() == 0) {
+        reader.warn(path, format_args!("{all} are all addresses: every client may say in X-Forwarded-For who it is"));
+    }
+    proxies
 }
 
 /// One per core up to four, and no more than the cgroup's CPU quota, which the standard library takes into account.

@@ -118,7 +118,7 @@ fn target_of(text: &str) -> Result<(SocketAddr, Check), String> {
         return Err(format!("`{host}` is not on this machine's loopback; write 127.0.0.1"));
     }
     let ip: IpAddr = host.trim_matches(['[', ']']).parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    Ok((SocketAddr::new(ip, port), check))
+    Ok((SocketAddr::new(ip.to_canonical(), port), check))
 }
 
 fn headers(path: &FieldPath, raw: Option<&Entries<List<Scalar>>>, reader: &mut Reader<'_>) -> HeaderMap {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::header::HOST;
+use http::header::{CONTENT_LENGTH, HOST, TE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
@@ -157,6 +157,8 @@ impl Upstreams {
             reserved: &self.reserved,
             arrival,
             version: head.version,
+            // HTTP/1.1 has them behind chunks alone.
+            trails: body.size_hint().exact().is_none(),
             request_id,
             span,
         };
@@ -165,6 +167,8 @@ impl Upstreams {
         if let Some(wanted) = &wanted {
             wanted.ask(&mut head.headers);
         }
+        // Where they are taken they are the first that is said; over HTTP/2 they always are.
+        let takes_trailers = head.version == Version::HTTP_2 || added.first().is_some_and(|(name, _)| **name == TE);
         head.uri = aim(asked, permit.target())?;
         head.version = Version::HTTP_11;
         if let Some(host) = &service.host {
@@ -175,6 +179,12 @@ impl Upstreams {
         let patience = Patience::new(configured, grpc, &head.headers);
         let mut response = service.send(head, &added, &body, patience, passage).await?;
         upgrade::answered(wanted, &mut response)?;
+        if response.status() == StatusCode::RESET_CONTENT && !response.body().is_end_stream() {
+            // It has no content (RFC 9110 §15.3.6): what was sent as such ends with its connection or stream.
+            response.headers_mut().remove(CONTENT_LENGTH);
+            *response.body_mut() = Relayed::nothing();
+        }
+        headers::backward(response.headers_mut(), takes_trailers);
         Ok(response)
     }
 }

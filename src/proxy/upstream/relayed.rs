@@ -76,6 +76,11 @@ impl Relayed {
         Self(Source::H2 { stream, bodiless, _place: place })
     }
 
+    /// Of an answer that has no body, whatever its upstream sends.
+    pub fn nothing() -> Self {
+        Self(Source::Ended)
+    }
+
     pub fn is_upgraded(&self) -> bool {
         matches!(self.0, Source::Upgraded(_))
     }

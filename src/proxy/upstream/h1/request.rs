@@ -2,10 +2,10 @@
 
 use std::io::Write as _;
 
+use http::HeaderMap;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRAILER, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method};
 use hyper::body::Body;
 
 use super::error::Error;
@@ -54,7 +54,7 @@ pub fn write(out: &mut Vec<u8>, head: &Parts, added: &Added<'_>, body: &impl Bod
             write_field(out, name, value);
         }
     }
-    let outgoing = said.outgoing(&head.method, body)?;
+    let outgoing = said.outgoing(body)?;
     let untold = match outgoing {
         Outgoing::Length(length) => Some(length),
         Outgoing::Nothing => said.length,
@@ -111,7 +111,7 @@ impl Said {
         Ok(true)
     }
 
-    fn outgoing(&mut self, method: &Method, body: &impl Body) -> Result<Outgoing, Error> {
+    fn outgoing(&mut self, body: &impl Body) -> Result<Outgoing, Error> {
         if body.is_end_stream() {
             let empty = self.length.is_none_or(|length| length == 0);
             return empty.then_some(Outgoing::Nothing).ok_or(Error::Unsendable("its Content-Length is not its body's"));
@@ -121,8 +121,7 @@ impl Said {
                 Err(Error::Unsendable("its Content-Length is not its body's"))
             }
             (Some(length), _) | (None, Some(length)) => Ok(Outgoing::Length(length)),
-            // Their body means nothing (RFC 9110 §9.3.1), and many a server takes what it does not expect for a next request.
-            (None, None) if matches!(*method, Method::GET | Method::HEAD) => Ok(Outgoing::Nothing),
+            // Whatever the method: what a service makes of a GET's body is for it to say (RFC 9110 §9.3.1).
             (None, None) => Ok(Outgoing::Chunked(std::mem::take(&mut self.trailers))),
         }
     }

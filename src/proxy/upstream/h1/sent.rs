@@ -145,6 +145,13 @@ fn a_head_is_what_hyper_makes_of_it() {
                 for (knows_length, tells_its_end) in [(true, true), (true, false), (false, true), (false, false)] {
                     let pieces: Vec<_> = pieces.iter().map(|piece| (false, piece.clone())).collect();
                     let make = || request(&method, fields, Frames::new(&pieces, knows_length, tells_its_end));
+                    // hyper leaves away what it does not expect; ours passes whatever the method.
+                    let unexpected = matches!(method, Method::GET | Method::HEAD) && !knows_length;
+                    let empty = pieces.is_empty() && tells_its_end;
+                    let hypers_make = || match unexpected && !empty {
+                        true => request(&Method::POST, fields, Frames::new(&pieces, knows_length, tells_its_end)),
+                        false => make(),
+                    };
                     let case = format!("{method} {fields:?} {pieces:?} {knows_length} {tells_its_end}");
                     let ours = ours(make());
                     // A length that is not the body's is not sent.
@@ -154,7 +161,9 @@ fn a_head_is_what_hyper_makes_of_it() {
                         assert!(!ours.ends_with(b"abcde"), "{case}");
                         continue;
                     }
-                    assert_eq!(String::from_utf8_lossy(&ours), String::from_utf8_lossy(&hypers(make())), "{case}");
+                    let hypers = String::from_utf8(hypers(hypers_make())).expect("it is text");
+                    let hypers = hypers.replacen("POST", method.as_str(), 1);
+                    assert_eq!(String::from_utf8_lossy(&ours), hypers, "{case}");
                 }
             }
         }
