@@ -4,6 +4,7 @@
 //! It is the oldest of the address that has most. Whoever has one or two then keeps them until there are as many addresses.
 
 use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -77,16 +78,16 @@ impl Places {
     }
 
     fn take(self: &Rc<Self>, from: IpAddr) -> Place {
-        let mut taken = self.taken.borrow_mut();
+        let (mut taken, from) = (self.taken.borrow_mut(), from.to_canonical());
         if taken.len() >= self.most
-            && let Some(one) = dispensable(taken.iter().map(|one| one.from))
+            && let Some(one) = dispensable(taken.iter().map(|one| one.from), from)
         {
             taken.remove(one);
         }
         let number = self.given.get();
         self.given.set(number + 1);
         let (held_by, held) = oneshot::channel();
-        taken.push(Taken { number, from: from.to_canonical(), _held: held_by });
+        taken.push(Taken { number, from, _held: held_by });
         Place { places: self.clone(), number, held }
     }
 }
@@ -97,13 +98,13 @@ impl Drop for Place {
     }
 }
 
-/// Which of those who hold places, in the order in which they came, has to go.
-fn dispensable(from: impl Iterator<Item = IpAddr>) -> Option<usize> {
+/// Which of those who hold places, in the order in which they came, has to go for another.
+fn dispensable(from: impl Iterator<Item = IpAddr>, comes: IpAddr) -> Option<usize> {
     let mut held: HashMap<IpAddr, (usize, usize)> = HashMap::new();
     for (index, address) in from.enumerate() {
-        held.entry(address).or_insert((0, index)).0 += 1;
+        held.entry(address).or_insert((usize::from(address == comes), index)).0 += 1;
     }
-    let most = held.into_values().max_by_key(|(held, oldest)| (*held, std::cmp::Reverse(*oldest)));
+    let most = held.into_values().max_by_key(|(held, oldest)| (*held, Reverse(*oldest)));
     most.map(|(_, oldest)| oldest)
 }
 
@@ -113,15 +114,17 @@ mod tests {
 
     #[test]
     fn the_oldest_of_the_address_that_has_most_goes() {
-        for (from, goes) in [
-            (&[][..], None),
-            (&[1], Some(0)),
-            (&[1, 2, 3], Some(0)),
-            (&[1, 2, 3, 2], Some(1)),
-            (&[1, 1, 2, 2], Some(0)),
+        let address = |last| IpAddr::from([10, 0, 0, last]);
+        for (from, comes, goes) in [
+            (&[][..], 1, None),
+            (&[1], 1, Some(0)),
+            (&[1, 2, 3], 4, Some(0)),
+            (&[1, 2, 3], 2, Some(1)),
+            (&[1, 2, 3, 2], 4, Some(1)),
+            (&[1, 1, 2, 2], 3, Some(0)),
         ] {
-            let from = from.iter().map(|last| IpAddr::from([10, 0, 0, *last]));
-            assert_eq!(dispensable(from.clone()), goes, "{:?}", from.collect::<Vec<_>>());
+            let held = from.iter().map(|last| address(*last));
+            assert_eq!(dispensable(held, address(comes)), goes, "{from:?}, then {comes}");
         }
     }
 
