@@ -19,6 +19,8 @@ pub struct StoreHealth {
     /// The nodes that may evict what they should keep, as they said when they were connected to last.
     evicting: Mutex<BTreeSet<String>>,
     breaker: Breaker,
+    /// How many connections were given up because nothing came from them any more.
+    silences: AtomicU64,
     /// In milliseconds.
     probe_within: AtomicU64,
 }
@@ -27,7 +29,8 @@ impl Default for StoreHealth {
     fn default() -> Self {
         let (up, needed) = (AtomicBool::new(false), AtomicBool::new(true));
         let probe_within = AtomicU64::new(milliseconds(PROBE));
-        Self { up, needed, evicting: Mutex::default(), breaker: Breaker::default(), probe_within }
+        let (evicting, breaker, silences) = (Mutex::default(), Breaker::default(), AtomicU64::new(0));
+        Self { up, needed, evicting, breaker, silences, probe_within }
     }
 }
 
@@ -81,6 +84,16 @@ impl StoreHealth {
     /// A call has failed, or a connection was lost.
     pub fn failed(&self) {
         self.up.store(false, Ordering::Relaxed);
+    }
+
+    /// A connection was given up because nothing came from it any more.
+    pub(super) fn fell_silent(&self) {
+        self.silences.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Differs from what it was whenever one was, in between.
+    pub(super) fn silences(&self) -> u64 {
+        self.silences.load(Ordering::Relaxed)
     }
 
     /// Whether the store may forget keys, revocations and counts when its memory is full.

@@ -6,13 +6,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use redis::{Cmd, cmd};
 use tokio::time::Instant;
 
 use super::cluster::{self, Cluster, slot_of};
-use super::connect::{self, Connection, Link};
+use super::connect::{self, Connection, Doubt, Link};
 use super::script::{self, Script};
 use super::{Settings, Shape, lateness, slots};
 use crate::keys::Digest;
@@ -21,9 +20,6 @@ use crate::store::fallback::Fallback;
 use crate::store::health::StoreHealth;
 use crate::store::layout::Layout;
 use crate::store::{Shared, StoreError};
-
-/// A call that had less time than this proves nothing about the connection when it gets no answer.
-const PATIENCE: Duration = Duration::from_millis(20);
 
 /// How often one call loads the script again: a flush may fall between the loading and the call.
 const RELOADS: usize = 5;
@@ -176,15 +172,14 @@ pub(super) async fn send(
     deadline: Instant,
 ) -> Result<Option<Vec<u8>>, StoreError> {
     let link = connection.link(deadline).await?;
-    let sent = Instant::now();
     let answer = lateness::until(deadline, evaluate(&link, request, asking)).await.unwrap_or(Err(StoreError::Deadline));
     match &answer {
         Ok(_) | Err(StoreError::Broken(_)) => {}
         Err(StoreError::Refused(text)) if cluster::is_direction(text) => {}
         Err(error) => {
             health.failed();
-            if casts_doubt(error, sent.elapsed() >= PATIENCE) {
-                connection.doubt(&link);
+            if let Some(doubt) = doubt(error) {
+                connection.doubt(&link, doubt);
             }
         }
     }
@@ -212,14 +207,13 @@ async fn evaluate(link: &Link, request: Request<'_>, asking: bool) -> Result<Opt
     link.pipe.call(asking, |to| call.write_evalsha(&sha, to)).await
 }
 
-/// Whether another connection might do better: it broke, it is silent, its master became a replica, its login ended.
-fn casts_doubt(error: &StoreError, patient: bool) -> bool {
+/// What a failure says of the connection: it broke, it may be dead, its master became a replica, its login ended.
+fn doubt(error: &StoreError) -> Option<Doubt> {
+    let useless = ["READONLY", "NOAUTH", "WRONGPASS", "MASTERDOWN"];
     match error {
-        StoreError::Unreachable(_) => true,
-        StoreError::Deadline => patient,
-        StoreError::Refused(text) => {
-            ["READONLY", "NOAUTH", "WRONGPASS", "MASTERDOWN"].iter().any(|code| text.contains(code))
-        }
-        StoreError::Broken(_) => false,
+        StoreError::Unreachable(_) => Some(Doubt::Useless),
+        StoreError::Deadline => Some(Doubt::Late),
+        StoreError::Refused(text) => useless.iter().any(|code| text.contains(code)).then_some(Doubt::Useless),
+        StoreError::Broken(_) => None,
     }
 }
