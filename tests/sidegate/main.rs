@@ -16,6 +16,7 @@ mod cors;
 mod credentials;
 mod demo;
 mod exactness;
+mod explained;
 mod floods;
 mod forwarding;
 mod frames;
