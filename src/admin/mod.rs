@@ -30,8 +30,8 @@ use crate::listen::drain::Watch;
 use crate::observe::Metrics;
 use crate::store::health::StoreHealth;
 
-/// On each listener. A kubelet has one for each probe, a Prometheus one.
-const CONNECTIONS: usize = 64;
+/// On each listener. A kubelet has one for each probe, a Prometheus one; what a flood takes of them is some 50 KiB each.
+const CONNECTIONS: usize = 200;
 
 /// What the operators' answers rest on.
 pub struct Admin {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use redis::{Value, cmd};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::StoreHealth;
 use super::dial::dial_pipe;
@@ -33,6 +33,8 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
 /// longer or for ever: go-redis 3 s (`ReadTimeout`), redis-py as long as its socket timeout says; Lettuce and the redis crate
 /// keep a connection whose answers are late, and wait for TCP to notice.
 const SILENCE: Duration = Duration::from_secs(2);
+/// How often it is looked whether such a connection has spoken again.
+const LISTEN: Duration = Duration::from_millis(50);
 
 /// A connection that lasted this long was good: its loss is made up for soon, while requests wait. One that did not is
 /// not worth waiting for: requests fail at once until there is a better one.
@@ -181,15 +183,22 @@ impl Supervisor {
                         if health.silences() != silences {
                             return doubtful("it gave no answer in time, and another had been silent for too long");
                         }
-                        silence.late(driver.awaits(), Instant::now());
+                        if silence.late(driver.awaits(), Instant::now()) == Heard::Answers {
+                            health.answered();
+                        }
                     }
                     Some(_) => {}
                     None => return None,
                 },
-                () = silence.looked_at() => if silence.is_unbroken(driver.awaits()) {
-                    // The other workers need not find that out each for itself.
-                    health.fell_silent();
-                    return doubtful("it was silent for too long");
+                () = silence.looked_at() => match silence.look(driver.awaits(), Instant::now()) {
+                    Heard::Nothing => {}
+                    // Nobody may ask again before it is said to be well.
+                    Heard::Answers => health.answered(),
+                    Heard::NothingForTooLong => {
+                        // The other workers need not find that out each for itself.
+                        health.fell_silent();
+                        return doubtful("it was silent for too long");
+                    }
                 },
                 () = &mut moved => return doubtful("the sentinels name another master"),
             }
@@ -224,25 +233,43 @@ impl Supervisor {
 #[derive(Debug, Default)]
 struct Silence(Option<(u32, Instant)>);
 
+/// What has come since an answer was missed.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    Nothing,
+    Answers,
+    NothingForTooLong,
+}
+
 impl Silence {
     /// An answer did not come in time; where one is still owed, `awaits` tells whether anything was said in between.
-    fn late(&mut self, awaits: Option<u32>, now: Instant) {
+    fn late(&mut self, awaits: Option<u32>, now: Instant) -> Heard {
         if self.0.map(|(said, _)| said) != awaits {
             self.0 = awaits.map(|said| (said, now));
         }
+        if self.0.is_none() { Heard::Answers } else { Heard::Nothing }
     }
 
-    /// When the connection has had its time.
+    /// When to look whether anything was said.
     async fn looked_at(&self) {
         match self.0 {
-            Some((_, since)) => sleep_until(since + SILENCE).await,
+            Some(_) => sleep(LISTEN).await,
             None => std::future::pending().await,
         }
     }
 
-    /// Whether nothing was said in that time. If it was, the next answer that is missed counts anew.
-    fn is_unbroken(&mut self, awaits: Option<u32>) -> bool {
-        self.0.take().is_some_and(|(said, _)| awaits == Some(said))
+    /// Once something was said, the next answer that is missed counts anew.
+    fn look(&mut self, awaits: Option<u32>, now: Instant) -> Heard {
+        match self.0 {
+            Some((said, since)) if awaits == Some(said) && now.saturating_duration_since(since) < SILENCE => {
+                Heard::Nothing
+            }
+            Some((said, _)) if awaits == Some(said) => Heard::NothingForTooLong,
+            Some(_) | None => {
+                self.0 = None;
+                Heard::Answers
+            }
+        }
     }
 }
 
@@ -366,13 +393,11 @@ mod tests {
     fn a_connection_is_given_up_when_it_owes_an_answer_and_says_nothing() {
         let now = Instant::now();
         let mut silence = Silence::default();
-        assert!(!silence.is_unbroken(Some(7)), "nobody has missed anything");
-        silence.late(None, now);
-        assert_eq!(silence.0, None, "the answer has come meanwhile");
-        silence.late(Some(7), now);
-        silence.late(Some(7), now + SILENCE / 2);
-        assert_eq!(silence.0, Some((7, now)), "it has been silent since the first");
-        assert!(silence.is_unbroken(Some(7)));
+        assert_eq!(silence.late(None, now), Heard::Answers, "the answer has come meanwhile");
+        assert_eq!(silence.late(Some(7), now), Heard::Nothing);
+        assert_eq!(silence.late(Some(7), now + SILENCE / 2), Heard::Nothing);
+        assert_eq!(silence.look(Some(7), now + SILENCE / 2), Heard::Nothing);
+        assert_eq!(silence.look(Some(7), now + SILENCE), Heard::NothingForTooLong, "since the first");
     }
 
     #[test]
@@ -380,11 +405,11 @@ mod tests {
         let (now, later) = (Instant::now(), Instant::now() + SILENCE / 2);
         let mut silence = Silence::default();
         silence.late(Some(7), now);
-        silence.late(Some(8), later);
-        assert_eq!(silence.0, Some((8, later)));
+        assert_eq!(silence.late(Some(8), later), Heard::Nothing);
+        assert_eq!(silence.look(Some(8), now + SILENCE), Heard::Nothing);
         for awaits in [Some(9), None] {
             silence.late(Some(8), later);
-            assert!(!silence.is_unbroken(awaits));
+            assert_eq!(silence.look(awaits, later + SILENCE), Heard::Answers);
             assert_eq!(silence.0, None);
         }
     }
