@@ -32,10 +32,19 @@ pub struct Reading {
 }
 
 /// Reads the configuration. The files are looked at before they are read, so that no change between the two is missed; which
-/// files they are, only reading tells: so they are read twice.
-pub fn read(config: &Path) -> Reading {
-    let seen = Fingerprint::of(&load::load(config).files);
-    Reading { loaded: load::load(config), seen }
+/// files they are, only reading tells: so where they are not those that are `expected`, it is read once more.
+pub fn read(config: &Path, expected: Vec<PathBuf>) -> Reading {
+    settled(expected, || load::load(config))
+}
+
+fn settled(expected: Vec<PathBuf>, load: impl Fn() -> Loaded) -> Reading {
+    let (seen, loaded) = (Fingerprint::of(&expected), load());
+    if loaded.files == expected {
+        return Reading { loaded, seen };
+    }
+    // Were they others again, they would differ at the next look and be read then.
+    let seen = Fingerprint::of(&loaded.files);
+    Reading { loaded: load(), seen }
 }
 
 /// Looks at the files of a configuration.
@@ -52,6 +61,11 @@ impl Watch {
 
     pub fn config(&self) -> &Path {
         &self.config
+    }
+
+    /// The files of the last reading.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files.files
     }
 
     /// Resolves once the content differs from what was last read and has come to rest. May be dropped and asked again.
@@ -204,6 +218,28 @@ mod tests {
     }
 
     #[test]
+    fn it_is_read_once_where_its_files_are_known_and_a_change_meanwhile_is_no_less_seen() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let at = |name: &str| folder.path().join(name);
+        let files = vec![at("gate.yaml"), at("secret")];
+        let reads = std::cell::Cell::new(0);
+        let load = || {
+            reads.set(reads.get() + 1);
+            // Somebody writes while it is read.
+            std::fs::write(at("secret"), format!("{}", reads.get())).expect("the folder is writable");
+            Loaded { settings: Err(load::Errors(Vec::new())), files: files.clone() }
+        };
+        for (expected, times) in [(files.clone(), 1), (vec![at("gate.yaml")], 2), (Vec::new(), 2)] {
+            reads.set(0);
+            let reading = settled(expected, load);
+            assert_eq!(reads.get(), times);
+            assert_eq!(reading.loaded.files, files);
+            assert_ne!(Fingerprint::of(&files), reading.seen, "it is read again");
+            std::fs::write(at("secret"), "at rest").expect("the folder is writable");
+        }
+    }
+
+    #[test]
     fn every_named_file_is_looked_at() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let at = |name: &str| folder.path().join(name);
@@ -212,7 +248,7 @@ mod tests {
                     upstream: {url: https://h, tls: {ca: up, cert: uc, key: uk}, headers: {X-S: '${file:secret}'}}\n\
                     store: file:keys.yaml\nroutes: {/a: any}\n";
         std::fs::write(at("gate.yaml"), yaml).expect("a file in it");
-        let mut files = read(&at("gate.yaml")).loaded.files;
+        let mut files = read(&at("gate.yaml"), Vec::new()).loaded.files;
         files.sort();
         assert_eq!(files, ["c", "ca", "gate.yaml", "k", "secret", "uc", "uk", "up"].map(at));
     }

@@ -2,38 +2,36 @@
 //! how it is.
 //!
 //! Of the two, `admin` also takes `POST /drain`, which a pod's `preStop` sends, and `probes` also answers for the service
-//! (`probes.app`, asked by `app`).
+//! (`probes.app`, asked by `app`). Whoever reaches them gets no further than `places` and `connection` let them; the webhook's
+//! listeners are bounded by the same.
 
 mod app;
+pub mod connection;
+pub mod places;
 pub mod settings;
 pub mod words;
 
-use std::convert::Infallible;
-use std::net::TcpListener;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::ORIGIN;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Notify;
-use tracing::{debug, warn};
+use tracing::debug;
 
+use self::places::Places;
 use self::settings::AppProbe;
 use self::words::text;
 use crate::listen::drain::Watch;
 use crate::observe::Metrics;
 use crate::store::health::StoreHealth;
 
-/// An operator's tool sends its request at once.
-const HEADER_READ: Duration = Duration::from_secs(5);
-/// How long to leave `accept` alone when descriptors have run out.
-const EXHAUSTED: Duration = Duration::from_millis(50);
+/// On each listener. A kubelet has one for each probe, a Prometheus one; what a flood takes of them is some 50 KiB each.
+const CONNECTIONS: usize = 200;
 
 /// What the operators' answers rest on.
 pub struct Admin {
@@ -53,41 +51,32 @@ pub enum Place {
     Probes,
 }
 
-/// Serves until the runtime ends: also while the rest drains, so that the last is still seen.
-pub async fn serve(admin: Arc<Admin>, place: Place, listener: TcpListener) -> std::io::Result<()> {
+/// Serves until the runtime ends: also while the rest drains, so that the last is still seen. Must be called within a local
+/// runtime.
+pub async fn serve(admin: Rc<Admin>, place: Place, listener: TcpListener) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    loop {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                warn!(%error, "no connection of an operator can be accepted for now");
-                tokio::time::sleep(EXHAUSTED).await;
-                continue;
-            }
-        };
+    let serve = |stream, peer: SocketAddr| {
         let admin = admin.clone();
-        tokio::spawn(async move {
-            let service = service_fn(|request: Request<Incoming>| {
-                let (admin, is_near) = (admin.clone(), peer.ip().is_loopback());
-                async move {
-                    let (method, path) = (request.method(), request.uri().path());
-                    let response = match (place, path) {
-                        (Place::Admin, "/drain") => admin.begin_drain(method, request.headers(), is_near),
-                        (Place::Probes, path) if admin.probe(path).is_some() => admin.app(method, path).await,
-                        _ => admin.answer(method, path),
-                    };
-                    Ok::<_, Infallible>(response)
-                }
-            });
-            let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(HEADER_READ);
-            // What goes wrong on an operator's connection, that operator sees.
-            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
-        });
-    }
+        let answer = move |request: Request<Incoming>| {
+            let admin = admin.clone();
+            async move { admin.answer_at(place, &request, peer.ip()).await }
+        };
+        connection::serve(stream, false, None, answer)
+    };
+    Places::new(CONNECTIONS).accept(&listener, serve).await;
+    Ok(())
 }
 
 impl Admin {
+    async fn answer_at(&self, place: Place, request: &Request<Incoming>, peer: IpAddr) -> Response<Full<Bytes>> {
+        let (method, path) = (request.method(), request.uri().path());
+        match (place, path) {
+            (Place::Admin, "/drain") => self.begin_drain(method, request.headers(), peer.is_loopback()),
+            (Place::Probes, path) if self.probe(path).is_some() => self.app(method, path).await,
+            _ => self.answer(method, path),
+        }
+    }
+
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         if !matches!(*method, Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");

@@ -10,7 +10,7 @@ use crate::process::{Process, StartError};
 use crate::reload::{self, Watch};
 
 pub fn run(config: &Path) -> anyhow::Result<u8> {
-    let reading = reload::read(config);
+    let reading = reload::read(config, vec![config.to_owned()]);
     let watch = Watch::new(config, &reading);
     let settings = match reading.loaded.settings {
         Ok(settings) => settings,

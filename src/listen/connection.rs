@@ -29,7 +29,7 @@ use super::live::Live;
 use super::paced::Paced;
 use super::proxy_protocol;
 use super::seldom::Seldom;
-use super::serving::{self, Departing, InTurn, Line, Peer};
+use super::serving::{self, Departing, InTurn, Line, Peer, Slot};
 use super::settings::{Bounds, Settings};
 use super::streams::Streams;
 use super::watch::{Look, TRICKLE, Wait, tick};
@@ -221,7 +221,10 @@ where
                     }
                     return Err(error);
                 }
-                turns.upgraded.serve().await;
+                if turns.upgraded.is_there() {
+                    // Boxed, so that connections that are never upgraded hold no room for it.
+                    Box::pin(tunnel(live, &turns, bounds)).await;
+                }
                 return Ok(None);
             }
             Event::Closing => {
@@ -245,6 +248,28 @@ where
     let mut stream = parts.io.into_inner();
     stream.put_back(parts.read_buf);
     Ok(Some(stream))
+}
+
+/// What the connection was upgraded to: a request that is served, until it ends or nothing passes for too long. A side
+/// that has said its last word is not waited for longer than one that pauses within a body.
+async fn tunnel(live: &Live, turns: &InTurn, bounds: &Bounds) {
+    let _slot = Slot::take(&live.in_flight);
+    turns.pulse.becomes_a_tunnel();
+    let still = async {
+        let mut look = Look::begin();
+        loop {
+            sleep(tick(bounds)).await;
+            let wait = if turns.upgraded.one_side_has_ended() { Wait::Body } else { Wait::Stream };
+            if look.again(Instant::now(), wait, turns.pulse.passed()) >= wait.patience(bounds) {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = turns.upgraded.serve() => {}
+        () = still => debug!("an upgraded connection on which nothing passed was ended"),
+    }
 }
 
 async fn http2<S>(live: &Rc<Live>, bounds: &Bounds, stream: Paced<S>, peer: Peer, mut drain: Watch) -> io::Result<()>

@@ -42,6 +42,7 @@ pub struct Pulse {
     closing: AtomicBool,
     /// Somebody waits until all that was written has left.
     owing: AtomicBool,
+    tunnel: AtomicBool,
 }
 
 impl Pulse {
@@ -92,6 +93,11 @@ impl Pulse {
 
     pub fn owes(&self) -> bool {
         self.owing.load(Relaxed)
+    }
+
+    /// It speaks no HTTP any more: what the client says behind the other side's last word is passed on, not thrown away.
+    pub fn becomes_a_tunnel(&self) {
+        self.tunnel.store(true, Relaxed);
     }
 
     /// Whether the client leaves no room for what is to be written.
@@ -258,6 +264,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 
     /// Says that nothing more will be written, then reads what the client still sends, within bounds.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.pulse.tunnel.load(Relaxed) {
+            return Pin::new(&mut self.stream).poll_shutdown(cx);
+        }
         self.pulse.closing.store(true, Relaxed);
         if self.pulse.next_has_begun() {
             // A head that was refused before its end.

@@ -285,10 +285,10 @@ async fn drain(mut unread: Incoming) -> bool {
 }
 
 /// One of the requests that are served at once, until dropped.
-struct Slot(Rc<Cell<usize>>);
+pub struct Slot(Rc<Cell<usize>>);
 
 impl Slot {
-    fn take(in_flight: &Rc<Cell<usize>>) -> Self {
+    pub fn take(in_flight: &Rc<Cell<usize>>) -> Self {
         in_flight.set(in_flight.get() + 1);
         Self(in_flight.clone())
     }

@@ -47,11 +47,12 @@ pub struct Bounds {
     pub headers: usize,
     /// How long a connection may be without a request.
     pub idle: Duration,
-    /// How long a client may pause within a request's body, and within taking an answer.
+    /// How long a client may pause within a request's body, and within taking an answer; how long nothing may pass through a
+    /// tunnel of which one side has ended.
     pub body_idle: Duration,
-    /// How long an answer that has begun may go without a frame in either direction.
+    /// How long an answer that has begun may go without a frame in either direction, and an upgraded connection without a byte.
     pub stream_idle: Duration,
-    /// Requests served at once, by all workers together.
+    /// Requests served at once, by all workers together; an upgraded connection is one until it ends.
     pub in_flight: usize,
     pub h2: H2Bounds,
 }

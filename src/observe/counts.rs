@@ -2,15 +2,15 @@
 //! hashes them all and takes a lock that every worker takes, which costs several times what counting costs. There are few, so
 //! that to compare a name with them is less than to hash it.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use prometheus::{Histogram, IntCounter};
 use smallvec::SmallVec;
 
 use super::finished::{Decision, Finished};
-use super::metrics::{Checked, Metrics};
+use super::metrics::{Checked, Metrics, OTHER};
 use crate::gate::{Denial, LimitNow};
 use crate::policy::{By, Route};
 
@@ -24,8 +24,11 @@ pub struct Counts {
     routes: RefCell<BTreeMap<usize, OfRoute>>,
     /// By their names.
     limits: RefCell<BTreeMap<String, OfLimit>>,
-    /// By their names; those alone that have series of their own, which are few.
+    /// By their labels, which are few.
     businesses: RefCell<BTreeMap<String, OfBusiness>>,
+    /// Those that have series of their own, from when there can be no others: who is none of them need not be asked about, which
+    /// takes a lock that every worker takes.
+    named: OnceCell<HashSet<String>>,
 }
 
 /// The series that have been counted in.
@@ -41,7 +44,8 @@ type OfBusiness = SmallVec<[(Decision, IntCounter); 4]>;
 
 impl Counts {
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, routes: RefCell::default(), limits: RefCell::default(), businesses: RefCell::default() }
+        let (routes, limits, businesses) = Default::default();
+        Self { metrics, routes, limits, businesses, named: OnceCell::new() }
     }
 
     pub fn count(&self, finished: &Finished<'_>) {
@@ -80,18 +84,35 @@ impl Counts {
 
     /// The business as series name it.
     fn count_business<'b>(&self, business: &'b str, decision: Decision) -> &'b str {
-        let mut businesses = self.businesses.borrow_mut();
-        if let Some(counted) = businesses.get(business)
-            && let Some((_, series)) = counted.iter().find(|(of, _)| *of == decision)
-        {
-            series.inc();
+        if self.count_known(business, decision) {
             return business;
         }
+        let label = self.label(business);
+        if label == business || !self.count_known(label, decision) {
+            let series = self.metrics.business_requests(label, decision);
+            series.inc();
+            self.businesses.borrow_mut().entry(label.to_owned()).or_default().push((decision, series));
+        }
+        label
+    }
+
+    /// Whether it was counted in a series that has been counted in before.
+    fn count_known(&self, label: &str, decision: Decision) -> bool {
+        let businesses = self.businesses.borrow();
+        let series = businesses.get(label).and_then(|counted| counted.iter().find(|(of, _)| *of == decision));
+        series.inspect(|(_, series)| series.inc()).is_some()
+    }
+
+    /// The business's own name, or that of all whom there are no more series for.
+    fn label<'b>(&self, business: &'b str) -> &'b str {
+        if self.named.get().is_some_and(|named| !named.contains(business)) {
+            return OTHER;
+        }
         let label = self.metrics.business_label(business);
-        let series = self.metrics.business_requests(label, decision);
-        series.inc();
-        if label == business {
-            businesses.entry(business.to_owned()).or_default().push((decision, series));
+        if label != business
+            && let Some(named) = self.metrics.all_named_businesses()
+        {
+            self.named.get_or_init(|| named);
         }
         label
     }

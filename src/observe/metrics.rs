@@ -23,7 +23,7 @@ use crate::store::health::StoreHealth;
 
 /// Businesses that have series of their own until the process ends; the rest are `other`.
 const BUSINESSES: usize = 100;
-const OTHER: &str = "other";
+pub(super) const OTHER: &str = "other";
 /// Decisions take microseconds to a few milliseconds; whole requests what the upstream takes.
 const DECISION_SECONDS: [f64; 11] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25];
 const REQUEST_SECONDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -396,6 +396,12 @@ impl Metrics {
 
     pub(super) fn limit_used(&self, limit: &str, business: &str, ratio: f64) {
         self.limit_used.with_label_values(&[limit, business]).set(ratio);
+    }
+
+    /// Those that have series of their own, once there will be no others.
+    pub(super) fn all_named_businesses(&self) -> Option<HashSet<String>> {
+        let known = self.businesses.lock().unwrap_or_else(PoisonError::into_inner);
+        (known.len() >= BUSINESSES).then(|| known.clone())
     }
 
     /// The business's own name, or that of all whom there are no more series for.

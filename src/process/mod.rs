@@ -15,10 +15,11 @@ pub mod webhook;
 use std::future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime;
+use tokio::runtime::{self, LocalOptions};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -93,7 +94,7 @@ impl Process {
     /// Serves until SIGTERM or SIGINT, then drains. With a `watch` the configuration is read again on SIGHUP and when its
     /// content has changed.
     pub fn run(self, watch: Option<Watch>) -> Result<(), StartError> {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
         runtime.block_on(self.serve(watch))
     }
 
@@ -166,10 +167,10 @@ impl Process {
 
 /// Until the runtime ends: also while the rest drains.
 fn serve_operators(answers: Admin, admin: TcpListener, probes: Option<TcpListener>) {
-    let answers = Arc::new(answers);
+    let answers = Rc::new(answers);
     for (place, listener) in [(Place::Admin, Some(admin)), (Place::Probes, probes)] {
         let Some(listener) = listener else { continue };
-        tokio::spawn(admin::serve(answers.clone(), place, listener));
+        tokio::task::spawn_local(admin::serve(answers.clone(), place, listener));
     }
 }
 

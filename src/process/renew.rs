@@ -15,6 +15,7 @@ use super::systemd;
 use crate::clock;
 use crate::config::Settings;
 use crate::listen::accept::Room;
+use crate::listen::descriptors;
 use crate::listen::tls::Acceptor;
 use crate::listen::worker::Worker;
 use crate::manage::operation;
@@ -54,10 +55,10 @@ impl InForce {
 
     /// Everything that can fail, on a thread where it holds nobody up.
     async fn prepare(&self, watch: &Watch) -> (Option<Reading>, Result<(Prepared, Vec<&'static str>), String>) {
-        let (config, in_force, tls) = (watch.config().to_owned(), self.settings.clone(), self.shared.tls.clone());
-        let store = self.store.clone();
+        let (config, files, store) = (watch.config().to_owned(), watch.files().to_owned(), self.store.clone());
+        let (in_force, tls) = (self.settings.clone(), self.shared.tls.clone());
         let prepared = spawn_blocking(move || {
-            let reading = reload::read(&config);
+            let reading = reload::read(&config, files);
             let prepared = prepare(&reading, &in_force, tls.as_ref(), &store);
             (reading, prepared)
         });
@@ -75,6 +76,9 @@ impl InForce {
             health.need(settings.policy.enforces());
         }
         self.room.follow(&settings.listen);
+        if settings.listen.bounds.connections > self.settings.listen.bounds.connections {
+            descriptors::raise(settings.listen.bounds.connections);
+        }
         // Series exist before anything is counted in them.
         tell_operators(&settings, self.shared.tls.as_ref(), &self.shared.metrics, &self.shared.access_log);
         let workers = self.workers.iter();

@@ -2,7 +2,7 @@
 //! a tunnel only once the upstream has answered 101. Until then whatever a client sends behind is a request of its own, decided
 //! on like every other (Pingora CVE-2026-2833).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, Cursor};
 use std::rc::Rc;
 
@@ -11,7 +11,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_
 use http::{Extensions, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt as _, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy};
 use tracing::debug;
 
 use super::body::{Outgoing, Payload};
@@ -46,7 +46,13 @@ pub struct Tunnel {
 
 /// Where a connection finds what it was upgraded to, once its HTTP has ended.
 #[derive(Clone, Default)]
-pub struct Upgraded(Rc<RefCell<Option<Tunnel>>>);
+pub struct Upgraded(Rc<Found>);
+
+#[derive(Default)]
+struct Found {
+    tunnel: RefCell<Option<Tunnel>>,
+    one_side_has_ended: Cell<bool>,
+}
 
 impl Wanted {
     /// What the request asks for, if it may: one protocol, named as the connection's option too, and no body in between.
@@ -95,32 +101,45 @@ pub fn hand_over(mut response: Response<Payload>, in_flight: Counted, connection
         if let Payload::Upstream(request) = payload
             && let Some((upstream, ahead)) = request.take_answer().and_then(Relayed::into_upgraded)
         {
-            *connection.0.borrow_mut() = Some(Tunnel { client, upstream, ahead, request, _in_flight: in_flight });
+            *connection.0.tunnel.borrow_mut() =
+                Some(Tunnel { client, upstream, ahead, request, _in_flight: in_flight });
         }
         Outgoing::empty()
     })
 }
 
 impl Upgraded {
+    /// Whether there was an upgrade.
+    pub fn is_there(&self) -> bool {
+        self.0.tunnel.borrow().is_some()
+    }
+
     /// Passes bytes both ways until both sides have ended, or the stream is over; nothing where there was no upgrade.
     pub async fn serve(&self) {
-        let tunnel = self.0.take();
+        let tunnel = self.0.tunnel.take();
         if let Some(tunnel) = tunnel {
-            // Boxed, so that connections that are never upgraded hold no room for it.
-            Box::pin(tunnel.serve()).await;
+            tunnel.serve(&self.0.one_side_has_ended).await;
         }
+    }
+
+    /// Whether only one side may still say something.
+    pub fn one_side_has_ended(&self) -> bool {
+        self.0.one_side_has_ended.get()
     }
 }
 
 impl Tunnel {
-    async fn serve(self) {
-        let (reading, writing) = tokio::io::split(self.upstream);
-        let mut upstream = tokio::io::join(Cursor::new(self.ahead).chain(reading), writing);
+    async fn serve(self, one_side_has_ended: &Cell<bool>) {
+        let (from_upstream, mut to_upstream) = tokio::io::split(self.upstream);
+        let mut from_upstream = Cursor::new(self.ahead).chain(from_upstream);
         let client = self.client;
         let copied = async {
-            let client = client.await.map_err(io::Error::other)?;
-            // One side's end is passed on to the other, which may go on; a slow side slows the other.
-            copy_bidirectional(&mut TokioIo::new(client), &mut upstream).await
+            let client = TokioIo::new(client.await.map_err(io::Error::other)?);
+            let (mut from_client, mut to_client) = tokio::io::split(client);
+            tokio::try_join!(
+                pass_on(&mut from_client, &mut to_upstream, one_side_has_ended),
+                pass_on(&mut from_upstream, &mut to_client, one_side_has_ended),
+            )
         };
         tokio::select! {
             ended = copied => if let Err(error) = ended {
@@ -130,6 +149,17 @@ impl Tunnel {
             () = self.request.over() => {}
         }
     }
+}
+
+/// One side's end is passed on to the other, which may go on; a slow side slows the other.
+async fn pass_on(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    one_side_has_ended: &Cell<bool>,
+) -> io::Result<()> {
+    copy(from, to).await?;
+    one_side_has_ended.set(true);
+    to.shutdown().await
 }
 
 fn asked_for(headers: &HeaderMap) -> Option<&HeaderValue> {

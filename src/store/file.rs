@@ -1,7 +1,7 @@
 //! The embedded store: keys and businesses in a YAML file that people read and edit, counts in memory, one process.
 //!
-//! It answers questions exactly as Redis does, from documents under the same names. The file is looked at at most about
-//! once a second, so that what stands in it acts within one. `snapshot` says what the file means, `edit` changes it.
+//! It answers questions exactly as Redis does, from documents under the same names. A thread of its own looks at the file about
+//! once a second, so that what stands in it acts within one, and no request waits for a disk or for 64 MiB of YAML. `snapshot` says what the file means, `edit` changes it.
 
 mod claim;
 mod edit;
@@ -11,9 +11,9 @@ use std::fs;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 use tracing::{error, info, warn};
@@ -39,9 +39,6 @@ pub struct FileStore {
     /// Replaced whole when the file changes; locked only to clone or replace the pointer.
     snapshot: RwLock<Arc<Snapshot>>,
     counts: Counts,
-    /// When the file was last looked at, in milliseconds since `opened`.
-    looked_ms: AtomicU64,
-    opened: Instant,
     /// Held while the file is read; requests do not wait for it.
     seen: Mutex<Seen>,
     /// Locked while this process serves by the file.
@@ -72,15 +69,17 @@ impl FileStore {
             path: path.to_owned(),
             snapshot: RwLock::default(),
             counts: Counts::new(),
-            looked_ms: AtomicU64::new(0),
-            opened: Instant::now(),
             seen: Mutex::default(),
             claim: OnceLock::new(),
         };
         let mut seen = store.seen();
         store.look(&mut seen).map_err(|what| store.broken(&what))?;
         drop(seen);
-        Ok(Arc::new(store))
+        let store = Arc::new(store);
+        let looking = Arc::downgrade(&store);
+        let started = thread::Builder::new().name("key file".to_owned()).spawn(move || keep_looking(&looking));
+        started.map_err(|error| store.broken(&format!("no thread can be started that looks at it: {error}")))?;
+        Ok(store)
     }
 
     pub fn path(&self) -> &Path {
@@ -89,12 +88,12 @@ impl FileStore {
 
     /// The tenant of the key with this digest, if the file holds it.
     pub fn lookup(&self, digest: &Digest) -> Option<Tenant> {
-        self.current().tenant(digest).cloned()
+        self.held().tenant(digest).cloned()
     }
 
     /// Answers each question as `limit::ask` says.
     pub fn decide(&self, questions: &[Question], now_ms: u64) -> Vec<Answer> {
-        let snapshot = self.current();
+        let snapshot = self.held();
         let answer = |question| Answer { now_ms, outcome: self.answer(&snapshot, question, now_ms) };
         questions.iter().map(answer).collect()
     }
@@ -111,18 +110,6 @@ impl FileStore {
             return Outcome::Refused;
         }
         self.counts.spend(question, now_ms)
-    }
-
-    /// What to decide by now: looks at the file first when that is due. One request in a second reads; the others go on
-    /// with what there is.
-    fn current(&self) -> Arc<Snapshot> {
-        let now = self.since_opened_ms();
-        let last = self.looked_ms.load(Ordering::Relaxed);
-        let due = u128::from(now.saturating_sub(last)) >= LOOK_EVERY.as_millis();
-        if due && self.looked_ms.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            self.refresh(&mut self.seen());
-        }
-        self.held()
     }
 
     /// Takes over what the file holds, or keeps the last good reading and says why, once per change.
@@ -180,6 +167,7 @@ impl FileStore {
         }
     }
 
+    /// What to decide by now.
     fn held(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -188,12 +176,17 @@ impl FileStore {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn since_opened_ms(&self) -> u64 {
-        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
     fn broken(&self, what: &str) -> StoreError {
         StoreError::Broken(format!("{}: {what}", self.path.display()))
+    }
+}
+
+/// Until the store is dropped.
+fn keep_looking(store: &Weak<FileStore>) {
+    loop {
+        thread::sleep(LOOK_EVERY);
+        let Some(store) = store.upgrade() else { return };
+        store.refresh(&mut store.seen());
     }
 }
 
@@ -212,7 +205,7 @@ fn documents(snapshot: &Snapshot, ask: &Ask) -> Vec<Option<bytes::Bytes>> {
     ask.documents.iter().map(|document| snapshot.document(&ask.slot, &document.name).cloned()).collect()
 }
 
-/// A pipe or a device would hold up the worker that reads it.
+/// A pipe or a device would hold up the thread that reads it.
 fn read(path: &Path, metadata: &fs::Metadata) -> Result<Vec<u8>, String> {
     if !metadata.is_file() {
         return Err("it is no regular file".to_owned());

@@ -20,6 +20,8 @@ pub struct StoreHealth {
     /// The nodes that may evict what they should keep, as they said when they were connected to last.
     evicting: Mutex<BTreeSet<String>>,
     breaker: Breaker,
+    /// How many connections were given up because nothing came from them any more.
+    silences: AtomicU64,
     /// In milliseconds.
     probe_within: AtomicU64,
     /// What befalls the connections of all workers is one event.
@@ -30,8 +32,8 @@ impl Default for StoreHealth {
     fn default() -> Self {
         let (up, needed) = (AtomicBool::new(false), AtomicBool::new(true));
         let probe_within = AtomicU64::new(milliseconds(PROBE));
-        let (evicting, breaker, said) = Default::default();
-        Self { up, needed, evicting, breaker, probe_within, said }
+        let (evicting, breaker, silences, said) = Default::default();
+        Self { up, needed, evicting, breaker, silences, probe_within, said }
     }
 }
 
@@ -85,6 +87,16 @@ impl StoreHealth {
     /// A call has failed, or a connection was lost.
     pub fn failed(&self) {
         self.up.store(false, Ordering::Relaxed);
+    }
+
+    /// A connection was given up because nothing came from it any more.
+    pub(super) fn fell_silent(&self) {
+        self.silences.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Differs from what it was whenever one was, in between.
+    pub(super) fn silences(&self) -> u64 {
+        self.silences.load(Ordering::Relaxed)
     }
 
     /// Whether the store may forget keys, revocations and counts when its memory is full.

@@ -19,6 +19,7 @@ mod credentials;
 mod demo;
 mod drained;
 mod exactness;
+mod explained;
 mod floods;
 mod forwarding;
 mod frames;

@@ -1,6 +1,10 @@
 //! What operators see: liveness, readiness, metrics, and one log line per request that holds no key.
 
+use std::io::Write as _;
+use std::net::TcpStream;
+
 use serde_json::json;
+use tokio::net::TcpSocket;
 
 use crate::support::{AnswerTo as _, Gate, Stage, until};
 
@@ -219,6 +223,42 @@ routes: {/things/**: any, /public/**: public}
     for key in [key, unknown] {
         assert!(!shown.contains(&key), "a key is shown");
     }
+}
+
+#[tokio::test]
+async fn operators_are_answered_while_strangers_hold_hundreds_of_connections_and_take_nothing() {
+    let (_stage, gate) = yard();
+    let mut strangers = Vec::new();
+    for _ in 0..300 {
+        strangers.push(takes_nothing(&gate).await);
+        if strangers.len() % 50 == 0 {
+            for path in ["/livez", "/readyz", "/metrics"] {
+                assert_eq!(gate.operators(path).status, 200, "{path} beside {} others", strangers.len());
+            }
+        }
+    }
+    // At once, of those that have most: then there is room for who comes.
+    until("no more to be kept than there are places", || {
+        (strangers.iter().filter(|one| stands(one)).count() <= 200).then_some(())
+    });
+    // And after a while in any case.
+    until("all of them to be let go", || (!strangers.iter().any(stands)).then_some(()));
+    assert_eq!(gate.operators("/metrics").status, 200);
+}
+
+/// A connection that asks for more than there is room for on the way, and takes nothing of it.
+async fn takes_nothing(gate: &Gate) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("there are sockets");
+    socket.set_recv_buffer_size(4096).expect("a small buffer is allowed");
+    let stream = socket.connect(gate.admin).await.expect("the gate listens").into_std().expect("it is open");
+    let requests = "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n".repeat(100);
+    (&stream).write_all(requests.as_bytes()).expect("so little has room on the way");
+    stream
+}
+
+/// Whether the other side has not reset it yet.
+fn stands(mut stream: &TcpStream) -> bool {
+    stream.write_all(b"G").is_ok()
 }
 
 fn yard() -> (Stage, Gate) {

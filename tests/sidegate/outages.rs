@@ -60,6 +60,30 @@ async fn a_network_that_swallows_everything() {
     scene.recovers("blackhole").await;
 }
 
+/// As a Redis is that forks: each answer comes, late, and is nobody else's.
+#[tokio::test]
+async fn a_server_that_stalls_for_a_moment_keeps_its_connections() {
+    let scene = Scene::set("").await;
+    let connected = || scene.gate.written().matches("store: connected").count();
+    let before = connected();
+    for _ in 0..3 {
+        scene.proxy.mood(Mood::Silent);
+        // Nobody is let in who should not be, while answers are missed and when they come.
+        scene.asked_for(Duration::from_millis(400)).await;
+        scene.proxy.mood(Mood::Pass);
+        scene.asked_for(Duration::from_millis(100)).await;
+        scene.recovers("a stall").await;
+    }
+    assert_eq!(connected(), before, "nobody connects again for a moment's silence");
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_without_a_word_is_left_within_the_time_of_a_failover() {
+    let scene = Scene::set("").await;
+    scene.proxy.forget();
+    scene.recovers("gone without a word").await;
+}
+
 #[tokio::test]
 async fn a_server_that_accepts_and_never_speaks() {
     let scene = Scene::set("").await;

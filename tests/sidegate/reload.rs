@@ -44,6 +44,19 @@ async fn a_hangup_reads_again_even_where_nothing_has_changed() {
     assert_eq!(gate.get("/a").answer().await.status, 200);
 }
 
+#[tokio::test]
+async fn a_reload_that_wants_more_connections_than_the_system_gives_says_so() {
+    let stage = Stage::set();
+    let yaml = |connections| {
+        format!("listen: {{address: '127.0.0.1:0', limits: {{connections: {connections}}}}}\nroutes: {{/a: public}}")
+    };
+    let few = "fewer files may be open";
+    let gate = stage.gate(&yaml(10));
+    assert!(!gate.written().contains(few), "{}", gate.written());
+    gate.reload(&yaml(10_000_000));
+    gate.said(few);
+}
+
 /// Kubernetes puts a ConfigMap's files below a link, and swaps the link.
 #[tokio::test]
 async fn a_link_that_is_swapped_above_the_file_is_a_change() {

@@ -171,6 +171,53 @@ fn a_tunnel_has_a_greatest_age_on_public_routes_too() {
 }
 
 #[test]
+fn a_tunnel_on_which_nothing_passes_ends_and_one_that_moves_does_not() {
+    let yard = Yard::set(GRANTED, "listen: {address: '127.0.0.1:0', limits: {stream_idle: 1s, body_idle: 1h}}");
+    let mut client = yard.ask(WEBSOCKET, "");
+    client.head();
+    let (_, mut upstream) = yard.upstream.next();
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(600));
+        client.send("on");
+        assert_eq!(upstream.until(b"on"), "on");
+    }
+    assert_eq!((client.rest(), upstream.rest()), (String::new(), String::new()));
+    yard.nothing_is_open();
+}
+
+#[test]
+fn a_side_that_has_said_its_last_word_is_not_kept_waiting_for_the_other() {
+    let yard = Yard::set(GRANTED, "listen: {address: '127.0.0.1:0', limits: {body_idle: 1s}}");
+    for client_ends in [true, false] {
+        let mut client = yard.ask(WEBSOCKET, "");
+        client.head();
+        let (_, mut upstream) = yard.upstream.next();
+        let (first, other) = if client_ends { (&mut client, &mut upstream) } else { (&mut upstream, &mut client) };
+        other.send("early");
+        assert_eq!(first.until(b"early"), "early");
+        first.finish();
+        assert_eq!(other.rest(), "");
+        other.send("late");
+        assert_eq!(first.until(b"late"), "late", "what comes behind the other side's end is passed on");
+        // It stays and says nothing.
+        assert_eq!(first.rest(), "", "it is still open");
+        yard.nothing_is_open();
+    }
+}
+
+#[test]
+fn a_tunnel_is_a_request_in_flight_until_it_ends() {
+    let limits = "workers: 1\nlisten: {address: '127.0.0.1:0', limits: {in_flight: 1}}";
+    let yard = Yard::set(GRANTED, limits);
+    let mut client = yard.ask(WEBSOCKET, "");
+    client.head();
+    let (_, upstream) = yard.upstream.next();
+    until("the only place to be taken", || (yard.gate.raw("GET", "/nowhere", &[]).status == 503).then_some(()));
+    drop((client, upstream));
+    until("the place to be free", || (yard.gate.raw("GET", "/nowhere", &[]).status == 404).then_some(()));
+}
+
+#[test]
 fn a_slow_side_slows_the_other_and_no_memory() {
     const MUCH: usize = 256 << 20;
     let yard = Yard::set(GRANTED, "");

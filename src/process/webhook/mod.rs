@@ -1,10 +1,9 @@
 //! The process that injects: an admission webhook over TLS, which API servers ask about every pod and Service that opted in, and
 //! a plain listener for the kubelet and Prometheus.
 //!
-//! What is answered is `inject::review`'s; `serving` takes connections, `connection` ends those that are of no use, `reading` bounds
-//! what a review may take, `namespaces` asks what a namespace's annotations are, `counts` are its metrics. The certificate is read again when its files hold something else.
+//! What is answered is `inject::review`'s; `serving` takes connections, `reading` bounds what a review may take, `namespaces` asks
+//! what a namespace's annotations are, `counts` are its metrics. The certificate is read again when its files hold something else.
 
-mod connection;
 mod counts;
 mod namespaces;
 mod reading;
@@ -13,7 +12,6 @@ mod serving;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
 
 use tokio::runtime::{self, LocalOptions};
 use tokio::time::timeout;
@@ -134,7 +132,3 @@ async fn serve_until_asked(serving: &Serving, signals: &mut Signals, mut files: 
         }
     }
 }
-
-/// How long a client may take to finish its handshake, then to ask for the first time, and to send a head; a review to be
-/// answered; and a connection to take its leave. An API server gives up after `timeoutSeconds`, which is less.
-const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,6 +1,6 @@
 //! Connections of API servers, over TLS, and of the kubelet and Prometheus, in clear.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,10 +14,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::Settings;
 use super::counts::Counts;
 use super::namespaces::Namespaces;
 use super::reading::{Refused, Room};
-use super::{PATIENCE, Settings, connection};
+use crate::admin::connection::{self, PATIENCE};
+use crate::admin::places::Places;
 use crate::admin::words::{self, text};
 use crate::inject::review::Review;
 use crate::listen::drain::Watch;
@@ -28,8 +30,6 @@ use crate::listen::tls::{Acceptor, TlsError};
 const CONNECTIONS: usize = 200;
 /// What is logged of words that somebody else has written.
 const LONGEST_WORD: usize = 256;
-/// How long to leave `accept` alone when descriptors have run out.
-const EXHAUSTED: Duration = Duration::from_millis(50);
 
 /// Which listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub struct Serving {
     drain: Watch,
     room: Room,
     /// Connections of API servers, and those of the kubelet and Prometheus.
-    open: [Cell<usize>; 2],
+    places: [Rc<Places>; 2],
 }
 
 impl Serving {
@@ -58,7 +58,7 @@ impl Serving {
             counts,
             drain,
             room: Room::new(),
-            open: Default::default(),
+            places: [Places::new(CONNECTIONS), Places::new(CONNECTIONS)],
         }
     }
 
@@ -74,7 +74,7 @@ impl Serving {
 
     /// Resolves once no connection of an API server is open.
     pub async fn idle(&self) {
-        while self.open[Place::Reviews as usize].get() > 0 {
+        while !self.places[Place::Reviews as usize].are_empty() {
             sleep(Duration::from_millis(10)).await;
         }
     }
@@ -82,23 +82,14 @@ impl Serving {
     /// Until draining closes; the probes' listener until the process ends, so that the last is still seen.
     pub async fn accept(self: Rc<Self>, listener: TcpListener, place: Place) {
         let mut drain = self.drain.clone();
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = drain.closing(), if place == Place::Reviews => return,
-            };
-            match accepted {
-                Ok((stream, peer)) => drop(tokio::task::spawn_local(self.clone().connection(stream, peer, place))),
-                Err(error) => {
-                    warn!(%error, "no connection can be accepted for now");
-                    sleep(EXHAUSTED).await;
-                }
-            }
+        let serve = |stream, peer| self.clone().connection(stream, peer, place);
+        tokio::select! {
+            () = self.places[place as usize].accept(&listener, serve) => {}
+            () = drain.closing(), if place == Place::Reviews => {}
         }
     }
 
     async fn connection(self: Rc<Self>, stream: TcpStream, peer: SocketAddr, place: Place) {
-        let Some(_open) = Open::take(&self, place) else { return };
         let answer = |request| {
             let serving = self.clone();
             async move { serving.answer(request, place).await }
@@ -161,25 +152,4 @@ impl Serving {
 
 fn shortened(word: &str) -> String {
     word.chars().take(LONGEST_WORD).collect()
-}
-
-/// A connection, until dropped.
-struct Open(Rc<Serving>, Place);
-
-impl Open {
-    fn take(serving: &Rc<Serving>, place: Place) -> Option<Self> {
-        let open = &serving.open[place as usize];
-        if open.get() >= CONNECTIONS {
-            return None;
-        }
-        open.set(open.get() + 1);
-        Some(Self(serving.clone(), place))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        let open = &self.0.open[self.1 as usize];
-        open.set(open.get() - 1);
-    }
 }

@@ -1,13 +1,16 @@
 //! An upstream's name into its addresses: one worker's memory of the last answer, which is never used when it is old.
+//!
+//! A question is the resolver's, not a request's: the system's resolver holds a thread until it has an answer, whoever waits, so
+//! that another is asked only when the one before has ended.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
+use tokio::sync::watch;
 
 /// After this an answer is asked for again, beside the requests that still use it.
 const FRESH: Duration = Duration::from_secs(30);
@@ -17,6 +20,8 @@ const USABLE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(1);
 
 type Addresses = Rc<[SocketAddr]>;
+/// What came of a question, for all who wait; an error cannot be cloned.
+type Answered = Result<Addresses, (io::ErrorKind, String)>;
 type Lookup = fn(String, u16) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>>>>;
 
 pub struct Resolver {
@@ -26,9 +31,8 @@ pub struct Resolver {
     /// An address in digits is its own answer, for ever.
     literal: bool,
     answer: RefCell<Option<Answer>>,
-    asking: Cell<bool>,
-    /// Many connections that need an answer at once wait for one question.
-    one_question: Mutex<()>,
+    /// The question that is under way: many connections that need an answer at once wait for it.
+    asking: RefCell<Option<watch::Receiver<Option<Answered>>>>,
 }
 
 struct Answer {
@@ -47,8 +51,7 @@ impl Resolver {
         let literal: Option<IpAddr> = host.parse().ok();
         let own = |address| Answer { addresses: Rc::from([SocketAddr::new(address, port)]), at: Instant::now() };
         let answer = RefCell::new(literal.map(own));
-        let (literal, asking) = (literal.is_some(), Cell::new(false));
-        Self { host, port, lookup, literal, answer, asking, one_question: Mutex::new(()) }
+        Self { host, port, lookup, literal: literal.is_some(), answer, asking: RefCell::default() }
     }
 
     /// Where to connect to, in the resolver's order.
@@ -61,7 +64,7 @@ impl Resolver {
     }
 
     /// After `tried` were all in vain: others, if the name has others now.
-    pub async fn other_than(&self, tried: &[SocketAddr]) -> Option<Addresses> {
+    pub async fn other_than(self: &Rc<Self>, tried: &[SocketAddr]) -> Option<Addresses> {
         let now = if self.literal { None } else { self.ask(AGAIN).await.ok() };
         now.filter(|addresses| **addresses != *tried)
     }
@@ -73,15 +76,10 @@ impl Resolver {
 
     /// Asks again in the background once the answer is no longer fresh.
     pub fn keep_fresh(self: &Rc<Self>) {
-        if self.known(FRESH).is_some() || self.answer.borrow().is_none() || self.asking.replace(true) {
-            return;
+        // A name that cannot be resolved now keeps its last answer until that is too old.
+        if self.known(FRESH).is_none() && self.answer.borrow().is_some() {
+            self.question();
         }
-        let resolver = self.clone();
-        tokio::task::spawn_local(async move {
-            // A name that cannot be resolved now keeps its last answer until that is too old.
-            let _ = resolver.ask(FRESH).await;
-            resolver.asking.set(false);
-        });
     }
 
     fn known(&self, not_older_than: Duration) -> Option<Addresses> {
@@ -91,11 +89,34 @@ impl Resolver {
     }
 
     /// The name's addresses, asked for unless somebody did within `not_older_than`.
-    async fn ask(&self, not_older_than: Duration) -> io::Result<Addresses> {
-        let _alone = self.one_question.lock().await;
+    async fn ask(self: &Rc<Self>, not_older_than: Duration) -> io::Result<Addresses> {
         if let Some(addresses) = self.known(not_older_than) {
             return Ok(addresses);
         }
+        let mut question = self.question();
+        let answered = question.wait_for(Option::is_some).await.ok().and_then(|answered| answered.clone());
+        let given_up = || Err((io::ErrorKind::Other, "the question was given up".to_owned()));
+        answered.unwrap_or_else(given_up).map_err(|(kind, why)| io::Error::new(kind, why))
+    }
+
+    /// The question that is under way, or a new one.
+    fn question(self: &Rc<Self>) -> watch::Receiver<Option<Answered>> {
+        if let Some(question) = &*self.asking.borrow() {
+            return question.clone();
+        }
+        let (tell, told) = watch::channel(None);
+        *self.asking.borrow_mut() = Some(told.clone());
+        let resolver = self.clone();
+        tokio::task::spawn_local(async move {
+            let answered = resolver.look_up().await.map_err(|error| (error.kind(), error.to_string()));
+            *resolver.asking.borrow_mut() = None;
+            // Nobody may be left who waits.
+            let _ = tell.send(Some(answered));
+        });
+        told
+    }
+
+    async fn look_up(&self) -> io::Result<Addresses> {
         let found = (self.lookup)(self.host.clone(), self.port).await?;
         if found.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", self.host)));
@@ -112,6 +133,8 @@ async fn system(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     thread_local! {
@@ -152,7 +175,7 @@ mod tests {
             }
             age(&resolver, FRESH);
             assert_eq!(*resolver.addresses().await.expect("it resolves"), [address(1)], "nobody waits for the new one");
-            while resolver.asking.get() {
+            while resolver.asking.borrow().is_some() {
                 tokio::task::yield_now().await;
             }
             assert_eq!(*resolver.addresses().await.expect("it resolves"), [address(2)]);
@@ -178,6 +201,21 @@ mod tests {
             assert_eq!(resolver.other_than(&tried).await, None, "that very answer is a moment old");
             age(&resolver, AGAIN);
             assert_eq!(resolver.other_than(&tried).await.as_deref(), Some(&[address(2)][..]));
+        });
+    }
+
+    #[test]
+    fn requests_that_give_up_leave_one_question_behind_and_no_more() {
+        local(async {
+            let resolver = Rc::new(Resolver::with("app.internal", 80, |_, _| {
+                ASKED.set(ASKED.get() + 1);
+                Box::pin(std::future::pending())
+            }));
+            for _ in 0..20 {
+                let gave_up = tokio::time::timeout(Duration::from_millis(1), resolver.addresses()).await;
+                assert!(gave_up.is_err(), "nobody answers");
+            }
+            assert_eq!(ASKED.get(), 1);
         });
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -132,6 +132,23 @@ fn a_change_acts_within_a_second_and_a_revoked_key_is_refused() {
     within_a_second(|| store.lookup(&Digest::of("two")).is_some());
     assert_eq!(stored(&store, "two").map(|d| d.revoked), Some(true));
     assert_eq!(stored(&store, "one").map(|d| d.revoked), Some(false));
+}
+
+#[test]
+fn nobody_waits_while_the_file_is_read() {
+    let folder = Folder::new();
+    folder.write(&file(&[entry("one", ", business: acme")]));
+    let store = folder.open();
+    let reading = store.seen();
+    let (tell, told) = mpsc::channel();
+    let asking = store.clone();
+    thread::spawn(move || {
+        // Beyond the moment at which it is looked at again.
+        thread::sleep(LOOK_EVERY + Duration::from_millis(200));
+        tell.send(asking.lookup(&Digest::of("one")).is_some())
+    });
+    assert_eq!(told.recv_timeout(Duration::from_secs(10)), Ok(true));
+    drop(reading);
 }
 
 #[test]

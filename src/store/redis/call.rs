@@ -4,19 +4,15 @@
 //! and `cluster`.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 use redis::Cmd;
 use tokio::time::Instant;
 
-use super::connect::{self, Connection, Link};
+use super::connect::{self, Connection, Doubt, Link};
 use super::lateness;
 use super::script::{self, Script};
 use crate::store::StoreError;
 use crate::store::health::StoreHealth;
-
-/// A call that had less time than this proves nothing about the connection when it gets no answer.
-const PATIENCE: Duration = Duration::from_millis(20);
 
 /// How often one call loads the script again: a flush may fall between the loading and the call.
 const RELOADS: usize = 5;
@@ -37,15 +33,14 @@ pub(super) async fn send(
     deadline: Instant,
 ) -> Result<Option<Vec<u8>>, StoreError> {
     let link = connection.link(deadline).await?;
-    let sent = Instant::now();
     let answer = lateness::until(deadline, evaluate(&link, request, asking)).await.unwrap_or(Err(StoreError::Deadline));
     match &answer {
         Ok(_) | Err(StoreError::Broken(_)) => {}
         Err(StoreError::Refused(text)) if is_direction(text) => {}
         Err(error) => {
             health.failed();
-            if casts_doubt(error, sent.elapsed() >= PATIENCE) {
-                connection.doubt(&link);
+            if let Some(doubt) = doubt(error) {
+                connection.doubt(&link, doubt);
             }
         }
     }
@@ -78,14 +73,13 @@ pub(super) fn is_direction(text: &str) -> bool {
     ["MOVED ", "ASK ", "TRYAGAIN", "CROSSSLOT"].iter().any(|code| text.starts_with(code))
 }
 
-/// Whether another connection might do better: it broke, it is silent, its master became a replica, its login ended.
-fn casts_doubt(error: &StoreError, patient: bool) -> bool {
+/// What a failure says of the connection: it broke, it may be dead, its master became a replica, its login ended.
+fn doubt(error: &StoreError) -> Option<Doubt> {
+    let useless = ["READONLY", "NOAUTH", "WRONGPASS", "MASTERDOWN"];
     match error {
-        StoreError::Unreachable(_) => true,
-        StoreError::Deadline => patient,
-        StoreError::Refused(text) => {
-            ["READONLY", "NOAUTH", "WRONGPASS", "MASTERDOWN"].iter().any(|code| text.contains(code))
-        }
-        StoreError::Broken(_) => false,
+        StoreError::Unreachable(_) => Some(Doubt::Useless),
+        StoreError::Deadline => Some(Doubt::Late),
+        StoreError::Refused(text) => useless.iter().any(|code| text.contains(code)).then_some(Doubt::Useless),
+        StoreError::Broken(_) => None,
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::call::{Request, send};
-use super::connect::Connection;
+use super::connect::{Connection, some_of};
 use super::dial::dial;
 use super::lateness;
 use super::nodes;
@@ -42,7 +42,7 @@ struct Inner {
     health: Arc<StoreHealth>,
     map: watch::Receiver<Known>,
     /// Somebody has found the map wrong.
-    doubted: Notify,
+    doubted: Arc<Notify>,
     // Never held across an await. Directions that the map does not have yet stand beside the connections.
     nodes: Mutex<Nodes>,
 }
@@ -60,9 +60,10 @@ impl Cluster {
     /// Starts to read the map in the background. Must be called within a tokio runtime.
     pub(super) fn start(settings: Settings, health: Arc<StoreHealth>) -> Self {
         let (tell, map) = watch::channel(None);
-        let inner = Inner { settings, health, map, doubted: Notify::new(), nodes: Mutex::default() };
+        let inner = Inner { settings, health, map, doubted: Arc::default(), nodes: Mutex::default() };
         let cluster = Self(Arc::new(inner));
-        tokio::spawn(keep(Arc::downgrade(&cluster.0), tell));
+        let keeper = Keeper { settings: cluster.0.settings.clone(), doubted: cluster.0.doubted.clone(), told: None };
+        tokio::spawn(keeper.keep(Arc::downgrade(&cluster.0), tell));
         cluster
     }
 
@@ -134,20 +135,6 @@ impl Inner {
         connection
     }
 
-    /// Reads the map from the first node that gives it: those that are masters now, then the configured ones.
-    async fn read_map(&self) -> Result<SlotMap, StoreError> {
-        let known = self.map.borrow().clone();
-        let masters = known.and_then(Result::ok).map(|map| map.masters()).unwrap_or_default();
-        let mut last = StoreError::Unreachable("no address is configured".to_owned());
-        for address in masters.iter().chain(self.settings.shape.addresses()) {
-            match read_map(&self.settings, address).await {
-                Ok(map) => return Ok(map),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
     /// Forgets what a new map makes superfluous: connections to nodes that left or are no masters any more end.
     fn adopt(&self, map: &SlotMap) {
         let masters = map.masters();
@@ -162,12 +149,53 @@ impl Inner {
     }
 }
 
-/// Reads the map whenever it is in doubt, and now and then, until the last `Cluster` is dropped.
-async fn keep(inner: Weak<Inner>, tell: watch::Sender<Known>) {
-    let mut told = None;
-    loop {
-        let Some(cluster) = inner.upgrade() else { return };
-        match cluster.read_map().await {
+/// Reads the map. It holds the cluster for a moment at a time only, so that connections end with the last `Cluster`.
+struct Keeper {
+    settings: Settings,
+    doubted: Arc<Notify>,
+    /// Why it could not be read, as was last logged.
+    told: Option<StoreError>,
+}
+
+impl Keeper {
+    /// Reads the map whenever it is in doubt, and now and then, until the last `Cluster` is dropped.
+    async fn keep(mut self, cluster: Weak<Inner>, tell: watch::Sender<Known>) {
+        loop {
+            let read = tokio::select! {
+                read = self.read_map(&tell) => read,
+                () = tell.closed() => return,
+            };
+            let Some(cluster) = cluster.upgrade() else { return };
+            self.take(read, &cluster, &tell);
+            drop(cluster);
+            tokio::select! {
+                // Not everybody at the same moment, when all have found it wrong at the same moment.
+                () = sleep(SOONEST + some_of(SOONEST)) => {}
+                () = tell.closed() => return,
+            }
+            tokio::select! {
+                _ = timeout(EVERY, self.doubted.notified()) => {}
+                () = tell.closed() => return,
+            }
+        }
+    }
+
+    /// Reads it from the first node that gives it: those that are masters now, then the configured ones.
+    async fn read_map(&self, tell: &watch::Sender<Known>) -> Result<SlotMap, StoreError> {
+        let known = tell.borrow().clone();
+        let masters = known.and_then(Result::ok).map(|map| map.masters()).unwrap_or_default();
+        let mut last = StoreError::Unreachable("no address is configured".to_owned());
+        for address in masters.iter().chain(self.settings.shape.addresses()) {
+            match read_map(&self.settings, address).await {
+                Ok(map) => return Ok(map),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn take(&mut self, read: Result<SlotMap, StoreError>, cluster: &Inner, tell: &watch::Sender<Known>) {
+        match read {
             Ok(map) => {
                 cluster.adopt(&map);
                 // One connection from the start: readiness is to be true of decisions.
@@ -175,24 +203,22 @@ async fn keep(inner: Weak<Inner>, tell: watch::Sender<Known>) {
                     cluster.connection(first);
                 }
                 tell.send_replace(Some(Ok(Arc::new(map))));
-                told = None;
+                self.told = None;
             }
             Err(error) => {
                 let never_read = !matches!(&*tell.borrow(), Some(Ok(_)));
                 // Told when the reason changes, not at every attempt.
-                if told.as_ref() != Some(&error) {
-                    tracing::warn!(redis = %cluster.settings.shape, %error, "store: the cluster's map cannot be read");
-                    told = Some(error.clone());
+                if self.told.as_ref() != Some(&error) {
+                    tracing::warn!(redis = %self.settings.shape, %error, "store: the cluster's map cannot be read");
+                    self.told = Some(error.clone());
                 }
                 cluster.health.failed();
-                cluster.doubted.notify_one();
+                self.doubted.notify_one();
                 if never_read {
                     tell.send_replace(Some(Err(error)));
                 }
             }
         }
-        sleep(SOONEST).await;
-        let _ = timeout(EVERY, cluster.doubted.notified()).await;
     }
 }
 
@@ -293,6 +319,23 @@ mod tests {
         assert_eq!(slot_of("foo"), 12182);
         assert_eq!(slot_of("sg:{foo}:count:l:x"), 12182);
         assert_eq!(slot_of("foo{}"), slot_of("foo{}"));
+    }
+
+    #[tokio::test]
+    async fn nothing_of_it_is_kept_once_nobody_has_it() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let port = listener.local_addr().expect("a bound listener has an address").port();
+        drop(listener);
+        let node = Settings::from_url(&format!("redis://127.0.0.1:{port}")).expect("an address");
+        let settings = Settings { shape: Shape::Cluster(node.shape.addresses().to_vec()), ..node };
+        let cluster = Cluster::start(settings, Arc::default());
+        let mut known = cluster.0.map.clone();
+        // From now on the keeper waits for its next attempt.
+        known.wait_for(Option::is_some).await.expect("somebody tells");
+        drop(known);
+        let weak = Arc::downgrade(&cluster.0);
+        drop(cluster);
+        assert!(weak.upgrade().is_none(), "connections to its nodes live on");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! A worker's connection to Redis and the supervisor that keeps it: connects ahead of need, again after a loss, and backs off.
 //!
 //! The connection itself (`pipe`) knows nothing of answers that stopped, or of a master that became a replica; so whatever makes
-//! it doubtful is reported here, and the supervisor, which also moves its bytes, replaces it. It is an ordinary tokio task
+//! it doubtful is reported here, and the supervisor, which also moves its bytes, replaces it. An answer that is late is no reason:
+//! a Redis that forks is silent for a moment, and every worker of every sidecar would log in again just then. It is read when it
+//! comes, and dropped (`pipe`); only a connection that stays silent is given up. It is an ordinary tokio task
 //! (`tokio::spawn`, since all of it is `Send`), which a current-thread runtime runs on its own thread, with or without a
 //! `LocalSet`. Dropping the last `Connection` ends the task and closes the socket.
 
@@ -26,14 +28,31 @@ use crate::store::layout::Layout;
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
 
-/// A connection that lasted this long was good: its loss is made up for at once, while requests wait. One that did not is
+/// How long a connection that owes an answer may say nothing at all. Longer than most forks and slow scripts hold a Redis up, and
+/// short enough that a server that went without a word is replaced well within the 5 s that a failover may take. Others wait
+/// longer or for ever: go-redis 3 s (`ReadTimeout`), redis-py as long as its socket timeout says; Lettuce and the redis crate
+/// keep a connection whose answers are late, and wait for TCP to notice.
+const SILENCE: Duration = Duration::from_secs(2);
+/// How often it is looked whether such a connection has spoken again.
+const LISTEN: Duration = Duration::from_millis(50);
+
+/// A connection that lasted this long was good: its loss is made up for soon, while requests wait. One that did not is
 /// not worth waiting for: requests fail at once until there is a better one.
 const PROVEN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 pub(super) struct Connection {
     state: watch::Receiver<State>,
-    doubts: mpsc::UnboundedSender<u64>,
+    doubts: mpsc::UnboundedSender<(u64, Doubt)>,
+}
+
+/// What a call says of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// No answer came in time; one may be on its way.
+    Late,
+    /// Only another connection can do better.
+    Useless,
 }
 
 #[derive(Debug, Clone)]
@@ -81,10 +100,10 @@ impl Connection {
         }
     }
 
-    /// Has the supervisor replace this link's connection, unless it already has.
-    pub(super) fn doubt(&self, link: &Link) {
+    /// Has the supervisor replace this link's connection, at once or if it stays silent, unless it already has.
+    pub(super) fn doubt(&self, link: &Link, doubt: Doubt) {
         // A supervisor that is gone has closed the connection already.
-        let _ = self.doubts.send(link.generation);
+        let _ = self.doubts.send((link.generation, doubt));
     }
 }
 
@@ -104,7 +123,7 @@ struct Supervisor {
     watchers: Option<Watchers>,
     health: Arc<StoreHealth>,
     tell: watch::Sender<State>,
-    doubted: mpsc::UnboundedReceiver<u64>,
+    doubted: mpsc::UnboundedReceiver<(u64, Doubt)>,
     generation: u64,
 }
 
@@ -122,14 +141,14 @@ impl Supervisor {
                     if since.elapsed() >= PROVEN {
                         self.announce_lost(&why);
                         backoff = FIRST_BACKOFF;
-                        continue;
+                    } else {
+                        self.announce_down(why);
                     }
-                    self.announce_down(why);
                 }
                 Err(error) => self.announce_down(error),
             }
             tokio::select! {
-                () = sleep(backoff) => backoff = (backoff * 2).min(LONGEST_BACKOFF),
+                () = sleep(some_of(backoff)) => backoff = (backoff * 2).min(LONGEST_BACKOFF),
                 () = self.tell.closed() => return,
             }
         }
@@ -148,20 +167,40 @@ impl Supervisor {
 
     /// Why the connection has to be replaced; `None` when nobody needs it any more.
     async fn watch(&mut self, mut driver: Driver, address: &Address) -> Option<StoreError> {
+        let Self { tell, doubted, generation, watchers, health, .. } = self;
+        let silences = health.silences();
         let doubtful = |why: &str| Some(StoreError::Unreachable(why.to_owned()));
+        let mut moved = pin!(another_master(watchers.as_mut(), address));
+        let mut silence = Silence::default();
         loop {
             tokio::select! {
-                why = driver.ended() => return Some(why).filter(|_| !self.tell.is_closed()),
-                doubt = self.doubted.recv() => match doubt {
-                    Some(generation) if generation == self.generation => {
-                        return doubtful("it gave no answer in time, or one that only another connection can mend");
+                why = driver.ended() => return Some(why).filter(|_| !tell.is_closed()),
+                doubt = doubted.recv() => match doubt {
+                    Some((of, Doubt::Useless)) if of == *generation => {
+                        return doubtful("it gave an answer that only another connection can mend");
+                    }
+                    Some((of, Doubt::Late)) if of == *generation => {
+                        if health.silences() != silences {
+                            return doubtful("it gave no answer in time, and another had been silent for too long");
+                        }
+                        if silence.late(driver.awaits(), Instant::now()) == Heard::Answers {
+                            health.answered();
+                        }
                     }
                     Some(_) => {}
                     None => return None,
                 },
-                () = another_master(self.watchers.as_mut(), address) => {
-                    return doubtful("the sentinels name another master");
-                }
+                () = silence.looked_at() => match silence.look(driver.awaits(), Instant::now()) {
+                    Heard::Nothing => {}
+                    // Nobody may ask again before it is said to be well.
+                    Heard::Answers => health.answered(),
+                    Heard::NothingForTooLong => {
+                        // The other workers need not find that out each for itself.
+                        health.fell_silent();
+                        return doubtful("it was silent for too long");
+                    }
+                },
+                () = &mut moved => return doubtful("the sentinels name another master"),
             }
         }
     }
@@ -197,6 +236,58 @@ impl Supervisor {
     fn is_news(&self, what: &str) -> bool {
         self.health.said.is_news(&format!("{}: {what}", self.place), Instant::now().into_std())
     }
+}
+
+/// A connection that may be dead: what it had said when an answer was missed, and since when it is listened to.
+#[derive(Debug, Default)]
+struct Silence(Option<(u32, Instant)>);
+
+/// What has come since an answer was missed.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    Nothing,
+    Answers,
+    NothingForTooLong,
+}
+
+impl Silence {
+    /// An answer did not come in time; where one is still owed, `awaits` tells whether anything was said in between.
+    fn late(&mut self, awaits: Option<u32>, now: Instant) -> Heard {
+        if self.0.map(|(said, _)| said) != awaits {
+            self.0 = awaits.map(|said| (said, now));
+        }
+        if self.0.is_none() { Heard::Answers } else { Heard::Nothing }
+    }
+
+    /// When to look whether anything was said.
+    async fn looked_at(&self) {
+        match self.0 {
+            Some(_) => sleep(LISTEN).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Once something was said, the next answer that is missed counts anew.
+    fn look(&mut self, awaits: Option<u32>, now: Instant) -> Heard {
+        match self.0 {
+            Some((said, since)) if awaits == Some(said) && now.saturating_duration_since(since) < SILENCE => {
+                Heard::Nothing
+            }
+            Some((said, _)) if awaits == Some(said) => Heard::NothingForTooLong,
+            Some(_) | None => {
+                self.0 = None;
+                Heard::Answers
+            }
+        }
+    }
+}
+
+/// How long to wait before the next attempt: any part of `most`, so that those who lost a connection at the same moment do not
+/// come back at the same moment.
+pub(super) fn some_of(most: Duration) -> Duration {
+    // Without randomness, half.
+    let drawn = getrandom::u32().unwrap_or(u32::MAX / 2);
+    most.mul_f64(f64::from(drawn) / f64::from(u32::MAX))
 }
 
 /// What a connection has learned before it decides.
@@ -301,4 +392,41 @@ async fn try_script(pipe: &Pipe, sha: &str) -> Result<(), StoreError> {
     let nothing = script::encode(&Layout::new(""), &[]);
     let answer: Vec<u8> = pipe.call(false, |commands| nothing.write_evalsha(sha, commands)).await?;
     script::decode(&[], &answer).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_given_up_when_it_owes_an_answer_and_says_nothing() {
+        let now = Instant::now();
+        let mut silence = Silence::default();
+        assert_eq!(silence.late(None, now), Heard::Answers, "the answer has come meanwhile");
+        assert_eq!(silence.late(Some(7), now), Heard::Nothing);
+        assert_eq!(silence.late(Some(7), now + SILENCE / 2), Heard::Nothing);
+        assert_eq!(silence.look(Some(7), now + SILENCE / 2), Heard::Nothing);
+        assert_eq!(silence.look(Some(7), now + SILENCE), Heard::NothingForTooLong, "since the first");
+    }
+
+    #[test]
+    fn whatever_is_said_in_between_begins_the_wait_anew() {
+        let (now, later) = (Instant::now(), Instant::now() + SILENCE / 2);
+        let mut silence = Silence::default();
+        silence.late(Some(7), now);
+        assert_eq!(silence.late(Some(8), later), Heard::Nothing);
+        assert_eq!(silence.look(Some(8), now + SILENCE), Heard::Nothing);
+        for awaits in [Some(9), None] {
+            silence.late(Some(8), later);
+            assert_eq!(silence.look(awaits, later + SILENCE), Heard::Answers);
+            assert_eq!(silence.0, None);
+        }
+    }
+
+    #[test]
+    fn delays_differ_and_are_never_longer_than_the_most() {
+        let delays: Vec<_> = (0..100).map(|_| some_of(FIRST_BACKOFF)).collect();
+        assert!(delays.iter().all(|delay| *delay <= FIRST_BACKOFF));
+        assert!(delays.iter().max() > delays.iter().min());
+    }
 }

@@ -75,6 +75,8 @@ struct Wire {
     waiting: VecDeque<Waiter>,
     /// Somebody waits for room.
     crowded: bool,
+    /// Differs from what it was whenever something was read in between.
+    reads: u32,
     driver: Waker,
 }
 
@@ -92,6 +94,7 @@ pub(super) fn open(socket: Box<dyn Socket>) -> (Pipe, Driver) {
         answers: Answers::new(),
         waiting: VecDeque::new(),
         crowded: false,
+        reads: 0,
         driver: Waker::noop().clone(),
     };
     let shared = Arc::new(Shared { wire: Mutex::new(wire), room: Notify::new() });
@@ -164,6 +167,12 @@ impl Driver {
             ended
         })
         .await
+    }
+
+    /// While the other side owes an answer: what differs from what it was whenever it has said anything in between.
+    pub(super) fn awaits(&self) -> Option<u32> {
+        let wire = self.0.wire();
+        (!wire.waiting.is_empty()).then_some(wire.reads)
     }
 }
 
@@ -280,7 +289,7 @@ impl Wire {
             let read = pin!(socket.read_buf(self.answers.room())).poll(cx);
             match read {
                 Poll::Ready(Ok(0)) => return Err(lost("it was closed")),
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(_)) => self.reads = self.reads.wrapping_add(1),
                 Poll::Ready(Err(error)) => return Err(StoreError::Unreachable(error.to_string())),
                 Poll::Pending => return Ok(()),
             }

@@ -58,7 +58,11 @@ impl<'r> Place<'r> {
                 self.unclaim_id(&new).await?;
                 return Err(full);
             }
-            // Who lost to another insertion of the same key shares its id, and who got no answer may have written it.
+            Err(RegistryError::Contended) => {
+                self.unclaim_unless_standing(&new).await?;
+                return Err(RegistryError::Contended);
+            }
+            // Who got no answer may have written it.
             Err(error) => return Err(error),
         }
         self.lead_to(&new).await?;
@@ -271,6 +275,16 @@ impl<'r> Place<'r> {
             self.redis.delete(&name).await?;
         }
         Ok(())
+    }
+
+    /// Who lost to another insertion of the same key may share its id; one of its own would lead to a key that has another.
+    async fn unclaim_unless_standing(self, key: &StoredKey) -> Result<(), RegistryError> {
+        match self.read(key.digest, key.tenant.clone()).await? {
+            Some(standing) if standing.text("id") == key.text("id") => Ok(()),
+            Some(_) => self.unclaim_id(key).await,
+            // It was there a moment ago, and may come again.
+            None => Ok(()),
+        }
     }
 
     /// Writes what leads to a document that stands: `at`, the tenant's set, the id.

@@ -306,3 +306,27 @@ async fn two_who_insert_the_same_key_at_once_leave_it_whole() {
         assert_eq!(registry.find(&id).await.map(|key| key.digest), Ok(Digest::of(&key)));
     }
 }
+
+#[tokio::test]
+async fn who_loses_a_race_for_a_key_leaves_no_id_behind() {
+    let both = both().await;
+    let [_, redis] = both.registries.as_slice() else { panic!("two stores") };
+    let others = [Registry::connect(&both.server.settings).await, Registry::connect(&both.server.settings).await];
+    let [Ok(second), Ok(third)] = &others else { panic!("redis-server answers") };
+    let mut wanted = document("k1");
+    wanted.remove("id");
+    for round in 0..30 {
+        let key = format!("key {round}");
+        // Each would give it an id of its own.
+        let inserted = tokio::join!(
+            insert(redis, &key, wanted.clone()),
+            insert(second, &key, wanted.clone()),
+            insert(third, &key, wanted.clone())
+        );
+        let came =
+            [inserted.0, inserted.1, inserted.2].into_iter().filter(|one| matches!(one, Ok(Insertion::Inserted(_))));
+        assert_eq!(came.count(), 1, "round {round}");
+    }
+    let Registry::Redis { documents, layout, .. } = redis else { panic!("it is in Redis") };
+    assert_eq!(documents.scan(&layout.id("*")).await.map(|names| names.len()), Ok(30));
+}

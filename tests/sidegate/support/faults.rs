@@ -3,7 +3,11 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -32,6 +36,8 @@ pub struct Proxy {
 struct State {
     mood: Mutex<Mood>,
     connections: Mutex<Vec<TcpStream>>,
+    /// How often what was open then was left behind.
+    forgotten: AtomicUsize,
 }
 
 impl Proxy {
@@ -39,7 +45,11 @@ impl Proxy {
     pub fn before(target: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let port = listener.local_addr().expect("a bound listener has an address").port();
-        let state = Arc::new(State { mood: Mutex::new(Mood::Pass), connections: Mutex::default() });
+        let state = Arc::new(State {
+            mood: Mutex::new(Mood::Pass),
+            connections: Mutex::default(),
+            forgotten: AtomicUsize::new(0),
+        });
         let accepting = state.clone();
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
@@ -54,6 +64,11 @@ impl Proxy {
 
     pub fn mood(&self, mood: Mood) {
         *self.state.mood.lock().unwrap_or_else(PoisonError::into_inner) = mood;
+    }
+
+    /// Nothing comes through any more on what is open now, and nobody is told; what connects from now on passes.
+    pub fn forget(&self) {
+        self.state.forgotten.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Closes every connection that is open now.
@@ -99,12 +114,15 @@ impl State {
                 }
             }
         });
-        let writing = self.clone();
+        let (writing, known) = (self.clone(), self.forgotten.load(Ordering::Relaxed));
         thread::spawn(move || {
             for (due, bytes) in receive {
                 thread::sleep(due.saturating_duration_since(Instant::now()));
                 while writing.mood() == Mood::Silent {
                     thread::sleep(Duration::from_millis(2));
+                }
+                if writing.forgotten.load(Ordering::Relaxed) != known {
+                    continue;
                 }
                 let (half, mood) = (bytes.len() / 2, writing.mood());
                 let sent = match mood {

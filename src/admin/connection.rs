@@ -1,12 +1,15 @@
-//! One connection, from where its protocol is known: it is closed when nothing is asked on it, and after a while in any case.
+//! One connection that strangers may open too, from where its protocol is known: it is closed when nothing is asked on it, when its
+//! answers are not taken, and after a while in any case. Of the operators' listeners and of the webhook's; how many there may
+//! be is left to `places`.
 //!
-//! hyper bounds the head of a request over HTTP/1.1 and pings over HTTP/2. It does not bound the wait for HTTP/2's preface, nor
-//! does a ping tell a client that asks from one that only holds the place.
+//! hyper bounds the head of a request over HTTP/1.1 and pings over HTTP/2. It does not bound the wait for HTTP/2's preface, nor for
+//! a client that asks and does not read, nor does a ping tell a client that asks from one that only holds the place.
 
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,12 +20,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::PATIENCE;
 use crate::listen::drain::Watch;
+use crate::listen::paced::{Paced, Pulse};
 use crate::proxy::exchange::OnThisThread;
 
+/// How long a client may take to ask for the first time, to send a head, to take its answers, and to take its leave.
+/// A kubelet, a Prometheus and an API server give up before that, unless they were told otherwise.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// How long nothing may be asked on a connection that was of use.
 const IDLE: Duration = Duration::from_secs(60);
 /// How long it is of use at most. An API server makes another one.
@@ -35,13 +42,14 @@ const HEAD: usize = 16 * 1024;
 /// What was asked on a connection.
 struct Asked {
     begun: Instant,
+    pulse: Arc<Pulse>,
     last: Cell<Option<Instant>>,
     under_way: Cell<u32>,
 }
 
 impl Asked {
-    fn nothing() -> Rc<Self> {
-        Rc::new(Self { begun: Instant::now(), last: Cell::default(), under_way: Cell::default() })
+    fn nothing(pulse: Arc<Pulse>) -> Rc<Self> {
+        Rc::new(Self { begun: Instant::now(), pulse, last: Cell::default(), under_way: Cell::default() })
     }
 
     fn one(self: &Rc<Self>) -> UnderWay {
@@ -55,6 +63,7 @@ impl Asked {
         let oldest = self.begun + AGE;
         match self.last.get() {
             None => self.begun + PATIENCE,
+            Some(last) if self.pulse.is_blocked() => oldest.min(last + PATIENCE),
             Some(_) if self.under_way.get() > 0 => oldest,
             Some(last) => oldest.min(last + IDLE),
         }
@@ -80,11 +89,14 @@ pub async fn serve<A>(
 ) where
     A: Future<Output = Response<Full<Bytes>>> + 'static,
 {
-    let asked = Asked::nothing();
+    let stream = Paced::new(stream);
+    let asked = Asked::nothing(stream.pulse.clone());
     let service = service_fn(|request: Request<Incoming>| {
         let (under_way, answer) = (asked.one(), answer(request));
         async move {
             let _under_way = under_way;
+            // One answer in a turn: however many requests a client sends ahead, others have theirs in between.
+            yield_now().await;
             Ok::<_, Infallible>(answer.await)
         }
     });
@@ -97,7 +109,8 @@ pub async fn serve<A>(
         }
     });
     loop {
-        let ends = asked.ends();
+        // Nobody tells when a client begins to leave its answers where they are.
+        let ends = asked.ends().min(Instant::now() + PATIENCE);
         tokio::select! {
             // What goes wrong on a connection, its other side sees.
             _ = connection.as_mut() => return,
@@ -105,14 +118,14 @@ pub async fn serve<A>(
             () = sleep_until(ends) => {}
         }
         if asked.ends() <= Instant::now() {
-            if asked.last.get().is_none() {
+            if asked.last.get().is_none() || asked.pulse.is_blocked() {
                 return;
             }
             break;
         }
     }
     connection.as_mut().graceful_shutdown();
-    // A review under way is answered within this as well.
+    // What is under way is answered within this as well.
     let _ = timeout(PATIENCE, connection).await;
 }
 
