@@ -72,6 +72,10 @@ pub struct Tls {
 pub enum UrlError {
     #[error("write the address of Redis as `redis://host:6379/0`, or `rediss://…` for TLS")]
     NotAUrl,
+    #[error(
+        "what follows the `?` is not read; write the address without it, and say the rest in fields of `store`: `username`, `password`, `tls`"
+    )]
+    Query,
     #[error("put the login into `store.username` and `store.password`, not into the address")]
     Login,
 }
@@ -93,6 +97,9 @@ impl Settings {
         };
         if rest.contains('@') {
             return Err(UrlError::Login);
+        }
+        if rest.contains('?') {
+            return Err(UrlError::Query);
         }
         let (authority, db) = rest.split_once('/').unwrap_or((rest, ""));
         let (host, port) = split_port(authority, default_port)?;
@@ -181,5 +188,6 @@ mod tests {
         }
         assert!(Settings::from_url("rediss://h").is_ok_and(|settings| settings.tls.is_some()));
         assert_eq!(read("redis://u:hunter2@h"), Err(UrlError::Login));
+        assert_eq!(read("redis://h:6379/0?protocol=resp3"), Err(UrlError::Query));
     }
 }
