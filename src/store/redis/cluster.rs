@@ -128,7 +128,7 @@ impl Inner {
         if let Some(connection) = nodes.connections.get(address) {
             return connection.clone();
         }
-        let settings = Settings { shape: Shape::Node(address.clone()), ..self.settings.clone() };
+        let settings = Settings { shape: Shape::Member(address.clone()), ..self.settings.clone() };
         let connection = Connection::start(settings, self.health.clone());
         nodes.connections.insert(address.clone(), connection.clone());
         connection

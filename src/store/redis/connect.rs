@@ -20,6 +20,7 @@ use super::pipe::{Driver, Pipe};
 use super::script::{self, Script};
 use super::sentinel::{self, Watchers};
 use super::settings::{Address, Settings, Shape};
+use super::stray;
 use crate::store::StoreError;
 use crate::store::layout::Layout;
 
@@ -202,7 +203,13 @@ pub(super) struct Prepared {
 pub(super) async fn prepare(settings: &Settings, address: &Address) -> Result<(Pipe, Driver, Prepared), StoreError> {
     let (pipe, mut driver) = dial_pipe(settings, address).await?;
     let prepared = async {
-        master_only(pipe.ask(&cmd("ROLE")).await)?;
+        let role = pipe.ask(&cmd("ROLE")).await;
+        if settings.shape.is_one_server() {
+            let pipe = &pipe;
+            let ask = |command| async move { pipe.ask(&command).await };
+            stray::refuse_one_of_a_cluster(&settings.prefix, ask).await?;
+        }
+        master_only(role)?;
         let sha = load_script(&pipe, Script::Decide).await?;
         try_script(&pipe, &sha).await?;
         Ok(Prepared { sha, eviction: eviction(&pipe).await })

@@ -61,7 +61,9 @@ impl Line {
         let slot_by_slot = Arc::new(AtomicBool::new(matches!(settings.shape, Shape::Cluster(_))));
         let way = match settings.shape {
             Shape::Cluster(_) => Way::Cluster(Cluster::start(settings, shared.health.clone())),
-            Shape::Node(_) | Shape::Sentinels(_) => Way::One(Connection::start(settings, shared.health.clone())),
+            Shape::Node(_) | Shape::Member(_) | Shape::Sentinels(_) => {
+                Way::One(Connection::start(settings, shared.health.clone()))
+            }
         };
         Self { way, layout, shared, slot_by_slot, fallback }
     }

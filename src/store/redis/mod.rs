@@ -22,6 +22,7 @@ pub mod script;
 mod sentinel;
 mod settings;
 mod slots;
+mod stray;
 pub mod tls;
 
 use std::sync::Arc;

@@ -29,6 +29,8 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shape {
     Node(Address),
+    /// One master of a cluster, for who knows which keys it has.
+    Member(Address),
     /// Sentinels say which node is the master.
     Sentinels(Sentinels),
     /// Some nodes of a cluster, which know the others.
@@ -121,10 +123,15 @@ impl Settings {
 }
 
 impl Shape {
+    /// Whether the server that is connected to is to have all the keys.
+    pub fn is_one_server(&self) -> bool {
+        matches!(self, Self::Node(_) | Self::Sentinels(_))
+    }
+
     /// The addresses that are configured.
     pub fn addresses(&self) -> &[Address] {
         match self {
-            Self::Node(address) => std::slice::from_ref(address),
+            Self::Node(address) | Self::Member(address) => std::slice::from_ref(address),
             Self::Sentinels(sentinels) => &sentinels.addresses,
             Self::Cluster(addresses) => addresses,
         }
@@ -136,7 +143,7 @@ impl fmt::Display for Shape {
         let addresses: Vec<_> = self.addresses().iter().map(Address::to_string).collect();
         let addresses = addresses.join(", ");
         match self {
-            Self::Node(_) => f.write_str(&addresses),
+            Self::Node(_) | Self::Member(_) => f.write_str(&addresses),
             Self::Cluster(_) => write!(f, "the cluster of {addresses}"),
             Self::Sentinels(sentinels) => write!(f, "{} behind the sentinels {addresses}", sentinels.master),
         }
