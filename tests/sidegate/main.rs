@@ -37,6 +37,7 @@ mod outages;
 mod paths;
 mod prometheus;
 mod proxied;
+mod refusals;
 mod reload;
 mod rotation;
 mod shapes;

@@ -35,6 +35,7 @@ const PROVEN: Duration = Duration::from_secs(1);
 pub(super) struct Connection {
     state: watch::Receiver<State>,
     doubts: mpsc::UnboundedSender<u64>,
+    node: Arc<str>,
 }
 
 #[derive(Debug, Clone)]
@@ -62,9 +63,16 @@ impl Connection {
         let (doubts, doubted) = mpsc::unbounded_channel();
         let watchers = Watchers::of(&settings);
         let place = settings.shape.to_string();
-        let supervisor = Supervisor { settings, place, watchers, health, tell, doubted, generation: 0 };
+        let node: Arc<str> = place.as_str().into();
+        let supervisor =
+            Supervisor { settings, place, node: node.clone(), watchers, health, tell, doubted, generation: 0 };
         tokio::spawn(supervisor.run());
-        Self { state, doubts }
+        Self { state, doubts, node }
+    }
+
+    /// As whose its calls succeed and fail.
+    pub(super) fn node(&self) -> &str {
+        &self.node
     }
 
     /// The connection as it stands; while it is being made, waits for it until `deadline`.
@@ -101,6 +109,8 @@ struct Supervisor {
     settings: Settings,
     /// Where it is connected to, or last was, as a person is told.
     place: String,
+    /// The same for ever, wherever the sentinels lead.
+    node: Arc<str>,
     /// Those who know which node is the master, where there are such.
     watchers: Option<Watchers>,
     health: Arc<StoreHealth>,
@@ -115,6 +125,8 @@ impl Supervisor {
         let mut backoff = FIRST_BACKOFF;
         while !self.tell.is_closed() {
             self.generation += 1;
+            // One that ended soon is not tried again before its time: two workers would wake each other for ever.
+            let mut ended_soon = false;
             match self.connect().await {
                 Ok((link, driver, address)) => {
                     let since = Instant::now();
@@ -126,11 +138,14 @@ impl Supervisor {
                         continue;
                     }
                     self.announce_down(why);
+                    ended_soon = true;
                 }
                 Err(error) => self.announce_down(error),
             }
             tokio::select! {
                 () = sleep(backoff) => backoff = (backoff * 2).min(LONGEST_BACKOFF),
+                // Another has got through: this attempt is worth waiting for.
+                () = self.health.revived(), if !ended_soon => drop(self.tell.send_replace(State::Connecting)),
                 () = self.tell.closed() => return,
             }
         }
@@ -169,20 +184,28 @@ impl Supervisor {
 
     fn announce_up(&mut self, link: Arc<Link>, address: &Address) {
         self.place = address.to_string();
-        self.health.answered();
         tracing::info!(redis = %self.place, "store: connected");
         self.tell.send_replace(State::Up(link));
+        // Told last: who probes then does so over this connection.
+        self.health.connected(&self.node);
     }
 
     fn announce_lost(&self, why: &StoreError) {
-        self.health.failed();
+        self.failed();
         tracing::warn!(redis = %self.place, %why, "store: connection lost, connecting again");
         self.tell.send_replace(State::Connecting);
     }
 
+    /// Nobody asks any more about a node that has left.
+    fn failed(&self) {
+        if !self.tell.is_closed() {
+            self.health.failed(&self.node);
+        }
+    }
+
     /// Logged when the reason changes, not at every attempt.
     fn announce_down(&self, error: StoreError) {
-        self.health.failed();
+        self.failed();
         let news = !matches!(&*self.tell.borrow(), State::Down(known) if *known == error);
         if news {
             tracing::warn!(redis = %self.place, %error, "store: out of reach");

@@ -20,6 +20,7 @@ mod pipe;
 mod rehearsal;
 pub mod script;
 mod sentinel;
+mod served;
 mod settings;
 mod slots;
 mod stray;
