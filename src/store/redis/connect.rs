@@ -226,16 +226,22 @@ pub(super) struct Prepared {
 pub(super) async fn prepare(settings: &Settings, address: &Address) -> Result<(Pipe, Driver, Prepared), StoreError> {
     let (pipe, mut driver) = dial_pipe(settings, address).await?;
     let prepared = async {
-        let role = pipe.ask(&cmd("ROLE")).await;
-        if settings.shape.is_one_server() {
-            let pipe = &pipe;
+        let (pipe, role) = (&pipe, cmd("ROLE"));
+        let alone = async {
             let ask = |command| async move { pipe.ask(&command).await };
-            stray::refuse_one_of_a_cluster(&settings.prefix, ask).await?;
-        }
+            if settings.shape.is_one_server() {
+                stray::refuse_one_of_a_cluster(&settings.prefix, ask).await
+            } else {
+                Ok(())
+            }
+        };
+        // Together: a round trip may be a large part of the time that there is.
+        let (role, alone) = tokio::join!(pipe.ask(&role), alone);
+        alone?;
         master_only(role)?;
-        let sha = load_script(&pipe, Script::Decide).await?;
-        try_script(&pipe, &sha).await?;
-        Ok(Prepared { sha, eviction: eviction(&pipe).await })
+        let sha = load_script(pipe, Script::Decide).await?;
+        try_script(pipe, &sha).await?;
+        Ok(Prepared { sha, eviction: eviction(pipe).await })
     };
     let prepared = {
         let mut prepared = pin!(timeout(settings.connect_timeout, prepared));
