@@ -189,8 +189,7 @@ async fn list(args: ListArgs, setting: &KeysSetting, session: &mut Session<'_>) 
     let text = |document: &Value, member: &str| document[member].as_str().map_or_else(|| "-".to_owned(), printable);
     let row = |document: &Value| {
         let limits = words::limits(document.get("limits"), &setting.keyring.rules, Holder::Business);
-        let plan = words::plan(document["plan"].as_str(), &setting.keyring.rules);
-        [text(document, "id"), plan, text(document, "status"), limits]
+        [text(document, "id"), text(document, "plan"), text(document, "status"), limits]
     };
     print_table(session.out, ["ID", "PLAN", "STATUS", "LIMITS"], &all.iter().map(row).collect::<Vec<_>>())?;
     Ok(DONE)
@@ -208,7 +207,7 @@ fn document(id: &str, members: &Members) -> Value {
 
 fn print(document: &Value, rules: &Rules, session: &mut Session<'_>) -> anyhow::Result<()> {
     let text = |member: &str| document[member].as_str().map_or_else(|| "-".to_owned(), printable);
-    let (id, plan, status) = (text("id"), words::plan(document["plan"].as_str(), rules), text("status"));
+    let (id, plan, status) = (text("id"), text("plan"), text("status"));
     let limits = words::limits(document.get("limits"), rules, Holder::Business);
     print_facts(session.out, &[("business", &id), ("plan", &plan), ("status", &status), ("limits", &limits)])
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::asks::{self, Asked, Counted};
 use super::credential;
-use super::documents::{Documents, Known, KnownBusiness, KnownKey};
+use super::documents::{Documents, Known, KnownBusiness};
 use super::guessing::Guessing;
 use super::known::{KnownKeys, Seen};
 use super::observed::counted;
@@ -326,8 +326,6 @@ impl Gate {
             let weighing = Rc::new(Weighing::of(&self.policy, (digest, key), business, routed, disowned));
             if routed.spends {
                 weighings.keep(&weighing);
-                // Here, and not only where a document is learned: what is remembered outlives a reload.
-                self.tell_unknown_names(key, weighing.business.as_deref());
             }
             weighing
         })
@@ -407,6 +405,7 @@ impl Gate {
         seen: Seen,
     ) -> Result<(), StoreError> {
         let learned = self.records.learn(documents, &asked.question, found);
+        self.tell_unknown_names(documents);
         if let Some(known) = &self.commons.known {
             match self.records.key(documents.digest).filter(|_| learned.is_ok()) {
                 Some(remembered) => known.learn_key(documents.digest, &remembered.key, seen),
@@ -429,11 +428,13 @@ impl Gate {
         Some(Rc::new(Caller { business: key.business.clone(), key, ..Caller::default() }))
     }
 
-    fn tell_unknown_names(&self, key: &KnownKey, business: Option<&KnownBusiness>) {
+    fn tell_unknown_names(&self, documents: &Documents<'_>) {
         let Commons { rules, unknown, .. } = &self.commons;
-        unknown.in_key(key, rules);
-        if let Some(business) = business {
-            unknown.in_business(business, rules);
+        if let Some(remembered) = self.records.key(documents.digest) {
+            unknown.in_key(&remembered.key, rules);
+        }
+        if let Some(business) = documents.business {
+            unknown.in_business(&self.records.business(&business.id), rules);
         }
     }
 

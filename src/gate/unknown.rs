@@ -1,8 +1,8 @@
 //! What the documents of keys and businesses name and the configuration does not: limits, scopes, plans. It has no effect, and
 //! the operator is told, since a misspelt limit looks like one that is in force.
 //!
-//! Looked at where a request is weighed anew, since its documents or the configuration are others than before; never where the store
-//! only confirmed them. One per process, shared by all workers; `observe` shows what is counted here.
+//! Looked at where a document was read anew, never where the store only confirmed it. One per process, shared by all workers;
+//! `observe` shows what is counted here.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
@@ -60,7 +60,7 @@ impl UnknownNames {
         Box::new(self.total.clone())
     }
 
-    /// The key's document as it is known.
+    /// The key's document as it was just read.
     pub(super) fn in_key(&self, key: &KnownKey, rules: &Rules) {
         let Some(document) = key.document.document() else { return };
         let limits = document.limits.keys().filter_map(|name| wrong(LIMIT, rules.check_limit(Holder::Key, name)));
@@ -68,7 +68,7 @@ impl UnknownNames {
         self.heed("key", &document.id, limits.chain(scopes).collect());
     }
 
-    /// The business's document as it is known.
+    /// The business's document as it was just read.
     pub(super) fn in_business(&self, business: &KnownBusiness, rules: &Rules) {
         let Some(document) = business.document.document() else { return };
         let limits = document.limits.keys().filter_map(|name| wrong(LIMIT, rules.check_limit(Holder::Business, name)));

@@ -150,40 +150,6 @@ routes: {/things: {scopes: ['things:read'], limits: [per-key, per-business]}}
 }
 
 #[tokio::test]
-async fn a_name_that_a_reload_takes_away_is_counted_for_keys_that_are_remembered() {
-    let stage = Stage::set();
-    let yaml = "
-plans: {pro: {}, team: {}}
-limits: {per-key: {by: key, windows: 60/1h}}
-routes: {/things: {any: true, limits: [per-key]}}
-";
-    let gate = stage.gate(yaml);
-    let key = stage.redis.mint(json!({"business": "acme", "limits": {"per-key": "55/1h"}}));
-    stage.redis.set_business("acme", json!({"plan": "team"}));
-    let asked = async || gate.get("/things").bearer_auth(&key.text).answer().await.status;
-    let counted = |labels: &[&str]| gate.metric("sidegate_unknown_names_total", labels);
-    assert_eq!((asked().await, counted(&[])), (200, 0.0));
-    gate.reload(&yaml.replace("team", "crew").replace("per-key", "each-key"));
-    for _ in 0..8 {
-        let again = gate.raw("GET", "/things", &[format!("Authorization: Bearer {}", key.text).as_bytes()]);
-        assert_eq!(again.denial(), (403, "plan_required".to_owned()));
-    }
-    assert_eq!(counted(&["in=\"key\"", "what=\"limit\""]), 1.0);
-    assert_eq!(counted(&["in=\"business\"", "what=\"plan\""]), 1.0);
-    gate.said("there is no plan `team`");
-
-    let said = |output: std::process::Output| String::from_utf8_lossy(&output.stdout).into_owned();
-    for shown in [["business", "show", "acme"].as_slice(), &["business", "list"]] {
-        let shown = said(gate.command(shown));
-        assert!(shown.contains("team (no such plan)"), "{shown}");
-    }
-    for asked in [["explain", "/things"].as_slice(), &["keys", "verify"]] {
-        let told = said(gate.command_reading(asked, &key.text));
-        assert!(told.contains("the plan `team`, which is not configured; there are crew, pro."), "{asked:?}: {told}");
-    }
-}
-
-#[tokio::test]
 async fn strangers_cannot_make_the_number_of_series_grow() {
     let (_stage, gate) = yard();
     let ask = |i: usize| {

@@ -44,7 +44,7 @@ pub(super) async fn run(args: VerifyArgs, setting: &KeysSetting, session: &mut S
         document["windows"] = json!(limits(&peek, setting.sees_counts()));
         session.print_json(&document)?;
     } else {
-        print(&key, (reason, &peek), &setting.keyring.rules, &routes, session)?;
+        print(&key, reason, &setting.keyring.rules, &routes, session)?;
         usage::print_limits(&limits(&peek, setting.sees_counts()), session)?;
     }
     Ok(if reason.is_none() { DONE } else { FAILED })
@@ -77,18 +77,13 @@ fn routes<'p>(policy: &'p Policy, peek: &Peek) -> Vec<&'p str> {
 
 fn print(
     key: &StoredKey,
-    (reason, peek): (Option<&str>, &Peek),
+    reason: Option<&str>,
     rules: &Rules,
     routes: &[&str],
     session: &mut Session<'_>,
 ) -> anyhow::Result<()> {
     match reason {
         None => writeln!(session.out, "The key stands.\n")?,
-        Some(reason) if reason == Reason::PlanRequired.name() => {
-            let plan = peek.business.as_ref().and_then(|business| business.plan.as_deref());
-            let why = printable(&words::why_plan_required(plan, rules));
-            writeln!(session.out, "The key is refused: {reason}. {why}\n")?;
-        }
         Some(reason) => writeln!(session.out, "The key is refused: {reason}.\n")?,
     }
     show::print(key, rules, session)?;

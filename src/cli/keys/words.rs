@@ -97,34 +97,6 @@ pub fn limits(limits: Option<&Value>, rules: &Rules, holder: Holder) -> String {
     if all.is_empty() { "-".to_owned() } else { all.join("; ") }
 }
 
-/// A business's plan, or `-`. One that no gate knows is marked.
-pub fn plan(plan: Option<&str>, rules: &Rules) -> String {
-    let is_known = |plan: &str| rules.known_plans.is_empty() || rules.known_plans.iter().any(|known| known == plan);
-    match plan {
-        None => "-".to_owned(),
-        Some(plan) if is_known(plan) => printable(plan),
-        Some(plan) => printable(&format!("{plan} (no such plan)")),
-    }
-}
-
-/// Why a business with this plan is refused as `plan_required`.
-pub fn why_plan_required(plan: Option<&str>, rules: &Rules) -> String {
-    let is_known = |plan: &str| rules.known_plans.iter().any(|known| known == plan);
-    match plan {
-        Some(plan) if is_known(plan) => {
-            format!("Its business has the plan `{plan}`, which refuses keys (`api: false`).")
-        }
-        Some(plan) => format!(
-            "Its business has the plan `{plan}`, which is not configured; there are {}.",
-            rules.known_plans.join(", ")
-        ),
-        None if is_known("default") => {
-            "Its business has no plan of its own, and the plan `default` refuses keys (`api: false`).".to_owned()
-        }
-        None => "Its business has no plan, and no plan `default` is configured.".to_owned(),
-    }
-}
-
 /// Columns as wide as what stands in them.
 pub fn print_table<const N: usize>(
     out: &mut dyn Write,
