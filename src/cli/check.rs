@@ -1,8 +1,6 @@
 //! `sidegate check`: says all that is wrong with a configuration, or what the gate will do with it.
 //!
-//! It needs no store. What one says is asked by `in_store`, which the command line brings, and is a warning alone.
-
-pub mod in_store;
+//! It needs no store. Whether one answers is asked by `store_problem`, which the command line brings, and is a warning alone.
 
 use std::fmt::{self, Display, Write as _};
 use std::path::Path;
@@ -26,7 +24,7 @@ const GOOD: u8 = 0;
 const WRONG_CONFIG: u8 = 2;
 
 /// Prints every error on standard error, or the summary and the warnings on standard output.
-pub fn run(config: &Path, in_store: impl FnOnce(&Settings) -> Vec<String>) -> anyhow::Result<u8> {
+pub fn run(config: &Path, store_problem: impl FnOnce(&Settings) -> Option<String>) -> anyhow::Result<u8> {
     let settings = match config::load::from_file(config) {
         Ok(settings) => settings,
         Err(errors) => {
@@ -40,7 +38,7 @@ pub fn run(config: &Path, in_store: impl FnOnce(&Settings) -> Vec<String>) -> an
         return Ok(WRONG_CONFIG);
     }
     let mut warnings = settings.warnings.clone();
-    warnings.extend(in_store(&settings));
+    warnings.extend(store_problem(&settings).map(|problem| format!("store: {problem}")));
     out::say(format_args!("{} is good.\n\n{}", config.display(), Summary(&settings)))?;
     out::say(warnings.iter().map(|warning| format!("warning: {warning}\n")).collect::<String>())?;
     Ok(GOOD)
@@ -60,6 +58,18 @@ fn unusable_files(settings: &Settings) -> Vec<String> {
         store.map(|e| format!("store.tls: {e}")),
     ];
     problems.into_iter().flatten().collect()
+}
+
+/// Whether the store answers; that it does not is no mistake in the configuration.
+pub fn store_problem(settings: &Settings) -> Option<String> {
+    let Backend::Redis(redis) = &settings.store.backend else { return None };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let error = match runtime.block_on(redis::rehearse(redis)) {
+        Ok(doubt) => return doubt,
+        Err(error) => error,
+    };
+    let meanwhile = if settings.policy.enforces() { "answer 503" } else { "pass as `store_unavailable`" };
+    Some(format!("{error}; keyed routes {meanwhile} until that is mended"))
 }
 
 /// What the gate will do, for a person.

@@ -141,7 +141,7 @@ pub fn main() -> ExitCode {
         Command::Check { config, log: Some(file), .. } => {
             with_settings(&config, |settings| compare(&file, traffic::differences(&file, &settings)))
         }
-        Command::Check { config, .. } => check::run(&config.config, check::in_store::warnings),
+        Command::Check { config, .. } => check::run(&config.config, check::store_problem),
         Command::Openapi(args) => openapi::run(&args),
         Command::Explain { config, explain } => with_settings(&config, |settings| explain::run(&explain, settings)),
         Command::Report(args) => report::run(&args),

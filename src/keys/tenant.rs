@@ -35,12 +35,6 @@ pub fn is_id(text: &str) -> bool {
     (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._~@-".contains(&b))
 }
 
-/// Whether it is a UUID as ids of new keys are written, in lower case or not.
-pub fn is_uuid(text: &str) -> bool {
-    let lengths = text.split('-').map(|part| (part.len(), part.bytes().all(|byte| byte.is_ascii_hexdigit())));
-    lengths.eq([(8, true), (4, true), (4, true), (4, true), (12, true)])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

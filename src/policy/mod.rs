@@ -20,7 +20,6 @@ use std::sync::Arc;
 use http::HeaderName;
 use ipnet::IpNet;
 
-use crate::keys::tenant::is_uuid;
 use crate::keys::{Digest, Formats};
 use crate::limit::{Algorithm, Windows};
 
@@ -185,15 +184,6 @@ pub struct DenyList {
 }
 
 impl DenyList {
-    /// Ids that are UUIDs stand here in lower case, and mean the same in either.
-    pub fn holds_id(&self, id: &str) -> bool {
-        self.key_ids.contains(id) || id.bytes().any(|b| b.is_ascii_uppercase()) && self.holds_uuid(id)
-    }
-
-    fn holds_uuid(&self, id: &str) -> bool {
-        is_uuid(id) && self.key_ids.contains(&id.to_ascii_lowercase())
-    }
-
     pub fn holds_address(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|net| net.contains(&address))
     }

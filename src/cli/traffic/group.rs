@@ -1,8 +1,6 @@
 //! `/v1/calls/123` and `/v1/calls/456` are the same kind of path: what looks like an id becomes `{…}`. A guess for people,
 //! nothing is decided by it.
 
-use crate::keys::tenant::is_uuid;
-
 /// Stands for an id.
 const ID: &str = "{…}";
 /// Words are not longer.
@@ -43,6 +41,11 @@ fn is_id(segment: &str) -> bool {
         || first_is_number()
         || is_uuid(segment)
         || pieces.any(is_random)
+}
+
+fn is_uuid(segment: &str) -> bool {
+    let lengths = segment.split('-').map(|part| (part.len(), part.bytes().all(|byte| byte.is_ascii_hexdigit())));
+    lengths.eq([(8, true), (4, true), (4, true), (4, true), (12, true)])
 }
 
 /// Hexadecimal digits of some length, or letters and digits that no word mixes so.

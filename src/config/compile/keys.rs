@@ -17,7 +17,7 @@ use crate::keys::format::{Alphabet, Fate, Format, Formats};
 use crate::keys::mask;
 use crate::keys::mint::HINT_LENGTH;
 use crate::keys::rules::{Required, Rules};
-use crate::keys::tenant::{is_id, is_uuid};
+use crate::keys::tenant::is_id;
 use crate::policy::{BusinessSource, Credentials, DenyList, KeySource, UpstreamId};
 use crate::proxy::settings::Upstream;
 
@@ -276,7 +276,7 @@ pub fn deny(root: &Root, formats: &Formats, reader: &mut Reader<'_>) -> DenyList
         } else {
             // A key that looks like no format's cannot be told from an id: one that was put here is denied all the same.
             deny.digests.insert(Digest::of(&text));
-            deny.key_ids.insert(if is_uuid(&text) { text.to_ascii_lowercase() } else { text });
+            deny.key_ids.insert(text);
         }
     }
     deny.addresses = reader.parse_all(&path.field("addresses"), raw.addresses.as_ref(), network);
