@@ -124,8 +124,8 @@ impl Admin {
         if !self.drain.is_serving() {
             return text(StatusCode::SERVICE_UNAVAILABLE, "leaving\n");
         }
-        if self.needs_store.as_ref().is_some_and(|health| !health.is_good_enough()) {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "the store is out of reach\n");
+        if let Some(health) = self.needs_store.as_ref().filter(|health| !health.is_good_enough()) {
+            return text(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", health.why_not()));
         }
         text(StatusCode::OK, "ready\n")
     }

@@ -205,7 +205,7 @@ fn connections(shape: &redis::Shape, workers: usize) -> String {
     let each = workers + 1;
     let told = format!("{} (one per worker, one for use)", counted(each, "connection"));
     match shape {
-        redis::Shape::Node(_) => told,
+        redis::Shape::Node(_) | redis::Shape::Member(_) => told,
         redis::Shape::Sentinels(sentinels) => {
             format!("{told} and {each} to each of {}", counted(sentinels.addresses.len(), "sentinel"))
         }

@@ -128,8 +128,18 @@ pub(super) fn in_session(
         if let Some(error) = setting.keyring.unrecorded().await {
             writeln!(session.err, "warning: what was changed acts, but is not in the audit: {error}")?;
         }
-        code
+        code.map_err(with_a_way_out)
     })
+}
+
+/// A Redis that has no memory left refuses every change but those that take something away.
+fn with_a_way_out(error: anyhow::Error) -> anyhow::Error {
+    if error.chain().any(|cause| cause.to_string().contains("OOM command not allowed")) {
+        return error.context(
+            "Redis has no memory left to change anything; `keys delete` works, and so does `deny.keys` in the configuration",
+        );
+    }
+    error
 }
 
 async fn perform(args: KeysArgs, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<u8> {

@@ -1,20 +1,28 @@
 //! Whether the store answers, as readiness and `sidegate_store_up` tell it. One per process, shared by all workers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
 use super::breaker::Breaker;
+use super::refusal::Refusal;
 use crate::said::Said;
 
 /// How long a probe may take where nobody says otherwise: the default of `store.deadline`.
 const PROBE: Duration = Duration::from_millis(100);
 
-/// Down until the first success; then down from any lost connection or failed call until a script call succeeds again.
+/// Down until the first success; then down from any lost connection or failed call until a script call succeeds again at the same
+/// node: of a cluster, what is out of reach is not made up for by what is not.
 #[derive(Debug)]
 pub struct StoreHealth {
+    /// Mirrors `nodes`: every one of them is well.
     up: AtomicBool,
+    /// Which nodes answered last, and which did not: one, or the masters of a cluster that were needed. Held for a look-up.
+    nodes: Mutex<BTreeMap<String, bool>>,
     /// Whether anything is refused without it.
     needed: AtomicBool,
     /// The nodes that may evict what they should keep, as they said when they were connected to last.
@@ -22,6 +30,8 @@ pub struct StoreHealth {
     breaker: Breaker,
     /// How many connections were given up because nothing came from them any more.
     silences: AtomicU64,
+    pub(super) refusal: Refusal,
+    revived: Notify,
     /// In milliseconds.
     probe_within: AtomicU64,
     /// What befalls the connections of all workers is one event.
@@ -32,8 +42,9 @@ impl Default for StoreHealth {
     fn default() -> Self {
         let (up, needed) = (AtomicBool::new(false), AtomicBool::new(true));
         let probe_within = AtomicU64::new(milliseconds(PROBE));
-        let (evicting, breaker, silences, said) = Default::default();
-        Self { up, needed, evicting, breaker, silences, probe_within, said }
+        let (nodes, evicting, breaker, silences, refusal, said) = Default::default();
+        let revived = Notify::new();
+        Self { up, nodes, needed, evicting, breaker, silences, refusal, revived, probe_within, said }
     }
 }
 
@@ -53,14 +64,29 @@ impl StoreHealth {
         self.probe_within.store(milliseconds(deadline), Ordering::Relaxed);
     }
 
-    /// Whether calls are made and succeed. A connection that is up again is not enough while the breaker is open.
+    /// Whether calls are made and succeed. A connection that is up again is not enough while the breaker is open, nor are reads that
+    /// are answered while what counts is refused.
     pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Relaxed) && !self.breaker.is_open()
+        self.up.load(Ordering::Relaxed) && !self.breaker.is_open() && !self.refusal.stands()
     }
 
-    /// Whether requests are served: where everything is let pass, they are without a store, too.
+    /// What readiness says of a store that is not up.
+    pub fn why_not(&self) -> String {
+        match self.refusal.code() {
+            Some(code) => format!("the store answers and refuses: {code}"),
+            None => "the store is out of reach".to_owned(),
+        }
+    }
+
+    /// Whether requests are served: where everything is let pass, they are without a store, too. Of a cluster one node is enough:
+    /// the others' keys go on, and a gate that takes itself away would take them along.
     pub fn is_good_enough(&self) -> bool {
-        self.is_up() || !self.needed.load(Ordering::Relaxed)
+        self.is_up() || !self.needed.load(Ordering::Relaxed) || self.is_up_in_part()
+    }
+
+    fn is_up_in_part(&self) -> bool {
+        let nodes = self.nodes();
+        nodes.len() > 1 && nodes.values().any(|well| *well)
     }
 
     /// From now on; a configuration that only observes needs no store.
@@ -76,17 +102,50 @@ impl StoreHealth {
         Duration::from_millis(self.probe_within.load(Ordering::Relaxed))
     }
 
-    /// A script call has succeeded.
-    pub fn answered(&self) {
-        // Written only on a change: this is on the way of every call, and the workers share the line.
+    /// When a connection is there again, of whichever worker: what waits to try again need not wait any longer.
+    pub(super) fn revived(&self) -> Notified<'_> {
+        self.revived.notified()
+    }
+
+    /// A connection to the node has answered the script.
+    pub(super) fn connected(&self, node: &str) {
+        self.set(node, true);
+        self.revived.notify_waiters();
+    }
+
+    /// A script call has succeeded there.
+    pub fn answered(&self, node: &str) {
+        // Looked into only on a change: this is on the way of every call, and the workers share the line.
         if !self.up.load(Ordering::Relaxed) {
-            self.up.store(true, Ordering::Relaxed);
+            self.set(node, true);
         }
     }
 
-    /// A call has failed, or a connection was lost.
-    pub fn failed(&self) {
-        self.up.store(false, Ordering::Relaxed);
+    /// A call there has failed, or a connection was lost.
+    pub fn failed(&self, node: &str) {
+        self.set(node, false);
+    }
+
+    /// The cluster consists of other nodes now.
+    pub(super) fn forget_nodes(&self, besides: impl Fn(&str) -> bool) {
+        self.change(|nodes| nodes.retain(|node, _| besides(node)));
+    }
+
+    fn set(&self, node: &str, well: bool) {
+        self.change(|nodes| {
+            nodes.insert(node.to_owned(), well);
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, bool>)) {
+        let mut nodes = self.nodes();
+        change(&mut nodes);
+        self.up.store(!nodes.is_empty() && nodes.values().all(|well| *well), Ordering::Relaxed);
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, BTreeMap<String, bool>> {
+        // Whole at every step.
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection was given up because nothing came from it any more.
@@ -117,4 +176,29 @@ impl StoreHealth {
 
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_node_that_does_not_answer_is_not_made_up_for_by_another() {
+        let health = StoreHealth::new();
+        let told = || (health.is_up(), health.is_good_enough());
+        assert_eq!(told(), (false, false));
+        health.connected("a");
+        assert_eq!(told(), (true, true));
+        health.connected("b");
+        health.failed("a");
+        health.answered("b");
+        assert_eq!(told(), (false, true), "the keys of the other go on");
+        health.failed("b");
+        assert_eq!(told(), (false, false));
+        health.answered("b");
+        health.forget_nodes(|node| node == "b");
+        assert_eq!(told(), (true, true));
+        health.failed("b");
+        assert_eq!(told(), (false, false), "there is one alone");
+    }
 }

@@ -17,6 +17,7 @@ pub mod members;
 pub mod outage;
 pub mod record;
 pub mod redis;
+pub mod refusal;
 pub mod registry;
 pub mod settings;
 pub mod usage;
@@ -26,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout};
 
 use self::calls::Calls;
 use self::exhausted::Exhausted;
@@ -119,7 +120,8 @@ async fn guarded<T, F: Future<Output = Result<T, StoreError>>>(
 async fn probe(redis: RedisStore) {
     let prober = Prober(redis.health().clone());
     for pause in breaker::pauses() {
-        sleep(pause).await;
+        // A connection that is there again is worth a probe at once.
+        let _ = timeout(pause, prober.0.revived()).await;
         match redis.probe().await {
             Err(error) if error.is_of_the_whole_store() => {}
             _ => return prober.0.breaker().close(),
@@ -154,7 +156,9 @@ pub enum StoreError {
 }
 
 /// What a server says that cannot serve anybody for now: it loads, is a replica, knows no login, has lost its cluster, or is
-/// stuck in a script. OOM is not among them: it refuses writes at once and still answers reads.
+/// stuck in a script. OOM, MISCONF, NOREPLICAS and NOPERM are not among them: they come at once, and to some calls only, while keys are
+/// still judged and routes without limits pass. They are told (`refusal`) and harm the requests that they meet. Nor is ERR, which
+/// may be about one document.
 const UNWELL: [&str; 7] = ["LOADING", "READONLY", "MASTERDOWN", "NOAUTH", "WRONGPASS", "CLUSTERDOWN", "BUSY"];
 
 impl StoreError {

@@ -41,6 +41,7 @@ mod outages;
 mod paths;
 mod prometheus;
 mod proxied;
+mod refusals;
 mod reload;
 mod resets;
 mod rotation;

@@ -197,7 +197,7 @@ fn login(
         // Of several nodes an address names one, and they know the others.
         match settings.shape {
             Shape::Node(_) => (settings.shape, settings.db) = (address.shape, address.db),
-            Shape::Sentinels(_) | Shape::Cluster(_) => {}
+            Shape::Member(_) | Shape::Sentinels(_) | Shape::Cluster(_) => {}
         }
     }
     if let Some(username) = &fields.username {

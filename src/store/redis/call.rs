@@ -35,10 +35,11 @@ pub(super) async fn send(
     let link = connection.link(deadline).await?;
     let answer = lateness::until(deadline, evaluate(&link, request, asking)).await.unwrap_or(Err(StoreError::Deadline));
     match &answer {
+        Ok(_) if matches!(request, Request::Script(Script::Decide, _)) => health.answered(connection.node()),
         Ok(_) | Err(StoreError::Broken(_)) => {}
         Err(StoreError::Refused(text)) if is_direction(text) => {}
         Err(error) => {
-            health.failed();
+            health.failed(connection.node());
             if let Some(doubt) = doubt(error) {
                 connection.doubt(&link, doubt);
             }

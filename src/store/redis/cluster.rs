@@ -4,7 +4,7 @@
 //! MOVED, ASK and TRYAGAIN prove that nothing was done, so they are followed with spending calls too. What a question is and
 //! which slots it needs is left to `slots`. Only masters are asked.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -32,6 +32,9 @@ const AGAIN: Duration = Duration::from_millis(5);
 
 /// More directions than this in one call is a cluster that does not know itself.
 const MOST_HOPS: usize = 8;
+
+/// What is not well while some slots have no master.
+const UNSERVED: &str = "slots without a master";
 
 #[derive(Debug, Clone)]
 pub(super) struct Cluster(Arc<Inner>);
@@ -129,7 +132,7 @@ impl Inner {
         if let Some(connection) = nodes.connections.get(address) {
             return connection.clone();
         }
-        let settings = Settings { shape: Shape::Node(address.clone()), ..self.settings.clone() };
+        let settings = Settings { shape: Shape::Member(address.clone()), ..self.settings.clone() };
         let connection = Connection::start(settings, self.health.clone());
         nodes.connections.insert(address.clone(), connection.clone());
         connection
@@ -141,6 +144,12 @@ impl Inner {
         let mut nodes = self.lock();
         nodes.moved.clear();
         nodes.connections.retain(|address, _| masters.contains(address));
+        let left: BTreeSet<_> = masters.iter().map(Address::to_string).collect();
+        let is_whole = map.is_whole();
+        self.health.forget_nodes(|node| left.contains(node) || !is_whole && node == UNSERVED);
+        if !is_whole {
+            self.health.failed(UNSERVED);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Nodes> {
@@ -212,7 +221,7 @@ impl Keeper {
                     tracing::warn!(redis = %self.settings.shape, %error, "store: the cluster's map cannot be read");
                     self.told = Some(error.clone());
                 }
-                cluster.health.failed();
+                cluster.health.failed(&cluster.settings.shape.to_string());
                 self.doubted.notify_one();
                 if never_read {
                     tell.send_replace(Some(Err(error)));
@@ -261,6 +270,12 @@ impl SlotMap {
         let after = self.0.partition_point(|(first, ..)| *first <= slot);
         let (_, last, address) = self.0.get(after.checked_sub(1)?)?;
         (slot <= *last).then_some(address)
+    }
+
+    /// Whether every slot has a master.
+    fn is_whole(&self) -> bool {
+        let served: u32 = self.0.iter().map(|(first, last, _)| u32::from(last.saturating_sub(*first)) + 1).sum();
+        served >= u32::from(SLOTS)
     }
 
     pub(super) fn masters(&self) -> Vec<Address> {
@@ -355,6 +370,7 @@ mod tests {
         let address = Address { host: "a".to_owned(), port: 1 };
         let map = SlotMap(vec![(0, 9, address.clone()), (20, 29, address.clone())]);
         assert_eq!([9, 10, 20, 30].map(|slot| map.master(slot).is_some()), [true, false, true, false]);
-        assert_eq!(map.masters(), [address]);
+        assert_eq!(map.masters(), std::slice::from_ref(&address));
+        assert!(!map.is_whole() && SlotMap(vec![(0, 99, address.clone()), (100, SLOTS - 1, address)]).is_whole());
     }
 }

@@ -22,6 +22,7 @@ use super::pipe::{Driver, Pipe};
 use super::script::{self, Script};
 use super::sentinel::{self, Watchers};
 use super::settings::{Address, Settings, Shape};
+use super::stray;
 use crate::store::StoreError;
 use crate::store::layout::Layout;
 
@@ -44,6 +45,7 @@ const PROVEN: Duration = Duration::from_secs(1);
 pub(super) struct Connection {
     state: watch::Receiver<State>,
     doubts: mpsc::UnboundedSender<(u64, Doubt)>,
+    node: Arc<str>,
 }
 
 /// What a call says of its connection.
@@ -80,9 +82,16 @@ impl Connection {
         let (doubts, doubted) = mpsc::unbounded_channel();
         let watchers = Watchers::of(&settings);
         let place = settings.shape.to_string();
-        let supervisor = Supervisor { settings, place, watchers, health, tell, doubted, generation: 0 };
+        let node: Arc<str> = place.as_str().into();
+        let supervisor =
+            Supervisor { settings, place, node: node.clone(), watchers, health, tell, doubted, generation: 0 };
         tokio::spawn(supervisor.run());
-        Self { state, doubts }
+        Self { state, doubts, node }
+    }
+
+    /// As whose its calls succeed and fail.
+    pub(super) fn node(&self) -> &str {
+        &self.node
     }
 
     /// The connection as it stands; while it is being made, waits for it until `deadline`.
@@ -119,6 +128,8 @@ struct Supervisor {
     settings: Settings,
     /// Where it is connected to, or last was, as a person is told.
     place: String,
+    /// The same for ever, wherever the sentinels lead.
+    node: Arc<str>,
     /// Those who know which node is the master, where there are such.
     watchers: Option<Watchers>,
     health: Arc<StoreHealth>,
@@ -133,6 +144,8 @@ impl Supervisor {
         let mut backoff = FIRST_BACKOFF;
         while !self.tell.is_closed() {
             self.generation += 1;
+            // One that ended soon is not tried again before its time: two workers would wake each other for ever.
+            let mut ended_soon = false;
             match self.connect().await {
                 Ok((link, driver, address)) => {
                     let since = Instant::now();
@@ -143,12 +156,15 @@ impl Supervisor {
                         backoff = FIRST_BACKOFF;
                     } else {
                         self.announce_down(why);
+                        ended_soon = true;
                     }
                 }
                 Err(error) => self.announce_down(error),
             }
             tokio::select! {
                 () = sleep(some_of(backoff)) => backoff = (backoff * 2).min(LONGEST_BACKOFF),
+                // Another has got through: this attempt is worth waiting for.
+                () = self.health.revived(), if !ended_soon => drop(self.tell.send_replace(State::Connecting)),
                 () = self.tell.closed() => return,
             }
         }
@@ -167,7 +183,7 @@ impl Supervisor {
 
     /// Why the connection has to be replaced; `None` when nobody needs it any more.
     async fn watch(&mut self, mut driver: Driver, address: &Address) -> Option<StoreError> {
-        let Self { tell, doubted, generation, watchers, health, .. } = self;
+        let Self { tell, doubted, generation, watchers, health, node, .. } = self;
         let silences = health.silences();
         let doubtful = |why: &str| Some(StoreError::Unreachable(why.to_owned()));
         let mut moved = pin!(another_master(watchers.as_mut(), address));
@@ -184,7 +200,7 @@ impl Supervisor {
                             return doubtful("it gave no answer in time, and another had been silent for too long");
                         }
                         if silence.late(driver.awaits(), Instant::now()) == Heard::Answers {
-                            health.answered();
+                            health.answered(node);
                         }
                     }
                     Some(_) => {}
@@ -193,7 +209,7 @@ impl Supervisor {
                 () = silence.looked_at() => match silence.look(driver.awaits(), Instant::now()) {
                     Heard::Nothing => {}
                     // Nobody may ask again before it is said to be well.
-                    Heard::Answers => health.answered(),
+                    Heard::Answers => health.answered(node),
                     Heard::NothingForTooLong => {
                         // The other workers need not find that out each for itself.
                         health.fell_silent();
@@ -207,22 +223,30 @@ impl Supervisor {
 
     fn announce_up(&mut self, link: Arc<Link>, address: &Address) {
         self.place = address.to_string();
-        self.health.answered();
         tracing::info!(redis = %self.place, "store: connected");
         self.tell.send_replace(State::Up(link));
+        // Told last: who probes then does so over this connection.
+        self.health.connected(&self.node);
     }
 
     fn announce_lost(&self, why: &StoreError) {
-        self.health.failed();
+        self.failed();
         if self.is_news("connection lost") {
             tracing::warn!(redis = %self.place, %why, "store: connection lost, connecting again");
         }
         self.tell.send_replace(State::Connecting);
     }
 
+    /// Nobody asks any more about a node that has left.
+    fn failed(&self) {
+        if !self.tell.is_closed() {
+            self.health.failed(&self.node);
+        }
+    }
+
     /// Logged when the reason changes, not at every attempt.
     fn announce_down(&self, error: StoreError) {
-        self.health.failed();
+        self.failed();
         let news = !matches!(&*self.tell.borrow(), State::Down(known) if *known == error);
         if news {
             if self.is_news(&error.to_string()) {
@@ -302,10 +326,22 @@ pub(super) struct Prepared {
 pub(super) async fn prepare(settings: &Settings, address: &Address) -> Result<(Pipe, Driver, Prepared), StoreError> {
     let (pipe, mut driver) = dial_pipe(settings, address).await?;
     let prepared = async {
-        master_only(pipe.ask(&cmd("ROLE")).await)?;
-        let sha = load_script(&pipe, Script::Decide).await?;
-        try_script(&pipe, &sha).await?;
-        Ok(Prepared { sha, eviction: eviction(&pipe).await })
+        let (pipe, role) = (&pipe, cmd("ROLE"));
+        let alone = async {
+            let ask = |command| async move { pipe.ask(&command).await };
+            if settings.shape.is_one_server() {
+                stray::refuse_one_of_a_cluster(&settings.prefix, ask).await
+            } else {
+                Ok(())
+            }
+        };
+        // Together: a round trip may be a large part of the time that there is.
+        let (role, alone) = tokio::join!(pipe.ask(&role), alone);
+        alone?;
+        master_only(role)?;
+        let sha = load_script(pipe, Script::Decide).await?;
+        try_script(pipe, &sha).await?;
+        Ok(Prepared { sha, eviction: eviction(pipe).await })
     };
     let prepared = {
         let mut prepared = pin!(timeout(settings.connect_timeout, prepared));

@@ -8,6 +8,7 @@ use redis::cmd;
 use super::connect::master_only;
 use super::nodes::{Nodes, within_patience};
 use super::settings::Settings;
+use super::stray;
 use crate::store::StoreError;
 
 /// How many elements a page of SCAN and SSCAN looks at, so that listing never holds up the requests of others.
@@ -29,6 +30,12 @@ impl RedisDocuments {
     pub async fn connect(settings: &Settings) -> Result<Self, StoreError> {
         let nodes = Nodes::find(settings).await?;
         let connection = nodes.first().await?;
+        if settings.shape.is_one_server() {
+            // It would follow a command from node to node, and list the keys of one alone.
+            let connection = &connection;
+            let ask = |command| async move { within_patience(connection, &command).await };
+            stray::refuse_one_of_a_cluster(&settings.prefix, ask).await?;
+        }
         // A key that is minted or revoked on a replica would be no change at all.
         match master_only(within_patience(&connection, &cmd("ROLE")).await) {
             Err(error @ StoreError::Deadline) => Err(error),

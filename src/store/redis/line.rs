@@ -6,20 +6,22 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use redis::cmd;
+use redis::{Cmd, cmd};
 use tokio::time::Instant;
 
 use super::call::{self, Request};
 use super::cluster::{Cluster, slot_of};
 use super::connect::Connection;
 use super::script::{self, Script};
-use super::{Settings, Shape};
+use super::served::{self, Like};
+use super::{Settings, Shape, stray};
 use crate::keys::Digest;
 use crate::limit::{Answer, Question};
 use crate::store::calls::Calls;
 use crate::store::fallback::Fallback;
 use crate::store::health::StoreHealth;
 use crate::store::layout::Layout;
+use crate::store::refusal::Probing;
 use crate::store::{Shared, StoreError};
 
 /// Any slot: where there is one node it has them all.
@@ -48,7 +50,9 @@ impl Line {
         let slot_by_slot = Arc::new(AtomicBool::new(matches!(settings.shape, Shape::Cluster(_))));
         let way = match settings.shape {
             Shape::Cluster(_) => Way::Cluster(Cluster::start(settings, shared.health.clone())),
-            Shape::Node(_) | Shape::Sentinels(_) => Way::One(Connection::start(settings, shared.health.clone())),
+            Shape::Node(_) | Shape::Member(_) | Shape::Sentinels(_) => {
+                Way::One(Connection::start(settings, shared.health.clone()))
+            }
         };
         Self { way, layout, shared, slot_by_slot, fallback }
     }
@@ -105,8 +109,8 @@ impl Line {
         deadline: Instant,
     ) -> Result<Vec<Answer>, StoreError> {
         let call = script::encode(&self.layout, questions);
-        let answer = self.run(slot, Script::Decide, &call, deadline).await?;
-        self.shared.health.answered();
+        let answer = self.run(slot, Script::Decide, &call, deadline).await;
+        let answer = answer.inspect_err(|error| self.heed(error, || Like::of(slot, questions)))?;
         script::decode(questions, &answer.unwrap_or_default())
     }
 
@@ -124,10 +128,37 @@ impl Line {
     pub(super) async fn lookup(&self, digest: &Digest, deadline: Instant) -> Result<Option<Vec<u8>>, StoreError> {
         let started = Instant::now();
         let key = self.layout.at(digest);
-        let get = cmd("GET").arg(&key).take();
-        let found = self.send(slot_of(&key), Request::Plain(&get), deadline).await;
+        let found = self.get(slot_of(&key), cmd("GET").arg(&key), deadline).await;
         self.shared.calls.looked_up(&found, started.elapsed());
-        found
+        found.inspect_err(|error| self.heed(error, || Like::Lookup(key)))
+    }
+
+    pub(super) async fn get(&self, slot: u16, get: &Cmd, deadline: Instant) -> Result<Option<Vec<u8>>, StoreError> {
+        self.send(slot, Request::Plain(get), deadline).await
+    }
+
+    /// A hash tag in this slot; where there is one node, any will do.
+    pub(super) fn tag_in(&self, slot: u16) -> String {
+        let tags = (0_u32..).map(|number| format!("probe-{number}"));
+        let mut fitting = tags.filter(|tag| self.is_one_node() || slot_of(tag) == slot);
+        fitting.next().unwrap_or_default()
+    }
+
+    /// A call has failed: what refused it is told, and the like of it probed. A lost connection is the supervisor's, and a cluster's
+    /// directions are no failure.
+    fn heed(&self, error: &StoreError, like: impl FnOnce() -> Like) {
+        let begun = match error {
+            StoreError::Refused(text) if call::is_direction(text) => {
+                // It was one server when it was connected to.
+                let strays = self.is_one_node() && text.starts_with("MOVED");
+                strays.then(|| Probing::begin(&self.shared.health, &stray::one_of_a_cluster())).flatten()
+            }
+            StoreError::Refused(_) | StoreError::Deadline => Probing::begin(&self.shared.health, error),
+            StoreError::Unreachable(_) | StoreError::Broken(_) => None,
+        };
+        if let Some(probing) = begun {
+            served::begin(self.clone(), like(), probing);
+        }
     }
 
     /// Runs the script without a question.

@@ -22,8 +22,10 @@ mod places;
 mod rehearsal;
 pub mod script;
 mod sentinel;
+mod served;
 mod settings;
 mod slots;
+mod stray;
 pub mod tls;
 
 use std::future::Future;

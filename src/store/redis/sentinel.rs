@@ -13,7 +13,7 @@ use redis::{cmd, pipe};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::dial::{Driver, dial, store_error};
+use super::dial::{Driver, dial, pipeline_error};
 use super::settings::{Address, LoginFiles, Sentinels, Settings, Shape};
 use crate::store::StoreError;
 
@@ -116,7 +116,7 @@ async fn opinion(sentinel: &mut Sentinel, master: &str) -> Result<Opinion, Store
         .add_command(cmd("SENTINEL").arg("MASTER").arg(master).take())
         .query_async(&mut sentinel.connection)
         .await
-        .map_err(|error| store_error(&error))?;
+        .map_err(|error| pipeline_error(&error))?;
     let unknown = || StoreError::Refused(format!("it knows no master called `{master}`"));
     let (host, port) = address.ok_or_else(unknown)?;
     let details = details.ok_or_else(unknown)?;

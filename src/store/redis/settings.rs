@@ -29,6 +29,8 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shape {
     Node(Address),
+    /// One master of a cluster, for who knows which keys it has.
+    Member(Address),
     /// Sentinels say which node is the master.
     Sentinels(Sentinels),
     /// Some nodes of a cluster, which know the others.
@@ -72,6 +74,10 @@ pub struct Tls {
 pub enum UrlError {
     #[error("write the address of Redis as `redis://host:6379/0`, or `rediss://…` for TLS")]
     NotAUrl,
+    #[error(
+        "what follows the `?` is not read; write the address without it, and say the rest in fields of `store`: `username`, `password`, `tls`"
+    )]
+    Query,
     #[error("put the login into `store.username` and `store.password`, not into the address")]
     Login,
 }
@@ -94,6 +100,9 @@ impl Settings {
         if rest.contains('@') {
             return Err(UrlError::Login);
         }
+        if rest.contains('?') {
+            return Err(UrlError::Query);
+        }
         let (authority, db) = rest.split_once('/').unwrap_or((rest, ""));
         let (host, port) = split_port(authority, default_port)?;
         if host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:".contains(&b)) {
@@ -114,10 +123,15 @@ impl Settings {
 }
 
 impl Shape {
+    /// Whether the server that is connected to is to have all the keys.
+    pub fn is_one_server(&self) -> bool {
+        matches!(self, Self::Node(_) | Self::Sentinels(_))
+    }
+
     /// The addresses that are configured.
     pub fn addresses(&self) -> &[Address] {
         match self {
-            Self::Node(address) => std::slice::from_ref(address),
+            Self::Node(address) | Self::Member(address) => std::slice::from_ref(address),
             Self::Sentinels(sentinels) => &sentinels.addresses,
             Self::Cluster(addresses) => addresses,
         }
@@ -129,7 +143,7 @@ impl fmt::Display for Shape {
         let addresses: Vec<_> = self.addresses().iter().map(Address::to_string).collect();
         let addresses = addresses.join(", ");
         match self {
-            Self::Node(_) => f.write_str(&addresses),
+            Self::Node(_) | Self::Member(_) => f.write_str(&addresses),
             Self::Cluster(_) => write!(f, "the cluster of {addresses}"),
             Self::Sentinels(sentinels) => write!(f, "{} behind the sentinels {addresses}", sentinels.master),
         }
@@ -181,5 +195,6 @@ mod tests {
         }
         assert!(Settings::from_url("rediss://h").is_ok_and(|settings| settings.tls.is_some()));
         assert_eq!(read("redis://u:hunter2@h"), Err(UrlError::Login));
+        assert_eq!(read("redis://h:6379/0?protocol=resp3"), Err(UrlError::Query));
     }
 }
