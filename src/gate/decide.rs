@@ -177,7 +177,7 @@ impl Gate {
         let asked = inquiry.query.unwrap_or_default();
         let named = business::named(&self.policy.business_sources, &parameters, asked, inquiry.headers)?;
         let presented = credential::read(&self.policy.credentials, inquiry.headers)?;
-        if self.policy.deny.digests.contains(&presented.digest) {
+        if self.policy.deny.holds_key(&presented.digest) {
             return Err(Denial::DeniedKey);
         }
         let target = target(path.text, query);
@@ -207,7 +207,7 @@ impl Gate {
         if self.policy.deny.holds_address(*client) {
             return Err(Denial::DeniedAddress);
         }
-        if self.policy.deny.digests.contains(digest) {
+        if self.policy.deny.holds_key(digest) {
             return Err(Denial::DeniedKey);
         }
         let routed = Routed { route, target: String::new(), named: named.clone(), client: *client, spends: false };
@@ -325,6 +325,10 @@ impl Gate {
             let business = business_to_confirm(key, routed.named.as_deref()).map(|id| self.records.business(id));
             let weighing = Rc::new(Weighing::of(&self.policy, (digest, key), business, routed, disowned));
             if routed.spends {
+                // What is remembered outlives a reload, and may name what another configuration had.
+                if !weighings.know(&self.policy) {
+                    self.tell_unknown_names(&Documents { digest, key, business: weighing.business.as_deref() });
+                }
                 weighings.keep(&weighing);
             }
             weighing

@@ -94,6 +94,13 @@ pub fn forward(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) -> Added {
     added
 }
 
+/// Every upstream's own headers: none of them passes from a client, whichever upstream is asked, on public routes neither.
+pub fn reserved(upstreams: &[Upstream]) -> Vec<HeaderName> {
+    let identity = upstreams.iter().flat_map(|upstream| upstream.identity.iter().map(|(name, _)| name));
+    let fixed = upstreams.iter().flat_map(|upstream| upstream.headers.iter().map(|(name, _)| name));
+    identity.chain(fixed).filter(|name| *name != HOST).cloned().chain([WOULD_DENY]).collect()
+}
+
 /// Which of the gate's own fields the configuration says otherwise; few do.
 pub fn overridden(upstream: &Upstream) -> Vec<HeaderName> {
     let identity = upstream.identity.iter().map(|(name, _)| name);
@@ -118,7 +125,7 @@ fn say_who_sent_it(headers: &mut HeaderMap, added: &mut Added, arrival: &Arrival
         added.push((X_FORWARDED_PROTO, scheme));
     }
     if !said(headers, X_FORWARDED_HOST)
-        && let Some(host) = headers.get(HOST)
+        && let Some(host) = headers.get(HOST).filter(|host| !host.is_empty())
     {
         added.push((X_FORWARDED_HOST, host.clone()));
     }

@@ -15,6 +15,7 @@ mod connections;
 mod cors;
 mod credentials;
 mod demo;
+mod denied;
 mod exactness;
 mod floods;
 mod forwarding;
