@@ -218,7 +218,7 @@ impl Metrics {
             )?,
             store_up: gauge(
                 "sidegate_store_up",
-                "0 from the first lost connection or failed call until a call succeeds, and while a node of a cluster is out of reach.",
+                "0 from the first lost connection or failed call until a call succeeds.",
             )?,
             store_may_evict: gauge(
                 "sidegate_store_may_evict",
@@ -441,7 +441,7 @@ impl Metrics {
 
     /// The text that Prometheus scrapes.
     pub fn render(&self) -> prometheus::Result<Vec<u8>> {
-        let up = self.store_health.as_ref().is_none_or(|health| health.is_whole());
+        let up = self.store_health.as_ref().is_none_or(|health| health.is_up());
         self.store_up.set(i64::from(up));
         let may_evict = self.store_health.as_ref().is_some_and(|health| health.may_evict());
         self.store_may_evict.set(i64::from(may_evict));

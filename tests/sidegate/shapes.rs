@@ -238,42 +238,6 @@ routes: {{/things: any, /counted: {{any: true, limits: [all]}}}}",
     println!("{unavailable} requests found the slot without a master; it was back after {:?}", killed.elapsed());
 }
 
-/// A slot without a master: those who need it are refused, and an alert must be able to say so while everybody else is served.
-#[tokio::test]
-async fn a_master_that_stays_away_leaves_the_gate_ready_and_the_store_not_up() {
-    let stage = Stage::set();
-    let mut cluster = Cluster::start();
-    // No replica takes over.
-    let (_, doomed) = cluster.owner("b:acme");
-    cluster.nodes[3..].iter_mut().for_each(Server::kill);
-    let gate = stage.gate(&format!("workers: 1\nstore: {}\nroutes: {{/things: any}}", cluster.store()));
-    let businesses: Vec<String> = (0..40).map(|index| format!("business-{index}")).collect();
-    let elsewhere = businesses.iter().find(|business| cluster.owner(&format!("b:{business}")).1 != doomed);
-    let elsewhere = elsewhere.expect("forty businesses are spread over all masters");
-    let key = |business: &str| gate.new_key(&["--name", "test", "--business", business]);
-    let (here, there) = (key("acme"), key(elsewhere));
-    let status = async |key: &str| gate.get("/things").bearer_auth(key).answer().await.status;
-    let up = || gate.metric("sidegate_store_up", &[]) as u64;
-    assert_eq!((status(&here).await, status(&there).await, up()), (200, 200, 1));
-    cluster.nodes[doomed].kill();
-    let down = Instant::now();
-    while up() != 0 {
-        status(&here).await;
-        assert!(down.elapsed() < PATIENCE, "the store is still said to be up");
-    }
-    for _ in 0..50 {
-        assert_eq!((status(&here).await, status(&there).await), (503, 200));
-        assert_eq!((up(), gate.operators("/readyz").status), (0, 200), "it stays so while others are served");
-    }
-    cluster.nodes[doomed].run();
-    until("all slots to be served", || (up() == 1).then_some(()));
-    let back = Instant::now();
-    // It has come back without its documents.
-    while status(&here).await != 401 {
-        assert!(back.elapsed() < PATIENCE, "the master is back");
-    }
-}
-
 /// What calls itself no cluster and yet refuses keys of several slots, as proxies before clusters do.
 #[tokio::test]
 async fn a_server_that_refuses_several_slots_is_asked_slot_by_slot() {

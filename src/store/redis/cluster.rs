@@ -129,7 +129,7 @@ impl Inner {
             return connection.clone();
         }
         let settings = Settings { shape: Shape::Node(address.clone()), ..self.settings.clone() };
-        let connection = Connection::start_part(settings, self.health.clone());
+        let connection = Connection::start(settings, self.health.clone());
         nodes.connections.insert(address.clone(), connection.clone());
         connection
     }

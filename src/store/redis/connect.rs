@@ -13,6 +13,7 @@ use redis::{Value, cmd};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::StoreHealth;
 use super::dial::dial_pipe;
 use super::lateness;
 use super::pipe::{Driver, Pipe};
@@ -20,7 +21,6 @@ use super::script::{self, Script};
 use super::sentinel::{self, Watchers};
 use super::settings::{Address, Settings, Shape};
 use crate::store::StoreError;
-use crate::store::health::{Part, StoreHealth};
 use crate::store::layout::Layout;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
@@ -57,21 +57,11 @@ pub(super) struct Link {
 impl Connection {
     /// Starts to connect in the background. Must be called within a tokio runtime.
     pub(super) fn start(settings: Settings, health: Arc<StoreHealth>) -> Self {
-        Self::supervised(settings, health, None)
-    }
-
-    /// The same to one node of a cluster: that it is out of reach does not mean that the store is.
-    pub(super) fn start_part(settings: Settings, health: Arc<StoreHealth>) -> Self {
-        let part = Part::new(health.clone());
-        Self::supervised(settings, health, Some(part))
-    }
-
-    fn supervised(settings: Settings, health: Arc<StoreHealth>, part: Option<Part>) -> Self {
         let (tell, state) = watch::channel(State::Connecting);
         let (doubts, doubted) = mpsc::unbounded_channel();
         let watchers = Watchers::of(&settings);
         let place = settings.shape.to_string();
-        let supervisor = Supervisor { settings, place, watchers, health, part, tell, doubted, generation: 0 };
+        let supervisor = Supervisor { settings, place, watchers, health, tell, doubted, generation: 0 };
         tokio::spawn(supervisor.run());
         Self { state, doubts }
     }
@@ -113,8 +103,6 @@ struct Supervisor {
     /// Those who know which node is the master, where there are such.
     watchers: Option<Watchers>,
     health: Arc<StoreHealth>,
-    /// Where it is one of several that make up the store.
-    part: Option<Part>,
     tell: watch::Sender<State>,
     doubted: mpsc::UnboundedReceiver<u64>,
     generation: u64,
@@ -180,31 +168,20 @@ impl Supervisor {
 
     fn announce_up(&mut self, link: Arc<Link>, address: &Address) {
         self.place = address.to_string();
-        if let Some(part) = &mut self.part {
-            part.is_here(true);
-        }
         self.health.answered();
         tracing::info!(redis = %self.place, "store: connected");
         self.tell.send_replace(State::Up(link));
     }
 
-    /// A part that stays away makes the store less than whole, not down: a gate that serves the other slots stays ready.
-    fn out_of_reach(&mut self) {
-        match &mut self.part {
-            Some(part) => part.is_here(false),
-            None => self.health.failed(),
-        }
-    }
-
-    fn announce_lost(&mut self, why: &StoreError) {
-        self.out_of_reach();
+    fn announce_lost(&self, why: &StoreError) {
+        self.health.failed();
         tracing::warn!(redis = %self.place, %why, "store: connection lost, connecting again");
         self.tell.send_replace(State::Connecting);
     }
 
     /// Logged when the reason changes, not at every attempt.
-    fn announce_down(&mut self, error: StoreError) {
-        self.out_of_reach();
+    fn announce_down(&self, error: StoreError) {
+        self.health.failed();
         let news = !matches!(&*self.tell.borrow(), State::Down(known) if *known == error);
         if news {
             tracing::warn!(redis = %self.place, %error, "store: out of reach");
