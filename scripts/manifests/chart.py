@@ -68,6 +68,10 @@ BAD = [
     ({"gates": [{"namespace": "shop", "config": {"listen": "0.0.0.0:8443", "upstream": "http://127.0.0.1:3000"}}]}, ["/gates/0/config", "routes"]),
     ({"gates": [{"namespace": "shop", "config": {"listen": "0.0.0.0:8443", "upstream": "http://127.0.0.1:3000",
       "store": "redis://redis:6379", "rooutes": {}, "routes": {"/v1/**": "any"}}}]}, ["/gates/0/config", "rooutes"]),
+    ({"gates": [{"namespace": "shop", "config": {"listen": "0.0.0.0:8080", "probes": "0.0.0.0:9901", "upstream": "http://127.0.0.1:3000",
+      "store": "redis://redis:6379", "routes": {"/v1/**": "any"}}}]}, ["gates[0]/config/listen", "port 8443"]),
+    ({"gates": [{"namespace": "shop", "config": {"listen": {"address": "0.0.0.0:8443"}, "upstream": "http://127.0.0.1:3000",
+      "store": "redis://redis:6379", "routes": {"/v1/**": "any"}}}]}, ["gates[0]/config/probes", "port 9901"]),
     ({"monitoring": {"rules": "yes"}}, ["/monitoring/rules", "boolean"]),
 ]
 

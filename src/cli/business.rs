@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::keys::usage::{print_limits, print_use};
 use super::keys::words::{self, print_facts, print_table, printable};
-use super::keys::{By, DONE, FAILED, KeysSetting, Session, in_session, name};
+use super::keys::{By, KeysSetting, Session, in_session, name};
+use super::{DONE, FAILED};
 use crate::config::Settings;
 use crate::keys::change::BusinessChange;
 use crate::keys::rules::{Holder, Required, Rules, check_id};
@@ -167,6 +168,14 @@ async fn set(args: SetArgs, setting: &KeysSetting, session: &mut Session<'_>) ->
     } else {
         print(&document, &setting.keyring.rules, session)?
     }
+    // The change acts whether or not this can be told. It may be meant for keys that are yet to come, or be a slip.
+    let filter = Filter { business: Some(id.clone()), ..Filter::default() };
+    if setting.keyring.list(&filter).await.is_ok_and(|keys| keys.is_empty()) {
+        writeln!(
+            session.err,
+            "warning: keys 0: no key is bound to `{id}`; if it is spelt right, this holds for those to come"
+        )?;
+    }
     Ok(DONE)
 }
 
@@ -189,7 +198,8 @@ async fn list(args: ListArgs, setting: &KeysSetting, session: &mut Session<'_>) 
     let text = |document: &Value, member: &str| document[member].as_str().map_or_else(|| "-".to_owned(), printable);
     let row = |document: &Value| {
         let limits = words::limits(document.get("limits"), &setting.keyring.rules, Holder::Business);
-        [text(document, "id"), text(document, "plan"), text(document, "status"), limits]
+        let plan = words::plan(document["plan"].as_str(), &setting.keyring.rules);
+        [text(document, "id"), plan, text(document, "status"), limits]
     };
     print_table(session.out, ["ID", "PLAN", "STATUS", "LIMITS"], &all.iter().map(row).collect::<Vec<_>>())?;
     Ok(DONE)
@@ -207,7 +217,7 @@ fn document(id: &str, members: &Members) -> Value {
 
 fn print(document: &Value, rules: &Rules, session: &mut Session<'_>) -> anyhow::Result<()> {
     let text = |member: &str| document[member].as_str().map_or_else(|| "-".to_owned(), printable);
-    let (id, plan, status) = (text("id"), text("plan"), text("status"));
+    let (id, plan, status) = (text("id"), words::plan(document["plan"].as_str(), rules), text("status"));
     let limits = words::limits(document.get("limits"), rules, Holder::Business);
     print_facts(session.out, &[("business", &id), ("plan", &plan), ("status", &status), ("limits", &limits)])
 }

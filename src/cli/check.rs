@@ -1,6 +1,6 @@
 //! `sidegate check`: says all that is wrong with a configuration, or what the gate will do with it.
 //!
-//! It needs no store. Whether one answers is asked by `store_problem`, which the command line brings, and is a warning alone.
+//! It needs no store. Whether one answers is asked by `store_doubts`, which the command line brings, and is a warning alone.
 
 use std::fmt::{self, Display, Write as _};
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::out;
+use super::{DONE, WRONG, denied, out};
 use crate::admin::settings::{AppProbe, Check};
 use crate::config::{self, Settings};
 use crate::keys::format::{Fate, Formats};
@@ -21,29 +21,25 @@ use crate::store::outage::{KeysOutage, LimitsOutage};
 use crate::store::redis;
 use crate::store::settings::Backend;
 
-/// The exit codes of the contract.
-const GOOD: u8 = 0;
-const WRONG_CONFIG: u8 = 2;
-
 /// Prints every error on standard error, or the summary and the warnings on standard output.
-pub fn run(config: &Path, store_problem: impl FnOnce(&Settings) -> Option<String>) -> anyhow::Result<u8> {
+pub fn run(config: &Path, store_doubts: impl FnOnce(&Settings) -> Vec<String>) -> anyhow::Result<u8> {
     let settings = match config::load::from_file(config) {
         Ok(settings) => settings,
         Err(errors) => {
             out::remark(errors);
-            return Ok(WRONG_CONFIG);
+            return Ok(WRONG);
         }
     };
     let unusable = unusable_files(&settings);
     if !unusable.is_empty() {
         unusable.iter().for_each(|problem| out::remark(format_args!("{}: {problem}", config.display())));
-        return Ok(WRONG_CONFIG);
+        return Ok(WRONG);
     }
     let mut warnings = settings.warnings.clone();
-    warnings.extend(store_problem(&settings).map(|problem| format!("store: {problem}")));
+    warnings.extend(store_doubts(&settings));
     out::say(format_args!("{} is good.\n\n{}", config.display(), Summary(&settings)))?;
     out::say(warnings.iter().map(|warning| format!("warning: {warning}\n")).collect::<String>())?;
-    Ok(GOOD)
+    Ok(DONE)
 }
 
 /// Reads every certificate and key as `run` would.
@@ -62,16 +58,23 @@ fn unusable_files(settings: &Settings) -> Vec<String> {
     problems.into_iter().flatten().collect()
 }
 
-/// Whether the store answers; that it does not is no mistake in the configuration.
-pub fn store_problem(settings: &Settings) -> Option<String> {
-    let Backend::Redis(redis) = &settings.store.backend else { return None };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-    let error = match runtime.block_on(redis::rehearse(redis)) {
-        Ok(doubt) => return doubt,
-        Err(error) => error,
+/// Whether the store answers, and knows whom the configuration denies; that it does not is no mistake in the configuration.
+pub fn store_doubts(settings: &Settings) -> Vec<String> {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
+    let doubt = match &settings.store.backend {
+        Backend::File(_) => Ok(None),
+        Backend::Redis(redis) => runtime.block_on(redis::rehearse(redis)),
     };
-    let meanwhile = if settings.policy.enforces() { "answer 503" } else { "pass as `store_unavailable`" };
-    Some(format!("{error}; keyed routes {meanwhile} until that is mended"))
+    match doubt {
+        Ok(doubt) => {
+            let doubt = doubt.map(|doubt| format!("store: {doubt}"));
+            doubt.into_iter().chain(runtime.block_on(denied::strangers(settings))).collect()
+        }
+        Err(error) => {
+            let meanwhile = if settings.policy.enforces() { "answer 503" } else { "pass as `store_unavailable`" };
+            vec![format!("store: {error}; keyed routes {meanwhile} until that is mended")]
+        }
+    }
 }
 
 /// What the gate will do, for a person.
@@ -126,8 +129,7 @@ fn listeners(settings: &Settings, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 /// What is shut out without asking the store.
 fn denied(deny: &DenyList, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    // An id stands among the digests too.
-    let keys = (!deny.digests.is_empty()).then(|| counted(deny.digests.len(), "key"));
+    let keys = (!deny.keys.is_empty()).then(|| counted(deny.keys.len(), "key"));
     let addresses = (!deny.addresses.is_empty()).then(|| networks(&deny.addresses));
     let denied: Vec<_> = keys.into_iter().chain(addresses).collect();
     if denied.is_empty() { Ok(()) } else { line(f, "deny", &denied.join("; ")) }

@@ -67,7 +67,7 @@ pub fn run(args: &ExplainArgs, mut settings: Settings) -> anyhow::Result<u8> {
         Ok(asked) => asked,
         Err(wrong) => {
             out::remark(format_args!("error: {wrong}"));
-            return Ok(super::WRONG_CONFIGURATION);
+            return Ok(super::WRONG);
         }
     };
     if let Some(api) = KeyApi::of(&asked, &settings) {

@@ -1,5 +1,7 @@
 //! `sidegate inject` and `uninject`: manifests in, manifests out, what was done with each object on standard error.
 
+mod beside;
+
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::PathBuf;
@@ -66,8 +68,9 @@ impl Manifests {
         } else {
             fs::read_to_string(&self.file).with_context(|| format!("{name} cannot be read"))?
         };
-        let Done { text, said } = turn(&text).with_context(|| name.to_string())?;
+        let Done { text, said, gates } = turn(&text).with_context(|| name.to_string())?;
         said.iter().for_each(out::remark);
+        beside::doubts(&gates).iter().for_each(out::remark);
         out::say(text)?;
         Ok(super::DONE)
     }

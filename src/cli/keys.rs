@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
+use super::WRONG;
 use super::out::Out;
 use crate::config::Settings;
 use crate::policy::Policy;
@@ -99,10 +100,6 @@ pub(super) struct Session<'a> {
     pub actor: Actor,
     pub now_ms: u64,
 }
-
-pub(super) const DONE: u8 = 0;
-pub(super) const FAILED: u8 = 1;
-const WRONG_ARGUMENTS: u8 = 2;
 
 /// Opens the configured store and does there what the arguments say.
 pub fn with(settings: Settings, args: KeysArgs) -> anyhow::Result<u8> {
@@ -206,7 +203,7 @@ impl Session<'_> {
 
     pub(super) fn wrong_arguments(&mut self, what: impl std::fmt::Display) -> anyhow::Result<u8> {
         writeln!(self.err, "error: {what}")?;
-        Ok(WRONG_ARGUMENTS)
+        Ok(WRONG)
     }
 
     /// A broken rule is a wrong argument, anything else a failure.

@@ -7,6 +7,7 @@ pub mod check;
 mod completions;
 mod coverage;
 pub mod demo;
+mod denied;
 mod drain;
 mod explain;
 mod inject;
@@ -125,9 +126,11 @@ pub struct ConfigArgs {
     pub config: PathBuf,
 }
 
+/// The exit codes of the contract.
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
-const WRONG_CONFIGURATION: u8 = 2;
+/// The arguments, or the configuration.
+const WRONG: u8 = 2;
 
 /// Does what the arguments say.
 pub fn main() -> ExitCode {
@@ -141,7 +144,7 @@ pub fn main() -> ExitCode {
         Command::Check { config, log: Some(file), .. } => {
             with_settings(&config, |settings| compare(&file, traffic::differences(&file, &settings)))
         }
-        Command::Check { config, .. } => check::run(&config.config, check::store_problem),
+        Command::Check { config, .. } => check::run(&config.config, check::store_doubts),
         Command::Openapi(args) => openapi::run(&args),
         Command::Explain { config, explain } => with_settings(&config, |settings| explain::run(&explain, settings)),
         Command::Report(args) => report::run(&args),
@@ -180,7 +183,7 @@ fn compare(file: &Path, differences: anyhow::Result<Vec<String>>) -> anyhow::Res
         }
         Err(error) => {
             out::remark(format_args!("error: {error:#}"));
-            Ok(WRONG_CONFIGURATION)
+            Ok(WRONG)
         }
     }
 }
@@ -190,7 +193,7 @@ fn with_settings(args: &ConfigArgs, act: impl FnOnce(Settings) -> anyhow::Result
         Ok(settings) => act(settings),
         Err(errors) => {
             out::remark(errors);
-            Ok(WRONG_CONFIGURATION)
+            Ok(WRONG)
         }
     }
 }

@@ -66,7 +66,7 @@ pub fn run(args: &OpenapiArgs) -> anyhow::Result<u8> {
 
 fn wrong(error: &anyhow::Error) -> u8 {
     out::remark(format_args!("error: {error:#}"));
-    super::WRONG_CONFIGURATION
+    super::WRONG
 }
 
 /// Operations of one path that ask for the same are one line.

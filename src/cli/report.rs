@@ -15,7 +15,7 @@ use clap::Args;
 use self::tally::{Period, Tally};
 use super::ink::Ink;
 use super::logs::{self, own};
-use super::{DONE, WRONG_CONFIGURATION, out};
+use super::{DONE, WRONG, out};
 use crate::config;
 use crate::keys::change::age;
 
@@ -57,7 +57,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<u8> {
         Some(Ok(settings)) => Some(settings.observe.sample),
         Some(Err(errors)) => {
             out::remark(errors);
-            return Ok(WRONG_CONFIGURATION);
+            return Ok(WRONG);
         }
     };
     let mut tally = Tally::new(Period { since: args.since, until: args.until });

@@ -16,7 +16,7 @@ pub fn run(config: &Path) -> anyhow::Result<u8> {
         Ok(settings) => settings,
         Err(errors) => {
             out::remark(errors);
-            return Ok(super::WRONG_CONFIGURATION);
+            return Ok(super::WRONG);
         }
     };
     log::init(&settings.observe);
@@ -28,7 +28,7 @@ pub fn run(config: &Path) -> anyhow::Result<u8> {
         // A file that the configuration names is part of it.
         Err(error @ (StartError::Tls(_) | StartError::Upstream(_))) => {
             out::remark(format_args!("{}: {error}", config.display()));
-            return Ok(super::WRONG_CONFIGURATION);
+            return Ok(super::WRONG);
         }
         Err(error) => return Err(error.into()),
     }

@@ -50,7 +50,7 @@ pub fn run(args: WebhookArgs) -> anyhow::Result<u8> {
         Ok(webhook) => webhook.run()?,
         Err(StartError::Tls(error)) => {
             out::remark(format_args!("error: --cert, --key: {error}"));
-            return Ok(super::WRONG_CONFIGURATION);
+            return Ok(super::WRONG);
         }
         Err(error) => return Err(error.into()),
     }

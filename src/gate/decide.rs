@@ -173,7 +173,7 @@ impl Gate {
         let asked = inquiry.query.unwrap_or_default();
         let named = business::named(&self.policy.business_sources, &parameters, asked, inquiry.headers)?;
         let presented = credential::read(&self.policy.credentials, inquiry.headers)?;
-        if self.policy.deny.digests.contains(&presented.digest) {
+        if self.policy.deny.holds_key(&presented.digest) {
             return Err(Denial::DeniedKey);
         }
         let target = target(path.text, query);
@@ -203,7 +203,7 @@ impl Gate {
         if self.policy.deny.holds_address(*client) {
             return Err(Denial::DeniedAddress);
         }
-        if self.policy.deny.digests.contains(digest) {
+        if self.policy.deny.holds_key(digest) {
             return Err(Denial::DeniedKey);
         }
         let routed = Routed { route, target: String::new(), named: named.clone(), client: *client, spends: false };

@@ -89,7 +89,7 @@ fn verdict(
     if key.revoked {
         return Err(Denial::RevokedKey);
     }
-    if policy.deny.key_ids.contains(&key.id) {
+    if policy.deny.holds_id(&key.id) {
         return Err(Denial::DeniedKey);
     }
     if key.allow_addresses.as_ref().is_some_and(|nets| !nets.iter().any(|net| net.contains(&client))) {

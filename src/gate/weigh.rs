@@ -69,10 +69,11 @@ const MOST_WEIGHINGS: usize = 2;
 #[derive(Debug, Default)]
 pub struct Weighings(RefCell<SmallVec<[Rc<Weighing>; MOST_WEIGHINGS]>>);
 
-/// One weighing, and all that it rests on besides the policy and the key: which finding of the business it was, not just which
+/// One weighing, and all that it rests on besides the key: which finding of the business it was, not just which
 /// business.
 #[derive(Debug)]
 pub struct Weighing {
+    policy: Arc<Policy>,
     route: Arc<Route>,
     named: Option<String>,
     disowned: bool,
@@ -84,7 +85,7 @@ pub struct Weighing {
 
 impl Weighing {
     pub fn of(
-        policy: &Policy,
+        policy: &Arc<Policy>,
         (digest, key): (&Digest, &KnownKey),
         business: Option<Rc<KnownBusiness>>,
         routed: &Routed<'_>,
@@ -93,7 +94,8 @@ impl Weighing {
         let documents = Documents { digest, key, business: business.as_deref() };
         let weighed = documents.weigh(policy, routed, disowned);
         let client = client_that_matters(&documents, routed);
-        Self { route: routed.route.clone(), named: routed.named.clone(), disowned, client, business, weighed }
+        let (policy, route, named) = (policy.clone(), routed.route.clone(), routed.named.clone());
+        Self { policy, route, named, disowned, client, business, weighed }
     }
 
     /// Whether the same would come of it now.
@@ -110,6 +112,11 @@ impl Weighings {
     /// What was weighed before, where nothing that counts has changed.
     pub fn recall(&self, routed: &Routed<'_>, disowned: bool) -> Option<Rc<Weighing>> {
         self.0.borrow().iter().find(|one| one.holds(routed, disowned)).cloned()
+    }
+
+    /// Whether the key was weighed under this policy before, as far as is remembered.
+    pub fn know(&self, policy: &Arc<Policy>) -> bool {
+        self.0.borrow().iter().any(|one| Arc::ptr_eq(&one.policy, policy))
     }
 
     pub fn keep(&self, weighing: &Rc<Weighing>) {

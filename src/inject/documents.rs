@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::{LABEL, NAME, Settings, Surroundings, reader, restored, service, shape, yaml};
+use super::{LABEL, NAME, Settings, Surroundings, pod, reader, restored, service, shape, sidecar, yaml};
 
 /// Why a stream of documents cannot be read.
 #[derive(Debug, Error)]
@@ -25,17 +25,37 @@ pub struct Done {
     pub text: String,
     /// One line for each object.
     pub said: Vec<String>,
+    /// Those that were put in.
+    pub gates: Vec<Gate>,
+}
+
+/// A gate in the pods of one object, and what its configuration has to agree with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gate {
+    /// `Deployment/app`
+    pub object: String,
+    /// Its ConfigMap, and what stands in it where it is among the documents.
+    pub config: String,
+    pub configuration: Option<String>,
+    /// How many seconds the pod has to end.
+    pub grace: u64,
+    /// How many of these the service is kept by a `preStop` that sleeps; `None`: there is none.
+    pub kept: Option<u64>,
 }
 
 /// Puts the gate into every pod, and before it every Service that selects one of these pods by number.
 pub fn inject(text: &str, settings: &Settings) -> Result<Done, DocumentError> {
     let mut stream = Stream::read(text)?;
-    let mut pods = Pods { settings, namespaces: stream.namespaces(), met: Vec::new() };
+    let (namespaces, configs) = (stream.namespaces(), stream.configurations());
+    let mut pods = Pods { settings, namespaces, configs, met: Vec::new(), gates: Vec::new() };
     let mut said = BTreeMap::new();
     stream.each(|place, object| said.extend(pods.inject(object).map(|outcome| (place, outcome))));
     // Services may stand before the workloads that they lead to.
     stream.each(|place, object| said.extend(pods.inject_service(object).map(|outcome| (place, outcome))));
-    Ok(stream.done(|place| said.remove(&place).unwrap_or_else(|| "left alone: there is no pod in it".to_owned())))
+    let gates = std::mem::take(&mut pods.gates);
+    let done =
+        stream.done(|place| said.remove(&place).unwrap_or_else(|| "left alone: there is no pod in it".to_owned()));
+    Ok(Done { gates, ..done })
 }
 
 /// Takes out again what injection has put in.
@@ -89,7 +109,10 @@ struct Pods<'s> {
     settings: &'s Settings,
     /// Annotations of the namespaces in the stream.
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Gates' configurations in the stream, by namespace and name.
+    configs: BTreeMap<(String, String), String>,
     met: Vec<Met>,
+    gates: Vec<Gate>,
 }
 
 /// Pods of one template.
@@ -110,10 +133,28 @@ impl Pods<'_> {
         let Some(pod) = object.pointer(path) else { return Some("left alone: it has no template".to_owned()) };
         let outcome = super::pod(pod, &surroundings);
         let labels = outcome.document.pointer("/metadata/labels").cloned().unwrap_or_default();
+        if outcome.taken.is_some() {
+            self.gates.push(self.gate(object, &namespace, &outcome.document["spec"]));
+        }
         self.met.push(Met { namespace, labels, taken: outcome.taken });
         let said = said(outcome.left.as_ref(), outcome.taken);
         change(object, path, |_| outcome.document);
         Some(said)
+    }
+
+    /// The gate in a pod of this object.
+    fn gate(&self, object: &Value, namespace: &str, spec: &Value) -> Gate {
+        let config = sidecar::config(spec).to_owned();
+        let place = (namespace.to_owned(), config.clone());
+        let seconds = |container: &Value| container.pointer("/lifecycle/preStop/sleep/seconds").and_then(Value::as_u64);
+        let services = shape::list(spec, "containers").iter().filter(|container| shape::name(container) != NAME);
+        Gate {
+            object: format!("{}/{}", shape::text(object, "kind").unwrap_or_default(), named(object)),
+            configuration: self.configs.get(&place).cloned(),
+            config,
+            grace: pod::grace(spec),
+            kept: services.filter_map(seconds).min(),
+        }
     }
 
     /// One that selects pods injected here, or that says by its label that it wants to, where its pods are not here.
@@ -219,6 +260,17 @@ impl Stream {
         namespaces
     }
 
+    fn configurations(&mut self) -> BTreeMap<(String, String), String> {
+        let mut configs = BTreeMap::new();
+        self.each(|_, object| {
+            let text = object.pointer("/data/sidegate.yaml").and_then(Value::as_str);
+            if let Some(text) = text.filter(|_| is(object, "v1", "ConfigMap")) {
+                configs.insert((namespace(object).to_owned(), named(object).to_owned()), text.to_owned());
+            }
+        });
+        configs
+    }
+
     fn done(mut self, mut outcome: impl FnMut(Place) -> String) -> Done {
         let mut said = Vec::new();
         self.each(|place, object| {
@@ -243,7 +295,7 @@ impl Stream {
                 }
             }
         }
-        Done { text, said }
+        Done { text, said, gates: Vec::new() }
     }
 }
 

@@ -148,10 +148,15 @@ fn ends_by_itself(pod: &Value) -> bool {
     of_job || matches!(text(&pod["spec"], "restartPolicy"), Some("Never" | "OnFailure"))
 }
 
+/// How many seconds a pod has to end.
+pub fn grace(spec: &Value) -> u64 {
+    spec.get("terminationGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(DEFAULT_GRACE)
+}
+
 /// The service has to outlive its endpoint: requests that the gate still takes in are answered. Whoever has a `preStop` of his
 /// own has thought of it.
 fn kept(spec: &Value, taken: &Taken, settings: &Settings) -> Vec<String> {
-    let grace = spec.get("terminationGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(DEFAULT_GRACE);
+    let grace = grace(spec);
     let seconds = u64::from(settings.app_pre_stop);
     // The API server refuses one that is not shorter than the pod's grace.
     if seconds == 0 || seconds >= grace {

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::ports::Taken;
 use super::probes::Rewritten;
+use super::shape::{list, name};
 use super::tuning::{Mode, Tuning};
 use super::{GATE_PORT, NAME, PROBES_PORT};
 
@@ -80,6 +81,12 @@ fn mounts(tuning: &Tuning) -> Vec<Value> {
         mounts.push(json!({"name": TLS_VOLUME, "mountPath": "/etc/sidegate-tls", "readOnly": true}));
     }
     mounts
+}
+
+/// The ConfigMap that an injected pod has the gate's configuration from.
+pub fn config(spec: &Value) -> &str {
+    let volume = list(spec, "volumes").iter().find(|volume| name(volume) == CONFIG_VOLUME);
+    volume.and_then(|volume| volume.pointer("/configMap/name")).and_then(Value::as_str).unwrap_or_default()
 }
 
 pub fn volumes(tuning: &Tuning) -> Vec<Value> {

@@ -181,6 +181,9 @@ mod tests {
         };
         assert!(of_business("per-key", "5/1m").is_ok() && of_business("per-business", "0/1m").is_ok());
         assert!(matches!(of_business("per-key", "many"), Err(RuleError::BadWindows { .. })));
+        let twice = [own("per-key", "3/1s"), own("per-key", "4/1s")].concat();
+        let error = rules().settle_change(Change { limits: twice, ..Change::default() }, NOW);
+        assert_eq!(error, Err(RuleError::LimitTwice("per-key".to_owned())));
         let removed = vec![("gone".to_owned(), None)];
         assert!(rules().settle_change(Change { limits: removed, ..Change::default() }, NOW).is_ok());
     }
@@ -216,6 +219,11 @@ mod tests {
         let texts = |texts: &[&str]| networks(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>());
         let good = texts(&["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"]).expect("they are networks");
         assert_eq!(good.iter().map(ToString::to_string).collect::<Vec<_>>()[1], "192.0.2.7/32");
+        let said = texts(&["10.0.0.1/8"]).map_err(|error| error.to_string());
+        assert_eq!(
+            said,
+            Err("`10.0.0.1/8` has bits behind its prefix; write `10.0.0.0/8`, or the address alone".to_owned())
+        );
         assert_eq!(texts(&["10.0.0.0/40"]), Err(RuleError::BadAddress("10.0.0.0/40".to_owned())));
     }
 }

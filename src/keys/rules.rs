@@ -84,10 +84,14 @@ pub enum RuleError {
     UnknownLimit { name: String, advice: String },
     #[error("the limit `{0}` is not counted by key, so that a key cannot have its own; set it for the business")]
     NotByKey(String),
+    #[error("the limit `{0}` is given twice; write all of its windows in one, such as `{0}=20/1s,200/10s`")]
+    LimitTwice(String),
     #[error("the limit `{name}`: {wrong}")]
     BadWindows { name: String, wrong: WindowsError },
     #[error("`{0}` is neither an address nor a network; write one such as `192.0.2.7` or `10.0.0.0/8`")]
     BadAddress(String),
+    #[error("`{given}` has bits behind its prefix; write `{network}`, or the address alone")]
+    HostBits { given: String, network: IpNet },
     #[error("there is no plan `{plan}`; {advice}")]
     UnknownPlan { plan: String, advice: String },
     #[error("`{0}` is no status; write `active` or `suspended`")]
@@ -178,6 +182,9 @@ impl Rules {
     ) -> Result<BTreeMap<String, Option<Arc<Windows>>>, RuleError> {
         let mut settled = BTreeMap::new();
         for (name, windows) in limits {
+            if settled.contains_key(&name) {
+                return Err(RuleError::LimitTwice(name));
+            }
             let Some(texts) = windows else {
                 settled.insert(name, None);
                 continue;
@@ -287,7 +294,15 @@ pub(super) fn near_misses<'a>(name: &str, known: impl Iterator<Item = &'a str>) 
 }
 
 pub fn networks(texts: &[String]) -> Result<Vec<IpNet>, RuleError> {
-    texts.iter().map(|text| network::parse(text).ok_or_else(|| RuleError::BadAddress(text.clone()))).collect()
+    let read = |text: &String| {
+        let network = network::parse(text).ok_or_else(|| RuleError::BadAddress(text.clone()))?;
+        match network.trunc() {
+            whole if whole == network => Ok(network),
+            // Whoever wrote it meant either the network or the one address.
+            whole => Err(RuleError::HostBits { given: text.clone(), network: whole }),
+        }
+    };
+    texts.iter().map(read).collect()
 }
 
 pub(super) fn listed<'a>(known: impl Iterator<Item = &'a str>, what: &str) -> String {

@@ -1,7 +1,7 @@
 //! The API's JSON: what a request may say, and how a key reads. The contract's members, and no others.
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
@@ -120,6 +120,8 @@ pub fn document(key: &StoredKey, last_used_ms: Option<u64>) -> Value {
 
 pub fn answer(status: StatusCode, document: &Value) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(document.to_string()));
+    // Who has a session sees their own keys, and one answer shows a key; a cache knows nothing of sessions (RFC 9111 §3.5).
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

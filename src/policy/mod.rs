@@ -20,6 +20,7 @@ use std::sync::Arc;
 use http::HeaderName;
 use ipnet::IpNet;
 
+use crate::keys::tenant::comparable_id;
 use crate::keys::{Digest, Formats};
 use crate::limit::{Algorithm, Windows};
 
@@ -178,12 +179,37 @@ pub struct KeySource {
 /// Break-glass: shut out without asking the store.
 #[derive(Debug, Default)]
 pub struct DenyList {
-    pub key_ids: HashSet<String>,
-    pub digests: HashSet<Digest>,
+    /// As they are compared.
+    key_ids: HashSet<String>,
+    digests: HashSet<Digest>,
+    /// The keys in the order in which they are listed.
+    pub keys: Vec<DeniedKey>,
     pub addresses: Vec<IpNet>,
 }
 
+/// A key that is shut out. One that looks like no format's cannot be told from an id: then it is denied as both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeniedKey {
+    pub id: Option<String>,
+    pub digest: Digest,
+}
+
 impl DenyList {
+    pub fn new(keys: Vec<DeniedKey>, addresses: Vec<IpNet>) -> Self {
+        let ids = keys.iter().filter_map(|key| key.id.as_deref());
+        let key_ids = ids.map(|id| comparable_id(id).into_owned()).collect();
+        Self { key_ids, digests: keys.iter().map(|key| key.digest).collect(), keys, addresses }
+    }
+
+    pub fn holds_key(&self, digest: &Digest) -> bool {
+        self.digests.contains(digest)
+    }
+
+    pub fn holds_id(&self, id: &str) -> bool {
+        // Mostly nobody is denied, and this is on the way of every request with a key.
+        !self.key_ids.is_empty() && self.key_ids.contains(&*comparable_id(id))
+    }
+
     pub fn holds_address(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|net| net.contains(&address))
     }

@@ -140,6 +140,13 @@ pub fn fields(added: &Added<'_>) -> impl Iterator<Item = (HeaderName, HeaderValu
     added.iter().map(move |(name, of)| (HeaderName::clone(name), value(of)))
 }
 
+/// Every upstream's own headers: none of them passes from a client, whichever upstream is asked, on public routes neither.
+pub fn reserved(upstreams: &[Upstream]) -> Vec<HeaderName> {
+    let identity = upstreams.iter().flat_map(|upstream| upstream.identity.iter().map(|(name, _)| name));
+    let fixed = upstreams.iter().flat_map(|upstream| upstream.headers.iter().map(|(name, _)| name));
+    identity.chain(fixed).filter(|name| *name != HOST).cloned().chain([WOULD_DENY]).collect()
+}
+
 /// Which of the gate's own fields the configuration says otherwise; few do.
 pub fn overridden(upstream: &Upstream) -> Vec<HeaderName> {
     let identity = upstream.identity.iter().map(|(name, _)| name);
@@ -163,7 +170,7 @@ fn say_who_sent_it<'a>(headers: &mut HeaderMap, added: &mut Added<'a>, arrival: 
         added.push((Cow::Owned(X_FORWARDED_PROTO), Value::fixed(if arrival.secure { "https" } else { "http" })));
     }
     if !said(headers, X_FORWARDED_HOST)
-        && let Some(host) = headers.get(HOST)
+        && let Some(host) = headers.get(HOST).filter(|host| !host.is_empty())
     {
         added.push((Cow::Owned(X_FORWARDED_HOST), Value::Made(host.clone())));
     }

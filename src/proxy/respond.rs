@@ -3,7 +3,9 @@
 //! The words come from the policy's texts; here stand the status, the headers that HTTP attaches to it, and gRPC's form.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{Response, StatusCode};
 
 use super::settings::{RateLimitHeaders, Reset};
@@ -110,6 +112,9 @@ fn as_http(worded: Worded, mut headers: HeaderMap) -> Response<Bytes> {
     for (name, value) in &worded.headers {
         set(&mut headers, name, value);
     }
+    if FOUND_FRESH.contains(&worded.status) && !headers.contains_key(CACHE_CONTROL) {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
     let mut response = Response::new(Bytes::from(worded.body));
     // A configured status is one; the reasons' own are.
     *response.status_mut() = StatusCode::from_u16(worded.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -200,6 +205,10 @@ fn reset(limit: &LimitNow, form: Reset) -> u64 {
         Reset::Seconds => limit.reset_in_seconds(),
     }
 }
+
+/// Statuses that a cache may keep though nothing says for how long (RFC 9110 §15.1). What the gate says of a request holds for that
+/// one alone: with another key, or after a reload, the same target is served.
+const FOUND_FRESH: [u16; 12] = [200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501];
 
 /// `204` to `OPTIONS *`.
 pub fn server_options() -> Response<Bytes> {

@@ -164,6 +164,39 @@ management: {session: '${SESSION_URL}', roles: [admin]}
     }
 }
 
+/// RFC 9110 §15.1: a cache may keep some statuses though nothing says for how long, and a key in `X-API-Key` does not stop it.
+#[tokio::test]
+async fn no_cache_keeps_what_the_gate_says_of_one_request() {
+    let stage = Stage::set();
+    let gate = stage.gate(
+        "routes: {GET /things: any, /open: public}\nerrors: {method_not_allowed: {headers: {Cache-Control: max-age=1}}}",
+    );
+    let kept = async |method: &str, path: &str| {
+        let answer = gate.request(method, path).answer().await;
+        (answer.status, answer.header("cache-control").map(str::to_owned))
+    };
+    assert_eq!(kept("GET", "/nowhere").await, (404, Some("no-store".to_owned())));
+    assert_eq!(kept("POST", "/things").await, (405, Some("max-age=1".to_owned())), "as it is configured");
+    // Not kept without being told to.
+    assert_eq!(kept("GET", "/things").await, (401, None));
+    assert_eq!(kept("GET", "/open").await, (200, None), "the service's own");
+}
+
+/// Neither is there anybody to name as whom the client asked for.
+#[test]
+fn a_client_of_http_1_0_without_a_host_asks_for_the_service_by_its_name() {
+    let (stage, gate) = yard("routes: {/public: public}");
+    let answer = client::exchange(gate.address, b"GET /public HTTP/1.0\r\n\r\n");
+    assert!(
+        answer.starts_with(b"HTTP/1.0 200") || answer.starts_with(b"HTTP/1.1 200"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    let seen = stage.upstream.only();
+    assert_eq!(seen.all("host"), [stage.upstream.url().trim_start_matches("http://")]);
+    assert_eq!(seen.all("x-forwarded-host"), Vec::<&str>::new());
+}
+
 #[tokio::test]
 async fn templates_keep_types_and_the_most_specific_entry_wins() {
     let stage = Stage::set();

@@ -3,6 +3,7 @@
 //!
 //! `SIDEGATE_BLESS=1 cargo test --test sidegate inject` writes the golden files anew, to be looked at before they are committed.
 
+mod beside;
 mod strangers;
 
 use std::{

@@ -280,6 +280,21 @@ async fn what_is_exported_from_one_store_is_imported_into_the_other() {
     assert_eq!(file.status("/contacts", &revoked).await, 401);
 }
 
+#[test]
+fn a_business_without_a_key_is_told_of_where_it_is_changed() {
+    let yard = redis_yard();
+    yard.key(&[]);
+    for (business, told) in [("acme", false), ("acmee", true)] {
+        let output = yard.gate.command(&["business", "set", business, "--status", "suspended"]);
+        let said = text(&output.stderr);
+        assert_eq!(
+            (output.status.code(), said.contains("keys 0: no key is bound to `acmee`")),
+            (Some(0), told),
+            "{said}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn b6_verify_and_usage_tell_without_spending_and_a_limit_can_be_given_back() {
     let yard = redis_yard();

@@ -87,6 +87,27 @@ fn a_report_says_what_enforcement_would_have_refused() {
 }
 
 #[test]
+fn a_report_says_why_requests_failed() {
+    let mut log = observed();
+    (30..33).for_each(|i| {
+        let more = json!({"sidegate.reason": "upstream_unreachable", "client.address": format!("192.0.2.{i}")});
+        log += &line(i, "GET /v1/contacts", "GET /v1/contacts", "failed", &more);
+    });
+    let told = report(&[], &log);
+    assert_eq!((&told["failed"], &told["failures"]["total"]), (&json!(3), &json!(1)));
+    let row = &told["failures"]["rows"][0];
+    assert_eq!(json!([row["reason"], row["failed"], row["clients"]]), json!(["upstream_unreachable", 3, 3]));
+    let mut refused = told["reasons"]["rows"].as_array().into_iter().flatten();
+    assert!(refused.all(|row| row["reason"] != "upstream_unreachable"), "a failure is no refusal: {told}");
+    let next = told["next"].as_array().into_iter().flatten().find(|next| next["reason"] == "upstream_unreachable");
+    assert!(
+        next.is_some_and(|next| next["advice"].as_str().is_some_and(|advice| advice.contains("the service failed")))
+    );
+    let (_, said) = self::told(&["report"], &log);
+    assert!(said.contains("Failed, by reason") && said.contains("upstream_unreachable: the service failed"), "{said}");
+}
+
+#[test]
 fn a_report_is_for_people_and_shows_nobodys_escapes() {
     let hostile = line(
         21,

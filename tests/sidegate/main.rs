@@ -17,6 +17,7 @@ mod connections;
 mod cors;
 mod credentials;
 mod demo;
+mod denied;
 mod drained;
 mod exactness;
 mod explained;

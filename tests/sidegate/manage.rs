@@ -91,6 +91,7 @@ async fn a_key_lives_from_its_creation_to_its_revocation() {
         let wanted = json!({"name": "Zapier", "business_id": "acme", "scopes": ["calls:read"], "expires_at": "2099-01-31T00:00:00Z"});
         let created = ask(&gate, ADA, "POST", "", wanted).await;
         assert_eq!((created.status, created.header("content-type")), (201, Some("application/json")));
+        assert_eq!(created.header("cache-control"), Some("no-store"), "it shows the key");
         let created = created.json();
         let mut members: Vec<_> = created.as_object().expect("an object").keys().map(String::as_str).collect();
         members.sort_unstable();

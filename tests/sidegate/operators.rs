@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use serde_json::json;
 use tokio::net::TcpSocket;
 
-use crate::support::{AnswerTo as _, Gate, Stage, until};
+use crate::support::{AnswerTo as _, Gate, Stage, gate::text, until};
 
 const YAML: &str = "
 limits: {per-business: {by: business, windows: 2/1h}}
@@ -151,6 +151,51 @@ routes: {/things: {scopes: ['things:read'], limits: [per-key, per-business]}}
         gate.said(part);
     }
     assert_eq!(gate.written().matches(told).count(), 3, "one line for each document");
+}
+
+/// What a worker remembers of keys and businesses outlives a reload.
+#[tokio::test]
+async fn a_name_that_a_reload_takes_away_is_counted_and_told_with_the_next_request() {
+    let stage = Stage::set();
+    let yaml = |plan: &str, limit: &str| {
+        format!(
+            "workers: 1
+plans: {{{plan}: {{}}}}
+limits: {{{limit}: {{by: key, windows: 60/1h}}}}
+routes: {{/things: {{any: true, limits: [{limit}]}}}}"
+        )
+    };
+    let gate = stage.gate(&yaml("team", "per-key"));
+    let key = stage.redis.mint(json!({"business": "acme", "limits": {"per-key": "55/1h"}}));
+    stage.redis.set_business("acme", json!({"plan": "team"}));
+    let status = async || gate.get("/things").bearer_auth(&key.text).answer().await.status;
+    let count = |holder: &str, what: &str| {
+        let labels = [format!("in=\"{holder}\""), format!("what=\"{what}\"")];
+        gate.metric("sidegate_unknown_names_total", &labels.each_ref().map(String::as_str)) as u64
+    };
+    assert_eq!((status().await, count("key", "limit"), count("business", "plan")), (200, 0, 0));
+
+    gate.reload(&yaml("teams", "per-key"));
+    for _ in 0..3 {
+        assert_eq!(status().await, 403);
+    }
+    assert_eq!((count("key", "limit"), count("business", "plan")), (0, 1));
+    gate.said("there is no plan `team`; did you mean `teams`?");
+    let shown = text(&gate.command(&["business", "show", "acme"]).stdout);
+    assert!(shown.contains("team (no such plan)"), "{shown}");
+    for command in [&["explain", "/things"][..], &["keys", "verify"]] {
+        let told = text(&gate.command_reading(command, &key.text).stdout);
+        assert!(
+            told.contains("plan_required") && told.contains("acme: there is no plan `team`"),
+            "{command:?}: {told}"
+        );
+    }
+    gate.reload(&yaml("team", "by-key"));
+    for _ in 0..3 {
+        assert_eq!(status().await, 200);
+    }
+    assert_eq!((count("key", "limit"), count("business", "plan")), (1, 1));
+    gate.said("there is no limit `per-key`");
 }
 
 #[tokio::test]

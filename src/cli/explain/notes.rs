@@ -7,6 +7,7 @@ use http::header::ORIGIN;
 use super::outcome::Outcome;
 use super::request::Asked;
 use crate::cli::check::short;
+use crate::cli::keys::words::why_plan_required;
 use crate::config::Settings;
 use crate::gate::{Denial, path, preflight};
 use crate::policy::route::Found;
@@ -21,6 +22,7 @@ pub fn of(asked: &Asked, settings: &Settings, outcome: &Outcome) -> Vec<String> 
         denial.and_then(|denial| of_guessing(denial, settings)),
         denial.and_then(|denial| of_outage(denial, settings)),
         denial.and_then(of_what_failed),
+        denial.and_then(|denial| of_plan(denial, settings, outcome)),
     ]
     .into_iter()
     .flatten()
@@ -82,6 +84,13 @@ fn of_what_failed(denial: &Denial) -> Option<String> {
         Denial::StoreUnavailable(error) => Some(format!("Why: {error}.")),
         _ => None,
     }
+}
+
+/// The gate's answer does not say which plan, and neither does the reason.
+fn of_plan(denial: &Denial, settings: &Settings, outcome: &Outcome) -> Option<String> {
+    let caller = outcome.trail.caller.as_ref().filter(|_| matches!(denial, Denial::PlanRequired))?;
+    let why = why_plan_required(caller.business.as_deref(), caller.plan.as_deref(), &settings.keys);
+    Some(format!("Why: {why}."))
 }
 
 fn of_outage(denial: &Denial, settings: &Settings) -> Option<String> {

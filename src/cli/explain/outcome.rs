@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::HOST;
 use http::{HeaderMap, HeaderName, Response, Version};
 
 use super::super::keys::gate_store;
@@ -135,7 +134,7 @@ fn forwarded(permit: &Permit, asked: &Asked, settings: &Settings) -> Forwarded {
     let came = asked.request.headers();
     let ids = RequestIds::default();
     let (request_id, span) = (ids.of(came, asked.arrival.trusted), ids.span(came));
-    let (overridden, reserved) = (headers::overridden(upstream), reserved(settings));
+    let (overridden, reserved) = (headers::overridden(upstream), headers::reserved(&settings.proxy.upstreams));
     let mut headers = came.clone();
     let added = headers::forward(
         &mut headers,
@@ -169,12 +168,4 @@ fn forwarded(permit: &Permit, asked: &Asked, settings: &Settings) -> Forwarded {
 
 fn stripped(came: &HeaderMap, forwarded: &HeaderMap) -> Vec<HeaderName> {
     came.keys().filter(|name| !forwarded.contains_key(*name)).cloned().collect()
-}
-
-/// Every upstream's own headers: none of them passes from a client.
-fn reserved(settings: &Settings) -> Vec<HeaderName> {
-    let upstreams = &settings.proxy.upstreams;
-    let identity = upstreams.iter().flat_map(|upstream| upstream.identity.iter().map(|(name, _)| name));
-    let fixed = upstreams.iter().flat_map(|upstream| upstream.headers.iter().map(|(name, _)| name));
-    identity.chain(fixed).filter(|name| *name != HOST).cloned().chain([headers::WOULD_DENY]).collect()
 }

@@ -6,7 +6,7 @@ use super::Explanation;
 use super::outcome::{Denied, Forwarded};
 use crate::cli::check::{access_words, by_words, upstream_words};
 use crate::cli::ink::{BOLD, GREEN, Ink, RED, YELLOW};
-use crate::cli::keys::words::printable;
+use crate::cli::keys::words::{plan, printable};
 use crate::gate::{Denial, LimitNow};
 use crate::policy::{Mode, Route};
 
@@ -27,7 +27,8 @@ pub fn of(explanation: &Explanation<'_>, ink: Ink) -> String {
     fact(&mut text, "mode", if mode == Mode::Observe { "observe: denials are counted and logged" } else { "enforce" });
     if let Some(caller) = &outcome.trail.caller {
         let business = caller.business.as_deref().map_or(String::new(), |business| format!(", business {business}"));
-        let plan = caller.plan.as_deref().map_or(String::new(), |plan| format!(", plan {plan}"));
+        let plan = caller.plan.as_deref().map(|named| format!(", plan {}", plan(Some(named), &settings.keys)));
+        let plan = plan.unwrap_or_default();
         let scopes = if caller.key.scopes.is_empty() { "none".to_owned() } else { caller.key.scopes.join(", ") };
         let key = format!("{} (id {}){business}{plan}, scopes {scopes}", caller.key.name, caller.key.id);
         fact(&mut text, "key", &printable(&key));

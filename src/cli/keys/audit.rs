@@ -4,7 +4,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::words::{print_table, printable};
-use super::{DONE, KeysSetting, Session};
+use super::{KeysSetting, Session};
+use crate::cli::DONE;
 use crate::store::audit;
 
 #[derive(Debug, Args)]

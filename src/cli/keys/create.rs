@@ -1,10 +1,13 @@
 //! `sidegate keys create`: mints a key, stores its digest, shows the key this once.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use serde::Serialize;
 
 use super::words::{print_facts, printable};
-use super::{DONE, KeysSetting, Session, name};
+use super::{KeysSetting, Session, name};
+use crate::cli::DONE;
 use crate::clock;
 use crate::keys::FormatError;
 use crate::keys::creation::Wanted;
@@ -46,7 +49,7 @@ pub struct CreateArgs {
     json: bool,
 }
 
-/// The contract's document; a member without a value is null.
+/// The contract's document; a member without a value is null. Limits and addresses of its own stand there where it has any.
 #[derive(Serialize)]
 pub(super) struct Created<'a> {
     id: &'a str,
@@ -58,6 +61,10 @@ pub(super) struct Created<'a> {
     scopes: &'a [String],
     created_at: Option<String>,
     expires_at: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    limits: BTreeMap<&'a str, Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allow_addresses: Option<Vec<String>>,
 }
 
 pub(super) async fn run(args: CreateArgs, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<u8> {
@@ -104,7 +111,13 @@ pub(super) fn created<'a>(key: &'a Secret, document: &'a KeyDocument) -> Created
         scopes: &document.scopes,
         created_at: document.created_at.map(clock::rfc3339),
         expires_at: document.expires_at.map(clock::rfc3339),
+        limits: document.limits.iter().map(|(name, windows)| (name.as_str(), texts(windows.as_slice()))).collect(),
+        allow_addresses: document.allow_addresses.as_deref().map(texts),
     }
+}
+
+fn texts<T: ToString>(values: &[T]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
 }
 
 fn print_for_a_person(session: &mut Session<'_>, created: &Created<'_>) -> anyhow::Result<()> {
@@ -124,5 +137,12 @@ fn print_for_a_person(session: &mut Session<'_>, created: &Created<'_>) -> anyho
         ("created", created.created_at.as_deref().unwrap_or("-")),
         ("expires", created.expires_at.as_deref().unwrap_or("never")),
     ];
-    print_facts(session.out, &facts)
+    print_facts(session.out, &facts)?;
+    for (name, windows) in &created.limits {
+        print_facts(session.out, &[("limit", &format!("{name} {}", windows.join(",")))])?;
+    }
+    match &created.allow_addresses {
+        Some(addresses) => print_facts(session.out, &[("from", &addresses.join(", "))]),
+        None => Ok(()),
+    }
 }

@@ -5,7 +5,8 @@ use serde_json::json;
 
 use super::name::{KeyName, Named};
 use super::words::{named, printable, revoked_at};
-use super::{DONE, KeysSetting, Session};
+use super::{KeysSetting, Session};
+use crate::cli::DONE;
 use crate::store::keyring::Revocation;
 use crate::store::registry::{Registry, RegistryError, StoredKey};
 

@@ -4,7 +4,8 @@ use clap::Args;
 use serde_json::Value;
 
 use super::words::shown;
-use super::{DONE, FAILED, KeysSetting, Session};
+use super::{KeysSetting, Session};
+use crate::cli::{DONE, FAILED};
 use crate::store::members::{MEMBERS, Members};
 use crate::store::registry::{Filter, StoredKey};
 

@@ -13,9 +13,10 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::words::printable;
-use super::{DONE, FAILED, KeysSetting, Session};
-use crate::keys::rules::{Holder, RuleError, check_name};
-use crate::keys::{Digest, mask};
+use super::{KeysSetting, Session};
+use crate::cli::{DONE, FAILED};
+use crate::keys::rules::{Holder, Required, RuleError, check_name};
+use crate::keys::{Digest, Formats, mask};
 use crate::store::StoreError;
 use crate::store::keyring::{Asker, Granting};
 use crate::store::members::{MEMBERS, Members};
@@ -73,23 +74,27 @@ pub(super) async fn run(args: ImportArgs, setting: &KeysSetting, session: &mut S
     };
     let mut tally = Tally::default();
     let mut line = Vec::new();
+    // Whether some key's form cannot be seen from its hint.
+    let mut unseen = false;
     for number in 1.. {
         line.clear();
         // Bytes, since a line that is not UTF-8 must not end the import of the others.
         if input.read_until(b'\n', &mut line)? == 0 {
             break;
         }
-        if line.trim_ascii().is_empty() {
+        let line = line.strip_prefix(BYTE_ORDER_MARK).filter(|_| number == 1).unwrap_or(&line).trim_ascii();
+        if line.is_empty() {
             continue;
         }
-        match import(line.trim_ascii(), setting, asker).await {
+        match import(line, setting, asker).await {
             Ok(insertion) => {
                 let (what, key) = tally.count(&insertion);
                 writeln!(session.out, "line {number}: {what} as {}", shown_id(key))?;
-                for idle in without_effect(key, setting) {
-                    let idle = mask(&idle.to_string(), &setting.keyring.formats).into_owned();
-                    writeln!(session.err, "line {number}: warning: this has no effect: {}", printable(&idle))?;
+                for doubt in doubts(key, setting) {
+                    let doubt = mask(&doubt, &setting.keyring.formats).into_owned();
+                    writeln!(session.err, "line {number}: warning: {}", printable(&doubt))?;
                 }
+                unseen |= key.text("hint").is_none();
             }
             Err(Failure::Line(what)) => {
                 tally.failed += 1;
@@ -101,10 +106,19 @@ pub(super) async fn run(args: ImportArgs, setting: &KeysSetting, session: &mut S
             }
         }
     }
+    if unseen && setting.keyring.formats != Formats::default() {
+        writeln!(session.err, "note: {OTHER_FORMS}; what a key looks like cannot be told from its SHA-256")?;
+    }
     let Tally { imported, already_there, failed } = tally;
     writeln!(session.out, "{imported} imported, {already_there} already there, {failed} failed")?;
     Ok(if failed == 0 { DONE } else { FAILED })
 }
+
+/// What Windows writes at a file's beginning.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+const OTHER_FORMS: &str =
+    "keys that have none of the forms in `keys.formats` are refused as malformed_key; add a format for them";
 
 enum Failure {
     /// This line cannot be imported.
@@ -175,13 +189,27 @@ impl Tally {
     }
 }
 
-/// What the gate will not heed: `create` and `update` refuse it. Here the configuration may come later than the keys.
-fn without_effect(key: &StoredKey, setting: &KeysSetting) -> Vec<RuleError> {
+/// What the gate will not heed, and what a new key would have to have: `create` and `update` refuse it. These keys are there
+/// already, and the configuration may come later than they.
+fn doubts(key: &StoredKey, setting: &KeysSetting) -> Vec<String> {
     let rules = &setting.keyring.rules;
     let Ok(document) = &key.document else { return Vec::new() };
     let scopes = document.scopes.iter().map(|scope| rules.check_scope(scope));
     let limits = document.limits.keys().map(|name| rules.check_limit(Holder::Key, name));
-    scopes.chain(limits).filter_map(Result::err).collect()
+    let idle = scopes.chain(limits).filter_map(Result::err).map(|error| format!("this has no effect: {error}"));
+    let lacks = |required: &&Required| match required {
+        Required::Business => document.business.is_none(),
+        Required::User => document.user.is_none(),
+        Required::Scopes => document.scopes.is_empty(),
+        Required::Expiry => document.expires_at.is_none() && !document.revoked,
+    };
+    let lacking = rules.require.iter().filter(lacks).map(|required| RuleError::Missing(*required).to_string());
+    let formats = &setting.keyring.formats;
+    let of_another_form = key.text("hint").filter(|hint| {
+        *formats != Formats::default() && !formats.by_prefix().iter().any(|format| hint.starts_with(format.prefix()))
+    });
+    let form = of_another_form.map(|hint| format!("the hint `{hint}` begins as no key here does; {OTHER_FORMS}"));
+    idle.chain(lacking).chain(form).collect()
 }
 
 fn shown_id(key: &StoredKey) -> String {

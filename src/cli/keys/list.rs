@@ -4,7 +4,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::words::{self, print_table, printable, shown};
-use super::{DONE, KeysSetting, Session};
+use super::{KeysSetting, Session};
+use crate::cli::DONE;
 use crate::clock;
 use crate::keys::change::age;
 use crate::keys::rules::RuleError;
@@ -57,6 +58,7 @@ pub(super) async fn run(args: ListArgs, setting: &KeysSetting, session: &mut Ses
         return session
             .wrong_arguments(format_args!("the last use of a key is known for {LAST_DAYS} days, not longer"));
     }
+    let chosen = args.business.is_some() || args.user.is_some() || created_before.is_some() || unused_since.is_some();
     let filter = Filter { business: args.business, user: args.user, created_before };
     let mut keys = setting.keyring.list(&filter).await?;
     if created_before.is_some() || unused_since.is_some() {
@@ -74,6 +76,10 @@ pub(super) async fn run(args: ListArgs, setting: &KeysSetting, session: &mut Ses
     if args.json {
         let listed: Vec<Value> = keys.iter().zip(last_used).map(|(key, last)| document(key, last)).collect();
         session.print_json(&json!({"keys": listed, "total": total}))?;
+        return Ok(DONE);
+    }
+    if total == 0 && chosen {
+        writeln!(session.out, "No key is like that. `sidegate keys list` alone shows all there are.")?;
         return Ok(DONE);
     }
     print(&keys, last_used, total, session)?;

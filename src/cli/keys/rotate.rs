@@ -5,7 +5,8 @@ use serde_json::json;
 
 use super::name::{KeyName, Named};
 use super::words::named;
-use super::{DONE, KeysSetting, Session, create};
+use super::{KeysSetting, Session, create};
+use crate::cli::DONE;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  sidegate keys rotate sg_8fK2mQ0a --overlap 24h")]

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use super::name::{KeyName, Named};
 use super::words::{self, print_facts, printable, shown};
-use super::{DONE, KeysSetting, Session};
+use super::{KeysSetting, Session};
+use crate::cli::DONE;
 use crate::keys::rules::{Holder, Rules};
 use crate::store::registry::StoredKey;
 

@@ -240,6 +240,55 @@ async fn what_has_no_effect_is_told_at_import_and_marked_when_shown() {
     assert!(shown.contains(limits), "{shown}");
 }
 
+#[tokio::test]
+async fn what_a_key_got_of_its_own_stands_in_what_create_prints() {
+    let mut shell = standard();
+    shell.setting.keyring.rules.known_limits = vec![("per-key".to_owned(), true)];
+    let create = ["create", "--name", "n", "--user", "u", "--limit", "per-key=3/1s,9/1m"];
+    let addresses = ["--allow-addresses", "10.0.0.0/8,192.0.2.7", "--json"];
+    let created = shell.json(&[&create[..], &addresses].concat()).await;
+    assert_eq!(created["limits"], json!({"per-key": ["3/1s", "9/1m"]}));
+    assert_eq!(created["allow_addresses"], json!(["10.0.0.0/8", "192.0.2.7/32"]));
+    for (more, wanted) in [
+        (["--limit", "per-key=4/1s"], "the limit `per-key` is given twice"),
+        (["--allow-addresses", "10.0.0.1/8"], "write `10.0.0.0/8`, or the address alone"),
+    ] {
+        let said = shell.say(&[&create[..], &more].concat(), "").await;
+        assert!(said.code == 2 && said.err.contains(wanted), "{}", said.err);
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_finds_nothing_does_not_say_that_there_are_no_keys() {
+    let shell = standard();
+    shell.say(&["create", "--name", "n", "--user", "u"], "").await;
+    let said = shell.say(&["list", "--older-than", "1d"], "").await.out;
+    assert!(said.starts_with("No key is like that."), "{said}");
+}
+
+#[tokio::test]
+async fn an_import_tells_what_new_keys_would_have_to_have() {
+    let shell = shell(Formats::default(), &[Required::Expiry, Required::User]);
+    let lines = import_line("one", r#","user":"u""#)
+        + &import_line("two", r#","user":"u","expires_at":"2027-01-01T00:00:00Z""#);
+    // As Windows writes it.
+    let said = shell.say(&["import"], &format!("\u{feff}{lines}")).await;
+    assert_eq!((said.code, said.err.as_str()), (0, "line 1: warning: every key must have an expiry here; give one\n"));
+}
+
+#[tokio::test]
+async fn an_import_tells_that_keys_of_another_form_are_refused() {
+    let format =
+        Format::new("kc_live_", Some(44..=44), Alphabet::Base64Url, false, Fate::Accept).expect("a good format");
+    let shell = shell(Formats::new(vec![format]), &[]);
+    let hinted = |name: &str, hint: &str| import_line(name, &format!(r#","hint":"{hint}""#));
+    let said = shell.say(&["import"], &(hinted("one", "kc_live_12345678") + &hinted("two", "old_1234"))).await;
+    assert_eq!((said.code, said.err.lines().count()), (0, 1), "{}", said.err);
+    assert!(said.err.starts_with("line 2: warning: the hint `old_1234` begins as no key here does"), "{}", said.err);
+    let said = shell.say(&["import"], &import_line("three", "")).await;
+    assert!(said.code == 0 && said.err.starts_with("note: keys that have none of the forms"), "{}", said.err);
+}
+
 #[test]
 fn a_terminal_gets_no_control_characters() {
     assert_eq!(printable("a\u{1b}[2Jb\nü"), "a\\u{1b}[2Jb\\nü");

@@ -4,7 +4,8 @@
 use clap::Args;
 
 use super::name::{self, KeyName, Named};
-use super::{DONE, KeysSetting, Session, show, words};
+use super::{KeysSetting, Session, show, words};
+use crate::cli::DONE;
 use crate::keys::change::{Change, Origins, Until};
 
 #[derive(Debug, Args)]

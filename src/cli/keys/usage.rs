@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::name::{KeyName, Named};
 use super::words::{named, print_table};
-use super::{DONE, KeysSetting, Session};
+use super::{KeysSetting, Session};
+use crate::cli::DONE;
 use crate::manage::peek::buckets;
 use crate::manage::usage::{LimitUse, Usage, of_business_of, of_key};
 use crate::store::audit::{Action, Record};

@@ -5,7 +5,8 @@ use serde_json::json;
 
 use super::name::{NOT_A_KEY, read_key};
 use super::words::{self, printable};
-use super::{DONE, FAILED, KeysSetting, Session, show, usage};
+use super::{KeysSetting, Session, show, usage};
+use crate::cli::{DONE, FAILED};
 use crate::keys::rules::Rules;
 use crate::manage::peek::{Peek, peek};
 use crate::manage::usage::limits;
@@ -33,7 +34,7 @@ pub(super) async fn run(args: VerifyArgs, setting: &KeysSetting, session: &mut S
         Err(error) => return Err(error.into()),
     };
     let peek = peek(policy, &store, &key).await?;
-    let reason = if policy.deny.digests.contains(&digest) { Some("denied_key") } else { refusal(&peek) };
+    let reason = if policy.deny.holds_key(&digest) { Some("denied_key") } else { refusal(&peek) };
     let routes = routes(policy, &peek);
     if args.json {
         let mut document = words::document(&key);
@@ -44,7 +45,14 @@ pub(super) async fn run(args: VerifyArgs, setting: &KeysSetting, session: &mut S
         document["windows"] = json!(limits(&peek, setting.sees_counts()));
         session.print_json(&document)?;
     } else {
-        print(&key, reason, &setting.keyring.rules, &routes, session)?;
+        let plan = peek.business.as_ref().and_then(|business| business.plan.as_deref());
+        let why = (peek.refused == Some(Reason::PlanRequired))
+            .then(|| words::why_plan_required(key.text("business"), plan, &setting.keyring.rules));
+        let reason = reason.map(|reason| match why {
+            Some(why) => format!("{reason}: {}", printable(&why)),
+            None => reason.to_owned(),
+        });
+        print(&key, reason.as_deref(), &setting.keyring.rules, &routes, session)?;
         usage::print_limits(&limits(&peek, setting.sees_counts()), session)?;
     }
     Ok(if reason.is_none() { DONE } else { FAILED })

@@ -97,6 +97,30 @@ pub fn limits(limits: Option<&Value>, rules: &Rules, holder: Holder) -> String {
     if all.is_empty() { "-".to_owned() } else { all.join("; ") }
 }
 
+/// A plan as a document names it, or `-`. One that is not configured is marked.
+pub fn plan(plan: Option<&str>, rules: &Rules) -> String {
+    match plan {
+        None => "-".to_owned(),
+        // Without any configured plan, plans play no part.
+        Some(plan) if rules.known_plans.is_empty() || rules.check_plan(plan).is_ok() => printable(plan),
+        Some(plan) => printable(&format!("{plan} (no such plan)")),
+    }
+}
+
+/// Why a business's plan refuses its keys (`plan_required`), for who can do something about it.
+pub fn why_plan_required(business: Option<&str>, plan: Option<&str>, rules: &Rules) -> String {
+    let business = business.unwrap_or("the business");
+    match plan.map(|plan| (plan, rules.check_plan(plan))) {
+        None => format!(
+            "{business} has no plan, and none of those that are configured is called `default`; `sidegate business set {business} --plan` gives it one"
+        ),
+        Some((_, Err(unknown))) => format!("{business}: {unknown}"),
+        Some((plan, Ok(()))) => {
+            format!("{business} has the plan `{plan}`, which does not include the API (`api: false`)")
+        }
+    }
+}
+
 /// Columns as wide as what stands in them.
 pub fn print_table<const N: usize>(
     out: &mut dyn Write,

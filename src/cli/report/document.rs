@@ -25,12 +25,27 @@ pub fn of(report: &Report) -> Value {
         "keys": table(&tally.keys, "key_id", *top),
         "without_key": table(&tally.clients, "client", *top),
         "reasons": table(&tally.reasons, "reason", *top),
+        "failures": failures(&tally.failures, *top),
         "next": next(report),
     })
 }
 
 fn table(table: &Table, name: &str, top: usize) -> Value {
     let rows: Vec<Value> = table.busiest(top).into_iter().map(|(named, row)| of_row(name, named, row)).collect();
+    json!({"total": table.len(), "beyond": table.beyond, "rows": rows})
+}
+
+/// What failed was neither observed nor denied.
+fn failures(table: &Table, top: usize) -> Value {
+    let row = |(reason, row): (&str, &Row)| {
+        let mut document = of_row("reason", reason, row);
+        if let Some(members) = document.as_object_mut() {
+            members.retain(|name, _| !["observed", "denied"].contains(&name.as_str()));
+        }
+        document["failed"] = row.refused().into();
+        document
+    };
+    let rows: Vec<Value> = table.busiest(top).into_iter().map(row).collect();
     json!({"total": table.len(), "beyond": table.beyond, "rows": rows})
 }
 
@@ -49,7 +64,8 @@ fn of_row(name: &str, named: &str, row: &Row) -> Value {
 
 /// What to do by reason, and where.
 fn next(report: &Report) -> Vec<Value> {
-    let reasons = report.tally.reasons.busiest(report.top).into_iter();
+    let (refused, failed) = (report.tally.reasons.busiest(report.top), report.tally.failures.busiest(report.top));
+    let reasons = refused.into_iter().chain(failed);
     let tasks = reasons.filter_map(|(reason, _)| {
         let places = report.tally.tasks.get(reason)?;
         Some(json!({"reason": reason, "advice": advice::for_reason(reason), "places": table(places, "place", report.top)}))

@@ -53,6 +53,8 @@ pub struct Tally {
     /// Refusals without a key that is known, by address.
     pub clients: Table,
     pub reasons: Table,
+    /// What failed rather than was refused, by reason.
+    pub failures: Table,
     /// By reason and then by where it happened: what there is to do.
     pub tasks: HashMap<String, Table>,
     hashes: RandomState,
@@ -108,7 +110,7 @@ impl Row {
     }
 }
 
-/// One refusal, as tables take it.
+/// One refusal or failure, as tables take it.
 struct Refusal<'l> {
     line: &'l Line<'l>,
     at_ms: u64,
@@ -129,6 +131,7 @@ impl Tally {
             keys: Table::new(MOST_ROWS),
             clients: Table::new(MOST_ROWS),
             reasons: Table::new(MOST_REASONS),
+            failures: Table::new(MOST_REASONS),
             tasks: HashMap::new(),
             hashes: RandomState::new(),
         }
@@ -156,17 +159,29 @@ impl Tally {
             _ => &mut totals.other,
         };
         *count += 1;
-        if matches!(&*line.decision, "observed" | "denied") {
-            self.refusal(&Refusal { client: self.hashes.hash_one(&*line.client), line: &line, at_ms });
+        if !matches!(&*line.decision, "observed" | "denied" | "failed") {
+            return;
+        }
+        let refusal = Refusal { client: self.hashes.hash_one(&*line.client), line: &line, at_ms };
+        if line.decision == "failed" {
+            self.failures.note(&line.reason, &refusal);
+            self.task(&refusal);
+        } else {
+            self.refusal(&refusal);
         }
     }
 
     fn refusal(&mut self, refusal: &Refusal<'_>) {
-        let Line { route, key_id, client, reason, path, method, .. } = refusal.line;
+        let Line { route, key_id, client, reason, .. } = refusal.line;
         self.routes.note(route, refusal);
         self.reasons.note(reason, refusal);
         if key_id.is_empty() { &mut self.clients } else { &mut self.keys }
             .note(if key_id.is_empty() { client } else { key_id }, refusal);
+        self.task(refusal);
+    }
+
+    fn task(&mut self, refusal: &Refusal<'_>) {
+        let Line { route, reason, path, method, .. } = refusal.line;
         // Where there is no route, the kind of path says what is missing.
         let place = if route == "none" { format!("{method} {}", grouped(path)) } else { route.clone().into_owned() };
         let has_room = self.tasks.len() < MOST_REASONS;

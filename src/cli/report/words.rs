@@ -23,13 +23,14 @@ pub fn of(report: &Report, ink: Ink) -> String {
             "The log is a sample: of allowed requests a share of {share} stands in it, of refusals all."
         );
     }
-    if tally.totals.observed + tally.totals.denied == 0 {
+    if tally.totals.observed + tally.totals.denied + tally.totals.failed == 0 {
         return text;
     }
-    table(&mut text, &tally.routes, "By route", *top, ink);
-    table(&mut text, &tally.keys, "By key", *top, ink);
-    table(&mut text, &tally.clients, "Without a known key, by address", *top, ink);
-    table(&mut text, &tally.reasons, "By reason", *top, ink);
+    table(&mut text, &tally.routes, "By route", ("REFUSED", *top), ink);
+    table(&mut text, &tally.keys, "By key", ("REFUSED", *top), ink);
+    table(&mut text, &tally.clients, "Without a known key, by address", ("REFUSED", *top), ink);
+    table(&mut text, &tally.reasons, "By reason", ("REFUSED", *top), ink);
+    table(&mut text, &tally.failures, "Failed, by reason", ("FAILED", *top), ink);
     next(&mut text, report, ink);
     text
 }
@@ -63,7 +64,7 @@ fn totals(text: &mut String, tally: &Tally, ink: Ink) {
     }
 }
 
-fn table(text: &mut String, table: &Table, heading: &str, top: usize, ink: Ink) {
+fn table(text: &mut String, table: &Table, heading: &str, (count, top): (&str, usize), ink: Ink) {
     let rows = table.busiest(top);
     if rows.is_empty() {
         return;
@@ -76,11 +77,8 @@ fn table(text: &mut String, table: &Table, heading: &str, top: usize, ink: Ink) 
     let _ = writeln!(text, "\n{}", ink.paint(BOLD, &format!("{heading}{shown}")));
     let names: Vec<String> = rows.iter().map(|(name, _)| shortened(name)).collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or_default();
-    let _ = writeln!(
-        text,
-        "{:>10}  {:>7}  {:<20}  {:<20}  {:<width$}  FOR EXAMPLE",
-        "REFUSED", "CLIENTS", "FIRST", "LAST", ""
-    );
+    let _ =
+        writeln!(text, "{:>10}  {:>7}  {:<20}  {:<20}  {:<width$}  FOR EXAMPLE", count, "CLIENTS", "FIRST", "LAST", "");
     for (name, (_, row)) in names.iter().zip(&rows) {
         let (first, last) = (clock::rfc3339(row.seen.first_ms), clock::rfc3339(row.seen.last_ms));
         let (refused, clients, example) = (row.refused(), clients(row), printable(&row.example));
@@ -94,7 +92,8 @@ fn table(text: &mut String, table: &Table, heading: &str, top: usize, ink: Ink) 
 /// By reason what to do, and where.
 fn next(text: &mut String, report: &Report, ink: Ink) {
     let _ = writeln!(text, "\n{}", ink.paint(BOLD, "What to do"));
-    for (reason, _) in report.tally.reasons.busiest(report.top) {
+    let (refused, failed) = (report.tally.reasons.busiest(report.top), report.tally.failures.busiest(report.top));
+    for (reason, _) in refused.into_iter().chain(failed) {
         let _ = writeln!(text, "{}: {}", ink.paint(RED, &shortened(reason)), advice::for_reason(reason));
         let Some(places) = report.tally.tasks.get(reason) else { continue };
         for (place, row) in places.busiest(MOST_PLACES) {

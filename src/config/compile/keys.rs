@@ -18,7 +18,7 @@ use crate::keys::mask;
 use crate::keys::mint::HINT_LENGTH;
 use crate::keys::rules::{Required, Rules};
 use crate::keys::tenant::is_id;
-use crate::policy::{BusinessSource, Credentials, DenyList, KeySource, UpstreamId};
+use crate::policy::{BusinessSource, Credentials, DeniedKey, DenyList, KeySource, UpstreamId};
 use crate::proxy::settings::Upstream;
 
 pub fn credentials(root: &Root, upstreams: &[Upstream], reader: &mut Reader<'_>) -> Credentials {
@@ -265,22 +265,19 @@ pub fn deny(root: &Root, formats: &Formats, reader: &mut Reader<'_>) -> DenyList
     let path = FieldPath::top("deny");
     let nothing = raw::Deny::default();
     let raw = root.deny.as_ref().unwrap_or(&nothing);
-    let mut deny = DenyList::default();
+    let mut keys = Vec::new();
     let keys_path = path.field("keys");
     for (path, scalar) in raw.keys.iter().flat_map(|list| items(&keys_path, list)) {
         let Some(text) = reader.text(&path, scalar) else { continue };
         if let Some(digest) = Digest::parse_hex(&text) {
-            deny.digests.insert(digest);
+            keys.push(DeniedKey { id: None, digest });
         } else if let Some(problem) = no_id(&text, formats) {
             reader.fail(&path, problem);
         } else {
-            // A key that looks like no format's cannot be told from an id: one that was put here is denied all the same.
-            deny.digests.insert(Digest::of(&text));
-            deny.key_ids.insert(text);
+            keys.push(DeniedKey { digest: Digest::of(&text), id: Some(text) });
         }
     }
-    deny.addresses = reader.parse_all(&path.field("addresses"), raw.addresses.as_ref(), network);
-    deny
+    DenyList::new(keys, reader.parse_all(&path.field("addresses"), raw.addresses.as_ref(), network))
 }
 
 /// Why this denies nobody, where that can be seen. The text is not repeated: it may be the key itself.

@@ -9,7 +9,7 @@ use crate::config::place::FieldPath;
 use crate::config::raw::{self, List, Root, Scalar};
 use crate::config::{near, scalar};
 use crate::limit::{Algorithm, Window, Windows};
-use crate::policy::{By, Limit, Mode, Plan, Plans};
+use crate::policy::{Access, By, Limit, Mode, Plan, Plans, RouteTable};
 
 pub struct Limits {
     pub compiled: BTreeMap<String, Arc<Limit>>,
@@ -73,7 +73,24 @@ pub fn windows(path: &FieldPath, list: &List<Scalar>, reader: &mut Reader<'_>) -
             reader.fail(path, error);
         }
     });
-    windows.ok().map(Arc::new)
+    let windows = windows.ok()?;
+    warn_of_idle(path, windows.as_slice(), reader);
+    Some(Arc::new(windows))
+}
+
+/// A window that a longer one always closes first.
+fn warn_of_idle(path: &FieldPath, windows: &[Window], reader: &mut Reader<'_>) {
+    for window in windows {
+        let tighter = |other: &&Window| other.duration_ms > window.duration_ms && other.limit <= window.limit;
+        if let Some(tighter) = windows.iter().find(tighter) {
+            reader.warn(
+                path,
+                format_args!(
+                    "`{window}` never acts, since `{tighter}` lets no more through in a longer time; write a smaller number, or remove it"
+                ),
+            );
+        }
+    }
 }
 
 impl Limits {
@@ -108,6 +125,25 @@ impl Limits {
         for name in self.names.iter().filter(|name| !self.used.contains(*name)) {
             let path = FieldPath::top("limits").field(name);
             reader.fail(&path, "no route uses it; name it in `defaults.limits` or in a route's `limits`, or remove it");
+        }
+    }
+}
+
+/// Plans hold for keys: on a public route nobody has one.
+pub fn warn_of_idle_plans(plans: Option<&Plans>, routes: &RouteTable, reader: &mut Reader<'_>) {
+    let with_key: HashSet<&str> = routes
+        .iter()
+        .filter(|route| route.access != Access::Public)
+        .flat_map(|route| route.limits.iter().map(|limit| limit.name.as_str()))
+        .collect();
+    for (name, plan) in plans.into_iter().flat_map(Plans::iter) {
+        let path = FieldPath::top("plans").field(name).field("limits");
+        for limit in plan.limits.keys().filter(|limit| !with_key.contains(limit.as_str())) {
+            reader.warn(
+                &path.field(limit),
+                "only public routes have this limit, where no plan is known, so that it has no effect; remove it, or name the \
+                 limit on a route with keys",
+            );
         }
     }
 }

@@ -121,6 +121,7 @@ fn policy(
     let written = routes.as_ref().map(|routes| routes.written.as_slice());
     let management = management::api(root, base_path, written.unwrap_or_default(), reader);
     let routes = routes?.table;
+    limits::warn_of_idle_plans(plans.as_ref(), &routes, reader);
     let limits = limits.compiled;
     let policy = Policy { routes, scopes, plans, business_sources, credentials, limits, deny, texts, mode };
     Some((policy, rules, management))

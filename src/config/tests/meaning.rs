@@ -397,6 +397,14 @@ fn what_may_not_be_meant_is_a_warning() {
         ),
         ("routes: {'GET /v1/{x}': any, 'POST /v1/{y}': any, 'PUT,GET /v1/a': any}", "answers 405 to POST"),
         ("routes: {/a: {any: true, cost: 5}}", "its cost plays no part"),
+        (
+            "limits: {l: {by: key, windows: [10/1s, 5/1m, 50/1h]}}\nroutes: {/a: {any: true, limits: l}}",
+            "limits.l.windows: `10/1s` never acts, since `5/1m` lets no more through",
+        ),
+        (
+            "limits: {l: {by: ip, windows: 5/1m}}\nplans: {default: {limits: {l: 9/1m}}}\nroutes: {/a: {public: true, limits: l}}",
+            "plans.default.limits.l: only public routes have this limit",
+        ),
     ] {
         let warnings = good(given).warnings;
         assert!(warnings.len() == 1 && warnings[0].contains(words), "{given}\n{warnings:?}");

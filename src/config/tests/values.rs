@@ -192,10 +192,20 @@ fn the_deny_list_holds_ids_digests_and_networks() {
     let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     let settings = good(&format!("deny: {{keys: [k-1, {digest}], addresses: [192.0.2.7, '2001:db8::/32']}}"));
     let deny = &settings.policy.deny;
-    assert!(deny.key_ids.contains("k-1") && deny.digests.contains(&Digest::of("abc")));
-    assert!(deny.digests.contains(&Digest::of("k-1")), "a key without a format could be meant as well");
+    assert!(deny.holds_id("k-1") && !deny.holds_id("K-1") && deny.holds_key(&Digest::of("abc")));
+    assert!(deny.holds_key(&Digest::of("k-1")), "a key without a format could be meant as well");
     for (address, is_held) in [("192.0.2.7", true), ("192.0.2.8", false), ("2001:db8::1", true)] {
         assert_eq!(deny.holds_address(address.parse().expect("an address")), is_held, "{address}");
+    }
+}
+
+#[test]
+fn a_key_is_denied_however_its_uuid_is_spelt() {
+    let (lower, upper) = ("01491d84-0220-41bb-8e2b-20041a88d42f", "01491D84-0220-41BB-8E2B-20041A88D42F");
+    for written in [lower, upper] {
+        let settings = good(&format!("deny: {{keys: ['{written}']}}"));
+        let deny = &settings.policy.deny;
+        assert!(deny.holds_id(lower) && deny.holds_id(upper), "{written}");
     }
 }
 

@@ -111,6 +111,10 @@ impl Gate {
             let business = business_to_confirm(key, routed.named.as_deref()).map(|id| self.records.business(id));
             let weighing = Rc::new(Weighing::of(&self.policy, (digest, key), business, routed, disowned));
             if routed.spends {
+                // What is remembered outlives a reload, and may name what another configuration had.
+                if !weighings.know(&self.policy) {
+                    self.tell_unknown_names(&Documents { digest, key, business: weighing.business.as_deref() });
+                }
                 weighings.keep(&weighing);
             }
             weighing

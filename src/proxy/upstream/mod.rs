@@ -30,7 +30,7 @@ use super::arriving::Arriving;
 use super::connector::{Connector, ConnectorError};
 use super::cut::Cut;
 use super::grpc;
-use super::headers::{self, Added, Forwarding, WOULD_DENY};
+use super::headers::{self, Added, Forwarding};
 use super::open::OpenRequest;
 use super::request_id::RequestId;
 use super::settings::{Protocol, Target, Upstream};
@@ -57,8 +57,10 @@ struct Destination {
     /// Which of the gate's own fields they say otherwise.
     overridden: Vec<HeaderName>,
     pool: Rc<Pool>,
-    /// The host that is asked for; `None`: the one that the client named.
-    host: Option<HeaderValue>,
+    /// Its own name, which is asked for where the client named no host (HTTP/1.0).
+    name: HeaderValue,
+    /// Whether it is asked for whatever the client named.
+    asked_by_name: bool,
 }
 
 /// What is to be known of a request besides itself.
@@ -112,12 +114,9 @@ pub fn connectors(settings: &[Upstream]) -> Result<Vec<Connector>, ConnectorErro
 impl Upstreams {
     /// Belongs to the thread that it is made on. `connectors`: of these very settings.
     pub fn new(settings: &[Upstream], connectors: &[Connector]) -> Self {
-        let identity = settings.iter().flat_map(|upstream| &upstream.identity).map(|(name, _)| name.clone());
-        let fixed = settings.iter().flat_map(|upstream| &upstream.headers).map(|(name, _)| name.clone());
-        let reserved = identity.chain(fixed).filter(|name| name != HOST).chain([WOULD_DENY]).collect();
         let upstreams =
             settings.iter().zip(connectors).map(|(settings, connector)| Destination::new(settings, connector));
-        Self { upstreams: upstreams.collect(), reserved }
+        Self { upstreams: upstreams.collect(), reserved: headers::reserved(settings).into() }
     }
 
     /// After a reload: one whose settings are as they were goes on with its connections; what the others replace ends with the
@@ -171,8 +170,8 @@ impl Upstreams {
         let takes_trailers = head.version == Version::HTTP_2 || added.first().is_some_and(|(name, _)| **name == TE);
         head.uri = aim(asked, permit.target())?;
         head.version = Version::HTTP_11;
-        if let Some(host) = &service.host {
-            head.headers.insert(HOST, host.clone());
+        if service.asked_by_name || head.headers.get(HOST).is_none_or(HeaderValue::is_empty) {
+            head.headers.insert(HOST, service.name.clone());
         }
         let body = Forwarded::new(body, most, &self.reserved, open);
         let configured = permit.route().response_timeout.unwrap_or(service.settings.response_timeout);
@@ -201,17 +200,19 @@ impl Destination {
     fn new(settings: &Upstream, connector: &Connector) -> Self {
         // A plain service beside the gate sees the host that the client asked for, as before. One that is reached by name over
         // TLS or HTTP/2 is asked under that name, since its certificate and `:authority` say it.
-        let host = match &settings.target {
-            _ if settings.headers.iter().any(|(name, _)| name == HOST) => None,
-            Target::Unix(_) | Target::Tcp { protocol: Protocol::Http, .. } => None,
-            Target::Tcp { host, port: 443, protocol: Protocol::Https } => Some(host.clone()),
-            Target::Tcp { host, port: 80, protocol: Protocol::H2c } => Some(host.clone()),
-            Target::Tcp { host, port, .. } => Some(format!("{host}:{port}")),
+        let (name, plain) = match &settings.target {
+            Target::Unix(_) => ("localhost".to_owned(), true),
+            Target::Tcp { host, port, protocol } => {
+                let usual = if *protocol == Protocol::Https { 443 } else { 80 };
+                let name = if *port == usual { host.clone() } else { format!("{host}:{port}") };
+                (name, *protocol == Protocol::Http)
+            }
         };
+        let asked_by_name = !plain && !settings.headers.iter().any(|(name, _)| name == HOST);
         // The configuration took it from an authority, which is visible ASCII.
-        let host = host.and_then(|host| HeaderValue::try_from(host).ok());
+        let name = HeaderValue::try_from(name).unwrap_or(HeaderValue::from_static("localhost"));
         let pool = Rc::new(Pool::new(settings, connector.clone()));
-        Self { settings: settings.clone(), overridden: headers::overridden(settings), pool, host }
+        Self { settings: settings.clone(), overridden: headers::overridden(settings), pool, name, asked_by_name }
     }
 
     /// Sends the request, and once more on another connection where it cannot have been acted upon, or may be twice.
