@@ -19,7 +19,7 @@
 //!
 //! A room names only those above it in this list; `tests/walls.rs` holds that.
 //!
-//! - [`secret`], [`clock`], [`said`], [`network`]: text that is never printed; time as documents write it; what a log need not
+//! - [`secret`], [`clock`], [`log_throttle`], [`network`]: text that is never printed; time as documents write it; what a log need not
 //!   say again so soon; networks as everybody writes them.
 //! - [`limit`]: windows, buckets, and what a request asks of them. Pure arithmetic; the same stands in Lua, and a differential
 //!   test keeps the two alike.
@@ -58,6 +58,7 @@ pub mod inject;
 pub mod keys;
 pub mod limit;
 pub mod listen;
+pub mod log_throttle;
 pub mod manage;
 pub mod network;
 pub mod observe;
@@ -65,6 +66,5 @@ pub mod policy;
 pub mod process;
 pub mod proxy;
 pub mod reload;
-pub mod said;
 pub mod secret;
 pub mod store;

@@ -6,8 +6,25 @@ use std::path::{Path, PathBuf};
 
 /// Rooms from the ground up: each may name those before it, and itself.
 const ROOMS: [&str; 19] = [
-    "secret", "clock", "said", "network", "limit", "keys", "policy", "store", "gate", "observe", "proxy", "listen",
-    "admin", "manage", "inject", "config", "reload", "process", "cli",
+    "secret",
+    "clock",
+    "log_throttle",
+    "network",
+    "limit",
+    "keys",
+    "policy",
+    "store",
+    "gate",
+    "observe",
+    "proxy",
+    "listen",
+    "admin",
+    "manage",
+    "inject",
+    "config",
+    "reload",
+    "process",
+    "cli",
 ];
 
 /// Foreign crates that only these files or folders may name.

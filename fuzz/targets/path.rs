@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method, Uri};
 use sidegate::config::load;
-use sidegate::gate::{Commons, Denial, Gate, Inquiry, Trail, UnknownNames};
+use sidegate::gate::{Denial, Gate, Inquiry, SharedState, Trail, UnknownNames};
 use sidegate::policy::UpstreamId;
 use sidegate::policy::route::Found;
 use sidegate::store::Store;
@@ -107,7 +107,7 @@ fn gate() -> Gate {
     let store = Store::File { file, calls: calls.clone() };
     let fallback = Arc::new(Fallback::new(LimitsOutage::Deny, calls));
     let (rules, unknown) = (Arc::new(settings.keys), UnknownNames::new().expect("the metric's name is right"));
-    let commons = Commons { fallback, known: None, guessing: None, rules, unknown: Arc::new(unknown) };
+    let commons = SharedState { fallback, known: None, guessing: None, rules, unknown: Arc::new(unknown) };
     Gate::new(settings.policy, store, commons, Duration::from_secs(1))
 }
 

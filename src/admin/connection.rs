@@ -24,7 +24,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::listen::drain::Watch;
-use crate::listen::paced::{Paced, Pulse};
+use crate::listen::paced::{Activity, Paced};
 use crate::proxy::exchange::OnThisThread;
 
 /// How long a client may take to ask for the first time, to send a head, to take its answers, and to take its leave.
@@ -42,14 +42,14 @@ const HEAD: usize = 16 * 1024;
 /// What was asked on a connection.
 struct Asked {
     begun: Instant,
-    pulse: Arc<Pulse>,
+    activity: Arc<Activity>,
     last: Cell<Option<Instant>>,
     under_way: Cell<u32>,
 }
 
 impl Asked {
-    fn nothing(pulse: Arc<Pulse>) -> Rc<Self> {
-        Rc::new(Self { begun: Instant::now(), pulse, last: Cell::default(), under_way: Cell::default() })
+    fn nothing(activity: Arc<Activity>) -> Rc<Self> {
+        Rc::new(Self { begun: Instant::now(), activity, last: Cell::default(), under_way: Cell::default() })
     }
 
     fn one(self: &Rc<Self>) -> UnderWay {
@@ -63,7 +63,7 @@ impl Asked {
         let oldest = self.begun + AGE;
         match self.last.get() {
             None => self.begun + PATIENCE,
-            Some(last) if self.pulse.is_blocked() => oldest.min(last + PATIENCE),
+            Some(last) if self.activity.is_blocked() => oldest.min(last + PATIENCE),
             Some(_) if self.under_way.get() > 0 => oldest,
             Some(last) => oldest.min(last + IDLE),
         }
@@ -90,7 +90,7 @@ pub async fn serve<A>(
     A: Future<Output = Response<Full<Bytes>>> + 'static,
 {
     let stream = Paced::new(stream);
-    let asked = Asked::nothing(stream.pulse.clone());
+    let asked = Asked::nothing(stream.activity.clone());
     let service = service_fn(|request: Request<Incoming>| {
         let (under_way, answer) = (asked.one(), answer(request));
         async move {
@@ -118,7 +118,7 @@ pub async fn serve<A>(
             () = sleep_until(ends) => {}
         }
         if asked.ends() <= Instant::now() {
-            if asked.last.get().is_none() || asked.pulse.is_blocked() {
+            if asked.last.get().is_none() || asked.activity.is_blocked() {
                 return;
             }
             break;

@@ -26,7 +26,7 @@ use super::WRONG;
 use super::out::Out;
 use crate::config::Settings;
 use crate::policy::Policy;
-use crate::store::audit::{Actor, Door};
+use crate::store::audit::{Actor, Origin};
 use crate::store::calls::Calls;
 use crate::store::fallback::Fallback;
 use crate::store::file::FileStore;
@@ -191,7 +191,7 @@ impl By {
         // A container or a unit of systemd may have neither.
         let number = || format!("uid {}", rustix::process::getuid().as_raw());
         let name = self.actor.clone().filter(named).or_else(of_system).unwrap_or_else(number);
-        Actor { name, from: Door::CommandLine }
+        Actor { name, from: Origin::CommandLine }
     }
 }
 

@@ -39,7 +39,7 @@ use crate::store::{Store, StoreError};
 pub struct Gate {
     policy: Arc<Policy>,
     store: Store,
-    commons: Commons,
+    shared: SharedState,
     /// What holds for requests that are for no route, where they are let pass.
     unrouted: Arc<Route>,
     records: Rc<Records>,
@@ -51,7 +51,7 @@ pub struct Gate {
 
 /// What the gates of a process share.
 #[derive(Debug, Clone)]
-pub struct Commons {
+pub struct SharedState {
     /// What limits do while the store is away.
     pub fallback: Arc<Fallback>,
     /// Absent: while the store is away, no key is known.
@@ -98,9 +98,9 @@ impl From<Oversize> for Denial {
 }
 
 impl Gate {
-    pub fn new(policy: Arc<Policy>, store: Store, commons: Commons, deadline: Duration) -> Self {
+    pub fn new(policy: Arc<Policy>, store: Store, shared: SharedState, deadline: Duration) -> Self {
         let unrouted = unrouted(&policy);
-        Self { policy, store, commons, unrouted, records: Rc::default(), tally: None, deadline }
+        Self { policy, store, shared, unrouted, records: Rc::default(), tally: None, deadline }
     }
 
     /// The same, with use counted there.
@@ -109,9 +109,9 @@ impl Gate {
     }
 
     /// The gate after a reload: another policy over the same connection to the store and the same memory of keys.
-    pub fn renewed(&self, policy: Arc<Policy>, commons: Commons, deadline: Duration) -> Self {
+    pub fn renewed(&self, policy: Arc<Policy>, shared: SharedState, deadline: Duration) -> Self {
         let (store, records, tally) = (self.store.clone(), self.records.clone(), self.tally.clone());
-        Self { unrouted: unrouted(&policy), policy, store, commons, records, tally, deadline }
+        Self { unrouted: unrouted(&policy), policy, store, shared, records, tally, deadline }
     }
 
     pub fn policy(&self) -> &Arc<Policy> {
@@ -226,7 +226,7 @@ impl Gate {
             let asked = asks::of_public(routed.route, routed.client);
             let answer = match self.ask(&asked, deadline, trail).await.map(|(answer, _)| answer) {
                 // No key is at stake: the limits alone decide what an outage means.
-                Err(error) if error.is_outage() => self.commons.fallback.answer(&asked.question, clock::now_ms())?,
+                Err(error) if error.is_outage() => self.shared.fallback.answer(&asked.question, clock::now_ms())?,
                 answer => answer?,
             };
             let Outcome::Spent { granted, windows, observed } = answer.outcome else { return Err(unexpected()) };

@@ -15,7 +15,7 @@ use tracing::warn;
 
 use super::documents::{KnownBusiness, KnownKey};
 use crate::keys::rules::{Holder, RuleError, Rules};
-use crate::said::Said;
+use crate::log_throttle::LogThrottle;
 
 const LIMIT: &str = "limit";
 const SCOPE: &str = "scope";
@@ -35,7 +35,7 @@ pub struct UnknownNames {
     /// Hashes of documents' ids and what is unknown in them: every worker reads a document for itself.
     counted: Mutex<HashSet<u64>>,
     random: RandomState,
-    said: Said,
+    said: LogThrottle,
 }
 
 /// A name's kind, and what is wrong with it.
@@ -52,7 +52,7 @@ impl UnknownNames {
         for (holder, named) in NAMED {
             named.iter().for_each(|what| drop(total.with_label_values(&[holder, what])));
         }
-        Ok(Self { total, counted: Mutex::default(), random: RandomState::new(), said: Said::default() })
+        Ok(Self { total, counted: Mutex::default(), random: RandomState::new(), said: LogThrottle::default() })
     }
 
     /// What there is to show.

@@ -27,9 +27,9 @@ use tracing::{debug, warn};
 use super::drain::Watch;
 use super::live::Live;
 use super::paced::Paced;
+use super::poll_on_wake::PollOnWake;
 use super::proxy_protocol;
-use super::seldom::Seldom;
-use super::serving::{self, Departing, InTurn, Line, Peer, Slot};
+use super::serving::{self, Http1Turns, Line, Peer, ResponseBody, Slot};
 use super::settings::{Bounds, Settings};
 use super::streams::Streams;
 use super::watch::{Look, TRICKLE, Wait, tick};
@@ -192,19 +192,19 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     // All of it is let go of with the rest when the connection is parked: what stayed would lie scattered between.
-    let turns = Rc::new(InTurn::new(stream.pulse.clone(), *requests));
+    let turns = Rc::new(Http1Turns::new(stream.activity.clone(), *requests));
     let mut connection = http1_builder(bounds)
         .serve_connection(TokioIo::new(stream), service(live.clone(), peer.clone(), Line::H1(turns.clone())))
         .with_upgrades();
     let mut closing = pin!(lingered(drain));
     let mut look_again = pin!(sleep(PARK_AFTER));
-    let (mut look, mut leaving, mut seldom) = (Look::begin(), false, Seldom::default());
+    let (mut look, mut leaving, mut on_wake) = (Look::begin(), false, PollOnWake::default());
     loop {
         let event = poll_fn(|cx| {
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(Event::Ended(ended));
             }
-            seldom.poll(cx, |cx| {
+            on_wake.poll(cx, |cx| {
                 if !leaving && closing.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Event::Closing);
                 }
@@ -252,15 +252,15 @@ where
 
 /// What the connection was upgraded to: a request that is served, until it ends or nothing passes for too long. A side
 /// that has said its last word is not waited for longer than one that pauses within a body.
-async fn tunnel(live: &Live, turns: &InTurn, bounds: &Bounds) {
+async fn tunnel(live: &Live, turns: &Http1Turns, bounds: &Bounds) {
     let _slot = Slot::take(&live.in_flight);
-    turns.pulse.becomes_a_tunnel();
+    turns.activity.becomes_a_tunnel();
     let still = async {
         let mut look = Look::begin();
         loop {
             sleep(tick(bounds)).await;
             let wait = if turns.upgraded.one_side_has_ended() { Wait::Body } else { Wait::Stream };
-            if look.again(Instant::now(), wait, turns.pulse.passed()) >= wait.patience(bounds) {
+            if look.again(Instant::now(), wait, turns.activity.passed()) >= wait.patience(bounds) {
                 break;
             }
         }
@@ -276,7 +276,7 @@ async fn http2<S>(live: &Rc<Live>, bounds: &Bounds, stream: Paced<S>, peer: Peer
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let pulse = stream.pulse.clone();
+    let activity = stream.activity.clone();
     let streams = Streams::default();
     let builder = http2_builder(bounds, streams.clone());
     let service = service(live.clone(), peer, Line::H2(streams.clone()));
@@ -302,7 +302,7 @@ where
             () = &mut look_again => {
                 let now = Instant::now();
                 streams.look(now, bounds);
-                let (wait, progress) = if pulse.is_blocked() { (Wait::Taking, pulse.written()) } else { streams.wait() };
+                let (wait, progress) = if activity.is_blocked() { (Wait::Taking, activity.written()) } else { streams.wait() };
                 let (waited, patience) = (look.again(now, wait, progress), wait.patience(bounds));
                 // What an idle connection has still to send could keep it open for ever.
                 let over = if wait == Wait::Request { patience.saturating_add(bounds.body_idle) } else { patience };
@@ -324,12 +324,12 @@ fn service(
     live: Rc<Live>,
     peer: Peer,
     line: Line,
-) -> impl HttpService<Incoming, ResBody = Departing, Error = Infallible, Future: 'static> + Unpin {
+) -> impl HttpService<Incoming, ResBody = ResponseBody, Error = Infallible, Future: 'static> + Unpin {
     service_fn(move |request: Request<Incoming>| {
         // At once: the stream's task is asked for right after.
-        let underway = line.begin(&request);
+        let active = line.begin(&request);
         live.heartbeat.keep();
-        serving::answer(&live, request, &peer, underway)
+        serving::answer(&live, request, &peer, active)
     })
 }
 

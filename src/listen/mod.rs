@@ -4,7 +4,7 @@
 //! HTTP on one of them, `client_addr` says whom it speaks for, `live` is what requests are served by now, `drain` ends them.
 //! A connection's own rooms: `proxy_protocol` reads who is behind a balancer, `paced` is its bytes, `watch` says how long a client
 //! may take, `serving` has one request, `streams` those of HTTP/2. `refusal` and `descriptors` are for when there is no more room,
-//! `heartbeat` keeps timers cheap, `seldom` what rarely happens.
+//! `heartbeat` keeps timers cheap, `on_wake` what rarely happens.
 
 pub mod accept;
 pub mod client_addr;
@@ -14,9 +14,9 @@ pub mod drain;
 pub mod heartbeat;
 pub mod live;
 pub mod paced;
+pub mod poll_on_wake;
 pub mod proxy_protocol;
 pub mod refusal;
-pub mod seldom;
 pub mod serving;
 pub mod settings;
 pub mod streams;

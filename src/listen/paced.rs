@@ -14,7 +14,7 @@ use bytes::{Buf, BufMut, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::seldom::Seldom;
+use super::poll_on_wake::PollOnWake;
 
 /// How long what a client still sends is read and thrown away after the last answer. Closing at once would reset the
 /// connection, and with it an answer that the client has not read yet (RFC 9112 §9.6).
@@ -28,7 +28,7 @@ const SHORT: usize = 2048;
 
 /// What has passed, for whoever watches.
 #[derive(Debug, Default)]
-pub struct Pulse {
+pub struct Activity {
     reads: AtomicU32,
     writes: AtomicU32,
     blocked: AtomicBool,
@@ -45,7 +45,7 @@ pub struct Pulse {
     tunnel: AtomicBool,
 }
 
-impl Pulse {
+impl Activity {
     /// A request has come; until it is through, none is served beside it.
     pub fn exchange_began(&self) {
         self.busy.store(true, Relaxed);
@@ -116,14 +116,14 @@ impl Pulse {
     }
 }
 
-/// A connection that keeps its pulse.
+/// A connection that tells of its activity.
 pub struct Paced<S> {
     stream: S,
-    pub pulse: Arc<Pulse>,
+    pub activity: Arc<Activity>,
     /// Read already, and to be read again.
     ahead: Bytes,
     /// Whether the client is still there, while it waits for its answer.
-    leaves: Seldom,
+    leaves: PollOnWake,
     linger: Option<Linger>,
 }
 
@@ -134,20 +134,20 @@ struct Linger {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Paced<S> {
     pub fn new(stream: S) -> Self {
-        Self { stream, pulse: Arc::default(), ahead: Bytes::new(), leaves: Seldom::default(), linger: None }
+        Self { stream, activity: Arc::default(), ahead: Bytes::new(), leaves: PollOnWake::default(), linger: None }
     }
 
     /// These bytes come first when it is read again.
     pub fn put_back(&mut self, bytes: Bytes) {
         // A connection that is parked leaves nothing between what it gives back: the allocator could not put it together again.
-        self.leaves = Seldom::default();
+        self.leaves = PollOnWake::default();
         self.ahead = if self.ahead.is_empty() { bytes } else { [bytes, self.ahead.split_off(0)].concat().into() };
     }
 
     /// An error once a client has left that waited for its answer. hyper would look for that by itself, but reads for it into
     /// a new buffer of 8 KiB a request, since the former one holds the request's head. What comes instead of an end is put back.
     fn stays(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if !self.pulse.is_awaited() || !self.ahead.is_empty() {
+        if !self.activity.is_awaited() || !self.ahead.is_empty() {
             return Ok(());
         }
         let mut first = [0];
@@ -172,7 +172,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Paced<S> {
             let length = buffer.filled().len();
             match read {
                 Poll::Ready(Ok(())) if length > 0 => {
-                    self.pulse.more_to_come();
+                    self.activity.more_to_come();
                     let linger = self.linger.get_or_insert_with(Linger::begin);
                     linger.left = linger.left.saturating_sub(length);
                     if linger.left == 0 {
@@ -181,7 +181,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Paced<S> {
                 }
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
                 // A client that has sent nothing that was not read loses nothing.
-                Poll::Pending if !self.pulse.more_to_come.load(Relaxed) => return Poll::Ready(Ok(())),
+                Poll::Pending if !self.activity.more_to_come.load(Relaxed) => return Poll::Ready(Ok(())),
                 Poll::Pending => break,
             }
         }
@@ -205,11 +205,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         }
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         // The stream wakes only who asked last.
-        self.leaves.ring();
+        self.leaves.raise();
         if buffer.filled().len() == had {
             return polled;
         }
-        self.pulse.reads.fetch_add(1, Relaxed);
+        self.activity.reads.fetch_add(1, Relaxed);
         // An error will be met again.
         Poll::Ready(Ok(()))
     }
@@ -217,8 +217,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Paced<S> {
     fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.pulse.blocked.store(polled.is_pending(), Relaxed);
-        self.pulse.writes.fetch_add(u32::from(polled.is_ready()), Relaxed);
+        self.activity.blocked.store(polled.is_pending(), Relaxed);
+        self.activity.writes.fetch_add(u32::from(polled.is_ready()), Relaxed);
         polled
     }
 }
@@ -252,9 +252,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
         // TLS takes bytes into its own buffer; whether the client takes them shows here.
-        self.pulse.blocked.store(polled.is_pending(), Relaxed);
-        if polled.is_ready() && self.pulse.owes() {
-            self.pulse.owing.store(false, Relaxed);
+        self.activity.blocked.store(polled.is_pending(), Relaxed);
+        if polled.is_ready() && self.activity.owes() {
+            self.activity.owing.store(false, Relaxed);
             cx.waker().wake_by_ref();
         }
         // hyper flushes whenever it is polled.
@@ -264,13 +264,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 
     /// Says that nothing more will be written, then reads what the client still sends, within bounds.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.pulse.tunnel.load(Relaxed) {
+        if self.activity.tunnel.load(Relaxed) {
             return Pin::new(&mut self.stream).poll_shutdown(cx);
         }
-        self.pulse.closing.store(true, Relaxed);
-        if self.pulse.next_has_begun() {
+        self.activity.closing.store(true, Relaxed);
+        if self.activity.next_has_begun() {
             // A head that was refused before its end.
-            self.pulse.more_to_come();
+            self.activity.more_to_come();
         }
         if self.linger.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
@@ -324,7 +324,7 @@ mod tests {
 
         let (_client, server) = tokio::io::duplex(64);
         let mut server = Paced::new(server);
-        server.pulse.more_to_come();
+        server.activity.more_to_come();
         let began = std::time::Instant::now();
         server.shutdown().await.expect("nothing fails");
         assert!(began.elapsed() >= LINGER);

@@ -21,7 +21,7 @@ const LONGEST_V2: usize = 4 * 1024;
 
 /// What a header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Said {
+pub enum ProxyHeader {
     Client(IpAddr),
     /// The balancer speaks for itself, such as to see whether we live; or for a client without an address.
     Nobody,
@@ -48,12 +48,12 @@ pub async fn read(stream: &mut TcpStream, peer: IpAddr, trusted: &[IpNet]) -> io
     stream.read_exact(&mut first).await?;
     let said = if first == *SIGNATURE { read_v2(stream).await? } else { read_v1(stream, &first).await? };
     Ok(match said {
-        Said::Client(address) => address.to_canonical(),
-        Said::Nobody => peer,
+        ProxyHeader::Client(address) => address.to_canonical(),
+        ProxyHeader::Nobody => peer,
     })
 }
 
-async fn read_v2(stream: &mut TcpStream) -> io::Result<Said> {
+async fn read_v2(stream: &mut TcpStream) -> io::Result<ProxyHeader> {
     let mut fixed = [0; 4];
     stream.read_exact(&mut fixed).await?;
     let length = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
@@ -66,7 +66,7 @@ async fn read_v2(stream: &mut TcpStream) -> io::Result<Said> {
 }
 
 /// The line is looked at before it is taken, so that nothing behind it is.
-async fn read_v1(stream: &mut TcpStream, first: &[u8]) -> io::Result<Said> {
+async fn read_v1(stream: &mut TcpStream, first: &[u8]) -> io::Result<ProxyHeader> {
     if !first.starts_with(b"PROXY ") {
         return Err(refused(HeaderError::Missing));
     }
@@ -89,7 +89,7 @@ async fn read_v1(stream: &mut TcpStream, first: &[u8]) -> io::Result<Said> {
 }
 
 /// `PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n`.
-pub fn v1(line: &[u8]) -> Result<Said, HeaderError> {
+pub fn v1(line: &[u8]) -> Result<ProxyHeader, HeaderError> {
     let text = line.strip_suffix(b"\r\n").and_then(|line| std::str::from_utf8(line).ok());
     let mut words = text.ok_or(HeaderError::Malformed)?.split(' ');
     if words.next() != Some("PROXY") {
@@ -98,7 +98,7 @@ pub fn v1(line: &[u8]) -> Result<Said, HeaderError> {
     let protocol = words.next();
     if protocol == Some("UNKNOWN") {
         // What follows is to be ignored.
-        return Ok(Said::Nobody);
+        return Ok(ProxyHeader::Nobody);
     }
     let fields = [words.next(), words.next(), words.next(), words.next()];
     let ([Some(source), Some(destination), Some(source_port), Some(port)], None) = (fields, words.next()) else {
@@ -110,7 +110,7 @@ pub fn v1(line: &[u8]) -> Result<Said, HeaderError> {
         Some("TCP6") => both::<Ipv6Addr>(source, destination).map(IpAddr::V6),
         _ => None,
     };
-    client.filter(|_| ports).map(Said::Client).ok_or(HeaderError::Malformed)
+    client.filter(|_| ports).map(ProxyHeader::Client).ok_or(HeaderError::Malformed)
 }
 
 /// The first of two, if both are addresses of this kind.
@@ -124,7 +124,7 @@ fn is_port(text: &str) -> bool {
 }
 
 /// Version and command, family and protocol, and what follows the length (§2.2).
-pub fn v2(version_and_command: u8, family: u8, rest: &[u8]) -> Result<Said, HeaderError> {
+pub fn v2(version_and_command: u8, family: u8, rest: &[u8]) -> Result<ProxyHeader, HeaderError> {
     let is_local = match version_and_command {
         0x20 => true,
         0x21 => false,
@@ -133,17 +133,17 @@ pub fn v2(version_and_command: u8, family: u8, rest: &[u8]) -> Result<Said, Head
     // Source and destination, then two ports.
     let (v4, v6) = (rest.get(..12), rest.get(..36));
     match (is_local, family) {
-        (true, _) => Ok(Said::Nobody),
+        (true, _) => Ok(ProxyHeader::Nobody),
         (false, 0x11) => {
             let source = v4.and_then(|addresses| addresses.first_chunk::<4>()).ok_or(HeaderError::Malformed)?;
-            Ok(Said::Client(IpAddr::from(*source)))
+            Ok(ProxyHeader::Client(IpAddr::from(*source)))
         }
         (false, 0x21) => {
             let source = v6.and_then(|addresses| addresses.first_chunk::<16>()).ok_or(HeaderError::Malformed)?;
-            Ok(Said::Client(IpAddr::from(*source)))
+            Ok(ProxyHeader::Client(IpAddr::from(*source)))
         }
         // Unspecified: the connection's own addresses stand.
-        (false, 0x00) => Ok(Said::Nobody),
+        (false, 0x00) => Ok(ProxyHeader::Nobody),
         // Datagrams and unix sockets do not end in a TCP listener.
         _ => Err(HeaderError::Malformed),
     }
@@ -161,13 +161,13 @@ mod tests {
 
     #[test]
     fn version_1_is_read_as_it_is_written() {
-        let client = |text: &str| Ok(Said::Client(text.parse().expect("an address")));
+        let client = |text: &str| Ok(ProxyHeader::Client(text.parse().expect("an address")));
         let wrong = Err(HeaderError::Malformed);
         for (line, said) in [
             ("PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n", client("192.0.2.1")),
             ("PROXY TCP6 2001:db8::1 2001:db8::2 56324 443\r\n", client("2001:db8::1")),
-            ("PROXY UNKNOWN\r\n", Ok(Said::Nobody)),
-            ("PROXY UNKNOWN ffff::1 whatever\r\n", Ok(Said::Nobody)),
+            ("PROXY UNKNOWN\r\n", Ok(ProxyHeader::Nobody)),
+            ("PROXY UNKNOWN ffff::1 whatever\r\n", Ok(ProxyHeader::Nobody)),
             ("PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\n", wrong),
             ("PROXY TCP4 192.0.2.1 198.51.100.7 56324\r\n", wrong),
             ("PROXY TCP4 192.0.2.1 198.51.100.7 56324 443 1\r\n", wrong),
@@ -187,10 +187,10 @@ mod tests {
     fn version_2_speaks_of_tcp_alone() {
         let mut four = vec![192, 0, 2, 1, 198, 51, 100, 7, 0, 1, 0, 2];
         four.extend_from_slice(b"\x03\0\x04abcd");
-        assert_eq!(v2(0x21, 0x11, &four), Ok(Said::Client(IpAddr::from([192, 0, 2, 1]))));
-        assert_eq!(v2(0x20, 0x11, &four), Ok(Said::Nobody));
-        assert_eq!(v2(0x20, 0x00, &[]), Ok(Said::Nobody));
-        assert_eq!(v2(0x21, 0x00, &[]), Ok(Said::Nobody));
+        assert_eq!(v2(0x21, 0x11, &four), Ok(ProxyHeader::Client(IpAddr::from([192, 0, 2, 1]))));
+        assert_eq!(v2(0x20, 0x11, &four), Ok(ProxyHeader::Nobody));
+        assert_eq!(v2(0x20, 0x00, &[]), Ok(ProxyHeader::Nobody));
+        assert_eq!(v2(0x21, 0x00, &[]), Ok(ProxyHeader::Nobody));
         for (command, family, rest) in [
             (0x21, 0x11, &four[..11]),
             (0x21, 0x21, &four),
@@ -208,13 +208,13 @@ mod tests {
             let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
             let line = format!("PROXY {family} {source} {source} {port} 443\r\n");
             prop_assert!(line.len() <= LONGEST_V1);
-            prop_assert_eq!(v1(line.as_bytes()), Ok(Said::Client(source)));
+            prop_assert_eq!(v1(line.as_bytes()), Ok(ProxyHeader::Client(source)));
             let (family, mut rest) = match source {
                 IpAddr::V4(address) => (0x11, address.octets().to_vec()),
                 IpAddr::V6(address) => (0x21, address.octets().to_vec()),
             };
             rest.resize(rest.len() * 2 + 4, 0);
-            prop_assert_eq!(v2(0x21, family, &rest), Ok(Said::Client(source)));
+            prop_assert_eq!(v2(0x21, family, &rest), Ok(ProxyHeader::Client(source)));
         }
 
         #[test]

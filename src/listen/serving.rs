@@ -18,14 +18,14 @@ use tokio::time::timeout;
 
 use super::client_addr;
 use super::live::{Context, Live};
-use super::paced::Pulse;
+use super::paced::Activity;
 use super::streams::Streams;
 use super::tls::Presented;
 use crate::proxy::Arrival;
 use crate::proxy::arrival::{Address, Refused};
-use crate::proxy::arriving::{Arriving, Progress};
 use crate::proxy::body::Outgoing;
 use crate::proxy::open::BrokenOff;
+use crate::proxy::request_body::{Progress, RequestBody};
 use crate::proxy::upgrade::Upgraded;
 
 /// How much of a body that nobody wants is read, and for how long, so that the connection can be kept.
@@ -36,13 +36,13 @@ const DRAIN: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub enum Line {
     /// One request after the other: what is left of a body stands before the next.
-    H1(Rc<InTurn>),
+    H1(Rc<Http1Turns>),
     H2(Streams),
 }
 
 /// What an HTTP/1.1 connection and the requests on it know of each other.
-pub struct InTurn {
-    pub pulse: Arc<Pulse>,
+pub struct Http1Turns {
+    pub activity: Arc<Activity>,
     /// Of the request that is served, or was served last.
     pub progress: RefCell<Rc<Progress>>,
     pub requests: Cell<u32>,
@@ -60,7 +60,7 @@ pub struct Peer {
 
 impl Line {
     /// Called as soon as a head is read.
-    pub fn begin<B: Body>(&self, request: &Request<B>) -> Underway {
+    pub fn begin<B: Body>(&self, request: &Request<B>) -> ActiveRequest {
         let progress = match self {
             Self::H1(turns) => turns.begin(),
             Self::H2(streams) => {
@@ -70,72 +70,72 @@ impl Line {
             }
         };
         progress.begin(!request.body().is_end_stream());
-        Underway { progress, line: self.clone(), ended: false }
+        ActiveRequest { progress, line: self.clone(), ended: false }
     }
 
     /// What was said so far is to be on its way before anything else is done.
     fn owe(&self) {
         if let Self::H1(turns) = self {
-            turns.pulse.owe();
+            turns.activity.owe();
         }
     }
 
     /// Over HTTP/2 the connection's task writes before the stream's has its next turn, as far as the client takes it.
     fn owes(&self) -> bool {
-        matches!(self, Self::H1(turns) if turns.pulse.owes())
+        matches!(self, Self::H1(turns) if turns.activity.owes())
     }
 }
 
-impl InTurn {
+impl Http1Turns {
     /// `requests`: so many were served before.
-    pub fn new(pulse: Arc<Pulse>, requests: u32) -> Self {
+    pub fn new(activity: Arc<Activity>, requests: u32) -> Self {
         Self {
-            progress: RefCell::new(Rc::new(Progress::of(pulse.heard_out.clone()))),
-            pulse,
+            progress: RefCell::new(Rc::new(Progress::of(activity.heard_out.clone()))),
+            activity,
             requests: Cell::new(requests),
             upgraded: Upgraded::default(),
         }
     }
 
     fn begin(&self) -> Rc<Progress> {
-        self.pulse.exchange_began();
+        self.activity.exchange_began();
         self.requests.set(self.requests.get().wrapping_add(1));
         let mut progress = self.progress.borrow_mut();
         if Rc::get_mut(&mut progress).is_none() {
             // Somebody still holds the last request's body, and must not speak for this one's.
-            *progress = Rc::new(Progress::of(self.pulse.heard_out.clone()));
+            *progress = Rc::new(Progress::of(self.activity.heard_out.clone()));
         }
         progress.clone()
     }
 
     fn end(&self, progress: &Progress) {
         if !progress.has_arrived() {
-            self.pulse.more_to_come();
+            self.activity.more_to_come();
         }
-        self.pulse.exchange_ended();
+        self.activity.exchange_ended();
     }
 }
 
 /// A request from its head until the last of its answer.
-pub struct Underway {
+pub struct ActiveRequest {
     progress: Rc<Progress>,
     line: Line,
     ended: bool,
 }
 
-impl Underway {
+impl ActiveRequest {
     /// Has the rest of a body read and thrown away, so that the connection can serve on; says whether it will, as far as that
     /// is known. A body of a known length is left to come behind the answer: who waits for the one to send the other gets it.
     async fn drain(&self, unread: Incoming) -> bool {
         let Line::H1(turns) = &self.line else { return false };
         match unread.size_hint().exact() {
             Some(length) if length <= DRAIN_BYTES => {
-                let (progress, pulse) = (self.progress.clone(), turns.pulse.clone());
+                let (progress, activity) = (self.progress.clone(), turns.activity.clone());
                 tokio::task::spawn_local(async move {
                     // Dropped before its end it closes the connection, which lingers so that the answer is read.
                     if drain(unread).await {
                         progress.drained();
-                        pulse.all_came();
+                        activity.all_came();
                     }
                 });
                 true
@@ -152,7 +152,7 @@ impl Underway {
     }
 }
 
-impl Drop for Underway {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         match &self.line {
             Line::H1(turns) => turns.end(&self.progress),
@@ -168,29 +168,29 @@ pub fn answer(
     live: &Rc<Live>,
     request: Request<Incoming>,
     peer: &Peer,
-    underway: Underway,
-) -> Pin<Box<impl Future<Output = Result<Response<Departing>, Infallible>> + use<>>> {
+    active: ActiveRequest,
+) -> Pin<Box<impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<>>> {
     let (live, context) = (live.clone(), live.now());
     let slot = Slot::take(&live.in_flight);
-    let arrival = arrival(&context, &request, peer, &underway.line, &slot);
-    let returns = matches!(underway.line, Line::H1(_));
+    let arrival = arrival(&context, &request, peer, &active.line, &slot);
+    let returns = matches!(active.line, Line::H1(_));
     // What follows is asked only where a body may be left over.
-    let has_body = returns && !underway.progress.has_arrived();
+    let has_body = returns && !active.progress.has_arrived();
     // A client that waits to be asked for its body is told the answer instead (RFC 9110 §10.1.1).
     let waits_to_be_asked = has_body && request.headers().contains_key(EXPECT);
     let is_last = has_body && (live.is_leaving() || is_last(&request));
     let is_long = has_body && request.body().size_hint().upper().is_none_or(|length| length > DRAIN_BYTES);
     let (mut head, stream) = request.into_parts();
-    let body = Arriving::new(stream, underway.progress.clone(), returns);
+    let body = RequestBody::new(stream, active.progress.clone(), returns);
     Box::pin(async move {
         let mut response = context.service.handle(&mut head, body, &arrival).await;
-        if returns && !underway.progress.has_arrived() {
-            let unread = underway.progress.take_unread();
+        if returns && !active.progress.has_arrived() {
+            let unread = active.progress.take_unread();
             // A service that refuses so much before it has come will hardly read it: its client need not send it.
             let is_refused = is_long && refuses(response.status());
             let over = unread.is_some() || is_refused || response.body().is_the_gates_own();
             let kept = match unread {
-                Some(unread) if !waits_to_be_asked && !is_last => underway.drain(unread).await,
+                Some(unread) if !waits_to_be_asked && !is_last => active.drain(unread).await,
                 _ => false,
             };
             if over && !kept {
@@ -200,8 +200,8 @@ pub fn answer(
         if returns {
             live.end_connection_when_leaving(&mut response);
         }
-        underway.progress.answered();
-        Ok(response.map(|body| Departing { body, underway, cut: None, _slot: slot }))
+        active.progress.answered();
+        Ok(response.map(|body| ResponseBody { body, active, cut: None, _slot: slot }))
     })
 }
 
@@ -301,30 +301,30 @@ impl Drop for Slot {
 }
 
 /// An answer's body on its last yards: the listener sees whether the client takes it.
-pub struct Departing {
+pub struct ResponseBody {
     body: Outgoing,
-    underway: Underway,
+    active: ActiveRequest,
     /// Why it ends too early, until all that came before is out.
     cut: Option<BrokenOff>,
     _slot: Slot,
 }
 
-impl Body for Departing {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = BrokenOff;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Waker<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         if self.cut.is_some() {
-            return if self.underway.line.owes() { Poll::Pending } else { Poll::Ready(self.cut.take().map(Err)) };
+            return if self.active.line.owes() { Poll::Pending } else { Poll::Ready(self.cut.take().map(Err)) };
         }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        self.underway.progress.offered(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        self.active.progress.offered(matches!(polled, Poll::Ready(Some(Ok(_)))));
         // An upstream that broke off is not the client's giving up.
-        self.underway.ended |= matches!(polled, Poll::Ready(None | Some(Err(_))));
+        self.active.ended |= matches!(polled, Poll::Ready(None | Some(Err(_))));
         if let Poll::Ready(Some(Err(cut))) = polled {
             // A body that fails takes with it what hyper has not written yet, the answer's head too: it fails one turn later.
             self.cut = Some(cut);
-            self.underway.line.owe();
+            self.active.line.owe();
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -340,8 +340,8 @@ impl Body for Departing {
     }
 }
 
-impl Drop for Departing {
+impl Drop for ResponseBody {
     fn drop(&mut self) {
-        self.underway.ended |= self.body.is_end_stream();
+        self.active.ended |= self.body.is_end_stream();
     }
 }

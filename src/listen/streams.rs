@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::settings::Bounds;
 use super::watch::{Look, Wait};
-use crate::proxy::arriving::Progress;
+use crate::proxy::request_body::Progress;
 
 /// How many more streams a client may give up than it lets end, before its connection is closed (rapid reset,
 /// CVE-2023-44487: each costs a decision, and nothing is ever taken).

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::serving::InTurn;
+use super::serving::Http1Turns;
 use super::settings::Bounds;
-use crate::proxy::arriving::{Progress, Waits};
+use crate::proxy::request_body::{Progress, Waits};
 
 /// How often a client that sends its first bytes one by one is looked at again.
 pub const TRICKLE: Duration = Duration::from_millis(5);
@@ -85,21 +85,21 @@ impl Wait {
 
     /// The same of an HTTP/1.1 connection, on which the bytes tell more: an answer's frame that was taken may still not have
     /// left the house.
-    pub fn of_connection(turns: &InTurn) -> (Self, u32) {
-        let (pulse, progress) = (&turns.pulse, turns.progress.borrow());
-        let (busy, requests) = (turns.pulse.is_busy(), turns.requests.get());
-        if pulse.is_closing() {
+    pub fn of_connection(turns: &Http1Turns) -> (Self, u32) {
+        let (activity, progress) = (&turns.activity, turns.progress.borrow());
+        let (busy, requests) = (turns.activity.is_busy(), turns.requests.get());
+        if activity.is_closing() {
             return (Self::Leave, 0);
         }
-        if pulse.is_blocked() {
-            return (Self::Taking, pulse.written());
+        if activity.is_blocked() {
+            return (Self::Taking, activity.written());
         }
         match Self::of(&progress) {
             // The answer is out, and the body it answers is still read.
-            _ if !busy && !progress.has_arrived() => (Self::Body, pulse.passed()),
-            _ if !busy && pulse.next_has_begun() => (Self::Head, requests),
+            _ if !busy && !progress.has_arrived() => (Self::Body, activity.passed()),
+            _ if !busy && activity.next_has_begun() => (Self::Head, requests),
             _ if !busy => (Self::Request, requests),
-            (Self::Stream | Self::Taking, _) => (Self::Stream, pulse.passed()),
+            (Self::Stream | Self::Taking, _) => (Self::Stream, activity.passed()),
             other => other,
         }
     }

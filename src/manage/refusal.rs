@@ -1,4 +1,4 @@
-//! Why the door stays shut: every error below it becomes one denial, with the text that helps whoever asked.
+//! Why the API refuses: every error below it becomes one denial, with the text that helps whoever asked.
 
 use crate::gate::Denial;
 use crate::keys::rules::RuleError;
@@ -7,7 +7,7 @@ use crate::store::StoreError;
 use crate::store::keyring::KeyringError;
 use crate::store::registry::RegistryError;
 
-/// Why the door stays shut.
+/// Why the API refuses.
 pub fn refusal(reason: Reason, detail: Option<String>) -> Denial {
     Denial::Unmanaged { reason, detail }
 }

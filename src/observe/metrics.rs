@@ -16,8 +16,8 @@ use prometheus::{
 use super::finished::Decision;
 use crate::gate::UnknownNames;
 
+use crate::log_throttle::LogThrottle;
 use crate::policy::{Mode, Policy, Reason, Route};
-use crate::said::Said;
 use crate::store::calls::Calls;
 use crate::store::health::StoreHealth;
 
@@ -81,7 +81,7 @@ pub struct Metrics {
     answers_broken: IntCounterVec,
     documents_unreadable: IntCounter,
     /// What of all this was logged not long ago.
-    pub said: Said,
+    pub said: LogThrottle,
     log_dropped: IntCounter,
     config_info: IntGaugeVec,
     config_reloads: IntCounterVec,
@@ -254,7 +254,7 @@ impl Metrics {
                     "Requests that met a key, a business or a count in the store that cannot be read.",
                 )?,
             )?,
-            said: Said::default(),
+            said: LogThrottle::default(),
             config_info: gauges("sidegate_config_info", "A hash of the configuration that is in force.", "hash")?,
             config_reloads: counters(
                 "sidegate_config_reloads_total",

@@ -27,11 +27,11 @@ use tracing::{info, warn};
 
 use self::renew::{InForce, tell_operators};
 use self::shared::{Prepared, Shared, StoreHandle};
-use self::signals::{Asked, Signals};
+use self::signals::{Signalled, Signals};
 pub use self::start_error::StartError;
 use crate::admin::{self, Admin, Place};
 use crate::config::Settings;
-use crate::gate::{Commons, UnknownNames};
+use crate::gate::{SharedState, UnknownNames};
 use crate::listen;
 use crate::listen::accept::{self, Room};
 use crate::listen::drain::{self, Signal};
@@ -52,7 +52,7 @@ pub struct Process {
     probes: Option<TcpListener>,
     prepared: Prepared,
     store: StoreHandle,
-    commons: Commons,
+    shared: SharedState,
     metrics: Arc<Metrics>,
     access_log: Arc<AccessLog>,
 }
@@ -68,14 +68,14 @@ impl Process {
         let metrics = Metrics::new(policy, hash, store.calls(), &unknown, health, access_log.dropped())?;
         let (fallback, rules) = (store.fallback(settings.store.limits_outage), Arc::default());
         // The rest is made of the settings, now and at each reload.
-        let commons = Commons { fallback, known: None, guessing: None, rules, unknown };
+        let shared = SharedState { fallback, known: None, guessing: None, rules, unknown };
         Ok(Self {
             listener: bind(settings.listen.address)?,
             admin: bind(settings.admin.admin)?,
             probes: settings.admin.probes.map(bind).transpose()?,
             prepared,
             store,
-            commons,
+            shared,
             metrics: Arc::new(metrics),
             access_log,
         })
@@ -101,8 +101,8 @@ impl Process {
     async fn serve(self, watch: Option<Watch>) -> Result<(), StartError> {
         let mut signals = Signals::take()?;
         let (signal, drain) = drain::channel();
-        let Self { listener, admin, probes, prepared, store, commons, metrics, access_log } = self;
-        let shared = Shared::new(&prepared, &commons, metrics.clone(), access_log.clone());
+        let Self { listener, admin, probes, prepared, store, shared, metrics, access_log } = self;
+        let shared = Shared::new(&prepared, &shared, metrics.clone(), access_log.clone());
         let Prepared { settings, tls, .. } = prepared;
         info!(address = %listener.local_addr()?, tls = tls.is_some(), "listening");
         info!(address = %admin.local_addr()?, "operators listening");
@@ -143,7 +143,7 @@ impl Process {
             let _ = told_to_end.await;
         };
         let asked_again = async {
-            if asked == Asked::Drain {
+            if asked == Signalled::Drain {
                 signals.end_again().await;
             }
             systemd::stopping();
@@ -180,7 +180,7 @@ async fn serve_until_asked(
     signals: &mut Signals,
     asked_to_drain: &Notify,
     mut watch: Option<Watch>,
-) -> Asked {
+) -> Signalled {
     loop {
         let changed = async {
             match &watch {
@@ -190,25 +190,25 @@ async fn serve_until_asked(
         };
         let asked = tokio::select! {
             asked = signals.next() => asked,
-            () = asked_to_drain.notified() => Asked::Drain,
-            () = changed => Asked::Reload,
+            () = asked_to_drain.notified() => Signalled::Drain,
+            () = changed => Signalled::Reload,
         };
         match (asked, &mut watch) {
-            (Asked::Reload, Some(watch)) => in_force.reload(watch).await,
-            (Asked::Reload, None) => info!("there is no file to reload"),
-            (Asked::Leave | Asked::Drain | Asked::Close, _) => return asked,
+            (Signalled::Reload, Some(watch)) => in_force.reload(watch).await,
+            (Signalled::Reload, None) => info!("there is no file to reload"),
+            (Signalled::Leave | Signalled::Drain | Signalled::Close, _) => return asked,
         }
     }
 }
 
 /// The end: not ready at once, closed to new connections after the delay, over when nothing is in flight or at the deadline.
-async fn leave(asked: Asked, signal: &Signal, limits: &Drain, accepting: JoinHandle<()>, workers: &[Worker]) {
+async fn leave(asked: Signalled, signal: &Signal, limits: &Drain, accepting: JoinHandle<()>, workers: &[Worker]) {
     match asked {
-        Asked::Leave | Asked::Drain => {
+        Signalled::Leave | Signalled::Drain => {
             info!("leaving: not ready from now on, then draining");
             signal.leave(limits).await;
         }
-        Asked::Close | Asked::Reload => signal.close(),
+        Signalled::Close | Signalled::Reload => signal.close(),
     }
     // The listener closes with the accept loop, which has given on by then what had connected.
     let _ = accepting.await;

@@ -10,19 +10,19 @@ use tracing::warn;
 use super::counting::Counting;
 use super::start_error::StartError;
 use crate::config::Settings;
-use crate::gate::{Commons, Gate, Guessing, KnownKeys};
+use crate::gate::{Gate, Guessing, KnownKeys, SharedState};
 use crate::listen;
 use crate::listen::live::Context;
 use crate::listen::tls::Acceptor;
 use crate::listen::worker::Renewal;
 use crate::manage;
-use crate::manage::door::Office;
+use crate::manage::api::ApiParts;
 use crate::observe::{AccessLog, Counts, Metrics};
 use crate::policy::Policy;
 use crate::proxy::connector::Connector;
 use crate::proxy::request_id::RequestIds;
 use crate::proxy::settings::UpstreamTls;
-use crate::proxy::{self, Desk, OpenRequests, Service, Upstreams, upstream};
+use crate::proxy::{self, ManagementQueue, OpenRequests, Service, Upstreams, upstream};
 use crate::store::calls::Calls;
 use crate::store::fallback::Fallback;
 use crate::store::file::FileStore;
@@ -41,7 +41,7 @@ pub struct Prepared {
     /// By `UpstreamId`.
     pub connectors: Arc<[Connector]>,
     /// To the thread that manages keys, which ends when nothing leads to it any more.
-    pub desk: Option<Desk>,
+    pub management: Option<ManagementQueue>,
 }
 
 impl Prepared {
@@ -59,15 +59,20 @@ impl Prepared {
             // They are read for every connection; what is wrong with them is said at once.
             store::redis::tls::client_config(tls)?;
         }
-        let desk = settings.management.as_ref().map(|management| desk(&settings, management, store)).transpose()?;
-        Ok(Self { settings, tls, connectors, desk })
+        let management =
+            settings.management.as_ref().map(|management| management(&settings, management, store)).transpose()?;
+        Ok(Self { settings, tls, connectors, management })
     }
 }
 
 /// Begins to manage keys by these settings. What manages them has its own connections to the store.
-fn desk(settings: &Settings, management: &manage::settings::Settings, store: &StoreHandle) -> Result<Desk, StartError> {
+fn management(
+    settings: &Settings,
+    management: &manage::settings::Settings,
+    store: &StoreHandle,
+) -> Result<ManagementQueue, StartError> {
     let session = Connector::to(&management.session.target, &UpstreamTls::default());
-    let office = Office {
+    let parts = ApiParts {
         session: session.map_err(StartError::Session)?,
         settings: management.clone(),
         policy: settings.policy.clone(),
@@ -75,7 +80,7 @@ fn desk(settings: &Settings, management: &manage::settings::Settings, store: &St
         store: settings.store.clone(),
     };
     let (store, fallback) = (store.clone(), store.fallback(settings.store.limits_outage));
-    Ok(manage::open(office, move || store.start(&fallback))?)
+    Ok(manage::open(parts, move || store.start(&fallback))?)
 }
 
 /// What all workers share.
@@ -85,20 +90,20 @@ pub struct Shared {
     pub listen: Arc<listen::settings::Settings>,
     pub proxy: Arc<proxy::settings::Settings>,
     pub store_deadline: Duration,
-    pub commons: Commons,
+    pub shared: SharedState,
     pub metrics: Arc<Metrics>,
     pub access_log: Arc<AccessLog>,
     pub tls: Option<Acceptor>,
     pub connectors: Arc<[Connector]>,
-    pub desk: Option<Desk>,
+    pub management: Option<ManagementQueue>,
 }
 
 impl Shared {
     /// `former`: what the gates had in common so far.
-    pub fn new(prepared: &Prepared, former: &Commons, metrics: Arc<Metrics>, access_log: Arc<AccessLog>) -> Self {
-        let Prepared { settings, tls, connectors, desk } = prepared;
+    pub fn new(prepared: &Prepared, former: &SharedState, metrics: Arc<Metrics>, access_log: Arc<AccessLog>) -> Self {
+        let Prepared { settings, tls, connectors, management } = prepared;
         Self {
-            commons: commons(settings, former),
+            shared: shared(settings, former),
             listen: Arc::new(settings.listen.clone()),
             proxy: Arc::new(settings.proxy.clone()),
             policy: settings.policy.clone(),
@@ -107,22 +112,22 @@ impl Shared {
             access_log,
             tls: tls.clone(),
             connectors: connectors.clone(),
-            desk: desk.clone(),
+            management: management.clone(),
         }
     }
 
     /// The same after a reload.
     pub fn renewed(&self, prepared: &Prepared) -> Self {
-        self.commons.fallback.follow(prepared.settings.store.limits_outage);
-        Self::new(prepared, &self.commons, self.metrics.clone(), self.access_log.clone())
+        self.shared.fallback.follow(prepared.settings.store.limits_outage);
+        Self::new(prepared, &self.shared, self.metrics.clone(), self.access_log.clone())
     }
 
     /// One worker's own, made on its thread: connections belong to the runtime that they start on.
     pub fn context(self, store: StoreHandle) -> impl FnOnce() -> Context + Send {
         move || {
             let tally = store.ledger().map(Tally::start);
-            let store = store.start(&self.commons.fallback);
-            let gate = Gate::new(self.policy.clone(), store, self.commons.clone(), self.store_deadline).counting(tally);
+            let store = store.start(&self.shared.fallback);
+            let gate = Gate::new(self.policy.clone(), store, self.shared.clone(), self.store_deadline).counting(tally);
             let gate = Rc::new(gate);
             let upstreams = self.upstreams();
             let open = OpenRequests::new(gate.clone(), self.proxy.streams, self.metrics.clone());
@@ -133,8 +138,8 @@ impl Shared {
     /// The same over what the worker has: its connection to the store, the keys that it knows, pools that stay as they are.
     pub fn renewal(self) -> Renewal {
         Box::new(move |former| {
-            let (policy, commons) = (self.policy.clone(), self.commons.clone());
-            let gate = Rc::new(former.service.gate.renewed(policy, commons, self.store_deadline));
+            let (policy, shared) = (self.policy.clone(), self.shared.clone());
+            let gate = Rc::new(former.service.gate.renewed(policy, shared, self.store_deadline));
             let upstreams = self.upstreams().keeping(&former.service.upstreams);
             let open = former.service.open.clone();
             open.follow(gate.clone(), self.proxy.streams);
@@ -151,7 +156,7 @@ impl Shared {
             service: Service {
                 gate,
                 upstreams,
-                desk: self.desk,
+                management: self.management,
                 open,
                 settings: self.proxy,
                 counts: Counts::new(self.metrics),
@@ -165,7 +170,7 @@ impl Shared {
 }
 
 /// What the workers' gates share. What the settings leave as it was keeps what it knows and has counted.
-fn commons(settings: &Settings, former: &Commons) -> Commons {
+fn shared(settings: &Settings, former: &SharedState) -> SharedState {
     let known = match settings.store.keys_outage {
         KeysOutage::Deny => None,
         KeysOutage::KnownFor(duration) => {
@@ -178,7 +183,7 @@ fn commons(settings: &Settings, former: &Commons) -> Commons {
         same.unwrap_or_else(|| Arc::new(Guessing::new(windows)))
     });
     let (fallback, unknown) = (former.fallback.clone(), former.unknown.clone());
-    Commons { fallback, known, guessing, rules: Arc::new(settings.keys.clone()), unknown }
+    SharedState { fallback, known, guessing, rules: Arc::new(settings.keys.clone()), unknown }
 }
 
 /// What every worker makes its own store from.

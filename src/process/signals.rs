@@ -13,7 +13,7 @@ pub struct Signals {
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
+pub enum Signalled {
     /// SIGHUP.
     Reload,
     /// SIGTERM: those who send requests have yet to learn that this process ends.
@@ -33,16 +33,16 @@ impl Signals {
         })
     }
 
-    pub async fn next(&mut self) -> Asked {
+    pub async fn next(&mut self) -> Signalled {
         tokio::select! {
-            _ = self.hangup.recv() => Asked::Reload,
-            _ = self.terminate.recv() => Asked::Leave,
-            _ = self.interrupt.recv() => Asked::Close,
+            _ = self.hangup.recv() => Signalled::Reload,
+            _ = self.terminate.recv() => Signalled::Leave,
+            _ = self.interrupt.recv() => Signalled::Close,
         }
     }
 
     /// Somebody who has asked for the end asks once more.
     pub async fn end_again(&mut self) {
-        while self.next().await == Asked::Reload {}
+        while self.next().await == Signalled::Reload {}
     }
 }

@@ -16,13 +16,13 @@ const REFUSED: [Method; 2] = [Method::TRACE, Method::CONNECT];
 
 /// What the head says, once it says it clearly.
 pub struct Head {
-    pub asked: Asked,
+    pub asked: TargetForm,
     /// What of it is larger than it may be; the gate says what becomes of that.
     pub oversize: Option<Oversize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
+pub enum TargetForm {
     /// `OPTIONS *`: about this server as a whole (RFC 9110 §9.3.7).
     Server,
     Resource,
@@ -48,8 +48,8 @@ pub fn check(head: &mut Parts, uri: &Uri, settings: &Settings, allow: impl FnOnc
         head.headers.insert(HOST, host);
     }
     let asked = match uri.path() {
-        "*" if head.method == Method::OPTIONS => Asked::Server,
-        _ => Asked::Resource,
+        "*" if head.method == Method::OPTIONS => TargetForm::Server,
+        _ => TargetForm::Resource,
     };
     Ok(Head { asked, oversize })
 }

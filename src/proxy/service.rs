@@ -12,17 +12,17 @@ use http::{HeaderValue, Response, Version};
 use hyper::body::Body as _;
 use tracing::{debug, warn};
 
-use super::account::{Account, Books};
 use super::arrival::Arrival;
-use super::arriving::Arriving;
 use super::body::{Outgoing, Payload};
-use super::head::{self, Asked, Head};
+use super::head::{self, Head, TargetForm};
 use super::open::{OpenRequest, OpenRequests};
+use super::request_body::RequestBody;
 use super::request_id::{RequestIds, X_REQUEST_ID};
+use super::request_info::{RequestInfo, Times};
+use super::request_record::{RecordSinks, RequestRecord};
 use super::settings::Settings;
-use super::told::{Times, Told};
-use super::upstream::Passage;
-use super::{Desk, Upstreams, cors, respond, upgrade};
+use super::upstream::ForwardContext;
+use super::{ManagementQueue, Upstreams, cors, respond, upgrade};
 use crate::gate::{Denial, Gate, Inquiry, Trail, path};
 use crate::observe::{AccessLog, Counts};
 use crate::store::StoreError;
@@ -33,7 +33,7 @@ pub struct Service {
     pub open: Rc<OpenRequests>,
     pub upstreams: Upstreams,
     /// Absent: no key API.
-    pub desk: Option<Desk>,
+    pub management: Option<ManagementQueue>,
     pub settings: Arc<Settings>,
     pub counts: Counts,
     pub access_log: Arc<AccessLog>,
@@ -42,38 +42,38 @@ pub struct Service {
 
 impl Service {
     /// The head is borrowed, as below, since whatever an async function is given moves twice.
-    pub async fn handle(&self, head: &mut Parts, body: Arriving, arrival: &Arrival) -> Response<Outgoing> {
+    pub async fn handle(&self, head: &mut Parts, body: RequestBody, arrival: &Arrival) -> Response<Outgoing> {
         let times = Times::begin();
         let in_flight = self.counts.metrics.request_in_flight();
-        let told = Told::of(head, &self.ids, arrival.trusted);
-        let mut account = Account::open(&told, times, self.books(arrival));
-        let Account { trail, times, .. } = &mut account;
-        let (mut response, denial) = match self.answer(head, body, &told, arrival, trail, times).await {
+        let info = RequestInfo::of(head, &self.ids, arrival.trusted);
+        let mut record = RequestRecord::open(&info, times, self.sinks(arrival));
+        let RequestRecord { trail, times, .. } = &mut record;
+        let (mut response, denial) = match self.answer(head, body, &info, arrival, trail, times).await {
             Ok(response) => (response, None),
-            Err(denial) => (self.own(self.words(&denial, trail, &told), &told), Some(denial)),
+            Err(denial) => (self.own(self.words(&denial, trail, &info), &info), Some(denial)),
         };
         let rate_limited = matches!(denial, Some(Denial::RateLimited { .. }));
         if trail.is_enforced() {
             let (headers, settings) = (response.headers_mut(), self.settings.rate_limit_headers);
             respond::rate_limit_headers(headers, trail, rate_limited, settings, &self.ids.values);
         }
-        response.headers_mut().insert(X_REQUEST_ID, self.ids.value(&told.id));
-        account.close(denial.as_ref(), response.status().as_u16());
+        response.headers_mut().insert(X_REQUEST_ID, self.ids.value(&info.id));
+        record.close(denial.as_ref(), response.status().as_u16());
         upgrade::hand_over(response, in_flight, &arrival.upgraded)
     }
 
-    fn books<'a>(&'a self, arrival: &'a Arrival) -> Books<'a> {
+    fn sinks<'a>(&'a self, arrival: &'a Arrival) -> RecordSinks<'a> {
         let formats = &self.gate.policy().credentials.formats;
         let (counts, access_log, open) = (&self.counts, &*self.access_log, &*self.open);
-        Books { counts, access_log, formats, client: &arrival.client, open }
+        RecordSinks { counts, access_log, formats, client: &arrival.client, open }
     }
 
     /// The way of one request.
     async fn answer(
         &self,
         head: &mut Parts,
-        body: Arriving,
-        told: &Told,
+        body: RequestBody,
+        info: &RequestInfo,
         arrival: &Arrival,
         trail: &mut Trail,
         times: &Times,
@@ -81,22 +81,24 @@ impl Service {
         if let Some(refused) = arrival.refused {
             return Err(refused.into());
         }
-        let Head { asked, oversize } = head::check(head, &told.uri, &self.settings, || self.allow(told.uri.path()))?;
+        let Head { asked, oversize } = head::check(head, &info.uri, &self.settings, || self.allow(info.uri.path()))?;
         let within_bounds = || oversize.map_or(Ok(()), |oversize| Err(Denial::from(oversize)));
-        if asked == Asked::Server {
+        if asked == TargetForm::Server {
             within_bounds()?;
-            return Ok(self.own(respond::server_options(), told));
+            return Ok(self.own(respond::server_options(), info));
         }
-        if let Some((desk, path)) = self.desk.as_ref().and_then(|desk| Some((desk, desk.path(told.uri.path())?))) {
+        if let Some((management, path)) =
+            self.management.as_ref().and_then(|management| Some((management, management.path(info.uri.path())?)))
+        {
             within_bounds()?;
             // Boxed, here and below: what few requests do takes no room in the others' futures.
-            let answer = Box::pin(desk.ask(head, body, &path, arrival, told, trail)).await?;
-            return Ok(Payload::words(answer, &told.method));
+            let answer = Box::pin(management.ask(head, body, &path, arrival, info, trail)).await?;
+            return Ok(Payload::words(answer, &info.method));
         }
         let inquiry = Inquiry {
-            method: &told.method,
-            path: told.uri.path(),
-            query: told.uri.query(),
+            method: &info.method,
+            path: info.uri.path(),
+            query: info.uri.query(),
             headers: &head.headers,
             client: arrival.client.ip(),
             length: body.size_hint().exact(),
@@ -107,11 +109,11 @@ impl Service {
         times.decided(trail.store_answered);
         let permit = permit?;
         if let Some(denial) = permit.observed() {
-            self.tell_of_store(denial, told);
+            self.tell_of_store(denial, info);
         }
 
-        let open = self.open.begin(permit, &told.id, &told.span, times.latest());
-        let response = self.forward(open, head, body, told, arrival, times).await;
+        let open = self.open.begin(permit, &info.id, &info.span, times.latest());
+        let response = self.forward(open, head, body, info, arrival, times).await;
         if response.is_err() {
             times.answered();
         }
@@ -124,8 +126,8 @@ impl Service {
 
     /// Which methods this path takes.
     fn allow(&self, raw: &str) -> String {
-        let desk = self.desk.as_ref().filter(|desk| desk.path(raw).is_some());
-        path::allow(raw, desk.map_or(&self.gate.policy().routes, Desk::routes))
+        let management = self.management.as_ref().filter(|management| management.path(raw).is_some());
+        path::allow(raw, management.map_or(&self.gate.policy().routes, ManagementQueue::routes))
     }
 
     /// Sends on what was permitted, as long as its key stands.
@@ -133,26 +135,26 @@ impl Service {
         &self,
         open: Rc<OpenRequest>,
         head: &mut Parts,
-        body: Arriving,
-        told: &Told,
+        body: RequestBody,
+        info: &RequestInfo,
         arrival: &Arrival,
         times: &Times,
     ) -> Result<Response<Payload>, Denial> {
-        let passage = Passage {
+        let context = ForwardContext {
             permit: open.permit(),
             policy: self.gate.policy(),
-            asked: &told.uri,
+            asked: &info.uri,
             arrival,
-            request_id: &told.id,
-            span: &told.span,
-            grpc: told.grpc,
+            request_id: &info.id,
+            span: &info.span,
+            grpc: info.grpc,
             open: &open,
             times,
         };
         // The wait for an answer alone is bounded; a body that is still to come is not.
         let has_body = !body.is_end_stream();
         let response = {
-            let forwarded = pin!(self.upstreams.forward(head, body, &passage));
+            let forwarded = pin!(self.upstreams.forward(head, body, &context));
             if has_body { open.unless_over(forwarded).await? } else { forwarded.await? }
         };
         Ok(response.map(|answer| {
@@ -162,17 +164,17 @@ impl Service {
     }
 
     /// The gate's own answer, which browsers may read. What is said of keys is for no other origin's scripts.
-    fn own(&self, mut words: Response<bytes::Bytes>, told: &Told) -> Response<Payload> {
-        if self.desk.as_ref().is_none_or(|desk| desk.path(told.uri.path()).is_none()) {
-            cors::on_own(self.settings.cors.as_ref(), told.origin.as_ref(), words.headers_mut());
+    fn own(&self, mut words: Response<bytes::Bytes>, info: &RequestInfo) -> Response<Payload> {
+        if self.management.as_ref().is_none_or(|management| management.path(info.uri.path()).is_none()) {
+            cors::on_own(self.settings.cors.as_ref(), info.origin.as_ref(), words.headers_mut());
         }
-        Payload::words(words, &told.method)
+        Payload::words(words, &info.method)
     }
 
-    fn words(&self, denial: &Denial, trail: &Trail, told: &Told) -> Response<bytes::Bytes> {
+    fn words(&self, denial: &Denial, trail: &Trail, info: &RequestInfo) -> Response<bytes::Bytes> {
         // What failed behind the gate is the operator's to know, not the client's.
-        self.tell_of_store(denial, told);
-        let (request_id, trace_id) = (told.id.as_str(), told.span.trace_id());
+        self.tell_of_store(denial, info);
+        let (request_id, trace_id) = (info.id.as_str(), info.span.trace_id());
         match denial {
             Denial::UpstreamUnreachable(error) => warn!(request_id, trace_id, error, "the upstream cannot be reached"),
             Denial::UpstreamInvalid(error) => {
@@ -181,8 +183,8 @@ impl Service {
             _ => {}
         }
         let policy = self.gate.policy();
-        let mut words = respond::denied(denial, trail, request_id, told.grpc, policy, self.settings.rate_limit_headers);
-        if told.version < Version::HTTP_2 && matches!(denial.reason().status(), 400 | 499) {
+        let mut words = respond::denied(denial, trail, request_id, info.grpc, policy, self.settings.rate_limit_headers);
+        if info.version < Version::HTTP_2 && matches!(denial.reason().status(), 400 | 499) {
             // What follows on the connection could be the rest of what was malformed, or broke off (request smuggling).
             words.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -191,9 +193,9 @@ impl Service {
 
     /// What is wrong with the store is the operator's to know, not the client's. An outage has words and metrics of its own;
     /// what cannot be read is nobody's but this document's, and is said once a minute.
-    fn tell_of_store(&self, denial: &Denial, told: &Told) {
+    fn tell_of_store(&self, denial: &Denial, info: &RequestInfo) {
         let Denial::StoreUnavailable(error) = denial else { return };
-        let (request_id, trace_id) = (told.id.as_str(), told.span.trace_id());
+        let (request_id, trace_id) = (info.id.as_str(), info.span.trace_id());
         let StoreError::Broken(what) = error else {
             debug!(request_id, trace_id, %error, "the store gave no answer");
             return;

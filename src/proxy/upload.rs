@@ -12,10 +12,10 @@ use http::HeaderName;
 use hyper::body::{Body, Frame, SizeHint};
 use thiserror::Error;
 
-use super::arriving::Arriving;
 use super::cut::Cut;
 use super::hygiene;
 use super::open::OpenRequest;
+use super::request_body::RequestBody;
 
 /// The client's body on its way to the upstream: bounded, its progress visible, its trailers clean. Clones are the same body;
 /// it can be sent again as long as nothing of it was taken.
@@ -24,7 +24,7 @@ pub struct Forwarded(Option<Rc<Upload>>);
 
 /// A body that is still to come.
 pub struct Upload {
-    stream: RefCell<Arriving>,
+    stream: RefCell<RequestBody>,
     request: Rc<OpenRequest>,
     /// Bytes that may still pass.
     left: Cell<Option<u64>>,
@@ -57,7 +57,12 @@ pub enum BodyError {
 }
 
 impl Forwarded {
-    pub fn new(stream: Arriving, most: Option<u64>, reserved: &Arc<[HeaderName]>, request: &Rc<OpenRequest>) -> Self {
+    pub fn new(
+        stream: RequestBody,
+        most: Option<u64>,
+        reserved: &Arc<[HeaderName]>,
+        request: &Rc<OpenRequest>,
+    ) -> Self {
         if stream.is_end_stream() {
             return Self(None);
         }

@@ -26,12 +26,12 @@ const LARGEST_FILE: u64 = 8 << 20;
 pub struct Actor {
     /// The user of the system or of the session.
     pub name: String,
-    pub from: Door,
+    pub from: Origin,
 }
 
 /// Through which door it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Door {
+pub enum Origin {
     CommandLine,
     /// With the client's address.
     Http(String),
@@ -84,8 +84,8 @@ impl Record {
             changed.map(|(name, value)| (name.clone(), value.clone())).collect()
         };
         let from = match &actor.from {
-            Door::CommandLine => "cli".to_owned(),
-            Door::Http(address) => format!("http {address}"),
+            Origin::CommandLine => "cli".to_owned(),
+            Origin::Http(address) => format!("http {address}"),
         };
         Self {
             at: clock::rfc3339(now_ms),

@@ -10,7 +10,7 @@ use tokio::sync::futures::Notified;
 
 use super::breaker::Breaker;
 use super::refusal::Refusal;
-use crate::said::Said;
+use crate::log_throttle::LogThrottle;
 
 /// How long a probe may take where nobody says otherwise: the default of `store.deadline`.
 const PROBE: Duration = Duration::from_millis(100);
@@ -35,7 +35,7 @@ pub struct StoreHealth {
     /// In milliseconds.
     probe_within: AtomicU64,
     /// What befalls the connections of all workers is one event.
-    pub(super) said: Said,
+    pub(super) said: LogThrottle,
 }
 
 impl Default for StoreHealth {

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::StoreError;
 use super::health::StoreHealth;
-use crate::said::Said;
+use crate::log_throttle::LogThrottle;
 
 /// One per process.
 #[derive(Debug, Default)]
@@ -17,7 +17,7 @@ pub struct Refusal {
     // Mirrors `code`, so that the scrape of a store that is well takes no lock.
     stands: AtomicBool,
     code: Mutex<Option<String>>,
-    said: Said,
+    said: LogThrottle,
 }
 
 /// Whoever holds this probes until what failed is served. There is one at a time; with it a refusal ends: a prober that went with

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, Response, Version};
 use super::super::keys::gate_store;
 use super::request::Asked;
 use crate::config::Settings;
-use crate::gate::{Commons, Denial, Gate, Inquiry, Permit, Trail, UnknownNames, observed, path, query, weigh};
+use crate::gate::{Denial, Gate, Inquiry, Permit, SharedState, Trail, UnknownNames, observed, path, query, weigh};
 use crate::policy::{Mode, Reason, Route};
 use crate::proxy::headers::{self, Forwarding};
 use crate::proxy::request_id::RequestIds;
@@ -82,7 +82,7 @@ async fn decide(
     let inquiry = Inquiry { oversize: head.oversize, ..asked.inquiry() };
     let fallback = Arc::new(Fallback::new(settings.store.limits_outage, Arc::new(Calls::new()?)));
     let (rules, unknown) = (Arc::new(settings.keys.clone()), Arc::new(UnknownNames::new()?));
-    let commons = Commons { fallback, known: None, guessing: None, rules, unknown };
+    let commons = SharedState { fallback, known: None, guessing: None, rules, unknown };
     let store = gate_store(&settings.store)?;
     let gate = Gate::new(settings.policy.clone(), store, commons, PATIENCE);
     let decided = gate.decide(&inquiry, trail).await;

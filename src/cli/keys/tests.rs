@@ -48,7 +48,7 @@ impl Shell {
     async fn try_to(&self, arguments: &[&str], input: &str) -> anyhow::Result<Said> {
         let line = Line::try_parse_from(std::iter::once("keys").chain(arguments.iter().copied()))?;
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let actor = Actor { name: "tester".to_owned(), from: Door::CommandLine };
+        let actor = Actor { name: "tester".to_owned(), from: Origin::CommandLine };
         let mut session = Session { input: &mut input.as_bytes(), out: &mut out, err: &mut err, actor, now_ms: NOW };
         let code = perform(line.keys, &self.setting, &mut session).await?;
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");

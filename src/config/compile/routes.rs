@@ -38,12 +38,12 @@ pub fn table(
     reader: &mut Reader<'_>,
 ) -> Option<Routes> {
     let path = FieldPath::top("routes");
-    let mut house = House::new(root, upstreams, limits, plans, mode, reader);
+    let mut defaults = RouteDefaults::new(root, upstreams, limits, plans, mode, reader);
     let mut written = Vec::new();
     for (text, raw) in entries(root.routes.as_ref()) {
         let path = path.field(text);
         let pattern = Pattern::parse(text).map_err(|error| reader.fail(&path, error)).ok();
-        let route = house.route(&path, text, raw, reader);
+        let route = defaults.route(&path, text, raw, reader);
         written.extend(pattern.zip(route));
     }
     if entries(root.routes.as_ref()).is_empty() {
@@ -104,7 +104,7 @@ fn needed(access: &Access) -> &[String] {
 }
 
 /// What a route may refer to, and what it gets when it says nothing.
-struct House<'c> {
+struct RouteDefaults<'c> {
     upstreams: &'c [Upstream],
     limits: &'c mut Limits,
     plans: Option<&'c Plans>,
@@ -115,7 +115,7 @@ struct House<'c> {
     mode: Mode,
 }
 
-impl<'c> House<'c> {
+impl<'c> RouteDefaults<'c> {
     fn new(
         root: &Root,
         upstreams: &'c [Upstream],

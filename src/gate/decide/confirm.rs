@@ -9,7 +9,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Commons, Gate};
+use super::{Gate, SharedState};
 use crate::clock;
 use crate::gate::Denial;
 use crate::gate::asks::{Asked, Counted};
@@ -64,7 +64,7 @@ impl Gate {
             let Weighing { weighed: Weighed { standing, asked }, business, .. } = &*weighing;
             let (answer, seen) = self.ask(asked, deadline, trail).await?;
             let documents = Documents { digest, key: &remembered.key, business: business.as_deref() };
-            if let Some(known) = &self.commons.known {
+            if let Some(known) = &self.shared.known {
                 known.heard(&documents, standing.as_ref(), &answer.outcome, seen);
             }
             match answer.outcome {
@@ -130,7 +130,7 @@ impl Gate {
         trail: &mut Trail,
     ) -> Result<Rc<Caller>, Denial> {
         let now = Instant::now().into_std();
-        let Some(known) = &self.commons.known else { return Err(error.into()) };
+        let Some(known) = &self.shared.known else { return Err(error.into()) };
         let Some((key, now_ms)) = known.key(digest, now, clock::now_ms()) else { return Err(error.into()) };
         let business = match business_to_confirm(&key, routed.named.as_deref()) {
             None => None,
@@ -143,7 +143,7 @@ impl Gate {
         if standing.owner().is_some_and(|(user, business)| !known.owns(user, business, now)) {
             return Err(error.into());
         }
-        match self.commons.fallback.answer(&asked.question, now_ms)?.outcome {
+        match self.shared.fallback.answer(&asked.question, now_ms)?.outcome {
             Outcome::Spent { granted, windows, observed } => {
                 trail.limits = asked.named(Counted { granted, windows, observed }, now_ms);
                 (trail.known_for, trail.store_ms) = (true, Some(now_ms));
@@ -165,7 +165,7 @@ impl Gate {
         if let Some(known) = self.records.key(digest) {
             return Ok(known);
         }
-        if let Some(guessing) = &self.commons.guessing
+        if let Some(guessing) = &self.shared.guessing
             && let Some(wait_ms) = guessing.wait_ms(client, digest, clock::now_ms())
         {
             let retry_after = Some(wait_ms.div_ceil(1000).max(1));
@@ -180,7 +180,7 @@ impl Gate {
         let found = self.store.lookup(digest, deadline).await;
         trail.waited(started.elapsed());
         let tenant: Tenant = found?.ok_or(Denial::UnknownKey)?;
-        if let Some(guessing) = &self.commons.guessing {
+        if let Some(guessing) = &self.shared.guessing {
             guessing.exists(digest);
         }
         Ok(self.records.remember_tenant(*digest, tenant))
@@ -196,7 +196,7 @@ impl Gate {
     ) -> Result<(), StoreError> {
         let learned = self.records.learn(documents, &asked.question, found);
         self.tell_unknown_names(documents);
-        if let Some(known) = &self.commons.known {
+        if let Some(known) = &self.shared.known {
             match self.records.key(documents.digest).filter(|_| learned.is_ok()) {
                 Some(remembered) => known.learn_key(documents.digest, &remembered.key, seen),
                 None => known.forget_key(documents.digest, seen.answered),
@@ -219,7 +219,7 @@ impl Gate {
     }
 
     fn tell_unknown_names(&self, documents: &Documents<'_>) {
-        let Commons { rules, unknown, .. } = &self.commons;
+        let SharedState { rules, unknown, .. } = &self.shared;
         if let Some(remembered) = self.records.key(documents.digest) {
             unknown.in_key(&remembered.key, rules);
         }
@@ -231,12 +231,12 @@ impl Gate {
     /// What a denial says of the key, for the requests that follow.
     fn remember_denial(&self, denial: &Denial, digest: &Digest, client: IpAddr) {
         let unknown = matches!(denial, Denial::UnknownKey);
-        if let Some(known) = &self.commons.known
+        if let Some(known) = &self.shared.known
             && (unknown || matches!(denial, Denial::StoreUnavailable(_)))
         {
             known.forget_key(digest, Instant::now().into_std());
         }
-        if let Some(guessing) = &self.commons.guessing
+        if let Some(guessing) = &self.shared.guessing
             && unknown
         {
             guessing.unknown(client, clock::now_ms());

@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 use self::counts::Counts;
 use self::namespaces::Namespaces;
 use self::serving::{Place, Serving};
-use super::signals::{Asked, Signals};
+use super::signals::{Signalled, Signals};
 use super::{StartError, bind, systemd};
 use crate::inject;
 use crate::listen::drain;
@@ -99,8 +99,8 @@ impl Webhook {
         let ended = async {
             match asked {
                 // API servers learn from the endpoints that this one goes.
-                Asked::Leave | Asked::Drain => signal.leave(&limits).await,
-                Asked::Close | Asked::Reload => signal.close(),
+                Signalled::Leave | Signalled::Drain => signal.leave(&limits).await,
+                Signalled::Close | Signalled::Reload => signal.close(),
             }
             let _ = accepting.await;
             if timeout(limits.deadline, serving.idle()).await.is_err() {
@@ -116,13 +116,13 @@ impl Webhook {
 }
 
 /// Reads the certificate again when asked to, or when its files have changed.
-async fn serve_until_asked(serving: &Serving, signals: &mut Signals, mut files: Files, pair: &Tls) -> Asked {
+async fn serve_until_asked(serving: &Serving, signals: &mut Signals, mut files: Files, pair: &Tls) -> Signalled {
     loop {
         let asked = tokio::select! {
             asked = signals.next() => asked,
-            () = files.changed() => Asked::Reload,
+            () = files.changed() => Signalled::Reload,
         };
-        if asked != Asked::Reload {
+        if asked != Signalled::Reload {
             return asked;
         }
         files = Files::now(pair.certificates.iter().flat_map(|pair| [pair.cert.clone(), pair.key.clone()]).collect());

@@ -26,15 +26,15 @@ use hyper::body::Body as _;
 use thiserror::Error;
 
 use super::arrival::Arrival;
-use super::arriving::Arriving;
 use super::connector::{Connector, ConnectorError};
 use super::cut::Cut;
 use super::grpc;
 use super::headers::{self, Added, Forwarding};
 use super::open::OpenRequest;
+use super::request_body::RequestBody;
 use super::request_id::RequestId;
+use super::request_info::Times;
 use super::settings::{Protocol, Target, Upstream};
-use super::told::Times;
 use super::upgrade::{self, Wanted};
 use super::upload::{Forwarded, Upload};
 use crate::gate::{Denial, Permit};
@@ -64,7 +64,7 @@ struct Destination {
 }
 
 /// What is to be known of a request besides itself.
-pub struct Passage<'a> {
+pub struct ForwardContext<'a> {
     pub permit: &'a Permit,
     pub policy: &'a Policy,
     /// What was asked for, as it came.
@@ -135,10 +135,10 @@ impl Upstreams {
     pub async fn forward(
         &self,
         head: &mut Parts,
-        body: Arriving,
-        passage: &Passage<'_>,
+        body: RequestBody,
+        context: &ForwardContext<'_>,
     ) -> Result<Response<Relayed>, Denial> {
-        let Passage { permit, policy, asked, arrival, request_id, span, grpc, open, times: _ } = *passage;
+        let ForwardContext { permit, policy, asked, arrival, request_id, span, grpc, open, times: _ } = *context;
         // The configuration resolves every id that a route or a format names.
         let unknown = || Denial::UpstreamUnreachable("no such upstream".to_owned());
         let service = self.upstreams.get(permit.upstream().0).ok_or_else(unknown)?;
@@ -176,7 +176,7 @@ impl Upstreams {
         let body = Forwarded::new(body, most, &self.reserved, open);
         let configured = permit.route().response_timeout.unwrap_or(service.settings.response_timeout);
         let patience = Patience::new(configured, grpc, &head.headers);
-        let mut response = service.send(head, &added, &body, patience, passage).await?;
+        let mut response = service.send(head, &added, &body, patience, context).await?;
         upgrade::answered(wanted, &mut response)?;
         if response.status() == StatusCode::RESET_CONTENT && !response.body().is_end_stream() {
             // It has no content (RFC 9110 §15.3.6): what was sent as such ends with its connection or stream.
@@ -222,18 +222,18 @@ impl Destination {
         added: &Added<'_>,
         body: &Forwarded,
         patience: Patience,
-        passage: &Passage<'_>,
+        context: &ForwardContext<'_>,
     ) -> Result<Response<Relayed>, Denial> {
-        let first = match self.attempt(head, added, body, false, patience, passage.times).await? {
+        let first = match self.attempt(head, added, body, false, patience, context.times).await? {
             Ok(response) => return Ok(response),
             Err(unanswered) => unanswered,
         };
         if !first.may_be_sent_again(&head.method, body) {
             return Err(self.failed(&first.error, body.upload()));
         }
-        let (request_id, trace_id) = (passage.request_id.as_str(), passage.span.trace_id());
+        let (request_id, trace_id) = (context.request_id.as_str(), context.span.trace_id());
         tracing::debug!(request_id, trace_id, error = chain(&first.error), "the request is sent again");
-        let second = Box::pin(self.attempt(head, added, body, true, patience, passage.times)).await?;
+        let second = Box::pin(self.attempt(head, added, body, true, patience, context.times)).await?;
         second.map_err(|unanswered| self.failed(&unanswered.error, body.upload()))
     }
 

@@ -3,7 +3,7 @@
 use tempfile::TempDir;
 
 use super::*;
-use crate::store::audit::Door;
+use crate::store::audit::Origin;
 use crate::store::file::FileStore;
 
 const NOW: u64 = 1_774_276_200_000;
@@ -28,7 +28,7 @@ fn wanted(scopes: &[&str]) -> Wanted {
 async fn nobody_gives_a_key_more_than_their_role_may() {
     let folder = TempDir::new().expect("a folder");
     let keyring = keyring(&folder);
-    let actor = Actor { name: "u_1".to_owned(), from: Door::Http("192.0.2.7".to_owned()) };
+    let actor = Actor { name: "u_1".to_owned(), from: Origin::Http("192.0.2.7".to_owned()) };
     let all = Asker { actor: &actor, granting: Granting::Everything, now_ms: NOW };
     let scopes = Scopes::new(vec![("write".to_owned(), texts(&["read"])), ("admin".to_owned(), texts(&["*"]))]);
     let granted = texts(&["write"]);
@@ -58,7 +58,7 @@ async fn nobody_gives_a_key_more_than_their_role_may() {
 async fn a_key_that_has_ended_is_not_rotated_and_an_overlap_never_prolongs_one() {
     let folder = TempDir::new().expect("a folder");
     let keyring = keyring(&folder);
-    let actor = Actor { name: "u_1".to_owned(), from: Door::CommandLine };
+    let actor = Actor { name: "u_1".to_owned(), from: Origin::CommandLine };
     let asker = Asker { actor: &actor, granting: Granting::Everything, now_ms: NOW };
     let short = Wanted { expires: Some("1h".to_owned()), ..wanted(&[]) };
     let key = keyring.create(short, None, asker).await.expect("it is made").stored;

@@ -55,7 +55,7 @@ pub(super) async fn dial(
 pub(super) async fn dial_pipe(settings: &Settings, address: &Address) -> Result<(Pipe, pipe::Driver), StoreError> {
     in_time(settings, async {
         let login = Login::read(settings)?;
-        Ok(pipe::open(Lent::log_in(&login, settings.db, connect(settings, address).await?).await?))
+        Ok(pipe::open(BorrowedSocket::log_in(&login, settings.db, connect(settings, address).await?).await?))
     })
     .await
 }
@@ -115,9 +115,9 @@ async fn log_in(login: Login, db: i64, socket: Box<dyn Socket>) -> Result<(Multi
 }
 
 /// A socket that the crate logs in over and that comes back: how a login is made stands in one place, the crate's.
-struct Lent(Arc<Mutex<Box<dyn Socket>>>);
+struct BorrowedSocket(Arc<Mutex<Box<dyn Socket>>>);
 
-impl Lent {
+impl BorrowedSocket {
     async fn log_in(login: &Login, db: i64, socket: Box<dyn Socket>) -> Result<Box<dyn Socket>, StoreError> {
         let socket = Arc::new(Mutex::new(socket));
         let info = login.info(db);
@@ -135,13 +135,13 @@ impl Lent {
     }
 }
 
-impl AsyncRead for Lent {
+impl AsyncRead for BorrowedSocket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.socket()).poll_read(cx, into)
     }
 }
 
-impl AsyncWrite for Lent {
+impl AsyncWrite for BorrowedSocket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut *self.socket()).poll_write(cx, bytes)
     }

@@ -56,7 +56,7 @@ enum Place {
     /// The deadline has passed; the answer may still come before the waiter has its turn.
     Overdue,
     /// The seat has gone.
-    Told(Result<Answer, StoreError>),
+    RequestInfo(Result<Answer, StoreError>),
     /// The waiter has gone.
     GivenUp,
 }
@@ -138,12 +138,12 @@ impl Seat {
         match place {
             Place::Waiting { waker, .. } => {
                 let waker = waker.take();
-                *place = Place::Told(answer);
+                *place = Place::RequestInfo(answer);
                 drop(held);
                 waker.into_iter().for_each(Waker::wake);
             }
-            Place::Overdue => *place = Place::Told(answer),
-            Place::GivenUp | Place::Told(_) => drop(held.places.remove(self.number)),
+            Place::Overdue => *place = Place::RequestInfo(answer),
+            Place::GivenUp | Place::RequestInfo(_) => drop(held.places.remove(self.number)),
         }
     }
 }
@@ -171,7 +171,7 @@ impl Future for Waiter {
             return Poll::Pending;
         }
         *answered = true;
-        let Place::Told(answer) = std::mem::replace(place, Place::GivenUp) else {
+        let Place::RequestInfo(answer) = std::mem::replace(place, Place::GivenUp) else {
             return Poll::Ready(Err(StoreError::Deadline));
         };
         held.places.remove(*number);
@@ -186,7 +186,7 @@ impl Drop for Waiter {
         }
         let mut held = self.places.held();
         match &mut held.places[self.number] {
-            Place::Told(_) => drop(held.places.remove(self.number)),
+            Place::RequestInfo(_) => drop(held.places.remove(self.number)),
             place => *place = Place::GivenUp,
         }
     }

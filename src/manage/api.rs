@@ -1,4 +1,4 @@
-//! The door on one screen, in the contract's order: cross-site 403, session 401, content type 415, body and rules 422, role or
+//! The API on one screen, in the contract's order: cross-site 403, session 401, content type 415, body and rules 422, role or
 //! another's business 403, another's key 404, rate 429, maximum 409.
 
 use std::cell::RefCell;
@@ -26,15 +26,15 @@ use crate::keys::rules::Rules;
 use crate::keys::tenant::is_id;
 use crate::policy::{Policy, Reason};
 use crate::proxy::connector::Connector;
-use crate::proxy::desk::Errand;
-use crate::store::audit::{Actor, Door as From};
+use crate::proxy::management::ManagementRequest;
+use crate::store::audit::{Actor, Origin};
 use crate::store::keyring::{Asker, Granting, Keyring, Minted, Revocation};
 use crate::store::registry::{Registry, StoredKey};
 use crate::store::settings::{Backend, StoreSettings};
 use crate::store::{Store, StoreError};
 
-/// What the door is opened with.
-pub struct Office {
+/// What the API is made of.
+pub struct ApiParts {
     pub settings: Settings,
     pub policy: Arc<Policy>,
     pub rules: Rules,
@@ -44,7 +44,7 @@ pub struct Office {
 }
 
 /// Answers requests for key management, on one thread.
-pub struct Door {
+pub struct ManagementApi {
     settings: Settings,
     policy: Arc<Policy>,
     rules: Rules,
@@ -58,8 +58,8 @@ pub struct Door {
 }
 
 /// One request of somebody who is signed in.
-struct Visit<'d> {
-    door: &'d Door,
+struct SignedIn<'d> {
+    api: &'d ManagementApi,
     keyring: Rc<Keyring>,
     authority: Authority<'d>,
     actor: Actor,
@@ -67,7 +67,7 @@ struct Visit<'d> {
 }
 
 /// What a request wants, read from its path, query and body.
-enum Asked {
+enum ApiCall {
     Create(Creation),
     List(resource::Listing),
     Show(String),
@@ -77,9 +77,9 @@ enum Asked {
     Usage(String),
 }
 
-impl Door {
-    pub fn new(office: Office, store: Store) -> Self {
-        let Office { settings, policy, rules, store: store_settings, session } = office;
+impl ManagementApi {
+    pub fn new(parts: ApiParts, store: Store) -> Self {
+        let ApiParts { settings, policy, rules, store: store_settings, session } = parts;
         Self {
             sessions: Sessions::new(settings.session.clone(), session),
             rate: CreateRate::new(settings.create_rate.clone()),
@@ -93,8 +93,8 @@ impl Door {
         }
     }
 
-    pub async fn handle(&self, errand: &Errand) -> Result<Response<Bytes>, Denial> {
-        self.answer(errand).await.map_err(|denial| match denial {
+    pub async fn handle(&self, request: &ManagementRequest) -> Result<Response<Bytes>, Denial> {
+        self.answer(request).await.map_err(|denial| match denial {
             // It may quote what was sent, and somebody pastes a key into the wrong field.
             Denial::Unmanaged { reason, detail: Some(detail) } => {
                 let masked = mask(&detail, &self.policy.credentials.formats).into_owned();
@@ -104,28 +104,28 @@ impl Door {
         })
     }
 
-    async fn answer(&self, errand: &Errand) -> Result<Response<Bytes>, Denial> {
-        let operation = Operation::of(&errand.route, &self.settings).ok_or(Denial::RouteNotFound)?;
-        if self.policy.deny.holds_address(errand.client) {
+    async fn answer(&self, request: &ManagementRequest) -> Result<Response<Bytes>, Denial> {
+        let operation = Operation::of(&request.route, &self.settings).ok_or(Denial::RouteNotFound)?;
+        if self.policy.deny.holds_address(request.client) {
             return Err(Denial::DeniedAddress);
         }
         if operation == Operation::Describe {
             return Ok(self.describe());
         }
-        cross_site::check(&errand.headers)?;
+        cross_site::check(&request.headers)?;
         let formats = &self.policy.credentials.formats;
-        let session = self.sessions.ask(&errand.headers, formats, &self.store).await?;
+        let session = self.sessions.ask(&request.headers, formats, &self.store).await?;
         let session = session.ok_or_else(|| refusal(Reason::NoSession, None))?;
-        let asked = Asked::read(operation, errand)?;
-        let visit = self.visit(&session, errand).await?;
+        let asked = ApiCall::read(operation, request)?;
+        let caller = self.caller(&session, request).await?;
         let answered = match asked {
-            Asked::Create(creation) => visit.create(creation).await,
-            Asked::List(listing) => visit.list(listing).await,
-            Asked::Show(id) => visit.show(&id).await,
-            Asked::Update(id, change) => visit.update(&id, change).await,
-            Asked::Rotate(id, overlap) => visit.rotate(&id, overlap.as_deref()).await,
-            Asked::Revoke(id) => visit.revoke(&id).await,
-            Asked::Usage(id) => visit.usage(&id).await,
+            ApiCall::Create(creation) => caller.create(creation).await,
+            ApiCall::List(listing) => caller.list(listing).await,
+            ApiCall::Show(id) => caller.show(&id).await,
+            ApiCall::Update(id, change) => caller.update(&id, change).await,
+            ApiCall::Rotate(id, overlap) => caller.rotate(&id, overlap.as_deref()).await,
+            ApiCall::Revoke(id) => caller.revoke(&id).await,
+            ApiCall::Usage(id) => caller.usage(&id).await,
         };
         if let Err(Denial::StoreUnavailable(_)) = &answered {
             // Connections that fail are made anew by the next request.
@@ -134,12 +134,12 @@ impl Door {
         answered
     }
 
-    async fn visit<'d>(&'d self, session: &'d Session, errand: &Errand) -> Result<Visit<'d>, Denial> {
+    async fn caller<'d>(&'d self, session: &'d Session, request: &ManagementRequest) -> Result<SignedIn<'d>, Denial> {
         let (keyring, now_ms) = self.keyring().await?;
         let authority =
             Authority { session, roles: &self.settings.roles, grants: &self.rules.grants, scopes: &self.policy.scopes };
-        let actor = Actor { name: session.user.clone(), from: From::Http(errand.client.to_string()) };
-        Ok(Visit { door: self, keyring, authority, actor, now_ms })
+        let actor = Actor { name: session.user.clone(), from: Origin::Http(request.client.to_string()) };
+        Ok(SignedIn { api: self, keyring, authority, actor, now_ms })
     }
 
     /// The keys, with the keepers' own login, and the store's time.
@@ -172,11 +172,11 @@ impl Door {
     }
 }
 
-impl Asked {
-    fn read(operation: Operation, errand: &Errand) -> Result<Self, Denial> {
-        let (headers, query) = (&errand.headers, errand.query.as_deref());
-        let body = || errand.body.as_ref().map_err(Clone::clone);
-        let id = || errand.id.clone().ok_or(Denial::RouteNotFound);
+impl ApiCall {
+    fn read(operation: Operation, request: &ManagementRequest) -> Result<Self, Denial> {
+        let (headers, query) = (&request.headers, request.query.as_deref());
+        let body = || request.body.as_ref().map_err(Clone::clone);
+        let id = || request.id.clone().ok_or(Denial::RouteNotFound);
         Ok(match operation {
             Operation::Create => Self::Create(resource::creation(headers, body()?)?),
             Operation::List => Self::List(resource::listing(query)?),
@@ -191,7 +191,7 @@ impl Asked {
     }
 }
 
-impl Visit<'_> {
+impl SignedIn<'_> {
     async fn create(&self, creation: Creation) -> Result<Response<Bytes>, Denial> {
         let wanted = self.wanted(creation)?;
         self.keyring.check(wanted.clone(), self.asker(&Granted::Everything)).map_err(broken)?;
@@ -241,7 +241,7 @@ impl Visit<'_> {
         let (key, granted) = self.key(id).await?;
         let revoked = self.keyring.revoke(&key, self.asker(&granted)).await.map_err(denied)?;
         let (Revocation::Revoked(key) | Revocation::AlreadyRevoked(key)) = revoked;
-        match self.door.store_settings.wait_replicas {
+        match self.api.store_settings.wait_replicas {
             0 => {}
             replicas => self.keyring.registry.wait_for_replicas(&key, replicas).await.map_err(denied)?,
         }
@@ -254,7 +254,7 @@ impl Visit<'_> {
         let (key, _) = self.key(id).await?;
         let registry = &self.keyring.registry;
         // This is a gate's own process: what it counts is what is counted, also beside a file.
-        let used = usage::of_key(&self.door.policy, &self.door.store, registry, &key, self.now_ms, true).await?;
+        let used = usage::of_key(&self.api.policy, &self.api.store, registry, &key, self.now_ms, true).await?;
         let business = usage::of_business_of(registry, &key, self.now_ms).await?;
         let mut document = json!(used);
         document["id"] = key.text("id").into();
@@ -269,7 +269,7 @@ impl Visit<'_> {
         match (&business_id, unscoped) {
             (Some(_), true) => return Err(unprocessable("`business_id` and `unscoped` exclude each other".to_owned())),
             (None, false) => return Err(unprocessable("Name the key's business as `business_id`".to_owned())),
-            (None, true) if !self.door.settings.unscoped => {
+            (None, true) if !self.api.settings.unscoped => {
                 return Err(unprocessable("Every key belongs to a business here; name it as `business_id`".to_owned()));
             }
             (Some(_), false) | (None, true) => {}
@@ -291,7 +291,7 @@ impl Visit<'_> {
     }
 
     async fn spend(&self) -> Result<(), Denial> {
-        self.door.rate.spend(&self.door.store, &self.actor.name).await
+        self.api.rate.spend(&self.api.store, &self.actor.name).await
     }
 
     async fn document(&self, key: &StoredKey) -> Result<Value, Denial> {
@@ -308,7 +308,7 @@ impl Visit<'_> {
     fn asker<'v>(&'v self, granted: &'v Granted) -> Asker<'v> {
         let granting = match granted {
             Granted::Everything => Granting::Everything,
-            Granted::UpTo(granted) => Granting::UpTo { granted, scopes: &self.door.policy.scopes },
+            Granted::UpTo(granted) => Granting::UpTo { granted, scopes: &self.api.policy.scopes },
         };
         Asker { actor: &self.actor, granting, now_ms: self.now_ms }
     }

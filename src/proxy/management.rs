@@ -16,9 +16,9 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::sync::oneshot;
 
 use super::arrival::Arrival;
-use super::arriving::Arriving;
 use super::cut::Cut;
-use super::told::Told;
+use super::request_body::RequestBody;
+use super::request_info::RequestInfo;
 use crate::gate::{Denial, Trail, path};
 use crate::policy::route::Found;
 use crate::policy::{Route, RouteTable};
@@ -29,16 +29,16 @@ const LARGEST_BODY: usize = 64 * 1024;
 
 /// Where requests for key management go.
 #[derive(Clone)]
-pub struct Desk {
+pub struct ManagementQueue {
     /// In the form that requests are matched in; everything at and below it is the API's.
     path: Arc<str>,
     routes: Arc<RouteTable>,
-    errands: mpsc::Sender<Errand>,
+    requests: mpsc::Sender<ManagementRequest>,
 }
 
 /// One request, and who waits for its answer.
 #[derive(Debug)]
-pub struct Errand {
+pub struct ManagementRequest {
     pub method: Method,
     pub route: Arc<Route>,
     /// The key that the path names.
@@ -52,9 +52,9 @@ pub struct Errand {
     pub answer: oneshot::Sender<Result<Response<Bytes>, Denial>>,
 }
 
-impl Desk {
-    pub fn new(path: &str, routes: RouteTable, errands: mpsc::Sender<Errand>) -> Self {
-        Self { path: path.into(), routes: Arc::new(routes), errands }
+impl ManagementQueue {
+    pub fn new(path: &str, routes: RouteTable, requests: mpsc::Sender<ManagementRequest>) -> Self {
+        Self { path: path.into(), routes: Arc::new(routes), requests }
     }
 
     /// The request's path in its one form, if it is the API's.
@@ -80,10 +80,10 @@ impl Desk {
     pub async fn ask(
         &self,
         head: &mut Parts,
-        body: Arriving,
+        body: RequestBody,
         path: &str,
         arrival: &Arrival,
-        told: &Told,
+        info: &RequestInfo,
         trail: &mut Trail,
     ) -> Result<Response<Bytes>, Denial> {
         let (route, parameters) = match self.routes.find(&head.method, path) {
@@ -94,18 +94,18 @@ impl Desk {
         trail.route = Some(route.clone());
         let reads_body = matches!(head.method, Method::POST | Method::PATCH);
         let (answer, answered) = oneshot::channel();
-        let errand = Errand {
+        let request = ManagementRequest {
             route: route.clone(),
             id: parameters.first().map(|(_, id)| (*id).to_owned()),
-            query: told.uri.query().map(str::to_owned),
-            body: if reads_body { read(body, told).await } else { Ok(Bytes::new()) },
+            query: info.uri.query().map(str::to_owned),
+            body: if reads_body { read(body, info).await } else { Ok(Bytes::new()) },
             method: head.method.clone(),
             headers: std::mem::take(&mut head.headers),
             client: arrival.client.ip(),
-            request_id: told.id.as_str().to_owned(),
+            request_id: info.id.as_str().to_owned(),
             answer,
         };
-        match self.errands.try_send(errand) {
+        match self.requests.try_send(request) {
             Ok(()) => answered.await.unwrap_or_else(|_| Err(gone())),
             Err(TrySendError::Full(_)) => Err(Denial::Overloaded),
             Err(TrySendError::Closed(_)) => Err(gone()),
@@ -113,16 +113,16 @@ impl Desk {
     }
 }
 
-async fn read(body: Arriving, told: &Told) -> Result<Bytes, Denial> {
+async fn read(body: RequestBody, info: &RequestInfo) -> Result<Bytes, Denial> {
     match Limited::new(body, LARGEST_BODY).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Denial::BodyTooLarge),
-        Err(error) => Err(broke_off(&*error, told)),
+        Err(error) => Err(broke_off(&*error, info)),
     }
 }
 
-fn broke_off(error: &(dyn Error + Send + Sync + 'static), told: &Told) -> Denial {
-    let (request_id, trace_id) = (told.id.as_str(), told.span.trace_id());
+fn broke_off(error: &(dyn Error + Send + Sync + 'static), info: &RequestInfo) -> Denial {
+    let (request_id, trace_id) = (info.id.as_str(), info.span.trace_id());
     tracing::debug!(request_id, trace_id, %error, "a request's body broke off");
     match error.downcast_ref::<Cut>() {
         Some(cut) if cut.is_malformed() => Denial::BadRequest("The request's body is malformed".into()),
@@ -130,7 +130,7 @@ fn broke_off(error: &(dyn Error + Send + Sync + 'static), told: &Told) -> Denial
     }
 }
 
-/// The thread ends only with the process, or when no desk leads to it.
+/// The thread ends only with the process, or when no queue leads to it.
 fn gone() -> Denial {
     StoreError::Unreachable("nobody keeps keys any more".to_owned()).into()
 }

@@ -7,53 +7,53 @@ use std::task::{Context, Poll, Wake, Waker};
 
 /// Remembers whether what was polled through it has woken since.
 #[derive(Debug, Default)]
-pub struct Seldom {
-    bell: Option<Arc<Bell>>,
+pub struct PollOnWake {
+    flag: Option<Arc<WakeFlag>>,
 }
 
 /// Wakes the task, and says on whose behalf.
 #[derive(Debug)]
-struct Bell {
-    rung: AtomicBool,
+struct WakeFlag {
+    raised: AtomicBool,
     task: Waker,
 }
 
-impl Seldom {
-    /// Polls what has rung; that which has not is pending still. What was ready is polled the next time again.
+impl PollOnWake {
+    /// Polls what has woken; that which has not is pending still. What was ready is polled the next time again.
     pub fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-        let bell = match &self.bell {
-            Some(bell) if bell.task.will_wake(cx.waker()) => {
-                if !bell.rung.load(Ordering::Relaxed) {
+        let flag = match &self.flag {
+            Some(flag) if flag.task.will_wake(cx.waker()) => {
+                if !flag.raised.load(Ordering::Relaxed) {
                     return Poll::Pending;
                 }
-                bell
+                flag
             }
-            _ => self.bell.insert(Arc::new(Bell { rung: AtomicBool::default(), task: cx.waker().clone() })),
+            _ => self.flag.insert(Arc::new(WakeFlag { raised: AtomicBool::default(), task: cx.waker().clone() })),
         };
-        // Before it is polled, so that nothing that it rings from then on is lost.
-        bell.rung.swap(false, Ordering::AcqRel);
-        let polled = poll(&mut Context::from_waker(&Waker::from(bell.clone())));
+        // Before it is polled, so that nothing that it raises from then on is lost.
+        flag.raised.swap(false, Ordering::AcqRel);
+        let polled = poll(&mut Context::from_waker(&Waker::from(flag.clone())));
         if polled.is_ready() {
-            self.ring();
+            self.raise();
         }
         polled
     }
 
     /// To be polled the next time, whether it wakes or not.
-    pub fn ring(&self) {
-        if let Some(bell) = &self.bell {
-            bell.rung.store(true, Ordering::Release);
+    pub fn raise(&self) {
+        if let Some(flag) = &self.flag {
+            flag.raised.store(true, Ordering::Release);
         }
     }
 }
 
-impl Wake for Bell {
+impl Wake for WakeFlag {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.rung.store(true, Ordering::Release);
+        self.raised.store(true, Ordering::Release);
         self.task.wake_by_ref();
     }
 }
@@ -78,9 +78,9 @@ mod tests {
         let task = Arc::new(Woken::default());
         let waker = Waker::from(task.clone());
         let mut cx = Context::from_waker(&waker);
-        let (mut seldom, mut asked, mut its_own) = (Seldom::default(), 0, None);
+        let (mut on_wake, mut asked, mut its_own) = (PollOnWake::default(), 0, None);
         for _ in 0..3 {
-            let polled: Poll<()> = seldom.poll(&mut cx, |cx| {
+            let polled: Poll<()> = on_wake.poll(&mut cx, |cx| {
                 asked += 1;
                 its_own = Some(cx.waker().clone());
                 Poll::Pending
@@ -90,19 +90,19 @@ mod tests {
         assert_eq!(asked, 1);
         its_own.expect("it was polled").wake();
         assert_eq!(task.0.load(Ordering::Relaxed), 1);
-        assert!(seldom.poll(&mut cx, |_| Poll::Ready(())).is_ready());
-        assert!(seldom.poll(&mut cx, |_| Poll::Ready(())).is_ready(), "what was ready is polled again");
-        assert!(seldom.poll(&mut cx, |_| Poll::<()>::Pending).is_pending());
-        seldom.ring();
-        assert!(seldom.poll(&mut cx, |_| Poll::Ready(())).is_ready());
+        assert!(on_wake.poll(&mut cx, |_| Poll::Ready(())).is_ready());
+        assert!(on_wake.poll(&mut cx, |_| Poll::Ready(())).is_ready(), "what was ready is polled again");
+        assert!(on_wake.poll(&mut cx, |_| Poll::<()>::Pending).is_pending());
+        on_wake.raise();
+        assert!(on_wake.poll(&mut cx, |_| Poll::Ready(())).is_ready());
     }
 
     #[test]
     fn another_task_is_woken_from_its_first_poll_on() {
         let tasks = [Arc::new(Woken::default()), Arc::new(Woken::default())];
-        let (mut seldom, mut its_own) = (Seldom::default(), None);
+        let (mut on_wake, mut its_own) = (PollOnWake::default(), None);
         for task in &tasks {
-            let polled: Poll<()> = seldom.poll(&mut Context::from_waker(&Waker::from(task.clone())), |cx| {
+            let polled: Poll<()> = on_wake.poll(&mut Context::from_waker(&Waker::from(task.clone())), |cx| {
                 its_own = Some(cx.waker().clone());
                 Poll::Pending
             });

@@ -12,7 +12,7 @@ use super::request_id::{RequestId, RequestIds};
 use crate::observe::Span;
 
 /// What is told of a request after it has been forwarded.
-pub struct Told {
+pub struct RequestInfo {
     pub id: RequestId,
     pub span: Span,
     pub method: Method,
@@ -68,7 +68,7 @@ impl Times {
     }
 }
 
-impl Told {
+impl RequestInfo {
     pub fn of(head: &mut Parts, ids: &RequestIds, trusted: bool) -> Self {
         let (mut user_agent, mut origin, mut content_type) = (None, None, None);
         // One walk along what is there costs less than to look each of them up.

@@ -113,7 +113,7 @@ impl Progress {
 }
 
 /// A request's body.
-pub struct Arriving {
+pub struct RequestBody {
     /// Taken only when this is dropped.
     stream: Option<Incoming>,
     progress: Rc<Progress>,
@@ -123,14 +123,14 @@ pub struct Arriving {
     returns: bool,
 }
 
-impl Arriving {
+impl RequestBody {
     /// `in_turn`: over HTTP/1.1, where the next request stands behind this body on the same connection.
     pub fn new(stream: Incoming, progress: Rc<Progress>, in_turn: bool) -> Self {
         Self { stream: Some(stream), progress, in_turn, returns: in_turn }
     }
 }
 
-impl Body for Arriving {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = Cut;
 
@@ -168,7 +168,7 @@ impl Body for Arriving {
     }
 }
 
-impl Drop for Arriving {
+impl Drop for RequestBody {
     fn drop(&mut self) {
         let Some(stream) = self.stream.take() else { return };
         self.progress.awaited.set(false);

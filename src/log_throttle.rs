@@ -11,9 +11,9 @@ const MOST: usize = 256;
 
 /// One per process.
 #[derive(Debug, Default)]
-pub struct Said(Mutex<HashMap<String, Instant>>);
+pub struct LogThrottle(Mutex<HashMap<String, Instant>>);
 
-impl Said {
+impl LogThrottle {
     /// Whether it may be said at `now`; from then on it has been.
     pub fn is_news(&self, what: &str, now: Instant) -> bool {
         // Whole at every step.
@@ -34,7 +34,7 @@ mod tests {
 
     #[test]
     fn the_same_is_said_once_a_minute_and_the_memory_of_it_is_bounded() {
-        let (said, begin) = (Said::default(), Instant::now());
+        let (said, begin) = (LogThrottle::default(), Instant::now());
         let at = |seconds| begin + Duration::from_secs(seconds);
         for (what, seconds, news) in
             [("a", 0, true), ("a", 1, false), ("b", 1, true), ("a", 59, false), ("a", 60, true), ("b", 60, false)]

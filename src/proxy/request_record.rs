@@ -5,23 +5,23 @@ use std::time::Instant;
 
 use super::arrival::Address;
 use super::open::OpenRequests;
-use super::told::{Times, Told};
+use super::request_info::{RequestInfo, Times};
 use crate::gate::{Denial, Trail};
 use crate::keys::Formats;
 use crate::observe::{AccessLog, Counts, Finished};
 
 /// One request's, open until `close`. One that is dropped open is that of a client that has gone, or of a worker that ends.
-pub struct Account<'a> {
-    told: &'a Told,
+pub struct RequestRecord<'a> {
+    info: &'a RequestInfo,
     pub trail: Trail,
     pub times: Times,
-    books: Books<'a>,
+    sinks: RecordSinks<'a>,
     is_open: bool,
 }
 
 /// Where it is told, and whose request it is.
 #[derive(Clone, Copy)]
-pub struct Books<'a> {
+pub struct RecordSinks<'a> {
     pub counts: &'a Counts,
     pub access_log: &'a AccessLog,
     /// What looks like a key of these is masked.
@@ -30,9 +30,9 @@ pub struct Books<'a> {
     pub open: &'a OpenRequests,
 }
 
-impl<'a> Account<'a> {
-    pub fn open(told: &'a Told, times: Times, books: Books<'a>) -> Self {
-        Self { told, trail: Trail::default(), times, books, is_open: true }
+impl<'a> RequestRecord<'a> {
+    pub fn open(info: &'a RequestInfo, times: Times, sinks: RecordSinks<'a>) -> Self {
+        Self { info, trail: Trail::default(), times, sinks, is_open: true }
     }
 
     /// There is an answer, with this status.
@@ -42,14 +42,14 @@ impl<'a> Account<'a> {
     }
 
     fn tell(&self, denial: Option<&Denial>, status: u16, ended: Instant) {
-        let Self { told, trail, times, books, .. } = self;
+        let Self { info, trail, times, sinks, .. } = self;
         let finished = Finished {
-            method: &told.method,
-            path: told.uri.path(),
-            client: books.client.as_str(),
-            user_agent: told.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
-            request_id: told.id.as_bytes(),
-            span: &told.span,
+            method: &info.method,
+            path: info.uri.path(),
+            client: sinks.client.as_str(),
+            user_agent: info.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
+            request_id: info.id.as_bytes(),
+            span: &info.span,
             trail,
             denial,
             status,
@@ -58,15 +58,15 @@ impl<'a> Account<'a> {
             decided_in: times.decided_in(),
             upstream_took: times.upstream_took(),
         };
-        books.counts.count(&finished);
-        books.access_log.write(&finished, books.formats);
+        sinks.counts.count(&finished);
+        sinks.access_log.write(&finished, sinks.formats);
     }
 }
 
-impl Drop for Account<'_> {
+impl Drop for RequestRecord<'_> {
     fn drop(&mut self) {
         if self.is_open {
-            let gone = if self.books.open.are_cut() { Denial::ShuttingDown } else { Denial::ClientGone };
+            let gone = if self.sinks.open.are_cut() { Denial::ShuttingDown } else { Denial::ClientGone };
             self.tell(Some(&gone), gone.reason().status(), Instant::now());
         }
     }
