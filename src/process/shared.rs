@@ -59,14 +59,17 @@ impl Prepared {
             // They are read for every connection; what is wrong with them is said at once.
             store::redis::tls::client_config(tls)?;
         }
-        let management =
-            settings.management.as_ref().map(|management| management(&settings, management, store)).transpose()?;
+        let management = settings
+            .management
+            .as_ref()
+            .map(|management| management_queue(&settings, management, store))
+            .transpose()?;
         Ok(Self { settings, tls, connectors, management })
     }
 }
 
 /// Begins to manage keys by these settings. What manages them has its own connections to the store.
-fn management(
+fn management_queue(
     settings: &Settings,
     management: &manage::settings::Settings,
     store: &StoreHandle,
