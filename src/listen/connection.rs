@@ -25,11 +25,12 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, warn};
 
 use super::drain::Watch;
+use super::http1_turns::Http1Turns;
 use super::live::Live;
 use super::paced::Paced;
 use super::poll_on_wake::PollOnWake;
 use super::proxy_protocol;
-use super::serving::{self, Http1Turns, Line, Peer, ResponseBody, Slot};
+use super::serving::{self, Line, Peer, ResponseBody, Slot};
 use super::settings::{Bounds, Settings};
 use super::streams::Streams;
 use super::watch::{Look, TRICKLE, Wait, tick};

@@ -3,7 +3,7 @@
 //! `accept` takes them in, `worker` is a thread with its own runtime, gate and upstream pools, `connection` speaks TLS and
 //! HTTP on one of them, `client_addr` says whom it speaks for, `live` is what requests are served by now, `drain` ends them.
 //! A connection's own rooms: `proxy_protocol` reads who is behind a balancer, `paced` is its bytes, `watch` says how long a client
-//! may take, `serving` has one request, `streams` those of HTTP/2. `refusal` and `descriptors` are for when there is no more room,
+//! may take, `serving` has one request, `http1_turns` those of HTTP/1.1 one after the other, `streams` those of HTTP/2. `refusal` and `descriptors` are for when there is no more room,
 //! `heartbeat` keeps timers cheap, `on_wake` what rarely happens.
 
 pub mod accept;
@@ -12,6 +12,7 @@ pub mod connection;
 pub mod descriptors;
 pub mod drain;
 pub mod heartbeat;
+mod http1_turns;
 pub mod live;
 pub mod paced;
 pub mod poll_on_wake;

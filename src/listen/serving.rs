@@ -1,10 +1,9 @@
 //! One request on its connection: whether it is let in, who sent it, and what becomes of a body that nobody wanted.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context as Waker, Poll};
 use std::time::Duration;
 
@@ -17,8 +16,8 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
 
 use super::client_addr;
+use super::http1_turns::Http1Turns;
 use super::live::{Context, Live};
-use super::paced::Activity;
 use super::streams::Streams;
 use super::tls::Presented;
 use crate::proxy::Arrival;
@@ -38,15 +37,6 @@ pub enum Line {
     /// One request after the other: what is left of a body stands before the next.
     H1(Rc<Http1Turns>),
     H2(Streams),
-}
-
-/// What an HTTP/1.1 connection and the requests on it know of each other.
-pub struct Http1Turns {
-    pub activity: Arc<Activity>,
-    /// Of the request that is served, or was served last.
-    pub progress: RefCell<Rc<Progress>>,
-    pub requests: Cell<u32>,
-    pub upgraded: Upgraded,
 }
 
 /// Whose connection it is.
@@ -83,36 +73,6 @@ impl Line {
     /// Over HTTP/2 the connection's task writes before the stream's has its next turn, as far as the client takes it.
     fn owes(&self) -> bool {
         matches!(self, Self::H1(turns) if turns.activity.owes())
-    }
-}
-
-impl Http1Turns {
-    /// `requests`: so many were served before.
-    pub fn new(activity: Arc<Activity>, requests: u32) -> Self {
-        Self {
-            progress: RefCell::new(Rc::new(Progress::of(activity.heard_out.clone()))),
-            activity,
-            requests: Cell::new(requests),
-            upgraded: Upgraded::default(),
-        }
-    }
-
-    fn begin(&self) -> Rc<Progress> {
-        self.activity.exchange_began();
-        self.requests.set(self.requests.get().wrapping_add(1));
-        let mut progress = self.progress.borrow_mut();
-        if Rc::get_mut(&mut progress).is_none() {
-            // Somebody still holds the last request's body, and must not speak for this one's.
-            *progress = Rc::new(Progress::of(self.activity.heard_out.clone()));
-        }
-        progress.clone()
-    }
-
-    fn end(&self, progress: &Progress) {
-        if !progress.has_arrived() {
-            self.activity.more_to_come();
-        }
-        self.activity.exchange_ended();
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::serving::Http1Turns;
+use super::http1_turns::Http1Turns;
 use super::settings::Bounds;
 use crate::proxy::request_body::{Progress, Waits};
 
