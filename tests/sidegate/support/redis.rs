@@ -222,7 +222,8 @@ impl Watch {
             // 1700000000.123456 [0 127.0.0.1:41234] "EVALSHA" "…"
             let from = line.split(['[', ']']).nth(1).unwrap_or_default().to_owned();
             let name = line.split('"').nth(1).unwrap_or_default().to_lowercase();
-            if line.contains(":usage:") {
+            // Neither is what a connection asks to learn whether this is one node of a cluster, under names of nobody's.
+            if line.contains(":usage:") || line.contains(&format!("\"{PREFIX}:{{probe-")) {
                 continue;
             }
             if line.contains(&format!("\"{PREFIX}:")) {
