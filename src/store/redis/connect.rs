@@ -30,9 +30,7 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
 
 /// How long a connection that owes an answer may say nothing at all. Longer than most forks and slow scripts hold a Redis up, and
-/// short enough that a server that went without a word is replaced well within the 5 s that a failover may take. Others wait
-/// longer or for ever: go-redis 3 s (`ReadTimeout`), redis-py as long as its socket timeout says; Lettuce and the redis crate
-/// keep a connection whose answers are late, and wait for TCP to notice.
+/// short enough that a server that went without a word is replaced well within the 5 s that a failover may take.
 const SILENCE: Duration = Duration::from_secs(2);
 /// How often it is looked whether such a connection has spoken again.
 const LISTEN: Duration = Duration::from_millis(50);
