@@ -87,12 +87,12 @@ impl Service {
             within_bounds()?;
             return Ok(self.own(respond::server_options(), info));
         }
-        if let Some((management, path)) =
-            self.management.as_ref().and_then(|management| Some((management, management.path(info.uri.path())?)))
+        if let Some((queue, path)) =
+            self.management.as_ref().and_then(|queue| Some((queue, queue.path(info.uri.path())?)))
         {
             within_bounds()?;
             // Boxed, here and below: what few requests do takes no room in the others' futures.
-            let answer = Box::pin(management.ask(head, body, &path, arrival, info, trail)).await?;
+            let answer = Box::pin(queue.ask(head, body, &path, arrival, info, trail)).await?;
             return Ok(Payload::words(answer, &info.method));
         }
         let inquiry = Inquiry {
@@ -126,8 +126,8 @@ impl Service {
 
     /// Which methods this path takes.
     fn allow(&self, raw: &str) -> String {
-        let management = self.management.as_ref().filter(|management| management.path(raw).is_some());
-        path::allow(raw, management.map_or(&self.gate.policy().routes, ManagementQueue::routes))
+        let queue = self.management.as_ref().filter(|queue| queue.path(raw).is_some());
+        path::allow(raw, queue.map_or(&self.gate.policy().routes, ManagementQueue::routes))
     }
 
     /// Sends on what was permitted, as long as its key stands.
@@ -165,7 +165,7 @@ impl Service {
 
     /// The gate's own answer, which browsers may read. What is said of keys is for no other origin's scripts.
     fn own(&self, mut words: Response<bytes::Bytes>, info: &RequestInfo) -> Response<Payload> {
-        if self.management.as_ref().is_none_or(|management| management.path(info.uri.path()).is_none()) {
+        if self.management.as_ref().is_none_or(|queue| queue.path(info.uri.path()).is_none()) {
             cors::on_own(self.settings.cors.as_ref(), info.origin.as_ref(), words.headers_mut());
         }
         Payload::words(words, &info.method)
