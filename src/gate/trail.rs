@@ -93,6 +93,13 @@ impl LimitNow {
     pub fn reset_in_seconds(&self) -> u64 {
         self.now.reset_ms.saturating_sub(self.now_ms).div_ceil(1000)
     }
+
+    /// Whole seconds that a client is asked to wait for: where the window had no room, until this request passes, so that `Retry-After`
+    /// never names an earlier time (draft-ietf-httpapi-ratelimit-headers); else until it resets.
+    pub fn effective_in_seconds(&self) -> u64 {
+        let wait_ms = self.now.wait_ms.filter(|_| self.over);
+        wait_ms.map_or_else(|| self.reset_in_seconds(), |ms| ms.div_ceil(1000).max(1))
+    }
 }
 
 impl Trail {

@@ -192,7 +192,7 @@ pub fn rate_limit_headers(
         });
         set(headers, &RATELIMIT_POLICY, &policies.collect::<Vec<_>>().join(", "));
         let states = trail.enforced().map(|limit| {
-            format!(r#""{}";r={};t={}"#, limit.policy_name(), limit.now.remaining, limit.reset_in_seconds())
+            format!(r#""{}";r={};t={}"#, limit.policy_name(), limit.now.remaining, limit.effective_in_seconds())
         });
         set(headers, &RATELIMIT, &states.collect::<Vec<_>>().join(", "));
     }
