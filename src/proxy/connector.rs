@@ -20,8 +20,8 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::resolve::Resolver;
 use super::settings::{Protocol, Target, Upstream, UpstreamTls};
-use super::upstream::resolve::Resolver;
 
 /// Read once, for all workers.
 #[derive(Clone)]

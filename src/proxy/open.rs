@@ -4,7 +4,7 @@
 //! One sweep per worker looks after all of it. What is whole at once, as most answers are, is never registered with it, and no
 //! request has a timer of its own.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -12,15 +12,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use hyper::body::{Body, Frame, SizeHint};
-use thiserror::Error;
-use tracing::{debug, info, warn};
+use tracing::info;
 
 use super::request_id::RequestId;
 use super::settings;
+use super::upload::Cancellation;
 use super::upstream::relayed::Relayed;
-use super::upstream::{Failure, chain, h1};
 use crate::gate::{Basis, Denial, Gate, Permit};
 use crate::observe::metrics::BrokenBy;
 use crate::observe::{Metrics, Span};
@@ -62,16 +59,6 @@ pub struct OpenRequest {
     answer: RefCell<Option<Relayed>>,
     is_over: Cell<bool>,
     waiter: RefCell<Option<Waker>>,
-}
-
-/// Why a client does not get the whole of an answer.
-#[derive(Debug, Error)]
-pub enum BrokenOff {
-    #[error("the upstream's answer broke off: {0}")]
-    Upstream(#[from] Failure),
-    /// With what HTTP/2 is told; HTTP/1.1 closes the connection.
-    #[error("the stream was ended")]
-    Over(#[source] h2::Error),
 }
 
 impl OpenRequests {
@@ -216,59 +203,19 @@ impl OpenRequest {
         }
     }
 
-    fn broken(&self, by: BrokenBy) {
+    /// An answer did not come to its end.
+    pub fn broken(&self, by: BrokenBy) {
         self.all.metrics.answer_broken(by);
     }
 
-    /// The upstream's answer broke off; its log may not know.
-    fn failed(&self, failure: &Failure) {
-        let (request_id, trace_id) = self.ids();
-        let error = chain(failure);
-        let by_client = match failure {
-            Failure::H1(error) => matches!(error, h1::Error::Body(_)),
-            // Once an answer has begun, nothing else ends a stream from here.
-            Failure::H2(cut) => cut.is_our_own(),
-        };
-        if by_client {
-            debug!(request_id, trace_id, error, "an answer ended with the request's body");
-            return self.broken(BrokenBy::Client);
-        }
-        warn!(request_id, trace_id, error, "the upstream's answer broke off");
-        self.broken(BrokenBy::Upstream);
+    /// The upstream's answer, as long as the request is not over.
+    pub fn answer(&self) -> RefMut<'_, Option<Relayed>> {
+        self.answer.borrow_mut()
     }
 
     /// For whoever passes it on by other means.
     pub fn take_answer(&self) -> Option<Relayed> {
         self.answer.take()
-    }
-
-    /// The next of the answer; an error once the request is over, so that what was cut never looks complete.
-    pub fn poll_answer(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        let over = || Some(Err(BrokenOff::Over(h2::Reason::CANCEL.into())));
-        let mut answer = self.answer.borrow_mut();
-        let Some(stream) = answer.as_mut() else { return Poll::Ready(over()) };
-        match Pin::new(&mut *stream).poll_frame(cx) {
-            Poll::Ready(frame) => {
-                if let Some(Err(failure)) = &frame {
-                    self.failed(failure);
-                }
-                // A client that reads no more is not asked for its turn: it is looked after before.
-                if frame.is_some() && !stream.is_end_stream() {
-                    self.watch();
-                }
-                Poll::Ready(frame.map(|frame| frame.map_err(BrokenOff::from)))
-            }
-            Poll::Pending => self.poll_over(cx).map(|()| over()),
-        }
-    }
-
-    /// Whether the answer has ended as its upstream meant it to.
-    pub fn is_answered(&self) -> bool {
-        self.answer.borrow().as_ref().is_some_and(Body::is_end_stream)
-    }
-
-    pub fn size_hint(&self) -> SizeHint {
-        self.answer.borrow().as_ref().map_or_else(SizeHint::default, Body::size_hint)
     }
 
     /// Its request's and its trace's, for what the log says of it.
@@ -300,6 +247,12 @@ impl OpenRequest {
         if let Some(waiter) = self.waiter.take() {
             waiter.wake();
         }
+    }
+}
+
+impl Cancellation for OpenRequest {
+    fn is_cancelled(&self) -> bool {
+        self.is_over()
     }
 }
 

@@ -1,13 +1,13 @@
-//! That a store answers and refuses, as log and readiness say it, and that somebody probes until what failed is served again.
+//! That a store answers and refuses, as log and readiness say it.
 //!
-//! Part of `StoreHealth`; how to probe is left to `redis/served`. Nothing here is on the way of a request that is answered.
+//! Part of `StoreHealth`; that somebody probes until what failed is served again is `probing`'s. Nothing here is on the way of a
+//! request that is answered.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use super::StoreError;
-use super::health::StoreHealth;
 use crate::log_throttle::LogThrottle;
 
 /// One per process.
@@ -20,11 +20,6 @@ pub struct Refusal {
     said: LogThrottle,
 }
 
-/// Whoever holds this probes until what failed is served. There is one at a time; with it a refusal ends: a prober that went with
-/// its worker leaves none behind, and the next refused call says it again.
-#[derive(Debug)]
-pub struct Probing(Arc<StoreHealth>);
-
 impl Refusal {
     pub fn stands(&self) -> bool {
         self.stands.load(Ordering::Relaxed)
@@ -33,6 +28,22 @@ impl Refusal {
     /// The error's first word, as the server means it for programs (`OOM`): the rest may name users and keys.
     pub fn code(&self) -> Option<String> {
         self.code.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A call has failed so. Whether nobody probes yet, so that who failed is to.
+    pub(super) fn begin(&self, error: &StoreError) -> bool {
+        if let StoreError::Refused(text) = error {
+            self.tell(text);
+            let code = text.split_ascii_whitespace().next().unwrap_or_default();
+            self.set(Some(code.trim_end_matches(':').to_owned()));
+        }
+        !self.probing.swap(true, Ordering::Relaxed)
+    }
+
+    /// What failed is served again, or nobody probes any more.
+    pub(super) fn end(&self) {
+        self.set(None);
+        self.probing.store(false, Ordering::Relaxed);
     }
 
     fn set(&self, code: Option<String>) {
@@ -50,47 +61,5 @@ impl Refusal {
                 "store: it answers and refuses; requests that need it are treated as `store.outage` says"
             );
         }
-    }
-}
-
-impl Probing {
-    /// A call has failed so. `None`: somebody probes already.
-    #[must_use]
-    pub fn begin(health: &Arc<StoreHealth>, error: &StoreError) -> Option<Self> {
-        let refusal = &health.refusal;
-        if let StoreError::Refused(text) = error {
-            refusal.tell(text);
-            let code = text.split_ascii_whitespace().next().unwrap_or_default();
-            refusal.set(Some(code.trim_end_matches(':').to_owned()));
-        }
-        (!refusal.probing.swap(true, Ordering::Relaxed)).then(|| Self(health.clone()))
-    }
-}
-
-impl Drop for Probing {
-    fn drop(&mut self) {
-        self.0.refusal.set(None);
-        self.0.refusal.probing.store(false, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refusal_stands_until_its_one_prober_ends() {
-        let health = Arc::new(StoreHealth::new());
-        let begin = |text: &str| Probing::begin(&health, &StoreError::Refused(text.to_owned()));
-        let told = || (health.refusal.stands(), health.refusal.code());
-        let prober = Probing::begin(&health, &StoreError::Deadline);
-        assert!(prober.is_some());
-        assert_eq!(told(), (false, None), "what does not answer refuses nothing");
-        assert!(begin("OOM command not allowed").is_none());
-        assert!(begin("MISCONF errors writing").is_none());
-        assert_eq!(told(), (true, Some("MISCONF".to_owned())));
-        drop(prober);
-        assert_eq!(told(), (false, None));
-        assert!(begin("OOM command not allowed").is_some());
     }
 }

@@ -11,7 +11,6 @@ use crate::config::Settings;
 use crate::gate::{Denial, Inquiry, credential};
 use crate::listen::client_addr;
 use crate::proxy::Arrival;
-use crate::proxy::upgrade::Upgraded;
 
 /// A request, and where it comes from.
 pub struct Asked {
@@ -106,6 +105,5 @@ fn arrival(peer: IpAddr, headers: &HeaderMap, settings: &Settings) -> Arrival {
         trusted: client_addr::is_trusted(peer, trusted),
         secure: settings.listen.tls.is_some(),
         refused: None,
-        upgraded: Upgraded::default(),
     }
 }

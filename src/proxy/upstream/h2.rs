@@ -15,11 +15,11 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::Unanswered;
+use super::failure::Unanswered;
 use super::heard::Listening;
 use crate::proxy::connector::Stream;
 use crate::proxy::cut::Cut;
-use crate::proxy::exchange::OnThisThread;
+use crate::proxy::on_this_thread::OnThisThread;
 use crate::proxy::upload::Forwarded;
 
 /// What one peer may make the gate hold (YARDSTICK's table); a dead one is noticed by its silence.

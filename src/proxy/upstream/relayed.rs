@@ -12,8 +12,9 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
+use super::failure::Failure;
 use super::pool::Pool;
-use super::{Failure, h1, h2};
+use super::{h1, h2};
 use crate::proxy::connector::Stream;
 use crate::proxy::cut;
 use crate::proxy::upload::Upload;

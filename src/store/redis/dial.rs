@@ -1,4 +1,4 @@
-//! One connection to Redis, from the socket to the login, and what its errors mean to the rest of the house.
+//! One connection to Redis, from the socket to the login.
 //!
 //! Leaves to `connect` when to dial again, and to the callers how long they wait for an answer.
 
@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError};
+use redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisError};
 use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::errors::store_error;
 use super::pipe::{self, Pipe, Socket};
 use super::settings::{Address, Settings};
 use super::tls;
@@ -202,28 +203,4 @@ impl Login {
 
 fn unreachable(error: io::Error) -> StoreError {
     StoreError::Unreachable(error.to_string())
-}
-
-/// The error of the one command in a pipeline that failed.
-pub(super) fn pipeline_error(error: &RedisError) -> StoreError {
-    match error.clone().into_server_errors() {
-        Some(errors) => errors.first().map_or_else(
-            || store_error(error),
-            |(_, error)| StoreError::Refused(format!("{} {}", error.code(), error.details().unwrap_or_default())),
-        ),
-        None => store_error(error),
-    }
-}
-
-/// What an error of the crate means: the connection is gone, a value has the wrong type, or the server refused.
-pub(super) fn store_error(error: &RedisError) -> StoreError {
-    match error.code() {
-        Some("WRONGTYPE") => StoreError::Broken(error.detail().unwrap_or("a value has the wrong type").to_owned()),
-        Some(code) => {
-            StoreError::Refused(format!("{code} {}", error.detail().unwrap_or_default()).trim_end().to_owned())
-        }
-        None if error.kind() == ErrorKind::AuthenticationFailed => StoreError::Refused(error.to_string()),
-        None if error.is_io_error() || error.is_unrecoverable_error() => StoreError::Unreachable(error.to_string()),
-        None => StoreError::Broken(error.to_string()),
-    }
 }

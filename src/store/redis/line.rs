@@ -10,8 +10,9 @@ use redis::{Cmd, cmd};
 use tokio::time::Instant;
 
 use super::call::{self, Request};
-use super::cluster::{Cluster, slot_of};
+use super::cluster::Cluster;
 use super::connect::Connection;
+use super::hash_slot::slot_of;
 use super::script::{self, Script};
 use super::served::{self, Like};
 use super::{Settings, Shape, stray};
@@ -21,7 +22,7 @@ use crate::store::calls::Calls;
 use crate::store::fallback::Fallback;
 use crate::store::health::StoreHealth;
 use crate::store::layout::Layout;
-use crate::store::refusal::Probing;
+use crate::store::probing::Probing;
 use crate::store::{Shared, StoreError};
 
 /// Any slot: where there is one node it has them all.
@@ -133,12 +134,12 @@ impl Line {
         found.inspect_err(|error| self.heed(error, || Like::Lookup(key)))
     }
 
-    pub(super) async fn get(&self, slot: u16, get: &Cmd, deadline: Instant) -> Result<Option<Vec<u8>>, StoreError> {
+    async fn get(&self, slot: u16, get: &Cmd, deadline: Instant) -> Result<Option<Vec<u8>>, StoreError> {
         self.send(slot, Request::Plain(get), deadline).await
     }
 
     /// A hash tag in this slot; where there is one node, any will do.
-    pub(super) fn tag_in(&self, slot: u16) -> String {
+    fn tag_in(&self, slot: u16) -> String {
         let tags = (0_u32..).map(|number| format!("probe-{number}"));
         let mut fitting = tags.filter(|tag| self.is_one_node() || slot_of(tag) == slot);
         fitting.next().unwrap_or_default()
@@ -157,7 +158,25 @@ impl Line {
             StoreError::Unreachable(_) | StoreError::Broken(_) => None,
         };
         if let Some(probing) = begun {
-            served::begin(self.clone(), like(), probing);
+            let (line, like) = (self.clone(), Arc::new(like()));
+            served::begin(probing, move || {
+                let (line, like) = (line.clone(), like.clone());
+                Box::pin(async move { line.ask_like(&like).await })
+            });
+        }
+    }
+
+    async fn ask_like(&self, like: &Like) -> Result<(), StoreError> {
+        let deadline = Instant::now() + self.shared.health.probe_deadline();
+        match like {
+            Like::Lookup(key) => self.get(slot_of(key), cmd("GET").arg(key), deadline).await.map(drop),
+            Like::Reading(slot) => self.ask_slot(*slot, &[], deadline).await.map(drop),
+            Like::Counting(slot) => {
+                let question = served::counted(&self.tag_in(*slot));
+                // Twice: a count that is there already is changed by another command than the one that begins it.
+                self.ask_slot(*slot, &question, deadline).await?;
+                self.ask_slot(*slot, &question, deadline).await.map(drop)
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use super::cluster::slot_of;
+use super::hash_slot::slot_of;
 use super::line::Line;
 use super::script::{Call, Keys, Script};
 use crate::limit::{Algorithm, Answer, Ask, Believed, Outcome, Question, WindowsNow};
