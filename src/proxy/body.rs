@@ -1,7 +1,7 @@
 //! What a client gets: the gate's own words, or an upstream's answer as it comes. What it sends itself is `upload`'s.
 
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -43,6 +43,14 @@ impl Outgoing {
     /// Of an answer whose connection goes on without HTTP.
     pub fn empty() -> Self {
         Self { payload: Payload::Words(Bytes::new()), _in_flight: None }
+    }
+
+    /// The open request, where its client learns why the gate ends it.
+    pub fn closes_with_status(&self) -> Option<Weak<OpenRequest>> {
+        match &self.payload {
+            Payload::Upstream(request) if request.closes_with_status() => Some(Rc::downgrade(request)),
+            _ => None,
+        }
     }
 
     /// Whether the gate answers, and no upstream is left that could still read the request.

@@ -22,7 +22,7 @@ use super::request_info::{RequestInfo, Times};
 use super::request_record::{RecordSinks, RequestRecord};
 use super::settings::Settings;
 use super::upstream::ForwardContext;
-use super::{ManagementQueue, Upstreams, cors, respond, upgrade};
+use super::{ManagementQueue, Upstreams, cors, grpc, respond, upgrade};
 use crate::gate::{Denial, Gate, Inquiry, Trail, path};
 use crate::observe::{AccessLog, Counts};
 use crate::store::StoreError;
@@ -157,8 +157,9 @@ impl Service {
             let forwarded = pin!(self.upstreams.forward(head, body, &context));
             if has_body { open.unless_over(forwarded).await? } else { forwarded.await? }
         };
+        let is_grpc = info.grpc && info.version == Version::HTTP_2 && grpc::is_answer(response.headers());
         Ok(response.map(|answer| {
-            open.hold(answer);
+            open.hold(answer, is_grpc);
             Payload::Upstream(open)
         }))
     }
