@@ -184,6 +184,31 @@ impl StoreError {
         matches!(self, Self::Refused(text) if text.starts_with("NOPERM"))
     }
 
+    /// For the log of requests: a word that no client can influence. Of what refused, the server's own.
+    pub fn cause(&self) -> &'static str {
+        let refusals = [
+            ("LOADING", "loading"),
+            ("READONLY", "readonly"),
+            ("MASTERDOWN", "masterdown"),
+            ("NOAUTH", "noauth"),
+            ("WRONGPASS", "wrongpass"),
+            ("NOPERM", "noperm"),
+            ("CLUSTERDOWN", "clusterdown"),
+            ("BUSY", "busy"),
+            ("OOM", "oom"),
+            ("MISCONF", "misconf"),
+            ("NOREPLICAS", "noreplicas"),
+        ];
+        match self {
+            Self::Refused(text) => {
+                let known = refusals.iter().find(|(code, _)| text.starts_with(code));
+                known.map_or(self.outcome(), |(_, word)| word)
+            }
+            Self::Unreachable(why) if why == breaker::OPEN => "breaker_open",
+            _ => self.outcome(),
+        }
+    }
+
     /// For the metric of store calls: a word that no client can influence.
     pub fn outcome(&self) -> &'static str {
         match self {
