@@ -78,15 +78,15 @@ impl StoreHealth {
         }
     }
 
-    /// Whether requests are served: where everything is let pass, they are without a store, too. Of a cluster one node is enough:
-    /// the others' keys go on, and a gate that takes itself away would take them along.
+    /// Whether requests are served: where everything is let pass, they are without a store, too. Of a cluster one node is enough
+    /// that is well and refuses nothing: its keys go on, and a gate that takes itself away would take them along.
     pub fn is_good_enough(&self) -> bool {
         self.is_up() || !self.needed.load(Ordering::Relaxed) || self.is_up_in_part()
     }
 
     fn is_up_in_part(&self) -> bool {
         let nodes = self.nodes();
-        nodes.len() > 1 && nodes.values().any(|well| *well)
+        nodes.len() > 1 && nodes.iter().any(|(node, well)| *well && !self.refusal.is_of(node))
     }
 
     /// From now on; a configuration that only observes needs no store.

@@ -2,8 +2,9 @@
 //!
 //! Part of `StoreHealth`; how to probe is left to `redis/served`. Nothing here is on the way of a request that is answered.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::StoreError;
@@ -13,31 +14,47 @@ use crate::log_throttle::LogThrottle;
 /// One per process.
 #[derive(Debug, Default)]
 pub struct Refusal {
-    probing: AtomicBool,
-    // Mirrors `code`, so that the scrape of a store that is well takes no lock.
+    /// The nodes that are probed, and with which word each refuses; `None`: it gave no answer.
+    probed: Mutex<BTreeMap<String, Option<String>>>,
+    // Mirrors `probed`, so that the scrape of a store that is well takes no lock.
     stands: AtomicBool,
-    code: Mutex<Option<String>>,
     said: LogThrottle,
 }
 
-/// Whoever holds this probes until what failed is served. There is one at a time; with it a refusal ends: a prober that went with
-/// its worker leaves none behind, and the next refused call says it again.
+/// Whoever holds this probes a node until what failed is served. There is one at a time for each; with it the node's refusal ends:
+/// a prober that went with its worker leaves none behind, and the next refused call says it again.
 #[derive(Debug)]
-pub struct Probing(Arc<StoreHealth>);
+pub struct Probing {
+    health: Arc<StoreHealth>,
+    node: String,
+}
 
 impl Refusal {
+    /// Whether any node refuses.
     pub fn stands(&self) -> bool {
         self.stands.load(Ordering::Relaxed)
     }
 
-    /// The error's first word, as the server means it for programs (`OOM`): the rest may name users and keys.
-    pub fn code(&self) -> Option<String> {
-        self.code.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Whether this node does.
+    pub fn is_of(&self, node: &str) -> bool {
+        self.stands() && self.probed().get(node).is_some_and(Option::is_some)
     }
 
-    fn set(&self, code: Option<String>) {
-        self.stands.store(code.is_some(), Ordering::Relaxed);
-        *self.code.lock().unwrap_or_else(PoisonError::into_inner) = code;
+    /// The error's first word, as the server means it for programs (`OOM`): the rest may name users and keys.
+    pub fn code(&self) -> Option<String> {
+        self.probed().values().flatten().next().cloned()
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Option<String>>) -> T) -> T {
+        let mut probed = self.probed();
+        let changed = change(&mut probed);
+        self.stands.store(probed.values().any(Option::is_some), Ordering::Relaxed);
+        changed
+    }
+
+    fn probed(&self) -> MutexGuard<'_, BTreeMap<String, Option<String>>> {
+        // Whole at every step.
+        self.probed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The server's own words, once a minute and cause.
@@ -54,24 +71,36 @@ impl Refusal {
 }
 
 impl Probing {
-    /// A call has failed so. `None`: somebody probes already.
+    /// A call has failed so at this node. `None`: somebody probes it already.
     #[must_use]
-    pub fn begin(health: &Arc<StoreHealth>, error: &StoreError) -> Option<Self> {
+    pub fn begin(health: &Arc<StoreHealth>, node: &str, error: &StoreError) -> Option<Self> {
         let refusal = &health.refusal;
-        if let StoreError::Refused(text) = error {
-            refusal.tell(text);
-            let code = text.split_ascii_whitespace().next().unwrap_or_default();
-            refusal.set(Some(code.trim_end_matches(':').to_owned()));
-        }
-        (!refusal.probing.swap(true, Ordering::Relaxed)).then(|| Self(health.clone()))
+        let refused = match error {
+            StoreError::Refused(text) => {
+                refusal.tell(text);
+                Some(code_of(text))
+            }
+            _ => None,
+        };
+        let begins = refusal.change(|probed| {
+            let begins = !probed.contains_key(node);
+            let known = probed.entry(node.to_owned()).or_default();
+            *known = refused.or(known.take());
+            begins
+        });
+        begins.then(|| Self { health: health.clone(), node: node.to_owned() })
     }
 }
 
 impl Drop for Probing {
     fn drop(&mut self) {
-        self.0.refusal.set(None);
-        self.0.refusal.probing.store(false, Ordering::Relaxed);
+        self.health.refusal.change(|probed| probed.remove(&self.node));
     }
+}
+
+/// An error's first word.
+fn code_of(text: &str) -> String {
+    text.split_ascii_whitespace().next().unwrap_or_default().trim_end_matches(':').to_owned()
 }
 
 #[cfg(test)]
@@ -81,16 +110,35 @@ mod tests {
     #[test]
     fn a_refusal_stands_until_its_one_prober_ends() {
         let health = Arc::new(StoreHealth::new());
-        let begin = |text: &str| Probing::begin(&health, &StoreError::Refused(text.to_owned()));
+        let begin = |text: &str| Probing::begin(&health, "a", &StoreError::Refused(text.to_owned()));
         let told = || (health.refusal.stands(), health.refusal.code());
-        let prober = Probing::begin(&health, &StoreError::Deadline);
+        let prober = Probing::begin(&health, "a", &StoreError::Deadline);
         assert!(prober.is_some());
         assert_eq!(told(), (false, None), "what does not answer refuses nothing");
         assert!(begin("OOM command not allowed").is_none());
         assert!(begin("MISCONF errors writing").is_none());
+        assert!(Probing::begin(&health, "a", &StoreError::Deadline).is_none());
         assert_eq!(told(), (true, Some("MISCONF".to_owned())));
         drop(prober);
         assert_eq!(told(), (false, None));
         assert!(begin("OOM command not allowed").is_some());
+    }
+
+    #[test]
+    fn each_node_refuses_for_itself() {
+        let health = Arc::new(StoreHealth::new());
+        let oom = StoreError::Refused("OOM command not allowed".to_owned());
+        let told = || (health.is_up(), health.is_good_enough());
+        ["a", "b"].iter().for_each(|node| health.connected(node));
+        assert_eq!(told(), (true, true));
+        let a = Probing::begin(&health, "a", &oom);
+        assert_eq!(told(), (false, true), "what the other counts goes on");
+        let b = Probing::begin(&health, "b", &oom);
+        assert!(a.is_some() && b.is_some());
+        assert_eq!(told(), (false, false), "nobody counts");
+        drop(b);
+        assert_eq!(told(), (false, true));
+        drop(a);
+        assert_eq!(told(), (true, true));
     }
 }
