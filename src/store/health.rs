@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use super::StoreError;
 use super::breaker::Breaker;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, code_of};
 use crate::log_throttle::LogThrottle;
 
 /// How long a probe may take where nobody says otherwise: the default of `store.deadline`.
@@ -27,6 +28,8 @@ pub struct StoreHealth {
     needed: AtomicBool,
     /// The nodes that may evict what they should keep, as they said when they were connected to last.
     evicting: Mutex<BTreeSet<String>>,
+    /// The nodes that refuse to be connected to, and with which word.
+    shut_out: Mutex<BTreeMap<String, String>>,
     breaker: Breaker,
     /// How many connections were given up because nothing came from them any more.
     silences: AtomicU64,
@@ -42,9 +45,9 @@ impl Default for StoreHealth {
     fn default() -> Self {
         let (up, needed) = (AtomicBool::new(false), AtomicBool::new(true));
         let probe_within = AtomicU64::new(milliseconds(PROBE));
-        let (nodes, evicting, breaker, silences, refusal, said) = Default::default();
+        let (nodes, evicting, shut_out, breaker, silences, refusal, said) = Default::default();
         let revived = Notify::new();
-        Self { up, nodes, needed, evicting, breaker, silences, refusal, revived, probe_within, said }
+        Self { up, nodes, needed, evicting, shut_out, breaker, silences, refusal, revived, probe_within, said }
     }
 }
 
@@ -72,8 +75,11 @@ impl StoreHealth {
 
     /// What readiness says of a store that is not up.
     pub fn why_not(&self) -> String {
-        match self.refusal.code() {
-            Some(code) => format!("the store answers and refuses: {code}"),
+        if let Some(code) = self.refusal.code() {
+            return format!("the store answers and refuses: {code}");
+        }
+        match self.shut_out().values().next() {
+            Some(code) => format!("the store refuses the connection: {code}"),
             None => "the store is out of reach".to_owned(),
         }
     }
@@ -110,6 +116,7 @@ impl StoreHealth {
     /// A connection to the node has answered the script.
     pub(super) fn connected(&self, node: &str) {
         self.set(node, true);
+        self.shut_out().remove(node);
         self.revived.notify_waiters();
     }
 
@@ -126,9 +133,24 @@ impl StoreHealth {
         self.set(node, false);
     }
 
+    /// An attempt to connect to the node has failed. One that cannot be reached says no more what it said before.
+    pub(super) fn not_connected(&self, node: &str, error: &StoreError) {
+        self.failed(node);
+        let mut shut_out = self.shut_out();
+        match error {
+            StoreError::Refused(text) => drop(shut_out.insert(node.to_owned(), code_of(text))),
+            _ => drop(shut_out.remove(node)),
+        }
+    }
+
+    fn shut_out(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.shut_out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The cluster consists of other nodes now.
     pub(super) fn forget_nodes(&self, besides: impl Fn(&str) -> bool) {
         self.change(|nodes| nodes.retain(|node, _| besides(node)));
+        self.shut_out().retain(|node, _| besides(node));
     }
 
     fn set(&self, node: &str, well: bool) {

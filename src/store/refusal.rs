@@ -99,8 +99,35 @@ impl Drop for Probing {
 }
 
 /// An error's first word.
-fn code_of(text: &str) -> String {
+pub(super) fn code_of(text: &str) -> String {
     text.split_ascii_whitespace().next().unwrap_or_default().trim_end_matches(':').to_owned()
+}
+
+/// What helps where a server that was reached lets nobody in, by what it said.
+pub fn advice(said: &str) -> &'static str {
+    let starts = |code| said.starts_with(code);
+    let says = |words| said.contains(words);
+    if starts("NOAUTH") {
+        "it wants a login: set `store.username` and `store.password`"
+    } else if starts("WRONGPASS")
+        || says("invalid password")
+        || says("without any password configured")
+        || says("no password is set")
+    {
+        "compare `store.username` and `store.password` with the users that it knows (`ACL LIST`)"
+    } else if starts("NOPERM") {
+        "give the user the commands and keys that the README lists under Redis (`ACL SETUSER`)"
+    } else if starts("DENIED") {
+        "it is in protected mode: give it a password, and write that to `store.password`"
+    } else if starts("LOADING") {
+        "it is asked again until it has loaded its data"
+    } else if starts("READONLY") || starts("MASTERDOWN") {
+        "name the master, or let sentinels name it: `store: {redis: {sentinels: […], master: …}}`"
+    } else if says("max number of clients") {
+        "raise its `maxclients`, or use fewer `workers`"
+    } else {
+        "its own words say what to mend; it is asked again until then"
+    }
 }
 
 #[cfg(test)]
@@ -140,5 +167,23 @@ mod tests {
         assert_eq!(told(), (false, true));
         drop(a);
         assert_eq!(told(), (true, true));
+    }
+
+    #[test]
+    fn what_helps_depends_on_what_is_said() {
+        for (said, helps) in [
+            ("NOAUTH Authentication required.", "set `store.username`"),
+            ("WRONGPASS invalid username-password pair or user is disabled.", "ACL LIST"),
+            ("ERR invalid password", "ACL LIST"),
+            ("ERR Client sent AUTH, but no password is set", "ACL LIST"),
+            ("NOPERM User gate has no permissions to run the 'role' command", "ACL SETUSER"),
+            ("DENIED Redis is running in protected mode because", "protected mode"),
+            ("LOADING Redis is loading the dataset in memory", "has loaded"),
+            ("READONLY this is a replica, which may not decide", "sentinels"),
+            ("ERR max number of clients reached", "maxclients"),
+            ("MOVED: this is one node of a cluster", "asked again"),
+        ] {
+            assert!(advice(said).contains(helps), "{said}: {}", advice(said));
+        }
     }
 }
