@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 use super::settings::Bounds;
 use super::watch::{Look, Wait};
-use crate::proxy::open::{Ending, OpenRequest};
+use crate::proxy::ending::Ending;
+use crate::proxy::open::OpenRequest;
 use crate::proxy::request_body::Progress;
 
 /// How many more streams a client may give up than it lets end, before its connection is closed (rapid reset,

@@ -11,6 +11,7 @@ pub mod body;
 pub mod connector;
 pub mod cors;
 pub mod cut;
+pub mod ending;
 pub mod exchange;
 pub mod grpc;
 pub mod head;

@@ -17,6 +17,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use thiserror::Error;
 use tracing::{debug, info, warn};
 
+use super::ending::Ending;
 use super::request_id::RequestId;
 use super::upstream::relayed::Relayed;
 use super::upstream::{Failure, chain, h1};
@@ -63,29 +64,6 @@ pub struct OpenRequest {
     answer: RefCell<Option<Relayed>>,
     is_over: Cell<bool>,
     waiter: RefCell<Option<Waker>>,
-}
-
-/// Why the gate ends what is open.
-#[derive(Debug)]
-pub enum Ending {
-    /// Its key no longer stands.
-    Denied(Denial),
-    TooOld,
-    /// Nothing passed for too long.
-    Idle,
-    /// Its worker ends.
-    ShuttingDown,
-}
-
-impl Ending {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Denied(denial) => denial.reason().name(),
-            Self::TooOld => "max_age",
-            Self::Idle => "stream_idle",
-            Self::ShuttingDown => "shutting_down",
-        }
-    }
 }
 
 /// How an answer closes that the gate ends before its upstream does.

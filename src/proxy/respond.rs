@@ -8,7 +8,7 @@ use http::header::{
 };
 use http::{Response, StatusCode};
 
-use super::open::Ending;
+use super::ending::Ending;
 use super::settings::{RateLimitHeaders, Reset};
 use crate::gate::{Denial, LimitNow, Trail};
 use crate::observe::values::Values;

@@ -14,9 +14,6 @@ use super::StoreError;
 /// and a single connection that broke under fifty requests is made up for within milliseconds.
 const FAILURES: u32 = 3;
 
-/// Why a call is not made while it is open.
-pub const OPEN: &str = "it failed repeatedly and is being probed";
-
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -88,7 +85,7 @@ impl Breaker {
     /// Whether a call may be made.
     pub fn admit(&self) -> Result<(), StoreError> {
         if self.is_open() {
-            return Err(StoreError::Unreachable(OPEN.to_owned()));
+            return Err(StoreError::breaker_open());
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use tokio::sync::futures::Notified;
 
 use super::StoreError;
 use super::breaker::Breaker;
-use super::refusal::{Refusal, code_of};
+use super::refusal::Refusal;
 use crate::log_throttle::LogThrottle;
 
 /// How long a probe may take where nobody says otherwise: the default of `store.deadline`.
@@ -137,10 +137,10 @@ impl StoreHealth {
     pub(super) fn not_connected(&self, node: &str, error: &StoreError) {
         self.failed(node);
         let mut shut_out = self.shut_out();
-        match error {
-            StoreError::Refused(text) => drop(shut_out.insert(node.to_owned(), code_of(text))),
-            _ => drop(shut_out.remove(node)),
-        }
+        match error.code() {
+            Some(code) => shut_out.insert(node.to_owned(), code.to_owned()),
+            None => shut_out.remove(node),
+        };
     }
 
     fn shut_out(&self) -> MutexGuard<'_, BTreeMap<String, String>> {

@@ -40,7 +40,7 @@ impl Refusal {
         self.stands() && self.probed().get(node).is_some_and(Option::is_some)
     }
 
-    /// The error's first word, as the server means it for programs (`OOM`): the rest may name users and keys.
+    /// With which word a node refuses.
     pub fn code(&self) -> Option<String> {
         self.probed().values().flatten().next().cloned()
     }
@@ -75,13 +75,10 @@ impl Probing {
     #[must_use]
     pub fn begin(health: &Arc<StoreHealth>, node: &str, error: &StoreError) -> Option<Self> {
         let refusal = &health.refusal;
-        let refused = match error {
-            StoreError::Refused(text) => {
-                refusal.tell(text);
-                Some(code_of(text))
-            }
-            _ => None,
-        };
+        if let StoreError::Refused(text) = error {
+            refusal.tell(text);
+        }
+        let refused = error.code().map(str::to_owned);
         let begins = refusal.change(|probed| {
             let begins = !probed.contains_key(node);
             let known = probed.entry(node.to_owned()).or_default();
@@ -96,11 +93,6 @@ impl Drop for Probing {
     fn drop(&mut self) {
         self.health.refusal.change(|probed| probed.remove(&self.node));
     }
-}
-
-/// An error's first word.
-pub(super) fn code_of(text: &str) -> String {
-    text.split_ascii_whitespace().next().unwrap_or_default().trim_end_matches(':').to_owned()
 }
 
 /// What helps where a server that was reached lets nobody in, by what it said.
