@@ -167,6 +167,9 @@ pub fn answer(
         if returns {
             live.end_connection_when_leaving(&mut response);
         }
+        if let (Line::H2(streams), Some(open)) = (&active.line, response.body().closes_with_status()) {
+            streams.closes_with_status(&active.progress, open);
+        }
         active.progress.answered();
         Ok(response.map(|body| ResponseBody { body, active, cut: None, _slot: slot }))
     })

@@ -1,7 +1,7 @@
 //! What a client gets: the gate's own words, or an upstream's answer as it comes. What it sends itself is `upload`'s.
 
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use thiserror::Error;
 use tracing::{debug, warn};
 
-use super::open::OpenRequest;
+use super::open::{Last, OpenRequest};
 use super::upstream::failure::{Failure, chain};
 use super::upstream::h1;
 use crate::observe::metrics::{BrokenBy, Counted};
@@ -59,6 +59,14 @@ impl Outgoing {
         Self { payload: Payload::Words(Bytes::new()), _in_flight: None }
     }
 
+    /// The open request, where its client learns why the gate ends it.
+    pub fn closes_with_status(&self) -> Option<Weak<OpenRequest>> {
+        match &self.payload {
+            Payload::Upstream(request) if request.closes_with_status() => Some(Rc::downgrade(request)),
+            _ => None,
+        }
+    }
+
     /// Whether the gate answers, and no upstream is left that could still read the request.
     pub fn is_the_gates_own(&self) -> bool {
         matches!(self.payload, Payload::Words(_))
@@ -80,7 +88,9 @@ impl Body for Outgoing {
     fn is_end_stream(&self) -> bool {
         match &self.payload {
             Payload::Words(words) => words.is_empty(),
-            Payload::Upstream(request) => request.answer().as_ref().is_some_and(Body::is_end_stream),
+            Payload::Upstream(request) => {
+                request.is_closed() || request.answer().as_ref().is_some_and(Body::is_end_stream)
+            }
         }
     }
 
@@ -101,11 +111,10 @@ impl Drop for Outgoing {
     }
 }
 
-/// The next of the answer; an error once the request is over, so that what was cut never looks complete.
+/// The next of the answer; once the request is over a status or an error, so that what was cut never looks complete.
 fn poll_answer(request: &Rc<OpenRequest>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-    let over = || Some(Err(BrokenOff::Over(h2::Reason::CANCEL.into())));
     let mut answer = request.answer();
-    let Some(stream) = answer.as_mut() else { return Poll::Ready(over()) };
+    let Some(stream) = answer.as_mut() else { return Poll::Ready(last(request)) };
     match Pin::new(&mut *stream).poll_frame(cx) {
         Poll::Ready(frame) => {
             if let Some(Err(failure)) = &frame {
@@ -117,7 +126,16 @@ fn poll_answer(request: &Rc<OpenRequest>, cx: &mut Context<'_>) -> Poll<Option<R
             }
             Poll::Ready(frame.map(|frame| frame.map_err(BrokenOff::from)))
         }
-        Poll::Pending => request.poll_over(cx).map(|()| over()),
+        Poll::Pending => request.poll_over(cx).map(|()| last(request)),
+    }
+}
+
+/// The last of an answer that is over.
+fn last(request: &OpenRequest) -> Option<Result<Frame<Bytes>, BrokenOff>> {
+    match request.close() {
+        Last::Reset => Some(Err(BrokenOff::Over(h2::Reason::CANCEL.into()))),
+        Last::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
+        Last::Nothing => None,
     }
 }
 

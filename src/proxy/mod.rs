@@ -14,6 +14,7 @@ pub mod body;
 pub mod connector;
 pub mod cors;
 pub mod cut;
+pub mod ending;
 pub mod exchange;
 pub mod grpc;
 pub mod head;

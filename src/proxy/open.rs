@@ -12,12 +12,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use http::HeaderMap;
+use hyper::body::Body as _;
 use tracing::info;
 
+use super::ending::Ending;
 use super::request_id::RequestId;
-use super::settings;
 use super::upload::Cancellation;
 use super::upstream::relayed::Relayed;
+use super::{respond, settings};
 use crate::gate::{Basis, Denial, Gate, Permit};
 use crate::observe::metrics::BrokenBy;
 use crate::observe::{Metrics, Span};
@@ -52,13 +55,32 @@ pub struct OpenRequest {
     due: Cell<Option<Instant>>,
     /// Its number among those that are looked after.
     watched: Cell<Option<u64>>,
-    over: RefCell<Option<Denial>>,
+    over: RefCell<Option<Ending>>,
+    close: Cell<Close>,
     /// It has been told that this would have been denied or ended, where that is only observed.
     observed: Cell<bool>,
     /// The upstream's answer. It is let go of at the end even where nobody reads any more.
     answer: RefCell<Option<Relayed>>,
     is_over: Cell<bool>,
     waiter: RefCell<Option<Waker>>,
+}
+
+/// How an answer closes that the gate ends before its upstream does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Close {
+    /// With nothing that could be taken for its end.
+    Reset,
+    /// With trailers that say a gRPC status.
+    Status,
+    /// The trailers are out.
+    Closed,
+}
+
+/// What comes last of an answer that is over.
+pub enum Last {
+    Reset,
+    Trailers(HeaderMap),
+    Nothing,
 }
 
 impl OpenRequests {
@@ -74,9 +96,18 @@ impl OpenRequests {
         })
     }
 
-    /// Whatever ends from now on ends because its worker does.
-    pub fn cut(&self) {
+    /// Whatever ends from now on ends because its worker does. What can close with a status does so at once; it is gone when
+    /// that is on its way.
+    pub fn cut(&self) -> Vec<Weak<OpenRequest>> {
         self.cut.set(true);
+        let open: Vec<Rc<OpenRequest>> = self.open.borrow().values().filter_map(Weak::upgrade).collect();
+        let closing = open.iter().filter(|request| request.closes_with_status());
+        closing
+            .map(|request| {
+                request.end(Ending::ShuttingDown);
+                Rc::downgrade(request)
+            })
+            .collect()
     }
 
     pub fn are_cut(&self) -> bool {
@@ -106,6 +137,7 @@ impl OpenRequests {
             due: Cell::new(Some(started + self.settings.get().recheck)),
             watched: Cell::new(None),
             over: RefCell::default(),
+            close: Cell::new(Close::Reset),
             observed: Cell::new(permit.observed().is_some()),
             permit,
             answer: RefCell::default(),
@@ -135,7 +167,7 @@ impl OpenRequests {
         let open: Vec<Rc<OpenRequest>> = self.open.borrow().values().filter_map(Weak::upgrade).collect();
         for request in &open {
             if now.duration_since(request.started) >= self.settings.get().max_age {
-                request.end(None);
+                request.end(Ending::TooOld);
             } else if request.permit.recheck().is_some() && request.due.get().is_some_and(|due| due <= now) {
                 request.due.set(None);
                 tokio::task::spawn_local(ask_again(request.clone()));
@@ -186,14 +218,26 @@ impl OpenRequest {
     ) -> Result<T, Denial> {
         tokio::select! {
             biased;
-            () = self.over() => Err(self.over.take().unwrap_or(Denial::UpstreamTimeout)),
+            () = self.over() => Err(match self.over.take() {
+                Some(Ending::Denied(denial)) => denial,
+                _ => Denial::UpstreamTimeout,
+            }),
             done = work => done,
         }
     }
 
-    /// The upstream's answer goes on from here.
-    pub fn hold(&self, answer: Relayed) {
+    /// The upstream's answer goes on from here. `is_grpc`: to a client that takes a status behind it.
+    pub fn hold(&self, answer: Relayed, is_grpc: bool) {
+        // Less than the length that was announced is no whole answer, whatever its trailers say (RFC 9113 §8.1.1).
+        if is_grpc && answer.size_hint().exact().is_none() {
+            self.close.set(Close::Status);
+        }
         *self.answer.borrow_mut() = Some(answer);
+    }
+
+    /// Whether its client learns why, where the gate ends it.
+    pub fn closes_with_status(&self) -> bool {
+        self.close.get() == Close::Status
     }
 
     /// The client has read it all, or reads no more; or the worker ends.
@@ -218,16 +262,34 @@ impl OpenRequest {
         self.answer.take()
     }
 
+    /// What is still to come of an answer that is over.
+    pub fn close(&self) -> Last {
+        match (self.close.get(), &*self.over.borrow()) {
+            (Close::Status, Some(ending)) => {
+                self.close.set(Close::Closed);
+                let gate = self.all.gate.borrow();
+                Last::Trailers(respond::grpc_trailers(ending, self.request_id.as_str(), gate.policy()))
+            }
+            (Close::Closed, _) => Last::Nothing,
+            (Close::Reset | Close::Status, _) => Last::Reset,
+        }
+    }
+
+    /// Whether the gate has closed the answer with a status.
+    pub fn is_closed(&self) -> bool {
+        self.close.get() == Close::Closed
+    }
+
     /// Its request's and its trace's, for what the log says of it.
     pub fn ids(&self) -> (&str, &str) {
         (self.request_id.as_str(), self.span.trace_id())
     }
 
-    /// `denial`: why its key no longer stands; `None`: it is too old. Where that is only observed, it is told once, and the
-    /// stream goes on.
-    fn end(&self, denial: Option<Denial>) {
-        let reason = denial.as_ref().map_or("max_age", |denial| denial.reason().name());
-        if self.all.gate.borrow().mode_of(self.permit.route()) == Mode::Observe {
+    /// Ends it. Where its key's standing and its age are only observed, that is told once, and the stream goes on.
+    pub fn end(&self, ending: Ending) {
+        let reason = ending.name();
+        let is_judged = matches!(ending, Ending::Denied(_) | Ending::TooOld);
+        if is_judged && self.all.gate.borrow().mode_of(self.permit.route()) == Mode::Observe {
             self.due.set(Some(Instant::now() + self.all.settings.get().recheck));
             if !self.observed.replace(true) {
                 let (request_id, trace_id) = self.ids();
@@ -240,7 +302,7 @@ impl OpenRequest {
         }
         let (request_id, trace_id) = self.ids();
         info!(request_id, trace_id, reason, "a stream was ended");
-        *self.over.borrow_mut() = denial;
+        *self.over.borrow_mut() = Some(ending);
         if self.take_answer().is_some_and(|answer| answer.is_unread()) {
             self.broken(BrokenBy::Gate);
         }
@@ -291,7 +353,7 @@ async fn ask_again(request: Rc<OpenRequest>) {
         Err(denial) if is_unanswered(&denial) && request.confirmed.get().is_some_and(|at| now < at + 2 * interval) => {
             request.due.set(Some(now + all.pace()));
         }
-        Err(denial) => request.end(Some(denial)),
+        Err(denial) => request.end(Ending::Denied(denial)),
     }
 }
 

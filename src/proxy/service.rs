@@ -24,7 +24,7 @@ use super::settings::Settings;
 use super::tunnel::{self, Upgraded};
 use super::upload::Forwarded;
 use super::upstream::ForwardContext;
-use super::{ManagementQueue, Upstreams, cors, respond};
+use super::{ManagementQueue, Upstreams, cors, grpc, respond};
 use crate::gate::{Denial, Gate, Inquiry, Trail, path};
 use crate::observe::{AccessLog, Counts};
 use crate::store::StoreError;
@@ -165,8 +165,9 @@ impl Service {
             // The wait for an answer alone is bounded; a body that is still to come is not.
             if body.upload().is_some() { open.unless_over(forwarded).await? } else { forwarded.await? }
         };
+        let is_grpc = info.grpc && info.version == Version::HTTP_2 && grpc::is_answer(response.headers());
         Ok(response.map(|answer| {
-            open.hold(answer);
+            open.hold(answer, is_grpc);
             Payload::Upstream(open)
         }))
     }

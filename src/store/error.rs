@@ -25,6 +25,8 @@ pub enum StoreError {
 /// may be about one document.
 const UNWELL: [&str; 7] = ["LOADING", "READONLY", "MASTERDOWN", "NOAUTH", "WRONGPASS", "CLUSTERDOWN", "BUSY"];
 
+const BREAKER_OPEN: &str = "it failed repeatedly and is being probed";
+
 impl StoreError {
     /// Whether the store is away, as opposed to holding something unreadable: then `outage` in the configuration decides.
     pub fn is_outage(&self) -> bool {
@@ -46,6 +48,42 @@ impl StoreError {
     /// Whether the login lacks the right to do this.
     pub fn is_forbidden(&self) -> bool {
         matches!(self, Self::Refused(text) if text.starts_with("NOPERM"))
+    }
+
+    /// The call was not made: the breaker is open.
+    pub fn breaker_open() -> Self {
+        Self::Unreachable(BREAKER_OPEN.to_owned())
+    }
+
+    /// The first word of what refuses, as the server means it for programs (`OOM`): the rest may name users and keys.
+    pub fn code(&self) -> Option<&str> {
+        let Self::Refused(text) = self else { return None };
+        text.split_ascii_whitespace().next().map(|word| word.trim_end_matches(':'))
+    }
+
+    /// For the log of requests: a word that no client can influence. Of what refused, the server's own.
+    pub fn cause(&self) -> &'static str {
+        let refusals = [
+            ("LOADING", "loading"),
+            ("READONLY", "readonly"),
+            ("MASTERDOWN", "masterdown"),
+            ("NOAUTH", "noauth"),
+            ("WRONGPASS", "wrongpass"),
+            ("NOPERM", "noperm"),
+            ("CLUSTERDOWN", "clusterdown"),
+            ("BUSY", "busy"),
+            ("OOM", "oom"),
+            ("MISCONF", "misconf"),
+            ("NOREPLICAS", "noreplicas"),
+        ];
+        match self {
+            Self::Refused(text) => {
+                let known = refusals.iter().find(|(code, _)| text.starts_with(code));
+                known.map_or(self.outcome(), |(_, word)| word)
+            }
+            Self::Unreachable(why) if why == BREAKER_OPEN => "breaker_open",
+            _ => self.outcome(),
+        }
     }
 
     /// For the metric of store calls: a word that no client can influence.

@@ -26,6 +26,7 @@ mod forwarding;
 mod frames;
 mod gone;
 mod grpc;
+mod grpc_endings;
 mod h2_clients;
 mod h2_upstreams;
 mod inject;

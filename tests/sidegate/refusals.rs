@@ -169,6 +169,43 @@ async fn a_cluster_with_a_node_out_of_reach_is_not_up_and_its_gates_stay_ready_f
 }
 
 #[tokio::test]
+async fn a_cluster_whose_every_node_refuses_counts_is_no_more_ready_than_one_server() {
+    let (stage, cluster) = (Stage::set(), Cluster::start());
+    let store = format!("store: {{redis: {{cluster: ['redis://127.0.0.1:{}']}}, deadline: 1s}}", cluster.nodes[0].port);
+    let gate = stage.gate(&format!("workers: 1\n{store}{YAML}"));
+    // A key at each master.
+    let mut keys: std::collections::BTreeMap<usize, String> = Default::default();
+    for business in (0..60).map(|index| format!("business-{index}")) {
+        let owner = cluster.owner(&format!("b:{business}")).1;
+        keys.entry(owner).or_insert_with(|| gate.new_key(&["--name", "n", "--business", &business]));
+    }
+    let asked = async |path: &str, key: &str| gate.get(path).bearer_auth(key).answer().await.status;
+    for key in keys.values() {
+        assert_eq!((asked("/things", key).await, asked("/free", key).await), (200, 200));
+    }
+    let told = || (gate.operators("/readyz").status, gate.metric("sidegate_store_up", &[]));
+    assert_eq!(told(), (200, 1.0));
+    let mut left = keys.len();
+    for (&node, key) in &keys {
+        cluster.nodes[node].ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+        assert_eq!((asked("/free", key).await, asked("/things", key).await), (200, 503));
+        left -= 1;
+        assert_eq!(told(), (if left > 0 { 200 } else { 503 }, 0.0), "{left} count");
+        // That its documents are still read says nothing of it.
+        assert_eq!(asked("/free", key).await, 200);
+        assert_eq!(told(), (if left > 0 { 200 } else { 503 }, 0.0), "{left} count");
+    }
+    assert_eq!(gate.operators("/readyz").text(), "the store answers and refuses: OOM\n");
+    // Without a request: a gate that is not ready gets none.
+    let first = *keys.keys().next().expect("a cluster has masters");
+    cluster.nodes[first].ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    until("readiness", || (gate.operators("/readyz").status == 200).then_some(()));
+    assert_eq!(gate.metric("sidegate_store_up", &[]), 0.0, "the others refuse still");
+    keys.keys().for_each(|&node| cluster.nodes[node].ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]));
+    until("the store to be up", || (gate.metric("sidegate_store_up", &[]) > 0.0).then_some(()));
+}
+
+#[tokio::test]
 async fn a_connection_that_is_there_again_closes_the_breaker_at_once() {
     let (mut stage, gate, key) = yard("{keys: deny, limits: deny}");
     for _ in 0..3 {

@@ -102,6 +102,16 @@ impl Cluster {
         }
     }
 
+    /// As whose calls to this slot succeed and fail, as far as that is known without asking.
+    pub(super) fn node(&self, slot: u16) -> String {
+        let moved = self.0.lock().moved.get(&slot).map(Address::to_string);
+        let mapped = || match &*self.0.map.borrow() {
+            Some(Ok(map)) => map.master(slot).map(Address::to_string),
+            _ => None,
+        };
+        moved.or_else(mapped).unwrap_or_default()
+    }
+
     async fn master(&self, slot: u16, deadline: Instant) -> Result<Address, StoreError> {
         if let Some(moved) = self.0.lock().moved.get(&slot) {
             return Ok(moved.clone());

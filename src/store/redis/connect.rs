@@ -23,8 +23,8 @@ use super::script::{self, Script};
 use super::sentinel::{self, Watchers};
 use super::settings::{Address, Settings, Shape};
 use super::stray;
-use crate::store::StoreError;
 use crate::store::layout::Layout;
+use crate::store::{StoreError, refusal};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
@@ -244,11 +244,19 @@ impl Supervisor {
 
     /// Logged when the reason changes, not at every attempt.
     fn announce_down(&self, error: StoreError) {
-        self.failed();
+        if !self.tell.is_closed() {
+            self.health.not_connected(&self.node, &error);
+        }
         let news = !matches!(&*self.tell.borrow(), State::Down(known) if *known == error);
         if news {
             if self.is_news(&error.to_string()) {
-                tracing::warn!(redis = %self.place, %error, "store: out of reach");
+                match &error {
+                    StoreError::Refused(said) => {
+                        let advice = refusal::advice(said);
+                        tracing::warn!(redis = %self.place, error = said, advice, "store: it refuses the connection");
+                    }
+                    _ => tracing::warn!(redis = %self.place, %error, "store: out of reach"),
+                }
             }
             self.tell.send_replace(State::Down(error));
         }

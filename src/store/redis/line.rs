@@ -111,7 +111,7 @@ impl Line {
     ) -> Result<Vec<Answer>, StoreError> {
         let call = script::encode(&self.layout, questions);
         let answer = self.run(slot, Script::Decide, &call, deadline).await;
-        let answer = answer.inspect_err(|error| self.heed(error, || Like::of(slot, questions)))?;
+        let answer = answer.inspect_err(|error| self.heed(slot, error, || Like::of(slot, questions)))?;
         script::decode(questions, &answer.unwrap_or_default())
     }
 
@@ -129,9 +129,10 @@ impl Line {
     pub(super) async fn lookup(&self, digest: &Digest, deadline: Instant) -> Result<Option<Vec<u8>>, StoreError> {
         let started = Instant::now();
         let key = self.layout.at(digest);
-        let found = self.get(slot_of(&key), cmd("GET").arg(&key), deadline).await;
+        let slot = slot_of(&key);
+        let found = self.get(slot, cmd("GET").arg(&key), deadline).await;
         self.shared.calls.looked_up(&found, started.elapsed());
-        found.inspect_err(|error| self.heed(error, || Like::Lookup(key)))
+        found.inspect_err(|error| self.heed(slot, error, || Like::Lookup(key)))
     }
 
     async fn get(&self, slot: u16, get: &Cmd, deadline: Instant) -> Result<Option<Vec<u8>>, StoreError> {
@@ -145,16 +146,25 @@ impl Line {
         fitting.next().unwrap_or_default()
     }
 
+    /// As whose calls to this slot succeed and fail.
+    fn node(&self, slot: u16) -> String {
+        match &self.way {
+            Way::One(connection) => connection.node().to_owned(),
+            Way::Cluster(cluster) => cluster.node(slot),
+        }
+    }
+
     /// A call has failed: what refused it is told, and the like of it probed. A lost connection is the supervisor's, and a cluster's
     /// directions are no failure.
-    fn heed(&self, error: &StoreError, like: impl FnOnce() -> Like) {
+    fn heed(&self, slot: u16, error: &StoreError, like: impl FnOnce() -> Like) {
+        let begin = |error: &StoreError| Probing::begin(&self.shared.health, &self.node(slot), error);
         let begun = match error {
             StoreError::Refused(text) if call::is_direction(text) => {
                 // It was one server when it was connected to.
                 let strays = self.is_one_node() && text.starts_with("MOVED");
-                strays.then(|| Probing::begin(&self.shared.health, &stray::one_of_a_cluster())).flatten()
+                strays.then(|| begin(&stray::one_of_a_cluster())).flatten()
             }
-            StoreError::Refused(_) | StoreError::Deadline => Probing::begin(&self.shared.health, error),
+            StoreError::Refused(_) | StoreError::Deadline => begin(error),
             StoreError::Unreachable(_) | StoreError::Broken(_) => None,
         };
         if let Some(probing) = begun {
