@@ -37,7 +37,15 @@ const CONFINED: [(&str, &[&str]); 7] = [
     ("sd_notify", &["process/systemd.rs"]),
     (
         "prometheus",
-        &["gate/unknown.rs", "observe/counts.rs", "observe/metrics.rs", "process", "store/calls.rs", "store/mod.rs"],
+        &[
+            "gate/unknown.rs",
+            "observe/counts.rs",
+            "observe/durations.rs",
+            "observe/metrics.rs",
+            "process",
+            "store/calls.rs",
+            "store/mod.rs",
+        ],
     ),
 ];
 

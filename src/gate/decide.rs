@@ -198,8 +198,8 @@ impl Gate {
     }
 
     /// Whether the key of something that is still open stands, and on what that rests. Nothing is spent.
-    pub async fn recheck(&self, recheck: &Recheck) -> Result<Basis, Denial> {
-        let Recheck { route, digest, named, client } = recheck;
+    pub async fn recheck(&self, route: &Arc<Route>, recheck: &Recheck) -> Result<Basis, Denial> {
+        let Recheck { digest, named, client } = recheck;
         if self.policy.deny.holds_address(*client) {
             return Err(Denial::DeniedAddress);
         }

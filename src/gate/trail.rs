@@ -3,7 +3,7 @@
 //! Filled as the questions are answered, so that a denial at any of them still leaves what was known before.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,21 +44,16 @@ pub struct Caller {
 }
 
 /// What services are told of a caller, as headers' values by the teller's numbers for them: each made once, since most
-/// callers come again.
+/// callers come again. Absent: there is nothing to tell.
 #[derive(Debug, Default)]
-pub struct Introduction(RefCell<SmallVec<[Introduced; 2]>>);
-
-/// A number, and the value for it, if there is one.
-type Introduced = (u8, Option<HeaderValue>);
+pub struct Introduction([OnceCell<Option<HeaderValue>>; Self::MOST]);
 
 impl Introduction {
-    pub fn value(&self, number: u8, make: impl FnOnce() -> Option<HeaderValue>) -> Option<HeaderValue> {
-        if let Some((_, value)) = self.0.borrow().iter().find(|(made, _)| *made == number) {
-            return value.clone();
-        }
-        let value = make();
-        self.0.borrow_mut().push((number, value.clone()));
-        value
+    /// Numbers are smaller.
+    pub const MOST: usize = 7;
+
+    pub fn value(&self, number: usize, make: impl FnOnce() -> Option<HeaderValue>) -> Option<&HeaderValue> {
+        self.0[number].get_or_init(make).as_ref()
     }
 }
 

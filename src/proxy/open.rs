@@ -340,7 +340,7 @@ async fn ask_again(request: Rc<OpenRequest>) {
     let Some(recheck) = request.permit.recheck() else { return };
     let all = &request.all;
     let gate = all.gate.borrow().clone();
-    let answered = gate.recheck(recheck).await;
+    let answered = gate.recheck(request.permit.route(), recheck).await;
     let (now, interval) = (Instant::now(), all.settings.get().recheck);
     match answered {
         Ok(basis) => {

@@ -78,7 +78,7 @@ impl Connection {
 
     /// Whether it can take a request, as far as can be known: the other side has neither closed it nor said anything unasked.
     pub fn is_ready(&mut self) -> bool {
-        self.reading.is_silent(Pin::new(&mut self.stream))
+        self.reading.is_silent(&mut self.stream)
     }
 
     /// Sends a request, and waits for the head of its answer. The rest of the body may still have to be sent then. As soon as
