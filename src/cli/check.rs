@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{DONE, WRONG, denied, out};
+use super::exit::{DONE, WRONG};
+use super::{denied, out};
 use crate::admin::settings::{AppProbe, Check};
 use crate::config::{self, Settings};
 use crate::keys::format::{Fate, Formats};

@@ -4,9 +4,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::name::{KeyName, Named};
+use super::session::{KeysSetting, Session};
 use super::words::{named, printable, revoked_at};
-use super::{KeysSetting, Session};
-use crate::cli::DONE;
+use crate::cli::exit::DONE;
 use crate::store::keyring::Revocation;
 use crate::store::registry::{Registry, RegistryError, StoredKey};
 

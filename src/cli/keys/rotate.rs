@@ -3,10 +3,11 @@
 use clap::Args;
 use serde_json::json;
 
+use super::create;
 use super::name::{KeyName, Named};
+use super::session::{KeysSetting, Session};
 use super::words::named;
-use super::{KeysSetting, Session, create};
-use crate::cli::DONE;
+use crate::cli::exit::DONE;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  sidegate keys rotate sg_8fK2mQ0a --overlap 24h")]

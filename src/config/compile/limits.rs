@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use super::mode::mode;
+use super::name::{NAME_ADVICE, is_name};
+use super::reader::entries;
 use super::reader::{Reader, items};
-use super::{NAME_ADVICE, entries, is_name, mode};
 use crate::config::place::FieldPath;
 use crate::config::raw::{self, List, Root, Scalar};
 use crate::config::{near, scalar};

@@ -1,8 +1,9 @@
 //! The YAML's shapes: which fields there are, and which of them have a short form. What they mean, and what their values may
 //! be, `compile` says. The contract in DESIGN.md lists the same fields with their defaults.
 
+pub mod document;
 mod listening;
-pub mod schema;
+mod schema;
 mod shape;
 
 use schemars::JsonSchema;

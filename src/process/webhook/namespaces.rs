@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::Settings;
+use super::settings::Settings;
 use crate::inject;
 use crate::proxy::connector::Connector;
 use crate::proxy::exchange::{self, Answered, Failure};
