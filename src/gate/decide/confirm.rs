@@ -168,6 +168,7 @@ impl Gate {
         if let Some(guessing) = &self.shared.guessing
             && let Some(wait_ms) = guessing.wait_ms(client, digest, clock::now_ms())
         {
+            trail.guess_slowed = true;
             let retry_after = Some(wait_ms.div_ceil(1000).max(1));
             return Err(Denial::RateLimited { retry_after, violated: vec!["key-guessing".to_owned()] });
         }
