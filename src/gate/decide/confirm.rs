@@ -9,7 +9,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Gate, SharedState};
+use super::{Gate, SharedState, show_in_force};
 use crate::clock;
 use crate::gate::Denial;
 use crate::gate::asks::{Asked, Counted};
@@ -146,6 +146,7 @@ impl Gate {
         match self.shared.fallback.answer(&asked.question, now_ms)?.outcome {
             Outcome::Spent { granted, windows, observed } => {
                 trail.limits = asked.named(Counted { granted, windows, observed }, now_ms);
+                show_in_force(&mut trail.limits, &self.shared.fallback, asked.question.cost);
                 (trail.known_for, trail.store_ms) = (true, Some(now_ms));
                 settled(&standing, granted, trail)
             }
