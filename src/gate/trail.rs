@@ -32,6 +32,8 @@ pub struct Trail {
     pub observed: Option<Reason>,
     /// The store was away, and the key was judged by what was last confirmed of it.
     pub known_for: bool,
+    /// Unknown keys keep coming from its address, so that its key was not looked up.
+    pub guess_slowed: bool,
 }
 
 #[derive(Debug, Default)]

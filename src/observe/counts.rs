@@ -64,6 +64,9 @@ impl Counts {
         if let Some(denial) = finished.denial {
             self.metrics.denied(finished.route(), denial.reason());
         }
+        if finished.trail.guess_slowed {
+            self.metrics.guess_slowed();
+        }
         let is_limited = matches!(finished.denial, Some(Denial::RateLimited { .. }));
         let business = finished.business().map(|business| self.count_business(business, finished.decision()));
         // Windows of one limit stand side by side; the fullest one speaks for it.

@@ -79,6 +79,7 @@ pub struct Metrics {
     in_flight: IntGauge,
     answers_broken: IntCounterVec,
     documents_unreadable: IntCounter,
+    guesses_slowed: IntCounter,
     /// What of all this was logged not long ago.
     pub said: LogThrottle,
     log_dropped: IntCounter,
@@ -151,6 +152,7 @@ impl Metrics {
         let durations = |name: &str, help: &str, label: Option<&str>, bounds: [f64; BOUNDS]| {
             registered(&registry, Durations::new(name, help, label, bounds)?)
         };
+        let counter = |name: &str, help: &str| registered(&registry, IntCounter::new(name, help)?);
         let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help)?);
         let gauges = |name: &str, help: &str, label: &str| {
             registered(&registry, IntGaugeVec::new(Opts::new(name, help), &[label])?)
@@ -216,7 +218,8 @@ impl Metrics {
             )?,
             store_up: gauge(
                 "sidegate_store_up",
-                "0 from the first lost connection or failed call until a call succeeds.",
+                "0 from the first lost connection, failed call or refusal until what failed is served again, and while a needed node \
+                 of a cluster is out of reach or slots have no master.",
             )?,
             store_may_evict: gauge(
                 "sidegate_store_may_evict",
@@ -227,12 +230,9 @@ impl Metrics {
                 "1 while calls to the store fail at once, until a probe succeeds.",
             )?,
             connections: gauge("sidegate_connections", "Client connections that are open.")?,
-            connections_refused: registered(
-                &registry,
-                IntCounter::new(
-                    "sidegate_connections_refused_total",
-                    "Connections closed unserved because `listen.limits.connections` were open.",
-                )?,
+            connections_refused: counter(
+                "sidegate_connections_refused_total",
+                "Connections refused with 503 (with TLS: closed) because `listen.limits.connections` were open.",
             )?,
             connections_failed: counters(
                 "sidegate_connections_failed_total",
@@ -245,12 +245,13 @@ impl Metrics {
                 "Upstreams' answers that did not come to their end, by whose doing: upstream, client, gate.",
                 &["by"],
             )?,
-            documents_unreadable: registered(
-                &registry,
-                IntCounter::new(
-                    "sidegate_documents_unreadable_total",
-                    "Requests that met a key, a business or a count in the store that cannot be read.",
-                )?,
+            documents_unreadable: counter(
+                "sidegate_documents_unreadable_total",
+                "Requests that met a key, a business or a count in the store that cannot be read.",
+            )?,
+            guesses_slowed: counter(
+                "sidegate_guesses_slowed_total",
+                "Requests refused as rate_limited without a look-up: unknown keys keep coming from their address (`keys.guessing`).",
             )?,
             said: LogThrottle::default(),
             config_info: gauges("sidegate_config_info", "A hash of the configuration that is in force.", "hash")?,
@@ -272,12 +273,9 @@ impl Metrics {
                 "When a certificate of the listener ends, by its file.",
                 "file",
             )?,
-            log_dropped: registered(
-                &registry,
-                IntCounter::new(
-                    "sidegate_log_lines_dropped_total",
-                    "Access log lines lost because nobody read them in time.",
-                )?,
+            log_dropped: counter(
+                "sidegate_log_lines_dropped_total",
+                "Access log lines lost because nobody read them in time.",
             )?,
             businesses: Mutex::default(),
             store_health,
@@ -366,6 +364,11 @@ impl Metrics {
 
     pub(super) fn denied(&self, route: &str, reason: Reason) {
         self.denials.with_label_values(&[route, reason.name()]).inc();
+    }
+
+    /// A key was not looked up, since its address tries unknown ones.
+    pub(super) fn guess_slowed(&self) {
+        self.guesses_slowed.inc();
     }
 
     pub(super) fn duration(&self, route: &str) -> OwnDurations {

@@ -45,6 +45,8 @@ pub enum Reason {
     RoleRequired,
     KeyNotFound,
     TooManyKeys,
+    /// It was done, and is not held by as many replicas as `management.wait_replicas` wants.
+    Unconfirmed,
 }
 
 /// What the contract's table says of a reason.
@@ -57,7 +59,7 @@ struct Row {
 }
 
 impl Reason {
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::BadRequest,
         Self::BadPath,
         Self::AmbiguousKey,
@@ -94,6 +96,7 @@ impl Reason {
         Self::RoleRequired,
         Self::KeyNotFound,
         Self::TooManyKeys,
+        Self::Unconfirmed,
     ];
 
     pub fn name(self) -> &'static str {
@@ -170,6 +173,7 @@ impl Reason {
             Self::RoleRequired => same("role_required", 403, FORBIDDEN),
             Self::KeyNotFound => same("key_not_found", 404, "There is no such key"),
             Self::TooManyKeys => same("too_many_keys", 409, "There are too many active keys"),
+            Self::Unconfirmed => same("unconfirmed", 503, "It is done, but the store's replicas have not confirmed it"),
         }
     }
 }

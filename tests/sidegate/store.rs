@@ -4,7 +4,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, AnswerTo as _, Gate, Key, PATIENCE, Stage, gate::text, until, upstream};
+use crate::support::{
+    Answer, AnswerTo as _, Gate, Key, PATIENCE, Stage,
+    faults::{Mood, Proxy},
+    gate::text,
+    until, upstream,
+};
 
 /// With the default deadline of 100 ms, for the tests of slowness; the others must not depend on how busy the machine is.
 const QUICK_REDIS: &str = "store: {redis: '${REDIS_URL}'}";
@@ -170,6 +175,26 @@ async fn redis_that_may_evict_is_warned_about_by_check_log_and_metric() {
     assert!(checked.contains("maxmemory-policy") && checked.contains("allkeys-lru"), "{checked}");
     gate.said("maxmemory-policy");
     assert_eq!(gate.metric("sidegate_store_may_evict", &[]), 1.0);
+}
+
+/// The first request of a key makes three trips; where they do not fit into the deadline, it is said before that shows as a 503.
+#[tokio::test]
+async fn redis_that_is_too_far_away_for_the_deadline_is_warned_about_by_check_and_log() {
+    let stage = Stage::set();
+    let far = Proxy::before(stage.redis.port());
+    far.mood(Mood::Delay(Duration::from_millis(30)));
+    let of = |port: u16, deadline: &str| {
+        format!("store: {{redis: 'redis://127.0.0.1:{port}/0', deadline: {deadline}}}\n{YAML}")
+    };
+    let gate = stage.gate(&of(far.port, "100ms"));
+    gate.said("a round trip takes");
+    let checked = text(&gate.command(&["check"]).stdout);
+    assert!(checked.contains("a round trip takes") && checked.contains("raise `store.deadline` above"), "{checked}");
+    for near in [of(far.port, "10s"), of(stage.redis.port(), "10s")] {
+        gate.configure(&near);
+        let checked = text(&gate.command(&["check"]).stdout);
+        assert!(checked.contains("is good") && !checked.contains("round trip"), "{checked}");
+    }
 }
 
 #[tokio::test]

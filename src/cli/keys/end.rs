@@ -42,12 +42,17 @@ pub struct Replicas {
 }
 
 impl Replicas {
-    async fn wait(&self, setting: &KeysSetting, key: &StoredKey) -> Result<(), RegistryError> {
+    pub(super) async fn wait(&self, setting: &KeysSetting, key: &StoredKey) -> Result<(), RegistryError> {
         let configured = || setting.store.as_ref().map_or(0, |store| store.wait_replicas);
         match self.wait_replicas.unwrap_or_else(configured) {
             0 => Ok(()),
             wanted => setting.keyring.registry.wait_for_replicas(key, wanted).await,
         }
+    }
+
+    /// Whether the command itself asks for it.
+    pub(super) fn is_asked(&self) -> bool {
+        self.wait_replicas.is_some()
     }
 }
 

@@ -75,6 +75,9 @@ fn settings(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
     let listen = listen?;
     listener::refuse_shared_addresses(&listen, &admin, reader);
     let (policy, keys, management) = policy?;
+    if let Some(store) = &store {
+        limits::warn_of_small_shares(&policy.routes, store.limits_outage, reader);
+    }
     Some(Settings {
         policy: Arc::new(policy),
         proxy: proxy::settings::Settings {

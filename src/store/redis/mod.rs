@@ -12,6 +12,7 @@ mod cluster;
 mod connect;
 pub mod counting;
 mod dial;
+mod distance;
 pub mod documents;
 mod encoded;
 mod errors;
