@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -43,7 +43,7 @@ fn redis_cli(redis: &Server, arguments: &[&str]) -> String {
 }
 
 /// The README's steps, once Redis has ended.
-fn restore(redis: &mut Server, folder: &PathBuf, snapshot: &PathBuf) {
+fn restore(redis: &mut Server, folder: &Path, snapshot: &Path) {
     fs::rename(folder.join("appendonlydir"), folder.join("appendonlydir.before")).expect("Redis kept its log there");
     fs::copy(snapshot, folder.join("dump.rdb")).expect("the snapshot can be copied");
     redis.run_with(&["--appendonly", "no"]);
@@ -66,10 +66,8 @@ fn restore(redis: &mut Server, folder: &PathBuf, snapshot: &PathBuf) {
 async fn a_snapshot_is_restored_into_a_redis_that_keeps_a_log_and_brings_back_what_was_revoked_since() {
     let stage = Stage::set();
     let mut redis = Server::start(&["--port", "{port}", "--appendonly", "yes"]);
-    let (_, folder): (String, PathBuf) = {
-        let (name, folder): (String, String) = redis.ask(&["CONFIG", "GET", "dir"]);
-        (name, folder.into())
-    };
+    let (_, folder): (String, String) = redis.ask(&["CONFIG", "GET", "dir"]);
+    let folder = PathBuf::from(folder);
     let gate = gate_on(&stage, &redis);
     let keys = ["stays", "revoked later", "deleted later"].map(|name| key(&gate, name));
     let id = |of: usize| keys[of]["id"].as_str().expect("an id is text");
