@@ -8,6 +8,7 @@ mod addresses;
 mod answers;
 mod app_probes;
 mod backends;
+mod backup;
 mod batching;
 mod bodies;
 mod bounds;
