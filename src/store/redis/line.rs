@@ -119,7 +119,7 @@ impl Line {
         &self,
         slot: u16,
         script: Script,
-        call: &script::Call,
+        call: &script::Call<'_>,
         deadline: Instant,
     ) -> Result<Option<Vec<u8>>, StoreError> {
         self.send(slot, Request::Script(script, call), deadline).await
