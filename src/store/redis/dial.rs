@@ -30,6 +30,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_AGAIN: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMES: u32 = 3;
 
+/// What a server says before it is asked anything, and closes: protected mode, or all places are taken.
+const UNASKED: [&str; 2] = ["DENIED ", "ERR max number of clients"];
+
 /// More of its words help nobody.
 const LONGEST_HEARD: usize = 512;
 
@@ -133,13 +136,13 @@ impl Heard {
         }
     }
 
-    /// That line, where it is an error. `alone`: and nothing came behind it.
-    fn refusal(&self, alone: bool) -> Option<String> {
+    /// That line, where it is an error, without what it repeats of the question: that may be half a password.
+    fn refusal(&self) -> Option<String> {
         let heard = self.lock();
         let said = heard.strip_prefix(b"-")?;
         let end = said.iter().position(|byte| *byte == b'\r')?;
-        let is_alone = said.len() == end + b"\r\n".len();
-        (is_alone || !alone).then(|| String::from_utf8_lossy(&said[..end]).into_owned())
+        let line = String::from_utf8_lossy(&said[..end]);
+        line.split(", with args beginning").next().map(str::to_owned)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
@@ -256,12 +259,13 @@ impl Login {
         info
     }
 
-    /// A login's error, in the server's words where there are any. A server without an AUTH command repeats its arguments in the error: the password is blotted out.
+    /// A login's error, in the server's words where there are any. A server without an AUTH command repeats its arguments in the
+    /// error: the password is blotted out.
     fn refused(&self, error: &RedisError, heard: &Heard) -> StoreError {
         let said = match error.kind() {
-            ErrorKind::AuthenticationFailed => heard.refusal(false),
-            _ if error.is_io_error() => heard.refusal(true),
-            _ => None,
+            ErrorKind::AuthenticationFailed => heard.refusal(),
+            // It closed the connection: for that, or for another reason after it had answered.
+            _ => heard.refusal().filter(|said| UNASKED.iter().any(|unasked| said.starts_with(unasked))),
         };
         let mut error = said.map_or_else(|| store_error(error), StoreError::Refused);
         if let (Some(password), StoreError::Refused(text) | StoreError::Unreachable(text)) =
