@@ -17,7 +17,8 @@
 //!
 //! # The rooms, from the ground up
 //!
-//! A room names only those above it in this list; `tests/walls.rs` holds that.
+//! A room names only those above it in this list, and within a room no files name each other in a circle; `tests/walls` holds
+//! both.
 //!
 //! - [`secret`], [`clock`], [`log_throttle`], [`network`]: text that is never printed; time as documents write it; what a log need not
 //!   say again so soon; networks as everybody writes them.

@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::settings::{AppProbe, Check};
-use crate::proxy::exchange::{Failure, driven};
+use crate::proxy::exchange::{ExchangeError, driven};
 
 /// More of an answer is not waited for.
 const LARGEST_ANSWER: usize = 10 * 1024;
@@ -101,7 +101,7 @@ async fn http(
 
 /// `grpc.health.v1.Health/Check` (the gRPC health checking protocol).
 async fn grpc(stream: TokioIo<TcpStream>, probe: &AppProbe, service: &str) -> Result<(), String> {
-    let answer: Result<(Bytes, HeaderMap), Failure> = async {
+    let answer: Result<(Bytes, HeaderMap), ExchangeError> = async {
         let request = Request::post(format!("http://{}/grpc.health.v1.Health/Check", probe.address))
             .header(CONTENT_TYPE, "application/grpc")
             .header(TE, "trailers")

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::config::Settings;
-use crate::proxy::exchange::{Failure, driven};
+use crate::proxy::exchange::{ExchangeError, driven};
 
 /// The operators' listener answers at once, or not at all.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn run(settings: &Settings) -> anyhow::Result<u8> {
     let admin = settings.admin.admin;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answered: Result<StatusCode, Failure> = runtime.block_on(async {
+    let answered: Result<StatusCode, ExchangeError> = runtime.block_on(async {
         let exchange = async {
             let stream = TcpStream::connect(admin).await?;
             let request = Request::post("/drain").header(HOST, admin.to_string()).header(CONNECTION, "close");

@@ -2,7 +2,8 @@
 //! in another way than it reads it, and nothing is spent.
 //!
 //! `request` reads what is asked about, `candidates` says why this route and not another one, `outcome` asks the gate, `notes`
-//! says what else holds, `words` and `document` show it; what is the key API's is told by `key_api`. Exits with 0 whatever the verdict.
+//! says what else holds, `words` and `document` show that `explanation`; what is the key API's is told by `key_api`. Exits with 0
+//! whatever the verdict.
 
 mod candidates;
 mod document;

@@ -1,7 +1,8 @@
 //! `sidegate keys`: a key's whole life in the configured store, from its creation to its end.
 //!
 //! A key is never an argument: arguments stand in the shell's history and in the process list. What a key must have is
-//! decided in `keys`, what is written in `store/registry`; both are reached through `store::keyring`.
+//! decided in `keys`, what is written in `store/registry`; both are reached through `store::keyring`. What every command works with
+//! is a `session`.
 
 mod audit;
 pub mod create;

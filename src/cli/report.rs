@@ -1,7 +1,7 @@
 //! `sidegate report`: what enforcement would have refused, from access logs of a gate that observes (or what it did refuse,
 //! from one that enforces): the way of a service that nobody asked for keys before behind a gate that does.
 //!
-//! `tally` counts in bounded memory, whatever the size of the logs; `words` and `document` show it; `advice` says what to do.
+//! `tally` counts in bounded memory, whatever the size of the logs; `words` and `document` show its `contents`; `advice` says what to do.
 
 mod advice;
 mod contents;

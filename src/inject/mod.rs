@@ -4,9 +4,10 @@
 //! the service on loopback. So a service that listens on 127.0.0.1 alone cannot be reached without the gate, and where injection
 //! was missed nothing answers. What the kubelet asks the service's port from outside the pod, the gate asks from within.
 //!
-//! `pod` decides and changes one pod, `ports`, `probes` and `sidecar` are its parts, `tuning` its annotations; `original` knows what
-//! stood there before; `outcome` is what comes of it; `service` does the same to a Service; `documents` finds pods in manifests of any kind, which `reader` and `yaml` read and write; `review` is what an
-//! API server asks and is answered, the answer being a `difference`. All of it is pure, documents in and documents out: the server is
+//! `pod` decides and changes one pod, `ports`, `probes` and `sidecar` are its parts, `tuning` its annotations; `original` knows
+//! what stood there before; `service` does the same to a Service; `outcome` is what came of either, `names` what injection writes.
+//! `documents` finds pods in manifests of any kind, which `reader` and `yaml` read and write; `review` is what an API server asks
+//! and is answered, the answer being a `difference`. All of it is pure, documents in and documents out: the server is
 //! `process::webhook`.
 
 mod difference;

@@ -19,7 +19,7 @@ use crate::gate::Denial;
 use crate::keys::tenant::is_id;
 use crate::keys::{Digest, Formats, Reading};
 use crate::proxy::connector::Connector;
-use crate::proxy::exchange::{self, Answered, Failure};
+use crate::proxy::exchange::{self, ExchangeError, Reply};
 use crate::proxy::resolve::Resolver;
 use crate::proxy::settings::Target;
 use crate::proxy::upstream::failure::chain;
@@ -82,10 +82,10 @@ impl Sessions {
     }
 
     /// The body of a 200; `None` for any other answer.
-    async fn exchange(&self, shown: HeaderMap) -> Result<Option<Bytes>, Failure> {
+    async fn exchange(&self, shown: HeaderMap) -> Result<Option<Bytes>, ExchangeError> {
         let request = |h2| self.request(shown, h2);
         let asked = exchange::ask(&self.connector, self.resolver.as_ref(), PATIENCE, LARGEST_ANSWER, request);
-        let Answered { status, body } = asked.await?;
+        let Reply { status, body } = asked.await?;
         if status != StatusCode::OK {
             debug!(status = status.as_u16(), "management.session knows no such session");
             return Ok(None);

@@ -25,10 +25,10 @@ pub struct Arrival {
 /// An address with its text, which is written once a connection: forwarded headers and log lines repeat it with every request.
 /// Clones are the same one.
 #[derive(Debug, Clone)]
-pub struct Address(Rc<Written>);
+pub struct Address(Rc<AddressText>);
 
 #[derive(Debug)]
-struct Written {
+struct AddressText {
     ip: IpAddr,
     text: HeaderValue,
 }
@@ -53,7 +53,7 @@ impl From<IpAddr> for Address {
     fn from(ip: IpAddr) -> Self {
         let ip = ip.to_canonical();
         let text = HeaderValue::try_from(ip.to_string()).expect("digits, dots and colons are a header's value");
-        Self(Rc::new(Written { ip, text }))
+        Self(Rc::new(AddressText { ip, text }))
     }
 }
 

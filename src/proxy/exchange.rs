@@ -17,10 +17,10 @@ use super::connector::{Connected, Connector};
 use super::on_this_thread::OnThisThread;
 use super::resolve::Resolver;
 
-pub type Failure = Box<dyn Error + Send + Sync>;
+pub type ExchangeError = Box<dyn Error + Send + Sync>;
 
 /// What was answered; the body of a 200 alone.
-pub struct Answered {
+pub struct Reply {
     pub status: StatusCode,
     pub body: Bytes,
 }
@@ -32,7 +32,7 @@ pub async fn ask(
     patience: Duration,
     largest: usize,
     request: impl FnOnce(bool) -> Result<Request<Empty<Bytes>>, http::Error>,
-) -> Result<Answered, Failure> {
+) -> Result<Reply, ExchangeError> {
     let Connected { stream, h2, .. } = connector.connect(resolver, patience).await?;
     let request = request(h2)?;
     let stream = TokioIo::new(stream);
@@ -45,20 +45,20 @@ pub async fn ask(
     }
 }
 
-async fn answered(response: Response<Incoming>, largest: usize) -> Result<Answered, Failure> {
+async fn answered(response: Response<Incoming>, largest: usize) -> Result<Reply, ExchangeError> {
     let status = response.status();
     if status != StatusCode::OK {
-        return Ok(Answered { status, body: Bytes::new() });
+        return Ok(Reply { status, body: Bytes::new() });
     }
     let body = Limited::new(response.into_body(), largest).collect().await?.to_bytes();
-    Ok(Answered { status, body })
+    Ok(Reply { status, body })
 }
 
 /// The exchange on its connection, which ends with it.
 pub async fn driven<T>(
     connection: impl Future<Output = hyper::Result<()>>,
-    exchange: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
+    exchange: impl Future<Output = Result<T, ExchangeError>>,
+) -> Result<T, ExchangeError> {
     let (mut connection, mut exchange) = (pin!(connection), pin!(exchange));
     tokio::select! {
         answer = &mut exchange => answer,

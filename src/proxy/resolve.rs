@@ -21,7 +21,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 type Addresses = Rc<[SocketAddr]>;
 /// What came of a question, for all who wait; an error cannot be cloned.
-type Answered = Result<Addresses, (io::ErrorKind, String)>;
+type Resolved = Result<Addresses, (io::ErrorKind, String)>;
 type Lookup = fn(String, u16) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>>>>;
 
 pub struct Resolver {
@@ -30,12 +30,12 @@ pub struct Resolver {
     lookup: Lookup,
     /// An address in digits is its own answer, for ever.
     literal: bool,
-    answer: RefCell<Option<Answer>>,
+    answer: RefCell<Option<Resolution>>,
     /// The question that is under way: many connections that need an answer at once wait for it.
-    asking: RefCell<Option<watch::Receiver<Option<Answered>>>>,
+    asking: RefCell<Option<watch::Receiver<Option<Resolved>>>>,
 }
 
-struct Answer {
+struct Resolution {
     addresses: Addresses,
     at: Instant,
 }
@@ -49,7 +49,7 @@ impl Resolver {
     fn with(host: &str, port: u16, lookup: Lookup) -> Self {
         let host = host.trim_matches(['[', ']']).to_owned();
         let literal: Option<IpAddr> = host.parse().ok();
-        let own = |address| Answer { addresses: Rc::from([SocketAddr::new(address, port)]), at: Instant::now() };
+        let own = |address| Resolution { addresses: Rc::from([SocketAddr::new(address, port)]), at: Instant::now() };
         let answer = RefCell::new(literal.map(own));
         Self { host, port, lookup, literal: literal.is_some(), answer, asking: RefCell::default() }
     }
@@ -84,7 +84,7 @@ impl Resolver {
 
     fn known(&self, not_older_than: Duration) -> Option<Addresses> {
         let answer = self.answer.borrow();
-        let usable = |answer: &&Answer| self.literal || answer.at.elapsed() < not_older_than;
+        let usable = |answer: &&Resolution| self.literal || answer.at.elapsed() < not_older_than;
         answer.as_ref().filter(usable).map(|answer| answer.addresses.clone())
     }
 
@@ -100,7 +100,7 @@ impl Resolver {
     }
 
     /// The question that is under way, or a new one.
-    fn question(self: &Rc<Self>) -> watch::Receiver<Option<Answered>> {
+    fn question(self: &Rc<Self>) -> watch::Receiver<Option<Resolved>> {
         if let Some(question) = &*self.asking.borrow() {
             return question.clone();
         }
@@ -122,7 +122,7 @@ impl Resolver {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", self.host)));
         }
         let addresses: Addresses = found.into();
-        *self.answer.borrow_mut() = Some(Answer { addresses: addresses.clone(), at: Instant::now() });
+        *self.answer.borrow_mut() = Some(Resolution { addresses: addresses.clone(), at: Instant::now() });
         Ok(addresses)
     }
 }

@@ -1,7 +1,8 @@
 //! Where keys, businesses and counts live: Redis, shared by all sidecars, or one file beside a single process.
 //!
 //! `Store` is what a worker holds; `decide` answers a request's question, `lookup` finds the tenant of a key that the
-//! worker has not seen. `layout` names things, `record` reads documents; `outage` and `fallback` are for when it is away.
+//! worker has not seen. `layout` names things, `record` reads documents, `error` says why there is no answer;
+//! `outage` and `fallback` are for when it is away.
 
 pub mod audit;
 pub mod breaker;

@@ -22,11 +22,14 @@ use std::collections::{BTreeMap, HashMap};
 pub use self::batch::Batch;
 pub use self::subject::{Count, DAY_MS, DAYS, LAST_DAYS, MINUTES, Span, Subject};
 
-use self::subject::{ASKED_TOGETHER, DAYS_TOGETHER, DENIED, LAST, MINUTE_MS, MINUTES_TOGETHER, SINCE, since_place};
+use self::subject::{DAYS_TOGETHER, DENIED, LAST, MINUTE_MS, MINUTES_TOGETHER, SINCE, since_place};
 use super::StoreError;
 use super::layout::Layout;
 use super::redis::keeper::Keeper;
 use crate::keys::Tenant;
+
+/// Members of one set that are asked about with one command.
+const ASKED_TOGETHER: usize = 500;
 
 /// What is known of the use of one subject, the oldest first; days and minutes without requests are left out.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -21,7 +21,7 @@ pub use self::settings::Settings;
 
 use self::counts::Counts;
 use self::namespaces::Namespaces;
-use self::serving::{Place, Serving};
+use self::serving::{Endpoint, Serving};
 use super::signals::{Signalled, Signals};
 use super::{StartError, bind, systemd};
 use crate::listen::drain;
@@ -67,10 +67,12 @@ impl Webhook {
         let serving = Rc::new(Serving::new(settings, tls, namespaces, counts, drain));
         if let Some(probes) = probes {
             info!(address = %probes.local_addr()?, "probes listening");
-            tokio::task::spawn_local(serving.clone().accept(tokio::net::TcpListener::from_std(probes)?, Place::Probes));
+            tokio::task::spawn_local(
+                serving.clone().accept(tokio::net::TcpListener::from_std(probes)?, Endpoint::Probes),
+            );
         }
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let accepting = tokio::task::spawn_local(serving.clone().accept(listener, Place::Reviews));
+        let accepting = tokio::task::spawn_local(serving.clone().accept(listener, Endpoint::Reviews));
         systemd::ready();
         let asked = serve_until_asked(&serving, &mut signals, files, &pair).await;
         systemd::stopping();

@@ -20,7 +20,7 @@ use tracing::warn;
 use super::settings::Settings;
 use crate::inject;
 use crate::proxy::connector::Connector;
-use crate::proxy::exchange::{self, Answered, Failure};
+use crate::proxy::exchange::{self, ExchangeError, Reply};
 use crate::proxy::resolve::Resolver;
 use crate::proxy::settings::{Protocol, Target, UpstreamTls};
 use crate::proxy::upstream::failure::chain;
@@ -125,7 +125,7 @@ impl Namespaces {
 
 impl Api {
     /// Token and authority are read each time: both are rotated while the process runs.
-    async fn ask(&self, namespace: &str) -> Result<BTreeMap<String, String>, Failure> {
+    async fn ask(&self, namespace: &str) -> Result<BTreeMap<String, String>, ExchangeError> {
         let _turn = self.turns.acquire().await?;
         let ca = Some(self.account.join("ca.crt"));
         let connector = Connector::to(&self.target, &UpstreamTls { ca, ..UpstreamTls::default() })?;
@@ -140,7 +140,7 @@ impl Api {
             };
             request.header(ACCEPT, "application/json").header(AUTHORIZATION, token).body(Empty::new())
         };
-        let Answered { status, body } =
+        let Reply { status, body } =
             exchange::ask(&connector, Some(&self.resolver), PATIENCE, LARGEST_ANSWER, request).await?;
         if status != StatusCode::OK {
             return Err(format!("the API server answers {status}").into());

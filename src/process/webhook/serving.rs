@@ -33,7 +33,7 @@ const LONGEST_WORD: usize = 256;
 
 /// Which listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum Endpoint {
     Reviews,
     Probes,
 }
@@ -74,27 +74,27 @@ impl Serving {
 
     /// Resolves once no connection of an API server is open.
     pub async fn idle(&self) {
-        while !self.places[Place::Reviews as usize].are_empty() {
+        while !self.places[Endpoint::Reviews as usize].are_empty() {
             sleep(Duration::from_millis(10)).await;
         }
     }
 
     /// Until draining closes; the probes' listener until the process ends, so that the last is still seen.
-    pub async fn accept(self: Rc<Self>, listener: TcpListener, place: Place) {
+    pub async fn accept(self: Rc<Self>, listener: TcpListener, endpoint: Endpoint) {
         let mut drain = self.drain.clone();
-        let serve = |stream, peer| self.clone().connection(stream, peer, place);
+        let serve = |stream, peer| self.clone().connection(stream, peer, endpoint);
         tokio::select! {
-            () = self.places[place as usize].accept(&listener, serve) => {}
-            () = drain.closing(), if place == Place::Reviews => {}
+            () = self.places[endpoint as usize].accept(&listener, serve) => {}
+            () = drain.closing(), if endpoint == Endpoint::Reviews => {}
         }
     }
 
-    async fn connection(self: Rc<Self>, stream: TcpStream, peer: SocketAddr, place: Place) {
+    async fn connection(self: Rc<Self>, stream: TcpStream, peer: SocketAddr, endpoint: Endpoint) {
         let answer = |request| {
             let serving = self.clone();
-            async move { serving.answer(request, place).await }
+            async move { serving.answer(request, endpoint).await }
         };
-        if place == Place::Probes {
+        if endpoint == Endpoint::Probes {
             return connection::serve(stream, false, None, answer).await;
         }
         let tls = self.tls.borrow().clone();
@@ -105,13 +105,13 @@ impl Serving {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, place: Place) -> Response<Full<Bytes>> {
-        match (place, request.method(), request.uri().path()) {
+    async fn answer(&self, request: Request<Incoming>, endpoint: Endpoint) -> Response<Full<Bytes>> {
+        match (endpoint, request.method(), request.uri().path()) {
             (_, &Method::GET | &Method::HEAD, "/livez") => text(StatusCode::OK, "alive\n"),
             (_, &Method::GET | &Method::HEAD, "/readyz") if self.drain.is_serving() => text(StatusCode::OK, "ready\n"),
             (_, &Method::GET | &Method::HEAD, "/readyz") => text(StatusCode::SERVICE_UNAVAILABLE, "leaving\n"),
-            (Place::Probes, &Method::GET | &Method::HEAD, "/metrics") => words::metrics(self.counts.render()),
-            (Place::Reviews, &Method::POST, "/mutate") => {
+            (Endpoint::Probes, &Method::GET | &Method::HEAD, "/metrics") => words::metrics(self.counts.render()),
+            (Endpoint::Reviews, &Method::POST, "/mutate") => {
                 // Boxed, so that what is only asked whether it lives holds no room for a review.
                 let answer = timeout(PATIENCE, Box::pin(self.review(request.into_body()))).await;
                 let answer = answer
@@ -123,7 +123,7 @@ impl Serving {
                     text(status, problem + "\n")
                 })
             }
-            (Place::Reviews, _, "/mutate") => text(StatusCode::METHOD_NOT_ALLOWED, "a review is posted\n"),
+            (Endpoint::Reviews, _, "/mutate") => text(StatusCode::METHOD_NOT_ALLOWED, "a review is posted\n"),
             _ => text(
                 StatusCode::NOT_FOUND,
                 "here are /mutate, /livez, /readyz and, on the probes' listener, /metrics\n",

@@ -1,8 +1,8 @@
 //! The shared store: one Redis that all sidecars decide in.
 //!
 //! `RedisStore` is a worker's: questions gather (`batch`), those who asked wait (`places`), and script calls go out (`line`, `call`,
-//! `script`, `scripts/decide.lua`) on its own connection (`connect`, `pipe`), or slot by slot (`slots`) where there are several
-//! nodes (`cluster`). What to do while Redis is away is left to `fallback` and the gate. `documents` and `keeper` are the ways in
+//! `script`, `scripts/decide.lua`) on its own connection (`connect`, `dial`, `pipe`), or slot by slot (`slots`) where there are
+//! several nodes (`cluster`): `hash_slot` knows the slot of a key, `slot_map` the node of a slot. What to do while Redis is away is left to `fallback` and the gate. `documents` and `keeper` are the ways in
 //! for who keeps keys, `counting` is the way of counts of use.
 
 mod answers;

@@ -11,7 +11,7 @@ use crate::store::layout::count_name;
 use crate::store::probing::Probing;
 use crate::store::{StoreError, breaker};
 
-pub(super) type Asking = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
+pub(super) type Probe = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
 
 /// What failed, as far as it matters to a server whether to serve it.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Like {
 }
 
 /// Asks again and again, until that is served. The future is boxed, since what asks may itself be refused, and begin this.
-pub(super) fn begin(probing: Probing, ask: impl Fn() -> Asking + Send + 'static) {
+pub(super) fn begin(probing: Probing, ask: impl Fn() -> Probe + Send + 'static) {
     tokio::spawn(async move {
         let _probing = probing;
         for pause in breaker::pauses() {

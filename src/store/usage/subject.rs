@@ -15,17 +15,15 @@ pub const MINUTES_TOGETHER: u64 = 60;
 pub const DAY_MS: u64 = 86_400_000;
 pub const MINUTE_MS: u64 = 60_000;
 /// A hash outlives its last day or minute by what is still told of it.
-pub const DAYS_LAST_S: u64 = (DAYS + DAYS_TOGETHER + 1) * 86_400;
-pub const MINUTES_LAST_S: u64 = 2 * 3600 + 60;
+const DAYS_LAST_S: u64 = (DAYS + DAYS_TOGETHER + 1) * 86_400;
+const MINUTES_LAST_S: u64 = 2 * 3600 + 60;
 
 /// What a field of denials ends with. A field of requests is a bare number, which Redis stores in three bytes.
 pub const DENIED: char = 'd';
 pub const LAST: &str = "usage:last";
-/// Members of one set that are asked about with one command.
-pub const ASKED_TOGETHER: usize = 500;
 
 /// The member of `usage:last` that is the business itself: no id may hold it.
-pub const WHOLE_BUSINESS: &str = "*";
+const WHOLE_BUSINESS: &str = "*";
 /// The only member of `usage:since`.
 pub const SINCE: &str = "since";
 

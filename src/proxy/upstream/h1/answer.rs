@@ -38,7 +38,7 @@ pub struct Awaited {
 }
 
 /// What a head's fields say of its connection, and of the body behind it.
-struct Said {
+struct AnswerFields {
     closes: bool,
     keeps: bool,
     /// There is a `Transfer-Encoding`.
@@ -138,9 +138,9 @@ fn status_line(head: &httparse::Response<'_, '_>) -> Result<Response<()>, Error>
 }
 
 /// The fields, whose values stay where they were read, without a `Connection` that names none of them: it speaks to us alone.
-fn fill(headers: &mut HeaderMap, head: &Bytes, fields: &[Field], version: Version) -> Result<Said, Error> {
+fn fill(headers: &mut HeaderMap, head: &Bytes, fields: &[Field], version: Version) -> Result<AnswerFields, Error> {
     headers.reserve(fields.len() + MORE);
-    let mut said = Said { closes: false, keeps: version == Version::HTTP_11, encoded: false };
+    let mut said = AnswerFields { closes: false, keeps: version == Version::HTTP_11, encoded: false };
     for Field { name, value } in fields {
         let name = HeaderName::from_bytes(&head[name.0..name.0 + name.1]);
         let name = name.map_err(|_| Error::Malformed("a field's name is too long"))?;
@@ -156,7 +156,7 @@ fn fill(headers: &mut HeaderMap, head: &Bytes, fields: &[Field], version: Versio
     Ok(said)
 }
 
-impl Said {
+impl AnswerFields {
     /// The connection stays after this answer (RFC 9112 §9.3).
     fn keeps(&self) -> bool {
         self.keeps && !self.closes

@@ -14,7 +14,7 @@ use crate::proxy::headers::Added;
 
 /// How a request's body goes out.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Outgoing {
+pub enum BodyFraming {
     Nothing,
     /// So many bytes are still owed.
     Length(u64),
@@ -25,14 +25,14 @@ pub enum Outgoing {
 /// What has been written.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Written {
-    pub body: Outgoing,
+    pub body: BodyFraming,
     /// The request itself asks for the connection to be closed.
     pub closes: bool,
 }
 
 /// What the head's own fields say of the body and the connection.
 #[derive(Default)]
-struct Said {
+struct RequestFields {
     length: Option<u64>,
     /// The upstream has been told it, as a plain number.
     told: bool,
@@ -46,7 +46,7 @@ pub fn write(out: &mut Vec<u8>, head: &Parts, added: &Added<'_>, body: &impl Bod
     for part in [head.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
-    let mut said = Said::default();
+    let mut said = RequestFields::default();
     let theirs = head.headers.iter().map(|(name, value)| (name, value.as_bytes()));
     let ours = added.iter().map(|(name, value)| (&**name, value.as_bytes()));
     for (name, value) in theirs.chain(ours) {
@@ -56,9 +56,9 @@ pub fn write(out: &mut Vec<u8>, head: &Parts, added: &Added<'_>, body: &impl Bod
     }
     let outgoing = said.outgoing(body)?;
     let untold = match outgoing {
-        Outgoing::Length(length) => Some(length),
-        Outgoing::Nothing => said.length,
-        Outgoing::Chunked(_) => {
+        BodyFraming::Length(length) => Some(length),
+        BodyFraming::Nothing => said.length,
+        BodyFraming::Chunked(_) => {
             out.extend_from_slice(b"transfer-encoding: chunked\r\n");
             None
         }
@@ -86,7 +86,7 @@ fn write_field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-impl Said {
+impl RequestFields {
     /// Whether the field goes out as it stands. A length that is told twice, or as no plain number, does not.
     fn note(&mut self, name: &HeaderName, value: &[u8]) -> Result<bool, Error> {
         match *name {
@@ -111,18 +111,20 @@ impl Said {
         Ok(true)
     }
 
-    fn outgoing(&mut self, body: &impl Body) -> Result<Outgoing, Error> {
+    fn outgoing(&mut self, body: &impl Body) -> Result<BodyFraming, Error> {
         if body.is_end_stream() {
             let empty = self.length.is_none_or(|length| length == 0);
-            return empty.then_some(Outgoing::Nothing).ok_or(Error::Unsendable("its Content-Length is not its body's"));
+            return empty
+                .then_some(BodyFraming::Nothing)
+                .ok_or(Error::Unsendable("its Content-Length is not its body's"));
         }
         match (self.length, body.size_hint().exact()) {
             (Some(said), Some(exact)) if said != exact => {
                 Err(Error::Unsendable("its Content-Length is not its body's"))
             }
-            (Some(length), _) | (None, Some(length)) => Ok(Outgoing::Length(length)),
+            (Some(length), _) | (None, Some(length)) => Ok(BodyFraming::Length(length)),
             // Whatever the method: what a service makes of a GET's body is for it to say (RFC 9110 §9.3.1).
-            (None, None) => Ok(Outgoing::Chunked(std::mem::take(&mut self.trailers))),
+            (None, None) => Ok(BodyFraming::Chunked(std::mem::take(&mut self.trailers))),
         }
     }
 }

@@ -11,7 +11,7 @@ use hyper::body::{Body, Frame};
 use tokio::io::AsyncWrite;
 
 use super::error::Error;
-use super::request::{self, Outgoing};
+use super::request::{self, BodyFraming};
 use crate::proxy::headers::Added;
 use crate::proxy::upload::{BodyError, Forwarded};
 
@@ -30,7 +30,7 @@ pub struct Sending<B = Forwarded> {
     data: Bytes,
     tail: &'static [u8],
     /// The rest of the body.
-    body: Option<(B, Outgoing)>,
+    body: Option<(B, BodyFraming)>,
     /// Something was written that may still be held back.
     unflushed: bool,
     failure: Option<io::Error>,
@@ -48,7 +48,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Clone + Unpin> Sending<B> {
         // Nothing of a head that cannot be written is ever sent.
         let written = request::write(&mut self.front, head, added, body);
         let written = written.inspect_err(|_| self.front.clear())?;
-        self.body = (written.body != Outgoing::Nothing).then(|| (body.clone(), written.body));
+        self.body = (written.body != BodyFraming::Nothing).then(|| (body.clone(), written.body));
         Ok(written.closes)
     }
 
@@ -119,7 +119,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Clone + Unpin> Sending<B> {
             }
             // Nothing comes behind trailers.
             Some(Err(frame)) => {
-                if let (Ok(trailers), Outgoing::Chunked(announced)) = (frame.into_trailers(), &*outgoing) {
+                if let (Ok(trailers), BodyFraming::Chunked(announced)) = (frame.into_trailers(), &*outgoing) {
                     request::write_trailers(&mut self.front, &trailers, announced);
                     self.body = None;
                     return Poll::Ready(Ok(()));
@@ -129,9 +129,9 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Clone + Unpin> Sending<B> {
             None => true,
         };
         let ended = match outgoing {
-            Outgoing::Nothing => true,
-            Outgoing::Length(owed) => owe_less(owed, data.len(), ends)?,
-            Outgoing::Chunked(_) => {
+            BodyFraming::Nothing => true,
+            BodyFraming::Length(owed) => owe_less(owed, data.len(), ends)?,
+            BodyFraming::Chunked(_) => {
                 self.tail = begin_chunk(&mut self.front, data.len(), ends);
                 ends
             }
