@@ -55,7 +55,7 @@ fn what_the_schema_calls_a_default_is_what_holds_where_the_field_is_absent() {
     let missed: Vec<_> =
         all_fields(&schema).filter(|(_, field)| default_of(field).is_some() && !reached(field)).collect();
     assert!(missed.is_empty(), "let `bare` hold what these stand in: {missed:#?}");
-    assert!(stated.len() > 55, "{}", stated.len());
+    assert!(stated.len() > 50, "{}", stated.len());
 }
 
 #[test]
