@@ -27,6 +27,7 @@ mod frames;
 mod gone;
 mod grpc;
 mod h2_clients;
+mod h2_denials;
 mod h2_upstreams;
 mod inject;
 mod keys_life;
