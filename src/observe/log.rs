@@ -13,14 +13,18 @@ static LEVEL: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
 
 /// Installs the log once per process; a second call changes nothing.
 pub fn init(settings: &Settings) {
+    let is_terminal = std::io::stderr().is_terminal();
     let text = match settings.format {
         Format::Json => false,
         Format::Text => true,
-        Format::Auto => std::io::stderr().is_terminal(),
+        Format::Auto => is_terminal,
     };
+    // no-color.org
+    let coloured = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|text| text.is_empty());
     let builder = tracing_subscriber::fmt().with_env_filter(filter(settings));
     // A line that cannot be written would be complained of on standard error too, with a macro that panics.
-    let builder = builder.with_writer(std::io::stderr).with_target(false).log_internal_errors(false);
+    let builder =
+        builder.with_writer(std::io::stderr).with_target(false).log_internal_errors(false).with_ansi(coloured);
     // An error here means that a log is installed already.
     if text {
         let builder = builder.with_filter_reloading();

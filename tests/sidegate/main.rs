@@ -40,6 +40,7 @@ mod mutual_tls;
 mod observe;
 mod operators;
 mod outages;
+mod own_log;
 mod paths;
 mod prometheus;
 mod proxied;
