@@ -12,6 +12,7 @@ mod batching;
 mod bodies;
 mod bounds;
 mod broken;
+mod clocks;
 mod config;
 mod connections;
 mod cors;
