@@ -30,6 +30,7 @@ mod grpc;
 mod h2_clients;
 mod h2_denials;
 mod h2_upstreams;
+mod heads;
 mod inject;
 mod keys_life;
 mod life;
