@@ -46,6 +46,7 @@ mod own_log;
 mod paths;
 mod prometheus;
 mod proxied;
+mod reached;
 mod refusals;
 mod reload;
 mod resets;
