@@ -114,7 +114,7 @@ fn nothing_on_the_way_of_a_request_names_the_configuration() {
 
 #[test]
 fn every_file_says_what_it_is_for_and_none_grows_too_long() {
-    for source in sources() {
+    for source in sources().into_iter().chain(tests()) {
         assert!(source.text.starts_with("//!"), "{} does not begin with //!", source.path);
         let lines = source.text.lines().count();
         assert!(lines <= 500, "{} has {lines} lines; is there a seam?", source.path);
@@ -130,7 +130,7 @@ fn only_the_gate_makes_a_permit() {
 }
 
 struct Source {
-    /// Below `src`.
+    /// Below the folder that it was looked for in.
     path: String,
     text: String,
 }
@@ -175,19 +175,27 @@ impl Source {
 }
 
 fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    below("src")
+}
+
+fn tests() -> Vec<Source> {
+    below("tests")
+}
+
+fn below(folder: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut files = Vec::new();
     collect(&root, &mut files);
     let source = |file: PathBuf| {
-        let path = file.strip_prefix(&root).expect("it was found below src").display().to_string();
+        let path = file.strip_prefix(&root).expect("it was found below it").display().to_string();
         Source { path, text: fs::read_to_string(&file).expect("a source is readable UTF-8") }
     };
     files.into_iter().map(source).collect()
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("src is readable") {
-        let path = entry.expect("src is readable").path();
+    for entry in fs::read_dir(folder).expect("the sources are readable") {
+        let path = entry.expect("the sources are readable").path();
         if path.is_dir() {
             collect(&path, files);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
