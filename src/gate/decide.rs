@@ -250,7 +250,8 @@ impl Gate {
         trail.store_answered = Some(answered.into_std());
         let answer = answer?;
         trail.store_ms = Some(answer.now_ms);
-        let seen = Seen { asked: began.into_std(), answered: answered.into_std(), store_ms: answer.now_ms };
+        let (asked, answered) = (began.into_std(), answered.into_std());
+        let seen = Seen { asked, answered, store_ms: answer.now_ms, wall_ms: clock::ms_at(asked) };
         Ok((answer, seen))
     }
 }

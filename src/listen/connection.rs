@@ -44,6 +44,10 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// a request, so that one which asks ten times a second pays nothing worth mentioning.
 const PARK_AFTER: Duration = Duration::from_millis(100);
 
+/// How many times the header fields that are allowed are read, at most. Room for as many is made with each request, 64 bytes a
+/// field, and not touched where there are fewer.
+const HEADERS_READ: usize = 4;
+
 /// How long an idle HTTP/1.1 connection stays when draining closes: a client that is about to ask gets its answer, which tells
 /// it to connect elsewhere, instead of a connection that closes under its request.
 const H1_LINGER: Duration = Duration::from_millis(500);
@@ -341,8 +345,9 @@ fn http1_builder(bounds: &Bounds) -> http1::Builder {
         .header_read_timeout(None)
         // `Paced` looks whether a client leaves that waits.
         .half_close(true)
-        .max_headers(bounds.headers)
-        // Twice what is allowed, so that a request that is somewhat too large gets an answer that says so.
+        // More than what is allowed, so that a request that is somewhat too large gets an answer that says so; what is larger
+        // still gets hyper's own, which is a status alone.
+        .max_headers(HEADERS_READ * bounds.headers)
         .max_buf_size(2 * bounds.header_bytes);
     builder
 }

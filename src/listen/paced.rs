@@ -18,9 +18,9 @@ use super::poll_on_wake::PollOnWake;
 
 /// How long what a client still sends is read and thrown away after the last answer. Closing at once would reset the
 /// connection, and with it an answer that the client has not read yet (RFC 9112 §9.6).
-const LINGER: Duration = Duration::from_secs(1);
+pub(super) const LINGER: Duration = Duration::from_secs(1);
 /// No more than that, however fast it comes.
-const LINGER_BYTES: usize = 16 * 1024 * 1024;
+pub(super) const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 /// A head and a body of no more than this are written in one piece, which the system takes for less than a list of pieces
 /// (measured: 0.16 of 6.6 µs).

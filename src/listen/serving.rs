@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use super::client_addr;
 use super::http1_turns::Http1Turns;
 use super::live::{Context, Live};
+use super::paced::{LINGER, LINGER_BYTES};
 use super::streams::Streams;
 use super::tls::Presented;
 use crate::proxy::Arrival;
@@ -26,7 +27,7 @@ use crate::proxy::body::{BrokenOff, Outgoing};
 use crate::proxy::request_body::{Progress, RequestBody};
 use crate::proxy::tunnel::Upgraded;
 
-/// How much of a body that nobody wants is read, and for how long, so that the connection can be kept.
+/// How much of a body that nobody wants is read, and for how long, so that an HTTP/1.1 connection can be kept.
 const DRAIN_BYTES: u64 = 64 * 1024;
 const DRAIN: Duration = Duration::from_secs(1);
 
@@ -100,7 +101,7 @@ impl ActiveRequest {
                 let (progress, activity) = (self.progress.clone(), turns.activity.clone());
                 tokio::task::spawn_local(async move {
                     // Dropped before its end it closes the connection, which lingers so that the answer is read.
-                    if drain(unread).await {
+                    if drain(unread, DRAIN_BYTES, DRAIN).await {
                         progress.drained();
                         activity.all_came();
                     }
@@ -109,7 +110,7 @@ impl ActiveRequest {
             }
             Some(_) => false,
             None => {
-                let drained = drain(unread).await;
+                let drained = drain(unread, DRAIN_BYTES, DRAIN).await;
                 if drained {
                     self.progress.drained();
                 }
@@ -123,7 +124,14 @@ impl Drop for ActiveRequest {
     fn drop(&mut self) {
         match &self.line {
             Line::H1(turns) => turns.end(&self.progress),
-            Line::H2(streams) => streams.ended(!self.ended),
+            Line::H2(streams) => {
+                streams.ended(!self.ended);
+                // Dropped at once, its stream would be reset in one piece with the answer, and many clients then look at the
+                // reset alone. Their body is taken for a while instead, as behind an HTTP/1.1 connection's last answer.
+                if let Some(unread) = self.progress.over().filter(|_| self.ended) {
+                    tokio::task::spawn_local(drain(unread, LINGER_BYTES as u64, LINGER));
+                }
+            }
         }
     }
 }
@@ -228,9 +236,9 @@ fn is_padded(value: &HeaderValue) -> bool {
 }
 
 /// Reads the rest of a body and throws it away; says whether it came to its end within the bounds.
-async fn drain(mut unread: Incoming) -> bool {
+async fn drain(mut unread: Incoming, most: u64, patience: Duration) -> bool {
     let read = async {
-        let mut left = DRAIN_BYTES;
+        let mut left = most;
         loop {
             match unread.frame().await {
                 None => return true,
@@ -247,7 +255,7 @@ async fn drain(mut unread: Incoming) -> bool {
             }
         }
     };
-    timeout(DRAIN, read).await.unwrap_or(false)
+    timeout(patience, read).await.unwrap_or(false)
 }
 
 /// One of the requests that are served at once, until dropped.

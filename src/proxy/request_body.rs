@@ -28,6 +28,8 @@ pub struct Progress {
     answered: Cell<bool>,
     /// The answer's next frame can be taken, and the client does not take it.
     offered: Cell<bool>,
+    /// The answer has ended.
+    over: Cell<bool>,
     /// What nobody wanted of a body.
     unread: RefCell<Option<Incoming>>,
 }
@@ -55,7 +57,7 @@ impl Progress {
     pub fn begin(&self, has_body: bool) {
         self.arriving.set(has_body);
         self.heard_out.store(!has_body, Relaxed);
-        for flag in [&self.awaited, &self.answered, &self.offered] {
+        for flag in [&self.awaited, &self.answered, &self.offered, &self.over] {
             flag.set(false);
         }
     }
@@ -63,6 +65,12 @@ impl Progress {
     /// The answer's head is on its way.
     pub fn answered(&self) {
         self.answered.set(true);
+    }
+
+    /// The answer has ended, or nobody waits for it any more. Returns what nobody wanted of the request until then.
+    pub fn over(&self) -> Option<Incoming> {
+        self.over.set(true);
+        self.take_unread()
     }
 
     /// The answer's body has been asked for its next frame, which it has or not.
@@ -126,7 +134,14 @@ pub struct RequestBody {
 impl RequestBody {
     /// `in_turn`: over HTTP/1.1, where the next request stands behind this body on the same connection.
     pub fn new(stream: Incoming, progress: Rc<Progress>, in_turn: bool) -> Self {
-        Self { stream: Some(stream), progress, in_turn, returns: in_turn }
+        Self { stream: Some(stream), progress, in_turn, returns: true }
+    }
+
+    /// Whether the listener still takes back what is left: before the answer where the next request stands behind it, else
+    /// until the answer has ended.
+    fn is_taken_back(&self) -> bool {
+        let too_late = if self.in_turn { &self.progress.answered } else { &self.progress.over };
+        self.returns && !too_late.get()
     }
 }
 
@@ -170,14 +185,15 @@ impl Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
+        let is_taken_back = self.is_taken_back();
         let Some(stream) = self.stream.take() else { return };
         self.progress.awaited.set(false);
         if stream.is_end_stream() {
             self.progress.arrived();
-        } else if self.returns && !self.progress.has_arrived() && !self.progress.answered.get() {
+        } else if is_taken_back && !self.progress.has_arrived() {
             self.progress.unread.replace(Some(stream));
         }
-        // Behind an answer nobody takes it back: dropped, it has hyper close the connection, which lingers so that the answer
-        // is read.
+        // Nobody takes it back: dropped, it has hyper close the connection, which lingers so that the answer is read, or reset
+        // the stream.
     }
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::support::{
     Answer, AnswerTo as _, Gate, Stage, client,
     gate::{on_config, text},
-    whole,
+    until, whole,
 };
 
 const YAML: &str = "
@@ -219,6 +219,27 @@ async fn the_break_glass_list_refuses_keys_and_addresses_without_redis() {
     let from = client::http(&[]).local_address(IpAddr::from([127, 0, 0, 2])).build().expect("loopback can be bound");
     let answer = from.get(gate.url("/things")).bearer_auth(&other.text).answer().await;
     assert_eq!(answer.denial(), (403, "denied_address".to_owned()));
+}
+
+/// For the time that Redis is away keys are refused as unknowable, but those of the list for good.
+#[tokio::test]
+async fn the_break_glass_list_refuses_while_redis_is_stopped() {
+    let mut stage = Stage::set();
+    let [listed, other] = [1, 2].map(|_| stage.redis.mint(json!({"business": "acme"})));
+    let known = "store: {redis: '${REDIS_URL}', outage: {keys: {known_for: 5m}}}";
+    let gate = stage.gate(&format!("{known}{YAML}"));
+    for key in [&listed, &other] {
+        until("the key to be known", || (status(&gate, &key.text) == 200).then_some(()));
+    }
+    stage.redis.kill();
+    gate.reload(&format!("{known}\ndeny: {{keys: ['{}', '{}']}}{YAML}", listed.id, listed.digest));
+    assert_eq!((status(&gate, &listed.text), status(&gate, &other.text)), (401, 200));
+    gate.reload(&format!("{known}\ndeny: {{addresses: [127.0.0.1/32]}}{YAML}"));
+    assert_eq!(status(&gate, &other.text), 403);
+}
+
+fn status(gate: &Gate, key: &str) -> u16 {
+    gate.raw("GET", "/things", &[format!("Authorization: Bearer {key}").as_bytes()]).status
 }
 
 #[tokio::test]

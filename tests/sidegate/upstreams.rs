@@ -317,7 +317,7 @@ async fn an_unused_connection_is_closed_after_its_time() {
 }
 
 #[tokio::test]
-async fn an_upstream_is_reached_by_name_and_by_socket() {
+async fn an_upstream_is_reached_by_name() {
     let stage = Stage::set();
     let port = stage.upstream.address.port();
     let gate = stage.gate(&format!("upstream: http://localhost:{port}\nroutes: {{/public: public}}"));

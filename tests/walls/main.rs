@@ -7,7 +7,7 @@ mod source;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::names::{Naming, namings};
-use crate::source::sources;
+use crate::source::{below, sources};
 
 /// Rooms from the ground up: each may name those before it, and itself.
 const ROOMS: [&str; 19] = [
@@ -181,7 +181,7 @@ fn nothing_on_the_way_of_a_request_names_the_configuration() {
 
 #[test]
 fn every_file_says_what_it_is_for_and_none_grows_too_long() {
-    for source in sources() {
+    for source in sources().into_iter().chain(below("tests")) {
         assert!(source.text.starts_with("//!"), "{} does not begin with //!", source.path);
         let lines = source.text.lines().count();
         assert!(lines <= 500, "{} has {lines} lines; is there a seam?", source.path);

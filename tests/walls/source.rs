@@ -1,10 +1,10 @@
-//! The files below `src`, as text and as words.
+//! The files below `src` or `tests`, as text and as words.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 pub struct Source {
-    /// Below `src`.
+    /// Below the folder that it was looked for in.
     pub path: String,
     pub text: String,
 }
@@ -97,12 +97,16 @@ fn quoted(text: &str, quote: char) -> usize {
 }
 
 pub fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    below("src")
+}
+
+pub fn below(folder: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut files = Vec::new();
     collect(&root, &mut files);
     files.sort();
     let source = |file: PathBuf| {
-        let path = file.strip_prefix(&root).expect("it was found below src").display().to_string();
+        let path = file.strip_prefix(&root).expect("it was found below it").display().to_string();
         Source { path, text: fs::read_to_string(&file).expect("a source is readable UTF-8") }
     };
     files.into_iter().map(source).collect()

@@ -14,7 +14,7 @@ use crate::clock;
 use crate::gate::Denial;
 use crate::gate::asks::{Asked, Counted};
 use crate::gate::documents::{Documents, Known, KnownBusiness};
-use crate::gate::known::Seen;
+use crate::gate::known::{Now, Seen};
 use crate::gate::permit::Basis;
 use crate::gate::records::Remembered;
 use crate::gate::standing::Standing;
@@ -129,9 +129,9 @@ impl Gate {
         error: StoreError,
         trail: &mut Trail,
     ) -> Result<Rc<Caller>, Denial> {
-        let now = Instant::now().into_std();
+        let now = Now::look();
         let Some(known) = &self.shared.known else { return Err(error.into()) };
-        let Some((key, now_ms)) = known.key(digest, now, clock::now_ms()) else { return Err(error.into()) };
+        let Some((key, now_ms)) = known.key(digest, now) else { return Err(error.into()) };
         let business = match business_to_confirm(&key, routed.named.as_deref()) {
             None => None,
             Some(id) => Some(KnownBusiness::new(id.to_owned(), known.business(id, now).ok_or(error.clone())?)),

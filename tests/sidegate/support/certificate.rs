@@ -55,7 +55,12 @@ impl Certificate {
     }
 
     pub fn acceptor(&self) -> TlsAcceptor {
-        self.accepting(WebPkiClientVerifier::no_client_auth())
+        self.acceptor_by(&[])
+    }
+
+    /// For clients that take one of these protocols by ALPN.
+    pub fn acceptor_by(&self, protocols: &[&[u8]]) -> TlsAcceptor {
+        self.accepting(WebPkiClientVerifier::no_client_auth(), protocols)
     }
 
     /// For clients with a certificate of this authority alone.
@@ -64,16 +69,17 @@ impl Certificate {
         let mut roots = RootCertStore::empty();
         roots.add(clients.certificate.der().clone()).expect("it is an authority");
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-        self.accepting(verifier.expect("there is an authority to trust"))
+        self.accepting(verifier.expect("there is an authority to trust"), &[])
     }
 
-    fn accepting(&self, clients: Arc<dyn ClientCertVerifier>) -> TlsAcceptor {
-        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    fn accepting(&self, clients: Arc<dyn ClientCertVerifier>, protocols: &[&[u8]]) -> TlsAcceptor {
+        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("aws-lc-rs speaks TLS 1.2 and 1.3")
             .with_client_cert_verifier(clients)
             .with_single_cert(vec![self.der.clone()], self.private_key())
             .expect("the key belongs to the certificate");
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         TlsAcceptor::from(Arc::new(config))
     }
 }

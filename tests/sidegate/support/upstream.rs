@@ -89,6 +89,11 @@ impl Upstream {
         Self::over(Some(certificate.acceptor()))
     }
 
+    /// As `start_tls`, by one of these protocols (ALPN).
+    pub fn start_tls_by(certificate: &Certificate, protocols: &[&[u8]]) -> Self {
+        Self::over(Some(certificate.acceptor_by(protocols)))
+    }
+
     /// As `start_tls`, for clients with a certificate of this authority alone.
     pub fn start_mutual(certificate: &Certificate, clients: &Authority) -> Self {
         Self::over(Some(certificate.acceptor_for(clients)))

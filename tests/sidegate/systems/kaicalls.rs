@@ -5,8 +5,9 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, AnswerTo as _, Gate, Stage,
+    Answer, AnswerTo as _, Gate, Stage, Upstream,
     client::{self, printed_by},
+    profile,
     redis::sha256,
 };
 
@@ -63,6 +64,31 @@ async fn a_test_key_is_refused_with_a_clear_error() {
 }
 
 // K2
+
+#[tokio::test]
+async fn a_test_key_is_minted_by_its_format_and_sent_to_a_sandbox_where_there_is_one() {
+    let (stage, sandbox) = (Stage::set(), Upstream::start());
+    let reject = "reject: Test keys are not available yet";
+    let of_profile = profile("kaicalls");
+    assert!(of_profile.contains(reject));
+    let at = |name: &str, url: String| format!("{name}: {{url: '{url}', identity: {{X-Business-Id: '{{business}}'}}}}");
+    let (before, behind) = of_profile.split_once("\nupstream:\n").expect("the profile has one upstream");
+    let (_, behind) = behind.split_once("\nstore:").expect("the store follows");
+    let upstreams = [at("default", stage.upstream.url()), at("sandbox", sandbox.url())].join(", ");
+    let yaml = format!("{before}\nupstreams: {{{upstreams}}}\nstore:{behind}").replace(reject, "upstream: sandbox");
+    let gate = Gate::start(&yaml, stage.environment()).ready();
+    let test = gate.new_key(&["--business", "acme", "--name", "a test", "--format", "kc_test_"]);
+    let live = gate.new_key(&["--business", "acme", "--name", "live"]);
+    assert!(test.starts_with("kc_test_") && live.starts_with("kc_live_"), "{test} {live}");
+    for (key, theirs, others) in [(&test, &sandbox, &stage.upstream), (&live, &stage.upstream, &sandbox)] {
+        assert_eq!(ask(&gate, "/api/v1/agents", key).await.status, 200);
+        assert_eq!(theirs.only().all("x-business-id"), ["acme"]);
+        assert!(others.seen().is_empty(), "{key} reached the other one");
+        theirs.take();
+    }
+    let none = gate.command(&["keys", "create", "--business", "acme", "--name", "n", "--format", "kc_nope_"]);
+    assert!(!none.status.success());
+}
 
 #[tokio::test]
 async fn only_the_sha256_of_a_key_is_stored() {
