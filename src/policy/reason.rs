@@ -45,6 +45,7 @@ pub enum Reason {
     RoleRequired,
     KeyNotFound,
     TooManyKeys,
+    RotatedAlready,
 }
 
 /// What the contract's table says of a reason.
@@ -57,7 +58,7 @@ struct Row {
 }
 
 impl Reason {
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::BadRequest,
         Self::BadPath,
         Self::AmbiguousKey,
@@ -94,6 +95,7 @@ impl Reason {
         Self::RoleRequired,
         Self::KeyNotFound,
         Self::TooManyKeys,
+        Self::RotatedAlready,
     ];
 
     pub fn name(self) -> &'static str {
@@ -170,6 +172,7 @@ impl Reason {
             Self::RoleRequired => same("role_required", 403, FORBIDDEN),
             Self::KeyNotFound => same("key_not_found", 404, "There is no such key"),
             Self::TooManyKeys => same("too_many_keys", 409, "There are too many active keys"),
+            Self::RotatedAlready => same("rotated_already", 409, "The key was rotated already"),
         }
     }
 }

@@ -60,6 +60,7 @@ fn of(reason: Reason) -> &'static str {
         | Reason::Unprocessable
         | Reason::RoleRequired
         | Reason::KeyNotFound
-        | Reason::TooManyKeys => "the key API's own answer, which enforcement does not change",
+        | Reason::TooManyKeys
+        | Reason::RotatedAlready => "the key API's own answer, which enforcement does not change",
     }
 }
