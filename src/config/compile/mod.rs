@@ -73,6 +73,7 @@ fn settings(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
 
     let listen = listen?;
     listener::refuse_shared_addresses(&listen, &admin, reader);
+    upstream::refuse_own_address(root, &upstreams, listen.address, reader);
     let (policy, keys, management) = policy?;
     Some(Settings {
         policy: Arc::new(policy),
