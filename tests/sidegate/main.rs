@@ -30,6 +30,7 @@ mod h2_clients;
 mod h2_upstreams;
 mod inject;
 mod keys_life;
+mod keys_traces;
 mod life;
 mod limits;
 mod logs;
