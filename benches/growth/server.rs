@@ -37,10 +37,8 @@ pub struct Asker {
 impl Asker {
     pub async fn decide(&self, questions: &[Question]) -> Result<Vec<Answer>, Unexpected> {
         let call = script::encode(&self.layout, questions);
-        let mut command = redis::Cmd::new();
-        call.evalsha(&self.sha, |argument| {
-            command.arg(argument);
-        });
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&self.sha).arg(call.arguments().collect::<Vec<_>>());
         let answer: Vec<u8> = command.query_async(&mut self.connection.clone()).await?;
         Ok(script::decode(questions, &answer)?)
     }

@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::listen::drain::Watch;
 use crate::listen::paced::{Activity, Paced};
-use crate::proxy::exchange::OnThisThread;
+use crate::proxy::on_this_thread::OnThisThread;
 
 /// How long a client may take to ask for the first time, to send a head, to take its answers, and to take its leave.
 /// A kubelet, a Prometheus and an API server give up before that, unless they were told otherwise.

@@ -4,10 +4,11 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::exit::{DONE, FAILED};
+use super::keys::name;
+use super::keys::session::{By, KeysSetting, Session, in_session};
 use super::keys::usage::{print_limits, print_use};
 use super::keys::words::{self, print_facts, print_table, printable};
-use super::keys::{By, KeysSetting, Session, in_session, name};
-use super::{DONE, FAILED};
 use crate::config::Settings;
 use crate::keys::change::BusinessChange;
 use crate::keys::rules::{Holder, Required, Rules, check_id};

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{DONE, WRONG, denied, out};
+use super::exit::{DONE, WRONG};
+use super::{denied, out};
 use crate::admin::settings::{AppProbe, Check};
 use crate::config::{self, Settings};
 use crate::keys::format::{Fate, Formats};
@@ -61,14 +62,14 @@ fn unusable_files(settings: &Settings) -> Vec<String> {
 /// Whether the store answers, and knows whom the configuration denies; that it does not is no mistake in the configuration.
 pub fn store_doubts(settings: &Settings) -> Vec<String> {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
-    let doubt = match &settings.store.backend {
-        Backend::File(_) => Ok(None),
-        Backend::Redis(redis) => runtime.block_on(redis::rehearse(redis)),
+    let doubts = match &settings.store.backend {
+        Backend::File(_) => Ok(Vec::new()),
+        Backend::Redis(redis) => runtime.block_on(redis::rehearse(redis, settings.store.deadline)),
     };
-    match doubt {
-        Ok(doubt) => {
-            let doubt = doubt.map(|doubt| format!("store: {doubt}"));
-            doubt.into_iter().chain(runtime.block_on(denied::strangers(settings))).collect()
+    match doubts {
+        Ok(doubts) => {
+            let doubts = doubts.into_iter().map(|doubt| format!("store: {doubt}"));
+            doubts.chain(runtime.block_on(denied::strangers(settings))).collect()
         }
         Err(error) => {
             let meanwhile = if settings.policy.enforces() { "answer 503" } else { "pass as `store_unavailable`" };

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 
+use self::lines::BUSINESS;
 use super::out;
 use crate::clock;
 use crate::config::{Settings, load};
@@ -26,7 +27,6 @@ use crate::store::record::KeyDocument;
 use crate::store::registry::Registry;
 use crate::store::settings::Backend;
 
-const BUSINESS: &str = "acme";
 const USER: &str = "u_42";
 
 #[derive(Debug, Args)]

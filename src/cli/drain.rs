@@ -32,7 +32,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<u8> {
         timeout(PATIENCE, exchange).await?
     });
     match answered.map_err(anyhow::Error::from_boxed).with_context(|| format!("{admin} (`admin`) cannot be asked"))? {
-        StatusCode::ACCEPTED => Ok(super::DONE),
+        StatusCode::ACCEPTED => Ok(super::exit::DONE),
         status => bail!("{admin} (`admin`) answers {status}; is it sidegate?"),
     }
 }

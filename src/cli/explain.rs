@@ -6,6 +6,7 @@
 
 mod candidates;
 mod document;
+mod explanation;
 mod key_api;
 mod notes;
 mod outcome;
@@ -13,10 +14,8 @@ mod request;
 mod words;
 
 use std::io::{self, IsTerminal, Read};
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use clap::Args;
 use serde_json::Value;
 
 use super::ink::Ink;
@@ -27,39 +26,11 @@ use crate::keys::format::LONGEST;
 use crate::policy::Route;
 use crate::policy::route::Found;
 use candidates::Candidates;
+use explanation::Explanation;
 use key_api::KeyApi;
-use outcome::Outcome;
+pub use request::ExplainArgs;
+
 use request::Asked;
-
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  sidegate explain 'GET /v1/calls?business_id=b1'\n  sidegate explain 'POST /v1/calls' --header 'X-Business-Id: b1' --json < key.txt\n\nA key on standard input is asked about, too; nothing is spent. Exit code 0 whatever the verdict."
-)]
-pub struct ExplainArgs {
-    /// Method and target, as a client would send them: `POST /v1/calls?business_id=b1`; without a method, GET
-    request: String,
-    /// A header of the request, `Name: value`; several times for several. Never the key: that stands on standard input
-    #[arg(long, value_name = "HEADER")]
-    header: Vec<String>,
-    /// The address that the request comes from
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
-    from: IpAddr,
-    /// Print one JSON document
-    #[arg(long)]
-    json: bool,
-}
-
-/// All that is known of the request.
-struct Explanation<'s> {
-    settings: &'s Settings,
-    asked: Asked,
-    /// The route that it means, with its cost.
-    route: Option<Arc<Route>>,
-    candidates: Candidates,
-    outcome: Outcome,
-    /// What holds beyond the verdict.
-    notes: Vec<String>,
-}
 
 pub fn run(args: &ExplainArgs, mut settings: Settings) -> anyhow::Result<u8> {
     let key = key_on_standard_input()?;
@@ -67,12 +38,12 @@ pub fn run(args: &ExplainArgs, mut settings: Settings) -> anyhow::Result<u8> {
         Ok(asked) => asked,
         Err(wrong) => {
             out::remark(format_args!("error: {wrong}"));
-            return Ok(super::WRONG);
+            return Ok(super::exit::WRONG);
         }
     };
     if let Some(api) = KeyApi::of(&asked, &settings) {
         show(args, || api.document(&asked), || api.words(&asked, Ink::for_stdout()))?;
-        return Ok(super::DONE);
+        return Ok(super::exit::DONE);
     }
     let routes: Vec<Arc<Route>> = settings.policy.routes.iter().cloned().collect();
     let policy = Arc::get_mut(&mut settings.policy).expect("nobody else holds what was just loaded");
@@ -84,7 +55,7 @@ pub fn run(args: &ExplainArgs, mut settings: Settings) -> anyhow::Result<u8> {
     let notes = notes::of(&asked, &settings, &outcome);
     let explanation = Explanation { settings: &settings, asked, route, candidates, outcome, notes };
     show(args, || document::of(&explanation), || words::of(&explanation, Ink::for_stdout()))?;
-    Ok(super::DONE)
+    Ok(super::exit::DONE)
 }
 
 fn show(args: &ExplainArgs, document: impl FnOnce() -> Value, words: impl FnOnce() -> String) -> anyhow::Result<()> {

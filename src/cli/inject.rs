@@ -72,6 +72,6 @@ impl Manifests {
         said.iter().for_each(out::remark);
         beside::doubts(&gates).iter().for_each(out::remark);
         out::say(text)?;
-        Ok(super::DONE)
+        Ok(super::exit::DONE)
     }
 }

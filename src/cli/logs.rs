@@ -4,14 +4,16 @@
 //! an end is cut.
 
 pub mod common;
+pub mod entry;
 pub mod own;
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+
+pub use self::entry::Entry;
 
 /// More than any line of a gate; what stands behind it is skipped.
 const LONGEST: u64 = 64 * 1024;
@@ -20,26 +22,13 @@ const LONGEST_KEPT: usize = 200;
 /// Read at a time.
 const BLOCK: usize = 256 * 1024;
 
-/// One request as any access log knows it.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Entry<'l> {
-    pub method: Cow<'l, str>,
-    /// Without the query.
-    pub path: Cow<'l, str>,
-    pub status: u16,
-    /// The gate that wrote the line refused the request, so that its status is not the service's.
-    pub refused: bool,
-}
-
-impl<'l> Entry<'l> {
-    /// `None`: the line is none of an access log.
-    pub fn read(line: &'l [u8]) -> Option<Self> {
-        match own::Line::read(line) {
-            Some(own) => {
-                Some(Self { refused: own.decision == "denied", method: own.method, path: own.path, status: own.status })
-            }
-            None => common::read(line),
+/// One request; `None`: the line is none of an access log.
+pub fn read(line: &[u8]) -> Option<Entry<'_>> {
+    match own::Line::read(line) {
+        Some(own) => {
+            Some(Entry { refused: own.decision == "denied", method: own.method, path: own.path, status: own.status })
         }
+        None => common::read(line),
     }
 }
 
@@ -102,7 +91,7 @@ mod tests {
         /// Whatever stands in a line, it is read or it is none; what is read is a request.
         #[test]
         fn any_bytes_are_an_entry_or_none(line in proptest::collection::vec(any::<u8>(), 0..300)) {
-            if let Some(entry) = Entry::read(&line) {
+            if let Some(entry) = read(&line) {
                 prop_assert!(!entry.method.is_empty() && !entry.path.contains('?'));
             }
         }
@@ -116,7 +105,7 @@ mod tests {
                 "\"sidegate.decision\":", "\"denied\"", "\\", "\u{1b}", "http://h",
             ]), 0..30)) {
             let line = pieces.concat();
-            if let Some(entry) = Entry::read(line.as_bytes()) {
+            if let Some(entry) = read(line.as_bytes()) {
                 prop_assert!(entry.path.starts_with('/') || line.contains('{') || entry.path == "*", "{}", line);
             }
         }

@@ -9,6 +9,7 @@ mod coverage;
 pub mod demo;
 mod denied;
 mod drain;
+mod exit;
 mod explain;
 mod inject;
 mod ink;
@@ -27,6 +28,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use self::exit::{DONE, FAILED, WRONG};
 use crate::config::{self, Settings};
 
 /// A gate that stands beside a service: API keys, scopes and exact shared rate limits in one reverse proxy.
@@ -125,12 +127,6 @@ pub struct ConfigArgs {
     #[arg(long, value_name = "FILE", env = "SIDEGATE_CONFIG", default_value = "sidegate.yaml", global = true)]
     pub config: PathBuf,
 }
-
-/// The exit codes of the contract.
-const DONE: u8 = 0;
-const FAILED: u8 = 1;
-/// The arguments, or the configuration.
-const WRONG: u8 = 2;
 
 /// Does what the arguments say.
 pub fn main() -> ExitCode {

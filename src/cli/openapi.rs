@@ -61,12 +61,12 @@ pub fn run(args: &OpenapiArgs) -> anyhow::Result<u8> {
         anyhow::bail!("what it describes is no good configuration; change the description:\n{errors}");
     }
     out::say(yaml)?;
-    Ok(super::DONE)
+    Ok(super::exit::DONE)
 }
 
 fn wrong(error: &anyhow::Error) -> u8 {
     out::remark(format_args!("error: {error:#}"));
-    super::WRONG
+    super::exit::WRONG
 }
 
 /// Operations of one path that ask for the same are one line.

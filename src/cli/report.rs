@@ -4,6 +4,7 @@
 //! `tally` counts in bounded memory, whatever the size of the logs; `words` and `document` show it; `advice` says what to do.
 
 mod advice;
+mod contents;
 mod document;
 mod tally;
 mod words;
@@ -12,10 +13,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use self::contents::Report;
 use self::tally::{Period, Tally};
+use super::exit::{DONE, WRONG};
 use super::ink::Ink;
 use super::logs::{self, own};
-use super::{DONE, WRONG, out};
+use super::out;
 use crate::config;
 use crate::keys::change::age;
 
@@ -41,14 +44,6 @@ pub struct ReportArgs {
     /// Print one JSON document
     #[arg(long)]
     json: bool,
-}
-
-/// What is shown.
-struct Report {
-    tally: Tally,
-    top: usize,
-    /// The share of allowed requests that are logged, where the configuration is known.
-    sample: Option<f64>,
 }
 
 pub fn run(args: &ReportArgs) -> anyhow::Result<u8> {

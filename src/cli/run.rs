@@ -16,7 +16,7 @@ pub fn run(config: &Path) -> anyhow::Result<u8> {
         Ok(settings) => settings,
         Err(errors) => {
             out::remark(errors);
-            return Ok(super::WRONG);
+            return Ok(super::exit::WRONG);
         }
     };
     log::init(&settings.observe);
@@ -28,9 +28,9 @@ pub fn run(config: &Path) -> anyhow::Result<u8> {
         // A file that the configuration names is part of it.
         Err(error @ (StartError::Tls(_) | StartError::Upstream(_))) => {
             out::remark(format_args!("{}: {error}", config.display()));
-            return Ok(super::WRONG);
+            return Ok(super::exit::WRONG);
         }
         Err(error) => return Err(error.into()),
     }
-    Ok(super::DONE)
+    Ok(super::exit::DONE)
 }

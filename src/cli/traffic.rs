@@ -61,7 +61,7 @@ impl<'s> Traffic<'s> {
             missed: HashMap::new(),
             ungrouped: 0,
         };
-        logs::each_line(&[PathBuf::from(file)], |line| match Entry::read(line) {
+        logs::each_line(&[PathBuf::from(file)], |line| match logs::read(line) {
             Some(entry) => traffic.note(&entry),
             None => traffic.foreign += 1,
         })?;

@@ -50,11 +50,11 @@ pub fn run(args: WebhookArgs) -> anyhow::Result<u8> {
         Ok(webhook) => webhook.run()?,
         Err(StartError::Tls(error)) => {
             out::remark(format_args!("error: --cert, --key: {error}"));
-            return Ok(super::WRONG);
+            return Ok(super::exit::WRONG);
         }
         Err(error) => return Err(error.into()),
     }
-    Ok(super::DONE)
+    Ok(super::exit::DONE)
 }
 
 /// Where Kubernetes tells every pod that its API server is.

@@ -23,7 +23,7 @@ use crate::store::settings::StoreSettings;
 use crate::{admin, listen, manage, observe, proxy};
 
 pub use load::{ConfigError, Errors};
-pub use raw::schema::document as schema;
+pub use raw::document::document as schema;
 
 /// A whole configuration that makes sense.
 #[derive(Debug, Clone)]

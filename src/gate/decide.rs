@@ -21,7 +21,7 @@ use super::known::{KnownKeys, Seen};
 use super::observed::counted;
 use super::permit::{Basis, Recheck};
 use super::records::Records;
-use super::trail::Trail;
+use super::trail::{LimitsNow, Trail};
 use super::unknown::UnknownNames;
 use super::weigh::{Routed, rate_limited};
 use super::{Denial, Permit, business, path, preflight, query};
@@ -198,8 +198,8 @@ impl Gate {
     }
 
     /// Whether the key of something that is still open stands, and on what that rests. Nothing is spent.
-    pub async fn recheck(&self, recheck: &Recheck) -> Result<Basis, Denial> {
-        let Recheck { route, digest, named, client } = recheck;
+    pub async fn recheck(&self, route: &Arc<Route>, recheck: &Recheck) -> Result<Basis, Denial> {
+        let Recheck { digest, named, client } = recheck;
         if self.policy.deny.holds_address(*client) {
             return Err(Denial::DeniedAddress);
         }
@@ -224,13 +224,17 @@ impl Gate {
     async fn decide_public(&self, routed: Routed<'_>, deadline: Instant, trail: &mut Trail) -> Result<Permit, Denial> {
         if !routed.route.limits.is_empty() {
             let asked = asks::of_public(routed.route, routed.client);
-            let answer = match self.ask(&asked, deadline, trail).await.map(|(answer, _)| answer) {
+            let fallback = &self.shared.fallback;
+            let (answer, fell_back) = match self.ask(&asked, deadline, trail).await.map(|(answer, _)| answer) {
                 // No key is at stake: the limits alone decide what an outage means.
-                Err(error) if error.is_outage() => self.shared.fallback.answer(&asked.question, clock::now_ms())?,
-                answer => answer?,
+                Err(error) if error.is_outage() => (fallback.answer(&asked.question, clock::now_ms())?, true),
+                answer => (answer?, false),
             };
             let Outcome::Spent { granted, windows, observed } = answer.outcome else { return Err(unexpected()) };
             trail.limits = asked.named(Counted { granted, windows, observed }, answer.now_ms);
+            if fell_back {
+                show_in_force(&mut trail.limits, fallback, routed.route.cost);
+            }
             if granted == 0 {
                 return Err(rate_limited(trail));
             }
@@ -264,6 +268,13 @@ fn target(path: String, query: Option<Cow<'_, str>>) -> String {
     match query {
         None => path,
         Some(query) => format!("{path}?{query}"),
+    }
+}
+
+/// Clients are shown the limits that hold while the store is away.
+fn show_in_force(limits: &mut LimitsNow, fallback: &Fallback, cost: u64) {
+    for shown in limits {
+        shown.window.limit = fallback.limit_in_force(shown.window.limit, cost);
     }
 }
 

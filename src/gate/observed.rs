@@ -79,7 +79,7 @@ impl Gate {
         };
         let query = inquiry.query.unwrap_or_default();
         let named = business::named(&policy.business_sources, &parameters, query, inquiry.headers).ok()?;
-        let recheck = Recheck { route: route.clone(), digest: presented.digest, named, client: inquiry.client };
+        let recheck = Recheck { digest: presented.digest, named, client: inquiry.client };
         Some((recheck, presented.upstream))
     }
 }

@@ -29,7 +29,6 @@ pub struct Permit {
 /// What is asked about again while what was permitted is still open.
 #[derive(Debug, Clone)]
 pub struct Recheck {
-    pub(super) route: Arc<Route>,
     pub(super) digest: Digest,
     /// The business that the request named.
     pub(super) named: Option<String>,
@@ -77,7 +76,7 @@ impl Permit {
     /// `basis`: `Key` or `KnownFor`. Where the key's format names an upstream, that beats the route's.
     pub(super) fn key(basis: Basis, routed: Routed<'_>, caller: Rc<Caller>, presented: Presented) -> Self {
         let Routed { route, target, named, client, spends: _ } = routed;
-        let recheck = Recheck { route: route.clone(), digest: presented.digest, named, client };
+        let recheck = Recheck { digest: presented.digest, named, client };
         Self {
             confirmed: matches!(basis, Basis::Key),
             basis,

@@ -3,7 +3,7 @@
 //! Filled as the questions are answered, so that a denial at any of them still leaves what was known before.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +32,8 @@ pub struct Trail {
     pub observed: Option<Reason>,
     /// The store was away, and the key was judged by what was last confirmed of it.
     pub known_for: bool,
+    /// Unknown keys keep coming from its address, so that its key was not looked up.
+    pub guess_slowed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -44,21 +46,16 @@ pub struct Caller {
 }
 
 /// What services are told of a caller, as headers' values by the teller's numbers for them: each made once, since most
-/// callers come again.
+/// callers come again. Absent: there is nothing to tell.
 #[derive(Debug, Default)]
-pub struct Introduction(RefCell<SmallVec<[Introduced; 2]>>);
-
-/// A number, and the value for it, if there is one.
-type Introduced = (u8, Option<HeaderValue>);
+pub struct Introduction([OnceCell<Option<HeaderValue>>; Self::MOST]);
 
 impl Introduction {
-    pub fn value(&self, number: u8, make: impl FnOnce() -> Option<HeaderValue>) -> Option<HeaderValue> {
-        if let Some((_, value)) = self.0.borrow().iter().find(|(made, _)| *made == number) {
-            return value.clone();
-        }
-        let value = make();
-        self.0.borrow_mut().push((number, value.clone()));
-        value
+    /// Numbers are smaller.
+    pub const MOST: usize = 7;
+
+    pub fn value(&self, number: usize, make: impl FnOnce() -> Option<HeaderValue>) -> Option<&HeaderValue> {
+        self.0[number].get_or_init(make).as_ref()
     }
 }
 
@@ -92,6 +89,13 @@ impl LimitNow {
     /// Whole seconds until the window resets, rounded up.
     pub fn reset_in_seconds(&self) -> u64 {
         self.now.reset_ms.saturating_sub(self.now_ms).div_ceil(1000)
+    }
+
+    /// Whole seconds that a client is asked to wait for: where the window had no room, until this request passes, so that `Retry-After`
+    /// never names an earlier time (draft-ietf-httpapi-ratelimit-headers); else until it resets.
+    pub fn effective_in_seconds(&self) -> u64 {
+        let wait_ms = self.now.wait_ms.filter(|_| self.over);
+        wait_ms.map_or_else(|| self.reset_in_seconds(), |ms| ms.div_ceil(1000).max(1))
     }
 }
 

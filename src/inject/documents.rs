@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::{LABEL, NAME, Settings, Surroundings, pod, reader, restored, service, shape, sidecar, yaml};
+use super::names::{LABEL, NAME};
+use super::outcome::{Settings, Surroundings};
+use super::{pod, reader, restored, service, shape, sidecar, yaml};
 
 /// Why a stream of documents cannot be read.
 #[derive(Debug, Error)]

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::names::{NAME, ORIGINAL, STATUS};
 use super::ports::Taken;
 use super::probes::{self, Rewritten};
 use super::shape::{self, container_mut, drop_empty};
-use super::{NAME, ORIGINAL, STATUS, sidecar};
+use super::sidecar;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Original {

@@ -4,12 +4,14 @@
 
 use serde_json::{Value, json};
 
+use super::names::{NAME, STATUS};
 use super::original::{self, Original};
+use super::outcome::{Outcome, Refusal, Settings, Surroundings, asked};
 use super::ports::{self, Taken};
 use super::probes::{self, Rewritten};
 use super::shape::{self, list, text};
+use super::sidecar;
 use super::tuning::{self, Mode, Tuning};
-use super::{NAME, Outcome, Refusal, STATUS, Settings, Surroundings, asked, sidecar};
 use crate::keys::Digest;
 
 /// How long a pod has to end where it does not say.

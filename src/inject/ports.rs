@@ -3,9 +3,9 @@
 
 use serde_json::Value;
 
+use super::names::{ADMIN_PORT, GATE_PORT, PROBES_PORT};
 use super::shape::{self, list, name, port, text};
 use super::tuning::UpstreamPort;
-use super::{ADMIN_PORT, GATE_PORT, PROBES_PORT};
 
 /// What passes to the gate's port.
 const HANDED_OVER: [&str; 3] = ["name", "hostPort", "hostIP"];

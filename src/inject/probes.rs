@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::PROBES_PORT;
+use super::names::PROBES_PORT;
 use super::shape::{container_mut, list, name, port, text};
 
 /// A container's probes, and the last segment of the path that stands for each.

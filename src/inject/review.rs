@@ -12,7 +12,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::{LABEL, Outcome, Settings, Surroundings, difference, pod, service, shape};
+use super::names::LABEL;
+use super::outcome::{Outcome, Settings, Surroundings};
+use super::{difference, pod, service, shape};
 
 const VERSION: &str = "admission.k8s.io/v1";
 /// Longer warnings are cut by API servers.

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::names::{GATE_PORT, ORIGINAL, STATUS};
+use super::outcome::{Outcome, Refusal, Surroundings, asked};
 use super::shape::{self, list, port, text};
 use super::tuning::{self, UpstreamPort};
-use super::{GATE_PORT, ORIGINAL, Outcome, Refusal, STATUS, Surroundings, asked};
 
 /// What stood at `targetPort`, by the Service's own port (`80/TCP`); nothing stood there where it is null.
 #[derive(Debug, Default, Serialize, Deserialize)]

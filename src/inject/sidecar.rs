@@ -2,11 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
+use super::names::{GATE_PORT, NAME, PROBES_PORT};
 use super::ports::Taken;
 use super::probes::Rewritten;
 use super::shape::{list, name};
 use super::tuning::{Mode, Tuning};
-use super::{GATE_PORT, NAME, PROBES_PORT};
 
 const CONFIG_VOLUME: &str = "sidegate-config";
 const TLS_VOLUME: &str = "sidegate-tls";

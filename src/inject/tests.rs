@@ -1,5 +1,7 @@
 //! What holds for every pod: nothing panics, twice is once, and there is a way back.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 

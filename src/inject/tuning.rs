@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{Settings, shape};
+use super::outcome::Settings;
+use super::shape;
 
 /// What annotations and labels of ours begin with.
 pub const PREFIX: &str = "sidegate.dev/";

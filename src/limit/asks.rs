@@ -2,19 +2,26 @@
 //!
 //! A worker has more callers than its caches hold, and most of what a request waits for there is memory that it has to fetch.
 
+use std::any::Any;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::ask::Ask;
+use super::text::Text;
 
 /// Shared, since one caller mostly asks the same: naming it again costs nothing, and comparing it next to nothing.
-#[derive(Clone, Eq)]
+#[derive(Clone)]
 pub struct Asks {
-    asks: Arc<[Ask]>,
+    shared: Arc<Shared>,
     /// Of the names. What is believed is compared.
     fingerprint: u64,
+}
+
+struct Shared {
+    derived: OnceLock<Arc<dyn Any + Send + Sync>>,
+    asks: Box<[Ask]>,
 }
 
 impl Asks {
@@ -23,9 +30,16 @@ impl Asks {
         self.fingerprint
     }
 
+    /// What a store makes of these asks, and of nothing else, to answer them: made once, and kept as long as they are. The
+    /// first who keeps something here keeps the place; whoever would keep something of another type makes it anew each time.
+    pub fn derive<T: Any + Send + Sync>(&self, make: impl Fn(&[Ask]) -> T) -> Arc<T> {
+        let kept = self.shared.derived.get_or_init(|| Arc::new(make(self)));
+        kept.clone().downcast().unwrap_or_else(|_| Arc::new(make(self)))
+    }
+
     /// Changes something in asks of its own.
     pub fn change(&mut self, change: impl FnOnce(&mut [Ask])) {
-        let mut asks = self.asks.to_vec();
+        let mut asks = self.to_vec();
         change(&mut asks);
         *self = asks.into();
     }
@@ -45,7 +59,8 @@ impl From<Vec<Ask>> for Asks {
             *name = Text::part(&whole, begin, name.len());
             begin += name.len();
         });
-        Self { asks: asks.into(), fingerprint: hasher.finish() }
+        let shared = Shared { derived: OnceLock::new(), asks: asks.into() };
+        Self { shared: Arc::new(shared), fingerprint: hasher.finish() }
     }
 }
 
@@ -77,79 +92,21 @@ impl Deref for Asks {
     type Target = [Ask];
 
     fn deref(&self) -> &[Ask] {
-        &self.asks
+        &self.shared.asks
     }
 }
 
 impl PartialEq for Asks {
     fn eq(&self, other: &Self) -> bool {
-        self.fingerprint == other.fingerprint && (Arc::ptr_eq(&self.asks, &other.asks) || self.asks == other.asks)
+        self.fingerprint == other.fingerprint && (Arc::ptr_eq(&self.shared, &other.shared) || **self == **other)
     }
 }
+
+impl Eq for Asks {}
 
 impl fmt::Debug for Asks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.asks.fmt(f)
-    }
-}
-
-/// A name in an ask: a part of the text that all names of a question share.
-#[derive(Clone)]
-pub struct Text {
-    whole: Arc<str>,
-    begin: u32,
-    end: u32,
-}
-
-impl Text {
-    fn part(whole: &Arc<str>, begin: usize, length: usize) -> Self {
-        let at = |at: usize| u32::try_from(at).expect("ids and limits have names of a few hundred bytes");
-        Self { whole: whole.clone(), begin: at(begin), end: at(begin + length) }
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.whole[self.begin as usize..self.end as usize]
-    }
-}
-
-impl<T: AsRef<str>> From<T> for Text {
-    fn from(text: T) -> Self {
-        let text = text.as_ref();
-        Self::part(&text.into(), 0, text.len())
-    }
-}
-
-impl Default for Text {
-    fn default() -> Self {
-        "".into()
-    }
-}
-
-impl Deref for Text {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        self.as_str()
-    }
-}
-
-impl PartialEq for Text {
-    fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str()
-    }
-}
-
-impl Eq for Text {}
-
-impl fmt::Debug for Text {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.as_str().fmt(f)
-    }
-}
-
-impl fmt::Display for Text {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self)
+        (**self).fmt(f)
     }
 }
 
@@ -189,5 +146,17 @@ mod tests {
         assert_ne!(changed, acme);
         changed.change(|asks| asks[1].slot = "b:acme".into());
         assert_eq!(changed, acme);
+    }
+
+    #[test]
+    fn what_is_derived_of_asks_is_made_once_and_goes_with_a_change() {
+        let slots = |asks: &[Ask]| asks.iter().map(|ask| ask.slot.to_string()).collect::<Vec<_>>();
+        let mut asks = asks("acme", Believed::Absent);
+        let first = asks.derive(slots);
+        assert_eq!(*first, ["u:ü", "b:acme"]);
+        assert!(Arc::ptr_eq(&first, &asks.clone().derive(slots)));
+        assert_eq!(*asks.derive(<[Ask]>::len), 2, "of another type");
+        asks.change(|asks| asks[1].slot = "b:other".into());
+        assert_eq!(*asks.derive(slots), ["u:ü", "b:other"]);
     }
 }

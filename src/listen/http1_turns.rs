@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::paced::Activity;
 use crate::proxy::request_body::Progress;
-use crate::proxy::upgrade::Upgraded;
+use crate::proxy::tunnel::Upgraded;
 
 /// What an HTTP/1.1 connection and the requests on it know of each other.
 pub struct Http1Turns {

@@ -2,7 +2,7 @@
 //! began with, so that a request sees one configuration from its first byte to its answer.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use http::header::CONNECTION;
@@ -12,6 +12,7 @@ use super::heartbeat::Heartbeat;
 use super::settings::Settings;
 use super::tls::Acceptor;
 use crate::proxy::Service;
+use crate::proxy::open::OpenRequest;
 
 /// What requests are served by.
 pub struct Context {
@@ -57,9 +58,10 @@ impl Live {
         self.leaving.set(true);
     }
 
-    /// The worker ends, with all that it serves; whichever configuration that began under, it is told so.
-    pub fn cut(&self) {
-        self.now().service.open.cut();
+    /// The worker ends, with all that it serves; whichever configuration that began under, it is told so. What is given is
+    /// gone once its client was told a status.
+    pub fn cut(&self) -> Vec<Weak<OpenRequest>> {
+        self.now().service.open.cut()
     }
 
     pub fn is_leaving(&self) -> bool {

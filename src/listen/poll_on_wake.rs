@@ -8,7 +8,8 @@ use std::task::{Context, Poll, Wake, Waker};
 /// Remembers whether what was polled through it has woken since.
 #[derive(Debug, Default)]
 pub struct PollOnWake {
-    flag: Option<Arc<WakeFlag>>,
+    /// The flag, and the waker that raises it.
+    flag: Option<(Arc<WakeFlag>, Waker)>,
 }
 
 /// Wakes the task, and says on whose behalf.
@@ -21,18 +22,22 @@ struct WakeFlag {
 impl PollOnWake {
     /// Polls what has woken; that which has not is pending still. What was ready is polled the next time again.
     pub fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-        let flag = match &self.flag {
-            Some(flag) if flag.task.will_wake(cx.waker()) => {
+        let (flag, waker) = match &self.flag {
+            Some((flag, waker)) if flag.task.will_wake(cx.waker()) => {
                 if !flag.raised.load(Ordering::Relaxed) {
                     return Poll::Pending;
                 }
-                flag
+                (flag, waker)
             }
-            _ => self.flag.insert(Arc::new(WakeFlag { raised: AtomicBool::default(), task: cx.waker().clone() })),
+            _ => {
+                let flag = Arc::new(WakeFlag { raised: AtomicBool::default(), task: cx.waker().clone() });
+                let (flag, waker) = self.flag.insert((flag.clone(), flag.into()));
+                (&*flag, &*waker)
+            }
         };
         // Before it is polled, so that nothing that it raises from then on is lost.
         flag.raised.swap(false, Ordering::AcqRel);
-        let polled = poll(&mut Context::from_waker(&Waker::from(flag.clone())));
+        let polled = poll(&mut Context::from_waker(waker));
         if polled.is_ready() {
             self.raise();
         }
@@ -41,7 +46,7 @@ impl PollOnWake {
 
     /// To be polled the next time, whether it wakes or not.
     pub fn raise(&self) {
-        if let Some(flag) = &self.flag {
+        if let Some((flag, _)) = &self.flag {
             flag.raised.store(true, Ordering::Release);
         }
     }

@@ -22,10 +22,9 @@ use super::streams::Streams;
 use super::tls::Presented;
 use crate::proxy::Arrival;
 use crate::proxy::arrival::{Address, Refused};
-use crate::proxy::body::Outgoing;
-use crate::proxy::open::BrokenOff;
+use crate::proxy::body::{BrokenOff, Outgoing};
 use crate::proxy::request_body::{Progress, RequestBody};
-use crate::proxy::upgrade::Upgraded;
+use crate::proxy::tunnel::Upgraded;
 
 /// How much of a body that nobody wants is read, and for how long, so that the connection can be kept.
 const DRAIN_BYTES: u64 = 64 * 1024;
@@ -61,6 +60,14 @@ impl Line {
         };
         progress.begin(!request.body().is_end_stream());
         ActiveRequest { progress, line: self.clone(), ended: false }
+    }
+
+    /// What becomes of the connection where the request upgrades it; over HTTP/2 none does.
+    fn upgraded(&self) -> Option<&Upgraded> {
+        match self {
+            Self::H1(turns) => Some(&turns.upgraded),
+            Self::H2(_) => None,
+        }
     }
 
     /// What was said so far is to be on its way before anything else is done.
@@ -143,7 +150,7 @@ pub fn answer(
     let (mut head, stream) = request.into_parts();
     let body = RequestBody::new(stream, active.progress.clone(), returns);
     Box::pin(async move {
-        let mut response = context.service.handle(&mut head, body, &arrival).await;
+        let mut response = context.service.handle(&mut head, body, &arrival, active.line.upgraded()).await;
         if returns && !active.progress.has_arrived() {
             let unread = active.progress.take_unread();
             // A service that refuses so much before it has come will hardly read it: its client need not send it.
@@ -160,6 +167,9 @@ pub fn answer(
         if returns {
             live.end_connection_when_leaving(&mut response);
         }
+        if let (Line::H2(streams), Some(open)) = (&active.line, response.body().closes_with_status()) {
+            streams.closes_with_status(&active.progress, open);
+        }
         active.progress.answered();
         Ok(response.map(|body| ResponseBody { body, active, cut: None, _slot: slot }))
     })
@@ -173,12 +183,8 @@ fn arrival<B>(context: &Context, request: &Request<B>, peer: &Peer, line: &Line,
         true => client_addr::of(address.ip(), request.headers(), proxies).into(),
         false => address.clone(),
     };
-    let upgraded = match line {
-        Line::H1(turns) => turns.upgraded.clone(),
-        Line::H2(_) => Upgraded::default(),
-    };
     let refused = refused(context, request, peer, line, slot);
-    Arrival { peer: address.clone(), client, trusted, secure: *secure, refused, upgraded }
+    Arrival { peer: address.clone(), client, trusted, secure: *secure, refused }
 }
 
 fn refused<B>(context: &Context, request: &Request<B>, peer: &Peer, line: &Line, slot: &Slot) -> Option<Refused> {

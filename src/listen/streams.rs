@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Poll;
 
 use hyper::rt::Executor;
@@ -12,6 +12,8 @@ use tokio::time::Instant;
 
 use super::settings::Bounds;
 use super::watch::{Look, Wait};
+use crate::proxy::ending::Ending;
+use crate::proxy::open::OpenRequest;
 use crate::proxy::request_body::Progress;
 
 /// How many more streams a client may give up than it lets end, before its connection is closed (rapid reset,
@@ -39,6 +41,19 @@ struct Stream {
     progress: Rc<Progress>,
     look: Look,
     task: AbortHandle,
+    /// Set where its client takes a status, until it was told one.
+    open: Option<Weak<OpenRequest>>,
+}
+
+impl Stream {
+    /// Ends it because nothing has passed: with a status where that can be said, else with a reset.
+    fn end_idle(&mut self, wait: Wait) {
+        let open = self.open.take().filter(|_| wait == Wait::Stream).and_then(|open| open.upgrade());
+        match open {
+            Some(open) => open.end(Ending::Idle),
+            None => self.task.abort(),
+        }
+    }
 }
 
 impl Streams {
@@ -46,6 +61,15 @@ impl Streams {
     pub fn opens(&self, progress: Rc<Progress>) {
         self.0.opened.set(self.0.opened.get().wrapping_add(1));
         *self.0.next.borrow_mut() = Some(progress);
+    }
+
+    /// The stream's answer has begun, and takes a status where it is ended.
+    pub fn closes_with_status(&self, progress: &Rc<Progress>, open: Weak<OpenRequest>) {
+        let mut tasks = self.0.tasks.borrow_mut();
+        // Answers mostly belong to the streams that came last.
+        if let Some(stream) = tasks.iter_mut().rfind(|stream| Rc::ptr_eq(&stream.progress, progress)) {
+            stream.open = Some(open);
+        }
     }
 
     pub fn ended(&self, given_up: bool) {
@@ -64,13 +88,13 @@ impl Streams {
         (if open { Wait::Streams } else { Wait::Request }, self.0.opened.get())
     }
 
-    /// Looks at each stream, and resets those whose client has stalled for too long.
+    /// Looks at each stream, and ends those whose client has stalled for too long.
     pub fn look(&self, now: Instant, bounds: &Bounds) {
         self.sweep();
         for stream in self.0.tasks.borrow_mut().iter_mut() {
             let (wait, progress) = Wait::of(&stream.progress);
             if stream.look.again(now, wait, progress) >= wait.patience(bounds) {
-                stream.task.abort();
+                stream.end_idle(wait);
             }
         }
     }
@@ -99,6 +123,6 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
         if self.0.tasks.borrow().len() >= self.0.sweep_at.get() {
             self.sweep();
         }
-        self.0.tasks.borrow_mut().push(Stream { progress, look: Look::begin(), task });
+        self.0.tasks.borrow_mut().push(Stream { progress, look: Look::begin(), task, open: None });
     }
 }

@@ -8,17 +8,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::runtime::{self, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use tracing::error;
 
 use super::connection;
 use super::drain::Watch;
 use super::live::{Context, Live};
 use crate::observe::metrics::Counted;
+
+/// How long the process's end waits for clients to take the status that their streams close with.
+const CLOSING: Duration = Duration::from_millis(250);
+const CLOSING_TICK: Duration = Duration::from_millis(5);
 
 /// A connection on its way to a worker. Bounded by the number of open connections, so the queue needs no bound of its own.
 pub struct Accepted {
@@ -132,7 +138,7 @@ impl Serving {
                     self.live.leave();
                     continue;
                 }
-                () = ending.cut() => return self.live.cut(),
+                () = ending.cut() => return self.cut().await,
                 Some(_) = connections.join_next() => continue,
             };
             match order {
@@ -146,6 +152,22 @@ impl Serving {
                 None => (more, told) = (false, false),
             }
         }
+    }
+
+    /// Ends all that is open. The runtime takes it down, once what closes with a status has been written.
+    async fn cut(&self) {
+        let closing = self.live.cut();
+        if closing.is_empty() {
+            return;
+        }
+        let closed = async {
+            while closing.iter().any(|request| request.strong_count() > 0) {
+                sleep(CLOSING_TICK).await;
+            }
+            // Its connection's own turn comes behind it.
+            sleep(CLOSING_TICK).await;
+        };
+        let _ = timeout(CLOSING, closed).await;
     }
 
     fn serve(&self, Accepted { stream, peer, counted }: Accepted, connections: &mut JoinSet<()>) {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::authority::{Authority, Granted};
 use super::operation::Operation;
 use super::rate::CreateRate;
-use super::refusal::{broken, denied, failed, refusal};
+use super::refusal::{broken, denied, failed, refusal, unconfirmed};
 use super::resource::{self, Creation, answer, document, unprocessable};
 use super::session::{Session, Sessions};
 use super::settings::Settings;
@@ -29,7 +29,7 @@ use crate::proxy::connector::Connector;
 use crate::proxy::management::ManagementRequest;
 use crate::store::audit::{Actor, Origin};
 use crate::store::keyring::{Asker, Granting, Keyring, Minted, Revocation};
-use crate::store::registry::{Registry, StoredKey};
+use crate::store::registry::{Registry, RegistryError, StoredKey};
 use crate::store::settings::{Backend, StoreSettings};
 use crate::store::{Store, StoreError};
 
@@ -229,11 +229,18 @@ impl SignedIn<'_> {
     }
 
     async fn rotate(&self, id: &str, overlap: Option<&str>) -> Result<Response<Bytes>, Denial> {
-        change::overlap(overlap).map_err(broken)?;
+        let overlap_ms = change::overlap(overlap).map_err(broken)?;
         let (key, granted) = self.key(id).await?;
         self.spend().await?;
         let rotated = self.keyring.rotate(&key, overlap, None, self.asker(&granted)).await.map_err(failed)?;
-        Ok(answer(StatusCode::CREATED, &shown_once(&rotated.successor)))
+        let mut document = shown_once(&rotated.successor);
+        if overlap_ms == 0
+            && let Err(error) = self.confirm(&rotated.predecessor).await
+        {
+            // An error instead would lose the new key, which nobody can read again.
+            document["unconfirmed"] = unconfirmed("The old key has ended", &error).into();
+        }
+        Ok(answer(StatusCode::CREATED, &document))
     }
 
     /// When it is answered, every gate refuses the key.
@@ -241,13 +248,21 @@ impl SignedIn<'_> {
         let (key, granted) = self.key(id).await?;
         let revoked = self.keyring.revoke(&key, self.asker(&granted)).await.map_err(denied)?;
         let (Revocation::Revoked(key) | Revocation::AlreadyRevoked(key)) = revoked;
-        match self.api.store_settings.wait_replicas {
-            0 => {}
-            replicas => self.keyring.registry.wait_for_replicas(&key, replicas).await.map_err(denied)?,
-        }
+        self.confirm(&key).await.map_err(|error| {
+            let done = unconfirmed("The key is revoked, and every gate refuses it", &error);
+            refusal(Reason::Unconfirmed, Some(format!("{done}. Ask again to wait again")))
+        })?;
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::NO_CONTENT;
         Ok(response)
+    }
+
+    /// Waits until as many replicas as are wanted hold the key as it is now.
+    async fn confirm(&self, key: &StoredKey) -> Result<(), RegistryError> {
+        match self.api.store_settings.wait_replicas {
+            0 => Ok(()),
+            replicas => self.keyring.registry.wait_for_replicas(key, replicas).await,
+        }
     }
 
     async fn usage(&self, id: &str) -> Result<Response<Bytes>, Denial> {

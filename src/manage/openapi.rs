@@ -39,7 +39,13 @@ pub fn document(path: &str) -> Value {
 
 fn create() -> Value {
     let answer = answer("The key. It is shown this once and can never be read back.", "NewKey");
-    operation("createKey", "Create a key", Some("Creation"), ("201", answer), &["403", "409", "415", "422", "429"])
+    operation(
+        "createKey",
+        "Create a key",
+        Some("Creation"),
+        ("201", answer),
+        &["403", "409", "413", "415", "422", "429"],
+    )
 }
 
 fn list() -> Value {
@@ -76,13 +82,13 @@ fn show() -> Value {
 }
 
 fn update() -> Value {
-    let refused = ["403", "404", "409", "415", "422"];
+    let refused = ["403", "404", "409", "413", "415", "422"];
     operation("updateKey", "Change a key", Some("Change"), ("200", answer("The key as it is now.", "Key")), &refused)
 }
 
 fn rotate() -> Value {
     let answer = answer("The successor. It is shown this once and can never be read back.", "NewKey");
-    let refused = ["403", "404", "409", "415", "422", "429"];
+    let refused = ["403", "404", "409", "413", "415", "422", "429"];
     let mut operation = operation(
         "rotateKey",
         "Replace a key by a new one with the same rights",
@@ -117,7 +123,7 @@ const MISSING: [&str; 3] = ["403", "404", "422"];
 fn operation(id: &str, summary: &str, body: Option<&str>, (status, answer): (&str, Value), refused: &[&str]) -> Value {
     let mut responses = Map::new();
     responses.insert(status.to_owned(), answer);
-    for status in refused.iter().chain(&["400", "401", "503"]) {
+    for status in refused.iter().chain(&["400", "401", "405", "503"]) {
         responses.insert((*status).to_owned(), json!({"$ref": format!("#/components/responses/{}", named(status))}));
     }
     let mut operation = json!({"operationId": id, "summary": summary, "responses": responses});
@@ -144,20 +150,27 @@ fn reference(schema: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{schema}")})
 }
 
-const REFUSALS: [(&str, &str, &str); 9] = [
+const REFUSALS: [(&str, &str, &str); 11] = [
     ("400", "Malformed", "The request is malformed."),
     ("401", "NoSession", "Nobody is signed in."),
     ("403", "Forbidden", "The caller's role or businesses do not allow it, or another site's page asked."),
     ("404", "NoKey", "The caller has no such key."),
+    ("405", "NoSuchMethod", "The path has no such method; `Allow` names those that it has."),
     (
         "409",
         "Conflict",
         "The business has as many active keys as it may have (`too_many_keys`); or the key was rotated already (`rotated_already`).",
     ),
+    ("413", "TooLarge", "The body is larger than 64 KiB."),
     ("415", "NoJson", "The body is not `application/json`."),
     ("422", "Unprocessable", "The body or the query breaks a rule; `detail` says which."),
     ("429", "TooOften", "The caller creates keys too often."),
-    ("503", "Unavailable", "Keys cannot be managed right now."),
+    (
+        "503",
+        "Unavailable",
+        "Keys cannot be managed right now (`store_unavailable`); or the key is revoked, and the store's replicas have not confirmed \
+         it (`unconfirmed`).",
+    ),
 ];
 
 fn named(status: &str) -> &'static str {
@@ -208,6 +221,11 @@ fn schemas() -> Value {
     ];
     let mut new_members = members();
     new_members["key"] = json!({"type": "string", "description": "The key itself."});
+    new_members["unconfirmed"] = json!({
+        "type": "string",
+        "description": "The key that it replaces has ended, and the store's replicas have not confirmed that. Revoke that one to \
+                        wait again.",
+    });
     let expires = json!({"type": "string", "description": "RFC 3339, or a duration such as `90d`."});
     let mut expires_or_never = expires.clone();
     expires_or_never["type"] = json!(["string", "null"]);

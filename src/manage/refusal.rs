@@ -38,6 +38,17 @@ pub fn denied(error: RegistryError) -> Denial {
     }
 }
 
+/// A key's end acts, and is not known to be where a failover may lead: `done` says what was done.
+pub fn unconfirmed(done: &str, error: &RegistryError) -> String {
+    let held = match error {
+        RegistryError::Replicas { answered, wanted } => {
+            format!("only {answered} of {wanted} replicas have confirmed it")
+        }
+        _ => "whether replicas have it could not be asked".to_owned(),
+    };
+    format!("{done}, but {held}: a failover to another could undo it")
+}
+
 /// By what makes keys.
 pub fn failed(error: KeyringError) -> Denial {
     match error {

@@ -20,9 +20,9 @@ use crate::keys::tenant::is_id;
 use crate::keys::{Digest, Formats, Reading};
 use crate::proxy::connector::Connector;
 use crate::proxy::exchange::{self, Answered, Failure};
+use crate::proxy::resolve::Resolver;
 use crate::proxy::settings::Target;
-use crate::proxy::upstream::chain;
-use crate::proxy::upstream::resolve::Resolver;
+use crate::proxy::upstream::failure::chain;
 use crate::store::Store;
 
 /// The whole question, connecting included.

@@ -123,6 +123,7 @@ fn json(finished: &Finished<'_>, method: &str, path: &str, user_agent: Option<&s
     line.plain_if(name!("sidegate.parent_span_id"), span.parent_id);
     line.plain(name!("sidegate.decision"), finished.decision().name().as_bytes());
     line.plain_if(name!("sidegate.reason"), finished.reason().map(|reason| reason.name().as_bytes()));
+    line.plain_if(name!("sidegate.store_error"), finished.store_error().map(str::as_bytes));
     if trail.known_for {
         // The store was away, and the key was judged by what was last confirmed of it.
         line.plain(name!("sidegate.basis"), b"known_for");
@@ -154,7 +155,12 @@ fn text(finished: &Finished<'_>, method: &str, path: &str, _: Option<&str>) -> V
         finished.took.as_secs_f64() * 1e3,
     );
     let limit = finished.binding().map(LimitNow::policy_name);
-    for (name, value) in [("key", finished.key_id()), ("business", finished.business()), ("limit", limit.as_deref())] {
+    for (name, value) in [
+        ("key", finished.key_id()),
+        ("business", finished.business()),
+        ("limit", limit.as_deref()),
+        ("store", finished.store_error()),
+    ] {
         if let Some(value) = value {
             line.push_str(&format!(" {name}={value}"));
         }

@@ -6,9 +6,10 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use prometheus::{Histogram, IntCounter};
+use prometheus::IntCounter;
 use smallvec::SmallVec;
 
+use super::durations::OwnDurations;
 use super::finished::{Decision, Finished};
 use super::metrics::{Checked, Metrics, OTHER};
 use crate::gate::{Denial, LimitNow};
@@ -20,6 +21,8 @@ const NEAR: f64 = 0.8;
 /// One configuration's, so that nothing is kept of one that is past.
 pub struct Counts {
     pub metrics: Arc<Metrics>,
+    decision_duration: OwnDurations,
+    upstream_duration: OwnDurations,
     /// By where the route stands in memory, which it does as long as it is kept here; by 0 what is for none.
     routes: RefCell<BTreeMap<usize, OfRoute>>,
     /// By their names.
@@ -34,7 +37,7 @@ pub struct Counts {
 /// The series that have been counted in.
 struct OfRoute {
     _route: Option<Arc<Route>>,
-    duration: Histogram,
+    duration: OwnDurations,
     /// By decision and status.
     requests: SmallVec<[(Decision, u16, IntCounter); 2]>,
 }
@@ -45,14 +48,24 @@ type OfBusiness = SmallVec<[(Decision, IntCounter); 4]>;
 impl Counts {
     pub fn new(metrics: Arc<Metrics>) -> Self {
         let (routes, limits, businesses) = Default::default();
-        Self { metrics, routes, limits, businesses, named: OnceCell::new() }
+        let (decision_duration, upstream_duration) = (metrics.decision_duration(), metrics.upstream_duration());
+        Self { metrics, decision_duration, upstream_duration, routes, limits, businesses, named: OnceCell::new() }
     }
 
     pub fn count(&self, finished: &Finished<'_>) {
         self.count_route(finished);
-        self.metrics.took(finished.decided_in, finished.upstream_took);
+        // As far as the request came.
+        if let Some(took) = finished.decided_in {
+            self.decision_duration.observe(took);
+        }
+        if let Some(took) = finished.upstream_took {
+            self.upstream_duration.observe(took);
+        }
         if let Some(denial) = finished.denial {
             self.metrics.denied(finished.route(), denial.reason());
+        }
+        if finished.trail.guess_slowed {
+            self.metrics.guess_slowed();
         }
         let is_limited = matches!(finished.denial, Some(Denial::RateLimited { .. }));
         let business = finished.business().map(|business| self.count_business(business, finished.decision()));
@@ -70,7 +83,7 @@ impl Counts {
             duration: self.metrics.duration(finished.route()),
             requests: SmallVec::new(),
         });
-        of_route.duration.observe(finished.took.as_secs_f64());
+        of_route.duration.observe(finished.took);
         let requests = &mut of_route.requests;
         match requests.iter().find(|(of, sent, _)| (*of, *sent) == (decision, status)) {
             Some((_, _, series)) => series.inc(),

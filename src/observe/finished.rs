@@ -71,6 +71,14 @@ impl Finished<'_> {
         self.denial.map(Denial::reason).or(self.trail.observed)
     }
 
+    /// What was wrong with the store, where that is why it was not served.
+    pub fn store_error(&self) -> Option<&'static str> {
+        match self.denial {
+            Some(Denial::StoreUnavailable(error)) => Some(error.cause()),
+            _ => None,
+        }
+    }
+
     /// The route's pattern as configured, or `none`.
     pub fn route(&self) -> &str {
         self.trail.route.as_ref().map_or("none", |route| &route.pattern)

@@ -3,53 +3,50 @@
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::reload::Handle;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, fmt, reload};
 
 use super::settings::{Format, Settings};
 
-/// Changes the level of the log that is installed, whatever type its format gives it.
-static LEVEL: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
+/// The filter of the log that is installed.
+static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
 /// Installs the log once per process; a second call changes nothing.
 pub fn init(settings: &Settings) {
+    let terminal = std::io::stderr().is_terminal();
     let text = match settings.format {
         Format::Json => false,
         Format::Text => true,
-        Format::Auto => std::io::stderr().is_terminal(),
+        Format::Auto => terminal,
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter(settings));
+    let (filter, handle) = reload::Layer::new(filter(settings));
+    let log = tracing_subscriber::registry().with(filter);
     // A line that cannot be written would be complained of on standard error too, with a macro that panics.
-    let builder = builder.with_writer(std::io::stderr).with_target(false).log_internal_errors(false);
-    // An error here means that a log is installed already.
-    if text {
-        let builder = builder.with_filter_reloading();
-        let handle = builder.reload_handle();
-        let _ = builder.try_init().map(|()| keep(handle));
-    } else {
-        let builder = builder.json().flatten_event(true).with_filter_reloading();
-        let handle = builder.reload_handle();
-        let _ = builder.try_init().map(|()| keep(handle));
+    let mut lines = fmt::layer().with_writer(std::io::stderr).with_target(false).log_internal_errors(false);
+    // On a terminal colours are the default, unless NO_COLOR says otherwise.
+    if !terminal {
+        lines.set_ansi(false);
+    }
+    let installed =
+        if text { log.with(lines).try_init() } else { log.with(lines.json().flatten_event(true)).try_init() };
+    // An error means that a log is installed already.
+    if installed.is_ok() {
+        let _ = FILTER.set(handle);
     }
 }
 
 /// The level from now on; the format stays.
 pub fn follow(settings: &Settings) {
-    if let Some(change) = LEVEL.get() {
-        change(filter(settings));
+    if let Some(installed) = FILTER.get() {
+        // The only error is that the log is gone, and then there is nobody to tell.
+        let _ = installed.reload(filter(settings));
     }
-}
-
-fn keep<S>(handle: Handle<EnvFilter, S>)
-where
-    Handle<EnvFilter, S>: Send + Sync + 'static,
-{
-    // The only error is that the log is gone, and then there is nobody to tell.
-    let _ = LEVEL.set(Box::new(move |filter| drop(handle.reload(filter))));
 }
 
 /// Our own lines follow the configured level, those of libraries are kept from `warn` on, since at trace level they print the
 /// bytes of requests.
-fn filter(settings: &Settings) -> EnvFilter {
-    EnvFilter::new(format!("warn,sidegate={}", settings.level))
+fn filter(settings: &Settings) -> Targets {
+    Targets::new().with_default(LevelFilter::WARN).with_target("sidegate", settings.level)
 }

@@ -4,15 +4,14 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use http::StatusCode;
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use super::durations::{BOUNDS, Durations, OwnDurations};
 use super::finished::Decision;
 use crate::gate::UnknownNames;
 
@@ -25,8 +24,8 @@ use crate::store::health::StoreHealth;
 const BUSINESSES: usize = 100;
 pub(super) const OTHER: &str = "other";
 /// Decisions take microseconds to a few milliseconds; whole requests what the upstream takes.
-const DECISION_SECONDS: [f64; 11] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25];
-const REQUEST_SECONDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const DECISION_SECONDS: [f64; BOUNDS] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25];
+const REQUEST_SECONDS: [f64; BOUNDS] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// How a limit was found, as metrics name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,9 +65,9 @@ pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     denials: IntCounterVec,
-    duration: HistogramVec,
-    decision_duration: Histogram,
-    upstream_duration: Histogram,
+    duration: Durations,
+    decision_duration: Durations,
+    upstream_duration: Durations,
     limit_checks: IntCounterVec,
     business_requests: IntCounterVec,
     limit_used: GaugeVec,
@@ -82,6 +81,7 @@ pub struct Metrics {
     in_flight: IntGauge,
     answers_broken: IntCounterVec,
     documents_unreadable: IntCounter,
+    guesses_slowed: IntCounter,
     /// What of all this was logged not long ago.
     pub said: LogThrottle,
     log_dropped: IntCounter,
@@ -152,12 +152,10 @@ impl Metrics {
         let counters = |name: &str, help: &str, labels: &[&str]| {
             registered(&registry, IntCounterVec::new(Opts::new(name, help), labels)?)
         };
-        let histograms = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
-            registered(&registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?)
+        let durations = |name: &str, help: &str, label: Option<&str>, bounds: [f64; BOUNDS]| {
+            registered(&registry, Durations::new(name, help, label, bounds)?)
         };
-        let histogram = |name: &str, help: &str, buckets: &[f64]| {
-            registered(&registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
-        };
+        let counter = |name: &str, help: &str| registered(&registry, IntCounter::new(name, help)?);
         let gauge = |name: &str, help: &str| registered(&registry, IntGauge::new(name, help)?);
         let gauges = |name: &str, help: &str, label: &str| {
             registered(&registry, IntGaugeVec::new(Opts::new(name, help), &[label])?)
@@ -179,21 +177,23 @@ impl Metrics {
                 "Requests that were not served, by reason.",
                 &["route", "reason"],
             )?,
-            duration: histograms(
+            duration: durations(
                 "sidegate_request_duration_seconds",
                 "From a request's head to its response's head.",
-                &["route"],
-                &REQUEST_SECONDS,
+                Some("route"),
+                REQUEST_SECONDS,
             )?,
-            decision_duration: histogram(
+            decision_duration: durations(
                 "sidegate_decision_duration_seconds",
                 "From a request's head to the decision, the store included.",
-                &DECISION_SECONDS,
+                None,
+                DECISION_SECONDS,
             )?,
-            upstream_duration: histogram(
+            upstream_duration: durations(
                 "sidegate_upstream_duration_seconds",
                 "From the forwarded request's head to the upstream's response head.",
-                &REQUEST_SECONDS,
+                None,
+                REQUEST_SECONDS,
             )?,
             limit_checks: counters(
                 "sidegate_limit_checks_total",
@@ -221,7 +221,8 @@ impl Metrics {
             )?,
             store_up: gauge(
                 "sidegate_store_up",
-                "0 from the first lost connection or failed call until a call succeeds.",
+                "0 from the first lost connection, failed call or refusal until what failed is served again, and while a needed node \
+                 of a cluster is out of reach or slots have no master.",
             )?,
             store_may_evict: gauge(
                 "sidegate_store_may_evict",
@@ -232,12 +233,9 @@ impl Metrics {
                 "1 while calls to the store fail at once, until a probe succeeds.",
             )?,
             connections: gauge("sidegate_connections", "Client connections that are open.")?,
-            connections_refused: registered(
-                &registry,
-                IntCounter::new(
-                    "sidegate_connections_refused_total",
-                    "Connections closed unserved because `listen.limits.connections` were open.",
-                )?,
+            connections_refused: counter(
+                "sidegate_connections_refused_total",
+                "Connections refused with 503 (with TLS: closed) because `listen.limits.connections` were open.",
             )?,
             connections_failed: counters(
                 "sidegate_connections_failed_total",
@@ -250,12 +248,13 @@ impl Metrics {
                 "Upstreams' answers that did not come to their end, by whose doing: upstream, client, gate.",
                 &["by"],
             )?,
-            documents_unreadable: registered(
-                &registry,
-                IntCounter::new(
-                    "sidegate_documents_unreadable_total",
-                    "Requests that met a key, a business or a count in the store that cannot be read.",
-                )?,
+            documents_unreadable: counter(
+                "sidegate_documents_unreadable_total",
+                "Requests that met a key, a business or a count in the store that cannot be read.",
+            )?,
+            guesses_slowed: counter(
+                "sidegate_guesses_slowed_total",
+                "Requests refused as rate_limited without a look-up: unknown keys keep coming from their address (`keys.guessing`).",
             )?,
             said: LogThrottle::default(),
             config_info: gauges("sidegate_config_info", "A hash of the configuration that is in force.", "hash")?,
@@ -277,12 +276,9 @@ impl Metrics {
                 "When a certificate of the listener ends, by its file.",
                 "file",
             )?,
-            log_dropped: registered(
-                &registry,
-                IntCounter::new(
-                    "sidegate_log_lines_dropped_total",
-                    "Access log lines lost because nobody read them in time.",
-                )?,
+            log_dropped: counter(
+                "sidegate_log_lines_dropped_total",
+                "Access log lines lost because nobody read them in time.",
             )?,
             businesses: Mutex::default(),
             store_health,
@@ -353,7 +349,7 @@ impl Metrics {
     /// The series of these routes, before anything is counted in them.
     pub fn start_routes<'r>(&self, routes: impl IntoIterator<Item = &'r str>) {
         for route in routes {
-            self.duration.with_label_values(&[route]);
+            self.duration.start(route);
             self.requests.with_label_values(&[route, Decision::Allowed.name(), "200"]);
             for reason in Reason::ALL {
                 self.denials.with_label_values(&[route, reason.name()]);
@@ -369,18 +365,25 @@ impl Metrics {
         }
     }
 
-    /// How long the gate and the upstream took, as far as the request came.
-    pub(super) fn took(&self, decided_in: Option<Duration>, upstream_took: Option<Duration>) {
-        observe(&self.decision_duration, decided_in);
-        observe(&self.upstream_duration, upstream_took);
-    }
-
     pub(super) fn denied(&self, route: &str, reason: Reason) {
         self.denials.with_label_values(&[route, reason.name()]).inc();
     }
 
-    pub(super) fn duration(&self, route: &str) -> Histogram {
-        self.duration.with_label_values(&[route])
+    /// A key was not looked up, since its address tries unknown ones.
+    pub(super) fn guess_slowed(&self) {
+        self.guesses_slowed.inc();
+    }
+
+    pub(super) fn duration(&self, route: &str) -> OwnDurations {
+        self.duration.own(route)
+    }
+
+    pub(super) fn decision_duration(&self) -> OwnDurations {
+        self.decision_duration.own("")
+    }
+
+    pub(super) fn upstream_duration(&self) -> OwnDurations {
+        self.upstream_duration.own("")
     }
 
     pub(super) fn requests(&self, route: &str, decision: Decision, status: u16) -> IntCounter {
@@ -467,12 +470,6 @@ impl Metrics {
 fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
-}
-
-fn observe(histogram: &Histogram, took: Option<Duration>) {
-    if let Some(took) = took {
-        histogram.observe(took.as_secs_f64());
-    }
 }
 
 /// One more in a gauge until dropped.

@@ -5,6 +5,7 @@
 
 pub mod access_log;
 pub mod counts;
+mod durations;
 pub mod finished;
 mod json_line;
 mod lines;

@@ -5,6 +5,8 @@
 
 pub mod denial_text;
 pub mod lenient;
+pub mod limit;
+pub mod mode;
 pub mod pattern;
 pub mod percent;
 pub mod reason;
@@ -22,9 +24,11 @@ use ipnet::IpNet;
 
 use crate::keys::tenant::comparable_id;
 use crate::keys::{Digest, Formats};
-use crate::limit::{Algorithm, Windows};
+use crate::limit::Windows;
 
 pub use denial_text::Texts;
+pub use limit::{By, Limit};
+pub use mode::Mode;
 pub use reason::Reason;
 pub use route::{Access, Allowances, Route, RouteTable, UpstreamId};
 pub use scope::Scopes;
@@ -46,25 +50,6 @@ pub struct Policy {
     pub mode: Mode,
 }
 
-/// What becomes of a denial.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// The client gets it.
-    Enforce,
-    /// It is counted and logged, and the request passes.
-    Observe,
-}
-
-impl Mode {
-    /// As the configuration writes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Enforce => "enforce",
-            Self::Observe => "observe",
-        }
-    }
-}
-
 impl Policy {
     /// What becomes of a request for which there is no route. One that an enforced route's backend could take for that
     /// route's, or that only has another method, does not slip past it.
@@ -75,48 +60,6 @@ impl Policy {
     /// Whether any request may be refused for what it is.
     pub fn enforces(&self) -> bool {
         self.mode == Mode::Enforce || self.routes.enforces()
-    }
-}
-
-/// A limit as configured; what a key, a business or a plan overrides is its windows.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Limit {
-    pub name: String,
-    pub by: By,
-    pub algorithm: Algorithm,
-    pub windows: Arc<Windows>,
-    pub mode: Mode,
-}
-
-/// Whose requests a limit counts together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum By {
-    Key,
-    Business,
-    User,
-    /// The client address; of an IPv6 address its /64.
-    Ip,
-    Global,
-}
-
-impl By {
-    /// As the configuration writes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Key => "key",
-            Self::Business => "business",
-            Self::User => "user",
-            Self::Ip => "ip",
-            Self::Global => "global",
-        }
-    }
-
-    /// Whether it needs an authenticated caller, so that a public route cannot have it.
-    pub fn needs_key(self) -> bool {
-        match self {
-            Self::Key | Self::Business | Self::User => true,
-            Self::Ip | Self::Global => false,
-        }
     }
 }
 

@@ -46,6 +46,8 @@ pub enum Reason {
     KeyNotFound,
     TooManyKeys,
     RotatedAlready,
+    /// It was done, and is not held by as many replicas as `management.wait_replicas` wants.
+    Unconfirmed,
 }
 
 /// What the contract's table says of a reason.
@@ -58,7 +60,7 @@ struct Row {
 }
 
 impl Reason {
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::BadRequest,
         Self::BadPath,
         Self::AmbiguousKey,
@@ -96,6 +98,7 @@ impl Reason {
         Self::KeyNotFound,
         Self::TooManyKeys,
         Self::RotatedAlready,
+        Self::Unconfirmed,
     ];
 
     pub fn name(self) -> &'static str {
@@ -173,6 +176,7 @@ impl Reason {
             Self::KeyNotFound => same("key_not_found", 404, "There is no such key"),
             Self::TooManyKeys => same("too_many_keys", 409, "There are too many active keys"),
             Self::RotatedAlready => same("rotated_already", 409, "The key was rotated already"),
+            Self::Unconfirmed => same("unconfirmed", 503, "It is done, but the store's replicas have not confirmed it"),
         }
     }
 }

@@ -9,9 +9,10 @@ use std::time::Duration;
 use http::Method;
 use thiserror::Error;
 
+use super::limit::Limit;
+use super::mode::Mode;
 use super::pattern::Pattern;
 use super::tree::{Hit, Tree};
-use super::{Limit, Mode};
 
 /// What the configuration says of one pattern.
 #[derive(Debug, Clone)]

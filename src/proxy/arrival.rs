@@ -5,7 +5,6 @@ use std::rc::Rc;
 
 use http::HeaderValue;
 
-use super::upgrade::Upgraded;
 use crate::gate::Denial;
 
 /// Where a request came from, as the listener knows it.
@@ -21,8 +20,6 @@ pub struct Arrival {
     pub secure: bool,
     /// Why the listener will not have it served; it is answered and logged like every other.
     pub refused: Option<Refused>,
-    /// What becomes of the connection where the request upgrades it.
-    pub upgraded: Upgraded,
 }
 
 /// An address with its text, which is written once a connection: forwarded headers and log lines repeat it with every request.

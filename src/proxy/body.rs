@@ -1,16 +1,20 @@
 //! What a client gets: the gate's own words, or an upstream's answer as it comes. What it sends itself is `upload`'s.
 
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{Method, Response};
 use hyper::body::{Body, Frame, SizeHint};
+use thiserror::Error;
+use tracing::{debug, warn};
 
-use super::open::{BrokenOff, OpenRequest};
-use crate::observe::metrics::Counted;
+use super::open::{Last, OpenRequest};
+use super::upstream::failure::{Failure, chain};
+use super::upstream::h1;
+use crate::observe::metrics::{BrokenBy, Counted};
 
 /// What a client gets, counted as in flight until it ends.
 pub struct Outgoing {
@@ -22,6 +26,16 @@ pub struct Outgoing {
 pub enum Payload {
     Words(Bytes),
     Upstream(Rc<OpenRequest>),
+}
+
+/// Why a client does not get the whole of an answer.
+#[derive(Debug, Error)]
+pub enum BrokenOff {
+    #[error("the upstream's answer broke off: {0}")]
+    Upstream(#[from] Failure),
+    /// With what HTTP/2 is told; HTTP/1.1 closes the connection.
+    #[error("the stream was ended")]
+    Over(#[source] h2::Error),
 }
 
 impl Payload {
@@ -45,6 +59,14 @@ impl Outgoing {
         Self { payload: Payload::Words(Bytes::new()), _in_flight: None }
     }
 
+    /// The open request, where its client learns why the gate ends it.
+    pub fn closes_with_status(&self) -> Option<Weak<OpenRequest>> {
+        match &self.payload {
+            Payload::Upstream(request) if request.closes_with_status() => Some(Rc::downgrade(request)),
+            _ => None,
+        }
+    }
+
     /// Whether the gate answers, and no upstream is left that could still read the request.
     pub fn is_the_gates_own(&self) -> bool {
         matches!(self.payload, Payload::Words(_))
@@ -59,21 +81,23 @@ impl Body for Outgoing {
         match &mut self.payload {
             Payload::Words(words) if words.is_empty() => Poll::Ready(None),
             Payload::Words(words) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(words))))),
-            Payload::Upstream(request) => request.poll_answer(cx),
+            Payload::Upstream(request) => poll_answer(request, cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.payload {
             Payload::Words(words) => words.is_empty(),
-            Payload::Upstream(request) => request.is_answered(),
+            Payload::Upstream(request) => {
+                request.is_closed() || request.answer().as_ref().is_some_and(Body::is_end_stream)
+            }
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.payload {
             Payload::Words(words) => SizeHint::with_exact(words.len() as u64),
-            Payload::Upstream(request) => request.size_hint(),
+            Payload::Upstream(request) => request.answer().as_ref().map_or_else(SizeHint::default, Body::size_hint),
         }
     }
 }
@@ -85,4 +109,49 @@ impl Drop for Outgoing {
             request.let_go();
         }
     }
+}
+
+/// The next of the answer; once the request is over a status or an error, so that what was cut never looks complete.
+fn poll_answer(request: &Rc<OpenRequest>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    let mut answer = request.answer();
+    let Some(stream) = answer.as_mut() else { return Poll::Ready(last(request)) };
+    match Pin::new(&mut *stream).poll_frame(cx) {
+        Poll::Ready(frame) => {
+            if let Some(Err(failure)) = &frame {
+                failed(request, failure);
+            }
+            // A client that reads no more is not asked for its turn: it is looked after before.
+            if frame.is_some() && !stream.is_end_stream() {
+                request.watch();
+            }
+            Poll::Ready(frame.map(|frame| frame.map_err(BrokenOff::from)))
+        }
+        Poll::Pending => request.poll_over(cx).map(|()| last(request)),
+    }
+}
+
+/// The last of an answer that is over.
+fn last(request: &OpenRequest) -> Option<Result<Frame<Bytes>, BrokenOff>> {
+    match request.close() {
+        Last::Reset => Some(Err(BrokenOff::Over(h2::Reason::CANCEL.into()))),
+        Last::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
+        Last::Nothing => None,
+    }
+}
+
+/// The upstream's answer broke off; its log may not know.
+fn failed(request: &OpenRequest, failure: &Failure) {
+    let (request_id, trace_id) = request.ids();
+    let error = chain(failure);
+    let by_client = match failure {
+        Failure::H1(error) => matches!(error, h1::Error::Body(_)),
+        // Once an answer has begun, nothing else ends a stream from here.
+        Failure::H2(cut) => cut.is_our_own(),
+    };
+    if by_client {
+        debug!(request_id, trace_id, error, "an answer ended with the request's body");
+        return request.broken(BrokenBy::Client);
+    }
+    warn!(request_id, trace_id, error, "the upstream's answer broke off");
+    request.broken(BrokenBy::Upstream);
 }

@@ -2,12 +2,13 @@
 //!
 //! The target is the configuration's alone, so that no client can choose where the gate connects to.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
@@ -16,12 +17,13 @@ use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::resolve::Resolver;
 use super::settings::{Protocol, Target, Upstream, UpstreamTls};
-use super::upstream::resolve::Resolver;
 
 /// Read once, for all workers.
 #[derive(Clone)]
@@ -98,6 +100,24 @@ impl Connector {
             }
         };
         Ok(Connected { stream, peer: Some(peer), h2 })
+    }
+}
+
+impl Stream {
+    /// What has come by now, or `WouldBlock`: nobody waits for it, and nobody is woken later.
+    pub fn read_now(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let stream = match self {
+            Self::Tcp(stream) => return stream.try_read(bytes),
+            Self::Unix(stream) => return stream.try_read(bytes),
+            Self::Tls(stream) => stream,
+        };
+        let mut buffer = ReadBuf::new(bytes);
+        // Unconstrained: for a task that has used up its turn everything is pending, also what is closed.
+        let look = unconstrained(poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_read(cx, &mut buffer))));
+        match pin!(look).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Poll::Ready(read)) => read.map(|()| buffer.filled().len()),
+            Poll::Ready(Poll::Pending) | Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
     }
 }
 

@@ -11,11 +11,11 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use hyper::rt::Executor;
 use hyper_util::rt::TokioIo;
 
 use super::connector::{Connected, Connector};
-use super::upstream::resolve::Resolver;
+use super::on_this_thread::OnThisThread;
+use super::resolve::Resolver;
 
 pub type Failure = Box<dyn Error + Send + Sync>;
 
@@ -64,15 +64,5 @@ pub async fn driven<T>(
         answer = &mut exchange => answer,
         // The exchange knows how far it came.
         _ = &mut connection => exchange.await,
-    }
-}
-
-/// What hyper starts for a connection and its streams stays on the thread that it was made on.
-#[derive(Debug, Clone, Copy)]
-pub struct OnThisThread;
-
-impl<F: Future<Output = ()> + 'static> Executor<F> for OnThisThread {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
     }
 }

@@ -3,12 +3,18 @@
 
 use std::time::Duration;
 
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 
 /// `application/grpc`, `application/grpc+proto`, …: a client that reads status and message from trailers alone.
 pub fn is_spoken(content_type: &HeaderValue) -> bool {
     let kind = content_type.to_str().ok().and_then(|kind| kind.strip_prefix("application/grpc"));
     kind.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
+}
+
+/// Whether such a client gets an answer in gRPC, not one of a proxy or a server in between that knows nothing of it.
+pub fn is_answer(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(is_spoken)
 }
 
 /// How long the client waits for the whole call (`grpc-timeout: 100m`); it passes on to the service untouched.

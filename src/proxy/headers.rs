@@ -10,7 +10,7 @@ use super::arrival::Arrival;
 use super::hygiene;
 use super::request_id::{RequestId, X_REQUEST_ID};
 use super::settings::{Identity, Upstream};
-use crate::gate::trail::Caller;
+use crate::gate::trail::{Caller, Introduction};
 use crate::gate::{Permit, credential};
 use crate::observe::Span;
 use crate::observe::trace::{TRACEPARENT, TRACESTATE};
@@ -210,7 +210,10 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn identity<'a>(added: &mut Added<'a>, permit: &Permit, upstream: &'a Upstream, request_id: &RequestId) {
+/// Every part has a place among what is kept of a caller.
+const _: () = assert!(Identity::PLACEHOLDERS.len() <= Introduction::MOST);
+
+fn identity<'a>(added: &mut Added<'a>, permit: &'a Permit, upstream: &'a Upstream, request_id: &RequestId) {
     for (name, template) in &upstream.identity {
         let value = || {
             let text = template.render(|part, text| introduce(permit.caller(), part, request_id, text));
@@ -218,12 +221,12 @@ fn identity<'a>(added: &mut Added<'a>, permit: &Permit, upstream: &'a Upstream, 
             HeaderValue::try_from(text).ok().filter(|value| !value.is_empty())
         };
         let value = match (template.whole(), permit.caller()) {
-            (Some(part), Some(caller)) if part != Identity::RequestId => caller.introduction.value(part as u8, value),
-            _ => value(),
+            (Some(part), Some(caller)) if part != Identity::RequestId => {
+                caller.introduction.value(part as usize, value).map(Value::Kept)
+            }
+            _ => value().map(Value::Made),
         };
-        if let Some(value) = value {
-            added.push((Cow::Borrowed(name), Value::Made(value)));
-        }
+        added.extend(value.map(|value| (Cow::Borrowed(name), value)));
     }
 }
 

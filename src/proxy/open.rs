@@ -4,7 +4,7 @@
 //! One sweep per worker looks after all of it. What is whole at once, as most answers are, is never registered with it, and no
 //! request has a timer of its own.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -12,15 +12,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use hyper::body::{Body, Frame, SizeHint};
-use thiserror::Error;
-use tracing::{debug, info, warn};
+use http::HeaderMap;
+use hyper::body::Body as _;
+use tracing::info;
 
+use super::ending::Ending;
 use super::request_id::RequestId;
-use super::settings;
+use super::upload::Cancellation;
 use super::upstream::relayed::Relayed;
-use super::upstream::{Failure, chain, h1};
+use super::{respond, settings};
 use crate::gate::{Basis, Denial, Gate, Permit};
 use crate::observe::metrics::BrokenBy;
 use crate::observe::{Metrics, Span};
@@ -55,7 +55,8 @@ pub struct OpenRequest {
     due: Cell<Option<Instant>>,
     /// Its number among those that are looked after.
     watched: Cell<Option<u64>>,
-    over: RefCell<Option<Denial>>,
+    over: RefCell<Option<Ending>>,
+    close: Cell<Close>,
     /// It has been told that this would have been denied or ended, where that is only observed.
     observed: Cell<bool>,
     /// The upstream's answer. It is let go of at the end even where nobody reads any more.
@@ -64,14 +65,22 @@ pub struct OpenRequest {
     waiter: RefCell<Option<Waker>>,
 }
 
-/// Why a client does not get the whole of an answer.
-#[derive(Debug, Error)]
-pub enum BrokenOff {
-    #[error("the upstream's answer broke off: {0}")]
-    Upstream(#[from] Failure),
-    /// With what HTTP/2 is told; HTTP/1.1 closes the connection.
-    #[error("the stream was ended")]
-    Over(#[source] h2::Error),
+/// How an answer closes that the gate ends before its upstream does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Close {
+    /// With nothing that could be taken for its end.
+    Reset,
+    /// With trailers that say a gRPC status.
+    Status,
+    /// The trailers are out.
+    Closed,
+}
+
+/// What comes last of an answer that is over.
+pub enum Last {
+    Reset,
+    Trailers(HeaderMap),
+    Nothing,
 }
 
 impl OpenRequests {
@@ -87,9 +96,18 @@ impl OpenRequests {
         })
     }
 
-    /// Whatever ends from now on ends because its worker does.
-    pub fn cut(&self) {
+    /// Whatever ends from now on ends because its worker does. What can close with a status does so at once; it is gone when
+    /// that is on its way.
+    pub fn cut(&self) -> Vec<Weak<OpenRequest>> {
         self.cut.set(true);
+        let open: Vec<Rc<OpenRequest>> = self.open.borrow().values().filter_map(Weak::upgrade).collect();
+        let closing = open.iter().filter(|request| request.closes_with_status());
+        closing
+            .map(|request| {
+                request.end(Ending::ShuttingDown);
+                Rc::downgrade(request)
+            })
+            .collect()
     }
 
     pub fn are_cut(&self) -> bool {
@@ -119,6 +137,7 @@ impl OpenRequests {
             due: Cell::new(Some(started + self.settings.get().recheck)),
             watched: Cell::new(None),
             over: RefCell::default(),
+            close: Cell::new(Close::Reset),
             observed: Cell::new(permit.observed().is_some()),
             permit,
             answer: RefCell::default(),
@@ -148,7 +167,7 @@ impl OpenRequests {
         let open: Vec<Rc<OpenRequest>> = self.open.borrow().values().filter_map(Weak::upgrade).collect();
         for request in &open {
             if now.duration_since(request.started) >= self.settings.get().max_age {
-                request.end(None);
+                request.end(Ending::TooOld);
             } else if request.permit.recheck().is_some() && request.due.get().is_some_and(|due| due <= now) {
                 request.due.set(None);
                 tokio::task::spawn_local(ask_again(request.clone()));
@@ -199,14 +218,26 @@ impl OpenRequest {
     ) -> Result<T, Denial> {
         tokio::select! {
             biased;
-            () = self.over() => Err(self.over.take().unwrap_or(Denial::UpstreamTimeout)),
+            () = self.over() => Err(match self.over.take() {
+                Some(Ending::Denied(denial)) => denial,
+                _ => Denial::UpstreamTimeout,
+            }),
             done = work => done,
         }
     }
 
-    /// The upstream's answer goes on from here.
-    pub fn hold(&self, answer: Relayed) {
+    /// The upstream's answer goes on from here. `is_grpc`: to a client that takes a status behind it.
+    pub fn hold(&self, answer: Relayed, is_grpc: bool) {
+        // Less than the length that was announced is no whole answer, whatever its trailers say (RFC 9113 §8.1.1).
+        if is_grpc && answer.size_hint().exact().is_none() {
+            self.close.set(Close::Status);
+        }
         *self.answer.borrow_mut() = Some(answer);
+    }
+
+    /// Whether its client learns why, where the gate ends it.
+    pub fn closes_with_status(&self) -> bool {
+        self.close.get() == Close::Status
     }
 
     /// The client has read it all, or reads no more; or the worker ends.
@@ -216,25 +247,14 @@ impl OpenRequest {
         }
     }
 
-    fn broken(&self, by: BrokenBy) {
+    /// An answer did not come to its end.
+    pub fn broken(&self, by: BrokenBy) {
         self.all.metrics.answer_broken(by);
     }
 
-    /// The upstream's answer broke off; its log may not know.
-    fn failed(&self, failure: &Failure) {
-        let (request_id, trace_id) = self.ids();
-        let error = chain(failure);
-        let by_client = match failure {
-            Failure::H1(error) => matches!(error, h1::Error::Body(_)),
-            // Once an answer has begun, nothing else ends a stream from here.
-            Failure::H2(cut) => cut.is_our_own(),
-        };
-        if by_client {
-            debug!(request_id, trace_id, error, "an answer ended with the request's body");
-            return self.broken(BrokenBy::Client);
-        }
-        warn!(request_id, trace_id, error, "the upstream's answer broke off");
-        self.broken(BrokenBy::Upstream);
+    /// The upstream's answer, as long as the request is not over.
+    pub fn answer(&self) -> RefMut<'_, Option<Relayed>> {
+        self.answer.borrow_mut()
     }
 
     /// For whoever passes it on by other means.
@@ -242,33 +262,22 @@ impl OpenRequest {
         self.answer.take()
     }
 
-    /// The next of the answer; an error once the request is over, so that what was cut never looks complete.
-    pub fn poll_answer(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        let over = || Some(Err(BrokenOff::Over(h2::Reason::CANCEL.into())));
-        let mut answer = self.answer.borrow_mut();
-        let Some(stream) = answer.as_mut() else { return Poll::Ready(over()) };
-        match Pin::new(&mut *stream).poll_frame(cx) {
-            Poll::Ready(frame) => {
-                if let Some(Err(failure)) = &frame {
-                    self.failed(failure);
-                }
-                // A client that reads no more is not asked for its turn: it is looked after before.
-                if frame.is_some() && !stream.is_end_stream() {
-                    self.watch();
-                }
-                Poll::Ready(frame.map(|frame| frame.map_err(BrokenOff::from)))
+    /// What is still to come of an answer that is over.
+    pub fn close(&self) -> Last {
+        match (self.close.get(), &*self.over.borrow()) {
+            (Close::Status, Some(ending)) => {
+                self.close.set(Close::Closed);
+                let gate = self.all.gate.borrow();
+                Last::Trailers(respond::grpc_trailers(ending, self.request_id.as_str(), gate.policy()))
             }
-            Poll::Pending => self.poll_over(cx).map(|()| over()),
+            (Close::Closed, _) => Last::Nothing,
+            (Close::Reset | Close::Status, _) => Last::Reset,
         }
     }
 
-    /// Whether the answer has ended as its upstream meant it to.
-    pub fn is_answered(&self) -> bool {
-        self.answer.borrow().as_ref().is_some_and(Body::is_end_stream)
-    }
-
-    pub fn size_hint(&self) -> SizeHint {
-        self.answer.borrow().as_ref().map_or_else(SizeHint::default, Body::size_hint)
+    /// Whether the gate has closed the answer with a status.
+    pub fn is_closed(&self) -> bool {
+        self.close.get() == Close::Closed
     }
 
     /// Its request's and its trace's, for what the log says of it.
@@ -276,11 +285,11 @@ impl OpenRequest {
         (self.request_id.as_str(), self.span.trace_id())
     }
 
-    /// `denial`: why its key no longer stands; `None`: it is too old. Where that is only observed, it is told once, and the
-    /// stream goes on.
-    fn end(&self, denial: Option<Denial>) {
-        let reason = denial.as_ref().map_or("max_age", |denial| denial.reason().name());
-        if self.all.gate.borrow().mode_of(self.permit.route()) == Mode::Observe {
+    /// Ends it. Where its key's standing and its age are only observed, that is told once, and the stream goes on.
+    pub fn end(&self, ending: Ending) {
+        let reason = ending.name();
+        let is_judged = matches!(ending, Ending::Denied(_) | Ending::TooOld);
+        if is_judged && self.all.gate.borrow().mode_of(self.permit.route()) == Mode::Observe {
             self.due.set(Some(Instant::now() + self.all.settings.get().recheck));
             if !self.observed.replace(true) {
                 let (request_id, trace_id) = self.ids();
@@ -293,13 +302,19 @@ impl OpenRequest {
         }
         let (request_id, trace_id) = self.ids();
         info!(request_id, trace_id, reason, "a stream was ended");
-        *self.over.borrow_mut() = denial;
+        *self.over.borrow_mut() = Some(ending);
         if self.take_answer().is_some_and(|answer| answer.is_unread()) {
             self.broken(BrokenBy::Gate);
         }
         if let Some(waiter) = self.waiter.take() {
             waiter.wake();
         }
+    }
+}
+
+impl Cancellation for OpenRequest {
+    fn is_cancelled(&self) -> bool {
+        self.is_over()
     }
 }
 
@@ -325,7 +340,7 @@ async fn ask_again(request: Rc<OpenRequest>) {
     let Some(recheck) = request.permit.recheck() else { return };
     let all = &request.all;
     let gate = all.gate.borrow().clone();
-    let answered = gate.recheck(recheck).await;
+    let answered = gate.recheck(request.permit.route(), recheck).await;
     let (now, interval) = (Instant::now(), all.settings.get().recheck);
     match answered {
         Ok(basis) => {
@@ -338,7 +353,7 @@ async fn ask_again(request: Rc<OpenRequest>) {
         Err(denial) if is_unanswered(&denial) && request.confirmed.get().is_some_and(|at| now < at + 2 * interval) => {
             request.due.set(Some(now + all.pace()));
         }
-        Err(denial) => request.end(Some(denial)),
+        Err(denial) => request.end(Ending::Denied(denial)),
     }
 }
 

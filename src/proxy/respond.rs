@@ -8,6 +8,7 @@ use http::header::{
 };
 use http::{Response, StatusCode};
 
+use super::ending::Ending;
 use super::settings::{RateLimitHeaders, Reset};
 use crate::gate::{Denial, LimitNow, Trail};
 use crate::observe::values::Values;
@@ -21,6 +22,8 @@ const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+const UNAVAILABLE: u16 = 14;
 
 /// How long a client should leave the store or a full gate alone, in seconds.
 const UNAVAILABLE_FOR: u64 = 1;
@@ -126,17 +129,44 @@ fn as_http(worded: Worded, mut headers: HeaderMap) -> Response<Bytes> {
 fn as_grpc(reason: Reason, worded: &Worded, mut headers: HeaderMap) -> Response<Bytes> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(GRPC_STATUS, grpc_status(reason.status()).into());
-    let mut message = String::with_capacity(worded.detail.len());
-    for byte in worded.detail.bytes() {
+    set(&mut headers, &GRPC_MESSAGE, &grpc_message(&worded.detail));
+    let mut response = Response::new(Bytes::new());
+    *response.headers_mut() = headers;
+    response
+}
+
+/// The end of a gRPC answer that the gate ends in its middle. UNAVAILABLE where nothing is wrong with the call, as gRPC's own
+/// servers end what is too old or silent: its client may call again, and DEADLINE_EXCEEDED would speak of its own deadline.
+pub fn grpc_trailers(ending: &Ending, request_id: &str, policy: &Policy) -> HeaderMap {
+    let worded;
+    let (status, message) = match ending {
+        Ending::Denied(denial) => {
+            let scope =
+                if let Denial::InsufficientScope { required } = denial { Some(required.as_str()) } else { None };
+            let facts = Facts { request_id, scope, ..Facts::default() };
+            worded = policy.texts.word(denial.reason(), &facts);
+            (grpc_status(denial.reason().status()), worded.detail.as_str())
+        }
+        Ending::TooOld => (UNAVAILABLE, "The stream has reached its greatest age"),
+        Ending::Idle => (UNAVAILABLE, "Nothing has passed on the stream for too long"),
+        Ending::ShuttingDown => (UNAVAILABLE, "The gate is shutting down"),
+    };
+    let mut trailers = HeaderMap::new();
+    trailers.insert(GRPC_STATUS, status.into());
+    set(&mut trailers, &GRPC_MESSAGE, &grpc_message(message));
+    trailers
+}
+
+/// Percent-encoded, all but printable ASCII (gRPC over HTTP/2, "Responses").
+fn grpc_message(text: &str) -> String {
+    let mut message = String::with_capacity(text.len());
+    for byte in text.bytes() {
         match byte {
             b' '..=b'~' if byte != b'%' => message.push(char::from(byte)),
             _ => crate::policy::percent::push_triplet(&mut message, byte),
         }
     }
-    set(&mut headers, &GRPC_MESSAGE, &message);
-    let mut response = Response::new(Bytes::new());
-    *response.headers_mut() = headers;
-    response
+    message
 }
 
 /// The contract's mapping, which follows gRPC's own for proxies that are not aware of it.
@@ -148,7 +178,7 @@ fn grpc_status(status: u16) -> u16 {
         404 | 405 => 12,
         429 => 8,
         499 => 1,
-        502 | 503 => 14,
+        502 | 503 => UNAVAILABLE,
         504 => 4,
         _ => 2,
     }
@@ -192,7 +222,7 @@ pub fn rate_limit_headers(
         });
         set(headers, &RATELIMIT_POLICY, &policies.collect::<Vec<_>>().join(", "));
         let states = trail.enforced().map(|limit| {
-            format!(r#""{}";r={};t={}"#, limit.policy_name(), limit.now.remaining, limit.reset_in_seconds())
+            format!(r#""{}";r={};t={}"#, limit.policy_name(), limit.now.remaining, limit.effective_in_seconds())
         });
         set(headers, &RATELIMIT, &states.collect::<Vec<_>>().join(", "));
     }

@@ -21,8 +21,10 @@ use super::request_id::{RequestIds, X_REQUEST_ID};
 use super::request_info::{RequestInfo, Times};
 use super::request_record::{RecordSinks, RequestRecord};
 use super::settings::Settings;
+use super::tunnel::{self, Upgraded};
+use super::upload::Forwarded;
 use super::upstream::ForwardContext;
-use super::{ManagementQueue, Upstreams, cors, respond, upgrade};
+use super::{ManagementQueue, Upstreams, cors, grpc, respond};
 use crate::gate::{Denial, Gate, Inquiry, Trail, path};
 use crate::observe::{AccessLog, Counts};
 use crate::store::StoreError;
@@ -41,8 +43,15 @@ pub struct Service {
 }
 
 impl Service {
-    /// The head is borrowed, as below, since whatever an async function is given moves twice.
-    pub async fn handle(&self, head: &mut Parts, body: RequestBody, arrival: &Arrival) -> Response<Outgoing> {
+    /// The head is borrowed, as below, since whatever an async function is given moves twice. `upgraded`: of the connection,
+    /// where it can be.
+    pub async fn handle(
+        &self,
+        head: &mut Parts,
+        body: RequestBody,
+        arrival: &Arrival,
+        upgraded: Option<&Upgraded>,
+    ) -> Response<Outgoing> {
         let times = Times::begin();
         let in_flight = self.counts.metrics.request_in_flight();
         let info = RequestInfo::of(head, &self.ids, arrival.trusted);
@@ -59,7 +68,7 @@ impl Service {
         }
         response.headers_mut().insert(X_REQUEST_ID, self.ids.value(&info.id));
         record.close(denial.as_ref(), response.status().as_u16());
-        upgrade::hand_over(response, in_flight, &arrival.upgraded)
+        tunnel::hand_over(response, in_flight, upgraded)
     }
 
     fn sinks<'a>(&'a self, arrival: &'a Arrival) -> RecordSinks<'a> {
@@ -148,17 +157,17 @@ impl Service {
             request_id: &info.id,
             span: &info.span,
             grpc: info.grpc,
-            open: &open,
             times,
         };
-        // The wait for an answer alone is bounded; a body that is still to come is not.
-        let has_body = !body.is_end_stream();
+        let body = Forwarded::new(body, open.permit().most_of_a_body(), self.upstreams.reserved(), &open);
         let response = {
-            let forwarded = pin!(self.upstreams.forward(head, body, &context));
-            if has_body { open.unless_over(forwarded).await? } else { forwarded.await? }
+            let forwarded = pin!(self.upstreams.forward(head, &body, &context));
+            // The wait for an answer alone is bounded; a body that is still to come is not.
+            if body.upload().is_some() { open.unless_over(forwarded).await? } else { forwarded.await? }
         };
+        let is_grpc = info.grpc && info.version == Version::HTTP_2 && grpc::is_answer(response.headers());
         Ok(response.map(|answer| {
-            open.hold(answer);
+            open.hold(answer, is_grpc);
             Payload::Upstream(open)
         }))
     }

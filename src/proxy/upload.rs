@@ -14,7 +14,6 @@ use thiserror::Error;
 
 use super::cut::Cut;
 use super::hygiene;
-use super::open::OpenRequest;
 use super::request_body::RequestBody;
 
 /// The client's body on its way to the upstream: bounded, its progress visible, its trailers clean. Clones are the same body;
@@ -22,10 +21,17 @@ use super::request_body::RequestBody;
 #[derive(Clone, Default)]
 pub struct Forwarded(Option<Rc<Upload>>);
 
+/// Whose body it is, as far as that matters to it. What stays open is built on uploads, so they know no more of it.
+pub trait Cancellation {
+    /// Nothing more of it is to pass.
+    fn is_cancelled(&self) -> bool;
+}
+
 /// A body that is still to come.
 pub struct Upload {
     stream: RefCell<RequestBody>,
-    request: Rc<OpenRequest>,
+    /// Kept open, and looked after, until the last of this has passed.
+    request: Rc<dyn Cancellation>,
     /// Bytes that may still pass.
     left: Cell<Option<u64>>,
     /// Never passed on as a trailer: the identity headers.
@@ -61,7 +67,7 @@ impl Forwarded {
         stream: RequestBody,
         most: Option<u64>,
         reserved: &Arc<[HeaderName]>,
-        request: &Rc<OpenRequest>,
+        request: &Rc<impl Cancellation + 'static>,
     ) -> Self {
         if stream.is_end_stream() {
             return Self(None);
@@ -115,7 +121,7 @@ impl Upload {
     }
 
     fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.request.is_over() {
+        if self.request.is_cancelled() {
             self.state.set(State::BrokenOff);
             return Poll::Ready(Some(Err(BodyError::Over)));
         }

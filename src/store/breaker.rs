@@ -85,7 +85,7 @@ impl Breaker {
     /// Whether a call may be made.
     pub fn admit(&self) -> Result<(), StoreError> {
         if self.is_open() {
-            return Err(StoreError::Unreachable("it failed repeatedly and is being probed".to_owned()));
+            return Err(StoreError::breaker_open());
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ const OLDEST: Duration = Duration::from_millis(200);
 
 const SHARDS: usize = 16;
 
-/// Questions that a shard remembers at the most, about a kilobyte each. Only those told within `OLDEST` count; whoever finds
+/// Questions that a shard remembers at the most, a kilobyte or two each. Only those told within `OLDEST` count; whoever finds
 /// no place is asked about each time.
 const MOST_IN_SHARD: usize = 256;
 

@@ -48,6 +48,14 @@ impl Fallback {
         };
         Ok(Answer { now_ms, outcome })
     }
+
+    /// What a window of this limit gives meanwhile to requests of this cost.
+    pub fn limit_in_force(&self, limit: u64, cost: u64) -> u64 {
+        match *self.outage.lock().unwrap_or_else(PoisonError::into_inner) {
+            LimitsOutage::Local { share: Some(share) } => share_of(limit, cost, share),
+            LimitsOutage::Local { share: None } | LimitsOutage::Allow | LimitsOutage::Deny => limit,
+        }
+    }
 }
 
 fn uncounted(question: &Question, now_ms: u64) -> Outcome {
@@ -59,24 +67,26 @@ fn uncounted(question: &Question, now_ms: u64) -> Outcome {
 }
 
 fn scaled(question: &Question, share: (u64, u64)) -> Question {
-    let mut question = question.clone();
+    let (mut question, cost) = (question.clone(), question.cost);
     question.asks.change(|asks| {
         let buckets = asks.iter_mut().flat_map(|ask| &mut ask.buckets);
-        buckets.for_each(|bucket| scale(bucket, share));
+        buckets.for_each(|bucket| scale(bucket, cost, share));
     });
     question
 }
 
-/// A closed limit stays closed.
-fn scale(bucket: &mut BucketAsk, (part, whole): (u64, u64)) {
-    let share = |limit: u64| {
-        let share = u128::from(limit) * u128::from(part) / u128::from(whole.max(1));
-        u64::try_from(share).unwrap_or(limit).clamp(limit.min(1), limit)
-    };
-    let windows = bucket.windows.as_slice().iter().map(|w| Window { limit: share(w.limit), ..*w }).collect();
-    if let Ok(windows) = Windows::new(windows) {
+fn scale(bucket: &mut BucketAsk, cost: u64, share: (u64, u64)) {
+    let windows = bucket.windows.as_slice().iter().map(|w| Window { limit: share_of(w.limit, cost, share), ..*w });
+    if let Ok(windows) = Windows::new(windows.collect()) {
         bucket.windows = Arc::new(windows);
     }
+}
+
+/// Room for one request at least, where the whole limit has it: with less, a route would be closed for the whole outage. A closed
+/// limit stays closed.
+pub fn share_of(limit: u64, cost: u64, (part, whole): (u64, u64)) -> u64 {
+    let share = u128::from(limit) * u128::from(part) / u128::from(whole.max(1));
+    u64::try_from(share).unwrap_or(limit).clamp(limit.min(cost.max(1)), limit)
 }
 
 #[cfg(test)]
@@ -115,6 +125,10 @@ mod tests {
         assert_eq!(granted(local(Some((1, 4))), &question("60/1m", 99)), Ok(15));
         assert_eq!(granted(local(Some((1, 4))), &question("60/1m, 3/1s", 99)), Ok(1));
         assert_eq!(granted(local(Some((9, 4))), &question("60/1m", 99)), Ok(60));
+        let dear = |n| Question { cost: 5, ..question("10/1d", n) };
+        assert_eq!(granted(local(Some((1, 4))), &dear(9)), Ok(1), "one that costs more than the share");
+        let too_dear = Question { cost: 11, ..question("10/1d", 9) };
+        assert_eq!(granted(local(Some((1, 4))), &too_dear), Ok(0), "one that costs more than there is");
         assert_eq!(granted(local(Some((1, 4))), &question("0/1m", 99)), Ok(0), "a closed limit stays closed");
     }
 

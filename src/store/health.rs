@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use super::StoreError;
 use super::breaker::Breaker;
 use super::missed::MissedDeadlines;
 use super::refusal::Refusal;
@@ -28,6 +29,8 @@ pub struct StoreHealth {
     needed: AtomicBool,
     /// The nodes that may evict what they should keep, as they said when they were connected to last.
     evicting: Mutex<BTreeSet<String>>,
+    /// The nodes that refuse to be connected to, and with which word.
+    shut_out: Mutex<BTreeMap<String, String>>,
     breaker: Breaker,
     /// How many connections were given up because nothing came from them any more.
     silences: AtomicU64,
@@ -44,9 +47,9 @@ impl Default for StoreHealth {
     fn default() -> Self {
         let (up, needed) = (AtomicBool::new(false), AtomicBool::new(true));
         let probe_within = AtomicU64::new(milliseconds(PROBE));
-        let (nodes, evicting, breaker, silences, refusal, said, missed) = Default::default();
+        let (nodes, evicting, shut_out, breaker, silences, refusal, said, missed) = Default::default();
         let revived = Notify::new();
-        Self { up, nodes, needed, evicting, breaker, silences, refusal, revived, probe_within, said, missed }
+        Self { up, nodes, needed, evicting, shut_out, breaker, silences, refusal, revived, probe_within, said, missed }
     }
 }
 
@@ -74,21 +77,24 @@ impl StoreHealth {
 
     /// What readiness says of a store that is not up.
     pub fn why_not(&self) -> String {
-        match self.refusal.code() {
-            Some(code) => format!("the store answers and refuses: {code}"),
+        if let Some(code) = self.refusal.code() {
+            return format!("the store answers and refuses: {code}");
+        }
+        match self.shut_out().values().next() {
+            Some(code) => format!("the store refuses the connection: {code}"),
             None => "the store is out of reach".to_owned(),
         }
     }
 
-    /// Whether requests are served: where everything is let pass, they are without a store, too. Of a cluster one node is enough:
-    /// the others' keys go on, and a gate that takes itself away would take them along.
+    /// Whether requests are served: where everything is let pass, they are without a store, too. Of a cluster one node is enough
+    /// that is well and refuses nothing: its keys go on, and a gate that takes itself away would take them along.
     pub fn is_good_enough(&self) -> bool {
         self.is_up() || !self.needed.load(Ordering::Relaxed) || self.is_up_in_part()
     }
 
     fn is_up_in_part(&self) -> bool {
         let nodes = self.nodes();
-        nodes.len() > 1 && nodes.values().any(|well| *well)
+        nodes.len() > 1 && nodes.iter().any(|(node, well)| *well && !self.refusal.is_of(node))
     }
 
     /// From now on; a configuration that only observes needs no store.
@@ -112,6 +118,7 @@ impl StoreHealth {
     /// A connection to the node has answered the script.
     pub(super) fn connected(&self, node: &str) {
         self.set(node, true);
+        self.shut_out().remove(node);
         self.revived.notify_waiters();
     }
 
@@ -128,9 +135,24 @@ impl StoreHealth {
         self.set(node, false);
     }
 
+    /// An attempt to connect to the node has failed. One that cannot be reached says no more what it said before.
+    pub(super) fn not_connected(&self, node: &str, error: &StoreError) {
+        self.failed(node);
+        let mut shut_out = self.shut_out();
+        match error.code() {
+            Some(code) => shut_out.insert(node.to_owned(), code.to_owned()),
+            None => shut_out.remove(node),
+        };
+    }
+
+    fn shut_out(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.shut_out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The cluster consists of other nodes now.
     pub(super) fn forget_nodes(&self, besides: impl Fn(&str) -> bool) {
         self.change(|nodes| nodes.retain(|node, _| besides(node)));
+        self.shut_out().retain(|node, _| besides(node));
     }
 
     fn set(&self, node: &str, well: bool) {

@@ -1,13 +1,14 @@
 //! The names of things in a store, so that other services can mint and read: one function per row of the contract.
 
 use std::fmt::Display;
+use std::sync::Arc;
 
 use crate::keys::{Digest, Tenant};
 
 /// Names under one prefix: `P:at:<sha256>`, `P:{<slot>}:<name>`, `P:id:<key id>`.
 #[derive(Debug, Clone)]
 pub struct Layout {
-    prefix: Box<str>,
+    pub(super) prefix: Arc<str>,
 }
 
 impl Layout {
@@ -28,14 +29,7 @@ impl Layout {
 
     /// `P:{<slot>}:<name>`: everything that one ask touches shares the hash tag.
     pub fn in_slot(&self, slot: &str, name: &str) -> String {
-        let mut text = String::with_capacity(self.prefix.len() + slot.len() + name.len() + 4);
-        self.push_in_slot(&mut text, slot, name);
-        text
-    }
-
-    /// The same behind what stands in `text`.
-    pub fn push_in_slot(&self, text: &mut String, slot: &str, name: &str) {
-        [&self.prefix, ":{", slot, "}:", name].into_iter().for_each(|part| text.push_str(part));
+        [&self.prefix, ":{", slot, "}:", name].concat()
     }
 
     /// `P:{<tenant>}:key:<sha256 hex>` → the key's document.

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod breaker;
 pub mod calls;
 pub mod counts;
+pub mod error;
 pub mod exhausted;
 pub mod fallback;
 pub mod file;
@@ -16,26 +17,27 @@ pub mod layout;
 pub mod members;
 mod missed;
 pub mod outage;
+pub mod probing;
 pub mod record;
 pub mod redis;
 pub mod refusal;
 pub mod registry;
 pub mod settings;
+pub mod shared;
 pub mod usage;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
-use thiserror::Error;
 use tokio::time::{Instant, timeout};
 
+pub use self::error::StoreError;
+pub use self::shared::Shared;
+
 use self::calls::Calls;
-use self::exhausted::Exhausted;
 use self::file::FileStore;
 use self::health::StoreHealth;
 use self::redis::RedisStore;
-use self::usage::ledger::Ledger;
 use crate::clock;
 use crate::keys::{Digest, Tenant};
 use crate::limit::{Answer, Question};
@@ -45,25 +47,6 @@ use crate::limit::{Answer, Question};
 pub enum Store {
     Redis(RedisStore),
     File { file: Arc<FileStore>, calls: Arc<Calls> },
-}
-
-/// What all workers of a process share of the store.
-#[derive(Debug, Clone)]
-pub struct Shared {
-    pub health: Arc<StoreHealth>,
-    pub calls: Arc<Calls>,
-    pub exhausted: Arc<Exhausted>,
-    pub ledger: Arc<Ledger>,
-}
-
-impl Shared {
-    /// A store that answers within `deadline` is well.
-    pub fn new(deadline: Duration) -> prometheus::Result<Self> {
-        let health = Arc::new(StoreHealth::new().probed_within(deadline));
-        let calls = Arc::new(Calls::new()?);
-        let ledger = Arc::new(Ledger::new(calls.clone()));
-        Ok(Self { health, calls, exhausted: Arc::default(), ledger })
-    }
 }
 
 impl Store {
@@ -143,62 +126,5 @@ struct Prober(Arc<StoreHealth>);
 impl Drop for Prober {
     fn drop(&mut self) {
         self.0.breaker().abandon();
-    }
-}
-
-/// Why a store gave no answer. None of these carries a key or a password.
-#[derive(Debug, Clone, Error, PartialEq, Eq)]
-pub enum StoreError {
-    /// No connection, or it broke.
-    #[error("the store is out of reach: {0}")]
-    Unreachable(String),
-    /// The deadline of the request's store work has passed.
-    #[error("the store did not answer within the deadline")]
-    Deadline,
-    /// The store answered with an error (NOAUTH, LOADING, READONLY, OOM …).
-    #[error("the store refused: {0}")]
-    Refused(String),
-    /// A value has a type or shape that the contract does not know; the text names the value.
-    #[error("the store holds something unreadable: {0}")]
-    Broken(String),
-}
-
-/// What a server says that cannot serve anybody for now: it loads, is a replica, knows no login, has lost its cluster, or is
-/// stuck in a script. OOM, MISCONF, NOREPLICAS and NOPERM are not among them: they come at once, and to some calls only, while keys are
-/// still judged and routes without limits pass. They are told (`refusal`) and harm the requests that they meet. Nor is ERR, which
-/// may be about one document.
-const UNWELL: [&str; 7] = ["LOADING", "READONLY", "MASTERDOWN", "NOAUTH", "WRONGPASS", "CLUSTERDOWN", "BUSY"];
-
-impl StoreError {
-    /// Whether the store is away, as opposed to holding something unreadable: then `outage` in the configuration decides.
-    pub fn is_outage(&self) -> bool {
-        match self {
-            Self::Unreachable(_) | Self::Deadline | Self::Refused(_) => true,
-            Self::Broken(_) => false,
-        }
-    }
-
-    /// Whether it says that the next call would fail as well, whatever it asks.
-    pub fn is_of_the_whole_store(&self) -> bool {
-        match self {
-            Self::Unreachable(_) | Self::Deadline => true,
-            Self::Refused(text) => UNWELL.iter().any(|code| text.starts_with(code)),
-            Self::Broken(_) => false,
-        }
-    }
-
-    /// Whether the login lacks the right to do this.
-    pub fn is_forbidden(&self) -> bool {
-        matches!(self, Self::Refused(text) if text.starts_with("NOPERM"))
-    }
-
-    /// For the metric of store calls: a word that no client can influence.
-    pub fn outcome(&self) -> &'static str {
-        match self {
-            Self::Unreachable(_) => "unreachable",
-            Self::Deadline => "deadline",
-            Self::Refused(_) => "refused",
-            Self::Broken(_) => "broken",
-        }
     }
 }

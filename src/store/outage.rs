@@ -15,7 +15,7 @@ pub enum KeysOutage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitsOutage {
     /// Each process counts for itself; `share` is the part of each limit that it may give (1/4 where four share one),
-    /// at least 1 a window.
+    /// at least one request a window.
     Local { share: Option<(u64, u64)> },
     /// Nothing is counted and every question passes.
     Allow,

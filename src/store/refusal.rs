@@ -1,43 +1,71 @@
-//! That a store answers and refuses, as log and readiness say it, and that somebody probes until what failed is served again.
+//! That a store answers and refuses, as log and readiness say it.
 //!
-//! Part of `StoreHealth`; how to probe is left to `redis/served`. Nothing here is on the way of a request that is answered.
+//! Part of `StoreHealth`; that somebody probes until what failed is served again is `probing`'s. Nothing here is on the way of a
+//! request that is answered.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::StoreError;
-use super::health::StoreHealth;
 use crate::log_throttle::LogThrottle;
 
 /// One per process.
 #[derive(Debug, Default)]
 pub struct Refusal {
-    probing: AtomicBool,
-    // Mirrors `code`, so that the scrape of a store that is well takes no lock.
+    /// The nodes that are probed, and with which word each refuses; `None`: it gave no answer.
+    probed: Mutex<BTreeMap<String, Option<String>>>,
+    // Mirrors `probed`, so that the scrape of a store that is well takes no lock.
     stands: AtomicBool,
-    code: Mutex<Option<String>>,
     said: LogThrottle,
 }
 
-/// Whoever holds this probes until what failed is served. There is one at a time; with it a refusal ends: a prober that went with
-/// its worker leaves none behind, and the next refused call says it again.
-#[derive(Debug)]
-pub struct Probing(Arc<StoreHealth>);
-
 impl Refusal {
+    /// Whether any node refuses.
     pub fn stands(&self) -> bool {
         self.stands.load(Ordering::Relaxed)
     }
 
-    /// The error's first word, as the server means it for programs (`OOM`): the rest may name users and keys.
-    pub fn code(&self) -> Option<String> {
-        self.code.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Whether this node does.
+    pub fn is_of(&self, node: &str) -> bool {
+        self.stands() && self.probed().get(node).is_some_and(Option::is_some)
     }
 
-    fn set(&self, code: Option<String>) {
-        self.stands.store(code.is_some(), Ordering::Relaxed);
-        *self.code.lock().unwrap_or_else(PoisonError::into_inner) = code;
+    /// With which word a node refuses.
+    pub fn code(&self) -> Option<String> {
+        self.probed().values().flatten().next().cloned()
+    }
+
+    /// A call has failed so at this node. Whether nobody probes it yet, so that who failed is to.
+    pub(super) fn begin(&self, node: &str, error: &StoreError) -> bool {
+        if let StoreError::Refused(text) = error {
+            self.tell(text);
+        }
+        let refused = error.code().map(str::to_owned);
+        self.change(|probed| {
+            let begins = !probed.contains_key(node);
+            let known = probed.entry(node.to_owned()).or_default();
+            *known = refused.or(known.take());
+            begins
+        })
+    }
+
+    /// What failed at this node is served again, or nobody probes it any more.
+    pub(super) fn end(&self, node: &str) {
+        self.change(|probed| probed.remove(node));
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Option<String>>) -> T) -> T {
+        let mut probed = self.probed();
+        let changed = change(&mut probed);
+        self.stands.store(probed.values().any(Option::is_some), Ordering::Relaxed);
+        changed
+    }
+
+    fn probed(&self) -> MutexGuard<'_, BTreeMap<String, Option<String>>> {
+        // Whole at every step.
+        self.probed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The server's own words, once a minute and cause.
@@ -53,24 +81,30 @@ impl Refusal {
     }
 }
 
-impl Probing {
-    /// A call has failed so. `None`: somebody probes already.
-    #[must_use]
-    pub fn begin(health: &Arc<StoreHealth>, error: &StoreError) -> Option<Self> {
-        let refusal = &health.refusal;
-        if let StoreError::Refused(text) = error {
-            refusal.tell(text);
-            let code = text.split_ascii_whitespace().next().unwrap_or_default();
-            refusal.set(Some(code.trim_end_matches(':').to_owned()));
-        }
-        (!refusal.probing.swap(true, Ordering::Relaxed)).then(|| Self(health.clone()))
-    }
-}
-
-impl Drop for Probing {
-    fn drop(&mut self) {
-        self.0.refusal.set(None);
-        self.0.refusal.probing.store(false, Ordering::Relaxed);
+/// What helps where a server that was reached lets nobody in, by what it said.
+pub fn advice(said: &str) -> &'static str {
+    let starts = |code| said.starts_with(code);
+    let says = |words| said.contains(words);
+    if starts("NOAUTH") {
+        "it wants a login: set `store.username` and `store.password`"
+    } else if starts("WRONGPASS")
+        || says("invalid password")
+        || says("without any password configured")
+        || says("no password is set")
+    {
+        "compare `store.username` and `store.password` with the users that it knows (`ACL LIST`)"
+    } else if starts("NOPERM") {
+        "give the user the commands and keys that the README lists under Redis (`ACL SETUSER`)"
+    } else if starts("DENIED") {
+        "it is in protected mode: give it a password, and write that to `store.password`"
+    } else if starts("LOADING") {
+        "it is asked again until it has loaded its data"
+    } else if starts("READONLY") || starts("MASTERDOWN") {
+        "name the master, or let sentinels name it: `store: {redis: {sentinels: […], master: …}}`"
+    } else if says("max number of clients") {
+        "raise its `maxclients`, or use fewer `workers`"
+    } else {
+        "its own words say what to mend; it is asked again until then"
     }
 }
 
@@ -79,18 +113,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_stands_until_its_one_prober_ends() {
-        let health = Arc::new(StoreHealth::new());
-        let begin = |text: &str| Probing::begin(&health, &StoreError::Refused(text.to_owned()));
-        let told = || (health.refusal.stands(), health.refusal.code());
-        let prober = Probing::begin(&health, &StoreError::Deadline);
-        assert!(prober.is_some());
-        assert_eq!(told(), (false, None), "what does not answer refuses nothing");
-        assert!(begin("OOM command not allowed").is_none());
-        assert!(begin("MISCONF errors writing").is_none());
-        assert_eq!(told(), (true, Some("MISCONF".to_owned())));
-        drop(prober);
-        assert_eq!(told(), (false, None));
-        assert!(begin("OOM command not allowed").is_some());
+    fn what_helps_depends_on_what_is_said() {
+        for (said, helps) in [
+            ("NOAUTH Authentication required.", "set `store.username`"),
+            ("WRONGPASS invalid username-password pair or user is disabled.", "ACL LIST"),
+            ("ERR invalid password", "ACL LIST"),
+            ("ERR Client sent AUTH, but no password is set", "ACL LIST"),
+            ("NOPERM User gate has no permissions to run the 'role' command", "ACL SETUSER"),
+            ("DENIED Redis is running in protected mode because", "protected mode"),
+            ("LOADING Redis is loading the dataset in memory", "has loaded"),
+            ("READONLY this is a replica, which may not decide", "sentinels"),
+            ("ERR max number of clients reached", "maxclients"),
+            ("MOVED: this is one node of a cluster", "asked again"),
+        ] {
+            assert!(advice(said).contains(helps), "{said}: {}", advice(said));
+        }
     }
 }

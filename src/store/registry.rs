@@ -1,22 +1,21 @@
 //! The keys and businesses of a store as their keepers see them: to add, to find, to list, to change. Not on the way of a
 //! request, and without an opinion on who may do what: that is the `keyring`'s.
 //!
-//! One face for the command line and for management over both stores; what differs is in `in_redis` and `in_file`.
+//! One face for the command line and for management over both stores; what differs is in `in_redis` and `in_file`, and `stored` has the rules that are the same.
 //! Documents are changed as JSON, so that members of other services survive.
 
 mod in_file;
 mod in_redis;
+mod stored;
 
 use std::sync::Arc;
 
-use serde_json::Value;
-use thiserror::Error;
-use uuid::Uuid;
+pub use self::stored::{Bounds, Changed, ChangedBusiness, Fate, Insertion, RegistryError, StoredKey};
 
+use self::in_redis::InRedis;
 use super::file::FileStore;
 use super::layout::Layout;
-use super::members::{Members, SUCCESSOR};
-use super::record::{KeyDocument, RecordError};
+use super::members::Members;
 use super::redis::RedisDocuments;
 use super::redis::keeper::Keeper;
 use super::settings::{Backend, StoreSettings};
@@ -32,62 +31,6 @@ pub enum Registry {
     File { store: Arc<FileStore> },
 }
 
-/// A key as a store holds it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StoredKey {
-    pub digest: Digest,
-    pub tenant: Tenant,
-    /// All members, also those that the contract does not know; empty when the document is no JSON object.
-    pub members: Members,
-    /// What the gate makes of it.
-    pub document: Result<KeyDocument, RecordError>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum Insertion {
-    Inserted(StoredKey),
-    /// The same digest stands there with the same facts; what an interrupted insertion left out has been added.
-    AlreadyThere(StoredKey),
-}
-
-/// What is to become of a key that stands.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Fate {
-    Unchanged,
-    Changed(Members),
-    Gone,
-    /// The key goes on as the first and gets a successor in the same step.
-    Replaced {
-        old: Members,
-        digest: Digest,
-        new: Members,
-    },
-}
-
-/// A key before and after a change.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Changed {
-    pub before: StoredKey,
-    /// `None`: it is gone.
-    pub after: Option<StoredKey>,
-    pub successor: Option<StoredKey>,
-}
-
-/// How many keys of one business may be active, and when that is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
-    /// `None`: any number.
-    pub most: Option<u64>,
-    pub now_ms: u64,
-}
-
-/// A business before and after a change; no members: there is no document.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ChangedBusiness {
-    pub before: Members,
-    pub after: Members,
-}
-
 /// Which keys to list; both: those of the user within the business.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -95,36 +38,6 @@ pub struct Filter {
     pub user: Option<String>,
     /// Only keys that were created before this time (milliseconds since the Unix epoch).
     pub created_before: Option<u64>,
-}
-
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum RegistryError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("the gate could not read this key's document: {0}")]
-    Unreadable(#[from] RecordError),
-    #[error("the id `{0}` belongs to another key; leave `id` out to get a new one")]
-    IdTaken(String),
-    #[error("this key stands there already, as `{id}` with another `{member}`; nothing was changed")]
-    Differs { id: String, member: String },
-    #[error("no key has this id or hint; `sidegate keys list` shows those there are")]
-    NotFound,
-    #[error("{} keys have the hint `{hint}`; name the one that you mean by its id: {}", ids.len(), ids.join(", "))]
-    Ambiguous { hint: String, ids: Vec<String> },
-    #[error("the key's document kept changing while it was written; try again")]
-    Contended,
-    #[error(transparent)]
-    Rule(#[from] RuleError),
-    #[error(
-        "the business {business} has {most} active keys already, which is the most that one business may have; revoke one first"
-    )]
-    Full { business: String, most: u64 },
-    #[error(
-        "the change acts, but only {answered} of {wanted} replicas have confirmed it; after a failover to another it could be lost"
-    )]
-    Replicas { answered: u64, wanted: u64 },
-    #[error("{0}")]
-    NotHere(&'static str),
 }
 
 impl Registry {
@@ -142,6 +55,13 @@ impl Registry {
         Ok(Self::Redis { documents, keeper, layout: Layout::new(&settings.prefix) })
     }
 
+    fn in_redis(&self) -> Result<InRedis<'_>, RegistryError> {
+        match self {
+            Self::Redis { documents, keeper, layout } => Ok(InRedis { documents, keeper, layout }),
+            Self::File { .. } => Err(RegistryError::NotHere("this needs Redis, and the store is a file")),
+        }
+    }
+
     /// The clock that keys end by: the store's, in milliseconds since the Unix epoch.
     pub async fn now_ms(&self) -> Result<u64, StoreError> {
         match self {
@@ -154,7 +74,7 @@ impl Registry {
     pub async fn insert(&self, digest: &Digest, wanted: Members, bounds: Bounds) -> Result<Insertion, RegistryError> {
         let new = StoredKey::new(*digest, &wanted, bounds.now_ms)?;
         match self {
-            Self::Redis { .. } => in_redis::Place::of(self)?.insert(&wanted, new, bounds).await,
+            Self::Redis { .. } => self.in_redis()?.insert(&wanted, new, bounds).await,
             Self::File { store } => in_file::insert(store, &wanted, new, bounds),
         }
     }
@@ -162,7 +82,7 @@ impl Registry {
     /// The key with this id.
     pub async fn find_id(&self, id: &str) -> Result<Option<StoredKey>, RegistryError> {
         match self {
-            Self::Redis { .. } => in_redis::Place::of(self)?.with_id(id).await,
+            Self::Redis { .. } => self.in_redis()?.with_id(id).await,
             Self::File { store } => Ok(in_file::all(store)?.into_iter().find(|key| key.text("id") == Some(id))),
         }
     }
@@ -178,7 +98,7 @@ impl Registry {
     /// The key whose digest this is.
     pub async fn find_digest(&self, digest: &Digest) -> Result<StoredKey, RegistryError> {
         let found = match self {
-            Self::Redis { .. } => in_redis::Place::of(self)?.with_digest(digest).await?,
+            Self::Redis { .. } => self.in_redis()?.with_digest(digest).await?,
             Self::File { store } => in_file::all(store)?.into_iter().find(|key| key.digest == *digest),
         };
         found.ok_or(RegistryError::NotFound)
@@ -187,7 +107,7 @@ impl Registry {
     /// The keys that `filter` asks for, the oldest first.
     pub async fn list(&self, filter: &Filter) -> Result<Vec<StoredKey>, RegistryError> {
         let mut keys = match self {
-            Self::Redis { .. } => in_redis::Place::of(self)?.list(filter.business.as_deref()).await?,
+            Self::Redis { .. } => self.in_redis()?.list(filter.business.as_deref()).await?,
             Self::File { store } => in_file::all(store)?,
         };
         keys.retain(|key| filter.fits(key));
@@ -201,7 +121,7 @@ impl Registry {
         match self {
             Self::Redis { .. } => {
                 for tenant in tenants {
-                    keys.extend(in_redis::Place::of(self)?.list_of(tenant).await?);
+                    keys.extend(self.in_redis()?.list_of(tenant).await?);
                 }
             }
             Self::File { store } => {
@@ -222,7 +142,7 @@ impl Registry {
         decide: impl Fn(&StoredKey) -> Result<Fate, RuleError>,
     ) -> Result<Changed, RegistryError> {
         match self {
-            Self::Redis { .. } => in_redis::Place::of(self)?.change(key, bounds, &decide).await,
+            Self::Redis { .. } => self.in_redis()?.change(key, bounds, &decide).await,
             Self::File { store } => in_file::change(store, key, bounds, &decide),
         }
     }
@@ -232,7 +152,7 @@ impl Registry {
         let Self::Redis { keeper, layout, .. } = self else {
             return Err(RegistryError::NotHere("a file has no replicas; leave `--wait-replicas` out"));
         };
-        in_redis::Place::of(self)?.rewrite(key).await?;
+        self.in_redis()?.rewrite(key).await?;
         match keeper.wait(&layout.keys(&key.tenant), wanted).await? {
             answered if answered >= wanted => Ok(()),
             answered => Err(RegistryError::Replicas { answered, wanted }),
@@ -242,7 +162,7 @@ impl Registry {
     /// The members of a business's document; none where there is no document.
     pub async fn business(&self, id: &str) -> Result<Option<Members>, RegistryError> {
         match self {
-            Self::Redis { .. } => in_redis::Place::of(self)?.business(id).await,
+            Self::Redis { .. } => self.in_redis()?.business(id).await,
             Self::File { store } => Ok(store.contents()?.business(id)),
         }
     }
@@ -250,7 +170,7 @@ impl Registry {
     /// The ids of all businesses that have a document.
     pub async fn businesses(&self) -> Result<Vec<String>, RegistryError> {
         match self {
-            Self::Redis { .. } => in_redis::Place::of(self)?.businesses().await,
+            Self::Redis { .. } => self.in_redis()?.businesses().await,
             Self::File { store } => Ok(store.contents()?.businesses()),
         }
     }
@@ -262,98 +182,9 @@ impl Registry {
         change: impl Fn(&Members) -> Members,
     ) -> Result<ChangedBusiness, RegistryError> {
         match self {
-            Self::Redis { .. } => in_redis::Place::of(self)?.change_business(id, &change).await,
+            Self::Redis { .. } => self.in_redis()?.change_business(id, &change).await,
             Self::File { store } => in_file::change_business(store, id, &change),
         }
-    }
-}
-
-impl StoredKey {
-    /// What stands under the digest in the slot of `tenant`, readable or not.
-    fn read(digest: Digest, tenant: Tenant, json: &[u8]) -> Self {
-        let document = KeyDocument::parse_in(&tenant, json);
-        let members = serde_json::from_slice(json).unwrap_or_default();
-        Self { digest, tenant, members, document }
-    }
-
-    /// A member that is a text.
-    pub fn text(&self, member: &str) -> Option<&str> {
-        self.members.get(member).and_then(Value::as_str)
-    }
-
-    pub fn is_revoked(&self) -> bool {
-        self.members.contains_key("revoked_at")
-    }
-
-    /// Whether it counts towards the maximum of its business: not when it is revoked or expired, nor when it was rotated
-    /// and ends soon.
-    pub fn is_active(&self, now_ms: u64) -> bool {
-        let Ok(document) = &self.document else { return false };
-        let was_rotated = document.expires_at.is_some() && self.text(SUCCESSOR).is_some();
-        !document.revoked && !was_rotated && document.expires_at.is_none_or(|end| now_ms < end)
-    }
-
-    /// A document with an id and a creation time, as the gate will read it.
-    fn new(digest: Digest, wanted: &Members, now_ms: u64) -> Result<Self, RegistryError> {
-        let mut members = wanted.clone();
-        members.entry("id").or_insert_with(|| Uuid::new_v4().to_string().into());
-        members.entry("created_at").or_insert_with(|| clock::rfc3339(now_ms).into());
-        let document = KeyDocument::parse(json(&members).as_bytes())?;
-        Ok(Self { digest, tenant: document.tenant(), members, document: Ok(document) })
-    }
-
-    /// The same key with other members. What the gate cannot read is not made of what it can.
-    fn with(&self, members: Members) -> Result<Self, RegistryError> {
-        let document = KeyDocument::parse_in(&self.tenant, json(&members).as_bytes());
-        match document {
-            Err(error) if self.document.is_ok() => Err(error.into()),
-            document => Ok(Self { digest: self.digest, tenant: self.tenant.clone(), members, document }),
-        }
-    }
-}
-
-impl Bounds {
-    /// Whether `growth` more active keys fit beside `standing`.
-    fn check(&self, tenant: &Tenant, standing: &[StoredKey], growth: u64) -> Result<(), RegistryError> {
-        let Some(most) = self.applies_to(tenant) else { return Ok(()) };
-        let active = standing.iter().filter(|key| key.is_active(self.now_ms)).count() as u64;
-        if active + growth <= most {
-            return Ok(());
-        }
-        let (Tenant::Business(business) | Tenant::User(business)) = tenant;
-        Err(RegistryError::Full { business: business.clone(), most })
-    }
-
-    /// The maximum is a business's: a key that is bound to none is its user's.
-    fn applies_to(&self, tenant: &Tenant) -> Option<u64> {
-        self.most.filter(|_| matches!(tenant, Tenant::Business(_)))
-    }
-}
-
-impl Fate {
-    /// The key and its successor as they will be.
-    fn apply(self, before: &StoredKey, now_ms: u64) -> Result<Changed, RegistryError> {
-        let (after, successor) = match self {
-            Self::Unchanged => (Some(before.clone()), None),
-            Self::Changed(members) => (Some(before.with(members)?), None),
-            Self::Gone => (None, None),
-            Self::Replaced { old, digest, new } => {
-                (Some(before.with(old)?), Some(StoredKey::new(digest, &new, now_ms)?))
-            }
-        };
-        Ok(Changed { before: before.clone(), after, successor })
-    }
-}
-
-impl Changed {
-    /// How many more keys are active by it.
-    fn growth(&self, now_ms: u64) -> u64 {
-        let active = |key: Option<&StoredKey>| u64::from(key.is_some_and(|key| key.is_active(now_ms)));
-        (active(self.after.as_ref()) + active(self.successor.as_ref())).saturating_sub(active(Some(&self.before)))
-    }
-
-    pub fn is_unchanged(&self) -> bool {
-        self.after.as_ref() == Some(&self.before) && self.successor.is_none()
     }
 }
 
@@ -363,19 +194,6 @@ impl Filter {
         let created = || key.document.as_ref().ok().and_then(|document| document.created_at);
         let is_old = self.created_before.is_none_or(|end| created().is_none_or(|created| created < end));
         same(&self.business, "business") && same(&self.user, "user") && is_old
-    }
-}
-
-/// What stands there answers an insertion of the same digest: it has all that is wanted, or something else. What it has
-/// beyond that (an id given to it, its revocation) is no difference.
-fn compare(standing: StoredKey, wanted: &Members) -> Result<Insertion, RegistryError> {
-    let other = wanted.iter().find(|(member, value)| standing.members.get(*member) != Some(*value));
-    match other {
-        None => Ok(Insertion::AlreadyThere(standing)),
-        Some((member, _)) => {
-            let id = standing.text("id").unwrap_or("?").to_owned();
-            Err(RegistryError::Differs { id, member: member.clone() })
-        }
     }
 }
 
@@ -393,10 +211,6 @@ fn with_hint(keys: Vec<StoredKey>, hint: &str) -> Result<StoredKey, RegistryErro
             Err(RegistryError::Ambiguous { hint: hint.to_owned(), ids })
         }
     }
-}
-
-fn json(members: &Members) -> String {
-    serde_json::to_string(members).expect("a JSON value is always JSON")
 }
 
 #[cfg(test)]

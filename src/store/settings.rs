@@ -17,7 +17,7 @@ pub struct StoreSettings {
     pub limits_outage: LimitsOutage,
     /// The login of those who keep keys, where it is another than the gate's (`management.redis`).
     pub keepers: Option<Box<redis::Settings>>,
-    /// How many replicas must have a revocation before it counts as done (`management.wait_replicas`).
+    /// How many replicas must hold a key's end before it counts as done (`management.wait_replicas`).
     pub wait_replicas: u64,
 }
 

@@ -14,49 +14,19 @@
 pub mod batch;
 mod counted;
 pub mod ledger;
+pub mod subject;
 pub mod tally;
 
 use std::collections::{BTreeMap, HashMap};
 
+pub use self::batch::Batch;
+pub use self::subject::{Count, DAY_MS, DAYS, LAST_DAYS, MINUTES, Span, Subject};
+
+use self::subject::{ASKED_TOGETHER, DAYS_TOGETHER, DENIED, LAST, MINUTE_MS, MINUTES_TOGETHER, SINCE, since_place};
 use super::StoreError;
-use super::layout::{GLOBAL_SLOT, Layout, business_slot};
+use super::layout::Layout;
 use super::redis::keeper::Keeper;
 use crate::keys::Tenant;
-
-pub use self::batch::{Batch, Count, Span};
-
-/// For how many days use is told.
-pub const DAYS: u64 = 90;
-/// For how many minutes use is told.
-pub const MINUTES: u64 = 60;
-/// For how many days the last use of a key is known.
-pub const LAST_DAYS: u64 = 400;
-
-const DAYS_TOGETHER: u64 = 30;
-const MINUTES_TOGETHER: u64 = 60;
-pub const DAY_MS: u64 = 86_400_000;
-const MINUTE_MS: u64 = 60_000;
-/// A hash outlives its last day or minute by what is still told of it.
-const DAYS_LAST_S: u64 = (DAYS + DAYS_TOGETHER + 1) * 86_400;
-const MINUTES_LAST_S: u64 = 2 * 3600 + 60;
-
-/// What a field of denials ends with. A field of requests is a bare number, which Redis stores in three bytes.
-const DENIED: char = 'd';
-const LAST: &str = "usage:last";
-/// Members of one set that are asked about with one command.
-const ASKED_TOGETHER: usize = 500;
-
-/// The member of `usage:last` that is the business itself: no id may hold it.
-const WHOLE_BUSINESS: &str = "*";
-/// The only member of `usage:since`.
-pub const SINCE: &str = "since";
-
-/// Whose use is counted.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Subject {
-    Key { tenant: Tenant, id: String },
-    Business(String),
-}
 
 /// What is known of the use of one subject, the oldest first; days and minutes without requests are left out.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -116,10 +86,6 @@ pub async fn since(keeper: &Keeper, layout: &Layout) -> Result<Option<u64>, Stor
     Ok(scores.into_iter().flatten().next().flatten())
 }
 
-pub fn since_place(layout: &Layout) -> String {
-    layout.in_slot(GLOBAL_SLOT, "usage:since")
-}
-
 /// Fields that are none of ours are left alone.
 fn take(counts: &mut BTreeMap<u64, Count>, hash: HashMap<String, u64>, first: u64, unit_ms: u64) {
     for (field, amount) in hash {
@@ -134,52 +100,5 @@ impl Use {
     pub fn total(&self) -> Count {
         let sum = |of: fn(&Count) -> u64| self.days.values().map(of).sum();
         Count { requests: sum(|count| count.requests), denials: sum(|count| count.denials) }
-    }
-}
-
-impl Subject {
-    /// The hash in which a span of time stands, its field for requests, and for how many seconds the hash is kept.
-    pub fn place(&self, layout: &Layout, span: Span) -> (String, String, u64) {
-        match span {
-            Span::Day(day) => (self.days(layout, day / DAYS_TOGETHER), day.to_string(), DAYS_LAST_S),
-            Span::Minute(minute) => {
-                (self.minutes(layout, minute / MINUTES_TOGETHER), minute.to_string(), MINUTES_LAST_S)
-            }
-        }
-    }
-
-    /// The field for denials beside a field for requests.
-    pub fn denied(field: &str) -> String {
-        format!("{field}{DENIED}")
-    }
-
-    /// The sorted set in which its last use stands, and as which member.
-    pub fn last(&self, layout: &Layout) -> String {
-        match self {
-            Self::Key { tenant, .. } => layout.in_slot(&tenant.to_string(), LAST),
-            Self::Business(id) => layout.in_slot(&business_slot(id), LAST),
-        }
-    }
-
-    pub fn member(&self) -> &str {
-        match self {
-            Self::Key { id, .. } => id,
-            Self::Business(_) => WHOLE_BUSINESS,
-        }
-    }
-
-    fn days(&self, layout: &Layout, n: u64) -> String {
-        self.in_slot(layout, &format!("days:{n}"))
-    }
-
-    fn minutes(&self, layout: &Layout, n: u64) -> String {
-        self.in_slot(layout, &format!("minutes:{n}"))
-    }
-
-    fn in_slot(&self, layout: &Layout, part: &str) -> String {
-        match self {
-            Self::Key { tenant, id } => layout.in_slot(&tenant.to_string(), &format!("usage:key:{id}:{part}")),
-            Self::Business(id) => layout.in_slot(&business_slot(id), &format!("usage:business:{part}")),
-        }
     }
 }

@@ -174,12 +174,9 @@ fn the_script_and_the_arithmetic_in_rust_never_differ() {
 }
 
 /// The call as the gate makes it, and behind its arguments what the clock of these tests shows.
-fn at_time(call: &script::Call<'_>, sha: &str, now_ms: u64) -> redis::Cmd {
-    let mut command = redis::Cmd::new();
-    call.evalsha(sha, |argument| {
-        command.arg(argument);
-    });
-    command.arg(now_ms);
+fn at_time(call: &script::Call, sha: &str, now_ms: u64) -> redis::Cmd {
+    let mut command = redis::cmd("EVALSHA");
+    command.arg(sha).arg(call.arguments().collect::<Vec<_>>()).arg(now_ms);
     command
 }
 

@@ -36,6 +36,40 @@ async fn of_what_passes_the_configured_share_is_logged_and_of_what_does_not_ever
 }
 
 #[tokio::test]
+async fn a_line_names_what_was_wrong_with_the_store() {
+    let mut stage = Stage::set();
+    let gate = stage.gate(
+        "workers: 1\nstore: {redis: '${REDIS_URL}', deadline: 1s, outage: {keys: deny, limits: deny}}\n\
+         limits: {each: {by: key, windows: 1000/1h}}\nroutes: {/things: {any: true, limits: [each]}}",
+    );
+    let key = stage.redis.mint(json!({"business": "acme"}));
+    let line = async |status: u16| {
+        let answer = gate.get("/things").bearer_auth(&key.text).answer().await;
+        assert_eq!(answer.status, status);
+        gate.logged(answer.header("x-request-id").expect("every answer has one"))["sidegate.store_error"].clone()
+    };
+    assert_eq!(line(200).await, Value::Null);
+    stage.redis.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert_eq!(line(503).await, "oom");
+    stage.redis.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    stage.redis.ask::<()>(&["ACL", "SETUSER", "default", "-evalsha"]);
+    assert_eq!(line(503).await, "noperm");
+    stage.redis.ask::<()>(&["ACL", "SETUSER", "default", "+evalsha"]);
+    stage.redis.set(&key.document(), "no json");
+    assert_eq!(line(503).await, "broken");
+    stage.redis.signal("STOP");
+    assert_eq!(line(503).await, "deadline");
+    stage.redis.signal("CONT");
+    stage.redis.stop();
+    until("the breaker to open", || {
+        gate.raw("GET", "/things", &[format!("X-API-Key: {}", key.text).as_bytes()]);
+        (gate.metric("sidegate_store_breaker_open", &[]) > 0.0).then_some(())
+    });
+    assert_eq!(line(503).await, "breaker_open");
+    assert!(gate.written().contains("\"sidegate.store_error\":\"unreachable\""), "before that it was tried");
+}
+
+#[tokio::test]
 async fn a_line_tells_where_the_time_went_and_which_limit_was_nearest() {
     let stage = Stage::set();
     let gate = stage.gate(

@@ -118,6 +118,20 @@ fn an_answer_that_goes_silent_ends_and_one_that_goes_on_does_not() {
 }
 
 #[test]
+fn a_silent_http2_connection_is_asked_whether_it_lives_and_closed_if_it_does_not_answer() {
+    let (_stage, gate) = yard("limits: {h2_ping: 1s, h2_ping_answer: 1s, idle: 5m}");
+    let is_question = |frame: &frames::Frame| frame.kind == frames::PING && frame.flags & frames::ACK == 0;
+    let [mut silent, mut alive] = [1, 2].map(|_| Connection::open(gate.address, &[]));
+    for _ in 0..3 {
+        let asked = alive.find(LONG, is_question).expect("it is asked");
+        alive.send(&frames::frame(frames::PING, frames::ACK, 0, &asked.payload));
+    }
+    assert!(silent.find(LONG, is_question).is_some());
+    assert!(silent.closes(LONG), "one that does not answer is still open");
+    assert!(alive.find(LONG, is_question).is_some(), "one that answers stays");
+}
+
+#[test]
 fn an_http2_connection_without_streams_ends_with_goaway() {
     let (_stage, gate) = yard("limits: {idle: 1s, header_read: 30s, body_idle: 1s}");
     let mut connection = Connection::open(gate.address, &[]);

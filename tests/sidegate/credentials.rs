@@ -272,6 +272,7 @@ async fn an_address_that_guesses_keys_is_slowed_and_costs_redis_nothing_more() {
     let elsewhere = elsewhere.build().expect("loopback can be bound");
     assert_eq!(elsewhere.get(gate.url("/things")).bearer_auth(&new.text).answer().await.status, 200);
     assert_eq!(gate.metric("sidegate_denials_total", &["rate_limited"]), 46.0);
+    assert_eq!(gate.metric("sidegate_guesses_slowed_total", &[]), 46.0, "so that who is slowed is seen to guess on");
 }
 
 #[tokio::test]

@@ -87,7 +87,8 @@ fn a_client_that_gives_up_every_stream_loses_its_connection() {
         connection.send(&frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
         streams += 1;
     }
-    assert!((100..1000).contains(&streams), "closed after {streams}");
+    // Two hundred may be given up. What is read at once with the next one is looked at before that is closed.
+    assert!((201..=203).contains(&streams), "closed after {streams}");
     serves(&gate, &stage);
 }
 
@@ -204,9 +205,9 @@ fn heads_that_are_too_large_or_malformed_are_told_so() {
     assert_eq!(gate.raw("GET", "/public", &lines).status, 431);
     assert_eq!(gate.raw("GET", "/public", &[format!("X: {}", "y".repeat(40_000)).as_bytes()]).status, 431);
     assert_eq!(gate.raw("GET", &path, &[]).status, 414);
-    // What is longer than the buffer, wherever its end may be.
-    let uri = gate.raw("GET", format!("/public?{}", "y".repeat(64 * 1024)), &[]);
-    assert!([414, 431].contains(&uri.status), "{uri:?}");
+    // What is longer than any buffer, wherever its end may be.
+    let uri = gate.raw("GET", format!("/public?{}", "y".repeat(256 * 1024)), &[]);
+    assert_eq!(uri.status, 431, "{uri:?}");
     assert!(stage.upstream.seen().is_empty());
 }
 

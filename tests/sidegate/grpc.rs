@@ -58,7 +58,7 @@ fn a_stream_ends_when_its_key_is_revoked() {
     yard.stage.redis.rewrite(&yard.key, json!({"revoked_at": "2026-03-23T14:30:00Z"}));
     let mut rest = String::new();
     printed.read_to_string(&mut rest).expect("the program writes");
-    assert_eq!(rest, "ended CANCELLED\n");
+    assert_eq!(rest, "ended UNAUTHENTICATED Invalid API key\n");
     assert!(python.wait().expect("the program ends").success());
 }
 

@@ -18,6 +18,7 @@ use std::{
 
 use serde_json::{Value, json};
 
+use crate::prometheus::OF_THE_WEBHOOK;
 use crate::support::{
     Answer, Authority, Certificate, client,
     gate::{Lines, sidegate, text},
@@ -113,6 +114,12 @@ fn what_is_no_review_is_refused_and_says_why() {
     }
     assert_eq!(webhook.post("/elsewhere", "{}").status, 404);
     assert_eq!(webhook.probe("/readyz").status, 200);
+    let metrics = webhook.metrics();
+    for (status, count) in [(400, 4), (413, 1), (503, 0)] {
+        let series = format!("sidegate_reviews_refused_total{{status=\"{status}\"}} {count}\n");
+        assert!(metrics.contains(&series), "no {series} in {metrics}");
+    }
+    assert!(OF_THE_WEBHOOK.iter().all(|name| metrics.contains(&format!("# TYPE {name} "))), "{metrics}");
 }
 
 #[test]

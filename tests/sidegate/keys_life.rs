@@ -439,6 +439,13 @@ async fn a_revocation_that_no_replica_confirms_is_told_and_acts_all_the_same() {
         yard.becomes("/contacts", &key, 401).await;
         let (code, said) = yard.fails(&["keys", "revoke", member(&key, "id"), "--wait-replicas", "1"]);
         assert!(code == Some(1) && said.contains(wanted), "asking again confirms nothing: {said}");
+        let old = yard.key(&[]);
+        let rotated = yard.gate.command(&["keys", "rotate", member(&old, "id"), "--wait-replicas", "1", "--json"]);
+        let said = text(&rotated.stderr);
+        assert!(rotated.status.code() == Some(1) && said.contains(wanted), "{said}");
+        let new: Value = serde_json::from_slice(&rotated.stdout).expect("the new key is shown first, and once");
+        yard.becomes("/contacts", &old, 401).await;
+        yard.becomes("/contacts", &new, 200).await;
     }
 }
 

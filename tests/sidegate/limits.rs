@@ -236,6 +236,34 @@ routes: {/things: {any: true, limits: [per-key, per-business]}}
 }
 
 #[tokio::test]
+async fn retry_after_names_no_earlier_time_than_the_ietf_field_of_the_window_that_denied() {
+    let stage = Stage::set();
+    let gate = stage.gate(
+        "
+rate_limit_headers: {ietf: true}
+limits:
+  sliding: {by: key, windows: 6/1m, algorithm: sliding-window}
+  tokens: {by: key, windows: 6/1m, algorithm: token-bucket}
+routes: {/sliding: {any: true, limits: [sliding]}, /tokens: {any: true, limits: [tokens]}}
+",
+    );
+    let key = stage.redis.mint(json!({"business": "acme"}));
+    stage.redis.room(60_000, 15_000);
+    for name in ["sliding", "tokens"] {
+        let path = format!("/{name}");
+        for _ in 0..6 {
+            assert_eq!(gate.get(&path).bearer_auth(&key.text).answer().await.status, 200);
+        }
+        let denied = gate.get(&path).bearer_auth(&key.text).answer().await;
+        assert_eq!(denied.status, 429, "{name}");
+        assert_eq!(parameter(&denied, name, "t"), denied.number("retry-after"), "{denied:?}");
+        // When it is full again is another matter.
+        let full = denied.number("x-ratelimit-reset") - stage.redis.now_ms() / 1000;
+        assert!(full > denied.number("retry-after"), "{denied:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_reset_can_be_told_in_seconds() {
     let stage = Stage::set();
     let gate = stage.gate(

@@ -1,6 +1,7 @@
 //! The key-management API: who may do what, in which order that is asked, and that it acts at once. On both stores.
 
 mod described;
+mod replicas;
 mod sessions;
 
 use std::time::{Duration, Instant};

@@ -1,12 +1,14 @@
 //! What operators see: liveness, readiness, metrics, and one log line per request that holds no key.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::TcpStream;
 
 use serde_json::json;
 use tokio::net::TcpSocket;
 
-use crate::support::{AnswerTo as _, Gate, Stage, gate::text, until};
+use crate::prometheus::OF_THE_WEBHOOK;
+use crate::support::{AnswerTo as _, Certificate, Gate, Stage, client, gate::text, in_repository, until};
 
 const YAML: &str = "
 limits: {per-business: {by: business, windows: 2/1h}}
@@ -36,32 +38,84 @@ async fn the_operators_paths_are_not_on_the_clients_listener() {
     }
 }
 
+/// All that a gate counts. What has labels that only an event names (a certificate's file, a business) comes with that event.
+const METRICS: [&str; 32] = [
+    "sidegate_answers_broken_total",
+    "sidegate_build_info",
+    "sidegate_business_requests_total",
+    "sidegate_config_info",
+    "sidegate_config_last_reload_successful",
+    "sidegate_config_reloads_total",
+    "sidegate_config_restart_needed",
+    "sidegate_connections",
+    "sidegate_connections_failed_total",
+    "sidegate_connections_refused_total",
+    "sidegate_decision_duration_seconds",
+    "sidegate_denials_total",
+    "sidegate_documents_unreadable_total",
+    "sidegate_enforcing",
+    "sidegate_guesses_slowed_total",
+    "sidegate_limit_checks_total",
+    "sidegate_limit_fallbacks_total",
+    "sidegate_limit_used_ratio",
+    "sidegate_log_lines_dropped_total",
+    "sidegate_request_duration_seconds",
+    "sidegate_requests_in_flight",
+    "sidegate_requests_total",
+    "sidegate_store_batch_size",
+    "sidegate_store_breaker_open",
+    "sidegate_store_call_duration_seconds",
+    "sidegate_store_calls_total",
+    "sidegate_store_may_evict",
+    "sidegate_store_up",
+    "sidegate_tls_certificate_not_after_timestamp_seconds",
+    "sidegate_unknown_names_total",
+    "sidegate_upstream_duration_seconds",
+    "sidegate_usage_lost_total",
+];
 #[tokio::test]
 async fn every_metric_of_the_contract_is_there_from_the_start() {
-    let (_stage, gate) = yard();
-    let page = gate.operators("/metrics").text();
-    for name in [
-        "sidegate_requests_total",
-        "sidegate_denials_total",
-        "sidegate_request_duration_seconds",
-        "sidegate_decision_duration_seconds",
-        "sidegate_upstream_duration_seconds",
-        "sidegate_limit_checks_total",
-        "sidegate_store_calls_total",
-        "sidegate_store_call_duration_seconds",
-        "sidegate_store_up",
-        "sidegate_enforcing",
-        "sidegate_connections",
-        "sidegate_requests_in_flight",
-        "sidegate_config_info",
-        "sidegate_config_reloads_total",
-        "sidegate_build_info",
-        "process_",
-    ] {
-        assert!(page.contains(&format!("# TYPE {name}")), "no {name} in\n{page}");
-    }
+    let stage = Stage::set();
+    let certificate = Certificate::of("gate.example");
+    let gate = stage.gate(&format!(
+        "listen: {{address: '127.0.0.1:0', tls: {{certificates: {{cert: '{}', key: '{}'}}}}}}{YAML}",
+        certificate.cert_file().display(),
+        certificate.key_file().display()
+    ));
+    let names = || -> BTreeSet<String> {
+        let page = gate.operators("/metrics").text();
+        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned)).collect()
+    };
+    let own = |names: BTreeSet<String>| names.into_iter().filter(|name| !name.starts_with("process_"));
+    let before = names();
+    assert!(before.contains("process_resident_memory_bytes"), "{before:?}");
+    let without_events: Vec<&str> = METRICS.into_iter().filter(|name| *name != "sidegate_limit_used_ratio").collect();
+    assert_eq!(own(before).collect::<Vec<_>>(), without_events);
     assert!((gate.metric("sidegate_store_up", &[]) - 1.0).abs() < f64::EPSILON);
     assert!((gate.metric("sidegate_enforcing", &[]) - 1.0).abs() < f64::EPSILON);
+
+    let key = stage.redis.mint(json!({"business": "acme", "scopes": ["things:read"]})).text;
+    let client = client::http(std::slice::from_ref(&certificate.der)).resolve("gate.example", gate.address);
+    let client = client.build().expect("the client's settings are valid");
+    let url = format!("https://gate.example:{}/things/7", gate.address.port());
+    assert_eq!(client.get(url).bearer_auth(&key).answer().await.status, 200);
+    until("its business to have a series", || own(names()).eq(METRICS).then_some(()));
+}
+
+/// So that nobody looks for what is not there; parts of names (`sidegate_store_…`) are passed over.
+#[test]
+fn the_readme_names_no_metric_that_there_is_none_of() {
+    let readme = std::fs::read_to_string(in_repository("README.md")).expect("the README is there");
+    let words = readme.split(|c: char| !c.is_ascii_alphanumeric() && !"_…*:".contains(c));
+    let named: BTreeSet<&str> = words.filter(|word| word.starts_with("sidegate_") && word.is_ascii()).collect();
+    let parts = ["", "_bucket", "_count", "_sum"];
+    let known = |word: &str| parts.iter().any(|part| METRICS.contains(&word.strip_suffix(part).unwrap_or_default()));
+    let unknown: Vec<&&str> = named
+        .iter()
+        .filter(|word| !known(word) && !OF_THE_WEBHOOK.contains(word) && !word.ends_with(['_', '*']))
+        .collect();
+    assert_eq!(unknown, Vec::<&&str>::new());
+    assert!(named.len() > 20, "{named:?}");
 }
 
 #[tokio::test]

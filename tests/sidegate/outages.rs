@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{AnswerTo as _, Gate, Stage, faults::Mood, until};
+use crate::support::{Answer, AnswerTo as _, Gate, Stage, faults::Mood, until};
 
 use self::scene::{DEADLINE, FAULT, RECOVERED, Scene, Who};
 
@@ -346,6 +346,27 @@ routes:
             }
         }
     }
+}
+
+/// A share that is smaller than what one request costs lets one pass, and headers say what holds meanwhile.
+#[tokio::test]
+async fn a_share_has_room_for_one_request_and_headers_say_the_limit_in_force() {
+    let yaml = "
+limits: {per-key: {by: key, windows: 10/1d}}
+routes:
+  /things: {scopes: [things:read], limits: [per-key], cost: 5}
+rate_limit_headers: {x: true, ietf: true}
+";
+    let scene = Scene::with(&KNOWN.replace("LIMITS", "{local: {share: 1/4}}"), yaml).await;
+    scene.stage.redis.room(86_400_000, 30_000);
+    scene.proxy.mood(Mood::Silent);
+    let told = |answer: &Answer| ["limit", "remaining"].map(|part| answer.number(&format!("x-ratelimit-{part}")));
+    let first = scene.ask(&scene.good.text).await;
+    assert_eq!((first.status, told(&first)), (200, [5, 0]));
+    assert!(first.header("ratelimit-policy").is_some_and(|policy| policy.contains("q=5")), "{:?}", first.headers);
+    let second = scene.ask(&scene.good.text).await;
+    assert_eq!((second.status, told(&second)), (429, [5, 0]));
+    assert!(second.number("retry-after") >= 1, "it says when");
 }
 
 fn rfc3339_in(now_ms: u64, seconds: u64) -> String {

@@ -1,11 +1,14 @@
 //! A store that answers and refuses: whom that harms, and that the operator is told by log, metric and readiness, and until when.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
 use crate::support::{
-    AnswerTo as _, Gate, Key, Stage,
+    AnswerTo as _, Gate, Key, PATIENCE, Stage,
     cluster::{Cluster, Server},
     gate::{on_config, text},
     redis::sha256,
@@ -79,6 +82,35 @@ async fn a_redis_that_cannot_save_is_told_by_its_own_words() {
     is_told(&gate, "MISCONF");
     stage.redis.ask::<()>(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]);
     until("readiness", || (gate.operators("/readyz").status == 200).then_some(()));
+}
+
+/// A Redis that was restarted answers, and refuses until it has read its file.
+#[tokio::test]
+async fn a_redis_that_loads_its_file_is_told_as_that_and_served_by_as_soon_as_it_is_done() {
+    let slowly =
+        ["--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024", "--rdbcompression", "no"];
+    let mut redis = Server::plain(&slowly);
+    let stage = Stage::set();
+    let gate = stage.gate(&format!("store: {{redis: 'redis://127.0.0.1:{}/0', deadline: 10s}}{YAML}", redis.port));
+    let key = gate.new_key(&["--name", "n", "--business", "acme"]);
+    let asked = async || gate.get("/things").bearer_auth(&key).answer().await;
+    assert_eq!(asked().await.status, 200);
+    // Three seconds of loading.
+    let fill = "for i = 1, 150 do redis.call('SET', 'fill' .. i, string.rep('x', 1024)) end";
+    redis.ask::<()>(&["EVAL", fill, "0"]);
+    redis.ask::<()>(&["SAVE"]);
+    redis.kill();
+    redis.run();
+    let deadline = Instant::now() + PATIENCE;
+    while !gate.operators("/readyz").text().contains("LOADING") {
+        assert!(Instant::now() < deadline, "{}", gate.operators("/readyz").text());
+        let began = Instant::now();
+        assert_eq!(asked().await.denial(), (503, "store_unavailable".to_owned()));
+        assert!(began.elapsed() < Duration::from_secs(5), "it waits for what is refused");
+    }
+    assert_eq!((gate.operators("/readyz").status, gate.metric("sidegate_store_up", &[])), (503, 0.0));
+    until("readiness", || (gate.operators("/readyz").status == 200).then_some(()));
+    assert_eq!(asked().await.status, 200);
 }
 
 #[tokio::test]
@@ -166,6 +198,43 @@ async fn a_cluster_with_a_node_out_of_reach_is_not_up_and_its_gates_stay_ready_f
     cluster.nodes[dead].run();
     until("the store to be up", || (gate.metric("sidegate_store_up", &[]) > 0.0).then_some(()));
     assert_eq!(asked(&served).await, 200);
+}
+
+#[tokio::test]
+async fn a_cluster_whose_every_node_refuses_counts_is_no_more_ready_than_one_server() {
+    let (stage, cluster) = (Stage::set(), Cluster::start());
+    let store = format!("store: {{redis: {{cluster: ['redis://127.0.0.1:{}']}}, deadline: 1s}}", cluster.nodes[0].port);
+    let gate = stage.gate(&format!("workers: 1\n{store}{YAML}"));
+    // A key at each master.
+    let mut keys: std::collections::BTreeMap<usize, String> = Default::default();
+    for business in (0..60).map(|index| format!("business-{index}")) {
+        let owner = cluster.owner(&format!("b:{business}")).1;
+        keys.entry(owner).or_insert_with(|| gate.new_key(&["--name", "n", "--business", &business]));
+    }
+    let asked = async |path: &str, key: &str| gate.get(path).bearer_auth(key).answer().await.status;
+    for key in keys.values() {
+        assert_eq!((asked("/things", key).await, asked("/free", key).await), (200, 200));
+    }
+    let told = || (gate.operators("/readyz").status, gate.metric("sidegate_store_up", &[]));
+    assert_eq!(told(), (200, 1.0));
+    let mut left = keys.len();
+    for (&node, key) in &keys {
+        cluster.nodes[node].ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+        assert_eq!((asked("/free", key).await, asked("/things", key).await), (200, 503));
+        left -= 1;
+        assert_eq!(told(), (if left > 0 { 200 } else { 503 }, 0.0), "{left} count");
+        // That its documents are still read says nothing of it.
+        assert_eq!(asked("/free", key).await, 200);
+        assert_eq!(told(), (if left > 0 { 200 } else { 503 }, 0.0), "{left} count");
+    }
+    assert_eq!(gate.operators("/readyz").text(), "the store answers and refuses: OOM\n");
+    // Without a request: a gate that is not ready gets none.
+    let first = *keys.keys().next().expect("a cluster has masters");
+    cluster.nodes[first].ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    until("readiness", || (gate.operators("/readyz").status == 200).then_some(()));
+    assert_eq!(gate.metric("sidegate_store_up", &[]), 0.0, "the others refuse still");
+    keys.keys().for_each(|&node| cluster.nodes[node].ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]));
+    until("the store to be up", || (gate.metric("sidegate_store_up", &[]) > 0.0).then_some(()));
 }
 
 #[tokio::test]

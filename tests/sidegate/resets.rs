@@ -206,6 +206,40 @@ fn an_upload_that_is_malformed_breaks_its_own_answer() {
     is_gone(&yard.gate, Answered::Begun, "no chunk");
 }
 
+/// Nothing but the end of its answer says that it wants no more of an upload.
+#[test]
+fn an_upload_that_nobody_reads_ends_soon_behind_its_whole_answer() {
+    let whole = [frame(HEADERS, END_HEADERS, 1, &answer(&[])), frame(DATA, END_STREAM, 1, b"whole")].concat();
+    let bodiless = frame(HEADERS, END_HEADERS | END_STREAM, 1, &answer(&[]));
+    for (answered, body) in [(&whole, "whole"), (&bodiless, "")] {
+        // Less than the upstream has room for, and more.
+        for much in [0, 1 << 20] {
+            let yard = Yard::set();
+            let mut client = Wire::to(yard.gate.address);
+            client.send("POST /public HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\npart");
+            let mut service = yard.asked();
+            service.send(answered);
+            client.fill(much);
+            let came = client.rest();
+            assert!(came.starts_with("HTTP/1.1 200 ") && is_whole(&came, body), "{much}: {came}");
+            service.find(PATIENCE, |frame| frame.kind == RST_STREAM).expect("the service gets no more");
+            yard.is_nobodys_fault(&format!("{much}"));
+
+            let yard = Yard::set();
+            let mut client = upload(&yard.gate, &[]);
+            // As much as its window lets it.
+            (0..much.min(3)).for_each(|_| assert!(client.send(&frame(DATA, 0, 1, &[b'x'; 16 * 1024]))));
+            let mut service = yard.asked();
+            service.send(answered);
+            client.find(PATIENCE, |frame| frame.stream == 1 && frame.flags & END_STREAM != 0).expect("it is whole");
+            let reset = client.find(PATIENCE, |frame| frame.kind == RST_STREAM).expect("the client need send no more");
+            assert_eq!(reset.payload, NO_ERROR.to_be_bytes(), "what was answered is whole");
+            service.find(PATIENCE, |frame| frame.kind == RST_STREAM).expect("the service gets no more");
+            yard.is_nobodys_fault(&format!("{much}"));
+        }
+    }
+}
+
 /// A gate before a service that speaks HTTP/2 in the test's own frames.
 struct Yard {
     _stage: Stage,
@@ -248,7 +282,7 @@ impl Yard {
 
 fn gate(stage: &Stage, upstream: &str) -> Gate {
     stage.gate(&format!(
-        "listen: {{address: '127.0.0.1:0', limits: {{h2_ping: 1s, h2_ping_answer: 1s}}}}\nupstream: '{upstream}'\n\
+        "listen: {{address: '127.0.0.1:0', limits: {{h2_ping: 1s, h2_ping_answer: 1s, body_idle: 10m}}}}\nupstream: '{upstream}'\n\
          routes: {{/public: public}}"
     ))
 }

@@ -15,6 +15,7 @@ use crate::support::{
     client::together,
     cluster::{Cluster, GATE_ACL, KEEPER_ACL, Server},
     gate::{on_config, text},
+    in_repository,
     load::Load,
     until, whole,
 };
@@ -23,6 +24,24 @@ const YAML: &str = "
 limits: {per-business: {by: business, windows: 3/1d}}
 routes: {/things: {any: true, limits: [per-business]}, /free: any}
 ";
+
+/// What people copy into their Redis is what the tests connect with.
+#[test]
+fn the_shipped_logins_are_those_of_the_tests() {
+    for (file, before) in [
+        ("README.md", "ACL SETUSER"),
+        ("deploy/compose/users.acl", "user"),
+        ("deploy/kubernetes/redis/users.acl", "user"),
+    ] {
+        let text = std::fs::read_to_string(in_repository(file)).expect("it is in the repository");
+        for (user, rights) in [("gate", GATE_ACL), ("keys", KEEPER_ACL)] {
+            let line = text.lines().find_map(|line| line.trim().strip_prefix(&format!("{before} {user} ")));
+            let words = line.unwrap_or_else(|| panic!("{file} has no `{before} {user}`")).split_whitespace();
+            let shipped: Vec<&str> = words.filter(|word| !word.starts_with('>')).collect();
+            assert_eq!(shipped, rights.split_whitespace().collect::<Vec<_>>(), "{file}: {user}");
+        }
+    }
+}
 
 #[tokio::test]
 async fn the_gates_user_decides_and_cannot_mint_and_the_keepers_user_mints() {

@@ -4,7 +4,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, AnswerTo as _, Gate, Key, PATIENCE, Stage, gate::text, until};
+use crate::support::{
+    Answer, AnswerTo as _, Gate, Key, PATIENCE, Stage,
+    faults::{Mood, Proxy},
+    gate::text,
+    until, upstream,
+};
 
 /// With the default deadline of 100 ms, for the tests of slowness; the others must not depend on how busy the machine is.
 const QUICK_REDIS: &str = "store: {redis: '${REDIS_URL}'}";
@@ -89,9 +94,73 @@ async fn redis_that_wants_a_password_or_more_rights_is_told_by_check_and_once_by
         gate.said(reason);
         // Long enough for a few attempts to connect.
         tokio::time::sleep(Duration::from_millis(600)).await;
-        let told = gate.written().matches("out of reach").count();
+        let told = gate.written().matches("store: it refuses the connection").count();
         assert_eq!(told, 1, "{}", gate.written());
     }
+}
+
+/// (what it is, how it gets so, what it says, what is to be done)
+type Door<'a> = (&'a str, &'a [&'a [&'a str]], &'a str, &'a str);
+
+#[tokio::test]
+async fn redis_that_lets_nobody_in_is_told_by_what_it_says_and_what_helps() {
+    const SECRET: &str = "hunter2-of-the-gate";
+    let doors: [Door<'_>; 6] = [
+        ("wrong password", &[&["CONFIG", "SET", "requirepass", "another"]], "WRONGPASS", "`store.password`"),
+        ("unknown user", &[&["ACL", "SETUSER", "default", ">another"]], "WRONGPASS", "ACL LIST"),
+        ("no password is set", &[], "without any password configured", "ACL LIST"),
+        (
+            "may not load scripts",
+            &[&["CONFIG", "SET", "requirepass", SECRET], &["ACL", "SETUSER", "default", "-script|load"]],
+            "NOPERM",
+            "ACL SETUSER",
+        ),
+        (
+            "max clients",
+            &[&["CONFIG", "SET", "requirepass", SECRET], &["CONFIG", "SET", "maxclients", "1"]],
+            "max number of clients",
+            "maxclients",
+        ),
+        (
+            "a replica",
+            &[&["CONFIG", "SET", "requirepass", SECRET], &["REPLICAOF", "127.0.0.1", "1"]],
+            "READONLY",
+            "sentinels",
+        ),
+    ];
+    for (what, settings, said, helps) in doors {
+        let stage = Stage::set();
+        // One connection, which none of them ends, and which is the one client that there may be.
+        let client = redis::Client::open(stage.redis.url()).expect("the address is valid");
+        let mut connection = client.get_connection().expect("Redis is up");
+        for setting in settings {
+            redis::cmd(setting[0]).arg(&setting[1..]).exec(&mut connection).expect("Redis takes it");
+        }
+        let store = format!("store: {{redis: '${{REDIS_URL}}', password: {SECRET}}}");
+        let gate = stage.unready_gate(&format!("workers: 1\n{store}{YAML}"));
+        let line = gate.said("store: it refuses the connection");
+        assert!(line.contains("WARN") && line.contains(said) && line.contains(helps), "{what}: {line}");
+        let ready = gate.operators("/readyz");
+        let code = said.split(' ').next().filter(|word| word.chars().all(char::is_uppercase)).unwrap_or("ERR");
+        assert_eq!(
+            (ready.status, ready.text()),
+            (503, format!("the store refuses the connection: {code}\n")),
+            "{what}"
+        );
+        assert_eq!(gate.metric("sidegate_store_up", &[]), 0.0, "{what}");
+        let written = gate.written();
+        assert!(!written.contains("out of reach") && !written.contains(SECRET), "{what}: {written}");
+    }
+}
+
+/// Of another machine Redis says so to who has no password, before it is asked anything, and closes.
+#[test]
+fn redis_in_protected_mode_is_told_by_what_it_says_and_what_helps() {
+    let address = upstream::that_says(b"-DENIED Redis is running in protected mode because it is enabled\r\n");
+    let gate = Stage::set().unready_gate(&format!("workers: 1\nstore: {{redis: 'redis://{address}'}}{YAML}"));
+    let line = gate.said("store: it refuses the connection");
+    assert!(line.contains("DENIED Redis is running") && line.contains("it is in protected mode: give it"), "{line}");
+    assert_eq!(gate.operators("/readyz").text(), "the store refuses the connection: DENIED\n");
 }
 
 #[tokio::test]
@@ -106,6 +175,26 @@ async fn redis_that_may_evict_is_warned_about_by_check_log_and_metric() {
     assert!(checked.contains("maxmemory-policy") && checked.contains("allkeys-lru"), "{checked}");
     gate.said("maxmemory-policy");
     assert_eq!(gate.metric("sidegate_store_may_evict", &[]), 1.0);
+}
+
+/// The first request of a key makes three trips; where they do not fit into the deadline, it is said before that shows as a 503.
+#[tokio::test]
+async fn redis_that_is_too_far_away_for_the_deadline_is_warned_about_by_check_and_log() {
+    let stage = Stage::set();
+    let far = Proxy::before(stage.redis.port());
+    far.mood(Mood::Delay(Duration::from_millis(30)));
+    let of = |port: u16, deadline: &str| {
+        format!("store: {{redis: 'redis://127.0.0.1:{port}/0', deadline: {deadline}}}\n{YAML}")
+    };
+    let gate = stage.gate(&of(far.port, "100ms"));
+    gate.said("a round trip takes");
+    let checked = text(&gate.command(&["check"]).stdout);
+    assert!(checked.contains("a round trip takes") && checked.contains("raise `store.deadline` above"), "{checked}");
+    for near in [of(far.port, "10s"), of(stage.redis.port(), "10s")] {
+        gate.configure(&near);
+        let checked = text(&gate.command(&["check"]).stdout);
+        assert!(checked.contains("is good") && !checked.contains("round trip"), "{checked}");
+    }
 }
 
 #[tokio::test]
@@ -236,10 +325,10 @@ fn is_unavailable(answer: &Answer) {
     assert!(answer.number("retry-after") >= 1);
 }
 
-/// Refused, one way or the other, and the upstream saw nothing.
+/// Not served, since nobody can say what it says; and the upstream saw nothing.
 async fn is_closed(stage: &Stage, gate: &Gate, key: &Key, value: &str) {
     let answer = ask(gate, key).await;
-    assert!([401, 503].contains(&answer.status), "{value:?}: {answer:?}");
+    assert_eq!(answer.denial(), (503, "store_unavailable".to_owned()), "{value:?}: {answer:?}");
     assert!(stage.upstream.seen().is_empty(), "{value:?}");
 }
 

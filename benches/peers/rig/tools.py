@@ -50,8 +50,8 @@ def free_ports(count):
 
 
 def build(root):
-    """The release build, unless it is there and newer than all of its sources (cargo knows)."""
-    subprocess.run(["cargo", "build", "--release", "--locked"], cwd=root, check=True, stdout=sys.stderr)
+    """The release build with the image's allocator, unless it is there and newer than all of its sources (cargo knows)."""
+    subprocess.run(["cargo", "build", "--release", "--locked", "--features", "jemalloc"], cwd=root, check=True, stdout=sys.stderr)
     target = os.environ.get("CARGO_TARGET_DIR", os.path.join(root, "target"))
     return os.path.join(target, "release", "sidegate")
 

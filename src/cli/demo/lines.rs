@@ -6,13 +6,15 @@ use std::path::Path;
 
 use http::Method;
 
-use super::BUSINESS;
 use crate::config::Settings;
 use crate::limit::Window;
 use crate::policy::pattern::{Pattern, Segment};
 use crate::policy::{Access, BusinessSource, KeySource, Policy, Route};
 use crate::secret::Secret;
 use crate::store::record::KeyDocument;
+
+/// Whose key the demo makes.
+pub const BUSINESS: &str = "acme";
 
 /// One thing to try.
 #[derive(Debug, Clone, PartialEq, Eq)]

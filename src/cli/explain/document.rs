@@ -3,7 +3,7 @@
 use http::HeaderName;
 use serde_json::{Value, json};
 
-use super::Explanation;
+use super::explanation::Explanation;
 use super::outcome::{Denied, Forwarded};
 use crate::cli::check::upstream_words;
 use crate::manage::usage::LimitUse;

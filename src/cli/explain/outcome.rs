@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, Response, Version};
 
-use super::super::keys::gate_store;
 use super::request::Asked;
+use crate::cli::keys::session::gate_store;
 use crate::config::Settings;
 use crate::gate::{Denial, Gate, Inquiry, Permit, SharedState, Trail, UnknownNames, observed, path, query, weigh};
 use crate::policy::{Mode, Reason, Route};

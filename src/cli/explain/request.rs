@@ -6,12 +6,29 @@ use std::time::Instant;
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
-use super::ExplainArgs;
 use crate::config::Settings;
 use crate::gate::{Denial, Inquiry, credential};
 use crate::listen::client_addr;
 use crate::proxy::Arrival;
-use crate::proxy::upgrade::Upgraded;
+use clap::Args;
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  sidegate explain 'GET /v1/calls?business_id=b1'\n  sidegate explain 'POST /v1/calls' --header 'X-Business-Id: b1' --json < key.txt\n\nA key on standard input is asked about, too; nothing is spent. Exit code 0 whatever the verdict."
+)]
+pub struct ExplainArgs {
+    /// Method and target, as a client would send them: `POST /v1/calls?business_id=b1`; without a method, GET
+    pub request: String,
+    /// A header of the request, `Name: value`; several times for several. Never the key: that stands on standard input
+    #[arg(long, value_name = "HEADER")]
+    pub header: Vec<String>,
+    /// The address that the request comes from
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub from: IpAddr,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// A request, and where it comes from.
 pub struct Asked {
@@ -106,6 +123,5 @@ fn arrival(peer: IpAddr, headers: &HeaderMap, settings: &Settings) -> Arrival {
         trusted: client_addr::is_trusted(peer, trusted),
         secure: settings.listen.tls.is_some(),
         refused: None,
-        upgraded: Upgraded::default(),
     }
 }

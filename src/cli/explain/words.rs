@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::Explanation;
+use super::explanation::Explanation;
 use super::outcome::{Denied, Forwarded};
 use crate::cli::check::{access_words, by_words, upstream_words};
 use crate::cli::ink::{BOLD, GREEN, Ink, RED, YELLOW};

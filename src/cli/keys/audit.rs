@@ -3,9 +3,9 @@
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::session::{KeysSetting, Session};
 use super::words::printable;
-use super::{KeysSetting, Session};
-use crate::cli::DONE;
+use crate::cli::exit::DONE;
 use crate::store::audit;
 
 #[derive(Debug, Args)]

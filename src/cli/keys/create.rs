@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use clap::Args;
 use serde::Serialize;
 
+use super::name;
+use super::session::{KeysSetting, Session};
 use super::words::{print_facts, printable};
-use super::{KeysSetting, Session, name};
-use crate::cli::DONE;
+use crate::cli::exit::DONE;
 use crate::clock;
 use crate::keys::FormatError;
 use crate::keys::creation::Wanted;

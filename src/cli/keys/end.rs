@@ -4,9 +4,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::name::{KeyName, Named};
+use super::session::{KeysSetting, Session};
 use super::words::{named, printable, revoked_at};
-use super::{KeysSetting, Session};
-use crate::cli::DONE;
+use crate::cli::exit::DONE;
 use crate::store::keyring::Revocation;
 use crate::store::registry::{Registry, RegistryError, StoredKey};
 
@@ -42,12 +42,17 @@ pub struct Replicas {
 }
 
 impl Replicas {
-    async fn wait(&self, setting: &KeysSetting, key: &StoredKey) -> Result<(), RegistryError> {
+    pub(super) async fn wait(&self, setting: &KeysSetting, key: &StoredKey) -> Result<(), RegistryError> {
         let configured = || setting.store.as_ref().map_or(0, |store| store.wait_replicas);
         match self.wait_replicas.unwrap_or_else(configured) {
             0 => Ok(()),
             wanted => setting.keyring.registry.wait_for_replicas(key, wanted).await,
         }
+    }
+
+    /// Whether the command itself asks for it.
+    pub(super) fn is_asked(&self) -> bool {
+        self.wait_replicas.is_some()
     }
 }
 

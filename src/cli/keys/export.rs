@@ -3,9 +3,9 @@
 use clap::Args;
 use serde_json::Value;
 
+use super::session::{KeysSetting, Session};
 use super::words::shown;
-use super::{KeysSetting, Session};
-use crate::cli::{DONE, FAILED};
+use crate::cli::exit::{DONE, FAILED};
 use crate::store::members::{MEMBERS, Members};
 use crate::store::registry::{Filter, StoredKey};
 

@@ -12,9 +12,9 @@ use clap::Args;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use super::session::{KeysSetting, Session};
 use super::words::printable;
-use super::{KeysSetting, Session};
-use crate::cli::{DONE, FAILED};
+use crate::cli::exit::{DONE, FAILED};
 use crate::keys::rules::{Holder, Required, RuleError, check_name, networks};
 use crate::keys::{Digest, Formats, mask};
 use crate::store::StoreError;

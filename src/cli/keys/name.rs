@@ -4,7 +4,7 @@ use std::io::{BufRead, Read};
 
 use clap::Args;
 
-use super::{KeysSetting, Session};
+use super::session::{KeysSetting, Session};
 use crate::keys::format::LONGEST;
 use crate::keys::{Digest, Reading, mask};
 use crate::store::registry::StoredKey;

@@ -3,10 +3,13 @@
 use clap::Args;
 use serde_json::json;
 
+use super::create;
+use super::end::Replicas;
 use super::name::{KeyName, Named};
+use super::session::{KeysSetting, Session};
 use super::words::named;
-use super::{KeysSetting, Session, create};
-use crate::cli::DONE;
+use crate::cli::exit::DONE;
+use crate::keys::change;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  sidegate keys rotate sg_8fK2mQ0a --overlap 24h")]
@@ -19,6 +22,8 @@ pub struct RotateArgs {
     /// The prefix of the format to mint; without it that of the old key
     #[arg(long, value_name = "PREFIX")]
     format: Option<String>,
+    #[command(flatten)]
+    replicas: Replicas,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -40,9 +45,14 @@ pub(super) async fn run(args: RotateArgs, setting: &KeysSetting, session: &mut S
         let mut document = serde_json::to_value(create::created(&rotated.successor.key, &rotated.successor.document))?;
         document["replaces"] = json!({"id": old.text("id"), "expires_at": end});
         session.print_json(&document)?;
-        return Ok(DONE);
+    } else {
+        create::show_once(&rotated.successor.key, &rotated.successor.document, false, session)?;
+        writeln!(session.out, "\nIt replaces {}, which ends at {end}.", named(old))?;
     }
-    create::show_once(&rotated.successor.key, &rotated.successor.document, false, session)?;
-    writeln!(session.out, "\nIt replaces {}, which ends at {end}.", named(old))?;
+    // The key comes first: whatever the replicas say, it is shown only now.
+    let ends_at_once = change::overlap(overlap).is_ok_and(|ms| ms == 0);
+    if ends_at_once || args.replicas.is_asked() {
+        args.replicas.wait(setting, old).await?;
+    }
     Ok(DONE)
 }

@@ -4,9 +4,9 @@ use clap::Args;
 use serde_json::Value;
 
 use super::name::{KeyName, Named};
+use super::session::{KeysSetting, Session};
 use super::words::{self, print_facts, printable, shown};
-use super::{KeysSetting, Session};
-use crate::cli::DONE;
+use crate::cli::exit::DONE;
 use crate::keys::rules::{Holder, Rules};
 use crate::store::members::SUCCESSOR;
 use crate::store::registry::StoredKey;

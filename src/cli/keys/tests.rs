@@ -10,6 +10,9 @@ use super::words::printable;
 use super::*;
 use crate::keys::rules::{Required, Rules};
 use crate::keys::{Alphabet, Digest, Fate, Format, Formats};
+use crate::store::audit::{Actor, Origin};
+use crate::store::file::FileStore;
+use crate::store::keyring::Keyring;
 use crate::store::registry::Registry;
 
 const NOW: u64 = 1_774_276_200_000;

@@ -4,8 +4,9 @@
 use clap::Args;
 
 use super::name::{self, KeyName, Named};
-use super::{KeysSetting, Session, show, words};
-use crate::cli::DONE;
+use super::session::{KeysSetting, Session};
+use super::{show, words};
+use crate::cli::exit::DONE;
 use crate::keys::change::{Change, Origins, Until};
 
 #[derive(Debug, Args)]

@@ -5,9 +5,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::name::{KeyName, Named};
+use super::session::{KeysSetting, Session};
 use super::words::{named, print_table};
-use super::{KeysSetting, Session};
-use crate::cli::DONE;
+use crate::cli::exit::DONE;
 use crate::manage::peek::buckets;
 use crate::manage::usage::{LimitUse, Usage, of_business_of, of_key};
 use crate::store::audit::{Action, Record};

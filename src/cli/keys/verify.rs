@@ -4,9 +4,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::name::{NOT_A_KEY, read_key};
+use super::session::{KeysSetting, Session};
 use super::words::{self, printable};
-use super::{KeysSetting, Session, show, usage};
-use crate::cli::{DONE, FAILED};
+use super::{show, usage};
+use crate::cli::exit::{DONE, FAILED};
 use crate::keys::rules::Rules;
 use crate::manage::peek::{Peek, peek};
 use crate::manage::usage::limits;

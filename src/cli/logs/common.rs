@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use super::Entry;
+use super::entry::Entry;
 
 /// `None`: the line is none, or its request was none (a scanner's bytes, a connection without one).
 pub fn read(line: &[u8]) -> Option<Entry<'_>> {

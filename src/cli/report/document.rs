@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
+use super::advice;
+use super::contents::Report;
 use super::tally::{MOST_CLIENTS, Row, Seen, Table};
-use super::{Report, advice};
 use crate::clock;
 
 pub fn of(report: &Report) -> Value {

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use super::advice;
+use super::contents::Report;
 use super::tally::{MOST_CLIENTS, Row, Table, Tally};
-use super::{Report, advice};
 use crate::cli::check::counted;
 use crate::cli::ink::{BOLD, GREEN, Ink, RED};
 use crate::cli::keys::words::printable;

@@ -4,11 +4,12 @@ use std::ops::RangeInclusive;
 
 use super::address::network;
 use super::header::{self, Use};
+use super::limits;
+use super::reader::entries;
 use super::reader::{Reader, items};
 use super::routes::Routes;
 use super::scopes::scope_list;
 use super::upstream;
-use super::{entries, limits};
 use crate::config::place::FieldPath;
 use crate::config::raw::{self, List, Root, Scalar};
 use crate::config::scalar::{self, ScalarError};

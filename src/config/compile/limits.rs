@@ -3,13 +3,17 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use super::mode::mode;
+use super::name::{NAME_ADVICE, is_name};
+use super::reader::entries;
 use super::reader::{Reader, items};
-use super::{NAME_ADVICE, entries, is_name, mode};
 use crate::config::place::FieldPath;
 use crate::config::raw::{self, List, Root, Scalar};
 use crate::config::{near, scalar};
 use crate::limit::{Algorithm, Window, Windows};
 use crate::policy::{Access, By, Limit, Mode, Plan, Plans, RouteTable};
+use crate::store::fallback::share_of;
+use crate::store::outage::LimitsOutage;
 
 pub struct Limits {
     pub compiled: BTreeMap<String, Arc<Limit>>,
@@ -143,6 +147,29 @@ pub fn warn_of_idle_plans(plans: Option<&Plans>, routes: &RouteTable, reader: &m
                 &path.field(limit),
                 "only public routes have this limit, where no plan is known, so that it has no effect; remove it, or name the \
                  limit on a route with keys",
+            );
+        }
+    }
+}
+
+/// What one process gives of a limit while the store is away may be less than one request costs.
+pub fn warn_of_small_shares(routes: &RouteTable, outage: LimitsOutage, reader: &mut Reader<'_>) {
+    let LimitsOutage::Local { share: Some(share) } = outage else { return };
+    for route in routes.iter().filter(|route| route.cost > 1) {
+        let windows =
+            route.limits.iter().flat_map(|limit| limit.windows.as_slice().iter().map(move |one| (limit, one)));
+        let small = windows.filter(|(_, one)| (share_of(one.limit, 1, share) + 1..=one.limit).contains(&route.cost));
+        for (limit, window) in small {
+            let (part, whole) = share;
+            reader.warn(
+                &FieldPath::top("routes").field(&route.pattern),
+                format_args!(
+                    "one request costs {}, and {part}/{whole} of `{}` ({window}) is {}: while Redis is away each process lets one pass a \
+                     window, which in sum may be more than the limit; see `store.outage.limits`",
+                    route.cost,
+                    limit.name,
+                    share_of(window.limit, 1, share)
+                ),
             );
         }
     }

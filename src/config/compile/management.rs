@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::base_path::{Base, literal_path};
+use super::reader::entries;
 use super::reader::{Reader, items};
 use super::scopes::scope_list;
-use super::{entries, limits, store, upstream};
+use super::{limits, store, upstream};
 use crate::config::place::FieldPath;
 use crate::config::raw::{Management, ManagementRedis, Root, Scalar, Short};
 use crate::config::scalar;

@@ -12,6 +12,8 @@ mod limits;
 mod listen_limits;
 mod listener;
 mod management;
+mod mode;
+mod name;
 mod probes;
 mod reader;
 mod routes;
@@ -26,9 +28,8 @@ use std::sync::Arc;
 
 use super::Settings;
 use super::place::FieldPath;
-use super::raw::{Entries, Root, Scalar};
+use super::raw::Root;
 use super::replace::Sources;
-use super::scalar;
 use crate::keys::rules::Rules;
 use crate::manage;
 use crate::policy::{Mode, Policy};
@@ -75,6 +76,9 @@ fn settings(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
     listener::refuse_shared_addresses(&listen, &admin, reader);
     upstream::refuse_own_address(root, &upstreams, listen.address, reader);
     let (policy, keys, management) = policy?;
+    if let Some(store) = &store {
+        limits::warn_of_small_shares(&policy.routes, store.limits_outage, reader);
+    }
     Some(Settings {
         policy: Arc::new(policy),
         proxy: proxy::settings::Settings {
@@ -104,7 +108,7 @@ fn policy(
     upstreams: &[Upstream],
     reader: &mut Reader<'_>,
 ) -> Option<(Policy, Rules, Option<manage::settings::Settings>)> {
-    let mode = mode(&FieldPath::top("mode"), root.mode.as_ref(), Mode::Enforce, reader);
+    let mode = mode::mode(&FieldPath::top("mode"), root.mode.as_ref(), Mode::Enforce, reader);
     let mut limits = limits::all(root, reader);
     let plans = limits::plans(root, &limits, reader);
     let credentials = keys::credentials(root, upstreams, reader);
@@ -128,20 +132,3 @@ fn policy(
     let policy = Policy { routes, scopes, plans, business_sources, credentials, limits, deny, texts, mode };
     Some((policy, rules, management))
 }
-
-/// `mode`, wherever it stands.
-fn mode(path: &FieldPath, mode: Option<&Scalar>, default: Mode, reader: &mut Reader<'_>) -> Mode {
-    reader.read(path, mode, default, scalar::choice(&[("enforce", Mode::Enforce), ("observe", Mode::Observe)]))
-}
-
-/// The entries of an optional map.
-fn entries<T>(map: Option<&Entries<T>>) -> &[(String, T)] {
-    map.map_or(&[], |entries| &entries.0)
-}
-
-/// Whether a name can stand in metrics, in Redis keys and in `RateLimit-Policy` without quoting.
-fn is_name(text: &str) -> bool {
-    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
-}
-
-const NAME_ADVICE: &str = "a name has 1 to 64 letters, digits, `_`, `.` and `-`; write another";

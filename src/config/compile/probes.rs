@@ -10,7 +10,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::address::socket_address;
-use super::entries;
+use super::reader::entries;
 use super::reader::{Reader, items};
 use super::upstream::{host_and_port, is_loopback};
 use crate::admin::settings::{AppProbe, Check};

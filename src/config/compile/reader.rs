@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::path::PathBuf;
 
 use crate::config::place::FieldPath;
-use crate::config::raw::{List, Scalar};
+use crate::config::raw::{Entries, List, Scalar};
 use crate::config::replace::Sources;
 use crate::config::scalar::ScalarError;
 
@@ -139,4 +139,9 @@ pub fn items<'r, T>(path: &FieldPath, list: &'r List<T>) -> impl Iterator<Item =
         let path = if alone { path.clone() } else { path.item(index) };
         (path, element)
     })
+}
+
+/// The entries of an optional map.
+pub fn entries<T>(map: Option<&Entries<T>>) -> &[(String, T)] {
+    map.map_or(&[], |entries| &entries.0)
 }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use super::base_path::Base;
 use super::limits::Limits;
+use super::mode::mode;
+use super::reader::entries;
 use super::reader::{Reader, items};
 use super::scopes::scope_list;
-use super::{cors, entries, mode, shadow, upstream};
+use super::{cors, shadow, upstream};
 use crate::config::place::FieldPath;
 use crate::config::raw::{self, Entries, List, Root, Scalar, Short};
 use crate::config::scalar;

@@ -1,6 +1,6 @@
 //! `scopes:` and every list of scopes.
 
-use super::entries;
+use super::reader::entries;
 use super::reader::{Reader, items};
 use crate::config::place::FieldPath;
 use crate::config::raw::{List, Root, Scalar};

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::entries;
 use super::header::{self, Use};
 use super::reader::Reader;
+use super::reader::entries;
 use crate::config::place::FieldPath;
 use crate::config::raw::{self, ErrorText, Json, Root, Scalar};
 use crate::config::{near, scalar};

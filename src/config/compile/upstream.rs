@@ -9,8 +9,9 @@ use http::uri::Authority;
 use http::{HeaderName, HeaderValue};
 
 use super::header::{self, Use};
+use super::name::{NAME_ADVICE, is_name};
 use super::reader::Reader;
-use super::{NAME_ADVICE, entries, is_name};
+use super::reader::entries;
 use crate::config::place::FieldPath;
 use crate::config::raw::{self, ClientTls, Entries, Root, Scalar, Short};
 use crate::config::{near, scalar};

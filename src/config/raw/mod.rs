@@ -1,8 +1,9 @@
 //! The YAML's shapes: which fields there are, and which of them have a short form. What they mean, and what their values may
 //! be, `compile` says. The contract in DESIGN.md lists the same fields with their defaults.
 
+pub mod document;
 mod listening;
-pub mod schema;
+mod schema;
 mod shape;
 
 use schemars::JsonSchema;
@@ -21,7 +22,7 @@ pub use shape::{Entries, Json, List, Scalar, Short};
 pub struct Root {
     /// Where clients connect: an address such as `0.0.0.0:8443`, or fields.
     pub listen: Option<Short<Listen>>,
-    /// The operators' listener: `/metrics`, `/livez`, `/readyz` and tools. Keep it on loopback.
+    /// The operators' listener: `/metrics`, `/livez`, `/readyz` and tools. Keep it on loopback. Default `127.0.0.1:9900`.
     pub admin: Option<Short<Admin>>,
     /// A second listener with `/metrics`, `/livez` and `/readyz` alone, for the kubelet and Prometheus.
     pub probes: Option<Short<Probes>>,
@@ -59,7 +60,7 @@ pub struct Root {
     pub deny: Option<Deny>,
     /// The key API over HTTP, for people with a session of the service.
     pub management: Option<Management>,
-    /// `enforce`, or `observe`: decide, count and log, but let pass.
+    /// `enforce` (default), or `observe`: decide, count and log, but let pass.
     #[schemars(extend("anyOf" = words(&["enforce", "observe"])))]
     pub mode: Option<Scalar>,
     /// How many workers serve. Default: one per core of the CPU quota, at most 4.
@@ -116,7 +117,7 @@ pub struct AppProbe {
 pub struct Upstream {
     /// `http://`, `https://`, `h2c://` with a host and a port, or `unix:/path.sock`; no path, no query.
     pub url: Option<Scalar>,
-    /// Default 2s.
+    /// How long a connection may take to be made, TLS included. Default 2s.
     pub connect_timeout: Option<Scalar>,
     /// From the last request-body frame forwarded to the response head. Default 15s.
     pub response_timeout: Option<Scalar>,
@@ -184,7 +185,7 @@ pub struct RedisNodes {
 pub struct Outage {
     /// `deny` (default), or `{known_for: 5m}`: keys confirmed within that time pass.
     pub keys: Option<Short<KnownFor>>,
-    /// `local` (default): each process counts for itself; or `{local: {share: 1/4}}`, `allow`, `deny`.
+    /// `local` (default): each process counts for itself and gives each limit whole; or `{local: {share: 1/4}}`, `allow`, `deny`.
     pub limits: Option<Short<Local>>,
 }
 
@@ -208,7 +209,8 @@ pub struct Local {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "`{share: 1/4}`")]
 pub struct LocalShare {
-    /// A fraction, such as `1/4`.
+    /// A fraction, such as `1/4` where four processes share the limits, so that in sum they give no more than the whole. Each gives
+    /// room for one request at least (rounded down otherwise), which in sum may be more than a small limit.
     pub share: Option<Scalar>,
 }
 
@@ -245,7 +247,7 @@ pub struct KeySource {
 pub struct KeyFormat {
     /// What it begins with, such as `live_`.
     pub prefix: Option<Scalar>,
-    /// Characters after the prefix: a number, or the least and the most.
+    /// Characters after the prefix: a number, or the least and the most. Default: 1 to 512, of which 43 are minted.
     pub length: Option<List<Scalar>>,
     /// `base62` (default), `base64url` or `hex`.
     #[schemars(extend("anyOf" = words(&["base62", "base64url", "hex"])))]
@@ -310,7 +312,7 @@ pub struct Limit {
     /// `60/1m`, or several that must all have room; units s m h d.
     #[schemars(required)]
     pub windows: Option<List<Scalar>>,
-    /// Default `fixed-window`.
+    /// How a window counts. Default `fixed-window`.
     #[schemars(extend("anyOf" = words(&["fixed-window", "sliding-window", "token-bucket"])))]
     pub algorithm: Option<Scalar>,
     /// `enforce` (default), or `observe`: count and log, but let pass.
@@ -362,7 +364,7 @@ pub struct Route {
     /// `enforce`, or `observe`: decide, count and log, but let pass. Default: the configuration's `mode`.
     #[schemars(extend("anyOf" = words(&["enforce", "observe"])))]
     pub mode: Option<Scalar>,
-    /// `forward` passes CORS preflight requests on.
+    /// `forward` passes CORS preflight requests on without a key, `deny` does not. Default: what `cors.preflight` says.
     pub preflight: Option<Scalar>,
 }
 
@@ -370,9 +372,9 @@ pub struct Route {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "`recheck` and `max_age`")]
 pub struct Streams {
-    /// How often the key is asked about again while a stream is open.
+    /// How often the key is asked about again while a stream is open. Default 10s.
     pub recheck: Option<Scalar>,
-    /// How long a stream may be open.
+    /// How long a stream may be open. Default 1h.
     pub max_age: Option<Scalar>,
 }
 
@@ -417,7 +419,7 @@ pub struct ErrorText {
 pub struct Cors {
     /// Origins that may read the gate's own answers, such as `https://app.example.com`.
     pub origins: Option<List<Scalar>>,
-    /// `forward` passes OPTIONS on to the service.
+    /// `deny` (default), or `forward`: browsers' preflight requests go to the service without a key.
     pub preflight: Option<Scalar>,
 }
 
@@ -435,24 +437,25 @@ pub struct Deny {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "the fields of `management`, such as `path` and `session`")]
 pub struct Management {
-    /// Where it stands, such as `/v1/keys`.
+    /// Where it stands, below `base_path`. Default `/v1/keys`.
     pub path: Option<Scalar>,
     /// The URL that says whose session a request has; asked with the caller's Cookie and Authorization.
     pub session: Option<Scalar>,
     /// Roles in a business that may keep its keys.
     pub roles: Option<List<Scalar>>,
-    /// Which scopes a role may give to keys.
+    /// Which scopes a role may give to keys. Default: everything, for each role that is not named here.
     pub grants: Option<Entries<List<Scalar>>>,
-    /// The most active keys that a business may have.
+    /// The most active keys that a business may have. Default: no bound.
     pub max_active_keys: Option<Scalar>,
-    /// Another login than the gate's own, which may not mint.
+    /// Another login than the gate's own, which may not mint. Default: the gate's own.
     pub redis: Option<Short<ManagementRedis>>,
     /// Whether a user may create keys for all businesses that he owns. Default false.
     #[schemars(extend("anyOf" = flag()))]
     pub unscoped: Option<Scalar>,
     /// How often a user may create keys. Default `60/1m`.
     pub create_rate: Option<List<Scalar>>,
-    /// How many replicas must have acknowledged a change. Default 0.
+    /// How many replicas must hold a key's end (its revocation, or its rotation without an overlap) before that is answered, waited
+    /// for 4 s. Not confirmed, it acts all the same, and the answer says so. Default 0.
     pub wait_replicas: Option<Scalar>,
 }
 

@@ -1,23 +1,11 @@
-//! The JSON Schema of the YAML's shapes, derived from them, so that an editor knows every field, its short forms and what it means.
-//!
-//! A schema sees single values: structure, and the words that a field may hold. What contradicts something else, `compile` finds.
+//! How single values and their short forms look in the JSON Schema of the YAML's shapes.
 
 use std::borrow::Cow;
 
-use schemars::generate::SchemaSettings;
-use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
-use super::{Entries, Json, List, Root, Scalar, Short};
-
-/// The draft-07 schema of a whole configuration: what `yaml-language-server` reads.
-pub fn document() -> Value {
-    let settings = SchemaSettings::draft07().with_transform(RecursiveTransform(without_null));
-    let mut schema = settings.into_generator().into_root_schema_for::<Root>();
-    schema.insert("title".to_owned(), "sidegate".into());
-    schema.to_value()
-}
+use super::{Entries, Json, List, Scalar, Short};
 
 /// The words that a field may hold; what a variable will hold is not known here.
 pub(super) fn words(words: &[&str]) -> Value {
@@ -31,24 +19,6 @@ pub(super) fn flag() -> Value {
 
 fn variable() -> Value {
     json!({"type": "string", "pattern": "\\$\\{"})
-}
-
-/// Every field may be left out, which Rust says as `Option`; but one that stands there empty is an error, not null.
-fn without_null(schema: &mut Schema) {
-    if let Some(Value::Array(types)) = schema.get_mut("type") {
-        types.retain(|name| name != "null");
-    }
-    let Some(Value::Array(forms)) = schema.get_mut("anyOf") else { return };
-    forms.retain(|form| *form != json!({"type": "null"}));
-    if let [Value::Object(only)] = forms.as_mut_slice() {
-        let only = std::mem::take(only);
-        schema.remove("anyOf");
-        for (name, value) in only {
-            if schema.get(&name).is_none() {
-                schema.insert(name, value);
-            }
-        }
-    }
 }
 
 impl JsonSchema for Scalar {

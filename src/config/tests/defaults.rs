@@ -1,4 +1,4 @@
-//! What a configuration means that says only what it must; and the example, which says everything.
+//! What a configuration means that says only what it must; and that the example, which says everything, runs.
 
 use std::path::Path;
 use std::time::Duration;
@@ -89,26 +89,6 @@ fn the_example_says_everything_and_runs_as_it_stands() {
     assert_eq!(settings.warnings, Vec::<String>::new());
     assert_eq!(settings.policy.routes.iter().count(), 8);
     assert!(settings.listen.tls.is_none());
-}
-
-const FIELDS: &str = "\
-    address tls certificates client_ca trusted_proxies limits connections handshake header_read header_bytes \
-    headers body_idle idle stream_idle h2_streams proxy_protocol admin probes app base_path upstream upstreams url \
-    connect_timeout response_timeout identity store redis cluster sentinels master username password prefix \
-    deadline outage known_for share keys from formats length alphabet checksum reject require guessing forward \
-    scopes implies default business plans api by windows algorithm defaults max_query routes any_scope any public \
-    cost max_body lenient paths mode preflight streams recheck max_age rate_limit_headers x reset ietf errors body \
-    title detail cors origins deny addresses management session roles max_active_keys unscoped create_rate \
-    wait_replicas workers realm drain delay log level format sample ready";
-
-/// Every field that has a default appears in the example; so the example, taken apart, tells what the defaults are.
-#[test]
-fn every_field_of_the_contract_is_in_the_example() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.example.yaml");
-    let text = std::fs::read_to_string(file).expect("the example is there");
-    for field in FIELDS.split_whitespace() {
-        assert!(text.contains(&format!("{field}:")), "config.example.yaml does not show `{field}`");
-    }
 }
 
 #[test]

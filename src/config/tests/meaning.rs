@@ -439,6 +439,11 @@ fn what_may_not_be_meant_is_a_warning() {
             "limits: {l: {by: ip, windows: 5/1m}}\nplans: {default: {limits: {l: 9/1m}}}\nroutes: {/a: {public: true, limits: l}}",
             "plans.default.limits.l: only public routes have this limit",
         ),
+        (
+            "store: {redis: 'redis://h', outage: {limits: {local: {share: 1/4}}}}\nlimits: {l: {by: key, windows: 10/1d}}\n\
+             routes: {/a: {any: true, cost: 5, limits: l}, /b: {any: true, cost: 2, limits: l}}",
+            "one request costs 5, and 1/4 of `l` (10/1d) is 2",
+        ),
     ] {
         let warnings = good(given).warnings;
         assert!(warnings.len() == 1 && warnings[0].contains(words), "{given}\n{warnings:?}");

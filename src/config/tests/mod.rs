@@ -5,6 +5,7 @@ mod garbage;
 mod meaning;
 mod schema;
 mod shapes;
+mod stated;
 mod values;
 
 use std::ffi::OsString;

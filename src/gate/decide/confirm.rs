@@ -9,7 +9,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Gate, SharedState};
+use super::{Gate, SharedState, show_in_force};
 use crate::clock;
 use crate::gate::Denial;
 use crate::gate::asks::{Asked, Counted};
@@ -146,6 +146,7 @@ impl Gate {
         match self.shared.fallback.answer(&asked.question, now_ms)?.outcome {
             Outcome::Spent { granted, windows, observed } => {
                 trail.limits = asked.named(Counted { granted, windows, observed }, now_ms);
+                show_in_force(&mut trail.limits, &self.shared.fallback, asked.question.cost);
                 (trail.known_for, trail.store_ms) = (true, Some(now_ms));
                 settled(&standing, granted, trail)
             }
@@ -168,6 +169,7 @@ impl Gate {
         if let Some(guessing) = &self.shared.guessing
             && let Some(wait_ms) = guessing.wait_ms(client, digest, clock::now_ms())
         {
+            trail.guess_slowed = true;
             let retry_after = Some(wait_ms.div_ceil(1000).max(1));
             return Err(Denial::RateLimited { retry_after, violated: vec!["key-guessing".to_owned()] });
         }

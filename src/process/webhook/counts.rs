@@ -32,7 +32,11 @@ impl Counts {
             "Objects that API servers asked about, by kind and outcome (injected, unchanged, left).",
             &["kind", "outcome"],
         )?;
-        let refused = counter("sidegate_reviews_refused_total", "Requests that were no review.", &["status"])?;
+        let refused = counter(
+            "sidegate_reviews_refused_total",
+            "Requests that got no review by the status instead: no review (400), not whole in time (408), too large (413), too many at once (503).",
+            &["status"],
+        )?;
         let reloads = counter("sidegate_config_reloads_total", "Readings of the certificate again.", &["outcome"])?;
         let help = "When the certificate ends, in seconds since the Unix epoch.";
         let certificate =
@@ -49,6 +53,9 @@ impl Counts {
             for verdict in Verdict::ALL {
                 self.injections.with_label_values(&[kind, verdict.name()]);
             }
+        }
+        for status in ["400", "408", "413", "503"] {
+            self.refused.with_label_values(&[status]);
         }
         for outcome in ["success", "failure"] {
             self.reloads.with_label_values(&[outcome]);

@@ -8,48 +8,26 @@ mod counts;
 mod namespaces;
 mod reading;
 mod serving;
+mod settings;
 
-use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::net::TcpListener;
 use std::rc::Rc;
 
 use tokio::runtime::{self, LocalOptions};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
+pub use self::settings::Settings;
+
 use self::counts::Counts;
 use self::namespaces::Namespaces;
 use self::serving::{Place, Serving};
 use super::signals::{Signalled, Signals};
 use super::{StartError, bind, systemd};
-use crate::inject;
 use crate::listen::drain;
-use crate::listen::settings::{CertificateFiles, Drain, Tls};
+use crate::listen::settings::Tls;
 use crate::listen::tls::Acceptor;
 use crate::reload::Files;
-
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Where API servers ask.
-    pub address: SocketAddr,
-    pub cert: PathBuf,
-    pub key: PathBuf,
-    /// `/livez /readyz /metrics`, in clear.
-    pub probes: Option<SocketAddr>,
-    pub inject: inject::Settings,
-    /// The folder with the token and the authority by which the API server is asked (`token`, `ca.crt`).
-    pub service_account: PathBuf,
-    /// The API server; `None` outside a cluster, where namespaces have no annotations.
-    pub api_server: Option<(String, u16)>,
-    pub drain: Drain,
-}
-
-impl Settings {
-    fn tls(&self) -> Tls {
-        let pair = CertificateFiles { cert: self.cert.clone(), key: self.key.clone() };
-        Tls { certificates: vec![pair], client_ca: None }
-    }
-}
 
 /// A webhook that has everything it needs.
 pub struct Webhook {

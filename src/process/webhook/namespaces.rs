@@ -17,13 +17,13 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::Settings;
+use super::settings::Settings;
 use crate::inject;
 use crate::proxy::connector::Connector;
 use crate::proxy::exchange::{self, Answered, Failure};
+use crate::proxy::resolve::Resolver;
 use crate::proxy::settings::{Protocol, Target, UpstreamTls};
-use crate::proxy::upstream::chain;
-use crate::proxy::upstream::resolve::Resolver;
+use crate::proxy::upstream::failure::chain;
 use crate::secret;
 
 /// Below the five seconds after which an API server gives a webhook up.

@@ -14,10 +14,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::Settings;
 use super::counts::Counts;
 use super::namespaces::Namespaces;
 use super::reading::{Refused, Room};
+use super::settings::Settings;
 use crate::admin::connection::{self, PATIENCE};
 use crate::admin::places::Places;
 use crate::admin::words::{self, text};

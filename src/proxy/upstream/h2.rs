@@ -1,26 +1,29 @@
 //! One HTTP/2 connection to an upstream, shared by as many requests as both sides allow. It is driven by tasks of its own.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::error::Error as _;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::header::HOST;
 use http::uri::{Authority, Parts, Scheme};
 use http::{Request, Response, Uri};
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::{TrySendError, http2};
+use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::task::AbortHandle;
 
-use super::Unanswered;
+use super::failure::Unanswered;
 use super::heard::Listening;
 use crate::proxy::connector::Stream;
 use crate::proxy::cut::Cut;
-use crate::proxy::exchange::OnThisThread;
-use crate::proxy::upload::Forwarded;
+use crate::proxy::upload::{BodyError, Forwarded};
 
 /// What one peer may make the gate hold (YARDSTICK's table); a dead one is noticed by its silence.
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -30,7 +33,8 @@ const PING: Duration = Duration::from_secs(30);
 const PING_ANSWER: Duration = Duration::from_secs(10);
 
 pub struct Connection {
-    sender: http2::SendRequest<Forwarded>,
+    sender: http2::SendRequest<SentBody>,
+    tasks: Tasks,
     room: Rc<Room>,
     scheme: Scheme,
     peer: Option<SocketAddr>,
@@ -46,19 +50,40 @@ struct Room {
 
 /// One request's place on a connection.
 pub struct Exchange {
-    sender: http2::SendRequest<Forwarded>,
+    sender: http2::SendRequest<SentBody>,
+    tasks: Tasks,
     scheme: Scheme,
     place: Place,
 }
 
 /// Counts as an open stream until dropped.
-pub struct Place(Rc<Room>);
+pub struct Place {
+    room: Rc<Room>,
+    sending: Sending,
+}
+
+/// Starts what hyper asks for on the connection's thread, and keeps hold of whatever sends a request's body.
+#[derive(Clone, Default)]
+struct Tasks(Rc<RefCell<Option<Sending>>>);
+
+/// The task that sends a body; none where hyper had it all at once.
+#[derive(Clone, Default)]
+struct Sending(Rc<OnceCell<AbortHandle>>);
+
+/// A request's body. hyper asks for its first frame itself, and right after for a task that sends the rest; that task ends with the
+/// body or with a reset, and waits for ever where the other side neither reads nor resets.
+struct SentBody {
+    body: Forwarded,
+    first: Option<(Tasks, Sending)>,
+}
 
 impl Connection {
     /// Ready when the other side has said how many streams it takes. `streams`: how many are used at most.
     pub async fn open(stream: Stream, scheme: Scheme, streams: usize, peer: Option<SocketAddr>) -> io::Result<Self> {
         let (stream, heard) = Listening::to(stream);
-        let (sender, connection) = builder().handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let tasks = Tasks::default();
+        let handshake = builder(tasks.clone()).handshake(TokioIo::new(stream));
+        let (sender, connection) = handshake.await.map_err(io::Error::other)?;
         // Its first frame is its SETTINGS (RFC 9113 §3.4); the task that reads it runs before this one goes on.
         heard.await.map_err(|_| io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection at once"))?;
         let most = move |allowed: usize| allowed.clamp(1, streams);
@@ -79,7 +104,7 @@ impl Connection {
             // Whoever has a stream on it learns of an error there.
             let _ = ended.await;
         });
-        Ok(Self { sender, room, scheme, peer })
+        Ok(Self { sender, tasks, room, scheme, peer })
     }
 
     pub fn peer(&self) -> Option<&SocketAddr> {
@@ -102,8 +127,8 @@ impl Connection {
             return None;
         }
         self.room.open.set(open + 1);
-        let place = Place(self.room.clone());
-        Some(Exchange { sender: self.sender.clone(), scheme: self.scheme.clone(), place })
+        let place = Place { room: self.room.clone(), sending: Sending::default() };
+        Some(Exchange { sender: self.sender.clone(), tasks: self.tasks.clone(), scheme: self.scheme.clone(), place })
     }
 }
 
@@ -113,23 +138,69 @@ impl Exchange {
         mut request: Request<Forwarded>,
     ) -> Result<(Response<Incoming>, Place), Unanswered> {
         to_absolute_form(&mut request, &self.scheme);
-        let reused = self.place.0.used.replace(true);
-        match self.sender.try_send_request(request).await {
+        let reused = self.place.room.used.replace(true);
+        let first = Some((self.tasks, self.place.sending.clone()));
+        match self.sender.try_send_request(request.map(|body| SentBody { body, first })).await {
             Ok(response) => Ok((response, self.place)),
             Err(failed) => Err(unanswered(failed, reused)),
         }
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
-        self.0.last_used.set(Instant::now());
+impl Place {
+    /// Whether the request's body is still being sent.
+    pub fn is_sending(&self) -> bool {
+        self.sending.0.get().is_some_and(|task| !task.is_finished())
+    }
+
+    /// Sends no more of it: what is left of the stream is reset.
+    pub fn stop_sending(&self) {
+        if let Some(task) = self.sending.0.get() {
+            task.abort();
+        }
     }
 }
 
-fn builder() -> http2::Builder<OnThisThread> {
-    let mut builder = http2::Builder::new(OnThisThread);
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.room.open.set(self.room.open.get() - 1);
+        self.room.last_used.set(Instant::now());
+    }
+}
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
+    fn execute(&self, future: F) {
+        let task = tokio::task::spawn_local(future).abort_handle();
+        if let Some(sending) = self.0.take() {
+            // Each body has a first frame once.
+            let _ = sending.0.set(task);
+        }
+    }
+}
+
+impl Body for SentBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some((tasks, sending)) = self.first.take() {
+            // Where no task is needed the next one is that of the answer, which has ended when anybody can stop it.
+            tasks.0.replace(Some(sending));
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn builder(tasks: Tasks) -> http2::Builder<Tasks> {
+    let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -141,7 +212,7 @@ fn builder() -> http2::Builder<OnThisThread> {
     builder
 }
 
-fn unanswered(mut failed: TrySendError<Request<Forwarded>>, reused: bool) -> Unanswered {
+fn unanswered(mut failed: TrySendError<Request<SentBody>>, reused: bool) -> Unanswered {
     let unsent = failed.take_message().is_some();
     let error = failed.into_error();
     let reason = error.source().and_then(|source| source.downcast_ref::<h2::Error>());

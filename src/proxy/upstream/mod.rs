@@ -1,15 +1,15 @@
 //! The services behind the gate, each with its connections. Only a `Permit` gets a request forwarded.
 //!
 //! `pool` keeps connections, `h1` and `h2` exchange a request for an answer on one, `relayed` passes the answer's body on,
-//! `resolve` knows where a name leads. Everything here belongs to one worker's thread.
+//! `failure` says why there is none. Everything here belongs to one worker's thread.
 
 mod alarm;
+pub mod failure;
 pub mod h1;
 pub mod h2;
 mod heard;
 pub mod pool;
 pub mod relayed;
-pub mod resolve;
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -21,17 +21,13 @@ use std::time::{Duration, Instant};
 use http::header::{CONTENT_LENGTH, HOST, TE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Body as _;
-use thiserror::Error;
 
 use super::arrival::Arrival;
 use super::connector::{Connector, ConnectorError};
-use super::cut::Cut;
 use super::grpc;
 use super::headers::{self, Added, Forwarding};
-use super::open::OpenRequest;
-use super::request_body::RequestBody;
 use super::request_id::RequestId;
 use super::request_info::Times;
 use super::settings::{Protocol, Target, Upstream};
@@ -42,6 +38,7 @@ use crate::observe::Span;
 use crate::policy::Policy;
 
 use self::alarm::Alarm;
+use self::failure::{Failure, Unanswered, chain};
 use self::pool::{Outlet, Pool};
 use self::relayed::Relayed;
 
@@ -74,7 +71,6 @@ pub struct ForwardContext<'a> {
     pub span: &'a Span,
     /// Whether this is a gRPC call.
     pub grpc: bool,
-    pub open: &'a Rc<OpenRequest>,
     pub times: &'a Times,
 }
 
@@ -84,26 +80,6 @@ struct Patience {
     time: Duration,
     /// Not counted while the request goes on: a gRPC service may say nothing before it has heard all.
     only_after_body: bool,
-}
-
-/// Why an exchange failed, or an answer broke off.
-#[derive(Debug, Error)]
-pub enum Failure {
-    #[error(transparent)]
-    H1(#[from] h1::Error),
-    #[error(transparent)]
-    H2(#[from] Cut),
-}
-
-/// Why an exchange brought no answer, and what that allows (RFC 9110 §9.2.2).
-pub struct Unanswered {
-    /// Nothing of the request was sent.
-    unsent: bool,
-    /// The upstream said that it did not look at it.
-    refused: bool,
-    /// The connection had served before and ended without a word: the upstream may have closed it before the request came.
-    unheard: bool,
-    error: Failure,
 }
 
 /// How each upstream is reached, read once for all workers.
@@ -130,20 +106,24 @@ impl Upstreams {
         self
     }
 
+    /// Which trailers never pass.
+    pub fn reserved(&self) -> &Arc<[HeaderName]> {
+        &self.reserved
+    }
+
     /// Forwards what was permitted; the request's target is taken from `asked` where that is what was decided on. The body
     /// streams; the answer is the upstream's head with its body still to come.
     pub async fn forward(
         &self,
         head: &mut Parts,
-        body: RequestBody,
+        body: &Forwarded,
         context: &ForwardContext<'_>,
     ) -> Result<Response<Relayed>, Denial> {
-        let ForwardContext { permit, policy, asked, arrival, request_id, span, grpc, open, times: _ } = *context;
+        let ForwardContext { permit, policy, asked, arrival, request_id, span, grpc, times: _ } = *context;
         // The configuration resolves every id that a route or a format names.
         let unknown = || Denial::UpstreamUnreachable("no such upstream".to_owned());
         let service = self.upstreams.get(permit.upstream().0).ok_or_else(unknown)?;
-        let most = permit.most_of_a_body();
-        if let (Some(most), Some(length)) = (most, body.size_hint().exact())
+        if let (Some(most), Some(length)) = (permit.most_of_a_body(), body.size_hint().exact())
             && length > most
         {
             return Err(Denial::BodyTooLarge);
@@ -173,11 +153,11 @@ impl Upstreams {
         if service.asked_by_name || head.headers.get(HOST).is_none_or(HeaderValue::is_empty) {
             head.headers.insert(HOST, service.name.clone());
         }
-        let body = Forwarded::new(body, most, &self.reserved, open);
         let configured = permit.route().response_timeout.unwrap_or(service.settings.response_timeout);
         let patience = Patience::new(configured, grpc, &head.headers);
-        let mut response = service.send(head, &added, &body, patience, context).await?;
-        upgrade::answered(wanted, &mut response)?;
+        let mut response = service.send(head, &added, body, patience, context).await?;
+        let is_upgraded = response.body().is_upgraded();
+        upgrade::grant(wanted, &mut response, is_upgraded)?;
         if response.status() == StatusCode::RESET_CONTENT && !response.body().is_end_stream() {
             // It has no content (RFC 9110 §15.3.6): what was sent as such ends with its connection or stream.
             response.headers_mut().remove(CONTENT_LENGTH);
@@ -305,18 +285,6 @@ impl Destination {
     }
 }
 
-impl Unanswered {
-    /// The connection was closed before it could be used.
-    fn unsent(error: impl Into<Failure>) -> Self {
-        Self { unsent: true, refused: false, unheard: false, error: error.into() }
-    }
-
-    fn may_be_sent_again(&self, method: &Method, body: &Forwarded) -> bool {
-        let idempotent = method.is_idempotent() && body.upload().is_none();
-        self.unsent || (!body.has_begun() && (self.refused || (self.unheard && idempotent)))
-    }
-}
-
 /// The target byte for byte as it was decided on, in origin form; what was asked for is not parsed again.
 fn aim(asked: &Uri, target: &str) -> Result<Uri, Denial> {
     if let Some(kept) = asked.path_and_query().filter(|asked| asked.as_str() == target) {
@@ -355,16 +323,4 @@ async fn within<T>(
         }
     })
     .await
-}
-
-/// The whole story of an error, for the log.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut told = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        told.push_str(": ");
-        told.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    told
 }

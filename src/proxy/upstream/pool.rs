@@ -10,9 +10,10 @@ use http::uri::Scheme;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::resolve::Resolver;
+use super::failure::chain;
 use super::{h1, h2};
 use crate::proxy::connector::{Connected, Connector};
+use crate::proxy::resolve::Resolver;
 use crate::proxy::settings::{Protocol, Target, Upstream};
 
 /// How often unused connections are looked after; while there are none, nothing runs.
@@ -222,5 +223,5 @@ impl Pool {
 }
 
 fn told(error: io::Error) -> String {
-    super::chain(&error)
+    chain(&error)
 }

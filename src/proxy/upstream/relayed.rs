@@ -12,8 +12,9 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
+use super::failure::Failure;
 use super::pool::Pool;
-use super::{Failure, h1, h2};
+use super::{h1, h2};
 use crate::proxy::connector::Stream;
 use crate::proxy::cut;
 use crate::proxy::upload::Upload;
@@ -38,12 +39,22 @@ enum Source {
         stream: Incoming,
         /// The answer has ended with its head; its stream may end later.
         bodiless: bool,
-        /// Held until the end, since it counts as an open stream.
-        _place: h2::Place,
+        _held: Held,
     },
     /// Without a body: the connection goes on without HTTP.
     Upgraded(Box<h1::Connection>),
     Ended,
+}
+
+/// A stream counts as an open one until the end, of the answer and of the request's body.
+enum Held {
+    Place {
+        _place: h2::Place,
+    },
+    /// By a task that ends the sending some time behind the answer.
+    Lingering {
+        _released_when_dropped: oneshot::Sender<()>,
+    },
 }
 
 /// How long a client may go on sending when it has its answer. To close at once would reset the answer away.
@@ -73,7 +84,11 @@ impl Relayed {
     }
 
     pub fn from_h2(stream: Incoming, bodiless: bool, place: h2::Place) -> Self {
-        Self(Source::H2 { stream, bodiless, _place: place })
+        let held = match place.is_sending() {
+            false => Held::Place { _place: place },
+            true => Held::Lingering { _released_when_dropped: linger(place) },
+        };
+        Self(Source::H2 { stream, bodiless, _held: held })
     }
 
     /// Of an answer that has no body, whatever its upstream sends.
@@ -187,4 +202,18 @@ fn drive(
         let _ = timeout(LINGER, upload.drain()).await;
     });
     (failed, held)
+}
+
+/// Has the rest of a request sent as long as its answer is not released, and for the time that its client has to finish. An
+/// upstream that has answered, and neither reads more nor says so, would hold the client for as long as that waits.
+fn linger(place: h2::Place) -> oneshot::Sender<()> {
+    let (held, released) = oneshot::channel::<()>();
+    tokio::task::spawn_local(async move {
+        let _ = released.await;
+        if place.is_sending() {
+            sleep(LINGER).await;
+        }
+        place.stop_sending();
+    });
+    held
 }

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smallvec::{SmallVec, smallvec};
+use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::{Duration, Instant, sleep};
 
@@ -40,6 +41,8 @@ pub(super) struct Batches {
     line: Line,
     exhausted: Arc<Exhausted>,
     places: Arc<Places>,
+    /// To a task that is there already: where few ask, each request would begin one for its only call.
+    lone_flights: mpsc::UnboundedSender<Flight>,
     /// Only the worker's own thread comes here, so the lock is free; it is never held across an await.
     waiting: Mutex<Waiting>,
 }
@@ -82,8 +85,15 @@ struct Seat {
 }
 
 impl Batches {
+    /// Must be called within the runtime that will use it.
     pub(super) fn new(line: Line, exhausted: Arc<Exhausted>) -> Self {
-        Self { line, exhausted, places: Arc::default(), waiting: Mutex::default() }
+        let (lone_flights, mut begun) = mpsc::unbounded_channel::<Flight>();
+        tokio::spawn(async move {
+            while let Some(flight) = begun.recv().await {
+                flight.run(None).await;
+            }
+        });
+        Self { line, exhausted, places: Arc::default(), lone_flights, waiting: Mutex::default() }
     }
 
     /// Asks with the next call that leaves, and waits for its answer until `deadline`.
@@ -92,20 +102,33 @@ impl Batches {
         if self.places.look_needed(deadline) {
             tokio::spawn(self.places.clone().look(deadline));
         }
-        let flight = {
-            let mut waiting = self.waiting();
-            waiting.seat(question, Seat { n: question.n, deadline, place });
-            waiting.flight_needed().map(|pause| (Flight::begin(self, &mut waiting, pause), pause))
-        };
-        if let Some((flight, pause)) = flight {
-            // It departs after whatever else is ready to run now, so that what arrives together leaves together.
-            tokio::spawn(flight.run(pause));
-        }
+        self.seat(question, Seat { n: question.n, deadline, place });
         let mut asking = Asking { batches: self, answered: false };
         let answer = waiter.await;
         // Whose time is up may still have a seat.
         asking.answered = !matches!(answer, Err(StoreError::Deadline));
         answer
+    }
+
+    /// Takes a seat, and begins a flight if one is needed. It departs after whatever else is ready to run now, so that what
+    /// arrives together leaves together.
+    fn seat(self: &Arc<Self>, question: &Question, seat: Seat) {
+        let mut waiting = self.waiting();
+        waiting.seat(question, seat);
+        let Some(pause) = waiting.flight_needed() else { return };
+        let flight = Flight::begin(self, &mut waiting, pause);
+        // Then the last one has ended, and nothing is in the air to keep a distance from.
+        let is_alone = waiting.flights == 1;
+        drop(waiting);
+        let flight = if is_alone { self.lone_flights.send(flight).err().map(|unsent| unsent.0) } else { Some(flight) };
+        if let Some(flight) = flight {
+            tokio::spawn(flight.run(pause));
+        }
+    }
+
+    /// Whether anybody has a seat in a call that has not departed.
+    fn is_awaited(&self) -> bool {
+        !self.waiting().batches.is_empty()
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -237,13 +260,14 @@ impl Batch {
     }
 }
 
-/// A task that makes calls one after the other until nobody waits for it.
+/// Makes calls one after the other until nobody waits for it, in a task of its own or in the one for lone flights.
+#[derive(Debug)]
 struct Flight {
     batches: Arc<Batches>,
     phase: Phase,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 enum Phase {
     Resting,
     Boarding,
@@ -270,8 +294,10 @@ impl Flight {
                 Ok(()) => {
                     let Some(batch) = self.depart(rested) else { return };
                     self.call(batch).await;
-                    // Those who were just answered, and whatever came in meanwhile, first: more gather for the next call.
-                    yield_now().await;
+                    if self.batches.is_awaited() {
+                        // Those who were just answered, and whatever came in meanwhile, first: more gather for the next call.
+                        yield_now().await;
+                    }
                     rested = self.batches.waiting().is_far();
                 }
                 // Those who waited that long are about to go, once they have their turn; there may be others by now.

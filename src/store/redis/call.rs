@@ -20,7 +20,7 @@ const RELOADS: usize = 5;
 /// What one call is.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Request<'a> {
-    Script(Script, &'a script::Call<'a>),
+    Script(Script, &'a script::Call),
     Plain(&'a Cmd),
 }
 

@@ -8,20 +8,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use redis::{Value, cmd};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::call::{Request, send};
 use super::connect::{Connection, some_of};
-use super::dial::dial;
 use super::lateness;
-use super::nodes;
 use super::settings::{Address, Settings, Shape};
+use super::slot_map::{Direction, SlotMap, read_map};
 use crate::store::StoreError;
 use crate::store::health::StoreHealth;
-
-pub(super) const SLOTS: u16 = 16_384;
 
 /// How often the map is read when nobody has found it wrong, and how soon again when somebody has.
 const EVERY: Duration = Duration::from_secs(30);
@@ -104,6 +100,16 @@ impl Cluster {
             }
             hops += 1;
         }
+    }
+
+    /// As whose calls to this slot succeed and fail, as far as that is known without asking.
+    pub(super) fn node(&self, slot: u16) -> String {
+        let moved = self.0.lock().moved.get(&slot).map(Address::to_string);
+        let mapped = || match &*self.0.map.borrow() {
+            Some(Ok(map)) => map.master(slot).map(Address::to_string),
+            _ => None,
+        };
+        moved.or_else(mapped).unwrap_or_default()
     }
 
     async fn master(&self, slot: u16, deadline: Instant) -> Result<Address, StoreError> {
@@ -231,110 +237,9 @@ impl Keeper {
     }
 }
 
-/// Asks one node, over a connection of its own.
-pub(super) async fn read_map(settings: &Settings, address: &Address) -> Result<SlotMap, StoreError> {
-    let (connection, _driver) = dial(settings, address).await?;
-    let slots = cmd("CLUSTER").arg("SLOTS").take();
-    let slots = timeout(settings.connect_timeout, nodes::ask::<Value>(&connection, &slots))
-        .await
-        .unwrap_or(Err(StoreError::Deadline))?;
-    let unreadable = || StoreError::Broken("the cluster's map".to_owned());
-    SlotMap::read(&slots, address).ok_or_else(unreadable)
-}
-
-/// Which master serves which slots.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SlotMap(Vec<(u16, u16, Address)>);
-
-impl SlotMap {
-    /// What CLUSTER SLOTS says: first, last, master, replicas. An address that is left out is that of the node asked.
-    fn read(slots: &Value, asked: &Address) -> Option<Self> {
-        let Value::Array(ranges) = slots else { return None };
-        let mut map = Vec::with_capacity(ranges.len());
-        for range in ranges {
-            let Value::Array(range) = range else { return None };
-            let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = range.as_slice() else { return None };
-            let [host, Value::Int(port), ..] = master.as_slice() else { return None };
-            let host = match host {
-                Value::BulkString(host) if !host.is_empty() && host != b"?" => String::from_utf8(host.clone()).ok()?,
-                _ => asked.host.clone(),
-            };
-            let number = |number: &i64| u16::try_from(*number).ok();
-            map.push((number(first)?, number(last)?, Address { host, port: number(port)? }));
-        }
-        map.sort_unstable();
-        Some(Self(map))
-    }
-
-    pub(super) fn master(&self, slot: u16) -> Option<&Address> {
-        let after = self.0.partition_point(|(first, ..)| *first <= slot);
-        let (_, last, address) = self.0.get(after.checked_sub(1)?)?;
-        (slot <= *last).then_some(address)
-    }
-
-    /// Whether every slot has a master.
-    fn is_whole(&self) -> bool {
-        let served: u32 = self.0.iter().map(|(first, last, _)| u32::from(last.saturating_sub(*first)) + 1).sum();
-        served >= u32::from(SLOTS)
-    }
-
-    pub(super) fn masters(&self) -> Vec<Address> {
-        let mut masters: Vec<_> = self.0.iter().map(|(.., address)| address.clone()).collect();
-        masters.sort_unstable();
-        masters.dedup();
-        masters
-    }
-}
-
-/// An answer that is none, but says where or when to ask.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Direction {
-    Moved(Address),
-    Ask(Address),
-    Again,
-}
-
-impl Direction {
-    pub(super) fn of(error: &StoreError, asked: &Address) -> Option<Self> {
-        let StoreError::Refused(text) = error else { return None };
-        let mut words = text.split_ascii_whitespace();
-        let code = words.next()?;
-        let mut address = || {
-            let (host, port) = words.nth(1)?.rsplit_once(':')?;
-            let host = if host.is_empty() { &asked.host } else { host.trim_matches(['[', ']']) };
-            Some(Address { host: host.to_owned(), port: port.parse().ok()? })
-        };
-        match code {
-            "MOVED" => address().map(Self::Moved),
-            "ASK" => address().map(Self::Ask),
-            "TRYAGAIN" => Some(Self::Again),
-            _ => None,
-        }
-    }
-}
-
-/// The slot of a key or of a hash tag: CRC-16 (XMODEM) of what stands between the first braces, else of all of it.
-pub(super) fn slot_of(key: &str) -> u16 {
-    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
-    let tag = tag.filter(|tag| !tag.is_empty()).unwrap_or(key);
-    let crc = tag.bytes().fold(0_u16, |crc, byte| {
-        (0..8)
-            .fold(crc ^ (u16::from(byte) << 8), |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 })
-    });
-    crc % SLOTS
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn slots_are_those_of_the_specification() {
-        assert_eq!(slot_of("123456789"), 0x31C3);
-        assert_eq!(slot_of("foo"), 12182);
-        assert_eq!(slot_of("sg:{foo}:count:l:x"), 12182);
-        assert_eq!(slot_of("foo{}"), slot_of("foo{}"));
-    }
 
     #[tokio::test]
     async fn nothing_of_it_is_kept_once_nobody_has_it() {
@@ -351,26 +256,5 @@ mod tests {
         let weak = Arc::downgrade(&cluster.0);
         drop(cluster);
         assert!(weak.upgrade().is_none(), "connections to its nodes live on");
-    }
-
-    #[test]
-    fn directions_are_read() {
-        let asked = Address { host: "a".to_owned(), port: 1 };
-        let read = |text: &str| Direction::of(&StoreError::Refused(text.to_owned()), &asked);
-        let address = |host: &str, port| Address { host: host.to_owned(), port };
-        assert_eq!(read("MOVED 3999 127.0.0.1:6381"), Some(Direction::Moved(address("127.0.0.1", 6381))));
-        assert_eq!(read("ASK 3999 :6381"), Some(Direction::Ask(address("a", 6381))));
-        assert_eq!(read("MOVED 3999 ::1:6381"), Some(Direction::Moved(address("::1", 6381))));
-        assert_eq!(read("TRYAGAIN Multiple keys request"), Some(Direction::Again));
-        assert_eq!(read("CLUSTERDOWN Hash slot not served"), None);
-    }
-
-    #[test]
-    fn a_slot_that_nobody_serves_has_no_master() {
-        let address = Address { host: "a".to_owned(), port: 1 };
-        let map = SlotMap(vec![(0, 9, address.clone()), (20, 29, address.clone())]);
-        assert_eq!([9, 10, 20, 30].map(|slot| map.master(slot).is_some()), [true, false, true, false]);
-        assert_eq!(map.masters(), std::slice::from_ref(&address));
-        assert!(!map.is_whole() && SlotMap(vec![(0, 99, address.clone()), (100, SLOTS - 1, address)]).is_whole());
     }
 }

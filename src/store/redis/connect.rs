@@ -17,14 +17,15 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::StoreHealth;
 use super::dial::dial_pipe;
+use super::distance;
 use super::lateness;
 use super::pipe::{Driver, Pipe};
 use super::script::{self, Script};
 use super::sentinel::{self, Watchers};
 use super::settings::{Address, Settings, Shape};
 use super::stray;
-use crate::store::StoreError;
 use crate::store::layout::Layout;
+use crate::store::{StoreError, refusal};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
@@ -170,7 +171,12 @@ impl Supervisor {
 
     async fn connect(&mut self) -> Result<(Link, Driver, Address), StoreError> {
         let address = locate(&self.settings.shape, self.watchers.as_mut()).await?;
-        let (pipe, driver, Prepared { sha, eviction }) = prepare(&self.settings, &address).await?;
+        let (pipe, driver, Prepared { sha, eviction, round_trip }) = prepare(&self.settings, &address).await?;
+        if let Some(doubt) = distance::doubt(round_trip, self.health.probe_deadline())
+            && self.is_news("far away")
+        {
+            tracing::warn!(redis = %address, "store: {doubt}");
+        }
         if self.health.evicts(&address.to_string(), eviction.is_some())
             && let Some(policy) = eviction
         {
@@ -244,11 +250,19 @@ impl Supervisor {
 
     /// Logged when the reason changes, not at every attempt.
     fn announce_down(&self, error: StoreError) {
-        self.failed();
+        if !self.tell.is_closed() {
+            self.health.not_connected(&self.node, &error);
+        }
         let news = !matches!(&*self.tell.borrow(), State::Down(known) if *known == error);
         if news {
             if self.is_news(&error.to_string()) {
-                tracing::warn!(redis = %self.place, %error, "store: out of reach");
+                match &error {
+                    StoreError::Refused(said) => {
+                        let advice = refusal::advice(said);
+                        tracing::warn!(redis = %self.place, error = said, advice, "store: it refuses the connection");
+                    }
+                    _ => tracing::warn!(redis = %self.place, %error, "store: out of reach"),
+                }
             }
             self.tell.send_replace(State::Down(error));
         }
@@ -318,6 +332,8 @@ pub(super) struct Prepared {
     sha: String,
     /// The policy by which the node evicts; `None`: it does not, or the user may not ask.
     pub(super) eviction: Option<String>,
+    /// The shortest of those that were made: a server may take its time for once.
+    pub(super) round_trip: Duration,
 }
 
 /// Connects and runs the script once, without a question, so that what readiness says is true of decisions.
@@ -337,9 +353,14 @@ pub(super) async fn prepare(settings: &Settings, address: &Address) -> Result<(P
         let (role, alone) = tokio::join!(pipe.ask(&role), alone);
         alone?;
         master_only(role)?;
+        let began = Instant::now();
         let sha = load_script(pipe, Script::Decide).await?;
+        let loaded = Instant::now();
         try_script(pipe, &sha).await?;
-        Ok(Prepared { sha, eviction: eviction(pipe).await })
+        let tried = Instant::now();
+        let eviction = eviction(pipe).await;
+        let round_trip = (loaded - began).min(tried - loaded).min(tried.elapsed());
+        Ok(Prepared { sha, eviction, round_trip })
     };
     let prepared = {
         let mut prepared = pin!(timeout(settings.connect_timeout, prepared));

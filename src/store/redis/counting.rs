@@ -11,17 +11,18 @@ use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisResult, Value, pipe};
 use tokio::time::timeout;
 
-use super::cluster::{SlotMap, slot_of};
 use super::connect::locate;
-use super::dial::{Driver, dial, store_error};
+use super::dial::{Driver, dial};
+use super::errors::store_error;
+use super::hash_slot::slot_of;
 use super::nodes::any_map;
-
 use super::sentinel::Watchers;
 use super::settings::{Address, Settings, Shape};
+use super::slot_map::SlotMap;
 use crate::store::StoreError;
 use crate::store::layout::Layout;
-use crate::store::usage::batch::Used;
-use crate::store::usage::{Batch, Count, DAY_MS, LAST_DAYS, SINCE, Span, Subject, since_place};
+use crate::store::usage::batch::{Batch, Used};
+use crate::store::usage::subject::{Count, DAY_MS, LAST_DAYS, SINCE, Span, Subject, since_place};
 
 /// How long a round may take; no request waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);

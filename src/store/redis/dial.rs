@@ -1,4 +1,4 @@
-//! One connection to Redis, from the socket to the login, and what its errors mean to the rest of the house.
+//! One connection to Redis, from the socket to the login.
 //!
 //! Leaves to `connect` when to dial again, and to the callers how long they wait for an answer.
 
@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::errors::store_error;
 use super::pipe::{self, Pipe, Socket};
 use super::settings::{Address, Settings};
 use super::tls;
@@ -28,6 +29,9 @@ use crate::store::StoreError;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_AGAIN: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMES: u32 = 3;
+
+/// More of its words help nobody.
+const LONGEST_HEARD: usize = 512;
 
 /// The task that moves the bytes of the crate's connection; dropping it closes the connection.
 #[derive(Debug)]
@@ -46,7 +50,7 @@ pub(super) async fn dial(
 ) -> Result<(MultiplexedConnection, Driver), StoreError> {
     in_time(settings, async {
         let login = Login::read(settings)?;
-        log_in(login, settings.db, connect(settings, address).await?).await
+        log_in(login, settings.db, Overheard::of(connect(settings, address).await?)).await
     })
     .await
 }
@@ -93,8 +97,9 @@ fn without_timeout() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new().set_response_timeout(None)
 }
 
-async fn log_in(login: Login, db: i64, socket: Box<dyn Socket>) -> Result<(MultiplexedConnection, Driver), StoreError> {
+async fn log_in(login: Login, db: i64, socket: Overheard) -> Result<(MultiplexedConnection, Driver), StoreError> {
     let info = login.info(db);
+    let heard = socket.heard.clone();
     let (tell, told) = oneshot::channel();
     // The crate's driver borrows the login, so one task owns both.
     let driver = Driver(tokio::spawn(async move {
@@ -109,28 +114,92 @@ async fn log_in(login: Login, db: i64, socket: Box<dyn Socket>) -> Result<(Multi
     }));
     match told.await {
         Ok(Ok(connection)) => Ok((connection, driver)),
-        Ok(Err(error)) => Err(login.refused(&error)),
+        Ok(Err(error)) => Err(login.refused(&error, &heard)),
         Err(_) => Err(StoreError::Unreachable("the login was cut short".to_owned())),
     }
 }
 
+/// The first line that a server says. The crate does not repeat what a login was refused with, nor what a server says that closes
+/// the connection right behind.
+#[derive(Debug, Clone, Default)]
+struct Heard(Arc<Mutex<Vec<u8>>>);
+
+impl Heard {
+    fn take_in(&self, bytes: &[u8]) {
+        let mut heard = self.lock();
+        if !heard.contains(&b'\n') {
+            let room = LONGEST_HEARD.saturating_sub(heard.len());
+            heard.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        }
+    }
+
+    /// That line, where it is an error. `alone`: and nothing came behind it.
+    fn refusal(&self, alone: bool) -> Option<String> {
+        let heard = self.lock();
+        let said = heard.strip_prefix(b"-")?;
+        let end = said.iter().position(|byte| *byte == b'\r')?;
+        let is_alone = said.len() == end + b"\r\n".len();
+        (is_alone || !alone).then(|| String::from_utf8_lossy(&said[..end]).into_owned())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A socket of which the first line that comes is kept.
+struct Overheard {
+    socket: Box<dyn Socket>,
+    heard: Heard,
+}
+
+impl Overheard {
+    fn of(socket: Box<dyn Socket>) -> Self {
+        Self { socket, heard: Heard::default() }
+    }
+}
+
+impl AsyncRead for Overheard {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.socket).poll_read(cx, into);
+        self.heard.take_in(&into.filled()[before..]);
+        read
+    }
+}
+
+impl AsyncWrite for Overheard {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
 /// A socket that the crate logs in over and that comes back: how a login is made stands in one place, the crate's.
-struct BorrowedSocket(Arc<Mutex<Box<dyn Socket>>>);
+struct BorrowedSocket(Arc<Mutex<Overheard>>);
 
 impl BorrowedSocket {
     async fn log_in(login: &Login, db: i64, socket: Box<dyn Socket>) -> Result<Box<dyn Socket>, StoreError> {
-        let socket = Arc::new(Mutex::new(socket));
+        let socket = Overheard::of(socket);
+        let (heard, socket) = (socket.heard.clone(), Arc::new(Mutex::new(socket)));
         let info = login.info(db);
         // All that was asked is answered, so the crate's end holds no bytes that would be missed.
         let logged_in = MultiplexedConnection::new_with_config(&info, Self(socket.clone()), without_timeout()).await;
-        logged_in.map(drop).map_err(|error| login.refused(&error))?;
+        logged_in.map(drop).map_err(|error| login.refused(&error, &heard))?;
         // Its end went with its connection. Were that ever not so, two would read from one socket.
         let kept = || StoreError::Unreachable("the connection is still in use by its login".to_owned());
         let socket = Arc::into_inner(socket).ok_or_else(kept)?;
-        Ok(socket.into_inner().unwrap_or_else(PoisonError::into_inner))
+        Ok(socket.into_inner().unwrap_or_else(PoisonError::into_inner).socket)
     }
 
-    fn socket(&self) -> MutexGuard<'_, Box<dyn Socket>> {
+    fn socket(&self) -> MutexGuard<'_, Overheard> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -187,9 +256,14 @@ impl Login {
         info
     }
 
-    /// A login's error in our words. A server without an AUTH command repeats its arguments in the error: the password is blotted out.
-    fn refused(&self, error: &RedisError) -> StoreError {
-        let mut error = store_error(error);
+    /// A login's error, in the server's words where there are any. A server without an AUTH command repeats its arguments in the error: the password is blotted out.
+    fn refused(&self, error: &RedisError, heard: &Heard) -> StoreError {
+        let said = match error.kind() {
+            ErrorKind::AuthenticationFailed => heard.refusal(false),
+            _ if error.is_io_error() => heard.refusal(true),
+            _ => None,
+        };
+        let mut error = said.map_or_else(|| store_error(error), StoreError::Refused);
         if let (Some(password), StoreError::Refused(text) | StoreError::Unreachable(text)) =
             (&self.password, &mut error)
             && !password.expose().is_empty()
@@ -202,28 +276,4 @@ impl Login {
 
 fn unreachable(error: io::Error) -> StoreError {
     StoreError::Unreachable(error.to_string())
-}
-
-/// The error of the one command in a pipeline that failed.
-pub(super) fn pipeline_error(error: &RedisError) -> StoreError {
-    match error.clone().into_server_errors() {
-        Some(errors) => errors.first().map_or_else(
-            || store_error(error),
-            |(_, error)| StoreError::Refused(format!("{} {}", error.code(), error.details().unwrap_or_default())),
-        ),
-        None => store_error(error),
-    }
-}
-
-/// What an error of the crate means: the connection is gone, a value has the wrong type, or the server refused.
-pub(super) fn store_error(error: &RedisError) -> StoreError {
-    match error.code() {
-        Some("WRONGTYPE") => StoreError::Broken(error.detail().unwrap_or("a value has the wrong type").to_owned()),
-        Some(code) => {
-            StoreError::Refused(format!("{code} {}", error.detail().unwrap_or_default()).trim_end().to_owned())
-        }
-        None if error.kind() == ErrorKind::AuthenticationFailed => StoreError::Refused(error.to_string()),
-        None if error.is_io_error() || error.is_unrecoverable_error() => StoreError::Unreachable(error.to_string()),
-        None => StoreError::Broken(error.to_string()),
-    }
 }

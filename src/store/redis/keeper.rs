@@ -9,7 +9,7 @@ use bytes::Bytes;
 use redis::cmd;
 use tokio::time::timeout;
 
-use super::dial::pipeline_error;
+use super::errors::pipeline_error;
 use super::nodes::{COMMAND_TIMEOUT, Nodes};
 use super::settings::Settings;
 use crate::store::StoreError;

@@ -10,8 +10,9 @@ use redis::{Cmd, cmd};
 use tokio::time::Instant;
 
 use super::call::{self, Request};
-use super::cluster::{Cluster, slot_of};
+use super::cluster::Cluster;
 use super::connect::Connection;
+use super::hash_slot::slot_of;
 use super::script::{self, Script};
 use super::served::{self, Like};
 use super::{Settings, Shape, stray};
@@ -21,7 +22,7 @@ use crate::store::calls::Calls;
 use crate::store::fallback::Fallback;
 use crate::store::health::StoreHealth;
 use crate::store::layout::Layout;
-use crate::store::refusal::Probing;
+use crate::store::probing::Probing;
 use crate::store::{Shared, StoreError};
 
 /// Any slot: where there is one node it has them all.
@@ -110,7 +111,7 @@ impl Line {
     ) -> Result<Vec<Answer>, StoreError> {
         let call = script::encode(&self.layout, questions);
         let answer = self.run(slot, Script::Decide, &call, deadline).await;
-        let answer = answer.inspect_err(|error| self.heed(error, || Like::of(slot, questions)))?;
+        let answer = answer.inspect_err(|error| self.heed(slot, error, || Like::of(slot, questions)))?;
         script::decode(questions, &answer.unwrap_or_default())
     }
 
@@ -118,7 +119,7 @@ impl Line {
         &self,
         slot: u16,
         script: Script,
-        call: &script::Call<'_>,
+        call: &script::Call,
         deadline: Instant,
     ) -> Result<Option<Vec<u8>>, StoreError> {
         self.send(slot, Request::Script(script, call), deadline).await
@@ -128,36 +129,64 @@ impl Line {
     pub(super) async fn lookup(&self, digest: &Digest, deadline: Instant) -> Result<Option<Vec<u8>>, StoreError> {
         let started = Instant::now();
         let key = self.layout.at(digest);
-        let found = self.get(slot_of(&key), cmd("GET").arg(&key), deadline).await;
+        let slot = slot_of(&key);
+        let found = self.get(slot, cmd("GET").arg(&key), deadline).await;
         self.shared.calls.looked_up(&found, started.elapsed());
-        found.inspect_err(|error| self.heed(error, || Like::Lookup(key)))
+        found.inspect_err(|error| self.heed(slot, error, || Like::Lookup(key)))
     }
 
-    pub(super) async fn get(&self, slot: u16, get: &Cmd, deadline: Instant) -> Result<Option<Vec<u8>>, StoreError> {
+    async fn get(&self, slot: u16, get: &Cmd, deadline: Instant) -> Result<Option<Vec<u8>>, StoreError> {
         self.send(slot, Request::Plain(get), deadline).await
     }
 
     /// A hash tag in this slot; where there is one node, any will do.
-    pub(super) fn tag_in(&self, slot: u16) -> String {
+    fn tag_in(&self, slot: u16) -> String {
         let tags = (0_u32..).map(|number| format!("probe-{number}"));
         let mut fitting = tags.filter(|tag| self.is_one_node() || slot_of(tag) == slot);
         fitting.next().unwrap_or_default()
     }
 
+    /// As whose calls to this slot succeed and fail.
+    fn node(&self, slot: u16) -> String {
+        match &self.way {
+            Way::One(connection) => connection.node().to_owned(),
+            Way::Cluster(cluster) => cluster.node(slot),
+        }
+    }
+
     /// A call has failed: what refused it is told, and the like of it probed. A lost connection is the supervisor's, and a cluster's
     /// directions are no failure.
-    fn heed(&self, error: &StoreError, like: impl FnOnce() -> Like) {
+    fn heed(&self, slot: u16, error: &StoreError, like: impl FnOnce() -> Like) {
+        let begin = |error: &StoreError| Probing::begin(&self.shared.health, &self.node(slot), error);
         let begun = match error {
             StoreError::Refused(text) if call::is_direction(text) => {
                 // It was one server when it was connected to.
                 let strays = self.is_one_node() && text.starts_with("MOVED");
-                strays.then(|| Probing::begin(&self.shared.health, &stray::one_of_a_cluster())).flatten()
+                strays.then(|| begin(&stray::one_of_a_cluster())).flatten()
             }
-            StoreError::Refused(_) | StoreError::Deadline => Probing::begin(&self.shared.health, error),
+            StoreError::Refused(_) | StoreError::Deadline => begin(error),
             StoreError::Unreachable(_) | StoreError::Broken(_) => None,
         };
         if let Some(probing) = begun {
-            served::begin(self.clone(), like(), probing);
+            let (line, like) = (self.clone(), Arc::new(like()));
+            served::begin(probing, move || {
+                let (line, like) = (line.clone(), like.clone());
+                Box::pin(async move { line.ask_like(&like).await })
+            });
+        }
+    }
+
+    async fn ask_like(&self, like: &Like) -> Result<(), StoreError> {
+        let deadline = Instant::now() + self.shared.health.probe_deadline();
+        match like {
+            Like::Lookup(key) => self.get(slot_of(key), cmd("GET").arg(key), deadline).await.map(drop),
+            Like::Reading(slot) => self.ask_slot(*slot, &[], deadline).await.map(drop),
+            Like::Counting(slot) => {
+                let question = served::counted(&self.tag_in(*slot));
+                // Twice: a count that is there already is changed by another command than the one that begins it.
+                self.ask_slot(*slot, &question, deadline).await?;
+                self.ask_slot(*slot, &question, deadline).await.map(drop)
+            }
         }
     }
 

@@ -1,8 +1,8 @@
 //! The shared store: one Redis that all sidecars decide in.
 //!
 //! `RedisStore` is a worker's: questions gather (`batch`), those who asked wait (`places`), and script calls go out (`line`, `call`,
-//! `script`, `scripts/decide.lua`) on its own connection (`connect`, `pipe`), or slot by slot (`slots`) where there are several
-//! nodes (`cluster`). What to do while Redis is away is left to `fallback` and the gate. `documents` and `keeper` are the ways in
+//! `script`, `encoded`, `scripts/decide.lua`) on its own connection (`connect`, `pipe`), or slot by slot (`slots`) where there are
+//! several nodes (`cluster`). What to do while Redis is away is left to `fallback` and the gate. `documents` and `keeper` are the ways in
 //! for who keeps keys, `counting` is the way of counts of use.
 
 mod answers;
@@ -12,7 +12,11 @@ mod cluster;
 mod connect;
 pub mod counting;
 mod dial;
+mod distance;
 pub mod documents;
+mod encoded;
+mod errors;
+mod hash_slot;
 pub mod keeper;
 mod lateness;
 mod line;
@@ -24,6 +28,7 @@ pub mod script;
 mod sentinel;
 mod served;
 mod settings;
+mod slot_map;
 mod slots;
 mod stray;
 pub mod tls;

@@ -11,11 +11,13 @@ use redis::{Cmd, FromRedisValue};
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
-use super::cluster::{Direction, SlotMap, read_map, slot_of};
 use super::connect::locate;
-use super::dial::{Driver, dial, pipeline_error, store_error};
+use super::dial::{Driver, dial};
+use super::errors::{ask, pipeline_error};
+use super::hash_slot::slot_of;
 use super::sentinel::Watchers;
 use super::settings::{Address, Settings, Shape};
+use super::slot_map::{Direction, SlotMap, read_map};
 use crate::store::StoreError;
 
 /// How long one command may take. Nobody's request waits for it, so it is a person's patience.
@@ -115,10 +117,6 @@ pub async fn any_map(settings: &Settings, addresses: &[Address]) -> Result<SlotM
         }
     }
     Err(last)
-}
-
-pub(super) async fn ask<T: FromRedisValue>(connection: &MultiplexedConnection, command: &Cmd) -> Result<T, StoreError> {
-    command.query_async(&mut connection.clone()).await.map_err(|error| store_error(&error))
 }
 
 pub async fn within_patience<T: FromRedisValue>(

@@ -27,7 +27,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::sync::{Notify, oneshot};
 
 use super::answers::{Answers, NoAnswer};
-use super::dial::store_error;
+use super::errors::store_error;
 use crate::store::StoreError;
 
 /// How many answers are waited for at most, and how many bytes wait to be written.

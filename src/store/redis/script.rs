@@ -2,23 +2,20 @@
 //!
 //! What the script does stands at its head (`scripts/decide.lua`); a connection and its errors are left to `connect`.
 
-use std::{iter, vec};
+use std::iter;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rmp::decode::{read_array_len, read_int, read_str_len};
-use rmp::encode::{write_array_len, write_bool, write_str, write_uint};
+use smallvec::SmallVec;
 
-use crate::limit::{
-    Algorithm, Answer, Ask, Believed, BucketAsk, BucketsNow, Member, Outcome, Question, WindowNow, WindowsNow,
-};
+use super::encoded::{Encoded, FlatList, Kind, Mention, write_argument, write_head};
+use crate::limit::{Answer, Ask, BucketsNow, Outcome, Question, WindowNow, WindowsNow};
 use crate::store::StoreError;
 use crate::store::layout::Layout;
 
 pub const DECIDE: &str = include_str!("scripts/decide.lua");
 pub const GIVE_BACK: &str = include_str!("scripts/give_back.lua");
-
-/// Bytes of a key: most are those of documents, which are named by 64 digits.
-const USUAL_KEY: usize = 96;
 
 /// What Redis runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,294 +36,148 @@ impl Script {
 /// The line in which the script reads the store's clock, so that a test can put its own there.
 pub const CLOCK_LINE: &str = "local now = time[1] * 1000 + floor(time[2] / 1000)\n";
 
-/// Added to the number of a bucket's algorithm where it only observes.
-const OBSERVES: u64 = 3;
-
-/// What goes out: `EVALSHA <sha> <number of keys> <keys…> <blob> <texts…>`.
+/// What goes out: `EVALSHA <sha> <number of keys> <keys…> <blob> <texts…>`. The blob is the questions; the texts are the documents
+/// that are believed, as they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call<'a> {
-    pub keys: Keys,
-    /// The questions.
-    pub blob: Vec<u8>,
-    /// The documents that are believed, as they are: the script's MessagePack knows no bytes, only text.
-    pub texts: Vec<&'a Bytes>,
+pub struct Call {
+    /// With the first two.
+    count: usize,
+    /// As they go over the wire, those behind the sha.
+    arguments: Vec<u8>,
 }
 
-impl Call<'_> {
-    /// The arguments of the command that runs the script, in their order.
-    pub fn evalsha(&self, sha: &str, mut argument: impl FnMut(&[u8])) {
-        argument(b"EVALSHA");
-        argument(sha.as_bytes());
-        argument(itoa::Buffer::new().format(self.keys.len()).as_bytes());
-        self.keys.iter().for_each(|key| argument(key.as_bytes()));
-        argument(&self.blob);
-        self.texts.iter().for_each(|text| argument(text));
+impl Call {
+    /// One of a script that takes these keys and this blob.
+    pub(super) fn new(keys: &[String], blob: &[u8]) -> Self {
+        let mut call = Self::with_capacity(keys.len(), 0);
+        keys.iter().for_each(|key| call.argument(key.as_bytes()));
+        call.argument(blob);
+        call
     }
 
-    /// The same as it goes over the wire.
-    pub(super) fn write_evalsha(&self, sha: &str, to: &mut Vec<u8>) {
-        let count = 4 + self.keys.len() + self.texts.len();
-        let texts: usize = self.texts.iter().map(|text| text.len()).sum();
-        to.reserve(64 + sha.len() + self.keys.text.len() + self.blob.len() + texts + AROUND_ARGUMENT * count);
-        write_head(to, b'*', count);
-        self.evalsha(sha, |argument| {
-            write_head(to, b'$', argument.len());
-            to.extend_from_slice(argument);
-            to.extend_from_slice(b"\r\n");
-        });
-    }
-}
-
-/// Bytes that the wire needs beyond an argument's own; one longer than 999 bytes needs a few more.
-const AROUND_ARGUMENT: usize = 8;
-
-fn write_head(to: &mut Vec<u8>, kind: u8, length: usize) {
-    to.push(kind);
-    to.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
-    to.extend_from_slice(b"\r\n");
-}
-
-/// One behind the other in one piece of memory, since each question has a few.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Keys {
-    text: String,
-    ends: Vec<usize>,
-}
-
-impl Keys {
-    pub fn push(&mut self, layout: &Layout, slot: &str, name: &str) {
-        layout.push_in_slot(&mut self.text, slot, name);
-        self.ends.push(self.text.len());
+    fn with_capacity(keys: usize, bytes: usize) -> Self {
+        let mut call = Self { count: 2, arguments: Vec::with_capacity(bytes) };
+        call.argument(itoa::Buffer::new().format(keys).as_bytes());
+        call
     }
 
-    pub fn len(&self) -> usize {
-        self.ends.len()
+    fn argument(&mut self, argument: &[u8]) {
+        write_argument(&mut self.arguments, argument);
+        self.count += 1;
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+    fn encoded(&mut self, argument: &[u8]) {
+        self.arguments.extend_from_slice(argument);
+        self.count += 1;
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &str> {
-        let begins = iter::once(&0).chain(&self.ends);
-        begins.zip(&self.ends).map(|(&begin, &end)| &self.text[begin..end])
-    }
-}
-
-/// Each key and each belief goes out once, however many questions share it.
-pub fn encode<'a>(layout: &Layout, questions: &'a [Question]) -> Call<'a> {
-    let (names, places) = Names::gather(questions);
-    let mut places = Places { names: &names, next: places.into_iter() };
-    let mut blob = FlatList::with_capacity(16 * questions.len());
-    for count in [names.texts.len(), names.buckets.len(), names.absent.len(), names.unseen.len(), questions.len()] {
-        blob.index(count);
-    }
-    questions.iter().for_each(|question| write_question(&mut blob, &mut places, question));
-    let count = names.in_order().count();
-    let mut keys = Keys { text: String::with_capacity(USUAL_KEY * count), ends: Vec::with_capacity(count) };
-    names.in_order().for_each(|name| keys.push(layout, name.slot, name.name));
-    let texts = names.texts.iter().map(|(_, text)| *text).collect();
-    Call { keys, blob: blob.finish(), texts }
-}
-
-/// A key's place below the prefix. Two that differ nearly always differ in how they end, so that is compared first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Name<'a> {
-    ends: u64,
-    slot: &'a str,
-    name: &'a str,
-}
-
-impl<'a> Name<'a> {
-    fn new(slot: &'a str, name: &'a str) -> Self {
-        // Turned, since both may end alike: what counts a business stands in its slot.
-        Self { ends: end(slot).rotate_left(29) ^ end(name), slot, name }
-    }
-}
-
-/// The last eight bytes; 0 of what is shorter.
-fn end(text: &str) -> u64 {
-    text.as_bytes().last_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
-}
-
-/// The keys of a call, kind by kind, in the order in which the script takes the kinds. They are few, so that looking through
-/// them costs less than hashing.
-#[derive(Debug, Default)]
-struct Names<'a> {
-    texts: Vec<(Name<'a>, &'a Bytes)>,
-    buckets: Vec<Name<'a>>,
-    absent: Vec<Name<'a>>,
-    unseen: Vec<Name<'a>>,
-    sets: Vec<Name<'a>>,
-}
-
-impl<'a> Names<'a> {
-    /// All keys, and for each mention in the order of `write_question` which of its kind it is, from 0.
-    fn gather(questions: &'a [Question]) -> (Self, Vec<usize>) {
-        let of_each = |most: usize| most * questions.len();
-        let mut names =
-            Self { texts: Vec::with_capacity(of_each(2)), buckets: Vec::with_capacity(of_each(2)), ..Self::default() };
-        let mut places = Vec::with_capacity(of_each(4));
-        for question in questions {
-            for ask in question.asks.iter() {
-                for document in &ask.documents {
-                    let name = Name::new(&ask.slot, &document.name);
-                    places.push(match &document.believed {
-                        Believed::Is(text) => place(&mut names.texts, (name, text)),
-                        Believed::Absent => place(&mut names.absent, name),
-                        Believed::Unknown => place(&mut names.unseen, name),
-                    });
-                }
-            }
-            for (ask, member) in members(question) {
-                places.push(place(&mut names.sets, Name::new(&ask.slot, &member.set)));
-            }
-            for (ask, bucket) in buckets(question) {
-                places.push(place(&mut names.buckets, Name::new(&ask.slot, &bucket.name)));
-            }
-        }
-        (names, places)
-    }
-
-    fn in_order(&self) -> impl Iterator<Item = Name<'a>> {
-        let texts = self.texts.iter().map(|(name, _)| *name);
-        let others = [&self.buckets, &self.absent, &self.unseen, &self.sets];
-        texts.chain(others.into_iter().flatten().copied())
-    }
-}
-
-fn place<T: PartialEq>(held: &mut Vec<T>, wanted: T) -> usize {
-    held.iter().position(|one| *one == wanted).unwrap_or_else(|| {
-        held.push(wanted);
-        held.len() - 1
-    })
-}
-
-fn members(question: &Question) -> impl Iterator<Item = (&Ask, &Member)> {
-    question.asks.iter().filter_map(|ask| Some((ask, ask.member.as_ref()?)))
-}
-
-fn buckets(question: &Question) -> impl Iterator<Item = (&Ask, &BucketAsk)> {
-    question.asks.iter().flat_map(|ask| ask.buckets.iter().map(move |bucket| (ask, bucket)))
-}
-
-/// The indices in KEYS (from 1, as Lua counts) of keys that were gathered, in the same order.
-struct Places<'a> {
-    names: &'a Names<'a>,
-    next: vec::IntoIter<usize>,
-}
-
-impl Places<'_> {
-    /// 0 would be refused by the script.
-    fn next(&mut self, first: usize) -> usize {
-        self.next.next().map_or(0, |place| first + place + 1)
-    }
-
-    fn document(&mut self, believed: &Believed) -> usize {
-        let strings = self.names.texts.len() + self.names.buckets.len();
-        self.next(match believed {
-            Believed::Is(_) => 0,
-            Believed::Absent => strings,
-            Believed::Unknown => strings + self.names.absent.len(),
+    /// The arguments behind the sha, for who sends them by other means.
+    pub fn arguments(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = self.arguments.as_slice();
+        iter::from_fn(move || {
+            let head = rest.iter().position(|byte| *byte == b'\n')?;
+            let length = str::from_utf8(&rest[1..head]).ok()?.trim_end().parse().ok()?;
+            let (argument, behind) = rest[head + 1..].split_at_checked(length)?;
+            rest = behind.strip_prefix(b"\r\n")?;
+            Some(argument)
         })
     }
 
-    fn set(&mut self) -> usize {
-        let Names { texts, buckets, absent, unseen, .. } = self.names;
-        self.next(texts.len() + buckets.len() + absent.len() + unseen.len())
-    }
-
-    fn bucket(&mut self) -> usize {
-        self.next(self.names.texts.len())
-    }
-}
-
-fn write_question(blob: &mut FlatList, places: &mut Places<'_>, question: &Question) {
-    let documents = || question.asks.iter().flat_map(|ask| &ask.documents);
-    blob.number(question.cost);
-    blob.number(question.n.into());
-    blob.index(documents().count());
-    documents().for_each(|document| blob.index(places.document(&document.believed)));
-    // The earliest end is the question's.
-    match question.asks.iter().filter_map(|ask| ask.not_after_ms).min() {
-        Some(not_after_ms) => blob.number(not_after_ms),
-        None => blob.nothing(),
-    }
-    blob.index(members(question).count());
-    for (_, member) in members(question) {
-        blob.index(places.set());
-        blob.text(&member.member);
-    }
-    blob.index(buckets(question).count());
-    for (_, bucket) in buckets(question) {
-        let windows = bucket.windows.as_slice();
-        blob.index(places.bucket());
-        let algorithm = match bucket.algorithm {
-            Algorithm::Fixed => 0,
-            Algorithm::Sliding => 1,
-            Algorithm::Token => 2,
-        };
-        blob.number(if bucket.observes { algorithm + OBSERVES } else { algorithm });
-        blob.index(windows.len());
-        for window in windows {
-            blob.number(window.limit);
-            blob.number(window.duration_ms);
-        }
+    /// The command as it goes over the wire.
+    pub(super) fn write_evalsha(&self, sha: &str, to: &mut Vec<u8>) {
+        to.reserve(BEFORE_KEYS + sha.len() + self.arguments.len());
+        write_head(to, b'*', self.count);
+        write_argument(to, b"EVALSHA");
+        write_argument(to, sha.as_bytes());
+        to.extend_from_slice(&self.arguments);
     }
 }
 
-/// Elements of MessagePack, one behind the other: the script reads them in fewer steps than a list.
-struct FlatList {
-    elements: Vec<u8>,
-    length: u32,
+/// Bytes before the sha, and between it and the keys.
+const BEFORE_KEYS: usize = 40;
+
+/// Each key and each belief goes out once, however many questions share it.
+pub fn encode(layout: &Layout, questions: &[Question]) -> Call {
+    let encoded: SmallVec<[_; USUAL]> = questions.iter().map(|question| Encoded::of(layout, &question.asks)).collect();
+    let mut keys = Keys::default();
+    let places = keys.gather(&encoded);
+    let mut blob = FlatList::with_capacity(BLOB_OF_ONE * (1 + questions.len()));
+    Kind::ALL[..4].iter().for_each(|kind| blob.index(keys.of(*kind).len()));
+    blob.index(questions.len());
+    let (first, mut places) = (keys.first_indices(), places.into_iter());
+    for (question, encoded) in questions.iter().zip(&encoded) {
+        blob.number(question.cost);
+        blob.number(question.n.into());
+        let kinds = encoded.mentions.iter().map(|mention| mention.kind);
+        blob.asks(encoded, kinds.zip(&mut places).map(|(kind, place)| first[kind as usize] + place));
+    }
+    let blob = blob.finish();
+    let size: usize = encoded.iter().map(|encoded| encoded.size()).sum();
+    let mut call = Call::with_capacity(keys.count(), BEFORE_KEYS + size + blob.len());
+    keys.each().for_each(|key| call.encoded(key.encoded.key(key.mention)));
+    call.argument(&blob);
+    keys.of(Kind::Text).iter().for_each(|key| call.encoded(key.encoded.text(key.mention)));
+    call
 }
 
-/// Half of what Lua lets a function return.
-const MOST_ON_THE_STACK: u32 = 4_000;
+/// Most questions take less of the blob.
+const BLOB_OF_ONE: usize = 32;
 
-/// Writing to memory has no other way to fail.
-const IN_MEMORY: &str = "memory takes whatever is written to it";
+/// So many of a thing a call has room for where it need not ask for memory.
+const USUAL: usize = 16;
 
-impl FlatList {
-    fn with_capacity(elements: usize) -> Self {
-        Self { elements: Vec::with_capacity(2 * elements), length: 0 }
-    }
+/// A key, by one who mentions it.
+struct Key<'a> {
+    /// Beside the others, so that looking through them touches no more than this.
+    hash: u64,
+    encoded: &'a Encoded,
+    mention: &'a Mention,
+}
 
-    /// The script's MessagePack reads what is above 2⁶³ as negative, and Lua has no more than 2⁵³ without gaps. A cost or a
-    /// time of that size is beyond every limit and every clock, so a smaller one that is beyond them too means the same.
-    fn number(&mut self, number: u64) {
-        match u8::try_from(number) {
-            // Most are small, and stand for themselves.
-            Ok(small @ 0..128) => self.elements.push(small),
-            _ => drop(write_uint(&mut self.elements, number.min(1 << 53)).expect(IN_MEMORY)),
+/// The keys of a call, kind by kind. They are few, so that looking through them costs less than a map.
+#[derive(Default)]
+struct Keys<'a>([SmallVec<[Key<'a>; USUAL]>; Kind::ALL.len()]);
+
+impl<'a> Keys<'a> {
+    /// Takes all keys in; for each mention which of its kind it is, from 0.
+    fn gather(&mut self, encoded: &'a [Arc<Encoded>]) -> SmallVec<[usize; 4 * USUAL]> {
+        let mut places = SmallVec::new();
+        for encoded in encoded {
+            for mention in &encoded.mentions {
+                let held = &mut self.0[mention.kind as usize];
+                let is_same = |held: &Key<'_>| {
+                    held.hash == mention.hash && encoded.names_the_same(mention, (held.encoded, held.mention))
+                };
+                let place = held.iter().position(is_same);
+                places.push(place.unwrap_or(held.len()));
+                if place.is_none() {
+                    held.push(Key { hash: mention.hash, encoded, mention });
+                }
+            }
         }
-        self.length += 1;
+        places
     }
 
-    fn index(&mut self, index: usize) {
-        self.number(index as u64);
+    fn of(&self, kind: Kind) -> &[Key<'a>] {
+        &self.0[kind as usize]
     }
 
-    fn text(&mut self, text: &str) {
-        write_str(&mut self.elements, text).expect(IN_MEMORY);
-        self.length += 1;
+    /// In the order in which the script takes them.
+    fn each(&self) -> impl Iterator<Item = &Key<'a>> {
+        self.0.iter().flatten()
     }
 
-    /// `false`: a nil would cut a Lua list short.
-    fn nothing(&mut self) {
-        write_bool(&mut self.elements, false).expect(IN_MEMORY);
-        self.length += 1;
+    fn count(&self) -> usize {
+        self.0.iter().map(SmallVec::len).sum()
     }
 
-    /// The elements alone; a list of them where they are too many for Lua's stack.
-    fn finish(self) -> Vec<u8> {
-        if self.length <= MOST_ON_THE_STACK {
-            return self.elements;
-        }
-        let mut list = Vec::with_capacity(5 + self.elements.len());
-        write_array_len(&mut list, self.length).expect(IN_MEMORY);
-        list.extend_from_slice(&self.elements);
-        list
+    /// Of each kind where it begins in KEYS, which Lua counts from 1.
+    fn first_indices(&self) -> [usize; Kind::ALL.len()] {
+        let mut next = 1;
+        self.0.each_ref().map(|keys| {
+            next += keys.len();
+            next - keys.len()
+        })
     }
 }
 
@@ -359,7 +210,7 @@ fn read_outcome(list: &mut Elements<'_>, question: &Question) -> Option<Outcome>
         4 => {
             let granted = u32::try_from(list.number()?).ok().filter(|granted| *granted <= question.n)?;
             let (mut windows, mut observed) = (BucketsNow::new(), Vec::new());
-            for (_, bucket) in buckets(question) {
+            for bucket in question.buckets() {
                 if bucket.observes {
                     observed.push(u32::try_from(list.number()?).ok().filter(|passed| *passed <= granted)?);
                 }
@@ -420,10 +271,8 @@ const MARKED_FALSE: u8 = 0xc2;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::limit::{Document, Windows};
+    use crate::limit::{Algorithm, Believed, BucketAsk, Document, Member, Windows};
 
     fn question() -> Question {
         let windows = Arc::new(Windows::parse(["60/1m"]).expect("the test's window is valid"));
@@ -453,11 +302,33 @@ mod tests {
         let layout = Layout::new("sg");
         let questions = [question(), question()];
         let one = encode(&layout, &questions[..1]);
-        let keys: Vec<&str> = one.keys.iter().collect();
-        assert_eq!(keys, ["sg:{b:acme}:business", "sg:{b:acme}:count:l:acme", "sg:{b:acme}:businesses"]);
+        let arguments: Vec<_> = one.arguments().map(String::from_utf8_lossy).collect();
+        assert_eq!(arguments[0], "3");
+        assert_eq!(arguments[1..4], ["sg:{b:acme}:business", "sg:{b:acme}:count:l:acme", "sg:{b:acme}:businesses"]);
+        assert_eq!(arguments[5..], ["{}"]);
         let two = encode(&layout, &questions);
-        assert_eq!(two.keys, one.keys);
-        assert_eq!(two.texts, [&Bytes::from_static(b"{}")]);
+        let but_the_blob = |call: &Call| {
+            let arguments = call.arguments().map(<[u8]>::to_vec).enumerate();
+            arguments.filter(|(index, _)| *index != 4).map(|(_, argument)| argument).collect::<Vec<_>>()
+        };
+        assert_eq!(but_the_blob(&two), but_the_blob(&one));
+    }
+
+    #[test]
+    fn a_question_that_was_asked_elsewhere_is_asked_by_the_names_of_this_store() {
+        let question = [question()];
+        let first = |prefix| encode(&Layout::new(prefix), &question).arguments().nth(1).map(<[u8]>::to_vec);
+        assert_eq!(first("sg").as_deref(), Some(b"sg:{b:acme}:business".as_slice()));
+        assert_eq!(first("other").as_deref(), Some(b"other:{b:acme}:business".as_slice()));
+    }
+
+    #[test]
+    fn the_wire_has_the_arguments_in_their_order() {
+        let call = Call::new(&["k".to_owned()], b"a\r\nb");
+        let mut wire = Vec::new();
+        call.write_evalsha("5a", &mut wire);
+        assert_eq!(wire, b"*5\r\n$7\r\nEVALSHA\r\n$2\r\n5a\r\n$1\r\n1\r\n$1\r\nk\r\n$4\r\na\r\nb\r\n");
+        assert_eq!(call.arguments().collect::<Vec<_>>(), [b"1".as_slice(), b"k", b"a\r\nb"]);
     }
 
     #[test]

@@ -13,7 +13,8 @@ use redis::{cmd, pipe};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::dial::{Driver, dial, pipeline_error};
+use super::dial::{Driver, dial};
+use super::errors::pipeline_error;
 use super::settings::{Address, LoginFiles, Sentinels, Settings, Shape};
 use crate::store::StoreError;
 

@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use super::cluster::slot_of;
+use super::hash_slot::slot_of;
 use super::line::Line;
-use super::script::{Call, Keys, Script};
+use super::script::{Call, Script};
 use crate::limit::{Algorithm, Answer, Ask, Believed, Outcome, Question, WindowsNow};
 use crate::store::StoreError;
 use crate::store::layout::Layout;
@@ -237,11 +237,11 @@ impl Journey {
     }
 
     /// Per slot, what was spent for requests that did not pass: the keys, and the numbers for the script.
-    fn surplus(&self, layout: &Layout) -> Vec<(u16, Call<'static>)> {
+    fn surplus(&self, layout: &Layout) -> Vec<(u16, Call)> {
         let passed = self.passed();
         let legs = self.legs.iter().filter(|leg| leg.granted > passed);
         let call = |leg: &Leg| {
-            let (mut keys, mut entries) = (Keys::default(), Vec::new());
+            let (mut keys, mut entries) = (Vec::new(), Vec::new());
             for &index in &leg.asks {
                 let ask = &self.question.asks[index];
                 let amounts = self.too_much(leg, index, passed);
@@ -249,7 +249,7 @@ impl Journey {
                     if amount == 0 {
                         continue;
                     }
-                    keys.push(layout, &ask.slot, &bucket.name);
+                    keys.push(layout.in_slot(&ask.slot, &bucket.name));
                     for (window, now) in bucket.windows.as_slice().iter().zip(windows) {
                         let (number, periods) = match bucket.algorithm {
                             Algorithm::Fixed => (0, 1),
@@ -263,9 +263,9 @@ impl Journey {
                 }
             }
             let blob = rmp_serde::to_vec(&entries).expect("numbers and lists are always representable in MessagePack");
-            (leg.slot, Call { keys, blob, texts: Vec::new() })
+            (!keys.is_empty()).then(|| (leg.slot, Call::new(&keys, &blob)))
         };
-        legs.map(call).filter(|(_, call)| !call.keys.is_empty()).collect()
+        legs.filter_map(call).collect()
     }
 
     /// What each bucket of an ask gave for requests that did not pass; one that observes may have given less than the others.

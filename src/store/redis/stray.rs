@@ -6,7 +6,7 @@
 
 use redis::{Cmd, Value, cmd};
 
-use super::cluster::{SLOTS, slot_of};
+use super::hash_slot::{SLOTS, slot_of};
 use crate::store::StoreError;
 use crate::store::layout::Layout;
 

@@ -1,6 +1,6 @@
 //! Keeping keys in the embedded store's file: every change under its lock.
 
-use super::{Bounds, Changed, ChangedBusiness, Fate, Insertion, RegistryError, StoredKey, compare, json};
+use super::stored::{Bounds, Changed, ChangedBusiness, Fate, Insertion, RegistryError, StoredKey, compare, json};
 use crate::keys::rules::RuleError;
 use crate::keys::{Digest, Tenant};
 use crate::store::StoreError;

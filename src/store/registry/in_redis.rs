@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::sleep;
 
-use super::{Bounds, Changed, ChangedBusiness, Fate, Insertion, Registry, RegistryError, StoredKey, compare, json};
+use super::stored::{Bounds, Changed, ChangedBusiness, Fate, Insertion, RegistryError, StoredKey, compare, json};
 use crate::keys::rules::RuleError;
 use crate::keys::{Digest, Tenant};
 use crate::store::StoreError;
@@ -25,20 +25,13 @@ const ATTEMPTS: u32 = 100;
 
 /// What the keepers of a Redis work with.
 #[derive(Clone, Copy)]
-pub struct Place<'r> {
-    redis: &'r RedisDocuments,
-    keeper: &'r Keeper,
-    layout: &'r Layout,
+pub struct InRedis<'r> {
+    pub documents: &'r RedisDocuments,
+    pub keeper: &'r Keeper,
+    pub layout: &'r Layout,
 }
 
-impl<'r> Place<'r> {
-    pub fn of(registry: &'r Registry) -> Result<Self, RegistryError> {
-        match registry {
-            Registry::Redis { documents, keeper, layout } => Ok(Self { redis: documents, keeper, layout }),
-            Registry::File { .. } => Err(RegistryError::NotHere("this needs Redis, and the store is a file")),
-        }
-    }
-
+impl InRedis<'_> {
     /// Claims the id, then writes the document, then leads to it. Interrupted anywhere, doing it again completes it.
     pub async fn insert(self, wanted: &Members, new: StoredKey, bounds: Bounds) -> Result<Insertion, RegistryError> {
         let found = match self.with_digest(&new.digest).await? {
@@ -77,7 +70,7 @@ impl<'r> Place<'r> {
             if self.keep(&new.tenant, counted, documents.clone()).await? {
                 return Ok(());
             }
-            if self.redis.get(&documents[0].name).await?.is_some() {
+            if self.documents.get(&documents[0].name).await?.is_some() {
                 return Err(RegistryError::Contended);
             }
             pause(attempt).await;
@@ -94,7 +87,7 @@ impl<'r> Place<'r> {
     ) -> Result<Changed, RegistryError> {
         let place = self.layout.key(&key.tenant, &key.digest);
         for attempt in 0..ATTEMPTS {
-            let was = self.redis.get(&place).await?.ok_or(RegistryError::NotFound)?;
+            let was = self.documents.get(&place).await?.ok_or(RegistryError::NotFound)?;
             let before = StoredKey::read(key.digest, key.tenant.clone(), &was);
             let changed = decide(&before)?.apply(&before, bounds.now_ms)?;
             if changed.is_unchanged() {
@@ -127,7 +120,7 @@ impl<'r> Place<'r> {
         documents: Vec<Kept>,
     ) -> Result<bool, RegistryError> {
         self.claim_id(successor).await?;
-        self.redis.set(&self.layout.at(&successor.digest), successor.tenant.to_string().as_bytes()).await?;
+        self.documents.set(&self.layout.at(&successor.digest), successor.tenant.to_string().as_bytes()).await?;
         let kept = self.keep(&successor.tenant, counted, documents).await;
         if matches!(kept, Ok(false)) {
             self.lead_away_from(successor).await?;
@@ -145,7 +138,7 @@ impl<'r> Place<'r> {
     pub async fn rewrite(self, key: &StoredKey) -> Result<(), RegistryError> {
         let name = self.layout.key(&key.tenant, &key.digest);
         for attempt in 0..ATTEMPTS {
-            let Some(found) = self.redis.get(&name).await? else { return Ok(()) };
+            let Some(found) = self.documents.get(&name).await? else { return Ok(()) };
             let (was, becomes) = (Some(found.clone()), Some(found));
             let document = Kept { name: name.clone(), digest: key.digest.to_hex(), was, becomes };
             if self.keep(&key.tenant, None, vec![document]).await? {
@@ -164,7 +157,7 @@ impl<'r> Place<'r> {
             return Ok(None);
         }
         let name = self.layout.minted(tenant);
-        let minted = self.redis.get(&name).await?;
+        let minted = self.documents.get(&name).await?;
         let number = match &minted {
             None => Some(0),
             Some(text) => std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()),
@@ -176,7 +169,7 @@ impl<'r> Place<'r> {
 
     pub async fn with_id(self, id: &str) -> Result<Option<StoredKey>, RegistryError> {
         let name = self.layout.id(id);
-        let Some(value) = self.redis.get(&name).await? else { return Ok(None) };
+        let Some(value) = self.documents.get(&name).await? else { return Ok(None) };
         let (tenant, digest) = id_value(&value).ok_or_else(|| {
             StoreError::Broken(format!("`{name}` is not `<tenant> <sha256 hex>`, as the contract wants"))
         })?;
@@ -200,7 +193,7 @@ impl<'r> Place<'r> {
 
     /// All keys of one tenant.
     pub async fn list_of(self, tenant: &Tenant) -> Result<Vec<StoredKey>, RegistryError> {
-        let members = self.redis.sscan(&self.layout.keys(tenant)).await?;
+        let members = self.documents.sscan(&self.layout.keys(tenant)).await?;
         let digests = members.iter().filter_map(|member| Digest::parse_hex(member));
         self.read_all(digests.map(|digest| (digest, tenant.clone())).collect()).await
     }
@@ -209,7 +202,7 @@ impl<'r> Place<'r> {
         let mut keys = Vec::with_capacity(places.len());
         for page in places.chunks(PAGE) {
             let names: Vec<String> = page.iter().map(|(digest, tenant)| self.layout.key(tenant, digest)).collect();
-            let documents = self.redis.mget(&names).await?;
+            let documents = self.documents.mget(&names).await?;
             for ((digest, tenant), document) in page.iter().zip(documents) {
                 keys.extend(document.map(|json| StoredKey::read(*digest, tenant.clone(), &json)));
             }
@@ -219,14 +212,14 @@ impl<'r> Place<'r> {
 
     pub async fn business(self, id: &str) -> Result<Option<Members>, RegistryError> {
         let name = self.layout.business(id);
-        let found = self.redis.get(&name).await?;
+        let found = self.documents.get(&name).await?;
         found.map(|json| business_members(&name, &json)).transpose()
     }
 
     pub async fn businesses(self) -> Result<Vec<String>, RegistryError> {
         let pattern = self.layout.business("*");
         let (before, after) = pattern.split_once('*').unwrap_or_default();
-        let names = self.redis.scan(&pattern).await?;
+        let names = self.documents.scan(&pattern).await?;
         let id = |name: &String| Some(name.strip_prefix(before)?.strip_suffix(after)?.to_owned());
         Ok(names.iter().filter_map(id).collect())
     }
@@ -238,13 +231,13 @@ impl<'r> Place<'r> {
     ) -> Result<ChangedBusiness, RegistryError> {
         let name = self.layout.business(id);
         for attempt in 0..ATTEMPTS {
-            let found = self.redis.get(&name).await?;
+            let found = self.documents.get(&name).await?;
             let before = found.as_ref().map(|json| business_members(&name, json)).transpose()?.unwrap_or_default();
             let after = change(&before);
             let text = json(&after);
             let set = match &found {
-                Some(found) => self.redis.compare_and_set(&name, found, text.as_bytes()).await?,
-                None => self.redis.set_absent(&name, text.as_bytes()).await?,
+                Some(found) => self.documents.compare_and_set(&name, found, text.as_bytes()).await?,
+                None => self.documents.set_absent(&name, text.as_bytes()).await?,
             };
             if set {
                 return Ok(ChangedBusiness { before, after });
@@ -258,10 +251,10 @@ impl<'r> Place<'r> {
     async fn claim_id(self, key: &StoredKey) -> Result<(), RegistryError> {
         let Some(id) = key.text("id") else { return Ok(()) };
         let (name, value) = (self.layout.id(id), value_of(key));
-        if self.redis.set_absent(&name, value.as_bytes()).await? {
+        if self.documents.set_absent(&name, value.as_bytes()).await? {
             return Ok(());
         }
-        match self.redis.get(&name).await? {
+        match self.documents.get(&name).await? {
             Some(standing) if standing == value.as_bytes() => Ok(()),
             Some(_) | None => Err(RegistryError::IdTaken(id.to_owned())),
         }
@@ -271,8 +264,8 @@ impl<'r> Place<'r> {
         let Some(id) = key.text("id") else { return Ok(()) };
         let name = self.layout.id(id);
         // Another key may have the id by now, or always had it.
-        if self.redis.get(&name).await?.is_some_and(|standing| standing == value_of(key).as_bytes()) {
-            self.redis.delete(&name).await?;
+        if self.documents.get(&name).await?.is_some_and(|standing| standing == value_of(key).as_bytes()) {
+            self.documents.delete(&name).await?;
         }
         Ok(())
     }
@@ -290,26 +283,26 @@ impl<'r> Place<'r> {
     /// Writes what leads to a document that stands: `at`, the tenant's set, the id.
     async fn lead_to(self, key: &StoredKey) -> Result<(), RegistryError> {
         // Where `at` leads elsewhere, nothing stands there: `insert` has looked.
-        self.redis.set(&self.layout.at(&key.digest), key.tenant.to_string().as_bytes()).await?;
-        self.redis.sadd(&self.layout.keys(&key.tenant), &key.digest.to_hex()).await?;
+        self.documents.set(&self.layout.at(&key.digest), key.tenant.to_string().as_bytes()).await?;
+        self.documents.sadd(&self.layout.keys(&key.tenant), &key.digest.to_hex()).await?;
         self.claim_id(key).await
     }
 
     /// Removes what led to a document that is gone.
     async fn lead_away_from(self, key: &StoredKey) -> Result<(), RegistryError> {
-        self.redis.delete(&self.layout.at(&key.digest)).await?;
+        self.documents.delete(&self.layout.at(&key.digest)).await?;
         self.unclaim_id(key).await
     }
 
     async fn tenant_at(self, digest: &Digest) -> Result<Option<Tenant>, RegistryError> {
-        let Some(value) = self.redis.get(&self.layout.at(digest)).await? else { return Ok(None) };
+        let Some(value) = self.documents.get(&self.layout.at(digest)).await? else { return Ok(None) };
         let tenant = std::str::from_utf8(&value).ok().and_then(Tenant::parse);
         let broken = || StoreError::Broken(format!("`{}` names no tenant", self.layout.at(digest)));
         Ok(Some(tenant.ok_or_else(broken)?))
     }
 
     async fn read(self, digest: Digest, tenant: Tenant) -> Result<Option<StoredKey>, RegistryError> {
-        let json: Option<Bytes> = self.redis.get(&self.layout.key(&tenant, &digest)).await?;
+        let json: Option<Bytes> = self.documents.get(&self.layout.key(&tenant, &digest)).await?;
         Ok(json.map(|json| StoredKey::read(digest, tenant, &json)))
     }
 
@@ -321,7 +314,7 @@ impl<'r> Place<'r> {
             let (tenant, hex) = name.strip_prefix(before)?.split_once("}:key:")?;
             Some((Digest::parse_hex(hex)?, Tenant::parse(tenant)?))
         };
-        Ok(self.redis.scan(&pattern).await?.iter().filter_map(place).collect())
+        Ok(self.documents.scan(&pattern).await?.iter().filter_map(place).collect())
     }
 
     fn kept(self, key: &StoredKey, was: Option<Bytes>, becomes: Option<&StoredKey>) -> Kept {

@@ -5,10 +5,11 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::store::record::KeyDocument;
 use crate::store::redis::Settings;
 
 const NOW: u64 = 1_774_276_200_000;

@@ -2,28 +2,13 @@
 
 use std::collections::HashMap;
 
-use super::{DAY_MS, MINUTE_MS, Subject};
+use super::subject::{Count, DAY_MS, MINUTE_MS, Span, Subject};
 use crate::keys::Tenant;
 
 /// Counts that wait at the most, of one subject in one day or minute each; about 20 MB. While the store is away, days gather and
 /// minutes multiply, so that minutes get no more than half.
 const MOST: usize = 100_000;
 const MOST_WITH_MINUTES: usize = MOST / 2;
-
-/// What happened to one subject within one span of time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Count {
-    pub requests: u64,
-    /// Of these, the ones that were denied.
-    pub denials: u64,
-}
-
-/// A day or a minute since the epoch, by the store's clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Span {
-    Day(u64),
-    Minute(u64),
-}
 
 /// What has been counted and is not stored yet.
 #[derive(Debug, Default)]

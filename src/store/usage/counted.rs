@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::Subject;
-use super::batch::{Batch, Count};
+use super::batch::Batch;
+use super::subject::{Count, Subject};
 use crate::keys::ByDigest;
 
 /// How often the process takes what a worker has counted.

@@ -11,10 +11,10 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
-use super::batch::{Batch, Count};
+use super::batch::Batch;
 use super::counted::{Counted, EVERY, Entry};
 use super::ledger::Ledger;
-use super::{MINUTE_MS, Subject};
+use super::subject::{Count, MINUTE_MS, Subject};
 use crate::keys::Digest;
 use crate::store::record::KeyDocument;
 

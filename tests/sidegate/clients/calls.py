@@ -105,7 +105,7 @@ elif case == "ends":
             if ticks == 1:
                 print("begun", flush=True)
     except grpc.RpcError as error:
-        print(f"ended {error.code().name}")
+        print(f"ended {error.code().name} {error.details()}")
 else:
     print(status(lambda: channel.unary_unary(f"/test.Echo/{case}")(b"x", metadata=meta, timeout=20)))
 server.stop(None)

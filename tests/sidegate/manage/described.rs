@@ -128,3 +128,26 @@ async fn a_client_made_from_the_document_alone_can_do_everything() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_every_part_of_it_may_be_refused_for_is_in_the_document() {
+    let (_stage, gate) = yard("", "");
+    let client = Client::of(&gate).await;
+    let large = json!({"name": "x".repeat(100_000), "business_id": "acme", "scopes": ["calls:read"]});
+    assert_eq!(client.call(ADA, "createKey", None, large).await.status, 413);
+    let paths = client.document["paths"].as_object().expect("there are paths");
+    for (path, described) in paths {
+        let path = path.replace("{id}", "4711");
+        let answer = gate.signed_in(ADA, "PUT", &path).answer().await;
+        assert_eq!(answer.denial(), (405, "method_not_allowed".to_owned()), "{path}");
+        let allowed = answer.header("allow").expect("a 405 says what is there").to_lowercase();
+        for (method, operation) in described.as_object().expect("a path has methods") {
+            assert!(method == "parameters" || allowed.contains(method), "{path}: {allowed}");
+            let is_described = client.resolved(&operation["responses"]["405"]).is_object();
+            assert!(
+                method == "parameters" || operation["operationId"] == "describe" || is_described,
+                "{method} {path}"
+            );
+        }
+    }
+}

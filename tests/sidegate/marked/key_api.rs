@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::scene::{Scene, status_of};
+use super::scene::{SECTIONS, Scene, status_of};
 
 pub const OUTCOMES: &[&str] = &[
     "business_forbidden",
@@ -15,7 +15,7 @@ pub const OUTCOMES: &[&str] = &[
     "role_required",
 ];
 
-pub const FULL: &[&str] = &["too_many_keys"];
+pub const FULL: &[&str] = &["too_many_keys", "unconfirmed"];
 
 #[tokio::test]
 async fn neither_the_key_api_nor_a_command_shows_a_key_that_it_was_given() {
@@ -109,5 +109,9 @@ async fn a_key_that_the_api_makes_is_told_once_and_shown_nowhere() {
         let listed = scene.is_answered(200, "", &head(request), "");
         scene.said.push_str(&listed.text());
     }
+    let waiting = SECTIONS.replace("max_active_keys: 2", "max_active_keys: 2, wait_replicas: 1");
+    scene.gate.reload(&format!("{}{waiting}", scene.upstreams));
+    let revoke = head(&format!("DELETE /v1/keys/{}", made["id"].as_str().expect("an id is text")));
+    scene.is_answered(503, "unconfirmed", &revoke, "");
     scene.shows_nothing(FULL);
 }

@@ -77,8 +77,14 @@ impl Server {
 
     /// Starts it (again) and waits until it listens.
     pub fn run(&mut self) {
+        self.run_with(&[]);
+    }
+
+    /// The same with these further arguments, for this once.
+    pub fn run_with(&mut self, further: &[&str]) {
         let mut child = Command::new("redis-server")
             .args(&self.arguments)
+            .args(further)
             .args(["--bind", "127.0.0.1", "--dir"])
             .arg(self.folder.path())
             .stdout(Stdio::null())

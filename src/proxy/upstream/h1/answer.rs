@@ -11,12 +11,9 @@ use hyper::ext::ReasonPhrase;
 use smallvec::SmallVec;
 
 use super::error::Error;
-use super::fields;
+use super::fields::{self, FIELDS, HEAD_BYTES};
 use super::framing::{self, Framing};
 
-/// What a head, or the trailers behind a body, may hold.
-pub const HEAD_BYTES: usize = 64 * 1024;
-pub const FIELDS: usize = 100;
 /// How many interim answers (1xx) may come before one: each costs the gate a head.
 const BEFORE: u32 = 32;
 /// Room for what the gate adds on the way to the client, so that no map grows for it.

@@ -5,8 +5,8 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use hyper::body::Frame;
 
-use super::answer::{FIELDS, HEAD_BYTES};
 use super::error::Error;
+use super::fields::{FIELDS, HEAD_BYTES};
 use crate::proxy::hygiene;
 
 /// What may stand in all chunk extensions of one body.

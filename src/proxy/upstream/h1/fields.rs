@@ -1,10 +1,14 @@
-//! What single header fields say about a message's end and its connection.
+//! What single header fields say about a message's end and its connection, and how many there may be.
 
 use http::HeaderName;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, MAX_FORWARDS,
     SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
 };
+
+/// What a head, or the trailers behind a body, may hold.
+pub const HEAD_BYTES: usize = 64 * 1024;
+pub const FIELDS: usize = 100;
 
 /// A `Content-Length`: one number, or a list of the same one (RFC 9110 §8.6).
 pub fn length(text: &[u8]) -> Option<u64> {

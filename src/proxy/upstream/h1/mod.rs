@@ -33,8 +33,8 @@ pub use self::error::Error;
 use self::framing::Framing;
 use self::reading::Reading;
 use self::sending::Sending;
-use super::Unanswered;
 use super::alarm::Alarm;
+use super::failure::Unanswered;
 use crate::proxy::connector::Stream;
 use crate::proxy::headers::Added;
 use crate::proxy::upload::Forwarded;
@@ -78,7 +78,7 @@ impl Connection {
 
     /// Whether it can take a request, as far as can be known: the other side has neither closed it nor said anything unasked.
     pub fn is_ready(&mut self) -> bool {
-        self.reading.is_silent(Pin::new(&mut self.stream))
+        self.reading.is_silent(&mut self.stream)
     }
 
     /// Sends a request, and waits for the head of its answer. The rest of the body may still have to be sent then. As soon as

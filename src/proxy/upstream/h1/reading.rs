@@ -1,13 +1,13 @@
 //! What comes from an upstream, in one buffer: heads and bodies are split off it without being copied.
 
-use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
-use tokio::task::coop::unconstrained;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+use crate::proxy::connector::Stream;
 
 /// What is read at once: as little as this, and twice as much whenever it was filled, up to the most.
 const LEAST: usize = 8 * 1024;
@@ -49,12 +49,9 @@ impl Reading {
     }
 
     /// Whether nothing has come, and the other side has not closed. Nobody is woken for it later.
-    pub fn is_silent(&mut self, mut stream: Pin<&mut (impl AsyncRead + ?Sized)>) -> bool {
-        let mut byte = [0];
-        let look = poll_fn(|cx| Poll::Ready(stream.as_mut().poll_read(cx, &mut ReadBuf::new(&mut byte)).is_pending()));
-        // Unconstrained: for a task that has used up its turn everything is pending, also what is closed.
-        let looked = pin!(unconstrained(look)).poll(&mut Context::from_waker(Waker::noop()));
-        self.bytes.is_empty() && looked == Poll::Ready(true)
+    pub fn is_silent(&self, stream: &mut Stream) -> bool {
+        let looked = stream.read_now(&mut [0]);
+        self.bytes.is_empty() && looked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Gives back what an idle connection does not need.

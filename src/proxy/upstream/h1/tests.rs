@@ -152,7 +152,7 @@ impl Play {
         let request = self.request(Empty::<Bytes>::new());
         self.run(|stream| async move {
             let mut builder = http1::Builder::new();
-            builder.max_header_size(answer::HEAD_BYTES).max_buf_size(128 * 1024);
+            builder.max_header_size(fields::HEAD_BYTES).max_buf_size(128 * 1024);
             let opened = builder.handshake(TokioIo::new(stream)).await;
             let (mut sender, connection) = opened.expect("nothing is said to open a connection");
             spawn_local(async move { connection.with_upgrades().await.map_err(drop) });

@@ -1,8 +1,13 @@
-//! The walls of the house: which room may name which, and which file may name which crate. Read from the sources, so that a
-//! new line in the wrong room fails here and says so.
+//! The walls of the house: which room may name which, which file may name which crate, and that files name each other in no
+//! circle. Read from the sources, so that a new line in the wrong room fails here and says so.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+mod names;
+mod source;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::names::{Naming, namings};
+use crate::source::sources;
 
 /// Rooms from the ground up: each may name those before it, and itself.
 const ROOMS: [&str; 19] = [
@@ -37,7 +42,15 @@ const CONFINED: [(&str, &[&str]); 7] = [
     ("sd_notify", &["process/systemd.rs"]),
     (
         "prometheus",
-        &["gate/unknown.rs", "observe/counts.rs", "observe/metrics.rs", "process", "store/calls.rs", "store/mod.rs"],
+        &[
+            "gate/unknown.rs",
+            "observe/counts.rs",
+            "observe/durations.rs",
+            "observe/metrics.rs",
+            "process",
+            "store/calls.rs",
+            "store/shared.rs",
+        ],
     ),
 ];
 
@@ -63,19 +76,73 @@ const PURE: [&str; 17] = [
 ];
 const IMPURE: [&str; 4] = ["hyper", "hyper_util", "tokio", "redis"];
 
+/// Files that name each other all the same, and why.
+const MUTUAL: [(&str, &str, &str); 1] = [(
+    "gate/decide.rs",
+    "gate/observed.rs",
+    "both hold methods of the Gate; apart, so that one file alone makes permits of denials",
+)];
+
 #[test]
 fn each_room_names_only_rooms_below_it() {
     let mut wrong = Vec::new();
+    for Naming { from, to, line, path } in namings(&sources()) {
+        if room(&from) < room(&to) && room(&from).is_some() {
+            wrong.push(format!("{from}:{line} names {path} of {to}, which is built on it"));
+        }
+    }
+    // Tests that stand in a file are not among these.
     for source in sources() {
-        let Some(room) = room(&source.path) else { continue };
-        for (line, named) in source.mentions("crate::") {
-            let Some(other) = ROOMS.iter().position(|room| *room == named) else { continue };
-            if other > room {
-                wrong.push(format!("{}:{line} names crate::{named}, which is built on it", source.path));
-            }
+        let (Some(room), code) = (room(&source.path), source.code()) else { continue };
+        for above in ROOMS.iter().skip(room + 1).filter(|above| code.contains(&format!("crate::{above}::"))) {
+            wrong.push(format!("{} names crate::{above}, which is built on it", source.path));
         }
     }
     assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn files_name_each_other_in_no_circle() {
+    let mut names: BTreeMap<String, BTreeMap<String, Naming>> = BTreeMap::new();
+    for naming in namings(&sources()) {
+        names.entry(naming.from.clone()).or_default().entry(naming.to.clone()).or_insert(naming);
+    }
+    for (from, to, _) in MUTUAL {
+        let removed = names.get_mut(from).and_then(|named| named.remove(to));
+        assert!(removed.is_some(), "{from} names {to} no more: take it out of MUTUAL");
+    }
+    let mut circles = String::new();
+    let mut seen = BTreeSet::new();
+    for file in names.keys() {
+        let circle: BTreeSet<_> =
+            reached(file, &names).into_iter().filter(|other| reached(other, &names).contains(file)).collect();
+        if circle.is_empty() || !seen.insert(circle.clone()) {
+            continue;
+        }
+        circles += &format!("\n{} files name each other in a circle:\n", circle.len());
+        for Naming { from, to, line, path } in circle.iter().flat_map(|file| names[*file].values()) {
+            if circle.contains(&to) {
+                circles += &format!("  {from}:{line} names {path} of {to}\n");
+            }
+        }
+    }
+    assert!(
+        circles.is_empty(),
+        "{circles}cut one of the names, best by moving what is named below both; MUTUAL is for what would be worse cut"
+    );
+}
+
+/// All files that it names, and those that they name.
+fn reached<'n>(file: &str, names: &'n BTreeMap<String, BTreeMap<String, Naming>>) -> BTreeSet<&'n String> {
+    let (mut found, mut open) = (BTreeSet::new(), vec![file]);
+    while let Some(file) = open.pop() {
+        for named in names.get(file).into_iter().flat_map(BTreeMap::keys) {
+            if found.insert(named) {
+                open.push(named);
+            }
+        }
+    }
+    found
 }
 
 #[test]
@@ -126,73 +193,6 @@ fn only_the_gate_makes_a_permit() {
     for source in sources() {
         let makes = ["public", "preflight", "key"].iter().any(|how| source.code().contains(&format!("Permit::{how}(")));
         assert!(!makes || is_in(&source.path, "gate"), "{} makes a Permit", source.path);
-    }
-}
-
-struct Source {
-    /// Below `src`.
-    path: String,
-    text: String,
-}
-
-impl Source {
-    /// The text without comments: they may speak of any room.
-    fn code(&self) -> String {
-        let lines = self.text.lines().map(|line| line.split_once("//").map_or(line, |(code, _)| code));
-        lines.collect::<Vec<_>>().join("\n")
-    }
-
-    /// Each word that follows `start`, with its line.
-    fn mentions(&self, start: &str) -> Vec<(usize, String)> {
-        let code = self.code();
-        let lines = code.lines().enumerate();
-        let words = lines.flat_map(|(number, line)| line.split(start).skip(1).map(move |rest| (number + 1, rest)));
-        let mut found = Vec::new();
-        for (number, rest) in words {
-            // `crate::{a, b::c}` names several.
-            let list = rest.strip_prefix('{').map(|list| list.split('}').next().unwrap_or(list));
-            for part in list.unwrap_or(rest).split(',').take(if list.is_some() { usize::MAX } else { 1 }) {
-                let word: String = part.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-                found.push((number, word));
-            }
-        }
-        found
-    }
-
-    /// Whether a path begins with the crate; a module of ours with the same name is `self::`, `super::` or imported.
-    fn names_crate(&self, foreign: &str) -> bool {
-        let code = self.code();
-        let module_of_ours =
-            ["self::", "super::", "store::"].iter().any(|from| code.contains(&format!("{from}{foreign}")))
-                || code.contains(&format!("mod {foreign};"));
-        let path = format!("{foreign}::");
-        code.match_indices(&path).any(|(at, _)| {
-            let before = code[..at].chars().next_back();
-            let starts_here = before.is_none_or(|c| !c.is_alphanumeric() && c != '_' && c != ':');
-            starts_here && (!module_of_ours || code[..at].ends_with("use "))
-        })
-    }
-}
-
-fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    collect(&root, &mut files);
-    let source = |file: PathBuf| {
-        let path = file.strip_prefix(&root).expect("it was found below src").display().to_string();
-        Source { path, text: fs::read_to_string(&file).expect("a source is readable UTF-8") }
-    };
-    files.into_iter().map(source).collect()
-}
-
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("src is readable") {
-        let path = entry.expect("src is readable").path();
-        if path.is_dir() {
-            collect(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
     }
 }
 

@@ -1,0 +1,21 @@
+//! All that is known of the request that is asked about: what `words` and `document` show.
+
+use std::sync::Arc;
+
+use super::candidates::Candidates;
+use super::outcome::Outcome;
+use super::request::Asked;
+use crate::config::Settings;
+use crate::policy::Route;
+
+/// All that is known of the request.
+pub struct Explanation<'s> {
+    pub settings: &'s Settings,
+    pub asked: Asked,
+    /// The route that it means, with its cost.
+    pub route: Option<Arc<Route>>,
+    pub candidates: Candidates,
+    pub outcome: Outcome,
+    /// What holds beyond the verdict.
+    pub notes: Vec<String>,
+}

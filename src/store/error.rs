@@ -1,0 +1,98 @@
+//! Why a store gave no answer, and what follows from that for whoever asks next.
+
+use thiserror::Error;
+
+/// Why a store gave no answer. None of these carries a key or a password.
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
+pub enum StoreError {
+    /// No connection, or it broke.
+    #[error("the store is out of reach: {0}")]
+    Unreachable(String),
+    /// The deadline of the request's store work has passed.
+    #[error("the store did not answer within the deadline")]
+    Deadline,
+    /// The store answered with an error (NOAUTH, LOADING, READONLY, OOM …).
+    #[error("the store refused: {0}")]
+    Refused(String),
+    /// A value has a type or shape that the contract does not know; the text names the value.
+    #[error("the store holds something unreadable: {0}")]
+    Broken(String),
+}
+
+/// What a server says that cannot serve anybody for now: it loads, is a replica, knows no login, has lost its cluster, or is
+/// stuck in a script. OOM, MISCONF, NOREPLICAS and NOPERM are not among them: they come at once, and to some calls only, while keys are
+/// still judged and routes without limits pass. They are told (`refusal`) and harm the requests that they meet. Nor is ERR, which
+/// may be about one document.
+const UNWELL: [&str; 7] = ["LOADING", "READONLY", "MASTERDOWN", "NOAUTH", "WRONGPASS", "CLUSTERDOWN", "BUSY"];
+
+const BREAKER_OPEN: &str = "it failed repeatedly and is being probed";
+
+impl StoreError {
+    /// Whether the store is away, as opposed to holding something unreadable: then `outage` in the configuration decides.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Deadline | Self::Refused(_) => true,
+            Self::Broken(_) => false,
+        }
+    }
+
+    /// Whether it says that the next call would fail as well, whatever it asks.
+    pub fn is_of_the_whole_store(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Deadline => true,
+            Self::Refused(text) => UNWELL.iter().any(|code| text.starts_with(code)),
+            Self::Broken(_) => false,
+        }
+    }
+
+    /// Whether the login lacks the right to do this.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Refused(text) if text.starts_with("NOPERM"))
+    }
+
+    /// The call was not made: the breaker is open.
+    pub fn breaker_open() -> Self {
+        Self::Unreachable(BREAKER_OPEN.to_owned())
+    }
+
+    /// The first word of what refuses, as the server means it for programs (`OOM`): the rest may name users and keys.
+    pub fn code(&self) -> Option<&str> {
+        let Self::Refused(text) = self else { return None };
+        text.split_ascii_whitespace().next().map(|word| word.trim_end_matches(':'))
+    }
+
+    /// For the log of requests: a word that no client can influence. Of what refused, the server's own.
+    pub fn cause(&self) -> &'static str {
+        let refusals = [
+            ("LOADING", "loading"),
+            ("READONLY", "readonly"),
+            ("MASTERDOWN", "masterdown"),
+            ("NOAUTH", "noauth"),
+            ("WRONGPASS", "wrongpass"),
+            ("NOPERM", "noperm"),
+            ("CLUSTERDOWN", "clusterdown"),
+            ("BUSY", "busy"),
+            ("OOM", "oom"),
+            ("MISCONF", "misconf"),
+            ("NOREPLICAS", "noreplicas"),
+        ];
+        match self {
+            Self::Refused(text) => {
+                let known = refusals.iter().find(|(code, _)| text.starts_with(code));
+                known.map_or(self.outcome(), |(_, word)| word)
+            }
+            Self::Unreachable(why) if why == BREAKER_OPEN => "breaker_open",
+            _ => self.outcome(),
+        }
+    }
+
+    /// For the metric of store calls: a word that no client can influence.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::Deadline => "deadline",
+            Self::Refused(_) => "refused",
+            Self::Broken(_) => "broken",
+        }
+    }
+}

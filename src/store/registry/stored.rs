@@ -1,0 +1,204 @@
+//! Keys and businesses as their keepers see them, what is to become of one, and why it cannot. The rules that hold in either store.
+
+use serde_json::Value;
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::clock;
+use crate::keys::rules::RuleError;
+use crate::keys::{Digest, Tenant};
+use crate::store::StoreError;
+use crate::store::members::{Members, SUCCESSOR};
+use crate::store::record::{KeyDocument, RecordError};
+
+/// A key as a store holds it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredKey {
+    pub digest: Digest,
+    pub tenant: Tenant,
+    /// All members, also those that the contract does not know; empty when the document is no JSON object.
+    pub members: Members,
+    /// What the gate makes of it.
+    pub document: Result<KeyDocument, RecordError>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Insertion {
+    Inserted(StoredKey),
+    /// The same digest stands there with the same facts; what an interrupted insertion left out has been added.
+    AlreadyThere(StoredKey),
+}
+
+/// What is to become of a key that stands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fate {
+    Unchanged,
+    Changed(Members),
+    Gone,
+    /// The key goes on as the first and gets a successor in the same step.
+    Replaced {
+        old: Members,
+        digest: Digest,
+        new: Members,
+    },
+}
+
+/// A key before and after a change.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Changed {
+    pub before: StoredKey,
+    /// `None`: it is gone.
+    pub after: Option<StoredKey>,
+    pub successor: Option<StoredKey>,
+}
+
+/// How many keys of one business may be active, and when that is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// `None`: any number.
+    pub most: Option<u64>,
+    pub now_ms: u64,
+}
+
+/// A business before and after a change; no members: there is no document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChangedBusiness {
+    pub before: Members,
+    pub after: Members,
+}
+
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum RegistryError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the gate could not read this key's document: {0}")]
+    Unreadable(#[from] RecordError),
+    #[error("the id `{0}` belongs to another key; leave `id` out to get a new one")]
+    IdTaken(String),
+    #[error("this key stands there already, as `{id}` with another `{member}`; nothing was changed")]
+    Differs { id: String, member: String },
+    #[error("no key has this id or hint; `sidegate keys list` shows those there are")]
+    NotFound,
+    #[error("{} keys have the hint `{hint}`; name the one that you mean by its id: {}", ids.len(), ids.join(", "))]
+    Ambiguous { hint: String, ids: Vec<String> },
+    #[error("the key's document kept changing while it was written; try again")]
+    Contended,
+    #[error(transparent)]
+    Rule(#[from] RuleError),
+    #[error(
+        "the business {business} has {most} active keys already, which is the most that one business may have; revoke one first"
+    )]
+    Full { business: String, most: u64 },
+    #[error(
+        "the change acts, but only {answered} of {wanted} replicas have confirmed it; after a failover to another it could be lost"
+    )]
+    Replicas { answered: u64, wanted: u64 },
+    #[error("{0}")]
+    NotHere(&'static str),
+}
+
+impl StoredKey {
+    /// What stands under the digest in the slot of `tenant`, readable or not.
+    pub(super) fn read(digest: Digest, tenant: Tenant, json: &[u8]) -> Self {
+        let document = KeyDocument::parse_in(&tenant, json);
+        let members = serde_json::from_slice(json).unwrap_or_default();
+        Self { digest, tenant, members, document }
+    }
+
+    /// A member that is a text.
+    pub fn text(&self, member: &str) -> Option<&str> {
+        self.members.get(member).and_then(Value::as_str)
+    }
+
+    pub fn is_revoked(&self) -> bool {
+        self.members.contains_key("revoked_at")
+    }
+
+    /// Whether it counts towards the maximum of its business: not when it is revoked or expired, nor when it was rotated
+    /// and ends soon.
+    pub fn is_active(&self, now_ms: u64) -> bool {
+        let Ok(document) = &self.document else { return false };
+        let was_rotated = document.expires_at.is_some() && self.text(SUCCESSOR).is_some();
+        !document.revoked && !was_rotated && document.expires_at.is_none_or(|end| now_ms < end)
+    }
+
+    /// A document with an id and a creation time, as the gate will read it.
+    pub(super) fn new(digest: Digest, wanted: &Members, now_ms: u64) -> Result<Self, RegistryError> {
+        let mut members = wanted.clone();
+        members.entry("id").or_insert_with(|| Uuid::new_v4().to_string().into());
+        members.entry("created_at").or_insert_with(|| clock::rfc3339(now_ms).into());
+        let document = KeyDocument::parse(json(&members).as_bytes())?;
+        Ok(Self { digest, tenant: document.tenant(), members, document: Ok(document) })
+    }
+
+    /// The same key with other members. What the gate cannot read is not made of what it can.
+    pub(super) fn with(&self, members: Members) -> Result<Self, RegistryError> {
+        let document = KeyDocument::parse_in(&self.tenant, json(&members).as_bytes());
+        match document {
+            Err(error) if self.document.is_ok() => Err(error.into()),
+            document => Ok(Self { digest: self.digest, tenant: self.tenant.clone(), members, document }),
+        }
+    }
+}
+
+impl Bounds {
+    /// Whether `growth` more active keys fit beside `standing`.
+    pub(super) fn check(&self, tenant: &Tenant, standing: &[StoredKey], growth: u64) -> Result<(), RegistryError> {
+        let Some(most) = self.applies_to(tenant) else { return Ok(()) };
+        let active = standing.iter().filter(|key| key.is_active(self.now_ms)).count() as u64;
+        if active + growth <= most {
+            return Ok(());
+        }
+        let (Tenant::Business(business) | Tenant::User(business)) = tenant;
+        Err(RegistryError::Full { business: business.clone(), most })
+    }
+
+    /// The maximum is a business's: a key that is bound to none is its user's.
+    pub(super) fn applies_to(&self, tenant: &Tenant) -> Option<u64> {
+        self.most.filter(|_| matches!(tenant, Tenant::Business(_)))
+    }
+}
+
+impl Fate {
+    /// The key and its successor as they will be.
+    pub(super) fn apply(self, before: &StoredKey, now_ms: u64) -> Result<Changed, RegistryError> {
+        let (after, successor) = match self {
+            Self::Unchanged => (Some(before.clone()), None),
+            Self::Changed(members) => (Some(before.with(members)?), None),
+            Self::Gone => (None, None),
+            Self::Replaced { old, digest, new } => {
+                (Some(before.with(old)?), Some(StoredKey::new(digest, &new, now_ms)?))
+            }
+        };
+        Ok(Changed { before: before.clone(), after, successor })
+    }
+}
+
+impl Changed {
+    /// How many more keys are active by it.
+    pub(super) fn growth(&self, now_ms: u64) -> u64 {
+        let active = |key: Option<&StoredKey>| u64::from(key.is_some_and(|key| key.is_active(now_ms)));
+        (active(self.after.as_ref()) + active(self.successor.as_ref())).saturating_sub(active(Some(&self.before)))
+    }
+
+    pub fn is_unchanged(&self) -> bool {
+        self.after.as_ref() == Some(&self.before) && self.successor.is_none()
+    }
+}
+
+/// What stands there answers an insertion of the same digest: it has all that is wanted, or something else. What it has
+/// beyond that (an id given to it, its revocation) is no difference.
+pub(super) fn compare(standing: StoredKey, wanted: &Members) -> Result<Insertion, RegistryError> {
+    let other = wanted.iter().find(|(member, value)| standing.members.get(*member) != Some(*value));
+    match other {
+        None => Ok(Insertion::AlreadyThere(standing)),
+        Some((member, _)) => {
+            let id = standing.text("id").unwrap_or("?").to_owned();
+            Err(RegistryError::Differs { id, member: member.clone() })
+        }
+    }
+}
+
+pub(super) fn json(members: &Members) -> String {
+    serde_json::to_string(members).expect("a JSON value is always JSON")
+}

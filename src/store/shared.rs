@@ -1,0 +1,28 @@
+//! What all workers of a process share of the store, whichever it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::calls::Calls;
+use super::exhausted::Exhausted;
+use super::health::StoreHealth;
+use super::usage::ledger::Ledger;
+
+/// What all workers of a process share of the store.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    pub health: Arc<StoreHealth>,
+    pub calls: Arc<Calls>,
+    pub exhausted: Arc<Exhausted>,
+    pub ledger: Arc<Ledger>,
+}
+
+impl Shared {
+    /// A store that answers within `deadline` is well.
+    pub fn new(deadline: Duration) -> prometheus::Result<Self> {
+        let health = Arc::new(StoreHealth::new().probed_within(deadline));
+        let calls = Arc::new(Calls::new()?);
+        let ledger = Arc::new(Ledger::new(calls.clone()));
+        Ok(Self { health, calls, exhausted: Arc::default(), ledger })
+    }
+}
