@@ -6,9 +6,29 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use thiserror::Error;
 
 /// The bits before an IPv4 address that is mapped into IPv6.
 const BEFORE_IPV4: u8 = 96;
+
+/// Why a text that somebody writes now is not taken for a network.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum NetworkError {
+    #[error("`{0}` is neither an address nor a network; write one such as `192.0.2.7` or `10.0.0.0/8`")]
+    NotANetwork(String),
+    /// Whoever wrote it meant either the network or the one address.
+    #[error("`{given}` has bits behind its prefix; write `{network}`, or the address alone")]
+    HostBits { given: String, network: IpNet },
+}
+
+/// What somebody writes now. In documents that stand already `parse` takes more.
+pub fn written(text: &str) -> Result<IpNet, NetworkError> {
+    let network = parse(text).ok_or_else(|| NetworkError::NotANetwork(text.to_owned()))?;
+    match network.trunc() {
+        whole if whole == network => Ok(network),
+        whole => Err(NetworkError::HostBits { given: text.to_owned(), network: whole }),
+    }
+}
 
 /// `::ffff:10.0.0.0/104` is `10.0.0.0/8`: as a network of IPv6 it would hold no client. One that is cut within the bits before
 /// the IPv4 address is neither of IPv4 nor of IPv6, and is none.
@@ -52,6 +72,20 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(parse(text).map(|network| network.to_string()).as_deref(), read, "{text}");
+        }
+    }
+
+    #[test]
+    fn whoever_writes_a_network_says_which_part_of_it_is_meant() {
+        assert_eq!(written("10.0.0.0/8").map(|network| network.to_string()), Ok("10.0.0.0/8".to_owned()));
+        assert_eq!(written("10.0.0.1").map(|network| network.to_string()), Ok("10.0.0.1/32".to_owned()));
+        for (text, wrong) in [
+            ("10.0.0.1/8", "`10.0.0.1/8` has bits behind its prefix; write `10.0.0.0/8`, or the address alone"),
+            ("::ffff:10.0.0.1/104", "`::ffff:10.0.0.1/104` has bits behind its prefix; write `10.0.0.0/8`"),
+            ("ten", "`ten` is neither an address nor a network"),
+        ] {
+            let told = written(text).map_err(|error| error.to_string());
+            assert!(told.as_ref().is_err_and(|told| told.starts_with(wrong)), "{told:?}");
         }
     }
 

@@ -179,7 +179,7 @@ mod tests {
 
     fn settings(store: &str, rest: &str) -> Settings {
         let yaml = format!(
-            "upstream: http://127.0.0.1:1\nstore: {{redis: 'redis://h', {store}}}\nroutes: {{/a: any}}\n{rest}\n"
+            "upstream: http://127.0.0.1:9\nstore: {{redis: 'redis://h', {store}}}\nroutes: {{/a: any}}\n{rest}\n"
         );
         load::from_text(&yaml, Path::new("."), "t").unwrap_or_else(|errors| panic!("{errors}"))
     }

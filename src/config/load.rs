@@ -202,6 +202,11 @@ fn reword(message: &str) -> String {
         "deserializing from YAML containing more than one document is not supported" => {
             "there is more than one document (`---`); keep one".to_owned()
         }
+        "found character that cannot start any token" => {
+            "nothing can begin with this character; a tab is the usual one: indent with spaces, and quote a text that begins with \
+             `@`, `` ` `` or `%`"
+                .to_owned()
+        }
         "repetition limit exceeded" => "aliases repeat too much; write the values out".to_owned(),
         "recursion limit exceeded" => "it is nested too deeply; is it the configuration?".to_owned(),
         _ => message.to_owned(),

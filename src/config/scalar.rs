@@ -7,6 +7,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::near;
+use crate::network::NetworkError;
 
 /// Why a value cannot be read, and what to write instead.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub enum ScalarError {
     Choice { text: String, advice: String },
     #[error("`{text}` is no {what}; write one such as `{example}`")]
     Other { text: String, what: &'static str, example: &'static str },
+    #[error("{0}")]
+    Network(NetworkError),
 }
 
 /// Longer than any that is meant; it keeps additions to a clock from overflowing.

@@ -147,6 +147,7 @@ pub fn age(text: &str) -> Result<u64, RuleError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::NetworkError;
 
     const NOW: u64 = 1_774_276_200_000;
 
@@ -224,6 +225,6 @@ mod tests {
             said,
             Err("`10.0.0.1/8` has bits behind its prefix; write `10.0.0.0/8`, or the address alone".to_owned())
         );
-        assert_eq!(texts(&["10.0.0.0/40"]), Err(RuleError::BadAddress("10.0.0.0/40".to_owned())));
+        assert_eq!(texts(&["10.0.0.0/40"]), Err(NetworkError::NotANetwork("10.0.0.0/40".to_owned()).into()));
     }
 }

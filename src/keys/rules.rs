@@ -12,8 +12,9 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use super::tenant::is_id;
+use crate::clock;
 use crate::limit::{Windows, WindowsError};
-use crate::{clock, network};
+use crate::network::{self, NetworkError};
 
 /// The longest name of a key, in characters.
 pub const LONGEST_NAME: usize = 200;
@@ -64,6 +65,8 @@ pub enum RuleError {
     LongName,
     #[error("the name holds a control character, such as a line break or a tab; leave it out")]
     NameControl,
+    #[error("the name holds the invisible character U+{0:04X}, by which it could be shown as another; leave it out")]
+    NameHidden(u32),
     #[error("a key belongs to a business, or to a user when it is bound to none; name a business or a user")]
     NoTenant,
     #[error("every key must have {0} here; give one")]
@@ -74,6 +77,10 @@ pub enum RuleError {
     BadId { what: Required, id: String },
     #[error("unknown scope `{scope}`; {advice}")]
     UnknownScope { scope: String, advice: String },
+    #[error("a scope is empty; is there a comma too many? Without any scope, leave the field out")]
+    EmptyScope,
+    #[error("`{0}` is later than the year 9999; write an earlier end, or none for a key that never ends")]
+    FarExpiry(String),
     #[error("`{0}` is no expiry; write a duration such as `90d` or `24h`, or a time such as `2027-01-31T00:00:00Z`")]
     BadExpiry(String),
     #[error("the expiry `{0}` is not in the future; write a later one")]
@@ -86,12 +93,12 @@ pub enum RuleError {
     NotByKey(String),
     #[error("the limit `{0}` is given twice; write all of its windows in one, such as `{0}=20/1s,200/10s`")]
     LimitTwice(String),
+    #[error("the limit `{0}` is set and taken away at once; do one of them")]
+    LimitSetAndTaken(String),
     #[error("the limit `{name}`: {wrong}")]
     BadWindows { name: String, wrong: WindowsError },
-    #[error("`{0}` is neither an address nor a network; write one such as `192.0.2.7` or `10.0.0.0/8`")]
-    BadAddress(String),
-    #[error("`{given}` has bits behind its prefix; write `{network}`, or the address alone")]
-    HostBits { given: String, network: IpNet },
+    #[error("{0}")]
+    BadAddress(#[from] NetworkError),
     #[error("there is no plan `{plan}`; {advice}")]
     UnknownPlan { plan: String, advice: String },
     #[error("`{0}` is no status; write `active` or `suspended`")]
@@ -134,6 +141,9 @@ impl Rules {
     pub fn check_scope(&self, scope: &str) -> Result<(), RuleError> {
         if self.knows(scope) {
             return Ok(());
+        }
+        if scope.is_empty() {
+            return Err(RuleError::EmptyScope);
         }
         Err(RuleError::UnknownScope { scope: scope.to_owned(), advice: self.advice(scope) })
     }
@@ -182,8 +192,12 @@ impl Rules {
     ) -> Result<BTreeMap<String, Option<Arc<Windows>>>, RuleError> {
         let mut settled = BTreeMap::new();
         for (name, windows) in limits {
-            if settled.contains_key(&name) {
-                return Err(RuleError::LimitTwice(name));
+            match settled.get(&name) {
+                None => {}
+                Some(first) if Option::<Arc<Windows>>::is_some(first) != windows.is_some() => {
+                    return Err(RuleError::LimitSetAndTaken(name));
+                }
+                Some(_) => return Err(RuleError::LimitTwice(name)),
             }
             let Some(texts) = windows else {
                 settled.insert(name, None);
@@ -247,21 +261,40 @@ pub fn check_name(name: &str) -> Result<(), RuleError> {
     if name.chars().any(char::is_control) {
         return Err(RuleError::NameControl);
     }
+    if let Some(hidden) = name.chars().find(|character| is_hidden(*character)) {
+        return Err(RuleError::NameHidden(hidden.into()));
+    }
     if name.chars().count() > LONGEST_NAME {
         return Err(RuleError::LongName);
     }
     Ok(())
 }
 
+/// Characters that show nothing and change how what is around them is shown or compared: those that turn the direction of text
+/// (UAX #9), separators of lines, and the other format characters (general category Cf, and U+034F). The two joiners U+200C and
+/// U+200D are none of them: Persian words and emoji are written with them.
+pub fn is_hidden(character: char) -> bool {
+    matches!(
+        character,
+        '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}' | '\u{891}'
+            | '\u{8e2}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}'
+            | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e007f}'
+    )
+}
+
 /// When a key ends (milliseconds since the epoch, whole seconds): `90d`, `24h`, `30m`, `90s` from now, or RFC 3339.
 pub fn expiry(text: &str, now_ms: u64) -> Result<u64, RuleError> {
-    let bad = || RuleError::BadExpiry(text.to_owned());
-    let at = match duration_ms(text) {
-        Some(duration) => now_ms.checked_add(duration),
-        None => clock::parse_rfc3339(text),
+    let at = match amount_and_unit(text) {
+        Some((amount, unit_ms)) => amount.saturating_mul(unit_ms).saturating_add(now_ms),
+        None => clock::parse_rfc3339(text).ok_or_else(|| RuleError::BadExpiry(text.to_owned()))?,
     };
+    if at > LAST_MS {
+        return Err(RuleError::FarExpiry(text.to_owned()));
+    }
     // Documents hold whole seconds; what is cut off must not make the key last longer.
-    let at = at.filter(|&at| at <= LAST_MS).ok_or_else(bad)? / 1000 * 1000;
+    let at = at / 1000 * 1000;
     if at <= now_ms {
         return Err(RuleError::PastExpiry(text.to_owned()));
     }
@@ -269,6 +302,12 @@ pub fn expiry(text: &str, now_ms: u64) -> Result<u64, RuleError> {
 }
 
 pub(super) fn duration_ms(text: &str) -> Option<u64> {
+    let (amount, unit_ms) = amount_and_unit(text)?;
+    amount.checked_mul(unit_ms)
+}
+
+/// `90d` is 90 times so many milliseconds. Digits that are too many for a number are the largest one.
+fn amount_and_unit(text: &str) -> Option<(u64, u64)> {
     let unit_ms: u64 = match text.as_bytes().last()? {
         b's' => 1000,
         b'm' => 60_000,
@@ -277,10 +316,10 @@ pub(super) fn duration_ms(text: &str) -> Option<u64> {
         _ => return None,
     };
     let amount = &text[..text.len() - 1];
-    if !amount.bytes().all(|b| b.is_ascii_digit()) {
+    if amount.is_empty() || !amount.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    amount.parse::<u64>().ok()?.checked_mul(unit_ms)
+    Some((amount.parse().unwrap_or(u64::MAX), unit_ms))
 }
 
 /// `did you mean `a` or `b`?`: the known names that differ by a slip, the closest first.
@@ -294,15 +333,7 @@ pub(super) fn near_misses<'a>(name: &str, known: impl Iterator<Item = &'a str>) 
 }
 
 pub fn networks(texts: &[String]) -> Result<Vec<IpNet>, RuleError> {
-    let read = |text: &String| {
-        let network = network::parse(text).ok_or_else(|| RuleError::BadAddress(text.clone()))?;
-        match network.trunc() {
-            whole if whole == network => Ok(network),
-            // Whoever wrote it meant either the network or the one address.
-            whole => Err(RuleError::HostBits { given: text.clone(), network: whole }),
-        }
-    };
-    texts.iter().map(read).collect()
+    texts.iter().map(|text| Ok(network::written(text)?)).collect()
 }
 
 pub(super) fn listed<'a>(known: impl Iterator<Item = &'a str>, what: &str) -> String {
@@ -384,10 +415,22 @@ mod tests {
         for past in ["2026-03-23T14:30:00Z", "2020-01-01T00:00:00Z", "0d", "0s"] {
             assert_eq!(expiry(past, NOW), Err(RuleError::PastExpiry(past.to_owned())), "{past}");
         }
-        for bad in
-            ["", "d", "90", "-1d", "+1d", "1.5h", "90 d", "tomorrow", "2026-03-23", "9999999d", "99999999999999d"]
-        {
+        for bad in ["", "d", "90", "-1d", "+1d", "1.5h", "90 d", "tomorrow", "2026-03-23"] {
             assert_eq!(expiry(bad, NOW), Err(RuleError::BadExpiry(bad.to_owned())), "{bad}");
         }
+        for far in ["9999999d", "99999999999999d", "99999999999999999999999s"] {
+            assert_eq!(expiry(far, NOW), Err(RuleError::FarExpiry(far.to_owned())), "{far}");
+        }
+    }
+
+    #[test]
+    fn a_name_shows_all_that_is_in_it() {
+        for good in ["billing job", "Größe", "می\u{200c}خواهم", "👩\u{200d}💻", "請求"] {
+            assert_eq!(check_name(good), Ok(()), "{good}");
+        }
+        for hidden in ['\u{202e}', '\u{2066}', '\u{200b}', '\u{feff}', '\u{2028}', '\u{ad}', '\u{e0041}'] {
+            assert_eq!(check_name(&format!("a{hidden}b")), Err(RuleError::NameHidden(hidden.into())));
+        }
+        assert_eq!(check_name("a\nb"), Err(RuleError::NameControl));
     }
 }

@@ -4,6 +4,7 @@
 //! part of it is taken down, buffers and all, and set up again at the next byte.
 
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::IpAddr;
@@ -48,6 +49,10 @@ const PARK_AFTER: Duration = Duration::from_millis(100);
 /// field, and not touched where there are fewer.
 const HEADERS_READ: usize = 4;
 
+/// So much more than is allowed of an HTTP/2 head is read, so that a request that is too large gets an answer that says so, and is
+/// counted. Past that h2 answers a bare 431, and past four times that it ends the connection.
+const H2_HEADERS_READ: u32 = 48 * 1024;
+
 /// How long an idle HTTP/1.1 connection stays when draining closes: a client that is about to ask gets its answer, which tells
 /// it to connect elsewhere, instead of a connection that closes under its request.
 const H1_LINGER: Duration = Duration::from_millis(500);
@@ -87,7 +92,7 @@ async fn connected(live: &Rc<Live>, mut stream: TcpStream, peer: IpAddr, drain: 
     }
 }
 
-/// A connection has failed before its first request, or behind its last: there is no request that could be logged.
+/// A connection has failed, and there is no request that could be logged.
 fn failed(live: &Live, peer: IpAddr, at: FailedAt, error: &io::Error) {
     // Who connects and leaves without a word has asked only whether somebody is there.
     if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) {
@@ -97,7 +102,11 @@ fn failed(live: &Live, peer: IpAddr, at: FailedAt, error: &io::Error) {
     let metrics = &context.service.counts.metrics;
     metrics.connection_failed(at);
     if metrics.said.is_news(at.name(), Instant::now().into_std()) {
-        warn!(%peer, at = at.name(), %error, "a connection failed before its request; others that do are only counted for a minute");
+        let what = match at {
+            FailedAt::Http2 => "an HTTP/2 connection was ended, with every request on it",
+            FailedAt::Tls | FailedAt::Proxy | FailedAt::Head => "a connection failed before its request",
+        };
+        warn!(%peer, at = at.name(), %error, "{what}; others are only counted for a minute");
     }
 }
 
@@ -282,7 +291,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = stream.activity.clone();
-    let streams = Streams::default();
+    let (streams, ip) = (Streams::default(), peer.address.ip());
     let builder = http2_builder(bounds, streams.clone());
     let service = service(live.clone(), peer, Line::H2(streams.clone()));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
@@ -292,13 +301,20 @@ where
     loop {
         tokio::select! {
             biased;
-            ended = &mut connection => return ended.map_err(io::Error::other),
+            ended = &mut connection => {
+                if let Err(error) = &ended && ended_by_h2(error) {
+                    failed(live, ip, FailedAt::Http2, &io::Error::other(innermost(error)));
+                }
+                return ended.map_err(io::Error::other);
+            }
             () = streams.abused() => {
                 connection.as_mut().graceful_shutdown();
                 // Whatever can be said is said; what is under way ends with the connection.
                 let _ = poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await;
                 streams.end();
-                return Err(io::Error::other("the client gave up too many streams"));
+                let error = io::Error::other("the client gave up too many streams");
+                failed(live, ip, FailedAt::Http2, &error);
+                return Err(error);
             }
             () = &mut closing, if !leaving => {
                 leaving = true;
@@ -322,6 +338,18 @@ where
             }
         }
     }
+}
+
+/// Whether h2 ended the connection for what the client sent, as far too large a head or a flood: requests that were under way on
+/// it end with it.
+fn ended_by_h2(error: &hyper::Error) -> bool {
+    let of_h2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    of_h2.is_some_and(|error| error.is_go_away() && error.is_library())
+}
+
+/// hyper's own text names only itself.
+fn innermost(error: &hyper::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// What hyper calls for each request.
@@ -358,7 +386,7 @@ fn http2_builder(bounds: &Bounds, streams: Streams) -> http2::Builder<Streams> {
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(bounds.streams)
-        .max_header_list_size(bounds.header_bytes)
+        .max_header_list_size(bounds.header_bytes.saturating_add(H2_HEADERS_READ))
         .initial_stream_window_size(bounds.stream_window)
         .initial_connection_window_size(bounds.connection_window)
         .keep_alive_interval(bounds.ping)

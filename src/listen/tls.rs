@@ -40,6 +40,8 @@ pub enum TlsError {
     ClientCa { file: String, error: VerifierBuilderError },
     #[error("{file}: {error}; every certificate in it must be an authority's")]
     Authority { file: String, error: rustls::Error },
+    #[error("{0}: it has expired, and the one in use has not; write a certificate that is valid")]
+    Expired(String),
     #[error("{0}")]
     Tls(#[from] rustls::Error),
 }
@@ -76,9 +78,16 @@ impl Acceptor {
         Self::with_tickets(settings, aws_lc_rs::Ticketer::new()?)
     }
 
-    /// The same after a reload: sessions from before can be resumed.
-    pub fn renewed(&self, settings: &Tls) -> Result<Self, TlsError> {
-        Self::with_tickets(settings, self.tickets.clone())
+    /// The same after a reload: sessions from before can be resumed. No certificate that has ended at `now_ms` takes the place of
+    /// a valid one; where the one in use has ended as well, nothing gets worse, and the rest of a configuration may act.
+    pub fn renewed(&self, settings: &Tls, now_ms: u64) -> Result<Self, TlsError> {
+        let renewed = Self::with_tickets(settings, self.tickets.clone())?;
+        let ended = |one: &&Certificate| one.has_ended(now_ms);
+        let was_ended = |file: &str| self.certificates.iter().filter(ended).any(|former| former.file == file);
+        match renewed.certificates.iter().filter(ended).find(|one| !was_ended(&one.file)) {
+            Some(worse) => Err(TlsError::Expired(worse.file.clone())),
+            None => Ok(renewed),
+        }
     }
 
     fn with_tickets(settings: &Tls, tickets: Arc<dyn ProducesTickets>) -> Result<Self, TlsError> {
@@ -105,6 +114,12 @@ impl Acceptor {
         let several = self.by_name.named.len() > 1;
         let presented = several.then(|| Presented { by_name: self.by_name.clone(), place: place() });
         Ok((stream, h2, presented))
+    }
+}
+
+impl Certificate {
+    pub fn has_ended(&self, now_ms: u64) -> bool {
+        self.not_after < now_ms / 1000
     }
 }
 

@@ -156,7 +156,11 @@ const REFUSALS: [(&str, &str, &str); 11] = [
     ("403", "Forbidden", "The caller's role or businesses do not allow it, or another site's page asked."),
     ("404", "NoKey", "The caller has no such key."),
     ("405", "NoSuchMethod", "The path has no such method; `Allow` names those that it has."),
-    ("409", "TooManyKeys", "The business has as many active keys as it may have."),
+    (
+        "409",
+        "Conflict",
+        "The business has as many active keys as it may have (`too_many_keys`); or the key was rotated already (`rotated_already`).",
+    ),
     ("413", "TooLarge", "The body is larger than 64 KiB."),
     ("415", "NoJson", "The body is not `application/json`."),
     ("422", "Unprocessable", "The body or the query breaks a rule; `detail` says which."),
@@ -242,14 +246,18 @@ fn schemas() -> Value {
         "KeyList": object(&["keys", "total"], json!({"keys": {"type": "array", "items": reference("Key")}, "total": count()})),
         "Creation": object(&["name"], json!({
             "name": name(),
-            "business_id": reference("Id"),
+            "business_id": or_null(&reference("Id")),
             "unscoped": {"type": "boolean", "default": false, "description": "A key for no business, where that is allowed."},
-            "scopes": scopes(),
-            "expires_at": expires,
+            "scopes": or_null(&scopes()),
+            "expires_at": expires_or_never,
         })),
-        "Change": object(&[], json!({"name": name(), "scopes": scopes(), "expires_at": expires_or_never})),
+        "Change": object(&[], json!({
+            "name": or_null(&name()),
+            "scopes": or_null(&scopes()),
+            "expires_at": expires_or_never,
+        })),
         "Rotation": object(&[], json!({
-            "overlap": {"type": "string", "description": "How long the old key goes on, such as `24h`; none by default."},
+            "overlap": {"type": ["string", "null"], "description": "How long the old key goes on, such as `24h`; none by default."},
         })),
         "Usage": object(&[&used[..], &["id", "prefix", "business"]].concat(), merged(&of_use, json!({
             "id": reference("Id"), "prefix": {"type": ["string", "null"]},

@@ -16,6 +16,7 @@ pub fn refusal(reason: Reason, detail: Option<String>) -> Denial {
 pub fn broken(rule: RuleError) -> Denial {
     let reason = match &rule {
         RuleError::NotGranted(_) => Reason::RoleRequired,
+        RuleError::Rotated(_) => Reason::RotatedAlready,
         _ => Reason::Unprocessable,
     };
     refusal(reason, Some(sentence(&rule.to_string())))

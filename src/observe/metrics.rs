@@ -48,7 +48,7 @@ pub enum BrokenBy {
     Gate,
 }
 
-/// What a connection failed at before there was a request, as metrics name it.
+/// What a connection failed at without a request that could be logged, as metrics name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailedAt {
     Tls,
@@ -56,6 +56,8 @@ pub enum FailedAt {
     Proxy,
     /// An HTTP/1.1 request's head: malformed, or larger than hyper reads.
     Head,
+    /// What h2 ends a connection for, with every request on it: heads far too large, floods, broken framing.
+    Http2,
 }
 
 /// One per process; every method may be called from any worker.
@@ -107,13 +109,14 @@ impl BrokenBy {
 }
 
 impl FailedAt {
-    const ALL: [Self; 3] = [Self::Tls, Self::Proxy, Self::Head];
+    const ALL: [Self; 4] = [Self::Tls, Self::Proxy, Self::Head, Self::Http2];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Tls => "tls",
             Self::Proxy => "proxy",
             Self::Head => "head",
+            Self::Http2 => "http2",
         }
     }
 }

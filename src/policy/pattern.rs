@@ -30,6 +30,10 @@ pub enum PatternError {
         "`{0}` is no method that a route can have; write GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, or none for every method"
     )]
     Method(String),
+    #[error(
+        "a blank or nothing stands beside a comma among the methods; write them without, as in `GET,POST /v1/agents`"
+    )]
+    MethodGap,
     #[error("one space stands between the methods and the path: `GET /v1/agents`")]
     Space,
     #[error("a path begins with `/`: `GET /v1/agents`")]
@@ -100,6 +104,9 @@ fn parse_methods(text: &str) -> Result<Vec<Method>, PatternError> {
         [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
     let mut methods = Vec::new();
     for name in text.split(',') {
+        if name.is_empty() {
+            return Err(PatternError::MethodGap);
+        }
         let known = KNOWN.into_iter().find(|m| m.as_str() == name);
         let method = known.ok_or_else(|| PatternError::Method(name.to_owned()))?;
         if methods.contains(&method) {

@@ -45,6 +45,7 @@ pub enum Reason {
     RoleRequired,
     KeyNotFound,
     TooManyKeys,
+    RotatedAlready,
     /// It was done, and is not held by as many replicas as `management.wait_replicas` wants.
     Unconfirmed,
 }
@@ -59,7 +60,7 @@ struct Row {
 }
 
 impl Reason {
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::BadRequest,
         Self::BadPath,
         Self::AmbiguousKey,
@@ -96,6 +97,7 @@ impl Reason {
         Self::RoleRequired,
         Self::KeyNotFound,
         Self::TooManyKeys,
+        Self::RotatedAlready,
         Self::Unconfirmed,
     ];
 
@@ -173,6 +175,7 @@ impl Reason {
             Self::RoleRequired => same("role_required", 403, FORBIDDEN),
             Self::KeyNotFound => same("key_not_found", 404, "There is no such key"),
             Self::TooManyKeys => same("too_many_keys", 409, "There are too many active keys"),
+            Self::RotatedAlready => same("rotated_already", 409, "The key was rotated already"),
             Self::Unconfirmed => same("unconfirmed", 503, "It is done, but the store's replicas have not confirmed it"),
         }
     }

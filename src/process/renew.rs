@@ -130,8 +130,8 @@ pub fn tell_operators(settings: &Settings, tls: Option<&Acceptor>, metrics: &Met
     metrics.start_routes(operations.iter().map(String::as_str));
     let certificates = tls.map(Acceptor::certificates).unwrap_or_default();
     metrics.certificates(certificates.iter().map(|one| (one.file.as_str(), one.not_after)));
-    let now = clock::now_ms() / 1000;
-    for one in certificates.iter().filter(|one| one.not_after < now) {
+    let now_ms = clock::now_ms();
+    for one in certificates.iter().filter(|one| one.has_ended(now_ms)) {
         warn!(file = one.file, "this certificate has expired; clients will refuse it");
     }
 }

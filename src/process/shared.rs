@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::counting::Counting;
 use super::start_error::StartError;
+use crate::clock;
 use crate::config::Settings;
 use crate::gate::{Gate, Guessing, KnownKeys, SharedState};
 use crate::listen;
@@ -48,7 +49,7 @@ impl Prepared {
     /// Reads every file that the settings name; `former` is what the listener's TLS was before a reload.
     pub fn new(settings: Settings, former: Option<&Acceptor>, store: &StoreHandle) -> Result<Self, StartError> {
         let acceptor = |tls| match former {
-            Some(former) => former.renewed(tls),
+            Some(former) => former.renewed(tls, clock::now_ms()),
             None => Acceptor::new(tls),
         };
         let tls = settings.listen.tls.as_ref().map(acceptor).transpose()?;

@@ -11,6 +11,9 @@ use crate::gate::{Denial, Oversize};
 /// RFC 9110 §4.1 recommends that URIs of at least 8,000 octets are supported.
 const LONGEST_TARGET: usize = 8 * 1024;
 
+/// What HTTP/2 counts for a field beside its name and value (RFC 9113 §6.5.2): 32, less what HTTP/1.1 writes around them.
+const BESIDE_H2_FIELD: usize = 32 - 4;
+
 /// Methods that a gate has no use for: one asks to be echoed, one to be connected to somewhere.
 const REFUSED: [Method; 2] = [Method::TRACE, Method::CONNECT];
 
@@ -38,7 +41,7 @@ pub fn check(head: &mut Parts, uri: &Uri, settings: &Settings, allow: impl FnOnc
     let fields = Fields::of(&head.headers);
     let oversize = match () {
         () if target > LONGEST_TARGET => Some(Oversize::Target),
-        () if fields.size > settings.header_bytes => Some(Oversize::Headers),
+        () if is_oversize(&fields, head, settings) => Some(Oversize::Headers),
         () => None,
     };
     if fields.encoded {
@@ -52,6 +55,13 @@ pub fn check(head: &mut Parts, uri: &Uri, settings: &Settings, allow: impl FnOnc
         _ => TargetForm::Resource,
     };
     Ok(Head { asked, oversize })
+}
+
+fn is_oversize(fields: &Fields<'_>, head: &Parts, settings: &Settings) -> bool {
+    match head.version {
+        Version::HTTP_2 => fields.size + BESIDE_H2_FIELD * head.headers.len() > settings.h2_header_bytes,
+        _ => fields.size > settings.header_bytes,
+    }
 }
 
 /// What one walk along the fields finds.

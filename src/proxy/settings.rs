@@ -16,6 +16,8 @@ pub struct Settings {
     pub rate_limit_headers: RateLimitHeaders,
     /// All header fields of a request together, in bytes (`listen.limits.header_bytes`).
     pub header_bytes: usize,
+    /// The same over HTTP/2, which counts 32 bytes more for each field (`listen.limits.h2_header_bytes`; RFC 9113 §6.5.2).
+    pub h2_header_bytes: usize,
     pub streams: Streams,
     /// Absent: the gate says nothing to browsers.
     pub cors: Option<Cors>,

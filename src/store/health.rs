@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -10,6 +10,7 @@ use tokio::sync::futures::Notified;
 
 use super::StoreError;
 use super::breaker::Breaker;
+use super::missed::MissedDeadlines;
 use super::refusal::Refusal;
 use crate::log_throttle::LogThrottle;
 
@@ -39,15 +40,16 @@ pub struct StoreHealth {
     probe_within: AtomicU64,
     /// What befalls the connections of all workers is one event.
     pub(super) said: LogThrottle,
+    pub(super) missed: Arc<MissedDeadlines>,
 }
 
 impl Default for StoreHealth {
     fn default() -> Self {
         let (up, needed) = (AtomicBool::new(false), AtomicBool::new(true));
         let probe_within = AtomicU64::new(milliseconds(PROBE));
-        let (nodes, evicting, shut_out, breaker, silences, refusal, said) = Default::default();
+        let (nodes, evicting, shut_out, breaker, silences, refusal, said, missed) = Default::default();
         let revived = Notify::new();
-        Self { up, nodes, needed, evicting, shut_out, breaker, silences, refusal, revived, probe_within, said }
+        Self { up, nodes, needed, evicting, shut_out, breaker, silences, refusal, revived, probe_within, said, missed }
     }
 }
 

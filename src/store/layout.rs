@@ -48,7 +48,8 @@ impl Layout {
         self.in_slot(&tenant.to_string(), "keys")
     }
 
-    /// `P:{<tenant>}:minted` → how many keys have become active there since a maximum holds; it only grows.
+    /// `P:{<tenant>}:minted` → how many keys have become active there since a maximum holds; it only
+    /// grows, and goes an hour after the last key.
     pub fn minted(&self, tenant: &Tenant) -> String {
         self.in_slot(&tenant.to_string(), "minted")
     }

@@ -16,6 +16,7 @@ pub mod health;
 pub mod keyring;
 pub mod layout;
 pub mod members;
+mod missed;
 pub mod outage;
 pub mod probing;
 pub mod record;
@@ -89,13 +90,20 @@ async fn guarded<T, F: Future<Output = Result<T, StoreError>>>(
 ) -> Result<T, StoreError> {
     // One node of a cluster that is gone says nothing about the others; there each connection knows for itself.
     if !redis.is_one_node() {
-        return call().await;
+        return seen(redis, call().await);
     }
     let breaker = redis.health().breaker();
     breaker.admit()?;
-    let answer = call().await;
+    let answer = seen(redis, call().await);
     if breaker.record(now.into_std(), answer.as_ref().err()) {
         tokio::spawn(probe(redis.clone()));
+    }
+    answer
+}
+
+fn seen<T>(redis: &RedisStore, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+    if let Err(StoreError::Deadline) = answer {
+        redis.health().missed.count();
     }
     answer
 }

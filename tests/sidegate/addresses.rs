@@ -127,6 +127,29 @@ fn a_network_that_holds_more_than_all_of_ipv4_in_its_ipv6_form_is_refused() {
     assert_ne!(output.status.code(), Some(0), "{}", text(&output.stdout));
 }
 
+/// `127.0.0.1/8` for `/32` would shut everybody out, or let them in.
+#[test]
+fn bits_behind_a_networks_prefix_are_refused_by_every_way_in() {
+    let stage = Stage::set();
+    let (network, advice) = ("127.0.0.1/8", "has bits behind its prefix; write `127.0.0.0/8`, or the address alone");
+    for (field, yaml) in [
+        ("deny.addresses", format!("deny: {{addresses: ['{network}']}}")),
+        ("listen.trusted_proxies", format!("listen: {{address: '127.0.0.1:0', trusted_proxies: ['{network}']}}")),
+    ] {
+        let output =
+            on_config(&whole(&format!("{yaml}\nroutes: {{/public: public}}")), &["check"], &stage.environment());
+        let error = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && error.contains(field) && error.contains(advice), "{error}");
+    }
+    let (_stage, gate) = yard("", "");
+    let output = gate.command(&["keys", "create", "--name", "n", "--business", "acme", "--allow-addresses", network]);
+    assert!(text(&output.stderr).contains(advice), "{}", text(&output.stderr));
+    let line = json!({"sha256": "0".repeat(64), "name": "n", "business": "acme", "allow_addresses": [network]});
+    let output = gate.command_reading(&["keys", "import"], &line.to_string());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains(advice), "{}", text(&output.stderr));
+}
+
 #[test]
 fn the_proxy_protocol_without_anybody_to_trust_is_refused() {
     let stage = Stage::set();

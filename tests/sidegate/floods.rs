@@ -190,20 +190,20 @@ fn heads_that_are_too_large_or_malformed_are_told_so() {
     for (block, status) in [
         (request("GET", "/public", &many), "431"),
         (request("GET", "/public", &[("x", &large[..15_000]), ("z", &large[..2_000])]), "431"),
+        (request("GET", "/public", &[("x", &large), ("y", &large), ("z", &large)]), "431"),
         (request("GET", &path, &[]), "414"),
         (request("GET", "/public", &[("x", " padded")]), "400"),
         (request("GET", "/public", &[("x", "padded\t")]), "400"),
     ] {
         let mut connection = Connection::open(gate.address, &[]);
-        let (first, rest) = block.split_at(block.len().min(16_000));
-        let flags = if rest.is_empty() { WHOLE } else { END_STREAM };
-        connection.send(&frame(HEADERS, flags, 1, first));
-        if !rest.is_empty() {
-            connection.send(&frame(CONTINUATION, END_HEADERS, 1, rest));
-        }
+        send_head(&mut connection, 1, &block);
         let answer = connection.find(LONG, |frame| frame.kind == HEADERS && frame.stream == 1).expect("an answer");
         assert!(says(&answer.payload, status), "{status}: {answer:?}");
+        // Each is the gate's own answer: with an id, a line and a count.
+        assert!(answer.payload.len() > 36, "{status}: {answer:?}");
     }
+    let denied = |reason: &str| gate.metric("sidegate_denials_total", &[&format!("reason=\"{reason}\"")]);
+    assert_eq!((denied("headers_too_large"), denied("uri_too_long"), denied("bad_request")), (3.0, 1.0, 2.0));
     let lines: Vec<String> = names.iter().map(|name| format!("{name}: 1")).collect();
     let lines: Vec<&[u8]> = lines.iter().map(String::as_bytes).collect();
     assert_eq!(gate.raw("GET", "/public", &lines).status, 431);
@@ -215,6 +215,25 @@ fn heads_that_are_too_large_or_malformed_are_told_so() {
     assert!(stage.upstream.seen().is_empty());
 }
 
+/// What h2 ends a connection for leaves a trace, since others' requests may end with it.
+#[test]
+fn a_head_far_too_large_ends_its_connection_and_is_counted() {
+    let (stage, gate) = yard();
+    let ended = || gate.metric("sidegate_connections_failed_total", &["why=\"http2\""]);
+    assert_eq!(ended(), 0.0);
+    let large = "y".repeat(300_000);
+    for count in [1.0, 2.0] {
+        let mut connection = Connection::open(gate.address, &[]);
+        send_head(&mut connection, 1, &request("GET", "/public", &[("x", &large)]));
+        assert!(told_to_go(&mut connection), "it goes on");
+        until("it to be counted", || (ended() >= count).then_some(()));
+    }
+    let said = gate.said("an HTTP/2 connection was ended");
+    assert!(said.contains("127.0.0.1"), "{said}");
+    assert_eq!(gate.written().matches("an HTTP/2 connection was ended").count(), 1);
+    serves(&gate, &stage);
+}
+
 #[test]
 fn more_streams_than_allowed_are_refused() {
     let (stage, gate) = yard();
@@ -222,7 +241,7 @@ fn more_streams_than_allowed_are_refused() {
     let mut connection = Connection::open(gate.address, &[]);
     let told = connection.find(LONG, |frame| frame.kind == SETTINGS && frame.flags & ACK == 0).expect("its settings");
     let told: Vec<_> = told.payload.chunks(6).map(<[u8]>::to_vec).collect();
-    for (id, value) in [(3, 100), (6, 16 * 1024), (4, 64 * 1024)] {
+    for (id, value) in [(3, 100), (6, 64 * 1024), (4, 64 * 1024)] {
         assert!(told.contains(&setting(id, value)), "setting {id} is not {value}: {told:?}");
     }
     for stream in (1..202).step_by(2) {
@@ -269,6 +288,16 @@ fn yard() -> (Stage, Gate) {
     let stage = Stage::set();
     let gate = stage.gate("routes: {/public: public, /guarded: any}\nworkers: 2");
     (stage, gate)
+}
+
+/// A request without a body, in as many frames as its head needs.
+fn send_head(connection: &mut Connection, stream: u32, block: &[u8]) {
+    let mut pieces = block.chunks(16_000).enumerate().peekable();
+    while let Some((index, piece)) = pieces.next() {
+        let (kind, begun) = if index == 0 { (HEADERS, END_STREAM) } else { (CONTINUATION, 0) };
+        let flags = if pieces.peek().is_none() { begun | END_HEADERS } else { begun };
+        connection.send(&frame(kind, flags, stream, piece));
+    }
 }
 
 /// Somebody else is served.

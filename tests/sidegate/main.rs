@@ -35,6 +35,7 @@ mod h2_upstreams;
 mod heads;
 mod inject;
 mod keys_life;
+mod keys_traces;
 mod life;
 mod limits;
 mod logs;

@@ -303,7 +303,7 @@ async fn a_rotated_key_goes_on_for_its_overlap() {
             assert_eq!(new[same], old[same], "{same}");
         }
         assert_eq!(uses(&gate, &new).await, 200);
-        assert_eq!(rotate(&old, Value::Null).await.status, 422, "it was rotated already");
+        assert_eq!(rotate(&old, json!({"overlap": null})).await.denial(), (409, "rotated_already".to_owned()));
         let deadline = Instant::now() + PATIENCE;
         while uses(&gate, &old).await != 401 {
             assert!(Instant::now() < deadline, "it never ends");

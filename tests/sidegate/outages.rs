@@ -77,6 +77,22 @@ async fn a_server_that_stalls_for_a_moment_keeps_its_connections() {
     assert_eq!(connected(), before, "nobody connects again for a moment's silence");
 }
 
+/// Too short to open the breaker; the requests that were refused for it are told of all the same.
+#[tokio::test]
+async fn a_stall_that_opens_no_breaker_is_told_of_once() {
+    let scene = Scene::set("").await;
+    for _ in 0..2 {
+        scene.proxy.mood(Mood::Silent);
+        assert_eq!(scene.ask(&scene.good.text).await.status, 503);
+        scene.proxy.mood(Mood::Pass);
+        scene.recovers("a stall").await;
+    }
+    let said = scene.gate.said("calls missed their deadline");
+    assert!(said.contains("WARN") && said.contains("calls"), "{said}");
+    assert_eq!(scene.gate.written().matches("calls missed their deadline").count(), 1);
+    assert!(!scene.gate.written().contains("breaker open"));
+}
+
 #[tokio::test]
 async fn a_server_that_is_gone_without_a_word_is_left_within_the_time_of_a_failover() {
     let scene = Scene::set("").await;

@@ -61,7 +61,7 @@ async fn a_pair_that_does_not_match_leaves_the_former_in_use() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_certificate_is_a_metric_and_one_that_has_ended_a_warning() {
+async fn the_end_of_a_certificate_is_a_metric_and_one_that_has_ended_replaces_no_valid_one() {
     let yard = Yard::set();
     let ends = || yard.gate.metric("sidegate_tls_certificate_not_after_timestamp_seconds", &["tls.crt\""]);
     // What rcgen writes where nobody says otherwise: the end of the year 4095.
@@ -71,9 +71,32 @@ async fn the_end_of_a_certificate_is_a_metric_and_one_that_has_ended_a_warning()
     fs::copy(expired.cert_file(), yard.at("expired/tls.crt")).expect("the folder is writable");
     fs::copy(expired.key_file(), yard.at("expired/tls.key")).expect("the folder is writable");
     yard.point("expired");
+    until("the failure", || (yard.gate.reloads("failure") == 1).then_some(()));
+    let said = yard.gate.said("not reloaded");
+    assert!(said.contains("tls.crt: it has expired, and the one in use has not"), "{said}");
+    assert!(ends() > 4_000_000_000.0, "{}", ends());
+    assert_eq!(yard.shown(&yard.certificates[0]).await, Some(200));
+    yard.point_to(1);
     until("the rotation", || (yard.gate.reloads("success") == 1).then_some(()));
-    assert!((ends() - 1_009_843_200.0).abs() < f64::EPSILON, "2002-01-01, not {}", ends());
-    yard.gate.said("has expired");
+    assert_eq!(yard.shown(&yard.certificates[1]).await, Some(200));
+}
+
+/// Where it had ended before, nothing gets worse, and the rest of the configuration acts.
+#[test]
+fn a_certificate_that_had_ended_holds_up_no_reload() {
+    let (stage, expired) = (Stage::set(), Certificate::expired("one.example"));
+    let yaml = |routes: &str| {
+        format!(
+            "listen: {{address: '127.0.0.1:0', tls: {{certificates: {{cert: '{}', key: '{}'}}}}}}\nroutes: {{{routes}}}",
+            expired.cert_file().display(),
+            expired.key_file().display(),
+        )
+    };
+    let gate = stage.gate(&yaml("/public: public"));
+    gate.said("has expired");
+    let ends = gate.metric("sidegate_tls_certificate_not_after_timestamp_seconds", &[]);
+    assert!((ends - 1_009_843_200.0).abs() < f64::EPSILON, "2002-01-01, not {ends}");
+    gate.reload(&yaml("/public: public, /more: public"));
 }
 
 /// A session that one worker began is resumed by another, and after a reload.

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::session::{KeysSetting, Session};
 use super::words::printable;
 use crate::cli::exit::{DONE, FAILED};
-use crate::keys::rules::{Holder, Required, RuleError, check_name};
+use crate::keys::rules::{Holder, Required, RuleError, check_name, networks};
 use crate::keys::{Digest, Formats, mask};
 use crate::store::StoreError;
 use crate::store::keyring::{Asker, Granting};
@@ -147,6 +147,10 @@ fn read(line: &[u8], setting: &KeysSetting) -> Result<(Digest, Members), String>
     let digest = Digest::parse_hex(&line.sha256)
         .ok_or("sha256: write the key's SHA-256 as 64 hexadecimal digits, never the key itself")?;
     check_name(&line.name).map_err(|error| format!("name: {error}"))?;
+    // Documents that stand are read more leniently; this one is written now.
+    let allowed = line.allow_addresses.iter().filter_map(Value::as_array).flatten().filter_map(Value::as_str);
+    let allowed: Vec<String> = allowed.map(str::to_owned).collect();
+    networks(&allowed).map_err(|error| format!("allow_addresses: {error}"))?;
     if line.hint.as_ref().is_some_and(|hint| mask(hint, &setting.keyring.formats) != hint.as_str()) {
         return Err("hint: at most the prefix and eight characters of a key may be stored".to_owned());
     }

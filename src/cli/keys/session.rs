@@ -51,7 +51,8 @@ pub fn in_session(
     command: impl AsyncFnOnce(&KeysSetting, &mut Session<'_>) -> anyhow::Result<u8>,
 ) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let login = Login::of(&settings.store);
+    let done = runtime.block_on(async {
         let formats = settings.policy.credentials.formats.clone();
         let keyring = Keyring::open(&settings.store, formats, settings.keys).await?;
         let setting = KeysSetting { keyring, policy: Some(settings.policy), store: Some(settings.store) };
@@ -62,13 +63,46 @@ pub fn in_session(
         if let Some(error) = setting.keyring.unrecorded().await {
             writeln!(session.err, "warning: what was changed acts, but is not in the audit: {error}")?;
         }
-        code.map_err(with_a_way_out)
-    })
+        code
+    });
+    done.map_err(|error| with_a_way_out(error, &login))
 }
 
-/// A Redis that has no memory left refuses every change but those that take something away.
-fn with_a_way_out(error: anyhow::Error) -> anyhow::Error {
-    if error.chain().any(|cause| cause.to_string().contains("OOM command not allowed")) {
+/// As whom a command reaches Redis.
+struct Login {
+    user: String,
+    /// `management.redis` says it; else it is the gate's own.
+    is_keepers: bool,
+}
+
+impl Login {
+    fn of(store: &StoreSettings) -> Self {
+        let gates = match &store.backend {
+            Backend::Redis(redis) => Some(&**redis),
+            Backend::File(_) => None,
+        };
+        let user = store.keepers.as_deref().or(gates).and_then(|redis| redis.username.clone());
+        Self { user: user.unwrap_or_else(|| "default".to_owned()), is_keepers: store.keepers.is_some() }
+    }
+}
+
+/// What to do about what Redis refuses: who logs in as the gate may not keep keys where the gate's login is as small as it can be,
+/// and a Redis that has no memory left takes no change but those that take something away.
+fn with_a_way_out(error: anyhow::Error, login: &Login) -> anyhow::Error {
+    let says = |what: &str| error.chain().any(|cause| cause.to_string().contains(what));
+    if says("NOPERM") {
+        let user = &login.user;
+        return error.context(match login.is_keepers {
+            false => format!(
+                "the login of the gate itself (user `{user}`) may not keep keys in Redis; name one that may as `management.redis`, \
+                 or as `store.username` and `store.password` in a configuration for those who keep keys (`--config`)"
+            ),
+            true => format!(
+                "the login of `management.redis` (user `{user}`) may not do this in Redis; README lists the commands that keeping keys needs"
+            ),
+        });
+    }
+    if says("OOM command not allowed") {
         return error.context(
             "Redis has no memory left to change anything; `keys delete` works, and so does `deny.keys` in the configuration",
         );

@@ -8,6 +8,7 @@ use super::session::{KeysSetting, Session};
 use super::words::{self, print_facts, printable, shown};
 use crate::cli::exit::DONE;
 use crate::keys::rules::{Holder, Rules};
+use crate::store::members::SUCCESSOR;
 use crate::store::registry::StoredKey;
 
 #[derive(Debug, Args)]
@@ -25,12 +26,28 @@ pub(super) async fn run(args: ShowArgs, setting: &KeysSetting, session: &mut Ses
         Named::Key(key) => key,
         Named::Wrong(code) => return Ok(code),
     };
+    let predecessor = predecessor(&key, setting).await?;
+    let predecessor = predecessor.as_ref();
     if args.json {
-        session.print_json(&words::document(&key))?
-    } else {
-        print(&key, &setting.keyring.rules, session)?
+        let mut document = words::document(&key);
+        if let Some(id) = predecessor.and_then(|predecessor| predecessor.text("id")) {
+            document["rotated_from"] = Value::from(id);
+        }
+        session.print_json(&document)?;
+        return Ok(DONE);
+    }
+    print(&key, &setting.keyring.rules, session)?;
+    if let Some(predecessor) = predecessor {
+        print_facts(session.out, &[("replaces", &words::named(predecessor))])?;
     }
     Ok(DONE)
+}
+
+/// The key that this one was rotated from: only its own document says so.
+async fn predecessor(key: &StoredKey, setting: &KeysSetting) -> anyhow::Result<Option<StoredKey>> {
+    let Some(id) = key.text("id") else { return Ok(None) };
+    let all = setting.keyring.registry.list_of(std::slice::from_ref(&key.tenant)).await?;
+    Ok(all.into_iter().find(|other| other.text(SUCCESSOR) == Some(id)))
 }
 
 pub(super) fn print(key: &StoredKey, rules: &Rules, session: &mut Session<'_>) -> anyhow::Result<()> {
@@ -51,6 +68,9 @@ pub(super) fn print(key: &StoredKey, rules: &Rules, session: &mut Session<'_>) -
         ("from", addresses.map_or_else(|| "anywhere".to_owned(), |all| printable(&all))),
     ];
     print_facts(session.out, &facts.each_ref().map(|(fact, value)| (*fact, value.as_str())))?;
+    if let Some(successor) = key.text(SUCCESSOR) {
+        print_facts(session.out, &[("successor", &printable(successor))])?;
+    }
     if let Err(error) = &key.document {
         writeln!(session.err, "warning: it is refused: {}", printable(&error.to_string()))?;
     }

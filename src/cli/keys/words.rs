@@ -4,15 +4,16 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
-use crate::keys::rules::{Holder, RuleError, Rules};
+use crate::keys::rules::{Holder, RuleError, Rules, is_hidden};
 use crate::store::members::SUCCESSOR;
 use crate::store::registry::StoredKey;
 
-/// A text of a document for a terminal: other services write documents, and a control character could rewrite the screen.
+/// A text of a document for a terminal: other services write documents, and a control character could rewrite the screen, and one
+/// that shows nothing could turn a text into another.
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_control() {
+        if character.is_control() || is_hidden(character) {
             shown.extend(character.escape_default());
         } else {
             shown.push(character);

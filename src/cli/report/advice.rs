@@ -61,6 +61,7 @@ fn of(reason: Reason) -> &'static str {
         | Reason::RoleRequired
         | Reason::KeyNotFound
         | Reason::TooManyKeys
+        | Reason::RotatedAlready
         | Reason::Unconfirmed => "the key API's own answer, which enforcement does not change",
     }
 }

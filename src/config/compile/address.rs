@@ -8,7 +8,7 @@ use super::reader::Reader;
 use crate::config::place::FieldPath;
 use crate::config::raw::Scalar;
 use crate::config::scalar::{self, ScalarError};
-use crate::network;
+use crate::network::{self, NetworkError};
 
 /// An IPv4 address that was mapped into IPv6 is the IPv4 address: two fields that name it name the same place.
 pub fn socket_address(path: &FieldPath, scalar: &Scalar, reader: &mut Reader<'_>) -> Option<SocketAddr> {
@@ -18,6 +18,8 @@ pub fn socket_address(path: &FieldPath, scalar: &Scalar, reader: &mut Reader<'_>
 
 /// `10.0.0.0/8`, `192.0.2.1`.
 pub fn network(text: &str) -> Result<IpNet, ScalarError> {
-    let (text, what, example) = (text.to_owned(), "network", "10.0.0.0/8");
-    network::parse(&text).ok_or(ScalarError::Other { text, what, example })
+    network::written(text).map_err(|error| match error {
+        NetworkError::NotANetwork(text) => ScalarError::Other { text, what: "network", example: "10.0.0.0/8" },
+        NetworkError::HostBits { .. } => ScalarError::Network(error),
+    })
 }

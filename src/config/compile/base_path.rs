@@ -3,7 +3,7 @@
 use super::reader::Reader;
 use crate::config::place::FieldPath;
 use crate::config::raw::Root;
-use crate::policy::pattern::Pattern;
+use crate::policy::pattern::{Pattern, PatternError};
 
 /// `base_path`, as written and as a pattern.
 pub struct Base {
@@ -25,7 +25,10 @@ pub fn base_path(root: &Root, reader: &mut Reader<'_>) -> Option<Base> {
 /// A path that is none but itself.
 pub fn literal_path(text: &str) -> Result<Pattern, String> {
     let advice = "write a path without parameters, such as `/v1/keys`";
-    let pattern = Pattern::parse(text).map_err(|error| error.to_string())?;
+    let pattern = Pattern::parse(text).map_err(|error| match error {
+        PatternError::NoSlash => format!("`{text}` begins without `/`; {advice}"),
+        other => other.to_string(),
+    })?;
     let ends = text.ends_with('/');
     if pattern.methods.is_some() || pattern.rest || ends || pattern.parameters().next().is_some() {
         return Err(format!("`{text}` is no fixed path; {advice}"));

@@ -74,6 +74,7 @@ fn settings(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
 
     let listen = listen?;
     listener::refuse_shared_addresses(&listen, &admin, reader);
+    upstream::refuse_own_address(root, &upstreams, listen.address, reader);
     let (policy, keys, management) = policy?;
     if let Some(store) = &store {
         limits::warn_of_small_shares(&policy.routes, store.limits_outage, reader);
@@ -84,6 +85,7 @@ fn settings(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
             upstreams,
             rate_limit_headers,
             header_bytes: listen.bounds.header_bytes,
+            h2_header_bytes: listen.bounds.h2.header_bytes as usize,
             streams,
             cors,
         },

@@ -1,7 +1,7 @@
 //! `upstream` or `upstreams`: the services behind the gate.
 
 use std::fs;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -50,6 +50,41 @@ pub fn all(root: &Root, reader: &mut Reader<'_>) -> Vec<Upstream> {
         }
     }
     upstreams
+}
+
+/// An upstream that is surely the gate's own listener: each request would come back, without its key.
+pub fn refuse_own_address(root: &Root, upstreams: &[Upstream], own: SocketAddr, reader: &mut Reader<'_>) {
+    for upstream in upstreams {
+        let Target::Tcp { host, port, .. } = &upstream.target else { continue };
+        if *port != 0 && *port == own.port() && is_own(host, own.ip()) {
+            let path = match &root.upstream {
+                Some(_) => FieldPath::top("upstream"),
+                None => FieldPath::top("upstreams").field(&upstream.name),
+            };
+            reader.fail(
+                &path,
+                format_args!(
+                    "`{host}:{port}` is where the gate itself listens (`{own}`); write the service's own port"
+                ),
+            );
+        }
+    }
+}
+
+/// Whether a host at the gate's port leads to the gate. Names but `localhost` are left alone, as are the other addresses of the
+/// machine: where the configuration is checked they may be another's.
+fn is_own(host: &str, own: IpAddr) -> bool {
+    let Ok(host) = host.trim_matches(['[', ']']).parse::<IpAddr>().map(|host| host.to_canonical()) else {
+        return host.eq_ignore_ascii_case("localhost") && (own.is_unspecified() || own.is_loopback());
+    };
+    // Whoever connects to no address at all gets to loopback.
+    let host = if host.is_unspecified() {
+        if host.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
+    } else {
+        host
+    };
+    // All of IPv6 takes IPv4 in, too.
+    host == own || (own.is_unspecified() && host.is_loopback() && (own.is_ipv6() || host.is_ipv4()))
 }
 
 /// The upstream that a route or a key format names.

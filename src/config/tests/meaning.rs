@@ -1,10 +1,12 @@
 //! Errors of meaning: all at once, each with its path, its line, and what to write instead.
 
+use std::path::Path;
 use std::time::Duration;
 
 use http::HeaderValue;
 
 use super::{each_has_one_error, errors, good, whole};
+use crate::config::load;
 use crate::manage::settings::SessionEndpoint;
 use crate::policy::Mode;
 use crate::proxy::settings::{Cors, Protocol, Streams, Target};
@@ -121,7 +123,7 @@ fn routes_that_cannot_be_meant_are_refused() {
         ("base_path: /a/{b}", "base_path", "no fixed path"),
         ("base_path: /a/**", "base_path", "no fixed path"),
         ("base_path: /a/", "base_path", "no fixed path"),
-        ("base_path: a", "base_path", "begins with `/`"),
+        ("base_path: a", "base_path", "begins without `/`"),
     ]);
     // A plan may make room for what the configuration alone would never let through.
     good(
@@ -160,6 +162,7 @@ fn keys_that_cannot_be_meant_are_refused() {
         ("keys: {formats: {prefix: kc_}}\ndeny: {keys: [kc_hunter2-hunter2]}", "deny.keys", "looks like a whole key"),
         ("deny: {keys: [sg_8fK2mQ0a]}", "deny.keys", "a key's hint, which others may share; write the id"),
         ("deny: {addresses: [10.0.0.0/33]}", "deny.addresses", "no network"),
+        ("deny: {addresses: [10.0.0.1/8]}", "deny.addresses", "write `10.0.0.0/8`"),
         ("realm: 'a\"b'", "realm", "without quotes"),
     ]);
 }
@@ -243,6 +246,37 @@ fn upstreams_and_stores_that_cannot_be_meant_are_refused() {
         ),
         ("store: {redis: 'redis://host', outage: {limits: alow}}", "store.outage.limits", "did you mean `allow`?"),
     ]);
+}
+
+#[test]
+fn an_upstream_is_not_the_gate_itself() {
+    let told = |listen: &str, url: &str| {
+        let yaml = format!("listen: {listen}\nupstream: {url}\nstore: 'redis://host'\nroutes: {{/a: any}}\n");
+        load::from_text(&yaml, Path::new("."), "t").err().map(|errors| errors.to_string())
+    };
+    for (listen, url) in [
+        ("127.0.0.1:7", "http://127.0.0.1:7"),
+        ("127.0.0.1:7", "http://localhost:7"),
+        ("0.0.0.0:7", "http://127.0.0.1:7"),
+        ("0.0.0.0:7", "http://0.0.0.0:7"),
+        ("'[::]:7'", "h2c://127.0.0.1:7"),
+        ("'[::]:7'", "'http://[::1]:7'"),
+        ("10.0.0.7:80", "http://10.0.0.7"),
+    ] {
+        let told = told(listen, url).unwrap_or_default();
+        assert!(told.contains("is where the gate itself listens"), "{listen} {url}: {told}");
+    }
+    for (listen, url) in [
+        ("127.0.0.1:7", "http://127.0.0.1:8"),
+        ("127.0.0.1:7", "http://10.0.0.7:7"),
+        ("127.0.0.1:7", "'http://[::1]:7'"),
+        ("0.0.0.0:7", "http://10.0.0.7:7"),
+        ("0.0.0.0:7", "http://service:7"),
+        ("0.0.0.0:7", "'http://[::1]:7'"),
+        ("10.0.0.7:7", "http://localhost:7"),
+    ] {
+        assert_eq!(told(listen, url), None, "{listen} {url}");
+    }
 }
 
 #[test]

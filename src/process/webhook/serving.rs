@@ -21,6 +21,7 @@ use super::settings::Settings;
 use crate::admin::connection::{self, PATIENCE};
 use crate::admin::places::Places;
 use crate::admin::words::{self, text};
+use crate::clock;
 use crate::inject::review::Review;
 use crate::listen::drain::Watch;
 use crate::listen::settings::Tls;
@@ -64,7 +65,7 @@ impl Serving {
 
     /// New connections get what the files hold now; those that are open go on.
     pub fn renew(&self, files: &Tls) -> Result<(), TlsError> {
-        let renewed = self.tls.borrow().renewed(files);
+        let renewed = self.tls.borrow().renewed(files, clock::now_ms());
         self.counts.reloaded(renewed.is_ok());
         let renewed = renewed?;
         self.counts.certificates(renewed.certificates());
