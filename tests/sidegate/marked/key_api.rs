@@ -16,7 +16,7 @@ pub const OUTCOMES: &[&str] = &[
     "role_required",
 ];
 
-pub const FULL: &[&str] = &["too_many_keys", "unconfirmed"];
+pub const FULL: &[&str] = &["too_many_keys", "rotated_already", "unconfirmed"];
 
 #[tokio::test]
 async fn neither_the_key_api_nor_a_command_shows_a_key_that_it_was_given() {
@@ -106,6 +106,7 @@ async fn a_key_that_the_api_makes_is_told_once_and_shown_nowhere() {
     }
     scene.marks(made["key"].as_str().expect("it is told"));
     scene.is_answered(409, "too_many_keys", &create, body);
+    scene.is_answered(409, "rotated_already", &rotate, "");
     for request in ["GET /v1/keys", "GET /v1/keys?business_id=acme"] {
         let listed = scene.is_answered(200, "", &head(request), "");
         scene.said.push_str(&listed.text());

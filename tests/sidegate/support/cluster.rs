@@ -40,16 +40,21 @@ impl Server {
         Self::start_in(tempfile::tempdir().expect("a temporary folder can be made"), arguments)
     }
 
+    /// A port that was free, or the one that a cluster's node opens beside it, may be somebody's when the server binds it.
     fn start_in(folder: TempDir, arguments: &[&str]) -> Self {
-        let (port, tls) = (free_port(), free_port());
         let dir = folder.path().display().to_string();
-        let fill = |argument: &&str| {
-            argument.replace("{port}", &port.to_string()).replace("{tls}", &tls.to_string()).replace("{dir}", &dir)
-        };
-        let arguments = arguments.iter().map(fill).collect();
-        let mut server = Self { child: None, port, tls, folder, arguments };
-        server.run();
-        server
+        let mut server = Self { child: None, port: 0, tls: 0, folder, arguments: Vec::new() };
+        for _ in 0..5 {
+            (server.port, server.tls) = (free_port(), free_port());
+            let (port, tls) = (server.port.to_string(), server.tls.to_string());
+            let fill =
+                |argument: &&str| argument.replace("{port}", &port).replace("{tls}", &tls).replace("{dir}", &dir);
+            server.arguments = arguments.iter().map(fill).collect();
+            if server.try_run(&[]).is_ok() {
+                return server;
+            }
+        }
+        panic!("redis-server ends at its start, with {:?}", server.arguments);
     }
 
     /// A sentinel that watches `main` on this port; two must agree that it is gone.
@@ -82,21 +87,31 @@ impl Server {
 
     /// The same with these further arguments, for this once.
     pub fn run_with(&mut self, further: &[&str]) {
+        self.try_run(further).unwrap_or_else(|log| panic!("redis-server ended, with {:?}: {log}", self.arguments));
+    }
+
+    /// An error is its log, when it ended.
+    fn try_run(&mut self, further: &[&str]) -> Result<(), String> {
+        let path = self.folder.path().join("log");
+        let log = fs::File::create(&path).expect("the folder is writable");
         let mut child = Command::new("redis-server")
             .args(&self.arguments)
             .args(further)
             .args(["--bind", "127.0.0.1", "--dir"])
             .arg(self.folder.path())
-            .stdout(Stdio::null())
+            .stdout(log)
             .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("redis-server: {error}; install it with `apt-get install redis-server`"));
+        // Its own word, since somebody else may listen where it could not.
         until("redis-server to listen", || {
-            let ended = child.try_wait().expect("the child can be asked");
-            assert!(ended.is_none(), "redis-server ended: {ended:?}, with {:?}", self.arguments);
-            std::net::TcpStream::connect(("127.0.0.1", self.port)).ok()
-        });
+            let said = fs::read_to_string(&path).expect("it is there");
+            let ended = child.try_wait().expect("the child can be asked").is_some();
+            let listens = said.contains("Ready to accept connections") || said.contains("Sentinel ID is");
+            if ended { Some(Err(said)) } else { listens.then_some(Ok(())) }
+        })?;
         self.child = Some(child);
+        Ok(())
     }
 
     pub fn kill(&mut self) {
@@ -167,7 +182,7 @@ impl Cluster {
             .args(["--cluster-replicas", "1", "--cluster-yes"])
             .output()
             .expect("redis-cli comes with redis-server");
-        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stdout));
+        assert!(created.status.success(), "{created:?}");
         let cluster = Self { nodes };
         for node in &cluster.nodes {
             until("the cluster to be whole", || {
