@@ -49,7 +49,7 @@ pub struct ManagementApi {
     policy: Arc<Policy>,
     rules: Rules,
     store_settings: StoreSettings,
-    /// The gate's own way to the store, for what the keepers' login may not.
+    /// The gate's own way to the store, for what management's login may not.
     store: Store,
     sessions: Sessions,
     rate: CreateRate,
@@ -142,7 +142,7 @@ impl ManagementApi {
         Ok(SignedIn { api: self, keyring, authority, actor, now_ms })
     }
 
-    /// The keys, with the keepers' own login, and the store's time.
+    /// The keys, with management's own login, and the store's time.
     async fn keyring(&self) -> Result<(Rc<Keyring>, u64), StoreError> {
         let held = self.keyring.borrow().clone();
         if let Some(keyring) = held
@@ -154,7 +154,7 @@ impl ManagementApi {
             // The gate's very own: what is changed here acts at once.
             (Store::File { file, .. }, _) => Registry::File { store: file.clone() },
             (Store::Redis(_), Backend::Redis(gates)) => {
-                Registry::connect(self.store_settings.keepers.as_ref().unwrap_or(gates)).await?
+                Registry::connect(self.store_settings.management_redis.as_ref().unwrap_or(gates)).await?
             }
             (Store::Redis(_), Backend::File(_)) => Registry::open(&self.store_settings).await?,
         };

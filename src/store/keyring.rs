@@ -95,7 +95,7 @@ impl Keyring {
         Self { formats, rules, registry, unrecorded: Mutex::default() }
     }
 
-    /// Opens the store with the keepers' own credentials where there are such.
+    /// Opens the store with management's own credentials where there are such.
     pub async fn open(store: &settings::StoreSettings, formats: Formats, rules: Rules) -> Result<Self, StoreError> {
         Ok(Self::new(formats, rules, Registry::open(store).await?))
     }

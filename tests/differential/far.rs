@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use sidegate::limit::{Believed, Outcome};
-use sidegate::store::redis::{Settings, Shape};
+use sidegate::store::redis::{Settings, Topology};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -19,7 +19,7 @@ const EACH_WAY: Duration = Duration::from_millis(100);
 async fn a_round_trip_of_more_than_half_the_deadline_leaves_time_for_every_request() {
     let server = RedisServer::start();
     let settings = server.settings();
-    let Shape::Node(near) = settings.shape else { panic!("the test's server is one node") };
+    let Topology::Node(near) = settings.topology else { panic!("the test's server is one node") };
     let far = distant((near.host.as_str(), near.port)).await;
     let (store, _) = start(Settings::from_url(&format!("redis://{far}")).expect("a valid address"));
     // The distance is learned.

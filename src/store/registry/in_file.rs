@@ -1,4 +1,4 @@
-//! Keeping keys in the embedded store's file: every change under its lock.
+//! Key management in the embedded store's file: every change under its lock.
 
 use super::stored::{Bounds, Changed, ChangedBusiness, Fate, Insertion, RegistryError, StoredKey, compare, json};
 use crate::keys::rules::RuleError;

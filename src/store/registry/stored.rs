@@ -1,4 +1,4 @@
-//! Keys and businesses as their keepers see them, what is to become of one, and why it cannot. The rules that hold in either store.
+//! Keys and businesses for those who manage them, what is to become of one, and why it cannot. The rules that hold in either store.
 
 use serde_json::Value;
 use thiserror::Error;

@@ -17,7 +17,7 @@ use super::counted::{self, Counted, Entry};
 use crate::store::StoreError;
 use crate::store::calls::Calls;
 use crate::store::redis::Settings;
-use crate::store::redis::counting::{Counting, Written};
+use crate::store::redis::usage_writer::{UsageWriter, WriteOutcome};
 
 /// Together with what a worker keeps to itself, ten seconds.
 pub const EVERY: Duration = Duration::from_secs(10).saturating_sub(counted::EVERY);
@@ -91,7 +91,7 @@ impl Ledger {
 
     /// Sends what there is every now and then, and once more when `end` resolves.
     pub async fn keep(self: Arc<Self>, settings: Settings, end: impl Future<Output = ()>) {
-        let sending = Sending { counting: Counting::new(settings), ledger: self.clone(), failing: None };
+        let sending = Sending { usage_writer: UsageWriter::new(settings), ledger: self.clone(), failing: None };
         tokio::select! {
             () = sending.keep(end) => {}
             () = self.keep_adding_up() => {}
@@ -105,7 +105,7 @@ fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 struct Sending {
-    counting: Counting,
+    usage_writer: UsageWriter,
     ledger: Arc<Ledger>,
     /// Why the last attempt failed, if it did.
     failing: Option<&'static str>,
@@ -135,7 +135,7 @@ impl Sending {
             return;
         }
         let started = Instant::now();
-        let Written { left, mut lost, result } = self.counting.write(batch).await;
+        let WriteOutcome { left, mut lost, result } = self.usage_writer.write(batch).await;
         self.ledger.calls.flushed(&result, started.elapsed());
         match &result {
             // Nobody will take them: the login would have to be another one.

@@ -1,8 +1,8 @@
-//! Counts of use on their way into Redis: plain commands, many together, over connections that no decision uses.
+//! Writes counts of use to Redis: plain commands, many together, over connections that no decision uses.
 //!
-//! Each round begins with what may be done twice (the last use, as a maximum), which proves that the connection lives, the
-//! login may write and the slot is here; only then follow additions. An addition that Redis answers with an error has done
-//! nothing and is left for another time; one whose answer is lost may have acted and is never sent again.
+//! Each round begins with idempotent commands (the last use, as a maximum), which prove that the connection lives, the login may
+//! write and the slot is here; only then follow additions. An addition that Redis answers with an error has done nothing and is
+//! requeued; one whose reply is lost may have acted and is never sent again.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -11,13 +11,13 @@ use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisResult, Value, pipe};
 use tokio::time::timeout;
 
-use super::connect::locate;
+use super::connection::locate_master;
 use super::dial::{Driver, dial};
 use super::errors::store_error;
 use super::hash_slot::slot_of;
-use super::nodes::any_map;
-use super::sentinel::Watchers;
-use super::settings::{Address, Settings, Shape};
+use super::plain_client::any_slot_map;
+use super::sentinel::SentinelClient;
+use super::settings::{Address, Settings, Topology};
 use super::slot_map::SlotMap;
 use crate::store::StoreError;
 use crate::store::layout::Layout;
@@ -25,33 +25,33 @@ use crate::store::usage::batch::{Batch, Used};
 use crate::store::usage::subject::{Count, DAY_MS, LAST_DAYS, SINCE, Span, Subject, since_place};
 
 /// How long a round may take; no request waits for it.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ROUND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Subjects of one round: few enough that Redis is held up no longer than by a decision call.
-const TOGETHER: usize = 50;
-/// A connection that was kept may be dead, and a cluster may have moved: then once more, with everything looked up anew.
+const PER_ROUND: usize = 50;
+/// A connection that was kept may be dead, and slots may have moved: then once more, with everything looked up anew.
 const ATTEMPTS: usize = 2;
 
-/// The process's way to write counts of use.
+/// The process's writer of counts of use.
 #[derive(Debug)]
-pub struct Counting {
+pub struct UsageWriter {
     settings: Settings,
     layout: Layout,
-    watchers: Option<Watchers>,
-    places: Option<Places>,
-    nodes: HashMap<Address, (MultiplexedConnection, Driver)>,
+    sentinels: Option<SentinelClient>,
+    masters: Option<Masters>,
+    connections: HashMap<Address, (MultiplexedConnection, Driver)>,
 }
 
-/// Where slots live.
+/// The masters that usage is written to.
 #[derive(Debug)]
-enum Places {
+enum Masters {
     One(Address),
     Cluster(SlotMap),
 }
 
 /// What became of a batch.
 #[derive(Debug)]
-pub struct Written {
-    /// What has not been counted and may be sent again.
+pub struct WriteOutcome {
+    /// What has not been written and may be sent again.
     pub left: Batch,
     /// Counts of which nobody knows whether they were added, and such as Redis will never take.
     pub lost: u64,
@@ -59,65 +59,65 @@ pub struct Written {
     pub result: Result<(), StoreError>,
 }
 
-impl Counting {
+impl UsageWriter {
     pub fn new(settings: Settings) -> Self {
-        let (layout, watchers) = (Layout::new(&settings.prefix), Watchers::of(&settings));
-        Self { settings, layout, watchers, places: None, nodes: HashMap::new() }
+        let (layout, sentinels) = (Layout::new(&settings.prefix), SentinelClient::of(&settings));
+        Self { settings, layout, sentinels, masters: None, connections: HashMap::new() }
     }
 
     /// Adds a batch to what Redis holds.
-    pub async fn write(&mut self, batch: Batch) -> Written {
-        let mut written = Written { left: batch, lost: 0, result: Ok(()) };
+    pub async fn write(&mut self, batch: Batch) -> WriteOutcome {
+        let mut outcome = WriteOutcome { left: batch, lost: 0, result: Ok(()) };
         for _ in 0..ATTEMPTS {
-            let batch = std::mem::take(&mut written.left);
-            written.result = self.attempt(batch, &mut written).await;
-            match &written.result {
-                Err(error) if !error.is_forbidden() => (self.places, self.nodes) = (None, HashMap::new()),
+            let batch = std::mem::take(&mut outcome.left);
+            outcome.result = self.attempt(batch, &mut outcome).await;
+            match &outcome.result {
+                Err(error) if !error.is_forbidden() => (self.masters, self.connections) = (None, HashMap::new()),
                 Err(_) | Ok(()) => break,
             }
         }
-        written
+        outcome
     }
 
-    async fn attempt(&mut self, batch: Batch, written: &mut Written) -> Result<(), StoreError> {
+    async fn attempt(&mut self, batch: Batch, outcome: &mut WriteOutcome) -> Result<(), StoreError> {
         let first_ms = batch.first_ms().unwrap_or_default();
         let mut subjects: Vec<(Subject, Used)> = batch.into_subjects().collect();
-        let began = match self.find_places().await {
-            Ok(()) => self.mark(first_ms).await,
+        let marked = match self.find_masters().await {
+            Ok(()) => self.mark_since(first_ms).await,
             Err(error) => Err(error),
         };
         // In a cluster the node that is to be marked may be away while others are not.
-        if began.as_ref().is_err_and(|error| error.is_forbidden() || !self.is_cluster()) {
-            leave(subjects, written);
-            return began;
+        if marked.as_ref().is_err_and(|error| error.is_forbidden() || !self.is_cluster()) {
+            defer(subjects, outcome);
+            return marked;
         }
         if self.is_cluster() {
             // What lives on one node goes together.
             subjects.sort_by_cached_key(|(subject, _)| slot_of(&subject.last(&self.layout)));
         }
-        self.rounds(subjects, written).await.and(began)
+        self.rounds(subjects, outcome).await.and(marked)
     }
 
-    /// Sends all subjects, so many at a time, save those of nodes that turn out to be away.
-    async fn rounds(&mut self, subjects: Vec<(Subject, Used)>, written: &mut Written) -> Result<(), StoreError> {
-        let (mut result, mut away) = (Ok(()), HashSet::new());
+    /// Sends all subjects, so many at a time, save those of nodes that turn out to be unreachable.
+    async fn rounds(&mut self, subjects: Vec<(Subject, Used)>, outcome: &mut WriteOutcome) -> Result<(), StoreError> {
+        let (mut result, mut unreachable) = (Ok(()), HashSet::new());
         let mut rest = subjects.into_iter().peekable();
         while let Some((first, _)) = rest.peek() {
             let address = self.address(&first.last(&self.layout));
             let mut round = Vec::new();
-            while round.len() < TOGETHER
+            while round.len() < PER_ROUND
                 && let Some(next) = rest.next_if(|(next, _)| self.address(&next.last(&self.layout)) == address)
             {
                 round.push(next);
             }
             let sent = match &address {
-                Some(address) if away.contains(address) => {
-                    leave(round, written);
+                Some(address) if unreachable.contains(address) => {
+                    defer(round, outcome);
                     continue;
                 }
-                Some(address) => self.round(address, round, written).await,
+                Some(address) => self.round(address, round, outcome).await,
                 None => {
-                    leave(round, written);
+                    defer(round, outcome);
                     Err(StoreError::Unreachable("CLUSTERDOWN no master serves the slot".to_owned()))
                 }
             };
@@ -127,20 +127,20 @@ impl Counting {
                 if ends {
                     break;
                 }
-                away.extend(address);
+                unreachable.extend(address);
             }
         }
-        leave(rest, written);
+        defer(rest, outcome);
         result
     }
 
     /// Since when use is counted here: whoever comes first says it.
-    async fn mark(&mut self, first_ms: u64) -> Result<(), StoreError> {
+    async fn mark_since(&mut self, first_ms: u64) -> Result<(), StoreError> {
         let place = since_place(&self.layout);
         let Some(address) = self.address(&place) else { return Ok(()) };
         let mut mark = pipe();
         mark.cmd("ZADD").arg(place).arg("NX").arg(first_ms).arg(SINCE);
-        first_failure(self.send(&address, mark).await?)
+        first_error(self.send(&address, mark).await?)
     }
 
     /// The subjects of one node: first what proves that it takes them, then the additions.
@@ -148,18 +148,18 @@ impl Counting {
         &mut self,
         address: &Address,
         subjects: Vec<(Subject, Used)>,
-        written: &mut Written,
+        outcome: &mut WriteOutcome,
     ) -> Result<(), StoreError> {
-        let proved = self.send(address, self.last_uses(&subjects)).await.and_then(first_failure);
+        let proved = self.send(address, self.last_uses(&subjects)).await.and_then(first_error);
         if let Err(error) = proved {
-            leave(subjects, written);
+            defer(subjects, outcome);
             return Err(error);
         }
         let (additions, fields) = self.additions(&subjects);
         match self.send(address, additions).await {
-            Ok(answers) => take_back(subjects, &fields, answers, written),
+            Ok(answers) => requeue_failed(subjects, &fields, answers, outcome),
             Err(error) => {
-                written.lost += subjects.iter().map(|(_, used)| used.counts.len() as u64).sum::<u64>();
+                outcome.lost += subjects.iter().map(|(_, used)| used.counts.len() as u64).sum::<u64>();
                 Err(error)
             }
         }
@@ -208,46 +208,46 @@ impl Counting {
     ) -> Result<Vec<Result<(), StoreError>>, StoreError> {
         let mut connection = self.node(address).await?;
         commands.ignore_errors();
-        let answers = timeout(PATIENCE, commands.query_async::<Vec<RedisResult<Value>>>(&mut connection)).await;
+        let answers = timeout(ROUND_TIMEOUT, commands.query_async::<Vec<RedisResult<Value>>>(&mut connection)).await;
         let answers = match answers {
             Ok(answers) => answers.map_err(|error| store_error(&error)),
             Err(_) => Err(StoreError::Deadline),
         };
         if answers.is_err() {
-            self.nodes.remove(address);
+            self.connections.remove(address);
         }
         let one = |answer: RedisResult<Value>| answer.map(drop).map_err(|error| store_error(&error));
         Ok(answers?.into_iter().map(one).collect())
     }
 
-    async fn find_places(&mut self) -> Result<(), StoreError> {
-        if self.places.is_some() {
+    async fn find_masters(&mut self) -> Result<(), StoreError> {
+        if self.masters.is_some() {
             return Ok(());
         }
-        self.places = Some(match &self.settings.shape {
-            Shape::Cluster(addresses) => Places::Cluster(any_map(&self.settings, addresses).await?),
-            shape => Places::One(locate(shape, self.watchers.as_mut()).await?),
+        self.masters = Some(match &self.settings.topology {
+            Topology::Cluster(addresses) => Masters::Cluster(any_slot_map(&self.settings, addresses).await?),
+            topology => Masters::One(locate_master(topology, self.sentinels.as_mut()).await?),
         });
         Ok(())
     }
 
     fn is_cluster(&self) -> bool {
-        matches!(self.places, Some(Places::Cluster(_)))
+        matches!(self.masters, Some(Masters::Cluster(_)))
     }
 
     fn address(&self, name: &str) -> Option<Address> {
-        match self.places.as_ref()? {
-            Places::One(address) => Some(address.clone()),
-            Places::Cluster(map) => map.master(slot_of(name)).cloned(),
+        match self.masters.as_ref()? {
+            Masters::One(address) => Some(address.clone()),
+            Masters::Cluster(map) => map.master(slot_of(name)).cloned(),
         }
     }
 
     async fn node(&mut self, address: &Address) -> Result<MultiplexedConnection, StoreError> {
-        if let Some((connection, _)) = self.nodes.get(address) {
+        if let Some((connection, _)) = self.connections.get(address) {
             return Ok(connection.clone());
         }
         let (connection, driver) = dial(&self.settings, address).await?;
-        self.nodes.insert(address.clone(), (connection.clone(), driver));
+        self.connections.insert(address.clone(), (connection.clone(), driver));
         Ok(connection)
     }
 }
@@ -260,35 +260,35 @@ struct Field {
     count: Count,
 }
 
-fn leave(subjects: impl IntoIterator<Item = (Subject, Used)>, written: &mut Written) {
+fn defer(subjects: impl IntoIterator<Item = (Subject, Used)>, outcome: &mut WriteOutcome) {
     for (subject, used) in subjects {
-        written.lost += written.left.take(subject, used);
+        outcome.lost += outcome.left.take(subject, used);
     }
 }
 
 /// Something else may stand where a last use should: that proves as much as an answer.
-fn first_failure(answers: Vec<Result<(), StoreError>>) -> Result<(), StoreError> {
+fn first_error(answers: Vec<Result<(), StoreError>>) -> Result<(), StoreError> {
     answers.into_iter().filter(|answer| !matches!(answer, Err(StoreError::Broken(_)))).collect()
 }
 
-/// Leaves what was answered with an error for another time, save what can never be added.
-fn take_back(
+/// Requeues what was answered with an error, save what can never be added.
+fn requeue_failed(
     subjects: Vec<(Subject, Used)>,
     fields: &[Option<Field>],
     answers: Vec<Result<(), StoreError>>,
-    written: &mut Written,
+    outcome: &mut WriteOutcome,
 ) -> Result<(), StoreError> {
     let mut result = Ok(());
     for (field, answer) in fields.iter().zip(answers) {
         let (Some(Field { index, span, count }), Err(error)) = (*field, answer) else { continue };
         let Some((subject, used)) = subjects.get(index) else { continue };
         if is_no_count(&error) {
-            written.lost += 1;
+            outcome.lost += 1;
             continue;
         }
         result = result.and(Err(error));
         let used = Used { last_ms: used.last_ms, counts: vec![(span, count)] };
-        written.lost += written.left.take(subject.clone(), used);
+        outcome.lost += outcome.left.take(subject.clone(), used);
     }
     result
 }

@@ -32,7 +32,7 @@ for i = 3, #KEYS do
   end
 end
 if deleted then
-  -- Only what the keepers' login may do anyhow: SSCAN instead of SCARD, SET instead of EXPIRE.
+  -- Only what the management's login may do anyhow: SSCAN instead of SCARD, SET instead of EXPIRE.
   local left, number = redis.call('SSCAN', KEYS[1], 0), redis.call('GET', KEYS[2])
   if left[1] == '0' and #left[2] == 0 and number then redis.call('SET', KEYS[2], number, 'EX', 3600) end
 end

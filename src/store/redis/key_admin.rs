@@ -1,5 +1,5 @@
-//! Changes to keys in one step, how many replicas have them, the audit's stream and the counts of use: what the keepers of
-//! keys do in Redis beyond reading and writing single documents (`documents`).
+//! Key management in Redis beyond reading and writing single documents (`documents`): changes of several keys in one step, how many
+//! replicas have them, the audit's stream, and the counts of use.
 //!
 //! Not on the way of a request. A connection of its own to each node, since WAIT speaks of the writes of its connection.
 
@@ -10,29 +10,29 @@ use redis::cmd;
 use tokio::time::timeout;
 
 use super::errors::pipeline_error;
-use super::nodes::{COMMAND_TIMEOUT, Nodes};
+use super::plain_client::{COMMAND_TIMEOUT, PlainClient};
 use super::settings::Settings;
 use crate::store::StoreError;
 
-const KEEP: &str = include_str!("scripts/keep.lua");
-/// How many commands travel together: so few that they hold up nobody's request.
-const TOGETHER: usize = 50;
+const UPDATE_KEYS: &str = include_str!("scripts/update_keys.lua");
+/// How many commands are sent together: so few that they hold up nobody's request.
+const PER_ROUND_TRIP: usize = 50;
 
 /// Keys of one tenant to be changed together.
 #[derive(Debug, Clone, Default)]
-pub struct Keeping {
+pub struct KeyUpdate {
     /// The name of the tenant's set.
     pub set: String,
     /// The name of the number of keys that became active, and what it was; `None`: no key becomes active here that a maximum
     /// counts.
     pub minted: String,
     pub counted: Option<u64>,
-    pub documents: Vec<Kept>,
+    pub documents: Vec<DocumentUpdate>,
 }
 
 /// A document to be changed.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub struct DocumentUpdate {
     pub name: String,
     pub digest: String,
     pub was: Option<Bytes>,
@@ -40,72 +40,72 @@ pub struct Kept {
 }
 
 #[derive(Debug)]
-pub struct Keeper {
-    nodes: Nodes,
+pub struct KeyAdmin {
+    client: PlainClient,
 }
 
-impl Keeper {
+impl KeyAdmin {
     pub async fn connect(settings: &Settings) -> Result<Self, StoreError> {
-        Ok(Self { nodes: Nodes::find(settings).await? })
+        Ok(Self { client: PlainClient::find(settings).await? })
     }
 
     /// The store's clock, in milliseconds since the Unix epoch.
     pub async fn now_ms(&self) -> Result<u64, StoreError> {
-        let (seconds, micros): (u64, u64) = self.nodes.ask("", &cmd("TIME")).await?;
+        let (seconds, micros): (u64, u64) = self.client.query("", &cmd("TIME")).await?;
         Ok(seconds * 1000 + micros / 1000)
     }
 
     /// Makes the change if everything is still as it was; `false`: something is not.
-    pub async fn keep(&self, keeping: &Keeping) -> Result<bool, StoreError> {
+    pub async fn update(&self, change: &KeyUpdate) -> Result<bool, StoreError> {
         let mut call = cmd("EVAL");
-        call.arg(KEEP).arg(2 + keeping.documents.len()).arg(&keeping.set).arg(&keeping.minted);
-        for document in &keeping.documents {
+        call.arg(UPDATE_KEYS).arg(2 + change.documents.len()).arg(&change.set).arg(&change.minted);
+        for document in &change.documents {
             call.arg(&document.name);
         }
-        call.arg(keeping.counted.map(|counted| counted.to_string()).unwrap_or_default());
-        for Kept { digest, was, becomes, .. } in &keeping.documents {
+        call.arg(change.counted.map(|counted| counted.to_string()).unwrap_or_default());
+        for DocumentUpdate { digest, was, becomes, .. } in &change.documents {
             let text = |document: &Option<Bytes>| document.clone().unwrap_or_default().to_vec();
             call.arg(digest).arg(text(was)).arg(text(becomes));
         }
-        self.nodes.ask(&keeping.set, &call).await
+        self.client.query(&change.set, &call).await
     }
 
-    /// Waits until this many replicas have what this keeper wrote where `key` lives, and says how many do.
+    /// Waits until this many replicas have what was written here where `key` lives, and returns how many do.
     pub async fn wait(&self, key: &str, replicas: u64) -> Result<u64, StoreError> {
-        let patience = COMMAND_TIMEOUT.as_millis() as u64 * 4 / 5;
-        self.nodes.ask(key, cmd("WAIT").arg(replicas).arg(patience)).await
+        let timeout_ms = COMMAND_TIMEOUT.as_millis() as u64 * 4 / 5;
+        self.client.query(key, cmd("WAIT").arg(replicas).arg(timeout_ms)).await
     }
 
     /// Appends one entry to a stream that keeps about `most` of them.
     pub async fn append(&self, stream: &str, most: u64, entry: &str) -> Result<(), StoreError> {
         let added = cmd("XADD").arg(stream).arg("MAXLEN").arg("~").arg(most).arg("*").arg("entry").arg(entry).take();
-        self.nodes.ask::<String>(stream, &added).await.map(drop)
+        self.client.query::<String>(stream, &added).await.map(drop)
     }
 
     /// The last entries of a stream, the newest first.
     pub async fn last(&self, stream: &str, count: usize) -> Result<Vec<String>, StoreError> {
         type Entry = (String, Vec<(String, String)>);
         let read = cmd("XREVRANGE").arg(stream).arg("+").arg("-").arg("COUNT").arg(count).take();
-        let entries: Vec<Entry> = self.nodes.ask(stream, &read).await?;
+        let entries: Vec<Entry> = self.client.query(stream, &read).await?;
         Ok(entries.into_iter().filter_map(|(_, fields)| fields.into_iter().next()).map(|(_, entry)| entry).collect())
     }
 
     /// The fields of a hash; none where there is none.
     pub async fn hash(&self, name: &str) -> Result<HashMap<String, u64>, StoreError> {
-        self.nodes.ask(name, cmd("HGETALL").arg(name)).await
+        self.client.query(name, cmd("HGETALL").arg(name)).await
     }
 
     /// The scores of members of sorted sets, in their order; `None`: it is no member.
     pub async fn scores(&self, sets: &[(String, Vec<String>)]) -> Result<Vec<Vec<Option<u64>>>, StoreError> {
         let asked = |(set, members): &(String, Vec<String>)| cmd("ZMSCORE").arg(set).arg(members).take();
         let mut scores = Vec::with_capacity(sets.len());
-        if self.nodes.is_cluster() {
+        if self.client.is_cluster() {
             for set in sets {
-                scores.push(self.nodes.ask::<Vec<Option<f64>>>(&set.0, &asked(set)).await?);
+                scores.push(self.client.query::<Vec<Option<f64>>>(&set.0, &asked(set)).await?);
             }
         } else {
-            let mut connection = self.nodes.first().await?;
-            for some in sets.chunks(TOGETHER) {
+            let mut connection = self.client.first_master().await?;
+            for some in sets.chunks(PER_ROUND_TRIP) {
                 let mut pipeline = redis::pipe();
                 for set in some {
                     pipeline.add_command(asked(set));
