@@ -22,7 +22,7 @@ use crate::proxy::settings::{Protocol, Target};
 use crate::secret::Secret;
 use crate::store::audit::{Actor, Origin};
 use crate::store::file::FileStore;
-use crate::store::keyring::{Asker, Granting, Keyring};
+use crate::store::keyring::{Granting, Keyring, Requester};
 use crate::store::record::KeyDocument;
 use crate::store::registry::Registry;
 use crate::store::settings::Backend;
@@ -127,9 +127,9 @@ fn mint(settings: &Settings) -> anyhow::Result<(Secret, KeyDocument)> {
     let formats = settings.policy.credentials.formats.clone();
     let keyring = Keyring::new(formats, rules, Registry::File { store: FileStore::open(file)? });
     let actor = Actor { name: "demo".to_owned(), from: Origin::CommandLine };
-    let asker = Asker { actor: &actor, granting: Granting::Everything, now_ms: clock::now_ms() };
+    let requester = Requester { actor: &actor, granting: Granting::Everything, now_ms: clock::now_ms() };
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let minted = runtime.block_on(keyring.create(wanted, None, asker))?;
+    let minted = runtime.block_on(keyring.create(wanted, None, requester))?;
     Ok((minted.key, minted.document))
 }
 

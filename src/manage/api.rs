@@ -28,7 +28,7 @@ use crate::policy::{Policy, Reason};
 use crate::proxy::connector::Connector;
 use crate::proxy::management::ManagementRequest;
 use crate::store::audit::{Actor, Origin};
-use crate::store::keyring::{Asker, Granting, Keyring, Minted, Revocation};
+use crate::store::keyring::{Granting, Keyring, Minted, Requester, Revocation};
 use crate::store::registry::{Registry, RegistryError, StoredKey};
 use crate::store::settings::{Backend, StoreSettings};
 use crate::store::{Store, StoreError};
@@ -194,14 +194,14 @@ impl ApiCall {
 impl SignedIn<'_> {
     async fn create(&self, creation: Creation) -> Result<Response<Bytes>, Denial> {
         let wanted = self.wanted(creation)?;
-        self.keyring.check(wanted.clone(), self.asker(&Granted::Everything)).map_err(broken)?;
+        self.keyring.check(wanted.clone(), self.requester(&Granted::Everything)).map_err(broken)?;
         let granted = match &wanted.business {
             Some(business) => self.authority.over_business(business)?,
             None => self.authority.over_own()?,
         };
-        self.keyring.check(wanted.clone(), self.asker(&granted)).map_err(broken)?;
+        self.keyring.check(wanted.clone(), self.requester(&granted)).map_err(broken)?;
         self.spend().await?;
-        let minted = self.keyring.create(wanted, None, self.asker(&granted)).await.map_err(failed)?;
+        let minted = self.keyring.create(wanted, None, self.requester(&granted)).await.map_err(failed)?;
         Ok(answer(StatusCode::CREATED, &shown_once(&minted)))
     }
 
@@ -223,7 +223,7 @@ impl SignedIn<'_> {
     async fn update(&self, id: &str, change: Change) -> Result<Response<Bytes>, Denial> {
         self.keyring.rules.settle_change(change.clone(), self.now_ms).map_err(broken)?;
         let (key, granted) = self.key(id).await?;
-        let changed = self.keyring.update(&key, change, self.asker(&granted)).await.map_err(denied)?;
+        let changed = self.keyring.update(&key, change, self.requester(&granted)).await.map_err(denied)?;
         let key = changed.after.unwrap_or(changed.before);
         Ok(answer(StatusCode::OK, &self.document(&key).await?))
     }
@@ -232,7 +232,7 @@ impl SignedIn<'_> {
         let overlap_ms = change::overlap(overlap).map_err(broken)?;
         let (key, granted) = self.key(id).await?;
         self.spend().await?;
-        let rotated = self.keyring.rotate(&key, overlap, None, self.asker(&granted)).await.map_err(failed)?;
+        let rotated = self.keyring.rotate(&key, overlap, None, self.requester(&granted)).await.map_err(failed)?;
         let mut document = shown_once(&rotated.successor);
         if overlap_ms == 0
             && let Err(error) = self.confirm(&rotated.predecessor).await
@@ -246,7 +246,7 @@ impl SignedIn<'_> {
     /// When it is answered, every gate refuses the key.
     async fn revoke(&self, id: &str) -> Result<Response<Bytes>, Denial> {
         let (key, granted) = self.key(id).await?;
-        let revoked = self.keyring.revoke(&key, self.asker(&granted)).await.map_err(denied)?;
+        let revoked = self.keyring.revoke(&key, self.requester(&granted)).await.map_err(denied)?;
         let (Revocation::Revoked(key) | Revocation::AlreadyRevoked(key)) = revoked;
         self.confirm(&key).await.map_err(|error| {
             let done = unconfirmed("The key is revoked, and every gate refuses it", &error);
@@ -320,12 +320,12 @@ impl SignedIn<'_> {
         Ok(keys.iter().zip(used).map(|(key, used)| document(key, used)).collect())
     }
 
-    fn asker<'v>(&'v self, granted: &'v Granted) -> Asker<'v> {
+    fn requester<'v>(&'v self, granted: &'v Granted) -> Requester<'v> {
         let granting = match granted {
             Granted::Everything => Granting::Everything,
             Granted::UpTo(granted) => Granting::UpTo { granted, scopes: &self.api.policy.scopes },
         };
-        Asker { actor: &self.actor, granting, now_ms: self.now_ms }
+        Requester { actor: &self.actor, granting, now_ms: self.now_ms }
     }
 }
 

@@ -106,7 +106,7 @@ impl Record {
 }
 
 /// Logs a record and keeps it in the store. The change that it tells of has happened, whatever becomes of the record.
-pub async fn keep(registry: &Registry, record: &Record) -> Result<(), StoreError> {
+pub async fn write(registry: &Registry, record: &Record) -> Result<(), StoreError> {
     let line = record.line();
     tracing::info!(target: "sidegate::audit", record = %line, "a key or a business was changed");
     let kept = match registry {

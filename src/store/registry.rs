@@ -10,7 +10,7 @@ mod stored;
 
 use std::sync::Arc;
 
-pub use self::stored::{Bounds, Changed, ChangedBusiness, Fate, Insertion, RegistryError, StoredKey};
+pub use self::stored::{Bounds, Changed, ChangedBusiness, Edit, Insertion, RegistryError, StoredKey};
 
 use self::in_redis::InRedis;
 use super::file::FileStore;
@@ -139,7 +139,7 @@ impl Registry {
         &self,
         key: &StoredKey,
         bounds: Bounds,
-        decide: impl Fn(&StoredKey) -> Result<Fate, RuleError>,
+        decide: impl Fn(&StoredKey) -> Result<Edit, RuleError>,
     ) -> Result<Changed, RegistryError> {
         match self {
             Self::Redis { .. } => self.in_redis()?.change(key, bounds, &decide).await,

@@ -71,7 +71,7 @@ pub(super) struct Created<'a> {
 pub(super) async fn run(args: CreateArgs, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<u8> {
     let CreateArgs { name, business, user, scopes, expires, limit: limits, allow_addresses, format, json } = args;
     let wanted = Wanted { name, business, user, scopes, expires, limits, allow_addresses };
-    let minted = match setting.keyring.create(wanted, format.as_deref(), session.asker()).await {
+    let minted = match setting.keyring.create(wanted, format.as_deref(), session.requester()).await {
         Ok(minted) => minted,
         Err(error) => return refused(error, setting, session),
     };

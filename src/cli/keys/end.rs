@@ -61,7 +61,7 @@ pub(super) async fn revoke(args: RevokeArgs, setting: &KeysSetting, session: &mu
         Named::Key(key) => key,
         Named::Wrong(code) => return Ok(code),
     };
-    let revocation = setting.keyring.revoke(&key, session.asker()).await?;
+    let revocation = setting.keyring.revoke(&key, session.requester()).await?;
     args.replicas.wait(setting, &key).await?;
     let (Revocation::Revoked(key) | Revocation::AlreadyRevoked(key)) = &revocation;
     if args.json {
@@ -89,7 +89,7 @@ pub(super) async fn delete(args: DeleteArgs, setting: &KeysSetting, session: &mu
         Named::Key(key) => key,
         Named::Wrong(code) => return Ok(code),
     };
-    let gone = setting.keyring.delete(&key, session.asker()).await?;
+    let gone = setting.keyring.delete(&key, session.requester()).await?;
     args.replicas.wait(setting, &key).await?;
     if args.json {
         session.print_json(&json!({"id": gone.text("id"), "hint": gone.text("hint"), "deleted": true}))?;

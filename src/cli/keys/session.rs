@@ -13,7 +13,7 @@ use crate::store::audit::{Actor, Origin};
 use crate::store::calls::Calls;
 use crate::store::fallback::Fallback;
 use crate::store::file::FileStore;
-use crate::store::keyring::{Asker, Granting, Keyring, KeyringError};
+use crate::store::keyring::{Granting, Keyring, KeyringError, Requester};
 use crate::store::redis::RedisStore;
 use crate::store::registry::RegistryError;
 use crate::store::settings::{Backend, StoreSettings};
@@ -151,8 +151,8 @@ impl By {
 
 impl Session<'_> {
     /// Who reaches the store can do everything there.
-    pub fn asker(&self) -> Asker<'_> {
-        Asker { actor: &self.actor, granting: Granting::Everything, now_ms: self.now_ms }
+    pub fn requester(&self) -> Requester<'_> {
+        Requester { actor: &self.actor, granting: Granting::Everything, now_ms: self.now_ms }
     }
 
     pub fn wrong_arguments(&mut self, what: impl std::fmt::Display) -> anyhow::Result<u8> {

@@ -18,7 +18,7 @@ use super::pending::{self, PendingAnswers};
 use super::slots;
 use crate::limit::{Answer, Question, fold};
 use crate::store::StoreError;
-use crate::store::exhausted::Exhausted;
+use crate::store::denial_cache::DenialCache;
 
 /// Different questions in one call: a longer script holds up everybody, and where all connections wait for the same call, the
 /// worker and Redis take turns instead of working at the same time. Requests fold into these without a bound of their own.
@@ -38,7 +38,7 @@ const SWEEP_FROM: usize = 64;
 #[derive(Debug)]
 pub(super) struct Batcher {
     client: Client,
-    exhausted: Arc<Exhausted>,
+    denial_cache: Arc<DenialCache>,
     pending: Arc<PendingAnswers>,
     /// To a task that runs already: at low load, each request would spawn one for its only call.
     reused_task: mpsc::UnboundedSender<Dispatcher>,
@@ -85,14 +85,14 @@ struct Waiter {
 
 impl Batcher {
     /// Must be called within the runtime that will use it.
-    pub(super) fn new(client: Client, exhausted: Arc<Exhausted>) -> Self {
+    pub(super) fn new(client: Client, denial_cache: Arc<DenialCache>) -> Self {
         let (reused_task, mut dispatchers) = mpsc::unbounded_channel::<Dispatcher>();
         tokio::spawn(async move {
             while let Some(dispatcher) = dispatchers.recv().await {
                 dispatcher.run(None).await;
             }
         });
-        Self { client, exhausted, pending: Arc::default(), reused_task, queue: Mutex::default() }
+        Self { client, denial_cache, pending: Arc::default(), reused_task, queue: Mutex::default() }
     }
 
     /// Adds the question to the next call, and waits for its answer until `deadline`.
@@ -338,15 +338,15 @@ impl Dispatcher {
         let answered = Instant::now();
         self.finish_call(answered - started);
         let (started, answered) = (started.into_std(), answered.into_std());
-        let exhausted = &self.batcher.exhausted;
+        let denial_cache = &self.batcher.denial_cache;
         for ((question, waiters), answer) in batch.questions.iter().zip(batch.waiters).zip(answers) {
             match answer {
                 Ok(answer) => {
-                    exhausted.learn(question, &answer, started, answered);
+                    denial_cache.record(question, &answer, started, answered);
                     distribute(question, answer, waiters);
                 }
                 Err(error) => {
-                    exhausted.forget(question, answered);
+                    denial_cache.forget(question, answered);
                     fail(waiters, &error);
                 }
             }

@@ -46,7 +46,7 @@ pub use settings::{Address, LoginFiles, Sentinels, Settings, Tls, Topology, UrlE
 
 use self::batch::Batcher;
 use self::client::Client;
-use super::exhausted::Exhausted;
+use super::denial_cache::DenialCache;
 use super::fallback::Fallback;
 use super::health::StoreHealth;
 use super::{Shared, StoreError};
@@ -58,7 +58,7 @@ use crate::limit::{Answer, Question};
 pub struct RedisStore {
     client: Client,
     batcher: Arc<Batcher>,
-    exhausted: Arc<Exhausted>,
+    denial_cache: Arc<DenialCache>,
 }
 
 impl RedisStore {
@@ -66,15 +66,15 @@ impl RedisStore {
     ///
     /// `fallback` counts where a slot of a cluster that holds limits alone is out of reach.
     pub fn start(settings: Settings, shared: Shared, fallback: Arc<Fallback>) -> Self {
-        let exhausted = shared.exhausted.clone();
+        let denial_cache = shared.denial_cache.clone();
         let client = Client::start(settings, shared, fallback);
-        let batcher = Arc::new(Batcher::new(client.clone(), exhausted.clone()));
-        Self { client, batcher, exhausted }
+        let batcher = Arc::new(Batcher::new(client.clone(), denial_cache.clone()));
+        Self { client, batcher, denial_cache }
     }
 
     /// The denial of a moment ago that still holds for this question.
     pub fn recall(&self, question: &Question, now: Instant) -> Option<Answer> {
-        self.exhausted.recall(question, now.into_std())
+        self.denial_cache.recall(question, now.into_std())
     }
 
     /// Answers one request's question by `deadline`, in one call with whatever else is asked meanwhile.

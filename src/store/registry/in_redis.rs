@@ -1,4 +1,4 @@
-//! Key management in Redis, in the contract's layout: the document before `at`, so that no gate is led to nothing; on deletion
+//! Key management in Redis, in the contract's layout: the document before `at`, so that `at` never points to nothing; on deletion
 //! the document first.
 //!
 //! Everything is read page by page; nothing here holds Redis up while it serves requests. What must be true at once is
@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::sleep;
 
-use super::stored::{Bounds, Changed, ChangedBusiness, Fate, Insertion, RegistryError, StoredKey, compare, json};
+use super::stored::{Bounds, Changed, ChangedBusiness, Edit, Insertion, RegistryError, StoredKey, compare, json};
 use crate::keys::rules::RuleError;
 use crate::keys::{Digest, Tenant};
 use crate::store::StoreError;
@@ -32,7 +32,7 @@ pub struct InRedis<'r> {
 }
 
 impl InRedis<'_> {
-    /// Claims the id, then writes the document, then leads to it. Interrupted anywhere, doing it again completes it.
+    /// Claims the id, then writes the document, then the pointer to it. Interrupted anywhere, doing it again completes it.
     pub async fn insert(self, wanted: &Members, new: StoredKey, bounds: Bounds) -> Result<Insertion, RegistryError> {
         let found = match self.with_digest(&new.digest).await? {
             Some(found) => Some(found),
@@ -41,7 +41,7 @@ impl InRedis<'_> {
         };
         if let Some(standing) = found {
             let outcome = compare(standing.clone(), wanted)?;
-            self.lead_to(&standing).await?;
+            self.set_pointer(&standing).await?;
             return Ok(outcome);
         }
         self.claim_id(&new).await?;
@@ -58,7 +58,7 @@ impl InRedis<'_> {
             // Who got no answer may have written it.
             Err(error) => return Err(error),
         }
-        self.lead_to(&new).await?;
+        self.set_pointer(&new).await?;
         Ok(Insertion::Inserted(new))
     }
 
@@ -83,7 +83,7 @@ impl InRedis<'_> {
         self,
         key: &StoredKey,
         bounds: Bounds,
-        decide: &impl Fn(&StoredKey) -> Result<Fate, RuleError>,
+        decide: &impl Fn(&StoredKey) -> Result<Edit, RuleError>,
     ) -> Result<Changed, RegistryError> {
         let place = self.layout.key(&key.tenant, &key.digest);
         for attempt in 0..ATTEMPTS {
@@ -102,7 +102,7 @@ impl InRedis<'_> {
             };
             if updated {
                 if changed.after.is_none() {
-                    self.lead_away_from(&before).await?;
+                    self.remove_pointer(&before).await?;
                 }
                 return Ok(changed);
             }
@@ -111,7 +111,7 @@ impl InRedis<'_> {
         Err(RegistryError::Contended)
     }
 
-    /// A successor is led to before it stands: nobody has it yet, so nobody is led to nothing, and from the moment at which
+    /// A successor's pointer is written before its document: nobody has the key yet, and from the moment at which
     /// its predecessor may end it works.
     async fn update_with_successor(
         self,
@@ -123,7 +123,7 @@ impl InRedis<'_> {
         self.documents.set(&self.layout.at(&successor.digest), successor.tenant.to_string().as_bytes()).await?;
         let updated = self.update(&successor.tenant, counted, documents).await;
         if matches!(updated, Ok(false)) {
-            self.lead_away_from(successor).await?;
+            self.remove_pointer(successor).await?;
         }
         updated
     }
@@ -275,7 +275,7 @@ impl InRedis<'_> {
         Ok(())
     }
 
-    /// Who lost to another insertion of the same key may share its id; one of its own would lead to a key that has another.
+    /// Who lost to another insertion of the same key may share its id; one of its own would point to a key that has another.
     async fn unclaim_unless_standing(self, key: &StoredKey) -> Result<(), RegistryError> {
         match self.read(key.digest, key.tenant.clone()).await? {
             Some(standing) if standing.text("id") == key.text("id") => Ok(()),
@@ -285,16 +285,16 @@ impl InRedis<'_> {
         }
     }
 
-    /// Writes what leads to a document that stands: `at`, the tenant's set, the id.
-    async fn lead_to(self, key: &StoredKey) -> Result<(), RegistryError> {
-        // Where `at` leads elsewhere, nothing stands there: `insert` has looked.
+    /// Writes what points to a document that stands: `at`, the tenant's set, the id.
+    async fn set_pointer(self, key: &StoredKey) -> Result<(), RegistryError> {
+        // Where `at` points elsewhere, nothing stands there: `insert` has looked.
         self.documents.set(&self.layout.at(&key.digest), key.tenant.to_string().as_bytes()).await?;
         self.documents.sadd(&self.layout.keys(&key.tenant), &key.digest.to_hex()).await?;
         self.claim_id(key).await
     }
 
-    /// Removes what led to a document that is gone.
-    async fn lead_away_from(self, key: &StoredKey) -> Result<(), RegistryError> {
+    /// Removes what pointed to a document that is gone.
+    async fn remove_pointer(self, key: &StoredKey) -> Result<(), RegistryError> {
         self.documents.delete(&self.layout.at(&key.digest)).await?;
         self.unclaim_id(key).await
     }

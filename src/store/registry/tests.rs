@@ -206,10 +206,10 @@ async fn a_key_that_cannot_be_read_is_deleted_and_what_led_to_it_too() {
     redis.set(&place, b"{").await.expect("redis-server answers");
     let key = registry.find_digest(&Digest::of("one")).await.expect("it is found");
     let bounds = Bounds { most: Some(10), now_ms: NOW };
-    let changed = registry.change(&key, bounds, |_| Ok(Fate::Gone)).await.expect("it is deleted");
+    let changed = registry.change(&key, bounds, |_| Ok(Edit::Deleted)).await.expect("it is deleted");
     assert_eq!((changed.after, redis.scan("sg:*key*").await), (None, Ok(Vec::new())));
     assert_eq!(registry.find_digest(&Digest::of("one")).await, Err(RegistryError::NotFound));
-    assert_eq!(registry.change(&key, bounds, |_| Ok(Fate::Gone)).await, Err(RegistryError::NotFound));
+    assert_eq!(registry.change(&key, bounds, |_| Ok(Edit::Deleted)).await, Err(RegistryError::NotFound));
 }
 
 #[tokio::test]
@@ -222,7 +222,7 @@ async fn a_change_keeps_every_member_that_it_does_not_know_and_is_refused_where_
             move |before: &StoredKey| {
                 let mut members = before.members.clone();
                 members.insert(member.to_owned(), value.clone());
-                Ok(Fate::Changed(members))
+                Ok(Edit::Changed(members))
             }
         };
         let changed = registry.change(&key, bounds, set("name", json!("other"))).await.expect("it is changed");

@@ -1,9 +1,9 @@
-//! Questions that were just denied: until there can be room again the store is asked about each ten times a second at most,
-//! and whoever else asks meanwhile gets what is remembered, so that an abuser costs the store next to nothing.
+//! A short-lived cache of denials by a limit: until there can be room again the store is asked about each denied question ten times
+//! a second at most, and other requests get the cached denial, so that an abuser costs the store next to nothing.
 //!
-//! What is remembered belongs to the whole question: buckets, windows, cost, and the documents as they were believed when
-//! the store confirmed them. So one who has learned of a raised limit asks another question and is not held up, and what
-//! this can do wrong is to answer 429 for a moment where 401 or the upstream was due.
+//! An entry belongs to the whole question: buckets, windows, cost, and the documents as they were believed when the store
+//! confirmed them. So a request that knows of a raised limit asks another question and is not held up, and the worst that this can
+//! do is to answer 429 for a moment where 401 or the upstream was due.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -31,7 +31,7 @@ const MOST_IN_SHARD: usize = 256;
 
 /// One per process: all workers remember together.
 #[derive(Debug)]
-pub struct Exhausted {
+pub struct DenialCache {
     /// A lock is held to look up or to change one entry, never across an await.
     shards: [Mutex<HashMap<u64, Denied>>; SHARDS],
     hasher: RandomState,
@@ -52,7 +52,7 @@ struct Denied {
     paced: Instant,
 }
 
-impl Default for Exhausted {
+impl Default for DenialCache {
     fn default() -> Self {
         Self {
             shards: Default::default(),
@@ -63,7 +63,7 @@ impl Default for Exhausted {
     }
 }
 
-impl Exhausted {
+impl DenialCache {
     /// The denial that still holds for this question; `None` when the store is to be asked.
     pub fn recall(&self, question: &Question, now: Instant) -> Option<Answer> {
         if question.cost == 0 || self.is_idle(now) {
@@ -82,8 +82,8 @@ impl Exhausted {
         Some(denied.answer_at(now))
     }
 
-    /// Takes note of how the store, asked at `asked` and heard at `answered`, answered `question`.
-    pub fn learn(&self, question: &Question, answer: &Answer, asked: Instant, answered: Instant) {
+    /// Takes note of the store's answer to `question`, which was sent at `asked` and came at `answered`.
+    pub fn record(&self, question: &Question, answer: &Answer, asked: Instant, answered: Instant) {
         match &answer.outcome {
             Outcome::Spent { granted, .. } if question.cost > 0 && *granted < question.n => {
                 self.remember(question, answer, asked, answered);
@@ -113,14 +113,14 @@ impl Exhausted {
         let mut shard = self.shard(fingerprint);
         let paced = asked + ASK_EVERY;
         match shard.get_mut(&fingerprint) {
-            Some(held) if held.question.is_alike(question) => {
+            Some(cached) if cached.question.is_alike(question) => {
                 // Another worker's answer may be the later one.
-                if held.asked <= asked {
-                    (held.answer, held.asked, held.answered) = (answer, asked, answered);
+                if cached.asked <= asked {
+                    (cached.answer, cached.asked, cached.answered) = (answer, asked, answered);
                 }
             }
-            held => {
-                if held.is_none() && shard.len() >= MOST_IN_SHARD {
+            cached => {
+                if cached.is_none() && shard.len() >= MOST_IN_SHARD {
                     shard.retain(|_, denied| denied.asked + OLDEST > answered);
                     if shard.len() >= MOST_IN_SHARD {
                         return;
@@ -247,20 +247,20 @@ mod tests {
 
     #[test]
     fn one_in_a_hundred_milliseconds_asks_the_store() {
-        let (exhausted, start) = (Exhausted::default(), Instant::now());
-        assert_eq!(exhausted.recall(&acme(), start), None);
-        exhausted.learn(&acme(), &spent(0, &[(0, 30_000, Some(30_000))]), start, start + ms(1));
+        let (denial_cache, start) = (DenialCache::default(), Instant::now());
+        assert_eq!(denial_cache.recall(&acme(), start), None);
+        denial_cache.record(&acme(), &spent(0, &[(0, 30_000, Some(30_000))]), start, start + ms(1));
         let mut asked = Vec::new();
         for at in 1..=1000 {
             let now = start + ms(at);
-            match exhausted.recall(&acme(), now) {
+            match denial_cache.recall(&acme(), now) {
                 Some(answer) => {
                     let last = asked.last().expect("the first who were denied are asked about at once");
                     assert_eq!(answer.now_ms, NOW_MS + (at - last - 1), "{at}");
                 }
                 None => {
                     asked.push(at);
-                    exhausted.learn(&acme(), &spent(0, &[(0, 30_000, Some(30_000))]), now, now + ms(1));
+                    denial_cache.record(&acme(), &spent(0, &[(0, 30_000, Some(30_000))]), now, now + ms(1));
                 }
             }
         }
@@ -268,44 +268,44 @@ mod tests {
     }
 
     /// Uses up the asks that need not wait, as if their answers were still on their way.
-    fn pace(exhausted: &Exhausted, question: &Question, now: Instant) {
+    fn pace(denial_cache: &DenialCache, question: &Question, now: Instant) {
         for _ in 0..AT_ONCE {
-            assert_eq!(exhausted.recall(question, now), None);
+            assert_eq!(denial_cache.recall(question, now), None);
         }
     }
 
     #[test]
     fn the_wait_and_what_ended_meanwhile_are_told_as_they_are_now() {
-        let (exhausted, start) = (Exhausted::default(), Instant::now());
+        let (denial_cache, start) = (DenialCache::default(), Instant::now());
         let two = question("b:acme", &["5/1s", "5/1m"], b"{}");
-        exhausted.learn(&two, &spent(0, &[(0, 20, Some(20)), (0, 500, Some(500))]), start, start);
-        pace(&exhausted, &two, start);
-        let told = exhausted.recall(&two, start + ms(50));
+        denial_cache.record(&two, &spent(0, &[(0, 20, Some(20)), (0, 500, Some(500))]), start, start);
+        pace(&denial_cache, &two, start);
+        let told = denial_cache.recall(&two, start + ms(50));
         let expected = spent(0, &[(5, 1020, Some(0)), (0, 500, Some(450))]);
         assert_eq!(told, Some(Answer { now_ms: NOW_MS + 50, ..expected }));
     }
 
     #[test]
     fn nothing_is_remembered_beyond_the_wait_nor_of_an_asker_that_never_came_back() {
-        let (exhausted, start) = (Exhausted::default(), Instant::now());
-        exhausted.learn(&acme(), &spent(0, &[(0, 50, Some(50))]), start, start + ms(10));
-        pace(&exhausted, &acme(), start);
-        assert!(exhausted.recall(&acme(), start + ms(48)).is_some());
-        assert_eq!(exhausted.recall(&acme(), start + ms(49)), None);
-        exhausted.learn(&acme(), &spent(0, &[(0, 9000, Some(9000))]), start + ms(100), start + ms(101));
-        pace(&exhausted, &acme(), start + ms(200));
-        assert!(exhausted.recall(&acme(), start + ms(299)).is_some());
-        assert_eq!(exhausted.recall(&acme(), start + ms(300)), None, "and it did not come back");
-        assert_eq!(exhausted.recall(&acme(), start + ms(301)), None);
+        let (denial_cache, start) = (DenialCache::default(), Instant::now());
+        denial_cache.record(&acme(), &spent(0, &[(0, 50, Some(50))]), start, start + ms(10));
+        pace(&denial_cache, &acme(), start);
+        assert!(denial_cache.recall(&acme(), start + ms(48)).is_some());
+        assert_eq!(denial_cache.recall(&acme(), start + ms(49)), None);
+        denial_cache.record(&acme(), &spent(0, &[(0, 9000, Some(9000))]), start + ms(100), start + ms(101));
+        pace(&denial_cache, &acme(), start + ms(200));
+        assert!(denial_cache.recall(&acme(), start + ms(299)).is_some());
+        assert_eq!(denial_cache.recall(&acme(), start + ms(300)), None, "and it did not come back");
+        assert_eq!(denial_cache.recall(&acme(), start + ms(301)), None);
     }
 
     #[test]
     fn what_is_asked_differently_or_is_no_denial_any_more_is_not_remembered() {
-        let (exhausted, start) = (Exhausted::default(), Instant::now());
+        let (denial_cache, start) = (DenialCache::default(), Instant::now());
         let denial = spent(0, &[(0, 30_000, Some(30_000))]);
-        exhausted.learn(&acme(), &denial, start, start);
+        denial_cache.record(&acme(), &denial, start, start);
         let now = start + ms(1);
-        pace(&exhausted, &acme(), now);
+        pace(&denial_cache, &acme(), now);
         for other in [
             question("b:acme", &["6/1m"], b"{}"),
             question("b:acme", &["5/1m"], b"{ }"),
@@ -313,51 +313,51 @@ mod tests {
             Question { cost: 2, ..acme() },
             Question { cost: 0, ..acme() },
         ] {
-            assert_eq!(exhausted.recall(&other, now), None, "{other:?}");
+            assert_eq!(denial_cache.recall(&other, now), None, "{other:?}");
         }
-        assert!(exhausted.recall(&acme(), now).is_some());
-        exhausted.learn(&acme(), &Answer { now_ms: NOW_MS, outcome: Outcome::Stale(vec![]) }, now, now);
-        assert_eq!(exhausted.recall(&acme(), now), None);
-        exhausted.learn(&acme(), &denial, now, now);
-        exhausted.forget(&acme(), now);
-        assert_eq!(exhausted.recall(&acme(), now), None);
-        exhausted.learn(&Question { n: 3, ..acme() }, &spent(2, &[(0, 30_000, Some(30_000))]), now, now);
-        pace(&exhausted, &acme(), now);
-        assert!(exhausted.recall(&acme(), now).is_some(), "the third of three was denied");
-        exhausted.learn(&acme(), &spent(1, &[(0, 30_000, Some(30_000))]), now, now);
-        assert_eq!(exhausted.recall(&acme(), now), None, "granted, if only just");
+        assert!(denial_cache.recall(&acme(), now).is_some());
+        denial_cache.record(&acme(), &Answer { now_ms: NOW_MS, outcome: Outcome::Stale(vec![]) }, now, now);
+        assert_eq!(denial_cache.recall(&acme(), now), None);
+        denial_cache.record(&acme(), &denial, now, now);
+        denial_cache.forget(&acme(), now);
+        assert_eq!(denial_cache.recall(&acme(), now), None);
+        denial_cache.record(&Question { n: 3, ..acme() }, &spent(2, &[(0, 30_000, Some(30_000))]), now, now);
+        pace(&denial_cache, &acme(), now);
+        assert!(denial_cache.recall(&acme(), now).is_some(), "the third of three was denied");
+        denial_cache.record(&acme(), &spent(1, &[(0, 30_000, Some(30_000))]), now, now);
+        assert_eq!(denial_cache.recall(&acme(), now), None, "granted, if only just");
     }
 
     #[test]
     fn a_limit_that_only_observes_holds_nobody_up() {
-        let (exhausted, now) = (Exhausted::default(), Instant::now());
+        let (denial_cache, now) = (DenialCache::default(), Instant::now());
         let mut both = question("b:acme", &["5/1m"], b"{}");
         let observing = BucketAsk { name: "count:o:x".into(), observes: true, ..both.asks[0].buckets[0].clone() };
         both.asks.change(|asks| asks[0].buckets.push(observing));
         let windows =
             [Some(50), None].map(|wait_ms| [WindowNow { remaining: 0, reset_ms: 0, wait_ms, owed: 0 }].into());
         let outcome = Outcome::Spent { granted: 0, windows: windows.into_iter().collect(), observed: vec![0] };
-        exhausted.learn(&both, &Answer { now_ms: NOW_MS, outcome }, now, now);
-        pace(&exhausted, &both, now);
-        assert!(exhausted.recall(&both, now + ms(48)).is_some());
-        assert_eq!(exhausted.recall(&both, now + ms(50)), None, "there is room again in what denies");
+        denial_cache.record(&both, &Answer { now_ms: NOW_MS, outcome }, now, now);
+        pace(&denial_cache, &both, now);
+        assert!(denial_cache.recall(&both, now + ms(48)).is_some());
+        assert_eq!(denial_cache.recall(&both, now + ms(50)), None, "there is room again in what denies");
     }
 
     #[test]
     fn memory_is_bounded_and_what_is_old_makes_room() {
-        let (exhausted, start) = (Exhausted::default(), Instant::now());
+        let (denial_cache, start) = (DenialCache::default(), Instant::now());
         let denial = spent(0, &[(0, 30_000, Some(30_000))]);
         let many = |kind: &str| (0..6000).map(|i| question(&format!("{kind}:{i}"), &["5/1m"], b"{}")).collect();
         let (old, new): (Vec<_>, Vec<_>) = (many("b"), many("u"));
-        old.iter().for_each(|question| exhausted.learn(question, &denial, start, start));
+        old.iter().for_each(|question| denial_cache.record(question, &denial, start, start));
         let later = start + OLDEST;
-        new.iter().for_each(|question| exhausted.learn(question, &denial, later, later));
-        let held: usize = exhausted.shards.iter().map(|shard| shard.lock().expect("nobody panicked").len()).sum();
-        assert!(held <= SHARDS * MOST_IN_SHARD);
+        new.iter().for_each(|question| denial_cache.record(question, &denial, later, later));
+        let cached: usize = denial_cache.shards.iter().map(|shard| shard.lock().expect("nobody panicked").len()).sum();
+        assert!(cached <= SHARDS * MOST_IN_SHARD);
         new.iter().for_each(|question| {
-            (0..AT_ONCE).for_each(|_| drop(exhausted.recall(question, later)));
+            (0..AT_ONCE).for_each(|_| drop(denial_cache.recall(question, later)));
         });
-        let told = new.iter().filter(|question| exhausted.recall(question, later).is_some()).count();
-        assert_eq!(told, held, "only what is new is held");
+        let told = new.iter().filter(|question| denial_cache.recall(question, later).is_some()).count();
+        assert_eq!(told, cached, "only what is new is held");
     }
 }
