@@ -23,7 +23,7 @@ use super::streams::Streams;
 use super::tls::Presented;
 use crate::proxy::Arrival;
 use crate::proxy::arrival::{Address, Refused};
-use crate::proxy::body::{BrokenOff, Outgoing};
+use crate::proxy::body::{InterruptedBody, Outgoing};
 use crate::proxy::request_body::{Progress, RequestBody};
 use crate::proxy::tunnel::Upgraded;
 
@@ -279,15 +279,15 @@ pub struct ResponseBody {
     body: Outgoing,
     active: ActiveRequest,
     /// Why it ends too early, until all that came before is out.
-    cut: Option<BrokenOff>,
+    cut: Option<InterruptedBody>,
     _slot: Slot,
 }
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = BrokenOff;
+    type Error = InterruptedBody;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Waker<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Waker<'_>) -> Poll<Option<Result<Frame<Bytes>, InterruptedBody>>> {
         if self.cut.is_some() {
             return if self.active.line.owes() { Poll::Pending } else { Poll::Ready(self.cut.take().map(Err)) };
         }

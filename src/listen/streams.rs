@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::settings::Bounds;
 use super::watch::{Look, Wait};
-use crate::proxy::ending::Ending;
+use crate::proxy::close_reason::CloseReason;
 use crate::proxy::open::OpenRequest;
 use crate::proxy::request_body::Progress;
 
@@ -50,7 +50,7 @@ impl Stream {
     fn end_idle(&mut self, wait: Wait) {
         let open = self.open.take().filter(|_| wait == Wait::Stream).and_then(|open| open.upgrade());
         match open {
-            Some(open) => open.end(Ending::Idle),
+            Some(open) => open.end(CloseReason::Idle),
             None => self.task.abort(),
         }
     }

@@ -1,4 +1,4 @@
-//! A stream to an upstream that tells when its first bytes have come: from then on an HTTP/2 connection is used.
+//! A stream to an upstream that signals its first read: from then on an HTTP/2 connection is used.
 
 use std::io;
 use std::pin::Pin;
@@ -7,20 +7,20 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
-pub struct Listening<S> {
+pub struct FirstRead<S> {
     stream: S,
     first: Option<oneshot::Sender<()>>,
 }
 
-impl<S> Listening<S> {
-    /// The stream, and who is told once something has come.
-    pub fn to(stream: S) -> (Self, oneshot::Receiver<()>) {
-        let (first, heard) = oneshot::channel();
-        (Self { stream, first: Some(first) }, heard)
+impl<S> FirstRead<S> {
+    /// The stream, and a signal for its first bytes.
+    pub fn watch(stream: S) -> (Self, oneshot::Receiver<()>) {
+        let (first, first_read) = oneshot::channel();
+        (Self { stream, first: Some(first) }, first_read)
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Listening<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for FirstRead<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
@@ -34,7 +34,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Listening<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Listening<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for FirstRead<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

@@ -16,14 +16,14 @@ use thiserror::Error;
 
 /// Why a body broke off. Over HTTP/2 what follows from it is told with the same reason, or as INTERNAL_ERROR.
 #[derive(Debug, Error)]
-pub enum Cut {
+pub enum TruncatedBody {
     #[error(transparent)]
     Broken(#[from] hyper::Error),
     #[error("its stream was reset, with no error, before it had ended")]
     Reset,
 }
 
-impl Cut {
+impl TruncatedBody {
     /// Whether that is what was written, rather than that its writer left.
     pub fn is_malformed(&self) -> bool {
         // hyper's own reader of HTTP/1.1 says so of chunks that are none, and h2 of streams that it gives up itself.
@@ -45,9 +45,9 @@ impl Cut {
 }
 
 /// The next of a body that comes over HTTP/2.
-pub fn poll_stream(stream: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+pub fn poll_stream(stream: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, TruncatedBody>>> {
     match Pin::new(&mut *stream).poll_frame(cx) {
-        Poll::Ready(None) if !stream.is_end_stream() => Poll::Ready(Some(Err(Cut::Reset))),
-        polled => polled.map_err(Cut::from),
+        Poll::Ready(None) if !stream.is_end_stream() => Poll::Ready(Some(Err(TruncatedBody::Reset))),
+        polled => polled.map_err(TruncatedBody::from),
     }
 }

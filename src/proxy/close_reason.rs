@@ -4,7 +4,7 @@ use crate::gate::Denial;
 
 /// Why the gate ends what is open.
 #[derive(Debug)]
-pub enum Ending {
+pub enum CloseReason {
     /// Its key no longer stands.
     Denied(Denial),
     TooOld,
@@ -14,7 +14,7 @@ pub enum Ending {
     ShuttingDown,
 }
 
-impl Ending {
+impl CloseReason {
     /// As the log names it.
     pub fn name(&self) -> &'static str {
         match self {

@@ -16,10 +16,10 @@ use super::failure::Failure;
 use super::pool::Pool;
 use super::{h1, h2};
 use crate::proxy::connector::Stream;
-use crate::proxy::cut;
+use crate::proxy::truncated_body;
 use crate::proxy::upload::Upload;
 
-pub struct Relayed(Source);
+pub struct UpstreamBody(Source);
 
 /// Where the body comes from, while it does.
 enum Source {
@@ -39,7 +39,7 @@ enum Source {
         stream: Incoming,
         /// The answer has ended with its head; its stream may end later.
         bodiless: bool,
-        _held: Held,
+        _held: StreamHold,
     },
     /// Without a body: the connection goes on without HTTP.
     Upgraded(Box<h1::Connection>),
@@ -47,9 +47,9 @@ enum Source {
 }
 
 /// A stream counts as an open one until the end, of the answer and of the request's body.
-enum Held {
-    Place {
-        _place: h2::Place,
+enum StreamHold {
+    Open {
+        _slot: h2::StreamSlot,
     },
     /// By a task that ends the sending some time behind the answer.
     Lingering {
@@ -60,7 +60,7 @@ enum Held {
 /// How long a client may go on sending when it has its answer. To close at once would reset the answer away.
 const LINGER: Duration = Duration::from_secs(1);
 
-impl Relayed {
+impl UpstreamBody {
     /// `unfinished`: the request's body, where the upstream answered before it had the whole of it. Its connection serves no
     /// other after that.
     pub fn from_h1(connection: Box<h1::Connection>, pool: &Rc<Pool>, unfinished: Option<Rc<Upload>>) -> Self {
@@ -72,21 +72,21 @@ impl Relayed {
                 Source::Driven { connection, failed: Some(failed), _released_when_dropped }
             }
         };
-        let mut relayed = Self(source);
-        if relayed.is_end_stream() {
-            relayed.end();
+        let mut response_body = Self(source);
+        if response_body.is_end_stream() {
+            response_body.end();
         }
-        relayed
+        response_body
     }
 
     pub fn upgraded(connection: Box<h1::Connection>) -> Self {
         Self(Source::Upgraded(connection))
     }
 
-    pub fn from_h2(stream: Incoming, bodiless: bool, place: h2::Place) -> Self {
-        let held = match place.is_sending() {
-            false => Held::Place { _place: place },
-            true => Held::Lingering { _released_when_dropped: linger(place) },
+    pub fn from_h2(stream: Incoming, bodiless: bool, slot: h2::StreamSlot) -> Self {
+        let held = match slot.is_sending() {
+            false => StreamHold::Open { _slot: slot },
+            true => StreamHold::Lingering { _released_when_dropped: linger(slot) },
         };
         Self(Source::H2 { stream, bodiless, _held: held })
     }
@@ -122,7 +122,7 @@ impl Relayed {
     }
 }
 
-impl Body for Relayed {
+impl Body for UpstreamBody {
     type Data = Bytes;
     type Error = Failure;
 
@@ -130,7 +130,7 @@ impl Body for Relayed {
         let frame = match &mut self.0 {
             Source::H1 { connection, .. } => connection.poll_frame(cx).map_err(Failure::from),
             Source::Driven { connection, failed, .. } => poll_driven(connection, failed, cx).map_err(Failure::from),
-            Source::H2 { stream, .. } => cut::poll_stream(stream, cx).map_err(Failure::from),
+            Source::H2 { stream, .. } => truncated_body::poll_stream(stream, cx).map_err(Failure::from),
             Source::Upgraded(_) | Source::Ended => return Poll::Ready(None),
         };
         match &frame {
@@ -206,14 +206,14 @@ fn drive(
 
 /// Has the rest of a request sent as long as its answer is not released, and for the time that its client has to finish. An
 /// upstream that has answered, and neither reads more nor says so, would hold the client for as long as that waits.
-fn linger(place: h2::Place) -> oneshot::Sender<()> {
+fn linger(slot: h2::StreamSlot) -> oneshot::Sender<()> {
     let (held, released) = oneshot::channel::<()>();
     tokio::task::spawn_local(async move {
         let _ = released.await;
-        if place.is_sending() {
+        if slot.is_sending() {
             sleep(LINGER).await;
         }
-        place.stop_sending();
+        slot.stop_sending();
     });
     held
 }

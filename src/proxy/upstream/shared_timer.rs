@@ -1,5 +1,5 @@
-//! How long an answer is waited for, by one timer for all the requests on a connection: each request says when it is to ring, and
-//! it is set anew only once it rings. To set a timer for each request and to take it back costs as much as to write its head.
+//! How long an answer is waited for, by one timer for all the requests on a connection: each request brings its deadline, and
+//! the timer is reset only once it fires. To set a timer for each request and to take it back costs as much as to write its head.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,9 +9,9 @@ use tokio::time::{Sleep, sleep_until};
 
 /// Set for some deadline that may be past, and for none before its first use.
 #[derive(Debug, Default)]
-pub struct Alarm(Option<Pin<Box<Sleep>>>);
+pub struct SharedTimer(Option<Pin<Box<Sleep>>>);
 
-impl Alarm {
+impl SharedTimer {
     /// Ready once the deadline has come.
     pub fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let deadline = deadline.into();
@@ -38,15 +38,15 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_rings_when_each_request_wants_it_whatever_it_was_set_for_before() {
-        let (mut alarm, start) = (Alarm::default(), Instant::now());
+    async fn it_fires_at_each_requests_deadline_whatever_it_was_set_for_before() {
+        let (mut timer, start) = (SharedTimer::default(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
-        for (ms, rings) in [(20, false), (60_000, false), (30, false), (40, true), (10, true), (60, true), (50, true)] {
-            if rings {
-                poll_fn(|cx| alarm.poll(cx, at(ms))).await;
+        for (ms, fires) in [(20, false), (60_000, false), (30, false), (40, true), (10, true), (60, true), (50, true)] {
+            if fires {
+                poll_fn(|cx| timer.poll(cx, at(ms))).await;
                 assert!(Instant::now() >= at(ms));
             } else {
-                assert!(poll_fn(|cx| Poll::Ready(alarm.poll(cx, at(ms)))).await.is_pending());
+                assert!(poll_fn(|cx| Poll::Ready(timer.poll(cx, at(ms)))).await.is_pending());
             }
         }
     }
