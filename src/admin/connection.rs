@@ -24,7 +24,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::listen::drain::Watch;
-use crate::listen::paced::{Activity, Paced};
+use crate::listen::monitored::{Activity, MonitoredStream};
 use crate::proxy::on_this_thread::OnThisThread;
 
 /// How long a client may take to ask for the first time, to send a head, to take its answers, and to take its leave.
@@ -89,7 +89,7 @@ pub async fn serve<A>(
 ) where
     A: Future<Output = Response<Full<Bytes>>> + 'static,
 {
-    let stream = Paced::new(stream);
+    let stream = MonitoredStream::new(stream);
     let asked = Asked::nothing(stream.activity.clone());
     let service = service_fn(|request: Request<Incoming>| {
         let (under_way, answer) = (asked.one(), answer(request));

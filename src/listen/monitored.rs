@@ -117,7 +117,7 @@ impl Activity {
 }
 
 /// A connection that tells of its activity.
-pub struct Paced<S> {
+pub struct MonitoredStream<S> {
     stream: S,
     pub activity: Arc<Activity>,
     /// Read already, and to be read again.
@@ -132,7 +132,7 @@ struct Linger {
     left: usize,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Paced<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> MonitoredStream<S> {
     pub fn new(stream: S) -> Self {
         Self { stream, activity: Arc::default(), ahead: Bytes::new(), leaves: PollOnWake::default(), linger: None }
     }
@@ -195,7 +195,7 @@ impl Linger {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let had = buffer.filled().len();
         if !self.ahead.is_empty() {
@@ -215,7 +215,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Paced<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> MonitoredStream<S> {
     fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.activity.blocked.store(polled.is_pending(), Relaxed);
         self.activity.writes.fetch_add(u32::from(polled.is_ready()), Relaxed);
@@ -223,7 +223,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Paced<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.wrote(polled)
@@ -288,7 +288,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_put_back_is_read_first() {
         let (mut client, server) = tokio::io::duplex(64);
-        let mut server = Paced::new(server);
+        let mut server = MonitoredStream::new(server);
         server.put_back(Bytes::from_static(b"abc"));
         client.write_all(b"def").await.expect("the other end is open");
         let mut read = [0; 2];
@@ -303,7 +303,7 @@ mod tests {
     async fn pieces_arrive_in_their_order_however_long_they_are() {
         for length in [0, 10, SHORT - 4, SHORT - 3, 3 * SHORT] {
             let (mut client, server) = tokio::io::duplex(4 * SHORT);
-            let mut server = Paced::new(server);
+            let mut server = MonitoredStream::new(server);
             let sent = [&b"head"[..], &vec![b'b'; length]].concat();
             let slices = [&sent[..1], &sent[1..4], &sent[4..]].map(io::IoSlice::new);
             let write = std::future::poll_fn(|cx| Pin::new(&mut server).poll_write_vectored(cx, &slices));
@@ -317,13 +317,13 @@ mod tests {
     #[tokio::test]
     async fn a_connection_with_nothing_unread_closes_at_once_and_another_waits_for_its_client() {
         let (client, server) = tokio::io::duplex(64);
-        let mut at_once = Paced::new(server);
+        let mut at_once = MonitoredStream::new(server);
         at_once.shutdown().await.expect("nothing fails");
         assert!(at_once.linger.is_none());
         drop(client);
 
         let (_client, server) = tokio::io::duplex(64);
-        let mut server = Paced::new(server);
+        let mut server = MonitoredStream::new(server);
         server.activity.more_to_come();
         let began = std::time::Instant::now();
         server.shutdown().await.expect("nothing fails");

@@ -14,7 +14,7 @@ use super::shared::{Prepared, Shared, StoreHandle};
 use super::systemd;
 use crate::clock;
 use crate::config::Settings;
-use crate::listen::accept::Room;
+use crate::listen::accept::Capacity;
 use crate::listen::descriptors;
 use crate::listen::tls::Acceptor;
 use crate::listen::worker::Worker;
@@ -23,19 +23,19 @@ use crate::observe::{AccessLog, Metrics, log};
 use crate::policy::{Mode, Policy};
 use crate::reload::{self, Reading, Watch};
 
-/// A worker comes round to its orders between two polls of its requests.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long workers have: each comes round to its commands between two polls of its requests.
+const WORKER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is in force, and whom it acts on.
-pub struct InForce {
+pub struct Running {
     pub settings: Settings,
     pub shared: Shared,
     pub store: StoreHandle,
     pub workers: Arc<[Worker]>,
-    pub room: Arc<Room>,
+    pub capacity: Arc<Capacity>,
 }
 
-impl InForce {
+impl Running {
     /// Reads the configuration again; it acts as a whole or not at all.
     pub async fn reload(&mut self, watch: &mut Watch) {
         systemd::reloading();
@@ -56,10 +56,10 @@ impl InForce {
     /// Everything that can fail, on a thread where it holds nobody up.
     async fn prepare(&self, watch: &Watch) -> (Option<Reading>, Result<(Prepared, Vec<&'static str>), String>) {
         let (config, files, store) = (watch.config().to_owned(), watch.files().to_owned(), self.store.clone());
-        let (in_force, tls) = (self.settings.clone(), self.shared.tls.clone());
+        let (running, tls) = (self.settings.clone(), self.shared.tls.clone());
         let prepared = spawn_blocking(move || {
             let reading = reload::read(&config, files);
-            let prepared = prepare(&reading, &in_force, tls.as_ref(), &store);
+            let prepared = prepare(&reading, &running, tls.as_ref(), &store);
             (reading, prepared)
         });
         match prepared.await {
@@ -75,20 +75,20 @@ impl InForce {
             health.probe_within(settings.store.deadline);
             health.need(settings.policy.enforces());
         }
-        self.room.follow(&settings.listen);
+        self.capacity.follow(&settings.listen);
         if settings.listen.bounds.connections > self.settings.listen.bounds.connections {
             descriptors::raise(settings.listen.bounds.connections);
         }
         // Series exist before anything is counted in them.
-        tell_operators(&settings, self.shared.tls.as_ref(), &self.shared.metrics, &self.shared.access_log);
+        publish(&settings, self.shared.tls.as_ref(), &self.shared.metrics, &self.shared.access_log);
         let workers = self.workers.iter();
-        let renewed: Vec<_> = workers.map(|worker| worker.renew(self.shared.clone().renewal())).collect();
+        let renewed: Vec<_> = workers.map(|worker| worker.reload(self.shared.clone().into_reload())).collect();
         let all = async {
             for renewed in renewed {
                 let _ = renewed.await;
             }
         };
-        if timeout(PATIENCE, all).await.is_err() {
+        if timeout(WORKER_TIMEOUT, all).await.is_err() {
             warn!("a worker does not respond; it serves by the new configuration once it does");
         }
         for warning in &settings.warnings {
@@ -107,7 +107,7 @@ impl InForce {
 /// All or nothing; what is wrong in one line.
 fn prepare(
     reading: &Reading,
-    in_force: &Settings,
+    running: &Settings,
     tls: Option<&Acceptor>,
     store: &StoreHandle,
 ) -> Result<(Prepared, Vec<&'static str>), String> {
@@ -115,17 +115,17 @@ fn prepare(
         Ok(settings) => settings.clone(),
         Err(errors) => return Err(errors.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
     };
-    let fixed = reload::keep_what_is_fixed(in_force, &mut settings);
+    let fixed = reload::keep_what_is_fixed(running, &mut settings);
     let prepared = Prepared::new(settings, tls, store).map_err(|error| error.to_string())?;
     Ok((prepared, fixed))
 }
 
 /// What operators see of a configuration that is in force from now on.
-pub fn tell_operators(settings: &Settings, tls: Option<&Acceptor>, metrics: &Metrics, access_log: &AccessLog) {
+pub fn publish(settings: &Settings, tls: Option<&Acceptor>, metrics: &Metrics, access_log: &AccessLog) {
     log::follow(&settings.observe);
     access_log.follow(&settings.observe);
     metrics.follow(&settings.policy, &settings.hash);
-    tell_what_is_observed(&settings.policy);
+    warn_what_is_observed(&settings.policy);
     let operations = settings.management.as_ref().map(operation::labels).unwrap_or_default();
     metrics.start_routes(operations.iter().map(String::as_str));
     let certificates = tls.map(Acceptor::certificates).unwrap_or_default();
@@ -137,7 +137,7 @@ pub fn tell_operators(settings: &Settings, tls: Option<&Acceptor>, metrics: &Met
 }
 
 /// Nobody should have to find out that nothing is enforced.
-fn tell_what_is_observed(policy: &Policy) {
+fn warn_what_is_observed(policy: &Policy) {
     let routes = policy.routes.iter().filter(|route| route.mode == Mode::Observe).count();
     let limits = policy.limits.values().filter(|limit| limit.mode == Mode::Observe).count();
     if policy.mode == Mode::Observe {

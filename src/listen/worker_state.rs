@@ -22,7 +22,7 @@ pub struct Context {
 }
 
 /// One worker's, shared by its connections and touched by its thread alone: no lock.
-pub struct Live {
+pub struct WorkerState {
     context: RefCell<Rc<Context>>,
     leaving: Cell<bool>,
     pub heartbeat: Heartbeat,
@@ -30,7 +30,7 @@ pub struct Live {
     pub in_flight: Rc<Cell<usize>>,
 }
 
-impl Live {
+impl WorkerState {
     pub fn new(context: Context) -> Self {
         Self {
             context: RefCell::new(Rc::new(context)),
@@ -46,7 +46,7 @@ impl Live {
     }
 
     /// From the next request on, also on connections that are open.
-    pub fn renew(&self, make: impl FnOnce(&Context) -> Context) {
+    pub fn reload(&self, make: impl FnOnce(&Context) -> Context) {
         let renewed = Rc::new(make(&self.now()));
         // The former one is dropped outside of the borrow, by whoever holds it last.
         let former = self.context.replace(renewed);
