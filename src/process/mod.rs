@@ -29,7 +29,7 @@ use self::reload::{Running, publish};
 use self::shared::{Prepared, Shared, StoreHandle};
 use self::signals::{Signalled, Signals};
 pub use self::start_error::StartError;
-use crate::admin::{self, Admin, Place};
+use crate::admin::{self, Admin, ListenerKind};
 use crate::config::Settings;
 use crate::gate::{SharedState, UnknownNames};
 use crate::listen;
@@ -168,9 +168,9 @@ impl Process {
 /// Until the runtime ends: also while the rest drains.
 fn serve_operators(answers: Admin, admin: TcpListener, probes: Option<TcpListener>) {
     let answers = Rc::new(answers);
-    for (place, listener) in [(Place::Admin, Some(admin)), (Place::Probes, probes)] {
+    for (kind, listener) in [(ListenerKind::Admin, Some(admin)), (ListenerKind::Probes, probes)] {
         let Some(listener) = listener else { continue };
-        tokio::task::spawn_local(admin::serve(answers.clone(), place, listener));
+        tokio::task::spawn_local(admin::serve(answers.clone(), kind, listener));
     }
 }
 

@@ -24,8 +24,8 @@ pub fn metrics(rendered: Result<Vec<u8>, impl Display>) -> Response<Full<Bytes>>
     }
 }
 
-pub fn text(status: StatusCode, words: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(words.into()));
+pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
