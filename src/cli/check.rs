@@ -12,7 +12,7 @@ use super::exit::{DONE, WRONG};
 use super::{denied, out};
 use crate::admin::settings::{AppProbe, Check};
 use crate::config::{self, Settings};
-use crate::keys::format::{Fate, Formats};
+use crate::keys::format::{FormatAction, Formats};
 use crate::limit::window::short_duration;
 use crate::listen::tls::Acceptor;
 use crate::policy::{Access, By, DenyList, Limit, Mode, Plan, Policy, Route};
@@ -226,10 +226,10 @@ fn key_words(settings: &Settings) -> String {
     let formats = if credentials.formats == Formats::default() {
         "any value is looked up".to_owned()
     } else {
-        let formats = credentials.formats.by_prefix().iter().map(|format| match format.fate() {
-            Fate::Accept => format!("{}…", format.prefix()),
-            Fate::Reject(_) => format!("{}… (refused)", format.prefix()),
-            Fate::Upstream(name) => format!("{}… (to {name})", format.prefix()),
+        let formats = credentials.formats.by_prefix().iter().map(|format| match format.action() {
+            FormatAction::Accept => format!("{}…", format.prefix()),
+            FormatAction::Reject(_) => format!("{}… (refused)", format.prefix()),
+            FormatAction::Upstream(name) => format!("{}… (to {name})", format.prefix()),
         });
         formats.collect::<Vec<_>>().join(", ")
     };

@@ -14,7 +14,7 @@ use self::lines::BUSINESS;
 use super::out;
 use crate::clock;
 use crate::config::{Settings, load};
-use crate::keys::creation::Wanted;
+use crate::keys::creation::KeyRequest;
 use crate::keys::rules::Required;
 use crate::observe::log;
 use crate::process::Process;
@@ -116,13 +116,13 @@ fn mint(settings: &Settings) -> anyhow::Result<(Secret, KeyDocument)> {
     if scopes.is_empty() && rules.require.contains(&Required::Scopes) {
         scopes.extend(rules.known_scopes.first().cloned());
     }
-    let wanted = Wanted {
+    let wanted = KeyRequest {
         name: "demo".to_owned(),
         business: Some(BUSINESS.to_owned()),
         user: Some(USER.to_owned()),
         scopes,
         expires: Some("1d".to_owned()),
-        ..Wanted::default()
+        ..KeyRequest::default()
     };
     let formats = settings.policy.credentials.formats.clone();
     let keyring = Keyring::new(formats, rules, Registry::File { store: FileStore::open(file)? });

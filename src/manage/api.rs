@@ -20,7 +20,7 @@ use super::settings::Settings;
 use super::{cross_site, openapi, usage};
 use crate::gate::Denial;
 use crate::keys::change::{self, Change};
-use crate::keys::creation::Wanted;
+use crate::keys::creation::KeyRequest;
 use crate::keys::mask;
 use crate::keys::rules::Rules;
 use crate::keys::tenant::is_id;
@@ -221,7 +221,7 @@ impl SignedIn<'_> {
     }
 
     async fn update(&self, id: &str, change: Change) -> Result<Response<Bytes>, Denial> {
-        self.keyring.rules.settle_change(change.clone(), self.now_ms).map_err(broken)?;
+        self.keyring.rules.validate_change(change.clone(), self.now_ms).map_err(broken)?;
         let (key, granted) = self.key(id).await?;
         let changed = self.keyring.update(&key, change, self.requester(&granted)).await.map_err(denied)?;
         let key = changed.after.unwrap_or(changed.before);
@@ -279,7 +279,7 @@ impl SignedIn<'_> {
     }
 
     /// The owner is who asks, whatever the body says.
-    fn wanted(&self, creation: Creation) -> Result<Wanted, Denial> {
+    fn wanted(&self, creation: Creation) -> Result<KeyRequest, Denial> {
         let Creation { name, business_id, unscoped, scopes, expires_at } = creation;
         match (&business_id, unscoped) {
             (Some(_), true) => return Err(unprocessable("`business_id` and `unscoped` exclude each other".to_owned())),
@@ -291,7 +291,7 @@ impl SignedIn<'_> {
         }
         let user = Some(self.actor.name.clone());
         let scopes = scopes.unwrap_or_default();
-        Ok(Wanted { name, business: business_id, user, scopes, expires: expires_at, ..Wanted::default() })
+        Ok(KeyRequest { name, business: business_id, user, scopes, expires: expires_at, ..KeyRequest::default() })
     }
 
     /// A key that is the caller's to keep, and what he may give it.

@@ -25,7 +25,7 @@ use super::tunnel::{self, Upgraded};
 use super::upload::ForwardedBody;
 use super::upstream::ForwardContext;
 use super::{ManagementQueue, Upstreams, cors, grpc, respond};
-use crate::gate::{Denial, Gate, Inquiry, Trail, path};
+use crate::gate::{Denial, Gate, GateRequest, Trail, path};
 use crate::observe::{AccessLog, Counts};
 use crate::store::StoreError;
 
@@ -104,7 +104,7 @@ impl Service {
             let answer = Box::pin(queue.ask(head, body, &path, arrival, info, trail)).await?;
             return Ok(Payload::words(answer, &info.method));
         }
-        let inquiry = Inquiry {
+        let inquiry = GateRequest {
             method: &info.method,
             path: info.uri.path(),
             query: info.uri.query(),

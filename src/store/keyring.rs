@@ -18,8 +18,8 @@ use super::record::{KeyDocument, RecordError};
 use super::registry::{Bounds, Changed, ChangedBusiness, Edit, Filter, Insertion, Registry, RegistryError, StoredKey};
 use super::{StoreError, settings};
 use crate::clock;
-use crate::keys::change::{self, BusinessChange, Change, SettledBusiness, SettledChange};
-use crate::keys::creation::{Settled, Wanted};
+use crate::keys::change::{self, BusinessChange, Change, ValidBusinessChange, ValidChange};
+use crate::keys::creation::{KeyRequest, ValidKey};
 use crate::keys::mint::{MintError, hint, mint};
 use crate::keys::rules::{Required, RuleError, Rules, check_id};
 use crate::keys::{Digest, Format, FormatError, Formats};
@@ -101,23 +101,23 @@ impl Keyring {
     }
 
     /// Whether a key that is wanted obeys the rules and is no more than the asker may give; nothing is made.
-    pub fn check(&self, wanted: Wanted, requester: Requester<'_>) -> Result<(), RuleError> {
-        let settled = self.rules.settle(wanted, requester.now_ms)?;
-        requester.granting.check(&settled.scopes)
+    pub fn check(&self, wanted: KeyRequest, requester: Requester<'_>) -> Result<(), RuleError> {
+        let valid = self.rules.validate(wanted, requester.now_ms)?;
+        requester.granting.check(&valid.scopes)
     }
 
     /// Mints a key that obeys the rules and stores its digest. `prefix` picks the format; without it the first.
     pub async fn create(
         &self,
-        wanted: Wanted,
+        wanted: KeyRequest,
         prefix: Option<&str>,
         requester: Requester<'_>,
     ) -> Result<Minted, KeyringError> {
-        let settled = self.rules.settle(wanted, requester.now_ms)?;
-        requester.granting.check(&settled.scopes)?;
+        let valid = self.rules.validate(wanted, requester.now_ms)?;
+        requester.granting.check(&valid.scopes)?;
         let format = self.formats.to_mint(prefix)?;
         let key = mint(&self.formats, format, getrandom::fill)?;
-        let members = members_of(&document_of(settled, hint(key.expose(), format), requester.now_ms));
+        let members = members_of(&document_of(valid, hint(key.expose(), format), requester.now_ms));
         let insertion = self.registry.insert(&Digest::of(key.expose()), members, self.bounds(requester.now_ms)).await?;
         let Insertion::Inserted(stored) = insertion else { return Err(KeyringError::NotNew) };
         self.record(requester, Action::KeyCreated, &stored, (&Members::new(), &stored.members)).await;
@@ -146,7 +146,7 @@ impl Keyring {
         change: Change,
         requester: Requester<'_>,
     ) -> Result<Changed, RegistryError> {
-        let change = self.rules.settle_change(change, requester.now_ms)?;
+        let change = self.rules.validate_change(change, requester.now_ms)?;
         requester.granting.check(change.scopes.as_deref().unwrap_or_default())?;
         let decide = |before: &StoredKey| Ok(Edit::Changed(changed(before, &change)?));
         let changed = self.registry.change(key, self.bounds(requester.now_ms), decide).await?;
@@ -226,7 +226,7 @@ impl Keyring {
         requester: Requester<'_>,
     ) -> Result<ChangedBusiness, RegistryError> {
         check_id(Required::Business, Some(id))?;
-        let change = self.rules.settle_business(change)?;
+        let change = self.rules.validate_business(change)?;
         let changed = self.registry.change_business(id, |before| changed_business(before, &change)).await?;
         let members = (&changed.before, &changed.after);
         self.write_audit(Record::new(requester.actor, Action::BusinessChanged, id, members, requester.now_ms)).await;
@@ -283,19 +283,19 @@ fn minted(key: Secret, stored: StoredKey) -> Result<Minted, KeyringError> {
     Ok(Minted { key, stored, document })
 }
 
-fn document_of(settled: Settled, hint: String, now_ms: u64) -> KeyDocument {
+fn document_of(valid: ValidKey, hint: String, now_ms: u64) -> KeyDocument {
     KeyDocument {
         id: Uuid::new_v4().to_string(),
-        name: settled.name,
+        name: valid.name,
         hint,
-        business: settled.business,
-        user: settled.user,
-        scopes: settled.scopes,
+        business: valid.business,
+        user: valid.user,
+        scopes: valid.scopes,
         created_at: Some(now_ms),
-        expires_at: settled.expires_at,
+        expires_at: valid.expires_at,
         revoked: false,
-        limits: settled.limits,
-        allow_addresses: settled.allow_addresses,
+        limits: valid.limits,
+        allow_addresses: valid.allow_addresses,
     }
 }
 
@@ -304,7 +304,7 @@ fn members_of(document: &KeyDocument) -> Members {
 }
 
 /// The members of a key after a change.
-fn changed(before: &StoredKey, change: &SettledChange) -> Result<Members, RuleError> {
+fn changed(before: &StoredKey, change: &ValidChange) -> Result<Members, RuleError> {
     let mut members = before.members.clone();
     if let Some(name) = &change.name {
         members.insert("name".to_owned(), name.as_str().into());
@@ -335,7 +335,7 @@ fn check_end_of_rotated(before: &StoredKey, end: Option<u64>) -> Result<(), Rule
     }
 }
 
-fn changed_business(before: &Members, change: &SettledBusiness) -> Members {
+fn changed_business(before: &Members, change: &ValidBusinessChange) -> Members {
     let mut members = before.clone();
     if let Some(plan) = &change.plan {
         set(&mut members, "plan", plan.as_deref().map(Into::into));

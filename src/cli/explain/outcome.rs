@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, Response, Version};
 use super::request::Asked;
 use crate::cli::keys::session::gate_store;
 use crate::config::Settings;
-use crate::gate::{Denial, Gate, Inquiry, Permit, SharedState, Trail, UnknownNames, observed, path, query, weigh};
+use crate::gate::{Denial, Gate, GateRequest, Permit, SharedState, Trail, UnknownNames, observed, path, query, weigh};
 use crate::policy::{Mode, Reason, Route};
 use crate::proxy::headers::{self, Forwarding};
 use crate::proxy::request_id::RequestIds;
@@ -79,7 +79,7 @@ async fn decide(
         Ok(head) => head,
         Err(denial) => return Ok(Err(denial)),
     };
-    let inquiry = Inquiry { oversize: head.oversize, ..asked.inquiry() };
+    let inquiry = GateRequest { oversize: head.oversize, ..asked.inquiry() };
     let fallback = Arc::new(Fallback::new(settings.store.limits_outage, Arc::new(Calls::new()?)));
     let (rules, unknown) = (Arc::new(settings.keys.clone()), Arc::new(UnknownNames::new()?));
     let commons = SharedState { fallback, known: None, guessing: None, rules, unknown };

@@ -7,7 +7,7 @@ use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use crate::config::Settings;
-use crate::gate::{Denial, Inquiry, credential};
+use crate::gate::{Denial, GateRequest, credential};
 use crate::listen::client_addr;
 use crate::proxy::Arrival;
 use clap::Args;
@@ -71,8 +71,8 @@ impl Asked {
         self.request.uri().path()
     }
 
-    pub fn inquiry(&self) -> Inquiry<'_> {
-        Inquiry {
+    pub fn inquiry(&self) -> GateRequest<'_> {
+        GateRequest {
             method: self.method(),
             path: self.path(),
             query: self.request.uri().query(),

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::words::printable;
 use super::*;
 use crate::keys::rules::{Required, Rules};
-use crate::keys::{Alphabet, Digest, Fate, Format, Formats};
+use crate::keys::{Alphabet, Digest, Format, FormatAction, Formats};
 use crate::store::audit::{Actor, Origin};
 use crate::store::file::FileStore;
 use crate::store::keyring::Keyring;
@@ -126,7 +126,7 @@ async fn a_broken_rule_is_exit_code_2_and_creates_nothing() {
 
 #[tokio::test]
 async fn the_format_is_picked_by_its_prefix() {
-    let format = |prefix: &str| Format::new(prefix, Some(44..=44), Alphabet::Base64Url, true, Fate::Accept);
+    let format = |prefix: &str| Format::new(prefix, Some(44..=44), Alphabet::Base64Url, true, FormatAction::Accept);
     let formats = [format("kc_live_"), format("kc_test_")].into_iter().collect::<Result<_, _>>();
     let shell = shell(Formats::new(formats.expect("good formats")), &[]);
     let key = shell.json(&["create", "--name", "n", "--user", "u", "--format", "kc_test_", "--json"]).await;
@@ -281,8 +281,8 @@ async fn an_import_tells_what_new_keys_would_have_to_have() {
 
 #[tokio::test]
 async fn an_import_tells_that_keys_of_another_form_are_refused() {
-    let format =
-        Format::new("kc_live_", Some(44..=44), Alphabet::Base64Url, false, Fate::Accept).expect("a good format");
+    let format = Format::new("kc_live_", Some(44..=44), Alphabet::Base64Url, false, FormatAction::Accept)
+        .expect("a good format");
     let shell = shell(Formats::new(vec![format]), &[]);
     let hinted = |name: &str, hint: &str| import_line(name, &format!(r#","hint":"{hint}""#));
     let said = shell.say(&["import"], &(hinted("one", "kc_live_12345678") + &hinted("two", "old_1234"))).await;

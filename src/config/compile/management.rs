@@ -8,7 +8,7 @@ use super::reader::entries;
 use super::reader::{Reader, items};
 use super::scopes::scope_list;
 use super::{limits, store, upstream};
-use crate::config::place::FieldPath;
+use crate::config::field_path::FieldPath;
 use crate::config::raw::{Management, ManagementRedis, Root, Scalar, Short};
 use crate::config::scalar;
 use crate::keys::rules::Rules;

@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Settings;
-use super::place::FieldPath;
+use super::field_path::FieldPath;
 use super::raw::Root;
 use super::replace::Sources;
 use crate::keys::rules::Rules;

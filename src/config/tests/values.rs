@@ -8,7 +8,7 @@ use http::Method;
 use super::{each_has_one_error, good, whole};
 use crate::config::load::from_text;
 use crate::keys::Digest;
-use crate::keys::format::{Fate, Reading};
+use crate::keys::format::{FormatAction, Reading};
 use crate::keys::rules::Required;
 use crate::limit::Windows;
 use crate::policy::denial_text::Facts;
@@ -133,7 +133,7 @@ fn upstreams_stand_with_the_default_first() {
     assert_eq!(route.upstream, UpstreamId(1));
     let key = format!("t_{}", "a".repeat(43));
     let Reading::Ours(format) = settings.policy.credentials.formats.read(&key) else { panic!("the key has a format") };
-    assert_eq!(format.fate(), &Fate::Upstream("t".to_owned()));
+    assert_eq!(format.action(), &FormatAction::Upstream("t".to_owned()));
 }
 
 #[test]

@@ -19,9 +19,9 @@ fn keyring(folder: &TempDir) -> Keyring {
     Keyring::new(Formats::default(), rules, Registry::File { store })
 }
 
-fn wanted(scopes: &[&str]) -> Wanted {
+fn wanted(scopes: &[&str]) -> KeyRequest {
     let business = Some("acme".to_owned());
-    Wanted { name: "n".to_owned(), business, scopes: texts(scopes), ..Wanted::default() }
+    KeyRequest { name: "n".to_owned(), business, scopes: texts(scopes), ..KeyRequest::default() }
 }
 
 #[tokio::test]
@@ -60,7 +60,7 @@ async fn a_key_that_has_ended_is_not_rotated_and_an_overlap_never_prolongs_one()
     let keyring = keyring(&folder);
     let actor = Actor { name: "u_1".to_owned(), from: Origin::CommandLine };
     let requester = Requester { actor: &actor, granting: Granting::Everything, now_ms: NOW };
-    let short = Wanted { expires: Some("1h".to_owned()), ..wanted(&[]) };
+    let short = KeyRequest { expires: Some("1h".to_owned()), ..wanted(&[]) };
     let key = keyring.create(short, None, requester).await.expect("it is made").stored;
     let late = Requester { now_ms: NOW + 3_600_000, ..requester };
     let ended = |rotated: Result<Rotated, KeyringError>| rotated.map(|_| ()).map_err(|error| error.to_string());

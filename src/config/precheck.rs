@@ -7,23 +7,23 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::place::FieldPath;
+use super::field_path::FieldPath;
 
 /// The empty fields; an error, with its place, where a name stands twice or a value has a tag.
 pub fn empty_fields(text: &str) -> Result<Vec<FieldPath>, serde_yaml::Error> {
     let mut empty = Vec::new();
-    let survey = Survey { path: FieldPath::default(), empty: &mut empty };
-    survey.deserialize(serde_yaml::Deserializer::from_str(text))?;
+    let precheck = Precheck { path: FieldPath::default(), empty: &mut empty };
+    precheck.deserialize(serde_yaml::Deserializer::from_str(text))?;
     empty.retain(|path| !path.begins_with(&FieldPath::top("errors")) || *path == FieldPath::top("errors"));
     Ok(empty)
 }
 
-struct Survey<'f> {
+struct Precheck<'f> {
     path: FieldPath,
     empty: &'f mut Vec<FieldPath>,
 }
 
-impl<'de> DeserializeSeed<'de> for Survey<'_> {
+impl<'de> DeserializeSeed<'de> for Precheck<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -31,7 +31,7 @@ impl<'de> DeserializeSeed<'de> for Survey<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Survey<'_> {
+impl<'de> Visitor<'de> for Precheck<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -77,7 +77,7 @@ impl<'de> Visitor<'de> for Survey<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         let mut index = 0;
-        while list.next_element_seed(Survey { path: self.path.item(index), empty: &mut *self.empty })?.is_some() {
+        while list.next_element_seed(Precheck { path: self.path.item(index), empty: &mut *self.empty })?.is_some() {
             index += 1;
         }
         Ok(())
@@ -85,19 +85,19 @@ impl<'de> Visitor<'de> for Survey<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let mut names = Vec::new();
-        while let Some(name) = map.next_key_seed(NewName(&names))? {
+        while let Some(name) = map.next_key_seed(UniqueName(&names))? {
             let path = self.path.field(&name);
             names.push(name);
-            map.next_value_seed(Survey { path, empty: &mut *self.empty })?;
+            map.next_value_seed(Precheck { path, empty: &mut *self.empty })?;
         }
         Ok(())
     }
 }
 
 /// A name that was not there before. Checked while the name is read, so that the error stands at the second one.
-struct NewName<'n>(&'n [String]);
+struct UniqueName<'n>(&'n [String]);
 
-impl<'de> DeserializeSeed<'de> for NewName<'_> {
+impl<'de> DeserializeSeed<'de> for UniqueName<'_> {
     type Value = String;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
@@ -105,7 +105,7 @@ impl<'de> DeserializeSeed<'de> for NewName<'_> {
     }
 }
 
-impl Visitor<'_> for NewName<'_> {
+impl Visitor<'_> for UniqueName<'_> {
     type Value = String;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 
 /// `did you mean `per-key`?`, or what there is, or that there is none.
 pub fn advice<'a>(name: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
-    if let Some(near) = nearest(name, known.clone()) {
-        return format!("did you mean `{near}`?");
+    if let Some(suggestion) = nearest(name, known.clone()) {
+        return format!("did you mean `{suggestion}`?");
     }
     let all: Vec<_> = known.into_iter().map(|name| format!("`{name}`")).collect();
     if all.is_empty() { "none is defined".to_owned() } else { format!("write one of {}", all.join(", ")) }
@@ -15,10 +15,12 @@ pub fn advice<'a>(name: &str, known: impl IntoIterator<Item = &'a str> + Clone) 
 fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let most = name.chars().count().div_ceil(3).clamp(1, 3);
     let distances = known.into_iter().map(|candidate| (distance(name, candidate), candidate));
-    let near = distances.filter(|(distance, _)| *distance <= most);
+    let close = distances.filter(|(distance, _)| *distance <= most);
     // Of two that are equally close, the one that begins alike.
     let alike = |candidate: &str| name.chars().zip(candidate.chars()).take_while(|(a, b)| a == b).count();
-    near.min_by_key(|(distance, candidate)| (*distance, Reverse(alike(candidate)))).map(|(_, near)| near)
+    close
+        .min_by_key(|(distance, candidate)| (*distance, Reverse(alike(candidate))))
+        .map(|(_, candidate)| candidate)
 }
 
 /// Letters to insert, delete, replace, or swap with their neighbour (optimal string alignment), without regard to case.
