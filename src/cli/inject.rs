@@ -1,6 +1,6 @@
 //! `sidegate inject` and `uninject`: manifests in, manifests out, what was done with each object on standard error.
 
-mod beside;
+mod consistency;
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -70,7 +70,7 @@ impl Manifests {
         };
         let Injected { text, messages, gates } = turn(&text).with_context(|| name.to_string())?;
         messages.iter().for_each(out::remark);
-        beside::doubts(&gates).iter().for_each(out::remark);
+        consistency::warnings(&gates).iter().for_each(out::remark);
         out::say(text)?;
         Ok(super::exit::DONE)
     }

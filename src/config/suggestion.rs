@@ -18,9 +18,7 @@ fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&
     let close = distances.filter(|(distance, _)| *distance <= most);
     // Of two that are equally close, the one that begins alike.
     let alike = |candidate: &str| name.chars().zip(candidate.chars()).take_while(|(a, b)| a == b).count();
-    close
-        .min_by_key(|(distance, candidate)| (*distance, Reverse(alike(candidate))))
-        .map(|(_, candidate)| candidate)
+    close.min_by_key(|(distance, candidate)| (*distance, Reverse(alike(candidate)))).map(|(_, candidate)| candidate)
 }
 
 /// Letters to insert, delete, replace, or swap with their neighbour (optimal string alignment), without regard to case.

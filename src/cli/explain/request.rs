@@ -31,14 +31,14 @@ pub struct ExplainArgs {
 }
 
 /// A request, and where it comes from.
-pub struct Asked {
+pub struct ExplainedRequest {
     pub request: Request<()>,
     pub arrival: Arrival,
     /// Whether a key stood on standard input.
     pub with_key: bool,
 }
 
-impl Asked {
+impl ExplainedRequest {
     /// What the arguments describe, or why no client could send it.
     pub fn read(args: &ExplainArgs, key: Option<&str>, settings: &Settings) -> Result<Self, String> {
         let (method, target) = match args.request.trim().split_once(' ') {

@@ -4,8 +4,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::create;
-use super::end::Replicas;
 use super::name::{KeyName, Named};
+use super::revoke::Replicas;
 use super::session::{KeysSetting, Session};
 use super::words::named;
 use crate::cli::exit::DONE;

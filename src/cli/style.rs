@@ -4,9 +4,9 @@ use std::io::{self, IsTerminal};
 
 /// Whether to write in colour.
 #[derive(Debug, Clone, Copy)]
-pub struct Ink(bool);
+pub struct Style(bool);
 
-impl Ink {
+impl Style {
     pub fn for_stdout() -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|text| text.is_empty());
         Self(wanted && io::stdout().is_terminal())
