@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    AnswerTo as _, Gate, Key, PATIENCE, Stage,
+    AnswerTo as _, Gate, Key, Stage,
     cluster::{Cluster, Server},
     gate::{on_config, text},
     redis::sha256,
@@ -87,28 +87,30 @@ async fn a_redis_that_cannot_save_is_told_by_its_own_words() {
 /// A Redis that was restarted answers, and refuses until it has read its file.
 #[tokio::test]
 async fn a_redis_that_loads_its_file_is_told_as_that_and_served_by_as_soon_as_it_is_done() {
-    let slowly =
-        ["--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024", "--rdbcompression", "no"];
-    let mut redis = Server::plain(&slowly);
+    let mut redis = Server::plain(&["--loading-process-events-interval-bytes", "1024", "--rdbcompression", "no"]);
     let stage = Stage::set();
     let gate = stage.gate(&format!("store: {{redis: 'redis://127.0.0.1:{}/0', deadline: 10s}}{YAML}", redis.port));
     let key = gate.new_key(&["--name", "n", "--business", "acme"]);
     let asked = async || gate.get("/things").bearer_auth(&key).answer().await;
     assert_eq!(asked().await.status, 200);
-    // Three seconds of loading.
-    let fill = "for i = 1, 150 do redis.call('SET', 'fill' .. i, string.rep('x', 1024)) end";
+    let fill = "for i = 1, 3000 do redis.call('SET', 'fill' .. i, string.rep('x', 1024)) end";
     redis.ask::<()>(&["EVAL", fill, "0"]);
     redis.ask::<()>(&["SAVE"]);
     redis.kill();
-    redis.run();
-    let deadline = Instant::now() + PATIENCE;
-    while !gate.operators("/readyz").text().contains("LOADING") {
-        assert!(Instant::now() < deadline, "{}", gate.operators("/readyz").text());
+    // Microseconds for each name: minutes of loading, which end when this test says so.
+    redis.run_loading(&["--key-load-delay", "50000"]);
+    until("the gate to learn of it", || gate.operators("/readyz").text().contains("LOADING").then_some(()));
+    let mut took = Vec::new();
+    for _ in 0..5 {
         let began = Instant::now();
         assert_eq!(asked().await.denial(), (503, "store_unavailable".to_owned()));
-        assert!(began.elapsed() < Duration::from_secs(5), "it waits for what is refused");
+        took.push(began.elapsed());
     }
+    // The quickest: what a busy machine adds is nobody's waiting.
+    assert!(took.iter().min() < Some(&Duration::from_secs(5)), "it waits for what is refused: {took:?}");
     assert_eq!((gate.operators("/readyz").status, gate.metric("sidegate_store_up", &[])), (503, 0.0));
+    assert!(gate.operators("/readyz").text().contains("LOADING"), "{}", gate.operators("/readyz").text());
+    redis.ask::<()>(&["CONFIG", "SET", "key-load-delay", "0"]);
     until("readiness", || (gate.operators("/readyz").status == 200).then_some(()));
     assert_eq!(asked().await.status, 200);
 }

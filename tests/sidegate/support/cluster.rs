@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
@@ -90,11 +91,36 @@ impl Server {
         self.try_run(further).unwrap_or_else(|log| panic!("redis-server ended, with {:?}: {log}", self.arguments));
     }
 
+    /// Starts it again with these further arguments, and waits until it reads its file and says so.
+    pub fn run_loading(&mut self, further: &[&str]) {
+        self.child = Some(self.spawn(further));
+        until("redis-server to load", || {
+            let refused = self.try_ask::<String>(&["GET", "any"]).err()?;
+            (refused.code() == Some("LOADING")).then_some(())
+        });
+    }
+
     /// An error is its log, when it ended.
     fn try_run(&mut self, further: &[&str]) -> Result<(), String> {
-        let path = self.folder.path().join("log");
-        let log = fs::File::create(&path).expect("the folder is writable");
-        let mut child = Command::new("redis-server")
+        let mut child = self.spawn(further);
+        // Its own word, since somebody else may listen where it could not.
+        until("redis-server to listen", || {
+            let said = fs::read_to_string(self.log()).expect("it is there");
+            let ended = child.try_wait().expect("the child can be asked").is_some();
+            let listens = said.contains("Ready to accept connections") || said.contains("Sentinel ID is");
+            if ended { Some(Err(said)) } else { listens.then_some(Ok(())) }
+        })?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    fn spawn(&self, further: &[&str]) -> Child {
+        let log = fs::File::create(self.log()).expect("the folder is writable");
+        Command::new("redis-server")
             .args(&self.arguments)
             .args(further)
             .args(["--bind", "127.0.0.1", "--dir"])
@@ -102,16 +128,7 @@ impl Server {
             .stdout(log)
             .stderr(Stdio::null())
             .spawn()
-            .unwrap_or_else(|error| panic!("redis-server: {error}; install it with `apt-get install redis-server`"));
-        // Its own word, since somebody else may listen where it could not.
-        until("redis-server to listen", || {
-            let said = fs::read_to_string(&path).expect("it is there");
-            let ended = child.try_wait().expect("the child can be asked").is_some();
-            let listens = said.contains("Ready to accept connections") || said.contains("Sentinel ID is");
-            if ended { Some(Err(said)) } else { listens.then_some(Ok(())) }
-        })?;
-        self.child = Some(child);
-        Ok(())
+            .unwrap_or_else(|error| panic!("redis-server: {error}; install it with `apt-get install redis-server`"))
     }
 
     pub fn kill(&mut self) {
