@@ -15,7 +15,7 @@ use crate::support::{
     until, whole,
 };
 
-const STORE: &str = "store: {redis: '${REDIS_URL}', deadline: 1s, outage: OUTAGE}";
+const STORE: &str = "store: {redis: '${REDIS_URL}', deadline: 3s, outage: OUTAGE}";
 
 const YAML: &str = "
 limits: {per-key: {by: key, windows: 1000/1h}}
@@ -205,7 +205,7 @@ async fn a_cluster_with_a_node_out_of_reach_is_not_up_and_its_gates_stay_ready_f
 #[tokio::test]
 async fn a_cluster_whose_every_node_refuses_counts_is_no_more_ready_than_one_server() {
     let (stage, cluster) = (Stage::set(), Cluster::start());
-    let store = format!("store: {{redis: {{cluster: ['redis://127.0.0.1:{}']}}, deadline: 1s}}", cluster.nodes[0].port);
+    let store = format!("store: {{redis: {{cluster: ['redis://127.0.0.1:{}']}}, deadline: 5s}}", cluster.nodes[0].port);
     let gate = stage.gate(&format!("workers: 1\n{store}{YAML}"));
     // A key at each master.
     let mut keys: std::collections::BTreeMap<usize, String> = Default::default();
@@ -242,6 +242,7 @@ async fn a_cluster_whose_every_node_refuses_counts_is_no_more_ready_than_one_ser
 #[tokio::test]
 async fn a_connection_that_is_there_again_closes_the_breaker_at_once() {
     let (mut stage, gate, key) = yard("{keys: deny, limits: deny}");
+    let mut waited = Vec::new();
     for _ in 0..3 {
         stage.redis.stop();
         until("the breaker to open", || {
@@ -251,14 +252,16 @@ async fn a_connection_that_is_there_again_closes_the_breaker_at_once() {
         // Until probes are as rare as they become: nothing tells of them.
         tokio::time::sleep(Duration::from_secs(2)).await;
         stage.redis.restart();
-        until("the breaker to close", || (gate.metric("sidegate_store_breaker_open", &[]) < 1.0).then_some(()));
-        gate.said("breaker closed");
-        let log = gate.written();
-        let since_open = log.rsplit("breaker open").next().unwrap_or_default();
-        let first = |what: &str| since_open.lines().skip(1).find(|line| line.contains(what)).map(seconds);
-        let waited = first("breaker closed").zip(first("store: connected")).map(|(closed, up)| closed - up);
-        assert!(waited.is_some_and(|waited| waited < 0.5), "{waited:?} in {since_open}");
+        waited.push(until("the breaker to close, and the log to say so", || {
+            let log = gate.written();
+            let since_open = log.rsplit("breaker open").next().unwrap_or_default();
+            let first = |what: &str| since_open.lines().skip(1).find(|line| line.contains(what)).map(seconds);
+            first("breaker closed").zip(first("store: connected")).map(|(closed, up)| closed - up)
+        }));
     }
+    // The median: what a busy machine adds to one of them says nothing. A probe of its own accord comes up to a second later.
+    waited.sort_by(f64::total_cmp);
+    assert!(waited[1] < 0.3, "{waited:?}");
 }
 
 /// Of the day, at which this line was logged.
