@@ -158,10 +158,11 @@ fn let_in(mut line: TcpStream) {
 #[tokio::test]
 async fn answers_that_take_longer_than_the_deadline() {
     let scene = Scene::set("").await;
-    scene.proxy.mood(Mood::Delay(Duration::from_millis(100)));
-    scene.endured("+200 ms", 503).await;
+    // Both ways, and more than a second besides, which a worker that was late itself gives the store.
+    scene.proxy.mood(Mood::Delay(Duration::from_millis(600)));
+    scene.endured("+1.2 s", 503).await;
     scene.proxy.mood(Mood::Pass);
-    scene.recovers("+200 ms").await;
+    scene.recovers("+1.2 s").await;
 }
 
 #[tokio::test]
