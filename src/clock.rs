@@ -1,4 +1,5 @@
-//! Wall-clock time as the documents and the limits use it: milliseconds since the Unix epoch, and RFC 3339 text.
+//! Wall-clock time as the documents and the limits use it: milliseconds since the Unix epoch, RFC 3339 text, and the units that
+//! durations are written in.
 //!
 //! The pure rooms (`limit`, `keys`, `policy`) never call `now_ms`; they take the time as an argument. What a request is
 //! decided by is the store's own clock, so that a sidecar with a wrong one neither gives nor takes quota.
@@ -40,6 +41,21 @@ fn since_epoch() -> Duration {
 
 fn whole_ms(since: Duration) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The units that durations are written in, the longest first.
+const UNITS: [(&str, u64); 4] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
+
+/// How long a unit of `90d`, `24h`, `5m` or `10s` is, in milliseconds.
+pub fn unit_ms(unit: &str) -> Option<u64> {
+    UNITS.iter().find(|(name, _)| *name == unit).map(|(_, ms)| *ms)
+}
+
+/// `1m`, `10s`: whole seconds as a whole number of the longest unit that divides them.
+pub fn short_duration(ms: u64) -> String {
+    let dividing = UNITS.iter().find(|(_, unit_ms)| ms.is_multiple_of(*unit_ms));
+    let (unit, unit_ms) = dividing.copied().unwrap_or(("s", 1000));
+    format!("{}{unit}", ms / unit_ms)
 }
 
 /// `2026-03-23T14:30:00Z`: RFC 3339 UTC in whole seconds, as every document and answer writes it.

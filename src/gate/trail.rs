@@ -80,7 +80,7 @@ impl LimitNow {
     /// `per-key`, or `per-key-1s` where the limit has several windows.
     pub fn policy_name(&self) -> Cow<'_, str> {
         if self.one_of_several {
-            format!("{}-{}", self.limit.name, crate::limit::window::short_duration(self.window.duration_ms)).into()
+            format!("{}-{}", self.limit.name, crate::clock::short_duration(self.window.duration_ms)).into()
         } else {
             self.limit.name.as_str().into()
         }
