@@ -227,7 +227,10 @@ impl Gate {
             let fallback = &self.shared.fallback;
             let (answer, fell_back) = match self.ask(&asked, deadline, trail).await.map(|(answer, _)| answer) {
                 // No key is at stake: the limits alone decide what an outage means.
-                Err(error) if error.is_outage() => (fallback.answer(&asked.question, clock::now_ms())?, true),
+                Err(error) if error.is_outage() => {
+                    let now_ms = fallback.clock().at(clock::uptime_ms());
+                    (fallback.answer(&asked.question, now_ms)?, true)
+                }
                 answer => (answer?, false),
             };
             let Outcome::Spent { granted, windows, observed } = answer.outcome else { return Err(unexpected()) };
@@ -251,7 +254,8 @@ impl Gate {
         let answer = answer?;
         trail.store_ms = Some(answer.now_ms);
         let (asked, answered) = (began.into_std(), answered.into_std());
-        let seen = Seen { asked, answered, store_ms: answer.now_ms, wall_ms: clock::ms_at(asked) };
+        let seen = Seen { asked, answered, store_ms: answer.now_ms, uptime_ms: clock::uptime_ms_at(asked) };
+        self.shared.fallback.clock().showed(seen.store_ms, seen.uptime_ms);
         Ok((answer, seen))
     }
 }

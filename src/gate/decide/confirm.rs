@@ -14,7 +14,7 @@ use crate::clock;
 use crate::gate::Denial;
 use crate::gate::asks::{Asked, Counted};
 use crate::gate::documents::{Documents, Known, KnownBusiness};
-use crate::gate::known::{Now, Seen};
+use crate::gate::known::Seen;
 use crate::gate::permit::Basis;
 use crate::gate::records::Remembered;
 use crate::gate::standing::Standing;
@@ -129,7 +129,7 @@ impl Gate {
         error: StoreError,
         trail: &mut Trail,
     ) -> Result<Rc<Caller>, Denial> {
-        let now = Now::look();
+        let now = clock::uptime_ms();
         let Some(known) = &self.shared.known else { return Err(error.into()) };
         let Some((key, now_ms)) = known.key(digest, now) else { return Err(error.into()) };
         let business = match business_to_confirm(&key, routed.named.as_deref()) {
@@ -167,7 +167,7 @@ impl Gate {
             return Ok(known);
         }
         if let Some(guessing) = &self.shared.guessing
-            && let Some(wait_ms) = guessing.wait_ms(client, digest, clock::now_ms())
+            && let Some(wait_ms) = guessing.wait_ms(client, digest, clock::uptime_ms())
         {
             trail.guess_slowed = true;
             let retry_after = Some(wait_ms.div_ceil(1000).max(1));
@@ -241,7 +241,7 @@ impl Gate {
         if let Some(guessing) = &self.shared.guessing
             && unknown
         {
-            guessing.unknown(client, clock::now_ms());
+            guessing.unknown(client, clock::uptime_ms());
         }
     }
 
