@@ -1,15 +1,15 @@
 //! The services behind the gate, each with its connections. Only a `Permit` gets a request forwarded.
 //!
-//! `pool` keeps connections, `h1` and `h2` exchange a request for an answer on one, `relayed` passes the answer's body on,
+//! `pool` keeps connections, `h1` and `h2` exchange a request for an answer on one, `response_body` passes the answer's body on,
 //! `failure` says why there is none. Everything here belongs to one worker's thread.
 
-mod alarm;
 pub mod failure;
+mod first_read;
 pub mod h1;
 pub mod h2;
-mod heard;
 pub mod pool;
-pub mod relayed;
+pub mod response_body;
+mod shared_timer;
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -32,15 +32,15 @@ use super::request_id::RequestId;
 use super::request_info::Times;
 use super::settings::{Protocol, Target, Upstream};
 use super::upgrade::{self, Wanted};
-use super::upload::{Forwarded, Upload};
+use super::upload::{ForwardedBody, Upload};
 use crate::gate::{Denial, Permit};
 use crate::observe::Span;
 use crate::policy::Policy;
 
-use self::alarm::Alarm;
-use self::failure::{Failure, Unanswered, chain};
-use self::pool::{Outlet, Pool};
-use self::relayed::Relayed;
+use self::failure::{FailedExchange, Failure, chain};
+use self::pool::{Pool, PooledConnection};
+use self::response_body::UpstreamBody;
+use self::shared_timer::SharedTimer;
 
 /// One worker's way to the upstreams, by `UpstreamId`.
 pub struct Upstreams {
@@ -76,7 +76,7 @@ pub struct ForwardContext<'a> {
 
 /// How long an answer's head is waited for: so long from the last frame of the request's body.
 #[derive(Debug, Clone, Copy)]
-struct Patience {
+struct Timeouts {
     time: Duration,
     /// Not counted while the request goes on: a gRPC service may say nothing before it has heard all.
     only_after_body: bool,
@@ -116,9 +116,9 @@ impl Upstreams {
     pub async fn forward(
         &self,
         head: &mut Parts,
-        body: &Forwarded,
+        body: &ForwardedBody,
         context: &ForwardContext<'_>,
-    ) -> Result<Response<Relayed>, Denial> {
+    ) -> Result<Response<UpstreamBody>, Denial> {
         let ForwardContext { permit, policy, asked, arrival, request_id, span, grpc, times: _ } = *context;
         // The configuration resolves every id that a route or a format names.
         let unknown = || Denial::UpstreamUnreachable("no such upstream".to_owned());
@@ -154,21 +154,21 @@ impl Upstreams {
             head.headers.insert(HOST, service.name.clone());
         }
         let configured = permit.route().response_timeout.unwrap_or(service.settings.response_timeout);
-        let patience = Patience::new(configured, grpc, &head.headers);
-        let mut response = service.send(head, &added, body, patience, context).await?;
+        let timeouts = Timeouts::new(configured, grpc, &head.headers);
+        let mut response = service.send(head, &added, body, timeouts, context).await?;
         let is_upgraded = response.body().is_upgraded();
         upgrade::grant(wanted, &mut response, is_upgraded)?;
         if response.status() == StatusCode::RESET_CONTENT && !response.body().is_end_stream() {
             // It has no content (RFC 9110 §15.3.6): what was sent as such ends with its connection or stream.
             response.headers_mut().remove(CONTENT_LENGTH);
-            *response.body_mut() = Relayed::nothing();
+            *response.body_mut() = UpstreamBody::nothing();
         }
         headers::backward(response.headers_mut(), takes_trailers);
         Ok(response)
     }
 }
 
-impl Patience {
+impl Timeouts {
     /// A gRPC client says itself how long it waits for a call that may be one long stream.
     fn new(configured: Duration, grpc: bool, headers: &HeaderMap) -> Self {
         let theirs = if grpc { grpc::timeout(headers) } else { None };
@@ -200,11 +200,11 @@ impl Destination {
         &self,
         head: &mut Parts,
         added: &Added<'_>,
-        body: &Forwarded,
-        patience: Patience,
+        body: &ForwardedBody,
+        timeouts: Timeouts,
         context: &ForwardContext<'_>,
-    ) -> Result<Response<Relayed>, Denial> {
-        let first = match self.attempt(head, added, body, false, patience, context.times).await? {
+    ) -> Result<Response<UpstreamBody>, Denial> {
+        let first = match self.attempt(head, added, body, false, timeouts, context.times).await? {
             Ok(response) => return Ok(response),
             Err(unanswered) => unanswered,
         };
@@ -213,7 +213,7 @@ impl Destination {
         }
         let (request_id, trace_id) = (context.request_id.as_str(), context.span.trace_id());
         tracing::debug!(request_id, trace_id, error = chain(&first.error), "the request is sent again");
-        let second = Box::pin(self.attempt(head, added, body, true, patience, context.times)).await?;
+        let second = Box::pin(self.attempt(head, added, body, true, timeouts, context.times)).await?;
         second.map_err(|unanswered| self.failed(&unanswered.error, body.upload()))
     }
 
@@ -222,44 +222,45 @@ impl Destination {
         &self,
         head: &mut Parts,
         added: &Added<'_>,
-        body: &Forwarded,
+        body: &ForwardedBody,
         fresh: bool,
-        patience: Patience,
+        timeouts: Timeouts,
         times: &Times,
-    ) -> Result<Result<Response<Relayed>, Unanswered>, Denial> {
+    ) -> Result<Result<Response<UpstreamBody>, FailedExchange>, Denial> {
         let upload = body.upload();
         let kept = if fresh { None } else { self.pool.take_idle(times.latest()) };
-        let (outlet, now) = match kept {
-            Some(connection) => (Outlet::H1(connection), times.latest()),
+        let (connection, now) = match kept {
+            Some(connection) => (PooledConnection::H1(connection), times.latest()),
             None => {
                 let unreachable = |error: String| Denial::UpstreamUnreachable(self.told(&error));
-                (self.pool.outlet(fresh).await.map_err(unreachable)?, Instant::now())
+                (self.pool.checkout(fresh).await.map_err(unreachable)?, Instant::now())
             }
         };
-        match outlet {
-            Outlet::H1(mut connection) => {
-                let mut alarm = std::mem::take(&mut connection.alarm);
+        match connection {
+            PooledConnection::H1(mut connection) => {
+                let mut shared_timer = std::mem::take(&mut connection.shared_timer);
                 let answered =
-                    within(patience, upload, now, &mut alarm, pin!(connection.exchange(head, added, body))).await?;
-                connection.alarm = alarm;
+                    within(timeouts, upload, now, &mut shared_timer, pin!(connection.exchange(head, added, body)))
+                        .await?;
+                connection.shared_timer = shared_timer;
                 connection.heard_at = Some(times.answered());
                 Ok(answered.map(|response| {
                     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                        return response.map(|()| Relayed::upgraded(connection));
+                        return response.map(|()| UpstreamBody::upgraded(connection));
                     }
                     let unfinished = upload.filter(|upload| connection.is_sending() || !upload.has_ended()).cloned();
-                    response.map(|()| Relayed::from_h1(connection, &self.pool, unfinished))
+                    response.map(|()| UpstreamBody::from_h1(connection, &self.pool, unfinished))
                 }))
             }
-            Outlet::H2(stream) => {
+            PooledConnection::H2(stream) => {
                 let mut request = Request::from_parts(head.clone(), body.clone());
                 request.headers_mut().extend(headers::fields(added));
                 let exchange = Box::pin(stream.exchange(request));
-                let answered = within(patience, upload, now, &mut Alarm::default(), pin!(exchange)).await?;
+                let answered = within(timeouts, upload, now, &mut SharedTimer::default(), pin!(exchange)).await?;
                 times.answered();
                 Ok(answered.map(|(response, place)| {
                     let bodiless = h1::framing::is_bodiless(&head.method, response.status());
-                    response.map(|stream| Relayed::from_h2(stream, bodiless, place))
+                    response.map(|stream| UpstreamBody::from_h2(stream, bodiless, place))
                 }))
             }
         }
@@ -300,10 +301,10 @@ fn aim(asked: &Uri, target: &str) -> Result<Uri, Denial> {
 
 /// Waits for the head: from now, or from the last frame of the request body that was forwarded.
 async fn within<T>(
-    Patience { time, only_after_body }: Patience,
+    Timeouts { time, only_after_body }: Timeouts,
     upload: Option<&Rc<Upload>>,
     now: Instant,
-    alarm: &mut Alarm,
+    shared_timer: &mut SharedTimer,
     mut answer: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Denial> {
     let mut deadline = now + time;
@@ -312,7 +313,7 @@ async fn within<T>(
             return Poll::Ready(Ok(answered));
         }
         loop {
-            ready!(alarm.poll(cx, deadline));
+            ready!(shared_timer.poll(cx, deadline));
             match upload.and_then(|upload| upload.last_frame()) {
                 Some(last) if last + time > deadline => deadline = last + time,
                 _ if only_after_body && upload.is_some_and(|upload| !upload.has_ended()) => {
