@@ -19,6 +19,15 @@ install() {
     exit 1
 }
 
+# What a release is built with, beside the defaults.
+release_features=jemalloc
+
+# linked_crates: NAME@VERSION of every crate that is linked into a release, one to a line.
+linked_crates() {
+    cargo tree --locked --features "$release_features" --edges normal,no-proc-macro --prefix none --format '{p}' |
+        sed 's/ (.*//; s/ v/@/' | sort -u
+}
+
 # pip_tool COMMAND REQUIREMENT…: prints where COMMAND stands, in an environment of its own, installed when it is not there.
 pip_tool() {
     local command=$1 python

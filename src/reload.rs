@@ -5,12 +5,14 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
+use tracing::warn;
 
 use crate::config::Settings;
 use crate::config::load::{self, Loaded};
@@ -96,10 +98,17 @@ impl Files {
         Self { files: reading.loaded.files.clone(), seen: reading.seen.clone() }
     }
 
-    /// Resolves once the content differs and has come to rest. May be dropped and asked again.
+    /// Resolves once the content differs and has come to rest. May be dropped and asked again. Warns once of files that were
+    /// replaced where they come from: nothing will ever change in them.
     pub async fn changed(&self) {
+        let mut warned = false;
         loop {
             sleep(LOOK_EVERY).await;
+            if !warned {
+                let replaced = self.replaced().await;
+                replaced.iter().for_each(|file| warn!(file = %file.display(), "{REPLACED}"));
+                warned = !replaced.is_empty();
+            }
             let mut now = self.look().await;
             if now == self.seen {
                 continue;
@@ -121,6 +130,21 @@ impl Files {
         // A look that fails is one that saw no change.
         spawn_blocking(move || Fingerprint::of(&files)).await.unwrap_or_else(|_| self.seen.clone())
     }
+
+    async fn replaced(&self) -> Vec<PathBuf> {
+        let files = self.files.clone();
+        spawn_blocking(move || files.into_iter().filter(|file| is_replaced(file)).collect()).await.unwrap_or_default()
+    }
+}
+
+/// What to do about a file that `is_replaced`.
+pub const REPLACED: &str = "this file is mounted by itself, and outside it was deleted or another took its place: no edit there acts; \
+                            mount its folder instead, and restart";
+
+/// Whether the file has no name in any folder any more. A mount of a single file holds on to it when an editor, or whatever else
+/// writes a new file and renames it, puts another in its place.
+pub fn is_replaced(file: &Path) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.nlink() == 0)
 }
 
 /// What files hold: for each a digest, or none where it cannot be read.

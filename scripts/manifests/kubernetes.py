@@ -227,7 +227,7 @@ def find(objects, kind, wanted):
 
 def every_file_is_used(root):
     for file in sorted(root.rglob("*")):
-        if file.is_dir() or file.name in ("kustomization.yaml", ".gitignore"):
+        if file.is_dir() or file.name in ("kustomization.yaml", "README.md", ".gitignore"):
             continue
         kustomization = file.parent / "kustomization.yaml"
         if not kustomization.exists() or not re.search(rf"\b{re.escape(file.name)}\b", kustomization.read_text()):

@@ -18,6 +18,7 @@ use crate::listen::tls::Acceptor;
 use crate::policy::{Access, By, DenyList, Limit, Mode, Plan, Policy, Route};
 use crate::proxy::settings::{Protocol, Target, Upstream};
 use crate::proxy::upstream;
+use crate::reload;
 use crate::store::outage::{KeysOutage, LimitsOutage};
 use crate::store::redis;
 use crate::store::settings::Backend;
@@ -37,6 +38,9 @@ pub fn run(config: &Path, store_doubts: impl FnOnce(&Settings) -> Vec<String>) -
         return Ok(WRONG);
     }
     let mut warnings = settings.warnings.clone();
+    if reload::is_replaced(config) {
+        warnings.push(format!("{}: {}", config.display(), reload::REPLACED));
+    }
     warnings.extend(store_doubts(&settings));
     out::say(format_args!("{} is good.\n\n{}", config.display(), Summary(&settings)))?;
     out::say(warnings.iter().map(|warning| format!("warning: {warning}\n")).collect::<String>())?;
@@ -162,9 +166,9 @@ pub(super) fn upstream_words(upstream: &Upstream) -> String {
         }
     };
     let identity: Vec<_> = upstream.identity.iter().map(|(name, _)| name.as_str()).collect();
-    let told = if identity.is_empty() { String::new() } else { format!(", is told {}", identity.join(", ")) };
+    let headers = if identity.is_empty() { String::new() } else { format!(", with headers {}", identity.join(", ")) };
     let answers = short(upstream.response_timeout);
-    format!("{} at {target}, answers within {answers}{told}", upstream.name)
+    format!("{} at {target}, answers within {answers}{headers}", upstream.name)
 }
 
 fn store_words(settings: &Settings) -> String {
@@ -206,7 +210,7 @@ fn store_words(settings: &Settings) -> String {
 fn connections(topology: &redis::Topology, workers: usize) -> String {
     // One more on which counts of use are sent.
     let each = workers + 1;
-    let told = format!("{} (one per worker, one for use)", counted(each, "connection"));
+    let told = format!("{} (one per worker, one for usage counts)", counted(each, "connection"));
     match topology {
         redis::Topology::Node(_) | redis::Topology::Member(_) => told,
         redis::Topology::Sentinels(sentinels) => {
@@ -233,9 +237,10 @@ fn key_words(settings: &Settings) -> String {
         });
         formats.collect::<Vec<_>>().join(", ")
     };
-    let guessing = credentials.guessing.as_ref().map_or_else(String::new, |windows| {
-        format!("; {windows} unknown ones from one address, beyond which it is told 429")
-    });
+    let guessing = credentials
+        .guessing
+        .as_ref()
+        .map_or_else(String::new, |windows| format!("; {windows} unknown ones from one address, then 429"));
     format!("from {}; {formats}{guessing}", sources.join(" or "))
 }
 
@@ -388,14 +393,14 @@ mod tests {
     #[test]
     fn the_summary_shows_the_stores_shape() {
         for (store, told) in [
-            ("rediss://h", "Redis at h:6379 over TLS, prefix sg, 4 connections (one per worker, one for use)"),
+            ("rediss://h", "Redis at h:6379 over TLS, prefix sg, 4 connections (one per worker, one for usage counts)"),
             (
                 "{redis: {cluster: ['redis://a', 'redis://b:1']}}",
-                "the cluster of a:6379, b:1, prefix sg, 4 connections (one per worker, one for use) to each master",
+                "the cluster of a:6379, b:1, prefix sg, 4 connections (one per worker, one for usage counts) to each master",
             ),
             (
                 "{redis: {sentinels: ['redis://a', 'redis://b'], master: main}}",
-                "main behind the sentinels a:26379, b:26379, prefix sg, 4 connections (one per worker, one for use) and 4 to each of 2 sentinels",
+                "main behind the sentinels a:26379, b:26379, prefix sg, 4 connections (one per worker, one for usage counts) and 4 to each of 2 sentinels",
             ),
         ] {
             let yaml =

@@ -94,7 +94,7 @@ enum Command {
     },
     /// Put sidegate into Kubernetes manifests, as the webhook does with pods
     #[command(
-        after_help = "Examples:\n  sidegate inject -f deployment.yaml | kubectl apply -f -\n  kubectl get deployment web -o yaml | sidegate inject -f -\n\nDocuments that are changed lose their comments; what was done is told on standard error."
+        after_help = "Examples:\n  sidegate inject -f deployment.yaml | kubectl apply -f -\n  kubectl get deployment web -o yaml | sidegate inject -f -\n\nDocuments that are changed lose their comments; standard error says what was done."
     )]
     Inject(inject::InjectArgs),
     /// Take sidegate out of manifests again

@@ -205,7 +205,7 @@ async fn serve_until_asked(
 async fn leave(asked: Signalled, signal: &Signal, limits: &Drain, accepting: JoinHandle<()>, workers: &[Worker]) {
     match asked {
         Signalled::Leave | Signalled::Drain => {
-            info!("leaving: not ready from now on, then draining");
+            info!("draining: not ready from now on");
             signal.leave(limits).await;
         }
         Signalled::Close | Signalled::Reload => signal.close(),
@@ -223,7 +223,7 @@ async fn leave(asked: Signalled, signal: &Signal, limits: &Drain, accepting: Joi
 async fn cut(signal: &Signal, workers: &[Worker]) {
     signal.cut();
     if timeout(LAST_MOMENT, all_ended(workers)).await.is_err() {
-        warn!("a worker does not respond; what it served is not told of");
+        warn!("a worker does not respond; what it served is not logged");
     }
 }
 

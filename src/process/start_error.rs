@@ -14,7 +14,7 @@ use crate::store::StoreError;
 /// Why the process cannot start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    #[error("{address} cannot be listened on: {error}")]
+    #[error("{address} cannot be listened on: {error}{}", advice(error))]
     Bind { address: SocketAddr, error: io::Error },
     #[error("listen.tls: {0}")]
     Tls(#[from] TlsError),
@@ -30,4 +30,27 @@ pub enum StartError {
     Metrics(#[from] prometheus::Error),
     #[error("{0}")]
     Io(#[from] io::Error),
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another process has it, such as a gate that still drains (`drain.deadline` at most)"
+        }
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_taken_names_who_may_have_it() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = taken.local_addr().expect("it is bound");
+        let error = std::net::TcpListener::bind(address).expect_err("it is taken");
+        let said = StartError::Bind { address, error }.to_string();
+        assert!(said.starts_with(&address.to_string()) && said.contains("a gate that still drains"), "{said}");
+    }
 }

@@ -20,7 +20,7 @@ pub fn reloading() {
     // systemd takes a reload for failed that does not say when it began (sd_notify(3), RELOADING=1).
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(error) => warn!(%error, "the clock cannot be read; systemd is not told of the reload"),
+        Err(error) => warn!(%error, "the clock cannot be read; systemd is not notified of the reload"),
     }
 }
 

@@ -49,7 +49,10 @@ async fn report(reporter: Reporter) {
         match reporter.0.unreported.swap(0, Ordering::Relaxed) {
             0 => return,
             calls => {
-                warn!(calls, "store: calls missed their deadline (`store.deadline`); others are told of in a minute")
+                warn!(
+                    calls,
+                    "store: calls missed their deadline (`store.deadline`); further ones are reported once a minute"
+                )
             }
         }
         pause = AGAIN_AFTER;

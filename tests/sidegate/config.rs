@@ -34,6 +34,32 @@ fn the_example_with_every_field_runs_as_it_is() {
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
 }
 
+/// The first configuration, and the one of the hour, which the base's and `sidegate openapi` make together.
+#[test]
+fn the_configurations_that_the_readme_leads_to_are_good() {
+    let read =
+        |path: &str| std::fs::read_to_string(in_repository(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let readme = read("README.md");
+    let first = readme.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next());
+    let first = first.expect("README.md has a configuration");
+    assert!(first.starts_with("# sidegate.yaml"), "{first}");
+    let output = on_config(first, &["check"], &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+
+    let base = read("deploy/kubernetes/base/sidegate.yaml");
+    let (kept, _) = base.split_once("\nroutes:").expect("it has routes");
+    for name in ["salescaling", "callscaler", "bots", "scaling", "kaicalls"] {
+        let file = in_repository(&format!("tests/sidegate/descriptions/{name}.yaml"));
+        let made = sidegate(&["openapi", &file.to_string_lossy()], &[]).output().expect("the binary was built");
+        let made = text(&made.stdout);
+        let taken =
+            made.lines().filter(|line| !["listen:", "upstream:", "store:"].iter().any(|own| line.starts_with(own)));
+        let yaml = format!("{kept}\n{}\n", taken.collect::<Vec<_>>().join("\n"));
+        let output = on_config(&yaml, &["check"], &[("REDIS_PASSWORD".to_owned(), "x".to_owned())]);
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", said(&output));
+    }
+}
+
 #[test]
 fn what_is_no_yaml_is_told_with_line_and_column() {
     is_refused("routes:\n  /things: public\n  /other: [public\nlimits: {}\n", &["line ", "column "]);

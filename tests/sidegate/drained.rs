@@ -29,7 +29,7 @@ fn so_is_what_the_second_signal_cuts_off() {
         let mut yard = Yard::set(&format!("drain: {{delay: {delay}, deadline: 10m}}"));
         let held = yard.hold();
         yard.gate.terminate();
-        yard.gate.said("leaving");
+        yard.gate.said("draining");
         yard.gate.signal("INT");
         yard.is_told(held);
         assert!(!yard.gate.written().contains("a worker is gone"), "{}", yard.gate.written());

@@ -153,7 +153,7 @@ impl Yard {
             "deadline" => self.gate.terminate(),
             "second signal" => {
                 self.gate.terminate();
-                self.gate.said("leaving");
+                self.gate.said("draining");
                 self.gate.signal("INT");
             }
             _ => {}

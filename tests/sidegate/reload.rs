@@ -6,14 +6,14 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
-    os::unix::fs::symlink,
+    os::{fd::AsRawFd as _, unix::fs::symlink},
     time::{Duration, Instant},
 };
 
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::support::{Answer, AnswerTo as _, Gate, PATIENCE, Redis, Stage, Upstream, client, until};
+use crate::support::{Answer, AnswerTo as _, Gate, PATIENCE, Redis, Stage, Upstream, client, gate::text, until};
 
 #[tokio::test]
 async fn a_hangup_acts_on_the_next_request_of_an_open_connection() {
@@ -79,6 +79,30 @@ async fn a_link_that_is_swapped_above_the_file_is_a_change() {
     until("the reload", || (gate.reloads("success") >= 1).then_some(()));
     assert_eq!(gate.get("/two").answer().await.status, 200);
     assert_eq!(gate.get("/one").answer().await.status, 404);
+}
+
+/// A container has a file mounted by itself, and outside an editor writes another and renames it. A link to an open file without a
+/// name looks the same to the gate.
+#[tokio::test]
+async fn a_mounted_file_that_was_replaced_outside_is_warned_of_once_by_check_too() {
+    let stage = Stage::set();
+    let gate = stage.gate("routes: {/a: public}");
+    let at = |path: &str| gate.folder().join(path);
+    fs::copy(at("sidegate.yaml"), at("source")).expect("the folder is writable");
+    let mounted = fs::File::open(at("source")).expect("the file is there");
+    let mount = format!("/proc/{}/fd/{}", std::process::id(), mounted.as_raw_fd());
+    symlink(mount, at("link")).expect("links can be made");
+    fs::rename(at("link"), at("sidegate.yaml")).expect("the folder is writable");
+    let warning = "no edit there acts; mount its folder";
+    assert!(!text(&gate.command(&["check"]).stdout).contains(warning));
+    fs::remove_file(at("source")).expect("it is there");
+    gate.said(warning);
+    assert!(text(&gate.command(&["check"]).stdout).contains(warning));
+    // Later looks have nothing to add.
+    fs::remove_file(at("sidegate.yaml")).expect("it is there");
+    until("the reload to fail", || (gate.reloads("failure") == 1).then_some(()));
+    assert_eq!(gate.written().matches(warning).count(), 1, "{}", gate.written());
+    assert_eq!(gate.get("/a").answer().await.status, 200);
 }
 
 #[tokio::test]

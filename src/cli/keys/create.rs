@@ -12,9 +12,11 @@ use crate::cli::exit::DONE;
 use crate::clock;
 use crate::keys::FormatError;
 use crate::keys::creation::KeyRequest;
+use crate::policy::{Access, Policy};
 use crate::secret::Secret;
 use crate::store::keyring::KeyringError;
 use crate::store::record::KeyDocument;
+use crate::store::registry::Registry;
 
 #[derive(Debug, Args)]
 #[command(
@@ -76,6 +78,7 @@ pub(super) async fn run(args: CreateArgs, setting: &KeysSetting, session: &mut S
         Err(error) => return refused(error, setting, session),
     };
     show_once(&minted.key, &minted.document, json, session)?;
+    remarks(&minted.document, setting, session)?;
     Ok(DONE)
 }
 
@@ -99,6 +102,26 @@ pub(super) fn show_once(
 ) -> anyhow::Result<()> {
     let created = created(key, document);
     if json { session.print_json(&created) } else { print_for_a_person(session, &created) }
+}
+
+/// Why a new key may be refused although nothing is wrong. On standard error, so that a script's document stays whole.
+pub(super) fn remarks(document: &KeyDocument, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<()> {
+    if let Registry::File { .. } = setting.keyring.registry {
+        writeln!(session.err, "The gate that reads this file accepts the key within a second.")?;
+    }
+    if document.scopes.is_empty() && setting.policy.as_deref().is_some_and(|policy| !opens_without_scopes(policy)) {
+        writeln!(
+            session.err,
+            "warning: the key has no scopes and no route is `any`, so it opens public routes alone; \
+             `sidegate keys update {} --scopes …` gives it some",
+            document.id
+        )?;
+    }
+    Ok(())
+}
+
+fn opens_without_scopes(policy: &Policy) -> bool {
+    policy.routes.iter().any(|route| route.access == Access::Any)
 }
 
 pub(super) fn created<'a>(key: &'a Secret, document: &'a KeyDocument) -> Created<'a> {

@@ -117,7 +117,7 @@ pub(in crate::cli) fn print_use(whose: &str, usage: &Usage, session: &mut Sessio
         writeln!(session.out, "{whose}: use is counted in Redis only, and the store is a file")?;
         return Ok(());
     };
-    let last = usage.last_used_at.as_deref().unwrap_or("never that is known of");
+    let last = usage.last_used_at.as_deref().unwrap_or("never (since counting began)");
     let sum = |amounts: &std::collections::BTreeMap<String, u64>| amounts.values().sum::<u64>();
     writeln!(
         session.out,

@@ -1,4 +1,4 @@
-//! `sidegate keys verify`: reads a key and says whether it stands, what it may, and where it is limited. Nothing is spent.
+//! `sidegate keys verify`: reads a key and says whether it is valid, what it may do, and where it is limited. Nothing is spent.
 
 use clap::Args;
 use serde_json::json;
@@ -16,7 +16,7 @@ use crate::store::registry::{RegistryError, StoredKey};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  sidegate keys verify < key.txt\n\nExit code 0: it stands; 1: it is refused, whatever the route."
+    after_help = "Example:\n  sidegate keys verify < key.txt\n\nExit code 0: it is valid; 1: it is refused, whatever the route."
 )]
 pub struct VerifyArgs {
     /// Print one JSON document
@@ -92,7 +92,7 @@ fn print(
     session: &mut Session<'_>,
 ) -> anyhow::Result<()> {
     match reason {
-        None => writeln!(session.out, "The key stands.\n")?,
+        None => writeln!(session.out, "The key is valid.\n")?,
         Some(reason) => writeln!(session.out, "The key is refused: {reason}.\n")?,
     }
     show::print(key, rules, session)?;

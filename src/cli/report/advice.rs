@@ -31,7 +31,9 @@ fn of(reason: Reason) -> &'static str {
         Reason::PlanRequired => {
             "give the business a plan (`sidegate business set --plan`), or configure one named `default`"
         }
-        Reason::BusinessSuspended => "lift the suspension (`sidegate business set --status active`), or accept the 403",
+        Reason::BusinessSuspended => {
+            "lift the suspension (`sidegate business set ID --status active`), or accept the 403"
+        }
         Reason::BusinessForbidden => "callers name a business that is not their key's; give them a key for it",
         Reason::RateLimited => {
             "raise the limit, or that of the key or business (`--limit NAME=WINDOWS`); or tell callers to heed Retry-After"
