@@ -190,9 +190,7 @@ impl Gate {
         let (Some(tally), Some(caller), Some(at_ms)) = (&self.tally, &trail.caller, trail.store_ms) else { return };
         let request = tally::Request { at_ms, denied: denial.is_some() && mode == Mode::Enforce };
         tally.key(digest, &caller.key, request);
-        if let (None, Some(business), None | Some(Denial::RateLimited { .. })) =
-            (&caller.key.business, &caller.business, denial)
-        {
+        if let (Some(business), None | Some(Denial::RateLimited { .. })) = (&caller.named, denial) {
             tally.business(business, request);
         }
     }

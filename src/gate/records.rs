@@ -25,7 +25,7 @@ const REMEMBERED: usize = 8192;
 #[derive(Debug, Default)]
 pub struct Records {
     keys: RefCell<Generations<Digest, Rc<Remembered>, Bare>>,
-    businesses: RefCell<Generations<String, Rc<KnownBusiness>>>,
+    businesses: RefCell<Generations<Rc<str>, Rc<KnownBusiness>>>,
 }
 
 /// A key, and how its requests were weighed by what is known of it.
@@ -94,7 +94,7 @@ impl Records {
     /// What was last seen of a business, until that is outdated.
     pub fn business(&self, id: &str) -> Rc<KnownBusiness> {
         let held = self.businesses.borrow_mut().get(id).cloned();
-        held.unwrap_or_else(|| Rc::new(KnownBusiness::new(id.to_owned(), Known::Unseen)))
+        held.unwrap_or_else(|| Rc::new(KnownBusiness::new(id, Known::Unseen)))
     }
 
     /// Takes in the business's document as the store has it now, where `believed` was asked about.
