@@ -100,7 +100,13 @@ impl From<Oversize> for Denial {
 impl Gate {
     pub fn new(policy: Arc<Policy>, store: Store, shared: SharedState, deadline: Duration) -> Self {
         let unrouted = unrouted(&policy);
-        Self { policy, store, shared, unrouted, records: Rc::default(), tally: None, deadline }
+        let records = Rc::new(Records::of_one_in(1));
+        Self { policy, store, shared, unrouted, records, tally: None, deadline }
+    }
+
+    /// The same, with this memory of keys.
+    pub fn remembering(self, records: Rc<Records>) -> Self {
+        Self { records, ..self }
     }
 
     /// The same, with use counted there.
@@ -190,9 +196,7 @@ impl Gate {
         let (Some(tally), Some(caller), Some(at_ms)) = (&self.tally, &trail.caller, trail.store_ms) else { return };
         let request = tally::Request { at_ms, denied: denial.is_some() && mode == Mode::Enforce };
         tally.key(digest, &caller.key, request);
-        if let (None, Some(business), None | Some(Denial::RateLimited { .. })) =
-            (&caller.key.business, &caller.business, denial)
-        {
+        if let (Some(business), None | Some(Denial::RateLimited { .. })) = (&caller.named, denial) {
             tally.business(business, request);
         }
     }

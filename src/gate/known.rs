@@ -107,7 +107,7 @@ impl KnownKeys {
     pub fn learn_business(&self, KnownBusiness { id, document, .. }: &KnownBusiness, seen: Seen) {
         match document {
             Known::Unseen => self.forget_business(id, seen.answered),
-            Known::Absent | Known::Is { .. } => self.businesses.learn(id.as_str(), document, seen, self.known_for),
+            Known::Absent | Known::Is { .. } => self.businesses.learn(&**id, document, seen, self.known_for),
         }
     }
 
@@ -330,7 +330,7 @@ mod tests {
     fn an_answer_that_granted_nothing_confirms_nothing() {
         let (known, clock) = (KnownKeys::new(FIVE_MINUTES), Clock(Instant::now()));
         let (digest, key) = (Digest::of("k"), live());
-        let business = KnownBusiness::new("acme".to_owned(), Known::Absent);
+        let business = KnownBusiness::new("acme", Known::Absent);
         let documents = Documents { digest: &digest, key: &key, business: Some(&business) };
         let spent = |granted| Outcome::Spent { granted, windows: Default::default(), observed: Vec::new() };
         known.heard(&documents, None, &spent(0), clock.seen(0, 1));
@@ -348,7 +348,7 @@ mod tests {
     fn businesses_and_owners_are_known_as_keys_are() {
         let (known, clock) = (KnownKeys::new(FIVE_MINUTES), Clock(Instant::now()));
         assert!(known.business("acme", uptime(0)).is_none() && !known.owns("u", "acme", uptime(0)));
-        known.learn_business(&KnownBusiness::new("acme".to_owned(), Known::Absent), clock.seen(0, 1));
+        known.learn_business(&KnownBusiness::new("acme", Known::Absent), clock.seen(0, 1));
         known.learn_owner("u", "acme", clock.seen(0, 1));
         assert!(matches!(known.business("acme", uptime(2)), Some(Known::Absent)));
         assert!(known.owns("u", "acme", uptime(2)) && !known.owns("u", "other", uptime(2)));

@@ -16,7 +16,7 @@ pub fn of(explanation: &Explanation<'_>) -> Value {
         json!({
             "id": caller.key.id,
             "name": caller.key.name,
-            "business": caller.business,
+            "business": caller.business(),
             "user": caller.key.user,
             "scopes": caller.key.scopes,
             "plan": caller.plan,

@@ -26,7 +26,7 @@ pub fn of(explanation: &Explanation<'_>, style: Style) -> String {
     }
     fact(&mut text, "mode", mode(explanation));
     if let Some(caller) = &outcome.trail.caller {
-        let business = caller.business.as_deref().map_or(String::new(), |business| format!(", business {business}"));
+        let business = caller.business().map_or(String::new(), |business| format!(", business {business}"));
         let plan = caller.plan.as_deref().map(|named| format!(", plan {}", plan(Some(named), &settings.keys)));
         let plan = plan.unwrap_or_default();
         let scopes = if caller.key.scopes.is_empty() { "none".to_owned() } else { caller.key.scopes.join(", ") };

@@ -120,7 +120,7 @@ async fn a_new_key_that_is_not_known_at_once_or_opens_nothing_says_so_beside_the
         shell.setting.policy = Some(settings.policy);
         for (scopes, warned) in [(&[][..], warned), (&["--scopes", "contacts:read"], false)] {
             let said =
-                shell.say(&[&["create", "--name", "job", "--business", "acme", "--json"], scopes].concat(), "").await;
+                shell.run(&[&["create", "--name", "job", "--business", "acme", "--json"], scopes].concat(), "").await;
             serde_json::from_str::<Value>(&said.out).expect("one JSON document");
             assert!(said.err.contains("within a second"), "{}", said.err);
             assert_eq!(said.err.contains("the key has no scopes"), warned, "{routes}: {}", said.err);
