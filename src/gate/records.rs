@@ -2,17 +2,14 @@
 //!
 //! Each decision names the documents that it rests on, and the store answers `Stale` when one has changed; then what is
 //! remembered here is replaced. Bounded for the whole process by two generations a worker: what is used stays, what is not falls
-//! out with the older one, which goes after some minutes without a use, too.
+//! out with the older one.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::rc::{Rc, Weak};
-use std::time::Duration;
+use std::rc::Rc;
 
 use bytes::Bytes;
-use tokio::task::spawn_local;
-use tokio::time::sleep;
 
 use super::documents::{Documents, Known, KnownBusiness, KnownKey};
 use super::weigh::Weighings;
@@ -27,8 +24,6 @@ use crate::store::{StoreError, layout};
 const MOST: usize = 14_000;
 /// What a worker gets however many there are: with fewer, keys in use would push one another out.
 const LEAST: usize = 1_750;
-/// What has not been used for so long is forgotten within as long again.
-const UNUSED: Duration = Duration::from_secs(300);
 
 /// One worker's memory. Borrows never cross an await.
 #[derive(Debug)]
@@ -49,19 +44,6 @@ impl Records {
     pub fn of_one_in(workers: usize) -> Self {
         let most = (MOST / workers.max(1)).max(LEAST);
         Self { keys: RefCell::new(Generations::new(most)), businesses: RefCell::new(Generations::new(most)) }
-    }
-
-    /// The same, where what is not used is forgotten. Must be called on the worker's own runtime.
-    pub fn start(workers: usize) -> Rc<Self> {
-        let records = Rc::new(Self::of_one_in(workers));
-        spawn_local(age(Rc::downgrade(&records)));
-        records
-    }
-
-    /// Forgets keys that were not used since this was called last, and businesses that no key goes by.
-    fn age(&self) {
-        self.keys.borrow_mut().age();
-        self.businesses.borrow_mut().retain(|business| Rc::strong_count(business) > 1);
     }
 
     pub fn key(&self, digest: &Digest) -> Option<Rc<Remembered>> {
@@ -143,17 +125,6 @@ impl Records {
     }
 }
 
-/// Until the memory is gone.
-async fn age(records: Weak<Records>) {
-    loop {
-        sleep(UNUSED).await;
-        match records.upgrade() {
-            Some(records) => records.age(),
-            None => return,
-        }
-    }
-}
-
 /// A bounded map: when the younger generation is full it becomes the older one, and the older one is dropped.
 #[derive(Debug)]
 struct Generations<K, V, S = RandomState> {
@@ -167,19 +138,6 @@ impl<K: Hash + Eq, V, S: BuildHasher + Default> Generations<K, V, S> {
     /// `most`: in both together.
     fn new(most: usize) -> Self {
         Self { most: most / 2, young: HashMap::default(), old: HashMap::default() }
-    }
-
-    /// Forgets what was not used since the last time.
-    fn age(&mut self) {
-        self.old = std::mem::take(&mut self.young);
-    }
-
-    /// What is left takes no more room than it needs.
-    fn retain(&mut self, mut is_kept: impl FnMut(&V) -> bool) {
-        for generation in [&mut self.young, &mut self.old] {
-            generation.retain(|_, value| is_kept(value));
-            generation.shrink_to_fit();
-        }
     }
 
     fn get<Q>(&mut self, key: &Q) -> Option<&V>
@@ -200,7 +158,7 @@ impl<K: Hash + Eq, V, S: BuildHasher + Default> Generations<K, V, S> {
     fn insert(&mut self, key: K, value: V) {
         self.old.remove(&key);
         if self.young.len() >= self.most && !self.young.contains_key(&key) {
-            self.age();
+            self.old = std::mem::take(&mut self.young);
         }
         self.young.insert(key, value);
     }
@@ -247,26 +205,6 @@ mod tests {
             assert!((MOST / 2 - workers..=MOST).contains(&together), "{workers} workers remember {together}");
         }
         assert_eq!(Records::of_one_in(1000).keys.borrow().most, LEAST / 2, "what keeps many workers from thrashing");
-    }
-
-    #[test]
-    fn what_is_not_used_is_forgotten_and_what_is_used_is_not() {
-        let records = Records::of_one_in(1);
-        let (used, unused, tenant) = (Digest::of("used"), Digest::of("unused"), Tenant::User("u".to_owned()));
-        records.remember_tenant(used, tenant.clone());
-        records.remember_tenant(unused, tenant);
-        let believed = records.business("acme");
-        records.learn_business(&believed, None).expect("there is no document");
-        let gone_by = records.business("acme");
-        for _ in 0..2 {
-            records.age();
-            assert!(records.key(&used).is_some());
-            assert!(Rc::ptr_eq(&records.business("acme"), &gone_by));
-        }
-        assert!(records.key(&unused).is_none());
-        drop(gone_by);
-        records.age();
-        assert!(records.businesses.borrow().young.is_empty() && records.businesses.borrow().old.is_empty());
     }
 
     #[test]

@@ -133,7 +133,7 @@ impl Shared {
             let tally = store.ledger().map(Tally::start);
             let store = store.start(&self.shared.fallback);
             let gate = Gate::new(self.policy.clone(), store, self.shared.clone(), self.store_deadline);
-            let gate = Rc::new(gate.counting(tally).remembering(Records::start(self.listen.workers)));
+            let gate = Rc::new(gate.counting(tally).remembering(Rc::new(Records::of_one_in(self.listen.workers))));
             let upstreams = self.upstreams();
             let open = OpenRequests::new(gate.clone(), self.proxy.streams, self.metrics.clone());
             self.with(gate, upstreams, open)
