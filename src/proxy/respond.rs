@@ -130,6 +130,8 @@ fn as_grpc(reason: Reason, worded: &Worded, mut headers: HeaderMap) -> Response<
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(GRPC_STATUS, grpc_status(reason.status()).into());
     set(&mut headers, &GRPC_MESSAGE, &grpc_message(&worded.detail));
+    // It looks like an answer that went well to whatever stands between.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let mut response = Response::new(Bytes::new());
     *response.headers_mut() = headers;
     response
