@@ -30,6 +30,8 @@ pub struct Progress {
     offered: Cell<bool>,
     /// The answer has ended.
     over: Cell<bool>,
+    /// Nothing has passed for too long: the gate ends it.
+    idle: Cell<bool>,
     /// What nobody wanted of a body.
     unread: RefCell<Option<Incoming>>,
 }
@@ -57,7 +59,7 @@ impl Progress {
     pub fn begin(&self, has_body: bool) {
         self.arriving.set(has_body);
         self.heard_out.store(!has_body, Relaxed);
-        for flag in [&self.awaited, &self.answered, &self.offered, &self.over] {
+        for flag in [&self.awaited, &self.answered, &self.offered, &self.over, &self.idle] {
             flag.set(false);
         }
     }
@@ -79,6 +81,15 @@ impl Progress {
         if frame {
             self.moved();
         }
+    }
+
+    /// An answer that has begun is ended because nothing passes.
+    pub fn ends_idle(&self) {
+        self.idle.set(true);
+    }
+
+    pub fn has_ended_idle(&self) -> bool {
+        self.idle.get()
     }
 
     /// Whether all of the request has been read.

@@ -9,6 +9,7 @@ use http::header::{
 use http::{Response, StatusCode};
 
 use super::ending::Ending;
+use super::request_id::X_REQUEST_ID;
 use super::settings::{RateLimitHeaders, Reset};
 use crate::gate::{Denial, LimitNow, Trail};
 use crate::observe::values::Values;
@@ -227,6 +228,13 @@ pub fn rate_limit_headers(
             format!(r#""{}";r={};t={}"#, limit.policy_name(), limit.now.remaining, limit.effective_in_seconds())
         });
         set(headers, &RATELIMIT, &states.collect::<Vec<_>>().join(", "));
+    }
+}
+
+/// Takes out of an answer's trailers what the gate says in its head.
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    for name in [X_LIMIT, X_REMAINING, X_RESET, RATELIMIT, RATELIMIT_POLICY, X_REQUEST_ID] {
+        trailers.remove(name);
     }
 }
 

@@ -158,11 +158,7 @@ impl Upstreams {
         let mut response = service.send(head, &added, body, patience, context).await?;
         let is_upgraded = response.body().is_upgraded();
         upgrade::grant(wanted, &mut response, is_upgraded)?;
-        if response.status() == StatusCode::RESET_CONTENT && !response.body().is_end_stream() {
-            // It has no content (RFC 9110 §15.3.6): what was sent as such ends with its connection or stream.
-            response.headers_mut().remove(CONTENT_LENGTH);
-            *response.body_mut() = Relayed::nothing();
-        }
+        without_content(&mut response);
         headers::backward(response.headers_mut(), takes_trailers);
         Ok(response)
     }
@@ -296,6 +292,19 @@ fn aim(asked: &Uri, target: &str) -> Result<Uri, Denial> {
         return Err(Denial::BadRequest("The request's target cannot be forwarded as it is".into()));
     }
     Ok(made.into())
+}
+
+/// A 204 has no length (RFC 9110 §8.6), and a 205 none but 0, nor content: what was sent as such ends with its connection or
+/// stream (§15.3.6).
+fn without_content(response: &mut Response<Relayed>) {
+    let is_reset = response.status() == StatusCode::RESET_CONTENT;
+    let says_otherwise = || response.headers().get(CONTENT_LENGTH).is_some_and(|length| length != "0");
+    if response.status() == StatusCode::NO_CONTENT || (is_reset && says_otherwise()) {
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
+    if is_reset && !response.body().is_end_stream() {
+        *response.body_mut() = Relayed::nothing();
+    }
 }
 
 /// Waits for the head: from now, or from the last frame of the request body that was forwarded.
