@@ -103,6 +103,7 @@ pub fn denied(
         | Denial::UpstreamUnreachable(_)
         | Denial::UpstreamInvalid(_)
         | Denial::UpstreamTimeout
+        | Denial::TooOld
         | Denial::Misdirected
         | Denial::ClientGone
         | Denial::ShuttingDown => {}

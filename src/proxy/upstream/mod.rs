@@ -11,6 +11,7 @@ mod heard;
 pub mod pool;
 pub mod relayed;
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -72,6 +73,16 @@ pub struct ForwardContext<'a> {
     /// Whether this is a gRPC call.
     pub grpc: bool,
     pub times: &'a Times,
+    pub long_wait: &'a LongWait,
+    /// How long a client's own deadline is heeded at most.
+    pub longest: Duration,
+}
+
+/// A wait for an answer that is so long that the request's key is asked about again meanwhile. Few are, and nothing is done for
+/// the others: the timer that bounds the wait rings for this, too.
+pub struct LongWait {
+    from: Instant,
+    begun: Cell<bool>,
 }
 
 /// How long an answer's head is waited for: so long from the last frame of the request's body.
@@ -119,7 +130,7 @@ impl Upstreams {
         body: &Forwarded,
         context: &ForwardContext<'_>,
     ) -> Result<Response<Relayed>, Denial> {
-        let ForwardContext { permit, policy, asked, arrival, request_id, span, grpc, times: _ } = *context;
+        let ForwardContext { permit, policy, asked, arrival, request_id, span, .. } = *context;
         // The configuration resolves every id that a route or a format names.
         let unknown = || Denial::UpstreamUnreachable("no such upstream".to_owned());
         let service = self.upstreams.get(permit.upstream().0).ok_or_else(unknown)?;
@@ -154,7 +165,7 @@ impl Upstreams {
             head.headers.insert(HOST, service.name.clone());
         }
         let configured = permit.route().response_timeout.unwrap_or(service.settings.response_timeout);
-        let patience = Patience::new(configured, grpc, &head.headers);
+        let patience = Patience::new(configured, context, &head.headers);
         let mut response = service.send(head, &added, body, patience, context).await?;
         let is_upgraded = response.body().is_upgraded();
         upgrade::grant(wanted, &mut response, is_upgraded)?;
@@ -166,9 +177,30 @@ impl Upstreams {
 
 impl Patience {
     /// A gRPC client says itself how long it waits for a call that may be one long stream.
-    fn new(configured: Duration, grpc: bool, headers: &HeaderMap) -> Self {
-        let theirs = if grpc { grpc::timeout(headers) } else { None };
-        Self { time: theirs.map_or(configured, |theirs| theirs.max(configured)), only_after_body: grpc }
+    fn new(configured: Duration, context: &ForwardContext<'_>, headers: &HeaderMap) -> Self {
+        let theirs = if context.grpc { grpc::timeout(headers) } else { None };
+        let time = theirs.map_or(configured, |theirs| theirs.min(context.longest).max(configured));
+        Self { time, only_after_body: context.grpc }
+    }
+}
+
+impl LongWait {
+    pub fn from(from: Instant) -> Self {
+        Self { from, begun: Cell::new(false) }
+    }
+
+    pub fn has_begun(&self) -> bool {
+        self.begun.get()
+    }
+
+    /// Whether it begins now that the timer has rung for this deadline.
+    fn begins(&self, deadline: Instant) -> bool {
+        !self.has_begun() && self.from <= deadline && !self.begun.replace(true)
+    }
+
+    /// When the timer is to ring for a wait until this deadline.
+    fn or_until(&self, deadline: Instant) -> Instant {
+        if self.has_begun() { deadline } else { deadline.min(self.from) }
     }
 }
 
@@ -200,7 +232,7 @@ impl Destination {
         patience: Patience,
         context: &ForwardContext<'_>,
     ) -> Result<Response<Relayed>, Denial> {
-        let first = match self.attempt(head, added, body, false, patience, context.times).await? {
+        let first = match self.attempt(head, added, body, false, patience, context).await? {
             Ok(response) => return Ok(response),
             Err(unanswered) => unanswered,
         };
@@ -209,7 +241,7 @@ impl Destination {
         }
         let (request_id, trace_id) = (context.request_id.as_str(), context.span.trace_id());
         tracing::debug!(request_id, trace_id, error = chain(&first.error), "the request is sent again");
-        let second = Box::pin(self.attempt(head, added, body, true, patience, context.times)).await?;
+        let second = Box::pin(self.attempt(head, added, body, true, patience, context)).await?;
         second.map_err(|unanswered| self.failed(&unanswered.error, body.upload()))
     }
 
@@ -221,9 +253,9 @@ impl Destination {
         body: &Forwarded,
         fresh: bool,
         patience: Patience,
-        times: &Times,
+        context: &ForwardContext<'_>,
     ) -> Result<Result<Response<Relayed>, Unanswered>, Denial> {
-        let upload = body.upload();
+        let (upload, times, wait) = (body.upload(), context.times, context.long_wait);
         let kept = if fresh { None } else { self.pool.take_idle(times.latest()) };
         let (outlet, now) = match kept {
             Some(connection) => (Outlet::H1(connection), times.latest()),
@@ -235,8 +267,10 @@ impl Destination {
         match outlet {
             Outlet::H1(mut connection) => {
                 let mut alarm = std::mem::take(&mut connection.alarm);
-                let answered =
-                    within(patience, upload, now, &mut alarm, pin!(connection.exchange(head, added, body))).await?;
+                let answered = {
+                    let exchange = pin!(connection.exchange(head, added, body));
+                    within(patience, wait, upload, now, &mut alarm, exchange).await?
+                };
                 connection.alarm = alarm;
                 connection.heard_at = Some(times.answered());
                 Ok(answered.map(|response| {
@@ -250,8 +284,8 @@ impl Destination {
             Outlet::H2(stream) => {
                 let mut request = Request::from_parts(head.clone(), body.clone());
                 request.headers_mut().extend(headers::fields(added));
-                let exchange = Box::pin(stream.exchange(request));
-                let answered = within(patience, upload, now, &mut Alarm::default(), pin!(exchange)).await?;
+                let exchange = pin!(Box::pin(stream.exchange(request)));
+                let answered = within(patience, wait, upload, now, &mut Alarm::default(), exchange).await?;
                 times.answered();
                 Ok(answered.map(|(response, place)| {
                     let bodiless = h1::framing::is_bodiless(&head.method, response.status());
@@ -310,6 +344,7 @@ fn without_content(response: &mut Response<Relayed>) {
 /// Waits for the head: from now, or from the last frame of the request body that was forwarded.
 async fn within<T>(
     Patience { time, only_after_body }: Patience,
+    wait: &LongWait,
     upload: Option<&Rc<Upload>>,
     now: Instant,
     alarm: &mut Alarm,
@@ -321,14 +356,19 @@ async fn within<T>(
             return Poll::Ready(Ok(answered));
         }
         loop {
-            ready!(alarm.poll(cx, deadline));
-            match upload.and_then(|upload| upload.last_frame()) {
-                Some(last) if last + time > deadline => deadline = last + time,
-                _ if only_after_body && upload.is_some_and(|upload| !upload.has_ended()) => {
-                    deadline = Instant::now() + time
-                }
-                _ => return Poll::Ready(Err(Denial::UpstreamTimeout)),
+            ready!(alarm.poll(cx, wait.or_until(deadline)));
+            if wait.begins(deadline) {
+                continue;
             }
+            let extended = upload.and_then(|upload| upload.last_frame()).map(|last| last + time);
+            if let Some(later) = extended.filter(|later| *later > deadline) {
+                deadline = later;
+                continue;
+            }
+            if !only_after_body || upload.is_none_or(|upload| upload.has_ended()) {
+                return Poll::Ready(Err(Denial::UpstreamTimeout));
+            }
+            deadline = Instant::now() + time;
         }
     })
     .await
