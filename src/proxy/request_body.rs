@@ -148,6 +148,11 @@ impl RequestBody {
         Self { stream: Some(stream), progress, in_turn, returns: true }
     }
 
+    /// Whether the client's next frame is waited for.
+    pub fn is_awaited(&self) -> bool {
+        self.progress.awaited.get()
+    }
+
     /// Whether the listener still takes back what is left: before the answer where the next request stands behind it, else
     /// until the answer has ended.
     fn is_taken_back(&self) -> bool {

@@ -18,12 +18,13 @@ use hyper::client::conn::{TrySendError, http2};
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::AbortHandle;
+use tracing::warn;
 
 use super::failure::Unanswered;
 use super::heard::Listening;
 use crate::proxy::connector::Stream;
 use crate::proxy::cut::Cut;
-use crate::proxy::upload::{BodyError, Forwarded};
+use crate::proxy::upload::{BodyError, Forwarded, Upload};
 
 /// What one peer may make the gate hold (YARDSTICK's table); a dead one is noticed by its silence.
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -46,6 +47,8 @@ struct Room {
     most: Cell<usize>,
     last_used: Cell<Instant>,
     used: Cell<bool>,
+    /// An upload got no room on it for too long. No other request is to wait for that.
+    stalled: Cell<bool>,
 }
 
 /// One request's place on a connection.
@@ -74,7 +77,9 @@ struct Sending(Rc<OnceCell<AbortHandle>>);
 /// body or with a reset, and waits for ever where the other side neither reads nor resets.
 struct SentBody {
     body: Forwarded,
-    first: Option<(Tasks, Sending)>,
+    tasks: Tasks,
+    sending: Sending,
+    begun: bool,
 }
 
 impl Connection {
@@ -92,6 +97,7 @@ impl Connection {
             most: Cell::new(most(connection.current_max_send_streams())),
             last_used: Cell::new(Instant::now()),
             used: Cell::new(false),
+            stalled: Cell::new(false),
         });
         let driven = room.clone();
         tokio::task::spawn_local(async move {
@@ -111,9 +117,9 @@ impl Connection {
         self.peer.as_ref()
     }
 
-    /// Closed, or told by a GOAWAY to go elsewhere and asked for a stream since.
+    /// Closed, or told by a GOAWAY to go elsewhere and asked for a stream since, or stalled: it ends with what is open on it.
     pub fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+        self.sender.is_closed() || self.room.stalled.get()
     }
 
     /// Without a stream for this long.
@@ -133,14 +139,25 @@ impl Connection {
 }
 
 impl Exchange {
+    /// For whoever waits, once nothing of the body has passed for too long: where it is the upstream that gives it no room, the
+    /// connection is left, though it may live (RFC 9113 §5.2).
+    pub fn when_late(&self) -> impl Fn(&Upload) + use<> {
+        let (room, sending) = (self.place.room.clone(), self.place.sending.clone());
+        move |upload| {
+            if sending.is_under_way() && !upload.awaits_its_client() && !room.stalled.replace(true) {
+                warn!("an upload got no window from an upstream for too long; its connection gets no more requests");
+            }
+        }
+    }
+
     pub async fn exchange(
         mut self,
         mut request: Request<Forwarded>,
     ) -> Result<(Response<Incoming>, Place), Unanswered> {
         to_absolute_form(&mut request, &self.scheme);
         let reused = self.place.room.used.replace(true);
-        let first = Some((self.tasks, self.place.sending.clone()));
-        match self.sender.try_send_request(request.map(|body| SentBody { body, first })).await {
+        let (tasks, sending) = (self.tasks, self.place.sending.clone());
+        match self.sender.try_send_request(request.map(|body| SentBody { body, tasks, sending, begun: false })).await {
             Ok(response) => Ok((response, self.place)),
             Err(failed) => Err(unanswered(failed, reused)),
         }
@@ -150,7 +167,7 @@ impl Exchange {
 impl Place {
     /// Whether the request's body is still being sent.
     pub fn is_sending(&self) -> bool {
-        self.sending.0.get().is_some_and(|task| !task.is_finished())
+        self.sending.is_under_way()
     }
 
     /// Sends no more of it: what is left of the stream is reset.
@@ -158,6 +175,12 @@ impl Place {
         if let Some(task) = self.sending.0.get() {
             task.abort();
         }
+    }
+}
+
+impl Sending {
+    fn is_under_way(&self) -> bool {
+        self.0.get().is_some_and(|task| !task.is_finished())
     }
 }
 
@@ -183,9 +206,8 @@ impl Body for SentBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some((tasks, sending)) = self.first.take() {
-            // Where no task is needed the next one is that of the answer, which has ended when anybody can stop it.
-            tasks.0.replace(Some(sending));
+        if !std::mem::replace(&mut self.begun, true) {
+            self.tasks.0.replace(Some(self.sending.clone()));
         }
         Pin::new(&mut self.body).poll_frame(cx)
     }
@@ -196,6 +218,13 @@ impl Body for SentBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Drop for SentBody {
+    /// Sent as a whole at once: the next task is that of the answer.
+    fn drop(&mut self) {
+        self.tasks.0.borrow_mut().take_if(|next| Rc::ptr_eq(&next.0, &self.sending.0));
     }
 }
 

@@ -269,7 +269,7 @@ impl Destination {
                 let mut alarm = std::mem::take(&mut connection.alarm);
                 let answered = {
                     let exchange = pin!(connection.exchange(head, added, body));
-                    within(patience, wait, upload, now, &mut alarm, exchange).await?
+                    within(patience, wait, upload, now, &mut alarm, |_| (), exchange).await?
                 };
                 connection.alarm = alarm;
                 connection.heard_at = Some(times.answered());
@@ -284,12 +284,13 @@ impl Destination {
             Outlet::H2(stream) => {
                 let mut request = Request::from_parts(head.clone(), body.clone());
                 request.headers_mut().extend(headers::fields(added));
+                let late = stream.when_late();
                 let exchange = pin!(Box::pin(stream.exchange(request)));
-                let answered = within(patience, wait, upload, now, &mut Alarm::default(), exchange).await?;
+                let answered = within(patience, wait, upload, now, &mut Alarm::default(), late, exchange).await?;
                 times.answered();
                 Ok(answered.map(|(response, place)| {
                     let bodiless = h1::framing::is_bodiless(&head.method, response.status());
-                    response.map(|stream| Relayed::from_h2(stream, bodiless, place))
+                    response.map(|stream| Relayed::from_h2(stream, bodiless, place, upload))
                 }))
             }
         }
@@ -341,13 +342,14 @@ fn without_content(response: &mut Response<Relayed>) {
     }
 }
 
-/// Waits for the head: from now, or from the last frame of the request body that was forwarded.
+/// Waits for the head: from now, or from the last frame of the request body that was forwarded. `late`: when that is too long ago.
 async fn within<T>(
     Patience { time, only_after_body }: Patience,
     wait: &LongWait,
     upload: Option<&Rc<Upload>>,
     now: Instant,
     alarm: &mut Alarm,
+    late: impl Fn(&Upload),
     mut answer: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Denial> {
     let mut deadline = now + time;
@@ -365,6 +367,7 @@ async fn within<T>(
                 deadline = later;
                 continue;
             }
+            upload.into_iter().for_each(|upload| late(upload));
             if !only_after_body || upload.is_none_or(|upload| upload.has_ended()) {
                 return Poll::Ready(Err(Denial::UpstreamTimeout));
             }

@@ -51,13 +51,14 @@ enum Held {
     Place {
         _place: h2::Place,
     },
-    /// By a task that ends the sending some time behind the answer.
-    Lingering {
+    /// By a task that ends the sending with the answer.
+    Sending {
         _released_when_dropped: oneshot::Sender<()>,
     },
 }
 
-/// How long a client may go on sending when it has its answer. To close at once would reset the answer away.
+/// How long a client may go on sending when it has its answer. To close at once would reset the answer away. The service that
+/// shares its connection with other requests is not sent the rest: what it does not read would take their room.
 const LINGER: Duration = Duration::from_secs(1);
 
 impl Relayed {
@@ -83,10 +84,11 @@ impl Relayed {
         Self(Source::Upgraded(connection))
     }
 
-    pub fn from_h2(stream: Incoming, bodiless: bool, place: h2::Place) -> Self {
-        let held = match place.is_sending() {
-            false => Held::Place { _place: place },
-            true => Held::Lingering { _released_when_dropped: linger(place) },
+    /// `upload`: the request's body, if it has one.
+    pub fn from_h2(stream: Incoming, bodiless: bool, place: h2::Place, upload: Option<&Rc<Upload>>) -> Self {
+        let held = match upload.filter(|_| place.is_sending()) {
+            None => Held::Place { _place: place },
+            Some(upload) => Held::Sending { _released_when_dropped: send_meanwhile(place, upload.clone()) },
         };
         Self(Source::H2 { stream, bodiless, _held: held })
     }
@@ -204,16 +206,16 @@ fn drive(
     (failed, held)
 }
 
-/// Has the rest of a request sent as long as its answer is not released, and for the time that its client has to finish. An
-/// upstream that has answered, and neither reads more nor says so, would hold the client for as long as that waits.
-fn linger(place: h2::Place) -> oneshot::Sender<()> {
+/// Has the rest of a request sent until its answer has ended or is released, and what its client sends after that thrown away.
+fn send_meanwhile(place: h2::Place, upload: Rc<Upload>) -> oneshot::Sender<()> {
     let (held, released) = oneshot::channel::<()>();
     tokio::task::spawn_local(async move {
         let _ = released.await;
         if place.is_sending() {
-            sleep(LINGER).await;
+            place.stop_sending();
+            drop(place);
+            let _ = timeout(LINGER, upload.drain()).await;
         }
-        place.stop_sending();
     });
     held
 }
