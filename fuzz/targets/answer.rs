@@ -4,7 +4,7 @@
 use bytes::BytesMut;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, Method};
-use sidegate::proxy::upstream::h1::answer::{self, Answer, Awaited};
+use sidegate::proxy::upstream::h1::answer::{self, Answer, HeadSearch};
 
 /// An answer and what stands behind it.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub fn run(data: &[u8]) {
 /// refused.
 fn read(data: &[u8], step: usize) -> Option<Read> {
     let mut pieces = data.chunks(step.min(data.len().max(1)));
-    let (mut buffer, mut awaited) = (BytesMut::new(), Awaited::default());
+    let (mut buffer, mut awaited) = (BytesMut::new(), HeadSearch::default());
     let Answer { response, mut framing, .. } = loop {
         if let Some(answer) = answer::take(&mut buffer, &mut awaited, &Method::GET, &mut HeaderMap::new()).ok()? {
             break answer;

@@ -41,8 +41,8 @@ fn check(policy: &Policy, headers: &HeaderMap) {
     let read = credential::read(credentials, headers);
     let mut stripped = headers.clone();
     let taken = match &read {
-        Ok(presented) => credential::Ours::In(presented.header.clone()),
-        Err(_) => credential::Ours::Candidates,
+        Ok(presented) => credential::KeysToStrip::In(presented.header.clone()),
+        Err(_) => credential::KeysToStrip::Candidates,
     };
     credential::strip(credentials, &mut stripped, &taken);
     let again = credential::read(credentials, &stripped);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method, Uri};
 use sidegate::config::load;
-use sidegate::gate::{Denial, Gate, Inquiry, SharedState, Trail, UnknownNames};
+use sidegate::gate::{Denial, Gate, GateRequest, SharedState, Trail, UnknownNames};
 use sidegate::policy::UpstreamId;
 use sidegate::policy::route::Found;
 use sidegate::store::Store;
@@ -56,7 +56,8 @@ pub fn run(data: &[u8]) {
         let (headers, client) = (HeaderMap::new(), IpAddr::V4(Ipv4Addr::LOCALHOST));
         let (path, query) = (uri.path(), uri.query());
         let (method, arrived) = (&Method::GET, Instant::now());
-        let asked = Inquiry { method, path, query, headers: &headers, client, length: None, oversize: None, arrived };
+        let asked =
+            GateRequest { method, path, query, headers: &headers, client, length: None, oversize: None, arrived };
         let mut trail = Trail::default();
         let decided = now(gate.decide(&asked, &mut trail));
         let Ok(permit) = decided else { return None };

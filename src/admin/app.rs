@@ -30,16 +30,16 @@ const LARGEST_ANSWER: usize = 10 * 1024;
 const AGENT: HeaderValue = HeaderValue::from_static("kube-probe/sidegate");
 
 /// Whoever holds it asks the service; inside is when the last answer came, and which.
-type Turn = tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>;
+type ProbeState = tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>;
 
-/// The turn of each probe, by its path: as many as configurations have named.
-static TURNS: Mutex<BTreeMap<String, Arc<Turn>>> = Mutex::new(BTreeMap::new());
+/// Each probe's state, by its path: as many as configurations have named.
+static PROBES: Mutex<BTreeMap<String, Arc<ProbeState>>> = Mutex::new(BTreeMap::new());
 
 /// Whether the service is well; else why not, in one short line without anything of the service's own text.
 pub async fn ask(probe: &AppProbe) -> Result<(), String> {
     let since = Instant::now();
-    let turn = TURNS.lock().unwrap_or_else(PoisonError::into_inner).entry(probe.path.clone()).or_default().clone();
-    let mut last = turn.lock_owned().await;
+    let state = PROBES.lock().unwrap_or_else(PoisonError::into_inner).entry(probe.path.clone()).or_default().clone();
+    let mut last = state.lock_owned().await;
     if let Some((at, answer)) = &*last
         && *at >= since
     {

@@ -1,6 +1,6 @@
 //! One connection that strangers may open too, from where its protocol is known: it is closed when nothing is asked on it, when its
 //! answers are not taken, and after a while in any case. Of the operators' listeners and of the webhook's; how many there may
-//! be is left to `places`.
+//! be is left to `connection_limit`.
 //!
 //! hyper bounds the head of a request over HTTP/1.1 and pings over HTTP/2. It does not bound the wait for HTTP/2's preface, nor for
 //! a client that asks and does not read, nor does a ping tell a client that asks from one that only holds the place.
@@ -24,7 +24,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::listen::drain::Watch;
-use crate::listen::paced::{Activity, Paced};
+use crate::listen::monitored::{Activity, MonitoredStream};
 use crate::proxy::on_this_thread::OnThisThread;
 
 /// How long a client may take to ask for the first time, to send a head, to take its answers, and to take its leave.
@@ -39,23 +39,23 @@ const WINDOW: u32 = 65_535;
 /// A head has no more; an API server's has some hundred bytes.
 const HEAD: usize = 16 * 1024;
 
-/// What was asked on a connection.
-struct Asked {
+/// How a connection is used.
+struct ConnectionUse {
     begun: Instant,
     activity: Arc<Activity>,
     last: Cell<Option<Instant>>,
-    under_way: Cell<u32>,
+    in_flight: Cell<u32>,
 }
 
-impl Asked {
-    fn nothing(activity: Arc<Activity>) -> Rc<Self> {
-        Rc::new(Self { begun: Instant::now(), activity, last: Cell::default(), under_way: Cell::default() })
+impl ConnectionUse {
+    fn new(activity: Arc<Activity>) -> Rc<Self> {
+        Rc::new(Self { begun: Instant::now(), activity, last: Cell::default(), in_flight: Cell::default() })
     }
 
-    fn one(self: &Rc<Self>) -> UnderWay {
-        self.under_way.set(self.under_way.get() + 1);
+    fn one(self: &Rc<Self>) -> InFlight {
+        self.in_flight.set(self.in_flight.get() + 1);
         self.last.set(Some(Instant::now()));
-        UnderWay(self.clone())
+        InFlight(self.clone())
     }
 
     /// When it ends if nothing more is asked.
@@ -64,18 +64,18 @@ impl Asked {
         match self.last.get() {
             None => self.begun + PATIENCE,
             Some(last) if self.activity.is_blocked() => oldest.min(last + PATIENCE),
-            Some(_) if self.under_way.get() > 0 => oldest,
+            Some(_) if self.in_flight.get() > 0 => oldest,
             Some(last) => oldest.min(last + IDLE),
         }
     }
 }
 
 /// A request, until it is answered.
-struct UnderWay(Rc<Asked>);
+struct InFlight(Rc<ConnectionUse>);
 
-impl Drop for UnderWay {
+impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.under_way.set(self.0.under_way.get() - 1);
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
         self.0.last.set(Some(Instant::now()));
     }
 }
@@ -89,12 +89,12 @@ pub async fn serve<A>(
 ) where
     A: Future<Output = Response<Full<Bytes>>> + 'static,
 {
-    let stream = Paced::new(stream);
-    let asked = Asked::nothing(stream.activity.clone());
+    let stream = MonitoredStream::new(stream);
+    let usage = ConnectionUse::new(stream.activity.clone());
     let service = service_fn(|request: Request<Incoming>| {
-        let (under_way, answer) = (asked.one(), answer(request));
+        let (in_flight, answer) = (usage.one(), answer(request));
         async move {
-            let _under_way = under_way;
+            let _in_flight = in_flight;
             // One answer in a turn: however many requests a client sends ahead, others have theirs in between.
             yield_now().await;
             Ok::<_, Infallible>(answer.await)
@@ -110,15 +110,15 @@ pub async fn serve<A>(
     });
     loop {
         // Nobody tells when a client begins to leave its answers where they are.
-        let ends = asked.ends().min(Instant::now() + PATIENCE);
+        let ends = usage.ends().min(Instant::now() + PATIENCE);
         tokio::select! {
             // What goes wrong on a connection, its other side sees.
             _ = connection.as_mut() => return,
             () = closing.as_mut() => break,
             () = sleep_until(ends) => {}
         }
-        if asked.ends() <= Instant::now() {
-            if asked.last.get().is_none() || asked.activity.is_blocked() {
+        if usage.ends() <= Instant::now() {
+            if usage.last.get().is_none() || usage.activity.is_blocked() {
                 return;
             }
             break;

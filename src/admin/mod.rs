@@ -2,14 +2,14 @@
 //! how it is.
 //!
 //! Of the two, `admin` also takes `POST /drain`, which a pod's `preStop` sends, and `probes` also answers for the service
-//! (`probes.app`, asked by `app`). Whoever reaches them gets no further than `places` and `connection` let them; the webhook's
-//! listeners are bounded by the same.
+//! (`probes.app`, asked by `app`). `connection_limit` and `connection` bound what a stranger can hold
+//! open; the webhook's listeners are bounded by the same.
 
 mod app;
 pub mod connection;
-pub mod places;
+pub mod connection_limit;
+pub mod response;
 pub mod settings;
-pub mod words;
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -23,9 +23,9 @@ use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tracing::debug;
 
-use self::places::Places;
+use self::connection_limit::ConnectionLimit;
+use self::response::text;
 use self::settings::AppProbe;
-use self::words::text;
 use crate::listen::drain::Watch;
 use crate::observe::Metrics;
 use crate::store::health::StoreHealth;
@@ -46,33 +46,33 @@ pub struct Admin {
 
 /// Which of the two listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum ListenerKind {
     Admin,
     Probes,
 }
 
 /// Serves until the runtime ends: also while the rest drains, so that the last is still seen. Must be called within a local
 /// runtime.
-pub async fn serve(admin: Rc<Admin>, place: Place, listener: TcpListener) -> std::io::Result<()> {
+pub async fn serve(admin: Rc<Admin>, kind: ListenerKind, listener: TcpListener) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let serve = |stream, peer: SocketAddr| {
         let admin = admin.clone();
         let answer = move |request: Request<Incoming>| {
             let admin = admin.clone();
-            async move { admin.answer_at(place, &request, peer.ip()).await }
+            async move { admin.answer_at(kind, &request, peer.ip()).await }
         };
         connection::serve(stream, false, None, answer)
     };
-    Places::new(CONNECTIONS).accept(&listener, serve).await;
+    ConnectionLimit::new(CONNECTIONS).accept(&listener, serve).await;
     Ok(())
 }
 
 impl Admin {
-    async fn answer_at(&self, place: Place, request: &Request<Incoming>, peer: IpAddr) -> Response<Full<Bytes>> {
+    async fn answer_at(&self, kind: ListenerKind, request: &Request<Incoming>, peer: IpAddr) -> Response<Full<Bytes>> {
         let (method, path) = (request.method(), request.uri().path());
-        match (place, path) {
-            (Place::Admin, "/drain") => self.begin_drain(method, request.headers(), peer.is_loopback()),
-            (Place::Probes, path) if self.probe(path).is_some() => self.app(method, path).await,
+        match (kind, path) {
+            (ListenerKind::Admin, "/drain") => self.begin_drain(method, request.headers(), peer.is_loopback()),
+            (ListenerKind::Probes, path) if self.probe(path).is_some() => self.app(method, path).await,
             _ => self.answer(method, path),
         }
     }
@@ -84,7 +84,7 @@ impl Admin {
         match path {
             "/livez" => text(StatusCode::OK, "alive\n"),
             "/readyz" => self.ready(),
-            "/metrics" => words::metrics(self.metrics.render()),
+            "/metrics" => response::metrics(self.metrics.render()),
             _ => text(StatusCode::NOT_FOUND, "here are /metrics, /livez and /readyz\n"),
         }
     }

@@ -159,7 +159,7 @@ async fn set(args: SetArgs, setting: &KeysSetting, session: &mut Session<'_>) ->
     let set = limit.into_iter().map(|(name, windows)| (name, Some(windows)));
     let limits = no_limit.into_iter().map(|name| (name, None)).chain(set).collect();
     let change = BusinessChange { plan, status, limits };
-    let changed = match setting.keyring.set_business(&id, change, session.asker()).await {
+    let changed = match setting.keyring.set_business(&id, change, session.requester()).await {
         Ok(changed) => changed,
         Err(error) => return session.refused(error),
     };

@@ -12,7 +12,7 @@ use super::exit::{DONE, WRONG};
 use super::{denied, out};
 use crate::admin::settings::{AppProbe, Check};
 use crate::config::{self, Settings};
-use crate::keys::format::{Fate, Formats};
+use crate::keys::format::{FormatAction, Formats};
 use crate::limit::window::short_duration;
 use crate::listen::tls::Acceptor;
 use crate::policy::{Access, By, DenyList, Limit, Mode, Plan, Policy, Route};
@@ -64,7 +64,7 @@ pub fn store_doubts(settings: &Settings) -> Vec<String> {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
     let doubts = match &settings.store.backend {
         Backend::File(_) => Ok(Vec::new()),
-        Backend::Redis(redis) => runtime.block_on(redis::rehearse(redis, settings.store.deadline)),
+        Backend::Redis(redis) => runtime.block_on(redis::check_connection(redis, settings.store.deadline)),
     };
     match doubts {
         Ok(doubts) => {
@@ -189,30 +189,30 @@ fn store_words(settings: &Settings) -> String {
         Backend::File(path) => format!("the file {}, counts in memory: for one process alone", path.display()),
         Backend::Redis(redis) => format!(
             "Redis at {}{}{}, prefix {}, {}, {} at most per request; while it is away, {meanwhile}",
-            redis.shape,
+            redis.topology,
             match redis.db {
                 0 => String::new(),
                 db => format!(", database {db}"),
             },
             if redis.tls.is_some() { " over TLS" } else { "" },
             redis.prefix,
-            connections(&redis.shape, settings.listen.workers),
+            connections(&redis.topology, settings.listen.workers),
             short(store.deadline),
         ),
     }
 }
 
 /// How many connections a process makes at most.
-fn connections(shape: &redis::Shape, workers: usize) -> String {
+fn connections(topology: &redis::Topology, workers: usize) -> String {
     // One more on which counts of use are sent.
     let each = workers + 1;
     let told = format!("{} (one per worker, one for use)", counted(each, "connection"));
-    match shape {
-        redis::Shape::Node(_) | redis::Shape::Member(_) => told,
-        redis::Shape::Sentinels(sentinels) => {
+    match topology {
+        redis::Topology::Node(_) | redis::Topology::Member(_) => told,
+        redis::Topology::Sentinels(sentinels) => {
             format!("{told} and {each} to each of {}", counted(sentinels.addresses.len(), "sentinel"))
         }
-        redis::Shape::Cluster(_) => format!("{told} to each master"),
+        redis::Topology::Cluster(_) => format!("{told} to each master"),
     }
 }
 
@@ -226,10 +226,10 @@ fn key_words(settings: &Settings) -> String {
     let formats = if credentials.formats == Formats::default() {
         "any value is looked up".to_owned()
     } else {
-        let formats = credentials.formats.by_prefix().iter().map(|format| match format.fate() {
-            Fate::Accept => format!("{}…", format.prefix()),
-            Fate::Reject(_) => format!("{}… (refused)", format.prefix()),
-            Fate::Upstream(name) => format!("{}… (to {name})", format.prefix()),
+        let formats = credentials.formats.by_prefix().iter().map(|format| match format.action() {
+            FormatAction::Accept => format!("{}…", format.prefix()),
+            FormatAction::Reject(_) => format!("{}… (refused)", format.prefix()),
+            FormatAction::Upstream(name) => format!("{}… (to {name})", format.prefix()),
         });
         formats.collect::<Vec<_>>().join(", ")
     };

@@ -14,7 +14,7 @@ use self::lines::BUSINESS;
 use super::out;
 use crate::clock;
 use crate::config::{Settings, load};
-use crate::keys::creation::Wanted;
+use crate::keys::creation::KeyRequest;
 use crate::keys::rules::Required;
 use crate::observe::log;
 use crate::process::Process;
@@ -22,7 +22,7 @@ use crate::proxy::settings::{Protocol, Target};
 use crate::secret::Secret;
 use crate::store::audit::{Actor, Origin};
 use crate::store::file::FileStore;
-use crate::store::keyring::{Asker, Granting, Keyring};
+use crate::store::keyring::{Granting, Keyring, Requester};
 use crate::store::record::KeyDocument;
 use crate::store::registry::Registry;
 use crate::store::settings::Backend;
@@ -116,20 +116,20 @@ fn mint(settings: &Settings) -> anyhow::Result<(Secret, KeyDocument)> {
     if scopes.is_empty() && rules.require.contains(&Required::Scopes) {
         scopes.extend(rules.known_scopes.first().cloned());
     }
-    let wanted = Wanted {
+    let wanted = KeyRequest {
         name: "demo".to_owned(),
         business: Some(BUSINESS.to_owned()),
         user: Some(USER.to_owned()),
         scopes,
         expires: Some("1d".to_owned()),
-        ..Wanted::default()
+        ..KeyRequest::default()
     };
     let formats = settings.policy.credentials.formats.clone();
     let keyring = Keyring::new(formats, rules, Registry::File { store: FileStore::open(file)? });
     let actor = Actor { name: "demo".to_owned(), from: Origin::CommandLine };
-    let asker = Asker { actor: &actor, granting: Granting::Everything, now_ms: clock::now_ms() };
+    let requester = Requester { actor: &actor, granting: Granting::Everything, now_ms: clock::now_ms() };
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let minted = runtime.block_on(keyring.create(wanted, None, asker))?;
+    let minted = runtime.block_on(keyring.create(wanted, None, requester))?;
     Ok((minted.key, minted.document))
 }
 

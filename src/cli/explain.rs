@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::ink::Ink;
 use super::out;
+use super::style::Style;
 use crate::config::Settings;
 use crate::gate::path;
 use crate::keys::format::LONGEST;
@@ -31,31 +31,31 @@ use explanation::Explanation;
 use key_api::KeyApi;
 pub use request::ExplainArgs;
 
-use request::Asked;
+use request::ExplainedRequest;
 
 pub fn run(args: &ExplainArgs, mut settings: Settings) -> anyhow::Result<u8> {
     let key = key_on_standard_input()?;
-    let asked = match Asked::read(args, key.as_deref(), &settings) {
-        Ok(asked) => asked,
+    let explained = match ExplainedRequest::read(args, key.as_deref(), &settings) {
+        Ok(explained) => explained,
         Err(wrong) => {
             out::remark(format_args!("error: {wrong}"));
             return Ok(super::exit::WRONG);
         }
     };
-    if let Some(api) = KeyApi::of(&asked, &settings) {
-        show(args, || api.document(&asked), || api.words(&asked, Ink::for_stdout()))?;
+    if let Some(api) = KeyApi::of(&explained, &settings) {
+        show(args, || api.document(&explained), || api.words(&explained, Style::for_stdout()))?;
         return Ok(super::exit::DONE);
     }
     let routes: Vec<Arc<Route>> = settings.policy.routes.iter().cloned().collect();
     let policy = Arc::get_mut(&mut settings.policy).expect("nobody else holds what was just loaded");
     policy.routes.uncharge();
-    let route = route(&asked, &settings).and_then(|free| routes.into_iter().find(|r| r.pattern == free.pattern));
+    let route = route(&explained, &settings).and_then(|free| routes.into_iter().find(|r| r.pattern == free.pattern));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(outcome::of(&asked, &settings, route.as_ref().map_or(1, |route| route.cost)))?;
-    let candidates = Candidates::of(&asked, &settings);
-    let notes = notes::of(&asked, &settings, &outcome);
-    let explanation = Explanation { settings: &settings, asked, route, candidates, outcome, notes };
-    show(args, || document::of(&explanation), || words::of(&explanation, Ink::for_stdout()))?;
+    let outcome = runtime.block_on(outcome::of(&explained, &settings, route.as_ref().map_or(1, |route| route.cost)))?;
+    let candidates = Candidates::of(&explained, &settings);
+    let notes = notes::of(&explained, &settings, &outcome);
+    let explanation = Explanation { settings: &settings, explained, route, candidates, outcome, notes };
+    show(args, || document::of(&explanation), || words::of(&explanation, Style::for_stdout()))?;
     Ok(super::exit::DONE)
 }
 
@@ -64,9 +64,9 @@ fn show(args: &ExplainArgs, document: impl FnOnce() -> Value, words: impl FnOnce
 }
 
 /// The route that the request means, whether or not it may pass.
-fn route<'s>(asked: &Asked, settings: &'s Settings) -> Option<&'s Route> {
-    let path = path::read(asked.path()).ok()?;
-    match settings.policy.routes.find(asked.method(), &path.text) {
+fn route<'s>(explained: &ExplainedRequest, settings: &'s Settings) -> Option<&'s Route> {
+    let path = path::read(explained.path()).ok()?;
+    match settings.policy.routes.find(explained.method(), &path.text) {
         Found::Route { route, .. } => Some(route),
         Found::OtherMethods { .. } | Found::Nothing => None,
     }

@@ -1,6 +1,6 @@
 //! `sidegate inject` and `uninject`: manifests in, manifests out, what was done with each object on standard error.
 
-mod beside;
+mod consistency;
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -11,7 +11,7 @@ use clap::Args;
 
 use super::out;
 use crate::inject::Settings;
-use crate::inject::documents::{self, Done};
+use crate::inject::documents::{self, Injected};
 
 /// Which manifests.
 #[derive(Debug, Args)]
@@ -56,7 +56,7 @@ pub fn uninject(args: &Manifests) -> anyhow::Result<u8> {
 }
 
 impl Manifests {
-    fn turned_into<E>(&self, turn: impl FnOnce(&str) -> Result<Done, E>) -> anyhow::Result<u8>
+    fn turned_into<E>(&self, turn: impl FnOnce(&str) -> Result<Injected, E>) -> anyhow::Result<u8>
     where
         E: std::error::Error + Send + Sync + 'static,
     {
@@ -68,9 +68,9 @@ impl Manifests {
         } else {
             fs::read_to_string(&self.file).with_context(|| format!("{name} cannot be read"))?
         };
-        let Done { text, said, gates } = turn(&text).with_context(|| name.to_string())?;
-        said.iter().for_each(out::remark);
-        beside::doubts(&gates).iter().for_each(out::remark);
+        let Injected { text, messages, gates } = turn(&text).with_context(|| name.to_string())?;
+        messages.iter().for_each(out::remark);
+        consistency::warnings(&gates).iter().for_each(out::remark);
         out::say(text)?;
         Ok(super::exit::DONE)
     }

@@ -6,11 +6,11 @@
 
 mod audit;
 pub mod create;
-mod end;
 mod export;
 mod import;
 mod list;
 pub mod name;
+mod revoke;
 mod rotate;
 pub mod session;
 mod show;
@@ -47,9 +47,9 @@ pub enum KeysCommand {
     /// Change a key's name, scopes, end, limits or addresses
     Update(update::UpdateArgs),
     /// Revoke a key: it is refused from the next request on, and stays listed
-    Revoke(end::RevokeArgs),
+    Revoke(revoke::RevokeArgs),
     /// Delete a key: it is refused from the next request on, and gone
-    Delete(end::DeleteArgs),
+    Delete(revoke::DeleteArgs),
     /// Replace a key by a new one with the same rights
     Rotate(rotate::RotateArgs),
     /// Import keys that exist already by their SHA-256, from JSON lines
@@ -76,8 +76,8 @@ async fn perform(args: KeysArgs, setting: &KeysSetting, session: &mut Session<'_
         KeysCommand::List(args) => list::run(args, setting, session).await,
         KeysCommand::Show(args) => show::run(args, setting, session).await,
         KeysCommand::Update(args) => update::run(args, setting, session).await,
-        KeysCommand::Revoke(args) => end::revoke(args, setting, session).await,
-        KeysCommand::Delete(args) => end::delete(args, setting, session).await,
+        KeysCommand::Revoke(args) => revoke::revoke(args, setting, session).await,
+        KeysCommand::Delete(args) => revoke::delete(args, setting, session).await,
         KeysCommand::Rotate(args) => rotate::run(args, setting, session).await,
         KeysCommand::Import(args) => import::run(args, setting, session).await,
         KeysCommand::Export(args) => export::run(args, setting, session).await,

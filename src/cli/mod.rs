@@ -12,7 +12,6 @@ mod drain;
 mod exit;
 mod explain;
 mod inject;
-mod ink;
 pub mod keys;
 mod logs;
 mod openapi;
@@ -20,6 +19,7 @@ mod out;
 mod report;
 pub mod run;
 mod schema;
+mod style;
 mod traffic;
 mod webhook;
 

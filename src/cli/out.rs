@@ -21,7 +21,7 @@ pub fn remark(text: impl Display) {
 /// Whether a command failed for want of a reader alone.
 pub fn is_unread(error: &anyhow::Error) -> bool {
     let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
-    causes.any(|cause| cause.get_ref().is_some_and(|inner| inner.is::<Unread>()))
+    causes.any(|cause| cause.get_ref().is_some_and(|inner| inner.is::<ReaderGone>()))
 }
 
 /// Standard output, whose closed pipe can be told from those of the network.
@@ -39,16 +39,16 @@ impl Write for Out {
 }
 
 fn known(error: io::Error) -> io::Error {
-    if error.kind() == ErrorKind::BrokenPipe { io::Error::other(Unread) } else { error }
+    if error.kind() == ErrorKind::BrokenPipe { io::Error::other(ReaderGone) } else { error }
 }
 
 #[derive(Debug)]
-struct Unread;
+struct ReaderGone;
 
-impl Display for Unread {
+impl Display for ReaderGone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("nobody reads what is said")
     }
 }
 
-impl Error for Unread {}
+impl Error for ReaderGone {}

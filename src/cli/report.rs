@@ -16,9 +16,9 @@ use clap::Args;
 use self::contents::Report;
 use self::tally::{Period, Tally};
 use super::exit::{DONE, WRONG};
-use super::ink::Ink;
 use super::logs::{self, own};
 use super::out;
+use super::style::Style;
 use crate::config;
 use crate::keys::change::age;
 
@@ -61,7 +61,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<u8> {
     if args.json {
         out::say(format_args!("{}\n", document::of(&report)))?;
     } else {
-        out::say(words::of(&report, Ink::for_stdout()))?;
+        out::say(words::of(&report, Style::for_stdout()))?;
     }
     Ok(DONE)
 }

@@ -38,13 +38,13 @@ struct Traffic<'s> {
     foreign: u64,
     /// Not covered, and not found by the service either.
     unknown: u64,
-    missed: HashMap<String, Missed>,
+    uncovered: HashMap<String, Uncovered>,
     /// Requests beyond the groups that are kept.
     ungrouped: u64,
 }
 
 /// A method, a kind of path, and why it is not covered.
-struct Missed {
+struct Uncovered {
     requests: u64,
     /// One of its paths.
     example: String,
@@ -58,7 +58,7 @@ impl<'s> Traffic<'s> {
             requests: 0,
             foreign: 0,
             unknown: 0,
-            missed: HashMap::new(),
+            uncovered: HashMap::new(),
             ungrouped: 0,
         };
         logs::each_line(&[PathBuf::from(file)], |line| match logs::read(line) {
@@ -94,10 +94,10 @@ impl<'s> Traffic<'s> {
         }
         // A line is as long as its writer likes, and what is kept of one is kept for every group.
         let told = format!("{} {} {problem}", shortened(method.as_str()), shortened(&grouped(&entry.path)));
-        if let Some(missed) = self.missed.get_mut(&told) {
-            missed.requests += 1;
-        } else if self.missed.len() < MOST_GROUPS {
-            self.missed.insert(told, Missed { requests: 1, example: shortened(&entry.path).to_owned() });
+        if let Some(uncovered) = self.uncovered.get_mut(&told) {
+            uncovered.requests += 1;
+        } else if self.uncovered.len() < MOST_GROUPS {
+            self.uncovered.insert(told, Uncovered { requests: 1, example: shortened(&entry.path).to_owned() });
         } else {
             self.ungrouped += 1;
         }
@@ -105,11 +105,11 @@ impl<'s> Traffic<'s> {
 
     /// What they do not share, a line each, the busiest first.
     fn differences(&self) -> Vec<String> {
-        let mut missed: Vec<_> = self.missed.iter().collect();
-        missed.sort_by(|(a, of_a), (b, of_b)| of_b.requests.cmp(&of_a.requests).then(a.cmp(b)));
-        let more = missed.split_off(missed.len().min(MOST_SHOWN));
-        let mut lines: Vec<String> = missed.iter().map(|(told, missed)| line(told, missed)).collect();
-        let beyond = more.iter().map(|(_, missed)| missed.requests).sum::<u64>() + self.ungrouped;
+        let mut uncovered: Vec<_> = self.uncovered.iter().collect();
+        uncovered.sort_by(|(a, of_a), (b, of_b)| of_b.requests.cmp(&of_a.requests).then(a.cmp(b)));
+        let more = uncovered.split_off(uncovered.len().min(MOST_SHOWN));
+        let mut lines: Vec<String> = uncovered.iter().map(|(told, uncovered)| line(told, uncovered)).collect();
+        let beyond = more.iter().map(|(_, uncovered)| uncovered.requests).sum::<u64>() + self.ungrouped;
         if beyond > 0 {
             lines.push(format!("{beyond} more requests to other paths are not covered"));
         }
@@ -130,8 +130,9 @@ impl<'s> Traffic<'s> {
     }
 }
 
-fn line(told: &str, missed: &Missed) -> String {
-    let requests = counted(missed.requests, "request");
-    let example = if told.contains(&*missed.example) { String::new() } else { format!(", such as {}", missed.example) };
+fn line(told: &str, uncovered: &Uncovered) -> String {
+    let requests = counted(uncovered.requests, "request");
+    let example =
+        if told.contains(&*uncovered.example) { String::new() } else { format!(", such as {}", uncovered.example) };
     printable(&format!("{told}: {requests}{example}"))
 }

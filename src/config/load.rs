@@ -15,7 +15,7 @@ use serde::de::IgnoredAny;
 use super::compile::{self, Problem};
 use super::raw::Root;
 use super::replace::Sources;
-use super::{Settings, near, survey};
+use super::{Settings, precheck, suggestion};
 use crate::keys::Digest;
 
 /// A configuration larger than this is another file.
@@ -105,7 +105,7 @@ fn compiled(text: &str, sources: Sources<'_>, name: &str, files: &mut Vec<PathBu
     let yaml = |error: serde_yaml::Error| Errors(vec![of_yaml(name, &error)]);
     // First whether it is YAML at all: a bracket that is missing would else be told as the wrong shape of what it opened.
     IgnoredAny::deserialize(serde_yaml::Deserializer::from_str(text)).map_err(yaml)?;
-    let empty = survey::empty_fields(text).map_err(yaml)?;
+    let empty = precheck::empty_fields(text).map_err(yaml)?;
     let root = Root::deserialize(serde_yaml::Deserializer::from_str(text)).map_err(yaml)?;
     let compile::Compiled { settings: compiled, files: named } = compile::compile(&root, sources);
     files.extend(named);
@@ -191,7 +191,7 @@ fn reword(message: &str) -> String {
                 .to_owned();
         }
         let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
-        return format!("there is no field `{field}` here; {}", near::advice(field, known));
+        return format!("there is no field `{field}` here; {}", suggestion::advice(field, known));
     }
     if let Some((found, expected)) =
         message.strip_prefix("invalid type: ").and_then(|rest| rest.rsplit_once(", expected "))

@@ -1,17 +1,18 @@
 //! The configuration: one YAML file in, each room's settings out, or everything that is wrong with it.
 //!
-//! `load` reads the file; `survey` looks it over; `raw` knows the YAML's shapes; `replace` fills in `${…}`; `scalar` reads single
-//! values; `compile` makes the settings and finds what contradicts itself; `place` says where in the file; `outline` reads what a pod has to agree with. Nothing on the way of a request comes here.
+//! `load` reads the file; `precheck` looks it over; `raw` knows the YAML's shapes; `replace` fills in `${…}`; `scalar` reads single
+//! values; `compile` makes the settings and finds what contradicts itself; `field_path` says where in the
+//! file; `outline` reads what a pod has to agree with. Nothing on the way of a request comes here.
 
 mod compile;
+mod field_path;
 pub mod load;
-mod near;
 pub mod outline;
-mod place;
+mod precheck;
 mod raw;
 mod replace;
 mod scalar;
-mod survey;
+mod suggestion;
 #[cfg(test)]
 mod tests;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::near;
+use super::suggestion;
 use crate::network::NetworkError;
 
 /// Why a value cannot be read, and what to write instead.
@@ -131,7 +131,7 @@ pub fn choice<T: Copy>(choices: &[(&str, T)]) -> impl FnOnce(&str) -> Result<T, 
     move |text| match choices.iter().find(|(word, _)| *word == text) {
         Some((_, choice)) => Ok(*choice),
         None => {
-            let advice = near::advice(text, choices.iter().map(|(word, _)| *word));
+            let advice = suggestion::advice(text, choices.iter().map(|(word, _)| *word));
             Err(ScalarError::Choice { text: text.to_owned(), advice })
         }
     }

@@ -6,7 +6,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Denial;
-use crate::keys::{Digest, Fate, Reading};
+use crate::keys::{Digest, FormatAction, Reading};
 use crate::policy::{Credentials, KeySource, UpstreamId};
 
 /// A key by its digest; the key itself goes no further.
@@ -21,7 +21,7 @@ pub struct Presented {
 
 /// What is taken for a key when a request is forwarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ours {
+pub enum KeysToStrip {
     /// Whatever stands where a key would.
     Candidates,
     /// The same, where `read` has found the only one: nothing is read again.
@@ -87,20 +87,20 @@ pub fn read(credentials: &Credentials, headers: &HeaderMap) -> Result<Presented,
 
 /// Takes every candidate off that is taken for a key, so that the upstream never sees one; what is not ours by scheme or format
 /// stays.
-pub fn strip(credentials: &Credentials, headers: &mut HeaderMap, taken: &Ours) {
+pub fn strip(credentials: &Credentials, headers: &mut HeaderMap, taken: &KeysToStrip) {
     if credentials.forward {
         return;
     }
-    if let Ours::In(header) = taken {
+    if let KeysToStrip::In(header) = taken {
         headers.remove(header);
         return;
     }
     for source in &credentials.sources {
         let ours = |value: &HeaderValue| match (candidate(credentials, source, value), taken) {
-            (Candidate::Ours { .. }, Ours::Recognised { known: true }) => true,
-            (_, Ours::Recognised { .. }) => holds_a_key(credentials, value),
+            (Candidate::Ours { .. }, KeysToStrip::Recognised { known: true }) => true,
+            (_, KeysToStrip::Recognised { .. }) => holds_a_key(credentials, value),
             (Candidate::Malformed { .. } | Candidate::NotOurs, _) => false,
-            (_, Ours::Candidates | Ours::In(_)) => true,
+            (_, KeysToStrip::Candidates | KeysToStrip::In(_)) => true,
         };
         let (theirs, kept): (Vec<_>, Vec<_>) = headers.get_all(&source.header).iter().partition(|value| ours(value));
         if theirs.is_empty() {
@@ -140,7 +140,7 @@ fn candidate<'v>(credentials: &'v Credentials, source: &KeySource, value: &'v He
     match credentials.formats.read(key) {
         // Neither holds a comma.
         Reading::Any => Candidate::Ours { key, upstream: None },
-        Reading::Ours(format) => Candidate::Ours { key, upstream: upstream(credentials, format.fate()) },
+        Reading::Ours(format) => Candidate::Ours { key, upstream: upstream(credentials, format.action()) },
         Reading::Foreign(_) | Reading::NotOurs if key.contains(',') => Candidate::Several,
         Reading::Foreign(text) => Candidate::Foreign(text),
         Reading::NotOurs => Candidate::Malformed { white_space: key.contains(char::is_whitespace) },
@@ -162,8 +162,8 @@ fn after_scheme<'v>(text: &'v str, scheme: &str) -> Option<&'v str> {
     }
 }
 
-fn upstream(credentials: &Credentials, fate: &Fate) -> Option<UpstreamId> {
-    let Fate::Upstream(name) = fate else { return None };
+fn upstream(credentials: &Credentials, action: &FormatAction) -> Option<UpstreamId> {
+    let FormatAction::Upstream(name) = action else { return None };
     credentials.format_upstreams.iter().find(|(known, _)| known == name).map(|(_, id)| *id)
 }
 
@@ -190,13 +190,13 @@ mod tests {
     }
 
     fn kaicalls() -> Credentials {
-        let format = |prefix: &str, fate| {
-            Format::new(prefix, Some(44..=44), Alphabet::Base64Url, false, fate).expect("the format is right")
+        let format = |prefix: &str, action| {
+            Format::new(prefix, Some(44..=44), Alphabet::Base64Url, false, action).expect("the format is right")
         };
         credentials(vec![
-            format("kc_live_", Fate::Accept),
-            format("kc_test_", Fate::Reject("Test keys are not available yet".to_owned())),
-            format("kc_sand_", Fate::Upstream("sandbox".to_owned())),
+            format("kc_live_", FormatAction::Accept),
+            format("kc_test_", FormatAction::Reject("Test keys are not available yet".to_owned())),
+            format("kc_sand_", FormatAction::Upstream("sandbox".to_owned())),
         ])
     }
 
@@ -260,7 +260,7 @@ mod tests {
     fn candidates_are_stripped_and_what_is_not_ours_stays() {
         let credentials = kaicalls();
         let mut lines = headers(&[("authorization", "Basic dTpw"), ("x-api-key", KEY), ("x-api-key", "theirs")]);
-        strip(&credentials, &mut lines, &Ours::Candidates);
+        strip(&credentials, &mut lines, &KeysToStrip::Candidates);
         assert_eq!(lines, headers(&[("authorization", "Basic dTpw"), ("x-api-key", "theirs")]));
     }
 
@@ -275,8 +275,8 @@ mod tests {
             let lines = headers(&[("authorization", authorization), ("x-api-key", key), ("x-other", KEY)]);
             let Ok(presented) = read(&credentials, &lines) else { continue };
             let (mut knowing, mut looking) = (lines.clone(), lines);
-            strip(&credentials, &mut knowing, &Ours::In(presented.header));
-            strip(&credentials, &mut looking, &Ours::Candidates);
+            strip(&credentials, &mut knowing, &KeysToStrip::In(presented.header));
+            strip(&credentials, &mut looking, &KeysToStrip::Candidates);
             assert_eq!(knowing, looking, "{authorization} {key}");
             read_some += 1;
         }
@@ -287,7 +287,7 @@ mod tests {
     fn what_is_only_observed_keeps_what_is_not_recognised_as_a_key() {
         let kept = |credentials: &Credentials, name: &'static str, value: &str, known: bool| {
             let mut lines = headers(&[(name, value)]);
-            strip(credentials, &mut lines, &Ours::Recognised { known });
+            strip(credentials, &mut lines, &KeysToStrip::Recognised { known });
             !lines.is_empty()
         };
         let minted = format!("sg_{}", "a".repeat(43));

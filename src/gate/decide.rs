@@ -66,7 +66,7 @@ pub struct SharedState {
 
 /// What a decision rests on.
 #[derive(Debug, Clone, Copy)]
-pub struct Inquiry<'a> {
+pub struct GateRequest<'a> {
     pub method: &'a Method,
     /// As it came.
     pub path: &'a str,
@@ -127,7 +127,7 @@ impl Gate {
     }
 
     /// Decides on a request; `trail` keeps what became known, also of one that is denied.
-    pub async fn decide(&self, inquiry: &Inquiry<'_>, trail: &mut Trail) -> Result<Permit, Denial> {
+    pub async fn decide(&self, inquiry: &GateRequest<'_>, trail: &mut Trail) -> Result<Permit, Denial> {
         match self.judge_request(inquiry, trail).await {
             Ok(permit) if permit.route().mode == Mode::Enforce => Ok(permit),
             Ok(permit) => Ok(self.as_observed(permit, inquiry, trail)),
@@ -136,7 +136,7 @@ impl Gate {
     }
 
     /// The questions in their order, whatever becomes of the answer.
-    async fn judge_request(&self, inquiry: &Inquiry<'_>, trail: &mut Trail) -> Result<Permit, Denial> {
+    async fn judge_request(&self, inquiry: &GateRequest<'_>, trail: &mut Trail) -> Result<Permit, Denial> {
         let path = path::read(inquiry.path)?;
         let preflight = self.preflight(inquiry, &path.text);
         let found = match preflight {
@@ -213,7 +213,7 @@ impl Gate {
     }
 
     /// The route that a browser asks about before its request, where that route lets the question pass.
-    fn preflight(&self, inquiry: &Inquiry<'_>, path: &str) -> Option<&Arc<Route>> {
+    fn preflight(&self, inquiry: &GateRequest<'_>, path: &str) -> Option<&Arc<Route>> {
         let method = preflight::asked_about(inquiry.method, inquiry.headers)?;
         match self.policy.routes.find(&method, path) {
             Found::Route { route, .. } if route.preflight => Some(route),

@@ -26,7 +26,7 @@ pub mod trail;
 pub mod unknown;
 pub mod weigh;
 
-pub use decide::{Gate, Inquiry, Oversize, SharedState};
+pub use decide::{Gate, GateRequest, Oversize, SharedState};
 pub use denial::Denial;
 pub use guessing::Guessing;
 pub use known::KnownKeys;

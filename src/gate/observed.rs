@@ -7,13 +7,18 @@
 use std::sync::Arc;
 
 use super::weigh::rate_limited;
-use super::{Denial, Gate, Inquiry, Permit, Recheck, Trail, business, credential, path};
+use super::{Denial, Gate, GateRequest, Permit, Recheck, Trail, business, credential, path};
 use crate::policy::route::Found;
 use crate::policy::{Access, Mode, Route, UpstreamId};
 
 impl Gate {
     /// The denial, or where it is only observed a permit; then `trail` says what it would have been denied for.
-    pub fn unless_observed(&self, denial: Denial, inquiry: &Inquiry<'_>, trail: &mut Trail) -> Result<Permit, Denial> {
+    pub fn unless_observed(
+        &self,
+        denial: Denial,
+        inquiry: &GateRequest<'_>,
+        trail: &mut Trail,
+    ) -> Result<Permit, Denial> {
         if !denial.is_observable() || self.mode(inquiry, trail) == Mode::Enforce {
             return Err(denial);
         }
@@ -29,7 +34,7 @@ impl Gate {
     }
 
     /// What may pass on a route that only observes passes as it came; a body that is too large does, too.
-    pub(super) fn as_observed(&self, permit: Permit, inquiry: &Inquiry<'_>, trail: &mut Trail) -> Permit {
+    pub(super) fn as_observed(&self, permit: Permit, inquiry: &GateRequest<'_>, trail: &mut Trail) -> Permit {
         let most = permit.most_of_a_body_as_configured();
         let is_too_large = most.zip(inquiry.length).is_some_and(|(most, length)| length > most);
         let permit = permit.untouched(target(inquiry), self.knows_key(inquiry, trail));
@@ -41,7 +46,7 @@ impl Gate {
     }
 
     /// Whether the one candidate is a key: the store said so for this request, or for one before.
-    fn knows_key(&self, inquiry: &Inquiry<'_>, trail: &Trail) -> bool {
+    fn knows_key(&self, inquiry: &GateRequest<'_>, trail: &Trail) -> bool {
         let remembered = || {
             let presented = credential::read(&self.policy().credentials, inquiry.headers).ok()?;
             self.records().key(&presented.digest)
@@ -49,7 +54,7 @@ impl Gate {
         trail.caller.is_some() || remembered().is_some()
     }
 
-    fn mode(&self, inquiry: &Inquiry<'_>, trail: &Trail) -> Mode {
+    fn mode(&self, inquiry: &GateRequest<'_>, trail: &Trail) -> Mode {
         match &trail.route {
             Some(route) => route.mode,
             None if self.policy().mode == Mode::Enforce => Mode::Enforce,
@@ -66,7 +71,7 @@ impl Gate {
     }
 
     /// The key that was presented, to be asked about again, and where keys of its format are served.
-    fn shown(&self, route: &Arc<Route>, inquiry: &Inquiry<'_>) -> Option<(Recheck, Option<UpstreamId>)> {
+    fn shown(&self, route: &Arc<Route>, inquiry: &GateRequest<'_>) -> Option<(Recheck, Option<UpstreamId>)> {
         if route.access == Access::Public {
             return None;
         }
@@ -95,7 +100,7 @@ pub fn counted(permit: Permit, trail: &mut Trail) -> Permit {
 }
 
 /// Path and query as they came: what is not enforced changes nothing, so that nothing is clamped either.
-fn target(inquiry: &Inquiry<'_>) -> String {
+fn target(inquiry: &GateRequest<'_>) -> String {
     match inquiry.query {
         None => inquiry.path.to_owned(),
         Some(query) => format!("{}?{query}", inquiry.path),

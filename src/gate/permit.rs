@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Denial;
-use super::credential::{Ours, Presented};
+use super::credential::{KeysToStrip, Presented};
 use super::trail::Caller;
 use super::weigh::Routed;
 use crate::keys::Digest;
@@ -21,7 +21,7 @@ pub struct Permit {
     caller: Option<Rc<Caller>>,
     recheck: Option<Recheck>,
     /// What is taken for a key and does not pass.
-    keys: Ours,
+    keys: KeysToStrip,
     /// Whether the store has confirmed the key for this request.
     confirmed: bool,
 }
@@ -68,7 +68,7 @@ impl Permit {
             target,
             caller,
             recheck,
-            keys: Ours::Candidates,
+            keys: KeysToStrip::Candidates,
             confirmed: false,
         }
     }
@@ -85,7 +85,7 @@ impl Permit {
             target,
             caller: Some(caller),
             recheck: Some(recheck),
-            keys: Ours::In(presented.header),
+            keys: KeysToStrip::In(presented.header),
         }
     }
 
@@ -97,7 +97,7 @@ impl Permit {
     /// As the service got it before there was a gate: this target, and what stands where a key would, as far as it is no
     /// key. `known`: the store knows it as one.
     pub(super) fn untouched(self, target: String, known: bool) -> Self {
-        Self { target, keys: Ours::Recognised { known }, ..self }
+        Self { target, keys: KeysToStrip::Recognised { known }, ..self }
     }
 
     /// Of what presents this key, or none. Nobody is named to the service but who stands.
@@ -142,7 +142,7 @@ impl Permit {
     }
 
     /// What is taken for a key and does not pass.
-    pub fn keys(&self) -> &Ours {
+    pub fn keys(&self) -> &KeysToStrip {
         &self.keys
     }
 

@@ -42,15 +42,15 @@ pub struct Caller {
     /// The business that the request is about: the key's own, or the one that an unscoped key named and its user owns.
     pub business: Option<String>,
     pub plan: Option<String>,
-    pub introduction: Introduction,
+    pub identity_headers: IdentityHeaders,
 }
 
 /// What services are told of a caller, as headers' values by the teller's numbers for them: each made once, since most
 /// callers come again. Absent: there is nothing to tell.
 #[derive(Debug, Default)]
-pub struct Introduction([OnceCell<Option<HeaderValue>>; Self::MOST]);
+pub struct IdentityHeaders([OnceCell<Option<HeaderValue>>; Self::MOST]);
 
-impl Introduction {
+impl IdentityHeaders {
     /// Numbers are smaller.
     pub const MOST: usize = 7;
 

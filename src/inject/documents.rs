@@ -9,7 +9,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::names::{LABEL, NAME};
-use super::outcome::{Settings, Surroundings};
+use super::outcome::{InjectionContext, Settings};
 use super::{pod, reader, restored, service, shape, sidecar, yaml};
 
 /// Why a stream of documents cannot be read.
@@ -23,10 +23,10 @@ pub struct DocumentError {
 
 /// What came of the documents.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Done {
+pub struct Injected {
     pub text: String,
     /// One line for each object.
-    pub said: Vec<String>,
+    pub messages: Vec<String>,
     /// Those that were put in.
     pub gates: Vec<Gate>,
 }
@@ -46,25 +46,26 @@ pub struct Gate {
 }
 
 /// Puts the gate into every pod, and before it every Service that selects one of these pods by number.
-pub fn inject(text: &str, settings: &Settings) -> Result<Done, DocumentError> {
+pub fn inject(text: &str, settings: &Settings) -> Result<Injected, DocumentError> {
     let mut stream = Stream::read(text)?;
     let (namespaces, configs) = (stream.namespaces(), stream.configurations());
-    let mut pods = Pods { settings, namespaces, configs, met: Vec::new(), gates: Vec::new() };
-    let mut said = BTreeMap::new();
-    stream.each(|place, object| said.extend(pods.inject(object).map(|outcome| (place, outcome))));
+    let mut pods = Injector { settings, namespaces, configs, templates: Vec::new(), gates: Vec::new() };
+    let mut messages = BTreeMap::new();
+    stream.each(|position, object| messages.extend(pods.inject(object).map(|outcome| (position, outcome))));
     // Services may stand before the workloads that they lead to.
-    stream.each(|place, object| said.extend(pods.inject_service(object).map(|outcome| (place, outcome))));
+    stream.each(|position, object| messages.extend(pods.inject_service(object).map(|outcome| (position, outcome))));
     let gates = std::mem::take(&mut pods.gates);
-    let done =
-        stream.done(|place| said.remove(&place).unwrap_or_else(|| "left alone: there is no pod in it".to_owned()));
-    Ok(Done { gates, ..done })
+    let injected = stream.finish(|position| {
+        messages.remove(&position).unwrap_or_else(|| "left alone: there is no pod in it".to_owned())
+    });
+    Ok(Injected { gates, ..injected })
 }
 
 /// Takes out again what injection has put in.
-pub fn uninject(text: &str) -> Result<Done, DocumentError> {
+pub fn uninject(text: &str) -> Result<Injected, DocumentError> {
     let mut stream = Stream::read(text)?;
-    let mut said = BTreeMap::new();
-    stream.each(|place, object| {
+    let mut messages = BTreeMap::new();
+    stream.each(|position, object| {
         let before = object.clone();
         match template(object) {
             Some((path, _)) => change(object, path, restored),
@@ -72,9 +73,9 @@ pub fn uninject(text: &str) -> Result<Done, DocumentError> {
             None => {}
         }
         let outcome = if *object == before { "left alone: nothing of sidegate is in it" } else { "restored" };
-        said.insert(place, outcome.to_owned());
+        messages.insert(position, outcome.to_owned());
     });
-    Ok(stream.done(|place| said.remove(&place).unwrap_or_default()))
+    Ok(stream.finish(|position| messages.remove(&position).unwrap_or_default()))
 }
 
 /// Where a kind has its pods, and whether they end by themselves.
@@ -107,52 +108,52 @@ fn change(object: &mut Value, path: &str, act: impl FnOnce(&Value) -> Value) {
 }
 
 /// What is learned of the pods on the way.
-struct Pods<'s> {
+struct Injector<'s> {
     settings: &'s Settings,
     /// Annotations of the namespaces in the stream.
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Gates' configurations in the stream, by namespace and name.
     configs: BTreeMap<(String, String), String>,
-    met: Vec<Met>,
+    templates: Vec<PodTemplate>,
     gates: Vec<Gate>,
 }
 
 /// Pods of one template.
-struct Met {
+struct PodTemplate {
     namespace: String,
     labels: Value,
     /// The port that the gate took the place of; `None`: they were left alone.
     taken: Option<u16>,
 }
 
-impl Pods<'_> {
+impl Injector<'_> {
     fn inject(&mut self, object: &mut Value) -> Option<String> {
         let (path, job) = template(object)?;
         let namespace = namespace(object).to_owned();
         let nothing = BTreeMap::new();
         let annotations = self.namespaces.get(&namespace).unwrap_or(&nothing);
-        let surroundings = Surroundings { settings: self.settings, namespace: annotations, job };
+        let context = InjectionContext { settings: self.settings, namespace: annotations, job };
         let Some(pod) = object.pointer(path) else { return Some("left alone: it has no template".to_owned()) };
-        let outcome = super::pod(pod, &surroundings);
+        let outcome = super::pod(pod, &context);
         let labels = outcome.document.pointer("/metadata/labels").cloned().unwrap_or_default();
         if outcome.taken.is_some() {
             self.gates.push(self.gate(object, &namespace, &outcome.document["spec"]));
         }
-        self.met.push(Met { namespace, labels, taken: outcome.taken });
-        let said = said(outcome.left.as_ref(), outcome.taken);
+        self.templates.push(PodTemplate { namespace, labels, taken: outcome.taken });
+        let message = message(outcome.left.as_ref(), outcome.taken);
         change(object, path, |_| outcome.document);
-        Some(said)
+        Some(message)
     }
 
     /// The gate in a pod of this object.
     fn gate(&self, object: &Value, namespace: &str, spec: &Value) -> Gate {
         let config = sidecar::config(spec).to_owned();
-        let place = (namespace.to_owned(), config.clone());
+        let position = (namespace.to_owned(), config.clone());
         let seconds = |container: &Value| container.pointer("/lifecycle/preStop/sleep/seconds").and_then(Value::as_u64);
         let services = shape::list(spec, "containers").iter().filter(|container| shape::name(container) != NAME);
         Gate {
             object: format!("{}/{}", shape::text(object, "kind").unwrap_or_default(), named(object)),
-            configuration: self.configs.get(&place).cloned(),
+            configuration: self.configs.get(&position).cloned(),
             config,
             grace: pod::grace(spec),
             kept: services.filter_map(seconds).min(),
@@ -166,8 +167,8 @@ impl Pods<'_> {
         }
         let nothing = BTreeMap::new();
         let annotations = self.namespaces.get(namespace(object)).unwrap_or(&nothing);
-        let surroundings = Surroundings { settings: self.settings, namespace: annotations, job: false };
-        let selected: Vec<_> = self.met.iter().filter(|pods| pods.are_selected_by(object)).collect();
+        let context = InjectionContext { settings: self.settings, namespace: annotations, job: false };
+        let selected: Vec<_> = self.templates.iter().filter(|pods| pods.are_selected_by(object)).collect();
         let is_met = !selected.is_empty();
         let selected = selected.iter().find_map(|pods| pods.taken);
         if selected.is_none() && is_met {
@@ -176,13 +177,13 @@ impl Pods<'_> {
         if selected.is_none() && shape::label(object, LABEL) != Some("enabled") {
             return Some("left alone: it selects no pod that was injected here".to_owned());
         }
-        let outcome = service(object, selected, &surroundings);
+        let outcome = service(object, selected, &context);
         *object = outcome.document;
-        Some(said(outcome.left.as_ref(), outcome.taken))
+        Some(message(outcome.left.as_ref(), outcome.taken))
     }
 }
 
-impl Met {
+impl PodTemplate {
     fn are_selected_by(&self, service: &Value) -> bool {
         let selector = service.pointer("/spec/selector").and_then(Value::as_object).filter(|labels| !labels.is_empty());
         namespace(service) == self.namespace
@@ -199,7 +200,7 @@ fn without_gate(service: &mut Value) -> String {
     if had_gate { format!("restored: {reason}") } else { format!("left alone: {reason}") }
 }
 
-fn said(left: Option<&String>, taken: Option<u16>) -> String {
+fn message(left: Option<&String>, taken: Option<u16>) -> String {
     match (left, taken) {
         (Some(reason), _) => format!("left alone: {reason}"),
         (None, Some(port)) => format!("injected: {NAME} takes the place of port {port}"),
@@ -226,7 +227,7 @@ struct Document {
 }
 
 /// A document's number, and its place in a list.
-type Place = (usize, usize);
+type Position = (usize, usize);
 
 impl Stream {
     fn read(text: &str) -> Result<Self, DocumentError> {
@@ -242,7 +243,7 @@ impl Stream {
     }
 
     /// Every object, those of lists one by one.
-    fn each(&mut self, mut act: impl FnMut(Place, &mut Value)) {
+    fn each(&mut self, mut act: impl FnMut(Position, &mut Value)) {
         for (number, document) in self.documents.iter_mut().enumerate() {
             let Some(object) = &mut document.now else { continue };
             objects(object).enumerate().for_each(|(index, object)| act((number, index), object));
@@ -273,11 +274,11 @@ impl Stream {
         configs
     }
 
-    fn done(mut self, mut outcome: impl FnMut(Place) -> String) -> Done {
-        let mut said = Vec::new();
-        self.each(|place, object| {
+    fn finish(mut self, mut outcome: impl FnMut(Position) -> String) -> Injected {
+        let mut messages = Vec::new();
+        self.each(|position, object| {
             let kind = shape::text(object, "kind").unwrap_or("document");
-            said.push(format!("{kind}/{}: {}", named(object), outcome(place)));
+            messages.push(format!("{kind}/{}: {}", named(object), outcome(position)));
         });
         let mut text = String::new();
         for document in &self.documents {
@@ -297,7 +298,7 @@ impl Stream {
                 }
             }
         }
-        Done { text, said, gates: Vec::new() }
+        Injected { text, messages, gates: Vec::new() }
     }
 }
 

@@ -31,7 +31,7 @@ pub mod yaml;
 use serde_json::Value;
 
 pub use names::{ADMIN_PORT, GATE_PORT, LABEL, NAME, ORIGINAL, PROBES_PORT, STATUS};
-pub use outcome::{Outcome, Settings, Surroundings};
+pub use outcome::{InjectionContext, Outcome, Settings};
 pub use pod::pod;
 pub use service::service;
 pub use shape::is_label;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::names::{NAME, ORIGINAL, STATUS};
-use super::ports::Taken;
+use super::ports::ServicePort;
 use super::probes::{self, Rewritten};
 use super::shape::{self, container_mut, drop_empty};
 use super::sidecar;
@@ -33,14 +33,14 @@ struct Port {
 }
 
 impl Original {
-    pub fn of(taken: &Taken, rewritten: &[Rewritten], kept: &[String]) -> Self {
+    pub fn of(service_port: &ServicePort, rewritten: &[Rewritten], kept: &[String]) -> Self {
         let mut probes: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
         for probe in rewritten {
             let kinds = probes.entry(probe.container.clone()).or_default();
             kinds.insert(probe.kind.to_owned(), probe.original.clone());
         }
-        let port = taken.container.clone().zip(taken.declared.clone());
-        let port = port.map(|(container, declared)| Port { container, number: taken.port, declared });
+        let port = service_port.container.clone().zip(service_port.declared.clone());
+        let port = port.map(|(container, declared)| Port { container, number: service_port.port, declared });
         Self { probes, port, kept: kept.to_vec() }
     }
 
@@ -67,7 +67,7 @@ impl Original {
             drop_empty(container, "lifecycle");
         }
         if let Some(Port { container, number, declared }) = self.port {
-            Taken { port: number, container: Some(container), declared: Some(declared) }.hand_back(spec);
+            ServicePort { port: number, container: Some(container), declared: Some(declared) }.hand_back(spec);
         }
     }
 }

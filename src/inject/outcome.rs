@@ -24,7 +24,7 @@ impl Default for Settings {
 
 /// What one document stands in.
 #[derive(Debug, Clone, Copy)]
-pub struct Surroundings<'s> {
+pub struct InjectionContext<'s> {
     pub settings: &'s Settings,
     /// The namespace's annotations.
     pub namespace: &'s BTreeMap<String, String>,

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::names::{NAME, STATUS};
 use super::original::{self, Original};
-use super::outcome::{Outcome, Refusal, Settings, Surroundings, asked};
-use super::ports::{self, Taken};
+use super::outcome::{InjectionContext, Outcome, Refusal, Settings, asked};
+use super::ports::{self, ServicePort};
 use super::probes::{self, Rewritten};
 use super::shape::{self, list, text};
 use super::sidecar;
@@ -18,7 +18,7 @@ use crate::keys::Digest;
 const DEFAULT_GRACE: u64 = 30;
 
 /// The document with the gate in it, or as it was, with the reason.
-pub fn pod(pod: &Value, surroundings: &Surroundings<'_>) -> Outcome {
+pub fn pod(pod: &Value, context: &InjectionContext<'_>) -> Outcome {
     if let Err(reason) = shape::check(pod) {
         return Outcome::untouched(pod, &reason);
     }
@@ -33,17 +33,17 @@ pub fn pod(pod: &Value, surroundings: &Surroundings<'_>) -> Outcome {
         Err(Refusal::Reason(reason)) => return Outcome::left(original::restored(pod.clone()), reason),
     }
     let bare = original::restored(pod.clone());
-    match Plan::new(&bare, surroundings) {
+    match Plan::new(&bare, context) {
         Err(reason) => Outcome::left(bare, reason),
-        Ok(plan) if plan.is_in_place(pod) => Outcome::injected(pod.clone(), plan.taken.port),
-        Ok(plan) => Outcome::injected(plan.carried_out(bare), plan.taken.port),
+        Ok(plan) if plan.is_in_place(pod) => Outcome::injected(pod.clone(), plan.service_port.port),
+        Ok(plan) => Outcome::injected(plan.carried_out(bare), plan.service_port.port),
     }
 }
 
 /// Everything that injection changes in a pod.
 struct Plan {
     mode: Mode,
-    taken: Taken,
+    service_port: ServicePort,
     container: Value,
     volumes: Vec<Value>,
     probes: Vec<Rewritten>,
@@ -55,31 +55,31 @@ struct Plan {
 
 impl Plan {
     /// `pod` has nothing of ours in it.
-    fn new(pod: &Value, surroundings: &Surroundings<'_>) -> Result<Self, String> {
+    fn new(pod: &Value, context: &InjectionContext<'_>) -> Result<Self, String> {
         let spec = &pod["spec"];
         may_be_injected(pod)?;
         let annotations = pod.pointer("/metadata/annotations").and_then(Value::as_object);
-        let tuning = tuning::read(annotations, surroundings.namespace, surroundings.settings)?;
-        let ends_by_itself = surroundings.job || ends_by_itself(pod);
+        let tuning = tuning::read(annotations, context.namespace, context.settings)?;
+        let ends_by_itself = context.job || ends_by_itself(pod);
         if tuning.mode == Mode::Classic && ends_by_itself {
             return Err(
                 "a classic container would keep this pod from ending; write sidegate.dev/mode: native".to_owned()
             );
         }
-        let taken = ports::taken(spec, tuning.upstream_port.as_ref())?;
-        let probes = probes::rewritten(spec, taken.port)?;
-        let kept = (kept(spec, &taken, surroundings.settings), surroundings.settings.app_pre_stop);
-        let original = Original::of(&taken, &probes, &kept.0).written();
-        let (container, volumes) = (sidecar::container(&tuning, &taken, &probes), sidecar::volumes(&tuning));
+        let service_port = ports::service_port(spec, tuning.upstream_port.as_ref())?;
+        let probes = probes::rewritten(spec, service_port.port)?;
+        let kept = (kept(spec, &service_port, context.settings), context.settings.app_pre_stop);
+        let original = Original::of(&service_port, &probes, &kept.0).written();
+        let (container, volumes) = (sidecar::container(&tuning, &service_port, &probes), sidecar::volumes(&tuning));
         let status = status(&tuning, &container, &volumes, &original);
-        Ok(Self { mode: tuning.mode, taken, container, volumes, probes, kept, original, status })
+        Ok(Self { mode: tuning.mode, service_port, container, volumes, probes, kept, original, status })
     }
 
     fn carried_out(&self, mut pod: Value) -> Value {
         shape::annotate(&mut pod, STATUS, self.status.clone());
         shape::annotate(&mut pod, super::ORIGINAL, self.original.clone());
         let Some(spec) = pod.get_mut("spec") else { return pod };
-        self.taken.hand_over(spec);
+        self.service_port.hand_over(spec);
         self.probes.iter().for_each(|probe| probe.write(spec));
         let (kept, seconds) = &self.kept;
         for name in kept {
@@ -111,7 +111,7 @@ impl Plan {
             && probes
             && shape::annotation(pod, STATUS) == Some(&self.status)
             && shape::annotation(pod, super::ORIGINAL) == Some(&self.original)
-            && self.taken.is_handed_over(spec)
+            && self.service_port.is_handed_over(spec)
             && self.volumes.iter().all(has_volume)
     }
 
@@ -157,14 +157,14 @@ pub fn grace(spec: &Value) -> u64 {
 
 /// The service has to outlive its endpoint: requests that the gate still takes in are answered. Whoever has a `preStop` of his
 /// own has thought of it.
-fn kept(spec: &Value, taken: &Taken, settings: &Settings) -> Vec<String> {
+fn kept(spec: &Value, service_port: &ServicePort, settings: &Settings) -> Vec<String> {
     let grace = grace(spec);
     let seconds = u64::from(settings.app_pre_stop);
     // The API server refuses one that is not shorter than the pod's grace.
     if seconds == 0 || seconds >= grace {
         return Vec::new();
     }
-    let is_service = |container: &&Value| match &taken.container {
+    let is_service = |container: &&Value| match &service_port.container {
         Some(name) => shape::name(container) == name,
         None => !ports::is_of_a_mesh(container),
     };

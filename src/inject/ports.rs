@@ -12,7 +12,7 @@ const HANDED_OVER: [&str; 3] = ["name", "hostPort", "hostIP"];
 
 /// The service's port.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Taken {
+pub struct ServicePort {
     pub port: u16,
     /// The container that declares it, if one does.
     pub container: Option<String>,
@@ -21,7 +21,7 @@ pub struct Taken {
 }
 
 /// The port that is named, or the only one that there is.
-pub fn taken(spec: &Value, asked: Option<&UpstreamPort>) -> Result<Taken, String> {
+pub fn service_port(spec: &Value, asked: Option<&UpstreamPort>) -> Result<ServicePort, String> {
     let declared: Vec<_> = list(spec, "containers")
         .iter()
         .filter(|container| !is_of_a_mesh(container))
@@ -39,17 +39,19 @@ pub fn taken(spec: &Value, asked: Option<&UpstreamPort>) -> Result<Taken, String
         }
         None => Some(only(&declared)?),
     };
-    let taken = match (found, asked) {
-        (Some((container, declared, port)), _) => {
-            Taken { port: *port, container: Some(name(container).to_owned()), declared: Some(what_passes(declared)) }
-        }
-        (None, Some(UpstreamPort::Number(port))) => Taken { port: *port, container: None, declared: None },
+    let service_port = match (found, asked) {
+        (Some((container, declared, port)), _) => ServicePort {
+            port: *port,
+            container: Some(name(container).to_owned()),
+            declared: Some(what_passes(declared)),
+        },
+        (None, Some(UpstreamPort::Number(port))) => ServicePort { port: *port, container: None, declared: None },
         (None, _) => return Err("the service's port is not known".to_owned()),
     };
-    no_conflict(spec, &taken)?;
-    no_init_container(spec, &taken)?;
-    no_way_past(spec, &taken, found.map(|(_, declared, _)| *declared))?;
-    Ok(taken)
+    no_conflict(spec, &service_port)?;
+    no_init_container(spec, &service_port)?;
+    no_way_past(spec, &service_port, found.map(|(_, declared, _)| *declared))?;
+    Ok(service_port)
 }
 
 type Declared<'s> = (&'s Value, &'s Value, u16);
@@ -77,12 +79,12 @@ fn what_passes(declared: &Value) -> Value {
 }
 
 /// Who else would listen where the gate does, or is named as its ports are.
-fn no_conflict(spec: &Value, taken: &Taken) -> Result<(), String> {
+fn no_conflict(spec: &Value, service_port: &ServicePort) -> Result<(), String> {
     let own = [GATE_PORT, PROBES_PORT, ADMIN_PORT];
-    if own.contains(&taken.port) {
+    if own.contains(&service_port.port) {
         return Err(format!(
             "its port {} is one of the gate's own (8443, 9900, 9901); let it listen on another",
-            taken.port
+            service_port.port
         ));
     }
     for container in list(spec, "containers").iter().chain(list(spec, "initContainers")) {
@@ -102,27 +104,27 @@ fn no_conflict(spec: &Value, taken: &Taken) -> Result<(), String> {
 }
 
 /// Init containers start before the gate, and a Service that knows the port by such a container's name would pass the gate by.
-fn no_init_container(spec: &Value, taken: &Taken) -> Result<(), String> {
-    let declares = |container: &&Value| list(container, "ports").iter().any(|declared| taken.is_it(declared));
+fn no_init_container(spec: &Value, service_port: &ServicePort) -> Result<(), String> {
+    let declares = |container: &&Value| list(container, "ports").iter().any(|declared| service_port.is_it(declared));
     match list(spec, "initContainers").iter().find(declares) {
         None => Ok(()),
         Some(container) => Err(format!(
             "init container {} declares the service's port {}, and starts before the gate; let it be one of the containers",
             name(container),
-            taken.port
+            service_port.port
         )),
     }
 }
 
 /// One declaration passes to the gate. What would still find the service by another, or another container by the same name, would
 /// pass the gate by.
-fn no_way_past(spec: &Value, taken: &Taken, passing: Option<&Value>) -> Result<(), String> {
+fn no_way_past(spec: &Value, service_port: &ServicePort, passing: Option<&Value>) -> Result<(), String> {
     let named = passing.map(name).filter(|name| !name.is_empty());
     for container in list(spec, "containers").iter().chain(list(spec, "initContainers")) {
         let others = list(container, "ports").iter().filter(|declared| is_tcp(declared));
         for declared in others.filter(|declared| passing.is_none_or(|passing| !std::ptr::eq(*declared, passing))) {
-            let (port, container) = (taken.port, shape::name(container));
-            if taken.is_it(declared) && HANDED_OVER.iter().any(|key| declared.get(key).is_some()) {
+            let (port, container) = (service_port.port, shape::name(container));
+            if service_port.is_it(declared) && HANDED_OVER.iter().any(|key| declared.get(key).is_some()) {
                 return Err(format!(
                     "port {port} is declared once more, with a name or node's port of its own, by container {container}; \
                      only one can lead to the gate"
@@ -148,7 +150,7 @@ fn is_tcp(port: &Value) -> bool {
     matches!(text(port, "protocol"), None | Some("TCP"))
 }
 
-impl Taken {
+impl ServicePort {
     /// What the gate's port gets of the service's.
     pub fn handed_over(&self) -> impl Iterator<Item = (&'static str, &Value)> {
         let declared = self.declared.as_ref();

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::names::LABEL;
-use super::outcome::{Outcome, Settings, Surroundings};
+use super::outcome::{InjectionContext, Outcome, Settings};
 use super::{difference, pod, service, shape};
 
 const VERSION: &str = "admission.k8s.io/v1";
@@ -37,7 +37,7 @@ pub struct Review {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Whole {
+struct AdmissionReview {
     api_version: String,
     kind: String,
     request: Option<Request>,
@@ -81,14 +81,15 @@ pub struct Answer {
 
 impl Review {
     pub fn read(body: &[u8]) -> Result<Self, ReviewError> {
-        let whole: Whole = serde_json::from_slice(body).map_err(|error| ReviewError::Shape(error.to_string()))?;
-        if whole.kind != "AdmissionReview" {
-            return Err(ReviewError::Shape(format!("its kind is {}", whole.kind)));
+        let review: AdmissionReview =
+            serde_json::from_slice(body).map_err(|error| ReviewError::Shape(error.to_string()))?;
+        if review.kind != "AdmissionReview" {
+            return Err(ReviewError::Shape(format!("its kind is {}", review.kind)));
         }
-        if whole.api_version != VERSION {
-            return Err(ReviewError::Version(whole.api_version));
+        if review.api_version != VERSION {
+            return Err(ReviewError::Version(review.api_version));
         }
-        let request = whole.request.ok_or_else(|| ReviewError::Shape("there is no request in it".to_owned()))?;
+        let request = review.request.ok_or_else(|| ReviewError::Shape("there is no request in it".to_owned()))?;
         Ok(Self { request })
     }
 
@@ -109,10 +110,10 @@ impl Review {
     /// `namespace`: the annotations of the object's namespace; `warning`: what else its sender should know.
     pub fn answer(&self, settings: &Settings, namespace: &BTreeMap<String, String>, warning: Option<String>) -> Answer {
         let object = &self.request.object;
-        let surroundings = Surroundings { settings, namespace, job: false };
+        let context = InjectionContext { settings, namespace, job: false };
         let outcome = match self.kind() {
-            "Pod" => pod(object, &surroundings),
-            "Service" => service(object, None, &surroundings),
+            "Pod" => pod(object, &context),
+            "Service" => service(object, None, &context),
             _ => Outcome::untouched(object, "sidegate is put into pods and before Services"),
         };
         let verdict = match &outcome.left {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::names::{GATE_PORT, ORIGINAL, STATUS};
-use super::outcome::{Outcome, Refusal, Surroundings, asked};
+use super::outcome::{InjectionContext, Outcome, Refusal, asked};
 use super::shape::{self, list, port, text};
 use super::tuning::{self, UpstreamPort};
 
@@ -19,7 +19,7 @@ struct Original {
 }
 
 /// The Service with its target port rewritten. `upstream`: the port of the pods that it selects, where that is known.
-pub fn service(document: &Value, upstream: Option<u16>, surroundings: &Surroundings<'_>) -> Outcome {
+pub fn service(document: &Value, upstream: Option<u16>, context: &InjectionContext<'_>) -> Outcome {
     let is_shaped = document.get("spec").is_some_and(Value::is_object)
         && list(&document["spec"], "ports").iter().all(Value::is_object)
         && document.get("metadata").is_some_and(Value::is_object);
@@ -32,7 +32,7 @@ pub fn service(document: &Value, upstream: Option<u16>, surroundings: &Surroundi
         Err(Refusal::NotAsked) => return Outcome::untouched(&bare, "its label says disabled"),
         Err(Refusal::Reason(reason)) => return Outcome::left(bare, reason),
     }
-    match targets(&bare, upstream, surroundings) {
+    match targets(&bare, upstream, context) {
         Err(reason) => Outcome::left(bare, reason),
         Ok((port, targets)) => Outcome::injected(rewritten(bare, targets), port),
     }
@@ -42,7 +42,7 @@ pub fn service(document: &Value, upstream: Option<u16>, surroundings: &Surroundi
 fn targets(
     service: &Value,
     upstream: Option<u16>,
-    surroundings: &Surroundings<'_>,
+    context: &InjectionContext<'_>,
 ) -> Result<(u16, BTreeMap<String, Value>), String> {
     let spec = &service["spec"];
     if spec.get("selector").and_then(Value::as_object).is_none_or(serde_json::Map::is_empty) {
@@ -57,7 +57,7 @@ fn targets(
     if numbered.is_empty() && !ports.is_empty() {
         return Err("its target ports are names, which lead to the gate by themselves".to_owned());
     }
-    let upstream = match upstream.map(Ok).or_else(|| told(service, surroundings).transpose()) {
+    let upstream = match upstream.map(Ok).or_else(|| told(service, context).transpose()) {
         Some(upstream) => upstream?,
         None => match (ports.as_slice(), numbered.as_slice()) {
             ([_], [(_, only)]) => *only,
@@ -75,9 +75,9 @@ fn targets(
 }
 
 /// By annotation; a name says nothing of a number.
-fn told(service: &Value, surroundings: &Surroundings<'_>) -> Result<Option<u16>, String> {
+fn told(service: &Value, context: &InjectionContext<'_>) -> Result<Option<u16>, String> {
     let annotations = service.pointer("/metadata/annotations").and_then(Value::as_object);
-    match tuning::read(annotations, surroundings.namespace, surroundings.settings)?.upstream_port {
+    match tuning::read(annotations, context.namespace, context.settings)?.upstream_port {
         Some(UpstreamPort::Number(port)) => Ok(Some(port)),
         Some(UpstreamPort::Name(_)) | None => Ok(None),
     }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::names::{GATE_PORT, NAME, PROBES_PORT};
-use super::ports::Taken;
+use super::ports::ServicePort;
 use super::probes::Rewritten;
 use super::shape::{list, name};
 use super::tuning::{Mode, Tuning};
@@ -15,14 +15,14 @@ pub const VOLUMES: [&str; 2] = [CONFIG_VOLUME, TLS_VOLUME];
 /// The user that the image is made for.
 const USER: u32 = 65532;
 
-pub fn container(tuning: &Tuning, taken: &Taken, probes: &[Rewritten]) -> Value {
+pub fn container(tuning: &Tuning, service_port: &ServicePort, probes: &[Rewritten]) -> Value {
     let mut container = json!({
         "name": NAME,
         "image": tuning.image,
         "args": ["run", "--config", "/etc/sidegate/sidegate.yaml"],
-        "env": environment(taken, probes),
+        "env": environment(service_port, probes),
         "envFrom": [{"secretRef": {"name": tuning.secret, "optional": true}}],
-        "ports": ports(taken),
+        "ports": ports(service_port),
         // The service starts once this has succeeded: the gate needs neither its store nor the service for that.
         "startupProbe": {"httpGet": asked("/livez"), "periodSeconds": 1, "failureThreshold": 30},
         "livenessProbe": {"httpGet": asked("/livez")},
@@ -53,8 +53,8 @@ fn asked(path: &str) -> Value {
     json!({"path": path, "port": "sidegate-probes"})
 }
 
-fn environment(taken: &Taken, probes: &[Rewritten]) -> Vec<Value> {
-    let mut environment = vec![json!({"name": "SIDEGATE_UPSTREAM_PORT", "value": taken.port.to_string()})];
+fn environment(service_port: &ServicePort, probes: &[Rewritten]) -> Vec<Value> {
+    let mut environment = vec![json!({"name": "SIDEGATE_UPSTREAM_PORT", "value": service_port.port.to_string()})];
     if !probes.is_empty() {
         let told: Vec<_> = probes.iter().map(|probe| &probe.told).collect();
         // `$(NAME)` in a value would be replaced by the kubelet; `$$` is a `$` that stays.
@@ -65,12 +65,12 @@ fn environment(taken: &Taken, probes: &[Rewritten]) -> Vec<Value> {
 }
 
 /// By the service's own port's name, if it has one, Services and policies find the gate in its place.
-fn ports(taken: &Taken) -> Value {
+fn ports(service_port: &ServicePort) -> Value {
     let mut gate = Map::new();
     gate.insert("name".to_owned(), json!(NAME));
     gate.insert("containerPort".to_owned(), json!(GATE_PORT));
     gate.insert("protocol".to_owned(), json!("TCP"));
-    gate.extend(taken.handed_over().map(|(key, value)| (key.to_owned(), value.clone())));
+    gate.extend(service_port.handed_over().map(|(key, value)| (key.to_owned(), value.clone())));
     json!([gate, {"name": "sidegate-probes", "containerPort": PROBES_PORT, "protocol": "TCP"}])
 }
 

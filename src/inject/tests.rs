@@ -13,7 +13,7 @@ fn injected(document: &Value) -> Outcome {
 }
 
 fn injected_with(document: &Value, settings: &Settings) -> Outcome {
-    pod(document, &Surroundings { settings, namespace: &BTreeMap::new(), job: false })
+    pod(document, &InjectionContext { settings, namespace: &BTreeMap::new(), job: false })
 }
 
 fn left(document: &Value) -> String {
@@ -76,16 +76,16 @@ fn what_cannot_be_injected_rightly_is_left_alone_and_says_why() {
         (of_container("readinessProbe", http("/a b", "HTTP")), "percent-encoded"),
         (of_container("lifecycle", json!({"postStart": http("/", "HTTP")})), "write it as exec"),
     ] {
-        let said = left(&pod);
-        assert!(said.contains(reason), "{said}\nlacks {reason}");
+        let message = left(&pod);
+        assert!(message.contains(reason), "{message}\nlacks {reason}");
     }
     let mut classic = annotated("sidegate.dev/mode", "classic");
     classic["spec"]["restartPolicy"] = json!("OnFailure");
     assert!(left(&classic).contains("keep this pod from ending"));
     for kind in ["startupProbe", "livenessProbe", "readinessProbe"] {
         let sidecar = json!([{"name": "x", "restartPolicy": "Always", kind: {"tcpSocket": {"port": 3000}}}]);
-        let said = left(&good_with("/spec", "initContainers", sidecar));
-        assert!(said.contains(&format!("the {kind} of init container x asks the service's port")), "{said}");
+        let message = left(&good_with("/spec", "initContainers", sidecar));
+        assert!(message.contains(&format!("the {kind} of init container x asks the service's port")), "{message}");
     }
     let sidecar = json!([{"name": "x", "restartPolicy": "Always", "ports": [{"containerPort": 3000}]}]);
     for told in ["http", "3000"] {
@@ -139,7 +139,7 @@ fn namespaces_tell_what_pods_do_not() {
     let told = [("config", "theirs"), ("mode", "classic"), ("tls-secret", "tls")];
     let namespace = told.map(|(key, value)| (format!("sidegate.dev/{key}"), value.to_owned())).into();
     let settings = Settings::default();
-    let outcome = super::pod(&pod, &Surroundings { settings: &settings, namespace: &namespace, job: false });
+    let outcome = super::pod(&pod, &InjectionContext { settings: &settings, namespace: &namespace, job: false });
     let spec = &outcome.document["spec"];
     assert_eq!(spec["containers"][1]["name"], "sidegate");
     assert_eq!(spec["volumes"][0]["configMap"]["name"], "own");
@@ -189,13 +189,16 @@ fn a_service_whose_pods_lose_the_gate_is_restored_with_them() {
             let declined = first.replace(from, to);
             assert_ne!(declined, first);
             let second = inject(&declined, &settings).expect("it is YAML");
-            assert_eq!(second.said[0], "Service/s: restored: the gate was put into none of the pods that it selects");
+            assert_eq!(
+                second.messages[0],
+                "Service/s: restored: the gate was put into none of the pods that it selects"
+            );
             assert!(second.text.contains("targetPort: 3000") && !second.text.contains("8443"), "{}", second.text);
             assert_eq!(inject(&second.text, &settings).expect("it is YAML").text, second.text);
         }
     }
     let never = inject(&stream("a: b", ", hostNetwork: true"), &settings).expect("it is YAML");
-    assert_eq!(never.said[0], "Service/s: left alone: the gate was put into none of the pods that it selects");
+    assert_eq!(never.messages[0], "Service/s: left alone: the gate was put into none of the pods that it selects");
 }
 
 /// A pod that asks for more than it may have is refused by the API server.
@@ -227,7 +230,7 @@ fn what_the_kubelet_expands_is_escaped() {
 fn documents_that_nothing_is_changed_in_stay_as_they_stand() {
     let text = "# first\nkind: ConfigMap # a comment\napiVersion: v1\ndata: {a: yes}\n--- # second\n\n---\n{\"kind\": \"X\"}\n";
     let done = inject(text, &Settings::default()).expect("it is YAML");
-    assert_eq!((done.text.as_str(), done.said.len()), (text, 2));
+    assert_eq!((done.text.as_str(), done.messages.len()), (text, 2));
     assert!(inject("a: [", &Settings::default()).is_err());
     for whole in ["", "---\n", "\n# nothing\n"] {
         assert_eq!(uninject(whole).expect("it is YAML").text, whole);
@@ -244,15 +247,15 @@ fn plain_words_mean_what_kubectl_takes_them_for() {
              {{name: A, value: '{word}'}}, {{name: B, value: \"{word}\"}}]}}]\n  again: *env\n  folded: >-\n    {word}\n  told: !!str {word}\n"
         );
         let done = inject(&manifest, &Settings::default()).expect("it is YAML");
-        assert_eq!(done.said[0].contains("node's network"), truth, "{:?}", done.said);
-        for said in [
+        assert_eq!(done.messages[0].contains("node's network"), truth, "{:?}", done.messages);
+        for expected in [
             &format!("  hostNetwork: {truth}\n"),
             &format!("    a: '{word}'\n    b: '{word}'\n"),
             &format!("  again:\n  - name: A\n    value: '{word}'\n  - name: B\n    value: '{word}'\n"),
             &format!("  folded: '{word}'\n"),
             &format!("  told: '{word}'\n"),
         ] {
-            assert!(done.text.contains(said), "{said}{}", done.text);
+            assert!(done.text.contains(expected), "{expected}{}", done.text);
         }
     }
 }
@@ -263,7 +266,7 @@ fn merge_keys_are_merged_as_kubectl_merges_them() {
          - &both {<<: *image, ports: [{containerPort: 3000}]}\n  containers:\n  \
          - {name: app, <<: [*both, {image: later, tty: true}]}\n";
     let done = inject(manifest, &Settings::default()).expect("it is YAML");
-    assert_eq!(done.said, ["Pod/p: injected: sidegate takes the place of port 3000"]);
+    assert_eq!(done.messages, ["Pod/p: injected: sidegate takes the place of port 3000"]);
     assert!(
         done.text.contains("  containers:\n  - image: i\n") && done.text.contains("    name: app\n"),
         "{}",
@@ -403,9 +406,9 @@ proptest! {
         }).collect();
         let bare = json!({"kind": "Service", "metadata": {"name": "s"}, "spec": {"selector": {"a": "b"}, "ports": ports}});
         let settings = Settings::default();
-        let surroundings = Surroundings { settings: &settings, namespace: &BTreeMap::new(), job: false };
-        let once = service(&bare, Some(3000), &surroundings);
-        prop_assert_eq!(&service(&once.document, Some(3000), &surroundings), &once);
+        let context = InjectionContext { settings: &settings, namespace: &BTreeMap::new(), job: false };
+        let once = service(&bare, Some(3000), &context);
+        prop_assert_eq!(&service(&once.document, Some(3000), &context), &once);
         prop_assert_eq!(restored(&once.document), bare);
     }
 
@@ -414,8 +417,8 @@ proptest! {
         let once = injected(&document);
         prop_assert_eq!(&injected(&once.document).document, &once.document);
         let settings = Settings::default();
-        let surroundings = Surroundings { settings: &settings, namespace: &BTreeMap::new(), job: false };
-        service(&document, None, &surroundings);
+        let context = InjectionContext { settings: &settings, namespace: &BTreeMap::new(), job: false };
+        service(&document, None, &context);
         restored(&document);
         let _ = review::Review::read(document.to_string().as_bytes());
         let _ = inject(&document.to_string(), &settings);

@@ -43,7 +43,7 @@ pub enum Origins {
 
 /// A change that obeys the rules.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct SettledChange {
+pub struct ValidChange {
     pub name: Option<String>,
     pub scopes: Option<Vec<String>>,
     /// Milliseconds since the Unix epoch; the inner `None` is never.
@@ -65,7 +65,7 @@ pub struct BusinessChange {
 
 /// A change of a business that obeys the rules.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct SettledBusiness {
+pub struct ValidBusinessChange {
     pub plan: Option<Option<String>>,
     pub status: Option<String>,
     pub limits: BTreeMap<String, Option<Arc<Windows>>>,
@@ -73,7 +73,7 @@ pub struct SettledBusiness {
 
 impl Rules {
     /// Checks what is to become of a key.
-    pub fn settle_change(&self, change: Change, now_ms: u64) -> Result<SettledChange, RuleError> {
+    pub fn validate_change(&self, change: Change, now_ms: u64) -> Result<ValidChange, RuleError> {
         if change == Change::default() {
             return Err(RuleError::NothingToChange);
         }
@@ -93,17 +93,17 @@ impl Rules {
             Some(Origins::Anywhere) => Some(None),
             Some(Origins::Only(texts)) => Some(Some(networks(&texts)?)),
         };
-        Ok(SettledChange {
+        Ok(ValidChange {
             name: change.name,
-            scopes: change.scopes.map(|scopes| self.settle_scopes(scopes)).transpose()?,
+            scopes: change.scopes.map(|scopes| self.validate_scopes(scopes)).transpose()?,
             expires_at,
-            limits: self.settle_overrides(Holder::Key, change.limits)?,
+            limits: self.validate_overrides(Holder::Key, change.limits)?,
             allow_addresses,
         })
     }
 
     /// Checks what is to become of a business.
-    pub fn settle_business(&self, change: BusinessChange) -> Result<SettledBusiness, RuleError> {
+    pub fn validate_business(&self, change: BusinessChange) -> Result<ValidBusinessChange, RuleError> {
         if change == BusinessChange::default() {
             return Err(RuleError::NothingToChange);
         }
@@ -115,8 +115,8 @@ impl Rules {
         {
             return Err(RuleError::UnknownStatus(status.clone()));
         }
-        let limits = self.settle_overrides(Holder::Business, change.limits)?;
-        Ok(SettledBusiness { plan: change.plan, status: change.status, limits })
+        let limits = self.validate_overrides(Holder::Business, change.limits)?;
+        Ok(ValidBusinessChange { plan: change.plan, status: change.status, limits })
     }
 
     pub fn check_plan(&self, plan: &str) -> Result<(), RuleError> {
@@ -167,49 +167,50 @@ mod tests {
 
     #[test]
     fn a_key_overrides_only_limits_by_key_and_a_business_all_of_them() {
-        let of_key = |name: &str| rules().settle_change(Change { limits: own(name, "5/1m"), ..Change::default() }, NOW);
+        let of_key =
+            |name: &str| rules().validate_change(Change { limits: own(name, "5/1m"), ..Change::default() }, NOW);
         assert!(of_key("per-key").is_ok());
         assert_eq!(of_key("per-business"), Err(RuleError::NotByKey("per-business".to_owned())));
         let error = of_key("per-kye").map(|_| ()).map_err(|error| error.to_string());
         assert_eq!(error, Err("there is no limit `per-kye`; did you mean `per-key`?".to_owned()));
         let shared = Rules { known_limits: vec![("per-business".to_owned(), false)], ..rules() };
-        let error = shared.settle_change(Change { limits: own("per-key", "5/1m"), ..Change::default() }, NOW);
+        let error = shared.validate_change(Change { limits: own("per-key", "5/1m"), ..Change::default() }, NOW);
         let said = error.map(|_| ()).map_err(|error| error.to_string());
         let expected = "there is no limit `per-key`; none of those that are configured is counted by key";
         assert_eq!(said, Err(expected.to_owned()));
         let of_business = |name: &str, windows: &str| {
-            rules().settle_business(BusinessChange { limits: own(name, windows), ..BusinessChange::default() })
+            rules().validate_business(BusinessChange { limits: own(name, windows), ..BusinessChange::default() })
         };
         assert!(of_business("per-key", "5/1m").is_ok() && of_business("per-business", "0/1m").is_ok());
         assert!(matches!(of_business("per-key", "many"), Err(RuleError::BadWindows { .. })));
         let twice = [own("per-key", "3/1s"), own("per-key", "4/1s")].concat();
-        let error = rules().settle_change(Change { limits: twice, ..Change::default() }, NOW);
+        let error = rules().validate_change(Change { limits: twice, ..Change::default() }, NOW);
         assert_eq!(error, Err(RuleError::LimitTwice("per-key".to_owned())));
         let removed = vec![("gone".to_owned(), None)];
-        assert!(rules().settle_change(Change { limits: removed, ..Change::default() }, NOW).is_ok());
+        assert!(rules().validate_change(Change { limits: removed, ..Change::default() }, NOW).is_ok());
     }
 
     #[test]
     fn plans_and_states_of_a_business_are_those_there_are() {
         let with = |plan: &str, status: &str| {
             let (plan, status) = (Some(Some(plan.to_owned())), Some(status.to_owned()));
-            rules().settle_business(BusinessChange { plan, status, limits: Vec::new() }).map(|_| ())
+            rules().validate_business(BusinessChange { plan, status, limits: Vec::new() }).map(|_| ())
         };
         assert_eq!(with("pro", "suspended"), Ok(()));
         assert_eq!(with("pro", "closed"), Err(RuleError::UnknownStatus("closed".to_owned())));
         let error = with("prof", "active").map_err(|error| error.to_string());
         assert_eq!(error, Err("there is no plan `prof`; did you mean `pro`?".to_owned()));
-        assert_eq!(rules().settle_business(BusinessChange::default()), Err(RuleError::NothingToChange));
+        assert_eq!(rules().validate_business(BusinessChange::default()), Err(RuleError::NothingToChange));
     }
 
     #[test]
     fn an_end_can_be_taken_away_unless_every_key_must_have_one() {
         let never = || Change { expires: Some(Until::Never), ..Change::default() };
-        assert_eq!(rules().settle_change(never(), NOW).map(|change| change.expires_at), Ok(Some(None)));
+        assert_eq!(rules().validate_change(never(), NOW).map(|change| change.expires_at), Ok(Some(None)));
         let strict = Rules { require: vec![Required::Expiry], ..rules() };
-        assert_eq!(strict.settle_change(never(), NOW), Err(RuleError::Missing(Required::Expiry)));
+        assert_eq!(strict.validate_change(never(), NOW), Err(RuleError::Missing(Required::Expiry)));
         let past = Change { expires: Some(Until::At("2020-01-01T00:00:00Z".to_owned())), ..Change::default() };
-        assert!(matches!(rules().settle_change(past, NOW), Err(RuleError::PastExpiry(_))));
+        assert!(matches!(rules().validate_change(past, NOW), Err(RuleError::PastExpiry(_))));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::limit::Windows;
 
 /// A key as somebody asks for it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Wanted {
+pub struct KeyRequest {
     pub name: String,
     pub business: Option<String>,
     pub user: Option<String>,
@@ -26,7 +26,7 @@ pub struct Wanted {
 
 /// A key that obeys the rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settled {
+pub struct ValidKey {
     pub name: String,
     pub business: Option<String>,
     pub user: Option<String>,
@@ -38,7 +38,7 @@ pub struct Settled {
 
 impl Rules {
     /// Checks what is wanted and fills in what is left out.
-    pub fn settle(&self, wanted: Wanted, now_ms: u64) -> Result<Settled, RuleError> {
+    pub fn validate(&self, wanted: KeyRequest, now_ms: u64) -> Result<ValidKey, RuleError> {
         check_name(&wanted.name)?;
         check_id(Required::Business, wanted.business.as_deref())?;
         check_id(Required::User, wanted.user.as_deref())?;
@@ -51,19 +51,19 @@ impl Rules {
         if wanted.business.is_none() && wanted.user.is_none() {
             return Err(RuleError::NoTenant);
         }
-        let scopes = self.settle_scopes(wanted.scopes)?;
+        let scopes = self.validate_scopes(wanted.scopes)?;
         if self.require.contains(&Required::Expiry) && wanted.expires.is_none() {
             return Err(RuleError::Missing(Required::Expiry));
         }
         let expires_at = wanted.expires.map(|text| expiry(&text, now_ms)).transpose()?;
-        let limits = self.settle_limits(Holder::Key, wanted.limits)?;
+        let limits = self.validate_limits(Holder::Key, wanted.limits)?;
         let allow_addresses = wanted.allow_addresses.map(|texts| networks(&texts)).transpose()?;
-        let Wanted { name, business, user, .. } = wanted;
-        Ok(Settled { name, business, user, scopes, expires_at, limits, allow_addresses })
+        let KeyRequest { name, business, user, .. } = wanted;
+        Ok(ValidKey { name, business, user, scopes, expires_at, limits, allow_addresses })
     }
 }
 
-impl Settled {
+impl ValidKey {
     /// Whose the key is: the business's, or the user's when it is bound to none. A settled key has at least one of them.
     pub fn tenant(&self) -> Option<Tenant> {
         let business = self.business.clone().map(Tenant::Business);
@@ -81,44 +81,44 @@ mod tests {
         Rules { require: require.to_vec(), ..Rules::default() }
     }
 
-    fn wanted() -> Wanted {
-        Wanted { name: "job".to_owned(), business: Some("acme".to_owned()), ..Wanted::default() }
+    fn wanted() -> KeyRequest {
+        KeyRequest { name: "job".to_owned(), business: Some("acme".to_owned()), ..KeyRequest::default() }
     }
 
     #[test]
     fn what_is_required_must_be_there() {
         let with = |required| rules(&[required]);
         assert_eq!(
-            with(Required::Business).settle(Wanted { business: None, user: Some("u".into()), ..wanted() }, NOW),
+            with(Required::Business).validate(KeyRequest { business: None, user: Some("u".into()), ..wanted() }, NOW),
             Err(RuleError::Missing(Required::Business))
         );
-        assert_eq!(with(Required::User).settle(wanted(), NOW), Err(RuleError::Missing(Required::User)));
-        assert_eq!(with(Required::Expiry).settle(wanted(), NOW), Err(RuleError::Missing(Required::Expiry)));
-        assert!(matches!(with(Required::Scopes).settle(wanted(), NOW), Err(RuleError::NoScopes { .. })));
-        assert_eq!(rules(&[]).settle(Wanted { business: None, ..wanted() }, NOW), Err(RuleError::NoTenant));
-        assert!(rules(&[]).settle(wanted(), NOW).is_ok());
+        assert_eq!(with(Required::User).validate(wanted(), NOW), Err(RuleError::Missing(Required::User)));
+        assert_eq!(with(Required::Expiry).validate(wanted(), NOW), Err(RuleError::Missing(Required::Expiry)));
+        assert!(matches!(with(Required::Scopes).validate(wanted(), NOW), Err(RuleError::NoScopes { .. })));
+        assert_eq!(rules(&[]).validate(KeyRequest { business: None, ..wanted() }, NOW), Err(RuleError::NoTenant));
+        assert!(rules(&[]).validate(wanted(), NOW).is_ok());
     }
 
     #[test]
     fn a_key_without_a_business_is_its_users() {
-        let unscoped = Wanted { business: None, user: Some("u_42".to_owned()), ..wanted() };
-        let settled = rules(&[]).settle(unscoped, NOW).expect("a good key");
-        assert_eq!(settled.tenant(), Some(Tenant::User("u_42".to_owned())));
-        let both = Wanted { user: Some("u_42".to_owned()), ..wanted() };
-        let settled = rules(&[]).settle(both, NOW).expect("a good key");
-        assert_eq!(settled.tenant(), Some(Tenant::Business("acme".to_owned())));
+        let unscoped = KeyRequest { business: None, user: Some("u_42".to_owned()), ..wanted() };
+        let valid = rules(&[]).validate(unscoped, NOW).expect("a good key");
+        assert_eq!(valid.tenant(), Some(Tenant::User("u_42".to_owned())));
+        let both = KeyRequest { user: Some("u_42".to_owned()), ..wanted() };
+        let valid = rules(&[]).validate(both, NOW).expect("a good key");
+        assert_eq!(valid.tenant(), Some(Tenant::Business("acme".to_owned())));
     }
 
     #[test]
     fn names_and_ids_are_what_can_be_stored_and_shown() {
-        let named = |name: &str| rules(&[]).settle(Wanted { name: name.to_owned(), ..wanted() }, NOW).map(|_| ());
+        let named = |name: &str| rules(&[]).validate(KeyRequest { name: name.to_owned(), ..wanted() }, NOW).map(|_| ());
         assert_eq!(named("  "), Err(RuleError::NoName));
         assert_eq!(named("a\nb"), Err(RuleError::NameControl));
         assert_eq!(named(&"ü".repeat(200)), Ok(()));
         assert_eq!(named(&"ü".repeat(201)), Err(RuleError::LongName));
-        let bad = Wanted { business: Some("a b".to_owned()), ..wanted() };
-        assert!(matches!(rules(&[]).settle(bad, NOW), Err(RuleError::BadId { what: Required::Business, .. })));
-        let bad = Wanted { user: Some("{x}".to_owned()), ..wanted() };
-        assert!(matches!(rules(&[]).settle(bad, NOW), Err(RuleError::BadId { what: Required::User, .. })));
+        let bad = KeyRequest { business: Some("a b".to_owned()), ..wanted() };
+        assert!(matches!(rules(&[]).validate(bad, NOW), Err(RuleError::BadId { what: Required::Business, .. })));
+        let bad = KeyRequest { user: Some("{x}".to_owned()), ..wanted() };
+        assert!(matches!(rules(&[]).validate(bad, NOW), Err(RuleError::BadId { what: Required::User, .. })));
     }
 }

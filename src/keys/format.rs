@@ -30,7 +30,7 @@ pub enum Alphabet {
 
 /// What becomes of a request whose key has this format.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Fate {
+pub enum FormatAction {
     #[default]
     Accept,
     /// Refused by its prefix alone, with this text.
@@ -48,7 +48,7 @@ pub struct Format {
     minted_length: usize,
     alphabet: Alphabet,
     checksum: bool,
-    fate: Fate,
+    action: FormatAction,
 }
 
 /// The shapes that a gate accepts, or none: then any key is looked up, and `sg_` + 43 base62 is minted.
@@ -114,7 +114,7 @@ impl Formats {
             return if fits { Reading::Any } else { Reading::NotOurs };
         }
         match self.by_prefix.iter().find(|format| format.has_shape_of(value)) {
-            Some(Format { fate: Fate::Reject(text), .. }) if is_visible() => Reading::Foreign(text),
+            Some(Format { action: FormatAction::Reject(text), .. }) if is_visible() => Reading::Foreign(text),
             // Prefixes, alphabets and checksums hold nothing but visible ASCII.
             Some(format) if !format.is_rejected() && (!format.checksum || ends_in_checksum(value)) => {
                 Reading::Ours(format)
@@ -168,7 +168,7 @@ impl Format {
         length: Option<RangeInclusive<usize>>,
         alphabet: Alphabet,
         checksum: bool,
-        fate: Fate,
+        action: FormatAction,
     ) -> Result<Self, FormatError> {
         if prefix.is_empty() {
             return Err(FormatError::EmptyPrefix);
@@ -179,7 +179,7 @@ impl Format {
         let minted_length = length.as_ref().map_or(MINTED_LENGTH, |length| *length.end());
         let length = length.unwrap_or(1..=LONGEST);
         check_length(&length)?;
-        let format = Self { prefix: prefix.into(), length, minted_length, alphabet, checksum, fate };
+        let format = Self { prefix: prefix.into(), length, minted_length, alphabet, checksum, action };
         if !format.is_rejected() {
             format.check_strength()?;
         }
@@ -194,7 +194,7 @@ impl Format {
             minted_length: MINTED_LENGTH,
             alphabet: Alphabet::Base62,
             checksum: false,
-            fate: Fate::Accept,
+            action: FormatAction::Accept,
         }
     }
 
@@ -210,12 +210,12 @@ impl Format {
         self.checksum
     }
 
-    pub fn fate(&self) -> &Fate {
-        &self.fate
+    pub fn action(&self) -> &FormatAction {
+        &self.action
     }
 
     pub fn is_rejected(&self) -> bool {
-        matches!(self.fate, Fate::Reject(_))
+        matches!(self.action, FormatAction::Reject(_))
     }
 
     /// How many characters of a minted key are drawn at random.
@@ -306,11 +306,11 @@ mod tests {
     use super::*;
 
     fn format(prefix: &str, length: RangeInclusive<usize>, alphabet: Alphabet, checksum: bool) -> Format {
-        Format::new(prefix, Some(length), alphabet, checksum, Fate::Accept).expect("a good format")
+        Format::new(prefix, Some(length), alphabet, checksum, FormatAction::Accept).expect("a good format")
     }
 
     fn kaicalls() -> Formats {
-        let test = Format::new("kc_test_", None, Alphabet::Base62, false, Fate::Reject("Not yet".to_owned()));
+        let test = Format::new("kc_test_", None, Alphabet::Base62, false, FormatAction::Reject("Not yet".to_owned()));
         Formats::new(vec![format("kc_live_", 44..=44, Alphabet::Base64Url, false), test.expect("a good format")])
     }
 
@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn a_longer_prefix_is_tried_before_a_shorter_one() {
         let short = format("kc_", 1..=60, Alphabet::Base64Url, false);
-        let long = Format::new("kc_test_", None, Alphabet::Base62, false, Fate::Upstream("sandbox".to_owned()));
+        let long = Format::new("kc_test_", None, Alphabet::Base62, false, FormatAction::Upstream("sandbox".to_owned()));
         let formats = Formats::new(vec![short, long.expect("a good format")]);
         assert!(matches!(formats.read("kc_test_abc"), Reading::Ours(format) if format.prefix() == "kc_test_"));
         // What the longer prefix does not fit may still be the shorter one's.
@@ -374,7 +374,7 @@ mod tests {
     #[test]
     fn a_weak_or_impossible_format_says_what_to_write() {
         let new = |prefix: &str, length, alphabet, checksum| {
-            Format::new(prefix, length, alphabet, checksum, Fate::Accept).map(|_| ())
+            Format::new(prefix, length, alphabet, checksum, FormatAction::Accept).map(|_| ())
         };
         let base62 = Alphabet::Base62;
         assert_eq!(new("", None, base62, false), Err(FormatError::EmptyPrefix));

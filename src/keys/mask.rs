@@ -59,11 +59,11 @@ fn is_of_key(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::format::{Alphabet, Fate, Format};
+    use super::super::format::{Alphabet, Format, FormatAction};
     use super::*;
 
     fn formats(prefixes: &[&str]) -> Formats {
-        let format = |prefix: &&str| Format::new(prefix, None, Alphabet::Base64Url, false, Fate::Accept);
+        let format = |prefix: &&str| Format::new(prefix, None, Alphabet::Base64Url, false, FormatAction::Accept);
         Formats::new(prefixes.iter().map(format).collect::<Result<_, _>>().expect("good formats"))
     }
 

@@ -71,12 +71,12 @@ fn draw(
 
 #[cfg(test)]
 mod tests {
-    use super::super::format::Fate;
+    use super::super::format::FormatAction;
     use super::*;
 
     fn one(prefix: &str, length: usize, alphabet: Alphabet, checksum: bool) -> (Formats, Format) {
-        let format =
-            Format::new(prefix, Some(length..=length), alphabet, checksum, Fate::Accept).expect("a good format");
+        let format = Format::new(prefix, Some(length..=length), alphabet, checksum, FormatAction::Accept)
+            .expect("a good format");
         (Formats::new(vec![format.clone()]), format)
     }
 
@@ -124,8 +124,8 @@ mod tests {
 
     #[test]
     fn a_key_that_another_format_would_claim_is_never_handed_out() {
-        let format = Format::new("kc_", None, Alphabet::Base62, false, Fate::Accept).expect("a good format");
-        let earlier = Format::new("kc_", None, Alphabet::Base62, false, Fate::Reject("no".to_owned()));
+        let format = Format::new("kc_", None, Alphabet::Base62, false, FormatAction::Accept).expect("a good format");
+        let earlier = Format::new("kc_", None, Alphabet::Base62, false, FormatAction::Reject("no".to_owned()));
         let formats = Formats::new(vec![earlier.expect("a good format"), format.clone()]);
         assert!(matches!(mint(&formats, &format, getrandom::fill), Err(MintError::Shadowed(_))));
     }

@@ -12,6 +12,6 @@ pub mod rules;
 pub mod tenant;
 
 pub use digest::{ByDigest, Digest};
-pub use format::{Alphabet, Fate, Format, FormatError, Formats, Reading};
+pub use format::{Alphabet, Format, FormatAction, FormatError, Formats, Reading};
 pub use mask::mask;
 pub use tenant::Tenant;

@@ -121,7 +121,7 @@ pub enum RuleError {
 
 impl Rules {
     /// The scopes asked for, each once and known, or the default ones.
-    pub fn settle_scopes(&self, wanted: Vec<String>) -> Result<Vec<String>, RuleError> {
+    pub fn validate_scopes(&self, wanted: Vec<String>) -> Result<Vec<String>, RuleError> {
         if wanted.is_empty() {
             if self.default_scopes.is_empty() && self.require.contains(&Required::Scopes) {
                 return Err(RuleError::NoScopes { known: self.listed() });
@@ -174,25 +174,25 @@ impl Rules {
     }
 
     /// Limits that are set, none of them removed.
-    pub fn settle_limits(
+    pub fn validate_limits(
         &self,
         holder: Holder,
         limits: Vec<(String, Vec<String>)>,
     ) -> Result<BTreeMap<String, Arc<Windows>>, RuleError> {
         let set = limits.into_iter().map(|(name, windows)| (name, Some(windows))).collect();
-        let settled = self.settle_overrides(holder, set)?;
-        Ok(settled.into_iter().filter_map(|(name, windows)| Some((name, windows?))).collect())
+        let valid = self.validate_overrides(holder, set)?;
+        Ok(valid.into_iter().filter_map(|(name, windows)| Some((name, windows?))).collect())
     }
 
     /// A limit that is not configured may still be removed: it is left over from another configuration.
-    pub(super) fn settle_overrides(
+    pub(super) fn validate_overrides(
         &self,
         holder: Holder,
         limits: Vec<(String, Option<Vec<String>>)>,
     ) -> Result<BTreeMap<String, Option<Arc<Windows>>>, RuleError> {
-        let mut settled = BTreeMap::new();
+        let mut valid = BTreeMap::new();
         for (name, windows) in limits {
-            match settled.get(&name) {
+            match valid.get(&name) {
                 None => {}
                 Some(first) if Option::<Arc<Windows>>::is_some(first) != windows.is_some() => {
                     return Err(RuleError::LimitSetAndTaken(name));
@@ -200,15 +200,15 @@ impl Rules {
                 Some(_) => return Err(RuleError::LimitTwice(name)),
             }
             let Some(texts) = windows else {
-                settled.insert(name, None);
+                valid.insert(name, None);
                 continue;
             };
             self.check_limit(holder, &name)?;
             let windows = Windows::parse(texts.iter().map(String::as_str));
             let windows = windows.map_err(|wrong| RuleError::BadWindows { name: name.clone(), wrong })?;
-            settled.insert(name, Some(Arc::new(windows)));
+            valid.insert(name, Some(Arc::new(windows)));
         }
-        Ok(settled)
+        Ok(valid)
     }
 
     /// Whether the holder may have its own windows of this limit. What a document says of another has no effect.
@@ -382,18 +382,18 @@ mod tests {
     #[test]
     fn default_scopes_stand_in_for_none() {
         let rules = Rules { default_scopes: texts(&["calls:read"]), ..rules(&[]) };
-        assert_eq!(rules.settle_scopes(Vec::new()), Ok(texts(&["calls:read"])));
-        assert_eq!(rules.settle_scopes(texts(&["*"])), Ok(texts(&["*"])));
+        assert_eq!(rules.validate_scopes(Vec::new()), Ok(texts(&["calls:read"])));
+        assert_eq!(rules.validate_scopes(texts(&["*"])), Ok(texts(&["*"])));
     }
 
     #[test]
     fn an_unknown_scope_is_refused_with_what_was_meant() {
         let rules = rules(&[]);
         assert_eq!(
-            rules.settle_scopes(texts(&["contacts:*", "calls:read", "calls:read"])),
+            rules.validate_scopes(texts(&["contacts:*", "calls:read", "calls:read"])),
             Ok(texts(&["contacts:*", "calls:read"]))
         );
-        let refused = |scope: &str| rules.settle_scopes(texts(&[scope])).map_err(|e| e.to_string());
+        let refused = |scope: &str| rules.validate_scopes(texts(&[scope])).map_err(|e| e.to_string());
         assert_eq!(
             refused("contact:read"),
             Err("unknown scope `contact:read`; did you mean `contacts:read`?".to_owned())

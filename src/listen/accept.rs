@@ -23,16 +23,16 @@ pub const BACKLOG: i32 = 4096;
 
 /// How many connections there is room for, and how the others are refused. A reload may change it.
 #[derive(Debug)]
-pub struct Room {
+pub struct Capacity {
     most: AtomicUsize,
     tls: AtomicBool,
 }
 
-impl Room {
+impl Capacity {
     pub fn new(settings: &Settings) -> Self {
-        let room = Self { most: AtomicUsize::default(), tls: AtomicBool::default() };
-        room.follow(settings);
-        room
+        let capacity = Self { most: AtomicUsize::default(), tls: AtomicBool::default() };
+        capacity.follow(settings);
+        capacity
     }
 
     pub fn follow(&self, settings: &Settings) {
@@ -45,15 +45,15 @@ impl Room {
 pub async fn run(
     listener: TcpListener,
     workers: Arc<[Worker]>,
-    room: Arc<Room>,
+    capacity: Arc<Capacity>,
     metrics: Arc<Metrics>,
     mut drain: Watch,
 ) {
     let refusal = Refusal::default();
     let give = |stream: TcpStream, peer: SocketAddr| {
-        if workers.iter().map(Worker::open).sum::<usize>() >= room.most.load(Ordering::Relaxed) {
+        if workers.iter().map(Worker::open).sum::<usize>() >= capacity.most.load(Ordering::Relaxed) {
             metrics.connection_refused();
-            refusal.refuse(stream, room.tls.load(Ordering::Relaxed));
+            refusal.refuse(stream, capacity.tls.load(Ordering::Relaxed));
             return;
         }
         if let (Some(worker), Ok(stream)) = (workers.iter().min_by_key(|worker| worker.open()), stream.into_std()) {

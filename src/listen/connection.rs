@@ -27,14 +27,14 @@ use tracing::{debug, warn};
 
 use super::drain::Watch;
 use super::http1_turns::Http1Turns;
-use super::live::Live;
-use super::paced::Paced;
+use super::monitored::MonitoredStream;
 use super::poll_on_wake::PollOnWake;
 use super::proxy_protocol;
-use super::serving::{self, Line, Peer, ResponseBody, Slot};
+use super::serving::{self, InFlight, Peer, ResponseBody, Transport};
 use super::settings::{Bounds, Settings};
 use super::streams::Streams;
-use super::watch::{Look, TRICKLE, Wait, tick};
+use super::watch::{Observation, TRICKLE, Wait, tick};
+use super::worker_state::WorkerState;
 use crate::observe::metrics::FailedAt;
 use crate::proxy::arrival::Address;
 
@@ -58,47 +58,47 @@ const H2_HEADERS_READ: u32 = 48 * 1024;
 const H1_LINGER: Duration = Duration::from_millis(500);
 
 /// Serves the connection until it ends, or until draining ends it.
-pub async fn serve(live: Rc<Live>, stream: TcpStream, peer: IpAddr, drain: Watch) {
-    if let Err(error) = connected(&live, stream, peer, drain).await {
+pub async fn serve(worker: Rc<WorkerState>, stream: TcpStream, peer: IpAddr, drain: Watch) {
+    if let Err(error) = connected(&worker, stream, peer, drain).await {
         // Clients come and go; that is no event for an operator.
         debug!(%peer, %error, "a connection ended");
     }
 }
 
-async fn connected(live: &Rc<Live>, mut stream: TcpStream, peer: IpAddr, drain: Watch) -> io::Result<()> {
+async fn connected(worker: &Rc<WorkerState>, mut stream: TcpStream, peer: IpAddr, drain: Watch) -> io::Result<()> {
     stream.set_nodelay(true)?;
     // Of the context only these are held: the rest may be replaced while the connection is open.
-    let (settings, tls) = (live.now().settings.clone(), live.now().tls.clone());
+    let (settings, tls) = (worker.now().settings.clone(), worker.now().tls.clone());
     let bounds = &settings.bounds;
     let ip = match settings.proxy_protocol {
         false => peer,
         true => {
             let read = proxy_protocol::read(&mut stream, peer, &settings.trusted_proxies);
-            timed(bounds.header_read, read).await.inspect_err(|error| failed(live, peer, FailedAt::Proxy, error))?
+            timed(bounds.header_read, read).await.inspect_err(|error| failed(worker, peer, FailedAt::Proxy, error))?
         }
     };
     let address = Address::from(ip);
     match tls {
         None => {
             let h2 = timed(bounds.header_read, speaks_h2(&stream, bounds.header_read)).await?;
-            http(live, settings, stream, Peer { address, secure: false, presented: None }, h2, drain).await
+            http(worker, settings, stream, Peer { address, secure: false, presented: None }, h2, drain).await
         }
         Some(acceptor) => {
             // Boxed, as what follows: a connection that is parked holds no room for what is past.
             let shaken = timed(bounds.handshake, Box::pin(acceptor.accept(stream))).await;
-            let (stream, h2, presented) = shaken.inspect_err(|error| failed(live, ip, FailedAt::Tls, error))?;
-            http(live, settings, stream, Peer { address, secure: true, presented }, h2, drain).await
+            let (stream, h2, presented) = shaken.inspect_err(|error| failed(worker, ip, FailedAt::Tls, error))?;
+            http(worker, settings, stream, Peer { address, secure: true, presented }, h2, drain).await
         }
     }
 }
 
 /// A connection has failed, and there is no request that could be logged.
-fn failed(live: &Live, peer: IpAddr, at: FailedAt, error: &io::Error) {
+fn failed(worker: &WorkerState, peer: IpAddr, at: FailedAt, error: &io::Error) {
     // Who connects and leaves without a word has asked only whether somebody is there.
     if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) {
         return;
     }
-    let context = live.now();
+    let context = worker.now();
     let metrics = &context.service.counts.metrics;
     metrics.connection_failed(at);
     if metrics.said.is_news(at.name(), Instant::now().into_std()) {
@@ -134,7 +134,7 @@ async fn speaks_h2(stream: &TcpStream, patience: Duration) -> io::Result<bool> {
 }
 
 async fn http<S>(
-    live: &Rc<Live>,
+    worker: &Rc<WorkerState>,
     settings: Arc<Settings>,
     stream: S,
     peer: Peer,
@@ -144,13 +144,13 @@ async fn http<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let stream = Paced::new(stream);
+    let stream = MonitoredStream::new(stream);
     if h2 {
-        return Box::pin(http2(live, &settings.bounds, stream, peer, drain)).await;
+        return Box::pin(http2(worker, &settings.bounds, stream, peer, drain)).await;
     }
     let (mut requests, mut parked) = (0, stream);
     loop {
-        match Box::pin(http1(live, &settings.bounds, parked, &peer, &mut requests, &mut drain)).await? {
+        match Box::pin(http1(worker, &settings.bounds, parked, &peer, &mut requests, &mut drain)).await? {
             None => return Ok(()),
             Some(stream) => parked = stream,
         }
@@ -163,7 +163,7 @@ where
 }
 
 /// Waits for a parked connection's next byte; says whether one came.
-async fn wakes<S>(parked: &mut Paced<S>, patience: Duration, drain: &mut Watch) -> io::Result<bool>
+async fn wakes<S>(parked: &mut MonitoredStream<S>, patience: Duration, drain: &mut Watch) -> io::Result<bool>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -195,24 +195,24 @@ enum Event {
 
 /// Serves requests until there is none for a while, which gives the connection back, or until the connection ends.
 async fn http1<S>(
-    live: &Rc<Live>,
+    worker: &Rc<WorkerState>,
     bounds: &Bounds,
-    stream: Paced<S>,
+    stream: MonitoredStream<S>,
     peer: &Peer,
     requests: &mut u32,
     drain: &mut Watch,
-) -> io::Result<Option<Paced<S>>>
+) -> io::Result<Option<MonitoredStream<S>>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     // All of it is let go of with the rest when the connection is parked: what stayed would lie scattered between.
     let turns = Rc::new(Http1Turns::new(stream.activity.clone(), *requests));
     let mut connection = http1_builder(bounds)
-        .serve_connection(TokioIo::new(stream), service(live.clone(), peer.clone(), Line::H1(turns.clone())))
+        .serve_connection(TokioIo::new(stream), service(worker.clone(), peer.clone(), Transport::H1(turns.clone())))
         .with_upgrades();
     let mut closing = pin!(lingered(drain));
     let mut look_again = pin!(sleep(PARK_AFTER));
-    let (mut look, mut leaving, mut on_wake) = (Look::begin(), false, PollOnWake::default());
+    let (mut observation, mut leaving, mut on_wake) = (Observation::begin(), false, PollOnWake::default());
     loop {
         let event = poll_fn(|cx| {
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
@@ -231,13 +231,13 @@ where
                     let is_head = error.is_parse();
                     let error = io::Error::other(error);
                     if is_head {
-                        failed(live, peer.address.ip(), FailedAt::Head, &error);
+                        failed(worker, peer.address.ip(), FailedAt::Head, &error);
                     }
                     return Err(error);
                 }
                 if turns.upgraded.is_there() {
                     // Boxed, so that connections that are never upgraded hold no room for it.
-                    Box::pin(tunnel(live, &turns, bounds)).await;
+                    Box::pin(tunnel(worker, &turns, bounds)).await;
                 }
                 return Ok(None);
             }
@@ -247,7 +247,7 @@ where
             }
             Event::LookAgain => {
                 let (now, (wait, progress)) = (Instant::now(), Wait::of_connection(&turns));
-                match (wait, look.again(now, wait, progress)) {
+                match (wait, observation.again(now, wait, progress)) {
                     (Wait::Request, waited) if waited >= PARK_AFTER && !leaving => break,
                     (wait, waited) if waited >= wait.patience(bounds) => {
                         if wait == Wait::Stream {
@@ -271,15 +271,15 @@ where
 
 /// What the connection was upgraded to: a request that is served, until it ends or nothing passes for too long. A side
 /// that has said its last word is not waited for longer than one that pauses within a body.
-async fn tunnel(live: &Live, turns: &Http1Turns, bounds: &Bounds) {
-    let _slot = Slot::take(&live.in_flight);
+async fn tunnel(worker: &WorkerState, turns: &Http1Turns, bounds: &Bounds) {
+    let _slot = InFlight::take(&worker.in_flight);
     turns.activity.becomes_a_tunnel();
     let still = async {
-        let mut look = Look::begin();
+        let mut observation = Observation::begin();
         loop {
             sleep(tick(bounds)).await;
             let wait = if turns.upgraded.one_side_has_ended() { Wait::Body } else { Wait::Stream };
-            if look.again(Instant::now(), wait, turns.activity.passed()) >= wait.patience(bounds) {
+            if observation.again(Instant::now(), wait, turns.activity.passed()) >= wait.patience(bounds) {
                 break;
             }
         }
@@ -291,24 +291,30 @@ async fn tunnel(live: &Live, turns: &Http1Turns, bounds: &Bounds) {
     }
 }
 
-async fn http2<S>(live: &Rc<Live>, bounds: &Bounds, stream: Paced<S>, peer: Peer, mut drain: Watch) -> io::Result<()>
+async fn http2<S>(
+    worker: &Rc<WorkerState>,
+    bounds: &Bounds,
+    stream: MonitoredStream<S>,
+    peer: Peer,
+    mut drain: Watch,
+) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = stream.activity.clone();
     let (streams, ip) = (Streams::default(), peer.address.ip());
     let builder = http2_builder(bounds, streams.clone());
-    let service = service(live.clone(), peer, Line::H2(streams.clone()));
+    let service = service(worker.clone(), peer, Transport::H2(streams.clone()));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut closing = pin!(drain.closing());
     let mut look_again = pin!(sleep(tick(bounds)));
-    let (mut look, mut leaving) = (Look::begin(), false);
+    let (mut observation, mut leaving) = (Observation::begin(), false);
     loop {
         tokio::select! {
             biased;
             ended = &mut connection => {
                 if let Err(error) = &ended && ended_by_h2(error) {
-                    failed(live, ip, FailedAt::Http2, &io::Error::other(innermost(error)));
+                    failed(worker, ip, FailedAt::Http2, &io::Error::other(innermost(error)));
                 }
                 return ended.map_err(io::Error::other);
             }
@@ -318,7 +324,7 @@ where
                 let _ = poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await;
                 streams.end();
                 let error = io::Error::other("the client gave up too many streams");
-                failed(live, ip, FailedAt::Http2, &error);
+                failed(worker, ip, FailedAt::Http2, &error);
                 return Err(error);
             }
             () = &mut closing, if !leaving => {
@@ -327,9 +333,9 @@ where
             }
             () = &mut look_again => {
                 let now = Instant::now();
-                streams.look(now, bounds);
+                streams.check(now, bounds);
                 let (wait, progress) = if activity.is_blocked() { (Wait::Taking, activity.written()) } else { streams.wait() };
-                let (waited, patience) = (look.again(now, wait, progress), wait.patience(bounds));
+                let (waited, patience) = (observation.again(now, wait, progress), wait.patience(bounds));
                 // What an idle connection has still to send could keep it open for ever.
                 let over = if wait == Wait::Request { patience.saturating_add(bounds.body_idle) } else { patience };
                 if waited >= over {
@@ -359,15 +365,15 @@ fn innermost(error: &hyper::Error) -> String {
 
 /// What hyper calls for each request.
 fn service(
-    live: Rc<Live>,
+    worker: Rc<WorkerState>,
     peer: Peer,
-    line: Line,
+    transport: Transport,
 ) -> impl HttpService<Incoming, ResBody = ResponseBody, Error = Infallible, Future: 'static> + Unpin {
     service_fn(move |request: Request<Incoming>| {
         // At once: the stream's task is asked for right after.
-        let active = line.begin(&request);
-        live.heartbeat.keep();
-        serving::answer(&live, request, &peer, active)
+        let active = transport.begin(&request);
+        worker.heartbeat.keep();
+        serving::answer(&worker, request, &peer, active)
     })
 }
 
@@ -376,7 +382,7 @@ fn http1_builder(bounds: &Bounds) -> http1::Builder {
     builder
         // Its timer would begin with the idle time before a request, and is set anew for each.
         .header_read_timeout(None)
-        // `Paced` looks whether a client leaves that waits.
+        // `MonitoredStream` looks whether a client leaves that waits.
         .half_close(true)
         // More than what is allowed, so that a request that is somewhat too large gets an answer that says so; what is larger
         // still gets hyper's own, which is a status alone.

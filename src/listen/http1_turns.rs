@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::paced::Activity;
+use super::monitored::Activity;
 use crate::proxy::request_body::Progress;
 use crate::proxy::tunnel::Upgraded;
 

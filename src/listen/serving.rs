@@ -17,13 +17,13 @@ use tokio::time::timeout;
 
 use super::client_addr;
 use super::http1_turns::Http1Turns;
-use super::live::{Context, Live};
-use super::paced::{LINGER, LINGER_BYTES};
+use super::monitored::{LINGER, LINGER_BYTES};
 use super::streams::Streams;
 use super::tls::Presented;
+use super::worker_state::{Context, WorkerState};
 use crate::proxy::Arrival;
 use crate::proxy::arrival::{Address, Refused};
-use crate::proxy::body::{BrokenOff, Outgoing};
+use crate::proxy::body::{InterruptedBody, Outgoing};
 use crate::proxy::request_body::{Progress, RequestBody};
 use crate::proxy::tunnel::Upgraded;
 
@@ -33,7 +33,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// The connection that a request came on.
 #[derive(Clone)]
-pub enum Line {
+pub enum Transport {
     /// One request after the other: what is left of a body stands before the next.
     H1(Rc<Http1Turns>),
     H2(Streams),
@@ -48,7 +48,7 @@ pub struct Peer {
     pub presented: Option<Presented>,
 }
 
-impl Line {
+impl Transport {
     /// Called as soon as a head is read.
     pub fn begin<B: Body>(&self, request: &Request<B>) -> ActiveRequest {
         let progress = match self {
@@ -60,7 +60,7 @@ impl Line {
             }
         };
         progress.begin(!request.body().is_end_stream());
-        ActiveRequest { progress, line: self.clone(), ended: false }
+        ActiveRequest { progress, transport: self.clone(), ended: false }
     }
 
     /// What becomes of the connection where the request upgrades it; over HTTP/2 none does.
@@ -87,7 +87,7 @@ impl Line {
 /// A request from its head until the last of its answer.
 pub struct ActiveRequest {
     progress: Rc<Progress>,
-    line: Line,
+    transport: Transport,
     ended: bool,
 }
 
@@ -95,7 +95,7 @@ impl ActiveRequest {
     /// Has the rest of a body read and thrown away, so that the connection can serve on; says whether it will, as far as that
     /// is known. A body of a known length is left to come behind the answer: who waits for the one to send the other gets it.
     async fn drain(&self, unread: Incoming) -> bool {
-        let Line::H1(turns) = &self.line else { return false };
+        let Transport::H1(turns) = &self.transport else { return false };
         match unread.size_hint().exact() {
             Some(length) if length <= DRAIN_BYTES => {
                 let (progress, activity) = (self.progress.clone(), turns.activity.clone());
@@ -122,9 +122,9 @@ impl ActiveRequest {
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        match &self.line {
-            Line::H1(turns) => turns.end(&self.progress),
-            Line::H2(streams) => {
+        match &self.transport {
+            Transport::H1(turns) => turns.end(&self.progress),
+            Transport::H2(streams) => {
                 streams.ended(!self.ended);
                 // Dropped at once, its stream would be reset in one piece with the answer, and many clients then look at the
                 // reset alone. Their body is taken for a while instead, as behind an HTTP/1.1 connection's last answer.
@@ -136,29 +136,29 @@ impl Drop for ActiveRequest {
     }
 }
 
-/// Serves a request that `Line::begin` has announced. What is known at once is looked at at once: each async function that a
+/// Serves a request that `Transport::begin` has announced. What is known at once is looked at at once: each async function that a
 /// request passes through moves it twice. The rest is boxed, so that a connection that waits for its next request holds no room
 /// for the whole way of one.
 pub fn answer(
-    live: &Rc<Live>,
+    worker: &Rc<WorkerState>,
     request: Request<Incoming>,
     peer: &Peer,
     active: ActiveRequest,
 ) -> Pin<Box<impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<>>> {
-    let (live, context) = (live.clone(), live.now());
-    let slot = Slot::take(&live.in_flight);
-    let arrival = arrival(&context, &request, peer, &active.line, &slot);
-    let returns = matches!(active.line, Line::H1(_));
+    let (worker, context) = (worker.clone(), worker.now());
+    let slot = InFlight::take(&worker.in_flight);
+    let arrival = arrival(&context, &request, peer, &active.transport, &slot);
+    let returns = matches!(active.transport, Transport::H1(_));
     // What follows is asked only where a body may be left over.
     let has_body = returns && !active.progress.has_arrived();
     // A client that waits to be asked for its body is told the answer instead (RFC 9110 §10.1.1).
     let waits_to_be_asked = has_body && request.headers().contains_key(EXPECT);
-    let is_last = has_body && (live.is_leaving() || is_last(&request));
+    let is_last = has_body && (worker.is_leaving() || is_last(&request));
     let is_long = has_body && request.body().size_hint().upper().is_none_or(|length| length > DRAIN_BYTES);
     let (mut head, stream) = request.into_parts();
     let body = RequestBody::new(stream, active.progress.clone(), returns);
     Box::pin(async move {
-        let mut response = context.service.handle(&mut head, body, &arrival, active.line.upgraded()).await;
+        let mut response = context.service.handle(&mut head, body, &arrival, active.transport.upgraded()).await;
         if returns && !active.progress.has_arrived() {
             let unread = active.progress.take_unread();
             // A service that refuses so much before it has come will hardly read it: its client need not send it.
@@ -173,9 +173,9 @@ pub fn answer(
             }
         }
         if returns {
-            live.end_connection_when_leaving(&mut response);
+            worker.end_connection_when_leaving(&mut response);
         }
-        if let (Line::H2(streams), Some(open)) = (&active.line, response.body().closes_with_status()) {
+        if let (Transport::H2(streams), Some(open)) = (&active.transport, response.body().closes_with_status()) {
             streams.closes_with_status(&active.progress, open);
         }
         active.progress.answered();
@@ -183,7 +183,7 @@ pub fn answer(
     })
 }
 
-fn arrival<B>(context: &Context, request: &Request<B>, peer: &Peer, line: &Line, slot: &Slot) -> Arrival {
+fn arrival<B>(context: &Context, request: &Request<B>, peer: &Peer, transport: &Transport, slot: &InFlight) -> Arrival {
     let proxies = &context.settings.trusted_proxies;
     let Peer { address, secure, .. } = peer;
     let trusted = client_addr::is_trusted(address.ip(), proxies);
@@ -191,11 +191,17 @@ fn arrival<B>(context: &Context, request: &Request<B>, peer: &Peer, line: &Line,
         true => client_addr::of(address.ip(), request.headers(), proxies).into(),
         false => address.clone(),
     };
-    let refused = refused(context, request, peer, line, slot);
+    let refused = refused(context, request, peer, transport, slot);
     Arrival { peer: address.clone(), client, trusted, secure: *secure, refused }
 }
 
-fn refused<B>(context: &Context, request: &Request<B>, peer: &Peer, line: &Line, slot: &Slot) -> Option<Refused> {
+fn refused<B>(
+    context: &Context,
+    request: &Request<B>,
+    peer: &Peer,
+    transport: &Transport,
+    slot: &InFlight,
+) -> Option<Refused> {
     let bounds = &context.settings.bounds;
     // Each worker has its share, so that they need not ask each other.
     let most_in_flight = bounds.in_flight.div_ceil(context.settings.workers);
@@ -203,7 +209,7 @@ fn refused<B>(context: &Context, request: &Request<B>, peer: &Peer, line: &Line,
         Some(Refused::Overloaded)
     } else if request.headers().len() > bounds.headers {
         Some(Refused::TooManyHeaders)
-    } else if matches!(line, Line::H2(_)) && request.headers().values().any(is_padded) {
+    } else if matches!(transport, Transport::H2(_)) && request.headers().values().any(is_padded) {
         Some(Refused::PaddedValue)
     } else if peer.presented.as_ref().is_some_and(|presented| presented.is_misdirected(host(request))) {
         Some(Refused::Misdirected)
@@ -259,16 +265,16 @@ async fn drain(mut unread: Incoming, most: u64, patience: Duration) -> bool {
 }
 
 /// One of the requests that are served at once, until dropped.
-pub struct Slot(Rc<Cell<usize>>);
+pub struct InFlight(Rc<Cell<usize>>);
 
-impl Slot {
+impl InFlight {
     pub fn take(in_flight: &Rc<Cell<usize>>) -> Self {
         in_flight.set(in_flight.get() + 1);
         Self(in_flight.clone())
     }
 }
 
-impl Drop for Slot {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }
@@ -279,17 +285,17 @@ pub struct ResponseBody {
     body: Outgoing,
     active: ActiveRequest,
     /// Why it ends too early, until all that came before is out.
-    cut: Option<BrokenOff>,
-    _slot: Slot,
+    cut: Option<InterruptedBody>,
+    _slot: InFlight,
 }
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = BrokenOff;
+    type Error = InterruptedBody;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Waker<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Waker<'_>) -> Poll<Option<Result<Frame<Bytes>, InterruptedBody>>> {
         if self.cut.is_some() {
-            return if self.active.line.owes() { Poll::Pending } else { Poll::Ready(self.cut.take().map(Err)) };
+            return if self.active.transport.owes() { Poll::Pending } else { Poll::Ready(self.cut.take().map(Err)) };
         }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         self.active.progress.offered(matches!(polled, Poll::Ready(Some(Ok(_)))));
@@ -298,7 +304,7 @@ impl Body for ResponseBody {
         if let Poll::Ready(Some(Err(cut))) = polled {
             // A body that fails takes with it what hyper has not written yet, the answer's head too: it fails one turn later.
             self.cut = Some(cut);
-            self.active.line.owe();
+            self.active.transport.owe();
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

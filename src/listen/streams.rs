@@ -11,8 +11,8 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::settings::Bounds;
-use super::watch::{Look, Wait};
-use crate::proxy::ending::Ending;
+use super::watch::{Observation, Wait};
+use crate::proxy::close_reason::CloseReason;
 use crate::proxy::open::OpenRequest;
 use crate::proxy::request_body::Progress;
 
@@ -39,7 +39,7 @@ struct Inner {
 
 struct Stream {
     progress: Rc<Progress>,
-    look: Look,
+    observation: Observation,
     task: AbortHandle,
     /// Set where its client takes a status, until it was told one.
     open: Option<Weak<OpenRequest>>,
@@ -50,7 +50,7 @@ impl Stream {
     fn end_idle(&mut self, wait: Wait) {
         let open = self.open.take().filter(|_| wait == Wait::Stream).and_then(|open| open.upgrade());
         match open {
-            Some(open) => open.end(Ending::Idle),
+            Some(open) => open.end(CloseReason::Idle),
             None => {
                 if wait == Wait::Stream {
                     self.progress.ends_idle();
@@ -94,11 +94,11 @@ impl Streams {
     }
 
     /// Looks at each stream, and ends those whose client has stalled for too long.
-    pub fn look(&self, now: Instant, bounds: &Bounds) {
+    pub fn check(&self, now: Instant, bounds: &Bounds) {
         self.sweep();
         for stream in self.0.tasks.borrow_mut().iter_mut() {
             let (wait, progress) = Wait::of(&stream.progress);
-            if stream.look.again(now, wait, progress) >= wait.patience(bounds) {
+            if stream.observation.again(now, wait, progress) >= wait.patience(bounds) {
                 stream.end_idle(wait);
             }
         }
@@ -128,6 +128,6 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
         if self.0.tasks.borrow().len() >= self.0.sweep_at.get() {
             self.sweep();
         }
-        self.0.tasks.borrow_mut().push(Stream { progress, look: Look::begin(), task, open: None });
+        self.0.tasks.borrow_mut().push(Stream { progress, observation: Observation::begin(), task, open: None });
     }
 }

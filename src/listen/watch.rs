@@ -41,12 +41,12 @@ pub enum Wait {
 
 /// What was last seen, and since when.
 #[derive(Debug)]
-pub struct Look {
+pub struct Observation {
     seen: (Wait, u32),
     since: Instant,
 }
 
-impl Look {
+impl Observation {
     pub fn begin() -> Self {
         Self { seen: (Wait::Within, 0), since: Instant::now() }
     }
@@ -119,11 +119,11 @@ mod tests {
     fn a_wait_is_as_old_as_the_first_look_that_saw_it() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut look = Look::begin();
-        assert_eq!(look.again(at(1), Wait::Body, 7), Duration::ZERO);
-        assert_eq!(look.again(at(3), Wait::Body, 7), Duration::from_secs(2));
-        assert_eq!(look.again(at(4), Wait::Body, 8), Duration::ZERO);
-        assert_eq!(look.again(at(9), Wait::Stream, 8), Duration::ZERO);
-        assert_eq!(look.again(at(10), Wait::Stream, 8), Duration::from_secs(1));
+        let mut observation = Observation::begin();
+        assert_eq!(observation.again(at(1), Wait::Body, 7), Duration::ZERO);
+        assert_eq!(observation.again(at(3), Wait::Body, 7), Duration::from_secs(2));
+        assert_eq!(observation.again(at(4), Wait::Body, 8), Duration::ZERO);
+        assert_eq!(observation.again(at(9), Wait::Stream, 8), Duration::ZERO);
+        assert_eq!(observation.again(at(10), Wait::Stream, 8), Duration::from_secs(1));
     }
 }

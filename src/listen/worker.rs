@@ -19,7 +19,7 @@ use tracing::error;
 
 use super::connection;
 use super::drain::Watch;
-use super::live::{Context, Live};
+use super::worker_state::{Context, WorkerState};
 use crate::observe::metrics::Counted;
 
 /// How long the process's end waits for clients to take the status that their streams close with.
@@ -34,12 +34,12 @@ pub struct Accepted {
 }
 
 /// What is done on the worker's thread at a reload: what it serves by from now on, made of what it served by before.
-pub type Renewal = Box<dyn FnOnce(&Context) -> Context + Send>;
+pub type Reload = Box<dyn FnOnce(&Context) -> Context + Send>;
 
-/// What a worker is told; done in the order in which it was said.
-enum Order {
+/// What a worker is to do; done in the order in which it was sent.
+enum Command {
     Serve(Accepted),
-    Renew(Renewal, oneshot::Sender<()>),
+    Reload(Reload, oneshot::Sender<()>),
     /// To be answered at once, by a worker that is well.
     Respond(oneshot::Sender<()>),
     /// No connection follows: the thread ends with the last one that is open.
@@ -48,7 +48,7 @@ enum Order {
 
 /// A thread that serves, as the accept loop and the process see it.
 pub struct Worker {
-    orders: UnboundedSender<Order>,
+    commands: UnboundedSender<Command>,
     open: Arc<AtomicUsize>,
     thread: JoinHandle<()>,
 }
@@ -59,7 +59,7 @@ impl Worker {
     where
         F: FnOnce() -> Context + Send + 'static,
     {
-        let (orders, told_to) = unbounded_channel();
+        let (commands, receiver) = unbounded_channel();
         let open = Arc::new(AtomicUsize::new(0));
         let (tell, told) = mpsc::channel();
         let counter = open.clone();
@@ -69,15 +69,16 @@ impl Worker {
             match runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
                 Err(error) => drop(tell.send(Err(error))),
                 Ok(runtime) => runtime.block_on(async move {
-                    let serving = Serving { live: Rc::new(Live::new(context())), open: counter, drain };
+                    let worker_loop =
+                        WorkerLoop { worker_state: Rc::new(WorkerState::new(context())), open: counter, drain };
                     let _ = tell.send(Ok(()));
-                    serving.run(told_to).await;
+                    worker_loop.run(receiver).await;
                 }),
             }
         };
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
         told.recv().unwrap_or_else(|_| Err(io::Error::other("the worker ended before it served")))?;
-        Ok(Self { orders, open, thread })
+        Ok(Self { commands, open, thread })
     }
 
     pub fn open(&self) -> usize {
@@ -87,29 +88,29 @@ impl Worker {
     /// Gives the worker a connection; it counts at once, so that a burst spreads.
     pub fn give(&self, accepted: Accepted) {
         self.open.fetch_add(1, Ordering::Relaxed);
-        if self.orders.send(Order::Serve(accepted)).is_err() {
+        if self.commands.send(Command::Serve(accepted)).is_err() {
             self.open.fetch_sub(1, Ordering::Relaxed);
             error!("a worker is gone; its connection was dropped");
         }
     }
 
-    /// Every request that begins after this has resolved is served by what `renewal` made. An error: the worker has ended.
-    pub fn renew(&self, renewal: Renewal) -> oneshot::Receiver<()> {
+    /// Every request that begins after this has resolved is served by what `make` made. An error: the worker has ended.
+    pub fn reload(&self, make: Reload) -> oneshot::Receiver<()> {
         let (done, when_done) = oneshot::channel();
-        let _ = self.orders.send(Order::Renew(renewal, done));
+        let _ = self.commands.send(Command::Reload(make, done));
         when_done
     }
 
     /// Resolves when the worker comes round to it. An error: the worker has ended.
     pub fn responds(&self) -> oneshot::Receiver<()> {
         let (here, when_here) = oneshot::channel();
-        let _ = self.orders.send(Order::Respond(here));
+        let _ = self.commands.send(Command::Respond(here));
         when_here
     }
 
     /// No connection will be given any more.
     pub fn end(&self) {
-        let _ = self.orders.send(Order::End);
+        let _ = self.commands.send(Command::End);
     }
 
     /// Whether the thread has ended, which it does only after draining.
@@ -119,36 +120,36 @@ impl Worker {
 }
 
 /// The worker's own side.
-struct Serving {
-    live: Rc<Live>,
+struct WorkerLoop {
+    worker_state: Rc<WorkerState>,
     open: Arc<AtomicUsize>,
     drain: Watch,
 }
 
-impl Serving {
+impl WorkerLoop {
     /// Does what it is told until no connection follows and none is left, or what is left is cut: it ends with the runtime.
-    async fn run(self, mut orders: UnboundedReceiver<Order>) {
+    async fn run(self, mut commands: UnboundedReceiver<Command>) {
         let mut connections = JoinSet::new();
         let (mut leaving, mut ending) = (self.drain.clone(), self.drain.clone());
         let (mut more, mut told) = (true, true);
         while more || !connections.is_empty() {
             let order = tokio::select! {
-                order = orders.recv(), if told => order,
-                () = leaving.leaving(), if !self.live.is_leaving() => {
-                    self.live.leave();
+                command = commands.recv(), if told => command,
+                () = leaving.leaving(), if !self.worker_state.is_leaving() => {
+                    self.worker_state.leave();
                     continue;
                 }
                 () = ending.cut() => return self.cut().await,
                 Some(_) = connections.join_next() => continue,
             };
             match order {
-                Some(Order::Serve(accepted)) => self.serve(accepted, &mut connections),
-                Some(Order::Renew(renewal, done)) => {
-                    self.live.renew(renewal);
+                Some(Command::Serve(accepted)) => self.serve(accepted, &mut connections),
+                Some(Command::Reload(make, done)) => {
+                    self.worker_state.reload(make);
                     let _ = done.send(());
                 }
-                Some(Order::Respond(here)) => drop(here.send(())),
-                Some(Order::End) => more = false,
+                Some(Command::Respond(here)) => drop(here.send(())),
+                Some(Command::End) => more = false,
                 None => (more, told) = (false, false),
             }
         }
@@ -156,7 +157,7 @@ impl Serving {
 
     /// Ends all that is open. The runtime takes it down, once what closes with a status has been written.
     async fn cut(&self) {
-        let closing = self.live.cut();
+        let closing = self.worker_state.cut();
         if closing.is_empty() {
             return;
         }
@@ -171,20 +172,20 @@ impl Serving {
     }
 
     fn serve(&self, Accepted { stream, peer, counted }: Accepted, connections: &mut JoinSet<()>) {
-        let one = Open(self.open.clone());
+        let one = OpenConnection(self.open.clone());
         let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { return };
-        let (live, drain) = (self.live.clone(), self.drain.clone());
+        let (worker_state, drain) = (self.worker_state.clone(), self.drain.clone());
         connections.spawn_local(async move {
-            connection::serve(live, stream, peer, drain).await;
+            connection::serve(worker_state, stream, peer, drain).await;
             drop((one, counted));
         });
     }
 }
 
 /// One of a worker's open connections, until dropped.
-struct Open(Arc<AtomicUsize>);
+struct OpenConnection(Arc<AtomicUsize>);
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

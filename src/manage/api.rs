@@ -20,7 +20,7 @@ use super::settings::Settings;
 use super::{cross_site, openapi, usage};
 use crate::gate::Denial;
 use crate::keys::change::{self, Change};
-use crate::keys::creation::Wanted;
+use crate::keys::creation::KeyRequest;
 use crate::keys::mask;
 use crate::keys::rules::Rules;
 use crate::keys::tenant::is_id;
@@ -28,7 +28,7 @@ use crate::policy::{Policy, Reason};
 use crate::proxy::connector::Connector;
 use crate::proxy::management::ManagementRequest;
 use crate::store::audit::{Actor, Origin};
-use crate::store::keyring::{Asker, Granting, Keyring, Minted, Revocation};
+use crate::store::keyring::{Granting, Keyring, Minted, Requester, Revocation};
 use crate::store::registry::{Registry, RegistryError, StoredKey};
 use crate::store::settings::{Backend, StoreSettings};
 use crate::store::{Store, StoreError};
@@ -49,7 +49,7 @@ pub struct ManagementApi {
     policy: Arc<Policy>,
     rules: Rules,
     store_settings: StoreSettings,
-    /// The gate's own way to the store, for what the keepers' login may not.
+    /// The gate's own way to the store, for what management's login may not.
     store: Store,
     sessions: Sessions,
     rate: CreateRate,
@@ -142,7 +142,7 @@ impl ManagementApi {
         Ok(SignedIn { api: self, keyring, authority, actor, now_ms })
     }
 
-    /// The keys, with the keepers' own login, and the store's time.
+    /// The keys, with management's own login, and the store's time.
     async fn keyring(&self) -> Result<(Rc<Keyring>, u64), StoreError> {
         let held = self.keyring.borrow().clone();
         if let Some(keyring) = held
@@ -154,7 +154,7 @@ impl ManagementApi {
             // The gate's very own: what is changed here acts at once.
             (Store::File { file, .. }, _) => Registry::File { store: file.clone() },
             (Store::Redis(_), Backend::Redis(gates)) => {
-                Registry::connect(self.store_settings.keepers.as_ref().unwrap_or(gates)).await?
+                Registry::connect(self.store_settings.management_redis.as_ref().unwrap_or(gates)).await?
             }
             (Store::Redis(_), Backend::File(_)) => Registry::open(&self.store_settings).await?,
         };
@@ -194,14 +194,14 @@ impl ApiCall {
 impl SignedIn<'_> {
     async fn create(&self, creation: Creation) -> Result<Response<Bytes>, Denial> {
         let wanted = self.wanted(creation)?;
-        self.keyring.check(wanted.clone(), self.asker(&Granted::Everything)).map_err(broken)?;
+        self.keyring.check(wanted.clone(), self.requester(&Granted::Everything)).map_err(broken)?;
         let granted = match &wanted.business {
             Some(business) => self.authority.over_business(business)?,
             None => self.authority.over_own()?,
         };
-        self.keyring.check(wanted.clone(), self.asker(&granted)).map_err(broken)?;
+        self.keyring.check(wanted.clone(), self.requester(&granted)).map_err(broken)?;
         self.spend().await?;
-        let minted = self.keyring.create(wanted, None, self.asker(&granted)).await.map_err(failed)?;
+        let minted = self.keyring.create(wanted, None, self.requester(&granted)).await.map_err(failed)?;
         Ok(answer(StatusCode::CREATED, &shown_once(&minted)))
     }
 
@@ -221,9 +221,9 @@ impl SignedIn<'_> {
     }
 
     async fn update(&self, id: &str, change: Change) -> Result<Response<Bytes>, Denial> {
-        self.keyring.rules.settle_change(change.clone(), self.now_ms).map_err(broken)?;
+        self.keyring.rules.validate_change(change.clone(), self.now_ms).map_err(broken)?;
         let (key, granted) = self.key(id).await?;
-        let changed = self.keyring.update(&key, change, self.asker(&granted)).await.map_err(denied)?;
+        let changed = self.keyring.update(&key, change, self.requester(&granted)).await.map_err(denied)?;
         let key = changed.after.unwrap_or(changed.before);
         Ok(answer(StatusCode::OK, &self.document(&key).await?))
     }
@@ -232,7 +232,7 @@ impl SignedIn<'_> {
         let overlap_ms = change::overlap(overlap).map_err(broken)?;
         let (key, granted) = self.key(id).await?;
         self.spend().await?;
-        let rotated = self.keyring.rotate(&key, overlap, None, self.asker(&granted)).await.map_err(failed)?;
+        let rotated = self.keyring.rotate(&key, overlap, None, self.requester(&granted)).await.map_err(failed)?;
         let mut document = shown_once(&rotated.successor);
         if overlap_ms == 0
             && let Err(error) = self.confirm(&rotated.predecessor).await
@@ -246,7 +246,7 @@ impl SignedIn<'_> {
     /// When it is answered, every gate refuses the key.
     async fn revoke(&self, id: &str) -> Result<Response<Bytes>, Denial> {
         let (key, granted) = self.key(id).await?;
-        let revoked = self.keyring.revoke(&key, self.asker(&granted)).await.map_err(denied)?;
+        let revoked = self.keyring.revoke(&key, self.requester(&granted)).await.map_err(denied)?;
         let (Revocation::Revoked(key) | Revocation::AlreadyRevoked(key)) = revoked;
         self.confirm(&key).await.map_err(|error| {
             let done = unconfirmed("The key is revoked, and every gate refuses it", &error);
@@ -279,7 +279,7 @@ impl SignedIn<'_> {
     }
 
     /// The owner is who asks, whatever the body says.
-    fn wanted(&self, creation: Creation) -> Result<Wanted, Denial> {
+    fn wanted(&self, creation: Creation) -> Result<KeyRequest, Denial> {
         let Creation { name, business_id, unscoped, scopes, expires_at } = creation;
         match (&business_id, unscoped) {
             (Some(_), true) => return Err(unprocessable("`business_id` and `unscoped` exclude each other".to_owned())),
@@ -291,7 +291,7 @@ impl SignedIn<'_> {
         }
         let user = Some(self.actor.name.clone());
         let scopes = scopes.unwrap_or_default();
-        Ok(Wanted { name, business: business_id, user, scopes, expires: expires_at, ..Wanted::default() })
+        Ok(KeyRequest { name, business: business_id, user, scopes, expires: expires_at, ..KeyRequest::default() })
     }
 
     /// A key that is the caller's to keep, and what he may give it.
@@ -320,12 +320,12 @@ impl SignedIn<'_> {
         Ok(keys.iter().zip(used).map(|(key, used)| document(key, used)).collect())
     }
 
-    fn asker<'v>(&'v self, granted: &'v Granted) -> Asker<'v> {
+    fn requester<'v>(&'v self, granted: &'v Granted) -> Requester<'v> {
         let granting = match granted {
             Granted::Everything => Granting::Everything,
             Granted::UpTo(granted) => Granting::UpTo { granted, scopes: &self.api.policy.scopes },
         };
-        Asker { actor: &self.actor, granting, now_ms: self.now_ms }
+        Requester { actor: &self.actor, granting, now_ms: self.now_ms }
     }
 }
 

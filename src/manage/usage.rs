@@ -97,9 +97,9 @@ pub async fn of_business_of(registry: &Registry, key: &StoredKey, now_ms: u64) -
 
 /// When each of these keys was last used, in their order (milliseconds since the Unix epoch); `None`: nobody counts.
 pub async fn last_used(registry: &Registry, keys: &[StoredKey]) -> Result<Option<Vec<Option<u64>>>, StoreError> {
-    let Registry::Redis { keeper, layout, .. } = registry else { return Ok(None) };
+    let Registry::Redis { key_admin, layout, .. } = registry else { return Ok(None) };
     let asked: Vec<_> = keys.iter().map(|key| (&key.tenant, key.text("id").unwrap_or_default())).collect();
-    usage::last_used(keeper, layout, &asked).await.map(Some)
+    usage::last_used(key_admin, layout, &asked).await.map(Some)
 }
 
 /// Keys that are known not to have been used for a while.
@@ -119,8 +119,8 @@ pub async fn unused_since(
     keys: Vec<StoredKey>,
     before_ms: u64,
 ) -> Result<Option<Unused>, StoreError> {
-    let Registry::Redis { keeper, layout, .. } = registry else { return Ok(None) };
-    let Some(counted_since_ms) = usage::since(keeper, layout).await? else { return Ok(None) };
+    let Registry::Redis { key_admin, layout, .. } = registry else { return Ok(None) };
+    let Some(counted_since_ms) = usage::since(key_admin, layout).await? else { return Ok(None) };
     let last = last_used(registry, &keys).await?.unwrap_or_default();
     let is_unused = |key: &StoredKey, last: Option<u64>| {
         let created = key.document.as_ref().ok().and_then(|document| document.created_at);
@@ -174,7 +174,7 @@ impl Usage {
 
 async fn read(registry: &Registry, subject: &Subject, now_ms: u64) -> Result<Option<Use>, StoreError> {
     match registry {
-        Registry::Redis { keeper, layout, .. } => usage::read(keeper, layout, subject, now_ms).await.map(Some),
+        Registry::Redis { key_admin, layout, .. } => usage::read(key_admin, layout, subject, now_ms).await.map(Some),
         Registry::File { .. } => Ok(None),
     }
 }

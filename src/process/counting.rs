@@ -22,7 +22,7 @@ impl Counting {
     pub fn start(ledger: Arc<Ledger>, settings: redis::Settings) -> Self {
         let (end, ends) = oneshot::channel::<()>();
         // It ends as well when nobody is left to say so.
-        let task = tokio::spawn(ledger.keep(settings, async { drop(ends.await) }));
+        let task = tokio::spawn(ledger.run(settings, async { drop(ends.await) }));
         Self(Some((end, task)))
     }
 

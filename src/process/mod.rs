@@ -1,11 +1,11 @@
 //! One process of sidegate, from its settings to its exit: everything that can fail happens in `bind`, then `run` serves until
 //! it is told to end.
 //!
-//! `shared` is what workers serve by, `renew` a reload, `counting` sends what they count, `signals` is what the process is told,
+//! `shared` is what workers serve by, `reload` what acts at once, `counting` sends what they count, `signals` is what the process is told,
 //! `systemd` what it tells. `webhook` is a process of another kind: the one that injects gates.
 
 mod counting;
-mod renew;
+mod reload;
 mod shared;
 mod signals;
 mod start_error;
@@ -25,15 +25,15 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use self::renew::{InForce, tell_operators};
+use self::reload::{Running, publish};
 use self::shared::{Prepared, Shared, StoreHandle};
 use self::signals::{Signalled, Signals};
 pub use self::start_error::StartError;
-use crate::admin::{self, Admin, Place};
+use crate::admin::{self, Admin, ListenerKind};
 use crate::config::Settings;
 use crate::gate::{SharedState, UnknownNames};
 use crate::listen;
-use crate::listen::accept::{self, Room};
+use crate::listen::accept::{self, Capacity};
 use crate::listen::drain::{self, Signal};
 use crate::listen::settings::Drain;
 use crate::listen::worker::Worker;
@@ -109,7 +109,7 @@ impl Process {
         if let Some(probes) = &probes {
             info!(address = %probes.local_addr()?, "probes listening");
         }
-        tell_operators(&settings, tls.as_ref(), &metrics, &access_log);
+        publish(&settings, tls.as_ref(), &metrics, &access_log);
         let needs_store = if settings.admin.ready_needs_store { store.health() } else { None };
         store.health().iter().for_each(|health| health.need(settings.policy.enforces()));
         let asked_to_drain = Arc::new(Notify::new());
@@ -124,21 +124,21 @@ impl Process {
         let start = |index| Worker::start(index, drain.clone(), shared.clone().context(store.clone()));
         let workers: Arc<[Worker]> = (0..settings.listen.workers).map(start).collect::<io::Result<_>>()?;
         listen::descriptors::raise(settings.listen.bounds.connections);
-        let room = Arc::new(Room::new(&settings.listen));
+        let capacity = Arc::new(Capacity::new(&settings.listen));
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let accepting = tokio::spawn(accept::run(listener, workers.clone(), room.clone(), metrics, drain));
+        let accepting = tokio::spawn(accept::run(listener, workers.clone(), capacity.clone(), metrics, drain));
         let accepts = accepting.abort_handle();
         tokio::spawn(systemd::watchdog(workers.clone()));
         systemd::ready();
         let mut counting = store.count();
 
-        let mut in_force = InForce { settings, shared, store, workers, room };
-        let asked = serve_until_asked(&mut in_force, &mut signals, &asked_to_drain, watch).await;
-        let limits = in_force.settings.listen.drain.clone();
+        let mut running = Running { settings, shared, store, workers, capacity };
+        let asked = serve_until_asked(&mut running, &mut signals, &asked_to_drain, watch).await;
+        let limits = running.settings.listen.drain.clone();
         let deadline = Instant::now() + limits.delay + limits.deadline;
         let (may_end, told_to_end) = oneshot::channel();
         let ended = async {
-            leave(asked, &signal, &limits, accepting, &in_force.workers).await;
+            leave(asked, &signal, &limits, accepting, &running.workers).await;
             counting.finish(deadline).await;
             let _ = told_to_end.await;
         };
@@ -156,11 +156,11 @@ impl Process {
             () = asked_again => {
                 warn!("asked to end a second time: what is still open ends now");
                 accepts.abort();
-                cut(&signal, &in_force.workers).await;
+                cut(&signal, &running.workers).await;
                 counting.finish(Instant::now()).await;
             }
         }
-        in_force.shared.access_log.flush();
+        running.shared.access_log.flush();
         Ok(())
     }
 }
@@ -168,15 +168,15 @@ impl Process {
 /// Until the runtime ends: also while the rest drains.
 fn serve_operators(answers: Admin, admin: TcpListener, probes: Option<TcpListener>) {
     let answers = Rc::new(answers);
-    for (place, listener) in [(Place::Admin, Some(admin)), (Place::Probes, probes)] {
+    for (kind, listener) in [(ListenerKind::Admin, Some(admin)), (ListenerKind::Probes, probes)] {
         let Some(listener) = listener else { continue };
-        tokio::task::spawn_local(admin::serve(answers.clone(), place, listener));
+        tokio::task::spawn_local(admin::serve(answers.clone(), kind, listener));
     }
 }
 
 /// Reloads when asked to, or when the configuration has changed, until asked to end.
 async fn serve_until_asked(
-    in_force: &mut InForce,
+    running: &mut Running,
     signals: &mut Signals,
     asked_to_drain: &Notify,
     mut watch: Option<Watch>,
@@ -194,7 +194,7 @@ async fn serve_until_asked(
             () = changed => Signalled::Reload,
         };
         match (asked, &mut watch) {
-            (Signalled::Reload, Some(watch)) => in_force.reload(watch).await,
+            (Signalled::Reload, Some(watch)) => running.reload(watch).await,
             (Signalled::Reload, None) => info!("there is no file to reload"),
             (Signalled::Leave | Signalled::Drain | Signalled::Close, _) => return asked,
         }

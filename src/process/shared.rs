@@ -13,9 +13,9 @@ use crate::clock;
 use crate::config::Settings;
 use crate::gate::{Gate, Guessing, KnownKeys, SharedState};
 use crate::listen;
-use crate::listen::live::Context;
 use crate::listen::tls::Acceptor;
-use crate::listen::worker::Renewal;
+use crate::listen::worker::Reload;
+use crate::listen::worker_state::Context;
 use crate::manage;
 use crate::manage::api::ApiParts;
 use crate::observe::{AccessLog, Counts, Metrics};
@@ -140,7 +140,7 @@ impl Shared {
     }
 
     /// The same over what the worker has: its connection to the store, the keys that it knows, pools that stay as they are.
-    pub fn renewal(self) -> Renewal {
+    pub fn into_reload(self) -> Reload {
         Box::new(move |former| {
             let (policy, shared) = (self.policy.clone(), self.shared.clone());
             let gate = Rc::new(former.service.gate.renewed(policy, shared, self.store_deadline));

@@ -11,8 +11,8 @@ use hyper::body::{Body, Frame, SizeHint};
 use thiserror::Error;
 use tracing::{debug, warn};
 
-use super::ending::Ending;
-use super::open::{Last, OpenRequest};
+use super::close_reason::CloseReason;
+use super::open::{Finish, OpenRequest};
 use super::respond;
 use super::upstream::failure::{Failure, chain};
 use super::upstream::h1;
@@ -32,7 +32,7 @@ pub enum Payload {
 
 /// Why a client does not get the whole of an answer.
 #[derive(Debug, Error)]
-pub enum BrokenOff {
+pub enum InterruptedBody {
     #[error("the upstream's answer broke off: {0}")]
     Upstream(#[from] Failure),
     /// With what HTTP/2 is told; HTTP/1.1 closes the connection.
@@ -72,7 +72,7 @@ impl Outgoing {
     /// Nothing of it has passed for too long.
     pub fn end_idle(&self) {
         if let Payload::Upstream(request) = &self.payload {
-            request.end(Ending::Idle);
+            request.end(CloseReason::Idle);
         }
     }
 
@@ -84,9 +84,12 @@ impl Outgoing {
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = BrokenOff;
+    type Error = InterruptedBody;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, InterruptedBody>>> {
         match &mut self.payload {
             Payload::Words(words) if words.is_empty() => Poll::Ready(None),
             Payload::Words(words) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(words))))),
@@ -121,7 +124,7 @@ impl Drop for Outgoing {
 }
 
 /// The next of the answer; once the request is over a status or an error, so that what was cut never looks complete.
-fn poll_answer(request: &Rc<OpenRequest>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+fn poll_answer(request: &Rc<OpenRequest>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, InterruptedBody>>> {
     let mut answer = request.answer();
     let Some(stream) = answer.as_mut() else { return Poll::Ready(last(request)) };
     match Pin::new(&mut *stream).poll_frame(cx) {
@@ -135,18 +138,18 @@ fn poll_answer(request: &Rc<OpenRequest>, cx: &mut Context<'_>) -> Poll<Option<R
             if frame.is_some() && !stream.is_end_stream() {
                 request.watch();
             }
-            Poll::Ready(frame.map(|frame| frame.map_err(BrokenOff::from)))
+            Poll::Ready(frame.map(|frame| frame.map_err(InterruptedBody::from)))
         }
         Poll::Pending => request.poll_over(cx).map(|()| last(request)),
     }
 }
 
 /// The last of an answer that is over.
-fn last(request: &OpenRequest) -> Option<Result<Frame<Bytes>, BrokenOff>> {
+fn last(request: &OpenRequest) -> Option<Result<Frame<Bytes>, InterruptedBody>> {
     match request.close() {
-        Last::Reset => Some(Err(BrokenOff::Over(h2::Reason::CANCEL.into()))),
-        Last::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
-        Last::Nothing => None,
+        Finish::Reset => Some(Err(InterruptedBody::Over(h2::Reason::CANCEL.into()))),
+        Finish::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
+        Finish::Nothing => None,
     }
 }
 
@@ -157,7 +160,7 @@ fn failed(request: &OpenRequest, failure: &Failure) {
     let by_client = match failure {
         Failure::H1(error) => matches!(error, h1::Error::Body(_)),
         // Once an answer has begun, nothing else ends a stream from here.
-        Failure::H2(cut) => cut.is_our_own(),
+        Failure::H2(error) => error.is_our_own(),
     };
     if by_client {
         debug!(request_id, trace_id, error, "an answer ended with the request's body");

@@ -10,7 +10,7 @@ use super::arrival::Arrival;
 use super::hygiene;
 use super::request_id::{RequestId, X_REQUEST_ID};
 use super::settings::{Identity, Upstream};
-use crate::gate::trail::{Caller, Introduction};
+use crate::gate::trail::{Caller, IdentityHeaders};
 use crate::gate::{Permit, credential};
 use crate::observe::Span;
 use crate::observe::trace::{TRACEPARENT, TRACESTATE};
@@ -211,7 +211,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// Every part has a place among what is kept of a caller.
-const _: () = assert!(Identity::PLACEHOLDERS.len() <= Introduction::MOST);
+const _: () = assert!(Identity::PLACEHOLDERS.len() <= IdentityHeaders::MOST);
 
 fn identity<'a>(added: &mut Added<'a>, permit: &'a Permit, upstream: &'a Upstream, request_id: &RequestId) {
     for (name, template) in &upstream.identity {
@@ -222,7 +222,7 @@ fn identity<'a>(added: &mut Added<'a>, permit: &'a Permit, upstream: &'a Upstrea
         };
         let value = match (template.whole(), permit.caller()) {
             (Some(part), Some(caller)) if part != Identity::RequestId => {
-                caller.introduction.value(part as usize, value).map(Value::Kept)
+                caller.identity_headers.value(part as usize, value).map(Value::Kept)
             }
             _ => value().map(Value::Made),
         };

@@ -16,9 +16,9 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::sync::oneshot;
 
 use super::arrival::Arrival;
-use super::cut::Cut;
 use super::request_body::RequestBody;
 use super::request_info::RequestInfo;
+use super::truncated_body::TruncatedBody;
 use crate::gate::{Denial, Trail, path};
 use crate::policy::route::Found;
 use crate::policy::{Route, RouteTable};
@@ -124,7 +124,7 @@ async fn read(body: RequestBody, info: &RequestInfo) -> Result<Bytes, Denial> {
 fn broke_off(error: &(dyn Error + Send + Sync + 'static), info: &RequestInfo) -> Denial {
     let (request_id, trace_id) = (info.id.as_str(), info.span.trace_id());
     tracing::debug!(request_id, trace_id, %error, "a request's body broke off");
-    match error.downcast_ref::<Cut>() {
+    match error.downcast_ref::<TruncatedBody>() {
         Some(cut) if cut.is_malformed() => Denial::BadRequest("The request's body is malformed".into()),
         _ => Denial::ClientGone,
     }

@@ -6,15 +6,14 @@
 //! is what the client gets, and `tunnel` what an upgraded connection becomes. `respond` puts a denial into words, `cors` lets
 //! browsers read what the gate says, and `request_record` tells of each request once, however it ends.
 //!
-//! Nothing is buffered: `cut` tells a body that broke off from one that ended. `connector` and `resolve` reach a server,
+//! Nothing is buffered: `truncated_body` tells a body that broke off from one that ended. `connector` and `resolve` reach a server,
 //! `exchange` asks one thing of it.
 
 pub mod arrival;
 pub mod body;
+pub mod close_reason;
 pub mod connector;
 pub mod cors;
-pub mod cut;
-pub mod ending;
 pub mod exchange;
 pub mod grpc;
 pub mod head;
@@ -31,6 +30,7 @@ pub mod resolve;
 pub mod respond;
 pub mod service;
 pub mod settings;
+pub mod truncated_body;
 pub mod tunnel;
 pub mod upgrade;
 pub mod upload;

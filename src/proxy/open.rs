@@ -17,11 +17,11 @@ use http::HeaderMap;
 use hyper::body::Body as _;
 use tracing::info;
 
-use super::ending::Ending;
+use super::close_reason::CloseReason;
 use super::request_id::RequestId;
 use super::upload::Cancellation;
 use super::upstream::LongWait;
-use super::upstream::relayed::Relayed;
+use super::upstream::response_body::UpstreamBody;
 use super::{respond, settings};
 use crate::gate::{Basis, Denial, Gate, Permit};
 use crate::observe::metrics::BrokenBy;
@@ -57,12 +57,12 @@ pub struct OpenRequest {
     due: Cell<Option<Instant>>,
     /// Its number among those that are looked after.
     watched: Cell<Option<u64>>,
-    over: RefCell<Option<Ending>>,
+    over: RefCell<Option<CloseReason>>,
     close: Cell<Close>,
     /// It has been told that this would have been denied or ended, where that is only observed.
     observed: Cell<bool>,
     /// The upstream's answer. It is let go of at the end even where nobody reads any more.
-    answer: RefCell<Option<Relayed>>,
+    answer: RefCell<Option<UpstreamBody>>,
     is_over: Cell<bool>,
     waiter: RefCell<Option<Waker>>,
 }
@@ -79,7 +79,7 @@ enum Close {
 }
 
 /// What comes last of an answer that is over.
-pub enum Last {
+pub enum Finish {
     Reset,
     Trailers(HeaderMap),
     Nothing,
@@ -106,7 +106,7 @@ impl OpenRequests {
         let closing = open.iter().filter(|request| request.closes_with_status());
         closing
             .map(|request| {
-                request.end(Ending::ShuttingDown);
+                request.end(CloseReason::ShuttingDown);
                 Rc::downgrade(request)
             })
             .collect()
@@ -174,7 +174,7 @@ impl OpenRequests {
         let open: Vec<Rc<OpenRequest>> = self.open.borrow().values().filter_map(Weak::upgrade).collect();
         for request in &open {
             if now.duration_since(request.started) >= self.settings.get().max_age {
-                request.end(Ending::TooOld);
+                request.end(CloseReason::TooOld);
             } else if request.permit.recheck().is_some() && request.due.get().is_some_and(|due| due <= now) {
                 request.due.set(None);
                 tokio::task::spawn_local(ask_again(request.clone()));
@@ -237,14 +237,14 @@ impl OpenRequest {
                     return done;
                 }
             }
-            let ended = || self.over.take().map_or(Denial::UpstreamTimeout, Ending::before_an_answer);
+            let ended = || self.over.take().map_or(Denial::UpstreamTimeout, CloseReason::before_an_answer);
             self.poll_over(cx).map(|()| Err(ended()))
         })
         .await
     }
 
     /// The upstream's answer goes on from here. `is_grpc`: to a client that takes a status behind it.
-    pub fn hold(&self, answer: Relayed, is_grpc: bool) {
+    pub fn hold(&self, answer: UpstreamBody, is_grpc: bool) {
         // Less than the length that was announced is no whole answer, whatever its trailers say (RFC 9113 §8.1.1).
         if is_grpc && answer.size_hint().exact().is_none() {
             self.close.set(Close::Status);
@@ -270,25 +270,25 @@ impl OpenRequest {
     }
 
     /// The upstream's answer, as long as the request is not over.
-    pub fn answer(&self) -> RefMut<'_, Option<Relayed>> {
+    pub fn answer(&self) -> RefMut<'_, Option<UpstreamBody>> {
         self.answer.borrow_mut()
     }
 
     /// For whoever passes it on by other means.
-    pub fn take_answer(&self) -> Option<Relayed> {
+    pub fn take_answer(&self) -> Option<UpstreamBody> {
         self.answer.take()
     }
 
     /// What is still to come of an answer that is over.
-    pub fn close(&self) -> Last {
+    pub fn close(&self) -> Finish {
         match (self.close.get(), &*self.over.borrow()) {
-            (Close::Status, Some(ending)) => {
+            (Close::Status, Some(close_reason)) => {
                 self.close.set(Close::Closed);
                 let gate = self.all.gate.borrow();
-                Last::Trailers(respond::grpc_trailers(ending, self.request_id.as_str(), gate.policy()))
+                Finish::Trailers(respond::grpc_trailers(close_reason, self.request_id.as_str(), gate.policy()))
             }
-            (Close::Closed, _) => Last::Nothing,
-            (Close::Reset | Close::Status, _) => Last::Reset,
+            (Close::Closed, _) => Finish::Nothing,
+            (Close::Reset | Close::Status, _) => Finish::Reset,
         }
     }
 
@@ -303,9 +303,9 @@ impl OpenRequest {
     }
 
     /// Ends it. Where its key's standing and its age are only observed, that is told once, and the stream goes on.
-    pub fn end(&self, ending: Ending) {
-        let reason = ending.name();
-        let is_judged = matches!(ending, Ending::Denied(_) | Ending::TooOld);
+    pub fn end(&self, close_reason: CloseReason) {
+        let reason = close_reason.name();
+        let is_judged = matches!(close_reason, CloseReason::Denied(_) | CloseReason::TooOld);
         if is_judged && self.all.gate.borrow().mode_of(self.permit.route()) == Mode::Observe {
             self.due.set(Some(Instant::now() + self.all.settings.get().recheck));
             if !self.observed.replace(true) {
@@ -319,7 +319,7 @@ impl OpenRequest {
         }
         let (request_id, trace_id) = self.ids();
         info!(request_id, trace_id, reason, "a stream was ended");
-        *self.over.borrow_mut() = Some(ending);
+        *self.over.borrow_mut() = Some(close_reason);
         if self.take_answer().is_some_and(|answer| answer.is_unread()) {
             self.broken(BrokenBy::Gate);
         }
@@ -370,7 +370,7 @@ async fn ask_again(request: Rc<OpenRequest>) {
         Err(denial) if is_unanswered(&denial) && request.confirmed.get().is_some_and(|at| now < at + 2 * interval) => {
             request.due.set(Some(now + all.pace()));
         }
-        Err(denial) => request.end(Ending::Denied(denial)),
+        Err(denial) => request.end(CloseReason::Denied(denial)),
     }
 }
 

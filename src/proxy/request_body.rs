@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::cut::{self, Cut};
+use super::truncated_body::{self, TruncatedBody};
 
 /// How far one request and its answer have come. The body writes it on its way, the listener reads it.
 #[derive(Debug, Default)]
@@ -163,14 +163,14 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = TruncatedBody;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, TruncatedBody>>> {
         let in_turn = self.in_turn;
         let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
         let polled = match in_turn {
-            true => Pin::new(&mut *stream).poll_frame(cx).map_err(Cut::from),
-            false => cut::poll_stream(stream, cx),
+            true => Pin::new(&mut *stream).poll_frame(cx).map_err(TruncatedBody::from),
+            false => truncated_body::poll_stream(stream, cx),
         };
         // Of a known length; nobody may ask for more than that.
         let is_last = stream.is_end_stream();

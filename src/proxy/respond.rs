@@ -8,7 +8,7 @@ use http::header::{
 };
 use http::{Response, StatusCode};
 
-use super::ending::Ending;
+use super::close_reason::CloseReason;
 use super::request_id::X_REQUEST_ID;
 use super::settings::{RateLimitHeaders, Reset};
 use crate::gate::{Denial, LimitNow, Trail};
@@ -141,19 +141,19 @@ fn as_grpc(reason: Reason, worded: &Worded, mut headers: HeaderMap) -> Response<
 
 /// The end of a gRPC answer that the gate ends in its middle. UNAVAILABLE where nothing is wrong with the call, as gRPC's own
 /// servers end what is too old or silent: its client may call again, and DEADLINE_EXCEEDED would speak of its own deadline.
-pub fn grpc_trailers(ending: &Ending, request_id: &str, policy: &Policy) -> HeaderMap {
+pub fn grpc_trailers(close_reason: &CloseReason, request_id: &str, policy: &Policy) -> HeaderMap {
     let worded;
-    let (status, message) = match ending {
-        Ending::Denied(denial) => {
+    let (status, message) = match close_reason {
+        CloseReason::Denied(denial) => {
             let scope =
                 if let Denial::InsufficientScope { required } = denial { Some(required.as_str()) } else { None };
             let facts = Facts { request_id, scope, ..Facts::default() };
             worded = policy.texts.word(denial.reason(), &facts);
             (grpc_status(denial.reason().status()), worded.detail.as_str())
         }
-        Ending::TooOld => (UNAVAILABLE, "The stream has reached its greatest age"),
-        Ending::Idle => (UNAVAILABLE, "Nothing has passed on the stream for too long"),
-        Ending::ShuttingDown => (UNAVAILABLE, "The gate is shutting down"),
+        CloseReason::TooOld => (UNAVAILABLE, "The stream has reached its greatest age"),
+        CloseReason::Idle => (UNAVAILABLE, "Nothing has passed on the stream for too long"),
+        CloseReason::ShuttingDown => (UNAVAILABLE, "The gate is shutting down"),
     };
     let mut trailers = HeaderMap::new();
     trailers.insert(GRPC_STATUS, status.into());

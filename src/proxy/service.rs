@@ -22,10 +22,10 @@ use super::request_info::{RequestInfo, Times};
 use super::request_record::{RecordSinks, RequestRecord};
 use super::settings::Settings;
 use super::tunnel::{self, Upgraded};
-use super::upload::Forwarded;
+use super::upload::ForwardedBody;
 use super::upstream::ForwardContext;
 use super::{ManagementQueue, Upstreams, cors, grpc, respond};
-use crate::gate::{Denial, Gate, Inquiry, Trail, path};
+use crate::gate::{Denial, Gate, GateRequest, Trail, path};
 use crate::observe::{AccessLog, Counts};
 use crate::store::StoreError;
 
@@ -104,7 +104,7 @@ impl Service {
             let answer = Box::pin(queue.ask(head, body, &path, arrival, info, trail)).await?;
             return Ok(Payload::words(answer, &info.method));
         }
-        let inquiry = Inquiry {
+        let inquiry = GateRequest {
             method: &info.method,
             path: info.uri.path(),
             query: info.uri.query(),
@@ -161,7 +161,7 @@ impl Service {
             long_wait: &open.long_wait(),
             longest: self.open.longest(),
         };
-        let body = Forwarded::new(body, open.permit().most_of_a_body(), self.upstreams.reserved(), &open);
+        let body = ForwardedBody::new(body, open.permit().most_of_a_body(), self.upstreams.reserved(), &open);
         let response = {
             let forwarded = pin!(self.upstreams.forward(head, &body, &context));
             open.unless_over(forwarded, context.long_wait).await?

@@ -17,7 +17,7 @@ use super::body::{Outgoing, Payload};
 use super::connector::Stream;
 use super::open::OpenRequest;
 use super::upgrade::Granted;
-use super::upstream::relayed::Relayed;
+use super::upstream::response_body::UpstreamBody;
 use crate::observe::metrics::Counted;
 
 /// A connection that no longer speaks HTTP, from the client to the upstream.
@@ -51,7 +51,7 @@ pub fn hand_over(
     response.headers_mut().insert(UPGRADE, protocol);
     response.map(|payload| {
         if let (Payload::Upstream(request), Some(connection)) = (payload, connection)
-            && let Some((upstream, ahead)) = request.take_answer().and_then(Relayed::into_upgraded)
+            && let Some((upstream, ahead)) = request.take_answer().and_then(UpstreamBody::into_upgraded)
         {
             *connection.tunnel.borrow_mut() = Some(Tunnel { client, upstream, ahead, request, _in_flight: in_flight });
         }

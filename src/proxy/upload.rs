@@ -12,14 +12,14 @@ use http::HeaderName;
 use hyper::body::{Body, Frame, SizeHint};
 use thiserror::Error;
 
-use super::cut::Cut;
 use super::hygiene;
 use super::request_body::RequestBody;
+use super::truncated_body::TruncatedBody;
 
 /// The client's body on its way to the upstream: bounded, its progress visible, its trailers clean. Clones are the same body;
 /// it can be sent again as long as nothing of it was taken.
 #[derive(Clone, Default)]
-pub struct Forwarded(Option<Rc<Upload>>);
+pub struct ForwardedBody(Option<Rc<Upload>>);
 
 /// Whose body it is, as far as that matters to it. What stays open is built on uploads, so they know no more of it.
 pub trait Cancellation {
@@ -57,12 +57,12 @@ pub enum BodyError {
     #[error("the request body is larger than this route takes")]
     TooLarge,
     #[error("the client's body broke off: {0}")]
-    Client(#[from] Cut),
+    Client(#[from] TruncatedBody),
     #[error("the stream was ended")]
     Over,
 }
 
-impl Forwarded {
+impl ForwardedBody {
     pub fn new(
         stream: RequestBody,
         most: Option<u64>,
@@ -158,7 +158,7 @@ impl Upload {
     }
 }
 
-impl Body for Forwarded {
+impl Body for ForwardedBody {
     type Data = Bytes;
     type Error = BodyError;
 

@@ -106,11 +106,11 @@ impl Record {
 }
 
 /// Logs a record and keeps it in the store. The change that it tells of has happened, whatever becomes of the record.
-pub async fn keep(registry: &Registry, record: &Record) -> Result<(), StoreError> {
+pub async fn write(registry: &Registry, record: &Record) -> Result<(), StoreError> {
     let line = record.line();
     tracing::info!(target: "sidegate::audit", record = %line, "a key or a business was changed");
     let kept = match registry {
-        Registry::Redis { keeper, layout, .. } => keeper.append(&layout.audit(), MOST, &line).await,
+        Registry::Redis { key_admin, layout, .. } => key_admin.append(&layout.audit(), MOST, &line).await,
         Registry::File { store } => append(&beside(store.path()), &line)
             .map_err(|error| StoreError::Refused(format!("{}: {error}", beside(store.path()).display()))),
     };
@@ -123,7 +123,7 @@ pub async fn keep(registry: &Registry, record: &Record) -> Result<(), StoreError
 /// The last records, the newest first.
 pub async fn last(registry: &Registry, count: usize) -> Result<Vec<Value>, StoreError> {
     let lines = match registry {
-        Registry::Redis { keeper, layout, .. } => keeper.last(&layout.audit(), count).await?,
+        Registry::Redis { key_admin, layout, .. } => key_admin.last(&layout.audit(), count).await?,
         Registry::File { store } => {
             let path = beside(store.path());
             lines_of(&path, count).map_err(|error| StoreError::Refused(format!("{}: {error}", path.display())))?

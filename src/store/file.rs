@@ -26,7 +26,7 @@ use crate::keys::{Digest, Tenant};
 use crate::limit::{Answer, Ask, Believed, Outcome, Question};
 
 /// A little less than the second that is promised, so that looking and reading fit into it.
-const LOOK_EVERY: Duration = Duration::from_millis(900);
+const POLL_EVERY: Duration = Duration::from_millis(900);
 /// A file changed this recently may change again without its times showing it.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
 /// More than anybody edits by hand; whoever has more keys wants Redis.
@@ -40,14 +40,14 @@ pub struct FileStore {
     snapshot: RwLock<Arc<Snapshot>>,
     counts: Counts,
     /// Held while the file is read; requests do not wait for it.
-    seen: Mutex<Seen>,
+    seen: Mutex<LastRead>,
     /// Locked while this process serves by the file.
     claim: OnceLock<fs::File>,
 }
 
 /// What the last look found.
 #[derive(Debug, Default)]
-struct Seen {
+struct LastRead {
     /// The file's identity and times; `None` when they cannot be relied upon yet.
     stamp: Option<Stamp>,
     /// SHA-256 of what was read, good or bad, and what is wrong with it.
@@ -73,11 +73,11 @@ impl FileStore {
             claim: OnceLock::new(),
         };
         let mut seen = store.seen();
-        store.look(&mut seen).map_err(|what| store.broken(&what))?;
+        store.poll(&mut seen).map_err(|what| store.broken(&what))?;
         drop(seen);
         let store = Arc::new(store);
-        let looking = Arc::downgrade(&store);
-        let started = thread::Builder::new().name("key file".to_owned()).spawn(move || keep_looking(&looking));
+        let weak = Arc::downgrade(&store);
+        let started = thread::Builder::new().name("key file".to_owned()).spawn(move || poll_until_dropped(&weak));
         started.map_err(|error| store.broken(&format!("no thread can be started that looks at it: {error}")))?;
         Ok(store)
     }
@@ -88,12 +88,12 @@ impl FileStore {
 
     /// The tenant of the key with this digest, if the file holds it.
     pub fn lookup(&self, digest: &Digest) -> Option<Tenant> {
-        self.held().tenant(digest).cloned()
+        self.snapshot().tenant(digest).cloned()
     }
 
     /// Answers each question as `limit::ask` says.
     pub fn decide(&self, questions: &[Question], now_ms: u64) -> Vec<Answer> {
-        let snapshot = self.held();
+        let snapshot = self.snapshot();
         let answer = |question| Answer { now_ms, outcome: self.answer(&snapshot, question, now_ms) };
         questions.iter().map(answer).collect()
     }
@@ -113,8 +113,8 @@ impl FileStore {
     }
 
     /// Takes over what the file holds, or keeps the last good reading and says why, once per change.
-    fn refresh(&self, seen: &mut Seen) {
-        let complaint = self.look(seen).err();
+    fn refresh(&self, seen: &mut LastRead) {
+        let complaint = self.poll(seen).err();
         if complaint == seen.complaint {
             return;
         }
@@ -126,7 +126,7 @@ impl FileStore {
         seen.complaint = complaint;
     }
 
-    fn look(&self, seen: &mut Seen) -> Result<(), String> {
+    fn poll(&self, seen: &mut LastRead) -> Result<(), String> {
         let now = SystemTime::now();
         let metadata = match fs::metadata(&self.path) {
             Ok(metadata) => metadata,
@@ -148,7 +148,7 @@ impl FileStore {
         seen.verdict.clone().map_or(Ok(()), Err)
     }
 
-    fn take(&self, yaml: &[u8], seen: &mut Seen) -> Result<(), String> {
+    fn take(&self, yaml: &[u8], seen: &mut LastRead) -> Result<(), String> {
         if seen.held_something && yaml.trim_ascii().is_empty() {
             return Err("it is empty, as an editor leaves it for a moment".to_owned());
         }
@@ -157,9 +157,9 @@ impl FileStore {
     }
 
     /// Decides by `contents` from now on. Requests go on with the earlier reading while this one is made.
-    fn adopt(&self, contents: &Contents, seen: &mut Seen) {
+    fn adopt(&self, contents: &Contents, seen: &mut LastRead) {
         seen.held_something |= !contents.is_empty();
-        let earlier = self.held();
+        let earlier = self.snapshot();
         let Reading { snapshot, warnings } = Snapshot::read(contents, &earlier);
         *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
         for warning in warnings {
@@ -168,11 +168,11 @@ impl FileStore {
     }
 
     /// What to decide by now.
-    fn held(&self) -> Arc<Snapshot> {
+    fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
+    fn seen(&self) -> MutexGuard<'_, LastRead> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -182,9 +182,9 @@ impl FileStore {
 }
 
 /// Until the store is dropped.
-fn keep_looking(store: &Weak<FileStore>) {
+fn poll_until_dropped(store: &Weak<FileStore>) {
     loop {
-        thread::sleep(LOOK_EVERY);
+        thread::sleep(POLL_EVERY);
         let Some(store) = store.upgrade() else { return };
         store.refresh(&mut store.seen());
     }

@@ -33,13 +33,13 @@ pub struct StoreHealth {
     shut_out: Mutex<BTreeMap<String, String>>,
     breaker: Breaker,
     /// How many connections were given up because nothing came from them any more.
-    silences: AtomicU64,
+    stalls: AtomicU64,
     pub(super) refusal: Refusal,
     revived: Notify,
     /// In milliseconds.
     probe_within: AtomicU64,
     /// What befalls the connections of all workers is one event.
-    pub(super) said: LogThrottle,
+    pub(super) log: LogThrottle,
     pub(super) missed: Arc<MissedDeadlines>,
 }
 
@@ -47,9 +47,9 @@ impl Default for StoreHealth {
     fn default() -> Self {
         let (up, needed) = (AtomicBool::new(false), AtomicBool::new(true));
         let probe_within = AtomicU64::new(milliseconds(PROBE));
-        let (nodes, evicting, shut_out, breaker, silences, refusal, said, missed) = Default::default();
+        let (nodes, evicting, shut_out, breaker, stalls, refusal, log, missed) = Default::default();
         let revived = Notify::new();
-        Self { up, nodes, needed, evicting, shut_out, breaker, silences, refusal, revived, probe_within, said, missed }
+        Self { up, nodes, needed, evicting, shut_out, breaker, stalls, refusal, revived, probe_within, log, missed }
     }
 }
 
@@ -173,13 +173,13 @@ impl StoreHealth {
     }
 
     /// A connection was given up because nothing came from it any more.
-    pub(super) fn fell_silent(&self) {
-        self.silences.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn stalled(&self) {
+        self.stalls.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Differs from what it was whenever one was, in between.
-    pub(super) fn silences(&self) -> u64 {
-        self.silences.load(Ordering::Relaxed)
+    pub(super) fn stalls(&self) -> u64 {
+        self.stalls.load(Ordering::Relaxed)
     }
 
     /// Whether the store may forget keys, revocations and counts when its memory is full.

@@ -15,11 +15,11 @@ use uuid::Uuid;
 use super::audit::{self, Action, Actor, Record};
 use super::members::{Members, SUCCESSOR};
 use super::record::{KeyDocument, RecordError};
-use super::registry::{Bounds, Changed, ChangedBusiness, Fate, Filter, Insertion, Registry, RegistryError, StoredKey};
+use super::registry::{Bounds, Changed, ChangedBusiness, Edit, Filter, Insertion, Registry, RegistryError, StoredKey};
 use super::{StoreError, settings};
 use crate::clock;
-use crate::keys::change::{self, BusinessChange, Change, SettledBusiness, SettledChange};
-use crate::keys::creation::{Settled, Wanted};
+use crate::keys::change::{self, BusinessChange, Change, ValidBusinessChange, ValidChange};
+use crate::keys::creation::{KeyRequest, ValidKey};
 use crate::keys::mint::{MintError, hint, mint};
 use crate::keys::rules::{Required, RuleError, Rules, check_id};
 use crate::keys::{Digest, Format, FormatError, Formats};
@@ -49,7 +49,7 @@ pub enum Granting<'a> {
 
 /// Who asks, and what they may give.
 #[derive(Debug, Clone, Copy)]
-pub struct Asker<'a> {
+pub struct Requester<'a> {
     pub actor: &'a Actor,
     pub granting: Granting<'a>,
     /// Milliseconds since the Unix epoch: `Registry::now_ms`.
@@ -95,73 +95,88 @@ impl Keyring {
         Self { formats, rules, registry, unrecorded: Mutex::default() }
     }
 
-    /// Opens the store with the keepers' own credentials where there are such.
+    /// Opens the store with management's own credentials where there are such.
     pub async fn open(store: &settings::StoreSettings, formats: Formats, rules: Rules) -> Result<Self, StoreError> {
         Ok(Self::new(formats, rules, Registry::open(store).await?))
     }
 
     /// Whether a key that is wanted obeys the rules and is no more than the asker may give; nothing is made.
-    pub fn check(&self, wanted: Wanted, asker: Asker<'_>) -> Result<(), RuleError> {
-        let settled = self.rules.settle(wanted, asker.now_ms)?;
-        asker.granting.check(&settled.scopes)
+    pub fn check(&self, wanted: KeyRequest, requester: Requester<'_>) -> Result<(), RuleError> {
+        let valid = self.rules.validate(wanted, requester.now_ms)?;
+        requester.granting.check(&valid.scopes)
     }
 
     /// Mints a key that obeys the rules and stores its digest. `prefix` picks the format; without it the first.
-    pub async fn create(&self, wanted: Wanted, prefix: Option<&str>, asker: Asker<'_>) -> Result<Minted, KeyringError> {
-        let settled = self.rules.settle(wanted, asker.now_ms)?;
-        asker.granting.check(&settled.scopes)?;
+    pub async fn create(
+        &self,
+        wanted: KeyRequest,
+        prefix: Option<&str>,
+        requester: Requester<'_>,
+    ) -> Result<Minted, KeyringError> {
+        let valid = self.rules.validate(wanted, requester.now_ms)?;
+        requester.granting.check(&valid.scopes)?;
         let format = self.formats.to_mint(prefix)?;
         let key = mint(&self.formats, format, getrandom::fill)?;
-        let members = members_of(&document_of(settled, hint(key.expose(), format), asker.now_ms));
-        let insertion = self.registry.insert(&Digest::of(key.expose()), members, self.bounds(asker.now_ms)).await?;
+        let members = members_of(&document_of(valid, hint(key.expose(), format), requester.now_ms));
+        let insertion = self.registry.insert(&Digest::of(key.expose()), members, self.bounds(requester.now_ms)).await?;
         let Insertion::Inserted(stored) = insertion else { return Err(KeyringError::NotNew) };
-        self.record(asker, Action::KeyCreated, &stored, (&Members::new(), &stored.members)).await;
+        self.record(requester, Action::KeyCreated, &stored, (&Members::new(), &stored.members)).await;
         minted(key, stored)
     }
 
     /// Adds a key that exists elsewhere by its digest. No maximum holds: it is the operator who moves a system over.
-    pub async fn import(&self, digest: &Digest, wanted: Members, asker: Asker<'_>) -> Result<Insertion, RegistryError> {
-        let bounds = Bounds { most: None, now_ms: asker.now_ms };
+    pub async fn import(
+        &self,
+        digest: &Digest,
+        wanted: Members,
+        requester: Requester<'_>,
+    ) -> Result<Insertion, RegistryError> {
+        let bounds = Bounds { most: None, now_ms: requester.now_ms };
         let insertion = self.registry.insert(digest, wanted, bounds).await?;
         if let Insertion::Inserted(key) = &insertion {
-            self.record(asker, Action::KeyImported, key, (&Members::new(), &key.members)).await;
+            self.record(requester, Action::KeyImported, key, (&Members::new(), &key.members)).await;
         }
         Ok(insertion)
     }
 
     /// Changes a key's name, scopes, end, limits or addresses. It acts on the next request.
-    pub async fn update(&self, key: &StoredKey, change: Change, asker: Asker<'_>) -> Result<Changed, RegistryError> {
-        let change = self.rules.settle_change(change, asker.now_ms)?;
-        asker.granting.check(change.scopes.as_deref().unwrap_or_default())?;
-        let decide = |before: &StoredKey| Ok(Fate::Changed(changed(before, &change)?));
-        let changed = self.registry.change(key, self.bounds(asker.now_ms), decide).await?;
-        self.record_change(asker, Action::KeyUpdated, &changed).await;
+    pub async fn update(
+        &self,
+        key: &StoredKey,
+        change: Change,
+        requester: Requester<'_>,
+    ) -> Result<Changed, RegistryError> {
+        let change = self.rules.validate_change(change, requester.now_ms)?;
+        requester.granting.check(change.scopes.as_deref().unwrap_or_default())?;
+        let decide = |before: &StoredKey| Ok(Edit::Changed(changed(before, &change)?));
+        let changed = self.registry.change(key, self.bounds(requester.now_ms), decide).await?;
+        self.record_change(requester, Action::KeyUpdated, &changed).await;
         Ok(changed)
     }
 
     /// Revokes a key: it stays, is listed, and is refused. When this returns, every gate that asks this store refuses it.
-    pub async fn revoke(&self, key: &StoredKey, asker: Asker<'_>) -> Result<Revocation, RegistryError> {
-        let at = clock::rfc3339(asker.now_ms);
+    pub async fn revoke(&self, key: &StoredKey, requester: Requester<'_>) -> Result<Revocation, RegistryError> {
+        let at = clock::rfc3339(requester.now_ms);
         let decide = |before: &StoredKey| {
             if before.is_revoked() {
-                return Ok(Fate::Unchanged);
+                return Ok(Edit::Unchanged);
             }
             let mut members = before.members.clone();
             members.insert("revoked_at".to_owned(), at.as_str().into());
-            Ok(Fate::Changed(members))
+            Ok(Edit::Changed(members))
         };
-        let changed = self.registry.change(key, self.bounds(asker.now_ms), decide).await?;
+        let changed = self.registry.change(key, self.bounds(requester.now_ms), decide).await?;
         if changed.is_unchanged() {
             return Ok(Revocation::AlreadyRevoked(changed.before));
         }
-        self.record_change(asker, Action::KeyRevoked, &changed).await;
+        self.record_change(requester, Action::KeyRevoked, &changed).await;
         Ok(Revocation::Revoked(changed.after.unwrap_or(changed.before)))
     }
 
     /// Removes a key: nothing is left of it but the audit.
-    pub async fn delete(&self, key: &StoredKey, asker: Asker<'_>) -> Result<StoredKey, RegistryError> {
-        let changed = self.registry.change(key, self.bounds(asker.now_ms), |_| Ok(Fate::Gone)).await?;
-        self.record_change(asker, Action::KeyDeleted, &changed).await;
+    pub async fn delete(&self, key: &StoredKey, requester: Requester<'_>) -> Result<StoredKey, RegistryError> {
+        let changed = self.registry.change(key, self.bounds(requester.now_ms), |_| Ok(Edit::Deleted)).await?;
+        self.record_change(requester, Action::KeyDeleted, &changed).await;
         Ok(changed.before)
     }
 
@@ -172,7 +187,7 @@ impl Keyring {
         key: &StoredKey,
         overlap: Option<&str>,
         prefix: Option<&str>,
-        asker: Asker<'_>,
+        requester: Requester<'_>,
     ) -> Result<Rotated, KeyringError> {
         let overlap_ms = change::overlap(overlap)?;
         let format = self.formats.to_mint(prefix.or_else(|| self.prefix_of(key)))?;
@@ -180,13 +195,13 @@ impl Keyring {
         let (digest, hint) = (Digest::of(new_key.expose()), hint(new_key.expose(), format));
         let id = Uuid::new_v4().to_string();
         let decide = |before: &StoredKey| {
-            let document = rotatable(before, asker.now_ms)?;
-            asker.granting.check(&document.scopes)?;
-            let (old, new) = succession(before, document, (&id, &hint), asker.now_ms, overlap_ms);
-            Ok(Fate::Replaced { old, digest, new })
+            let document = rotatable(before, requester.now_ms)?;
+            requester.granting.check(&document.scopes)?;
+            let (old, new) = succession(before, document, (&id, &hint), requester.now_ms, overlap_ms);
+            Ok(Edit::Replaced { old, digest, new })
         };
-        let changed = self.registry.change(key, self.bounds(asker.now_ms), decide).await?;
-        self.record_change(asker, Action::KeyRotated, &changed).await;
+        let changed = self.registry.change(key, self.bounds(requester.now_ms), decide).await?;
+        self.record_change(requester, Action::KeyRotated, &changed).await;
         let successor = changed.successor.ok_or(KeyringError::NotNew)?;
         let predecessor = changed.after.unwrap_or(changed.before);
         Ok(Rotated { predecessor, successor: minted(new_key, successor)? })
@@ -208,19 +223,19 @@ impl Keyring {
         &self,
         id: &str,
         change: BusinessChange,
-        asker: Asker<'_>,
+        requester: Requester<'_>,
     ) -> Result<ChangedBusiness, RegistryError> {
         check_id(Required::Business, Some(id))?;
-        let change = self.rules.settle_business(change)?;
+        let change = self.rules.validate_business(change)?;
         let changed = self.registry.change_business(id, |before| changed_business(before, &change)).await?;
         let members = (&changed.before, &changed.after);
-        self.keep(Record::new(asker.actor, Action::BusinessChanged, id, members, asker.now_ms)).await;
+        self.write_audit(Record::new(requester.actor, Action::BusinessChanged, id, members, requester.now_ms)).await;
         Ok(changed)
     }
 
     /// Keeps a record of something that a door did beside these functions.
-    pub async fn keep(&self, record: Record) {
-        if let Err(error) = audit::keep(&self.registry, &record).await {
+    pub async fn write_audit(&self, record: Record) {
+        if let Err(error) = audit::write(&self.registry, &record).await {
             *self.unrecorded.lock().await = Some(error);
         }
     }
@@ -230,15 +245,15 @@ impl Keyring {
         self.unrecorded.lock().await.take()
     }
 
-    async fn record_change(&self, asker: Asker<'_>, action: Action, changed: &Changed) {
+    async fn record_change(&self, requester: Requester<'_>, action: Action, changed: &Changed) {
         let none = Members::new();
         let after = changed.after.as_ref().map_or(&none, |after| &after.members);
-        self.record(asker, action, &changed.before, (&changed.before.members, after)).await;
+        self.record(requester, action, &changed.before, (&changed.before.members, after)).await;
     }
 
-    async fn record(&self, asker: Asker<'_>, action: Action, key: &StoredKey, members: (&Members, &Members)) {
+    async fn record(&self, requester: Requester<'_>, action: Action, key: &StoredKey, members: (&Members, &Members)) {
         let subject = key.text("id").unwrap_or_default();
-        self.keep(Record::new(asker.actor, action, subject, members, asker.now_ms)).await;
+        self.write_audit(Record::new(requester.actor, action, subject, members, requester.now_ms)).await;
     }
 
     fn bounds(&self, now_ms: u64) -> Bounds {
@@ -268,19 +283,19 @@ fn minted(key: Secret, stored: StoredKey) -> Result<Minted, KeyringError> {
     Ok(Minted { key, stored, document })
 }
 
-fn document_of(settled: Settled, hint: String, now_ms: u64) -> KeyDocument {
+fn document_of(valid: ValidKey, hint: String, now_ms: u64) -> KeyDocument {
     KeyDocument {
         id: Uuid::new_v4().to_string(),
-        name: settled.name,
+        name: valid.name,
         hint,
-        business: settled.business,
-        user: settled.user,
-        scopes: settled.scopes,
+        business: valid.business,
+        user: valid.user,
+        scopes: valid.scopes,
         created_at: Some(now_ms),
-        expires_at: settled.expires_at,
+        expires_at: valid.expires_at,
         revoked: false,
-        limits: settled.limits,
-        allow_addresses: settled.allow_addresses,
+        limits: valid.limits,
+        allow_addresses: valid.allow_addresses,
     }
 }
 
@@ -289,7 +304,7 @@ fn members_of(document: &KeyDocument) -> Members {
 }
 
 /// The members of a key after a change.
-fn changed(before: &StoredKey, change: &SettledChange) -> Result<Members, RuleError> {
+fn changed(before: &StoredKey, change: &ValidChange) -> Result<Members, RuleError> {
     let mut members = before.members.clone();
     if let Some(name) = &change.name {
         members.insert("name".to_owned(), name.as_str().into());
@@ -320,7 +335,7 @@ fn check_end_of_rotated(before: &StoredKey, end: Option<u64>) -> Result<(), Rule
     }
 }
 
-fn changed_business(before: &Members, change: &SettledBusiness) -> Members {
+fn changed_business(before: &Members, change: &ValidBusinessChange) -> Members {
     let mut members = before.clone();
     if let Some(plan) = &change.plan {
         set(&mut members, "plan", plan.as_deref().map(Into::into));

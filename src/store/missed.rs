@@ -2,7 +2,7 @@
 //! nothing there.
 //!
 //! Misses of one moment are one failure for the breaker, and an answer in between starts its count anew: so a Redis that stalls
-//! now and then never opens it. One line tells of all misses within `GATHER`, the next one of those of the minute after.
+//! now and then never opens it. One line tells of all misses within `GATHER_FOR`, the next one of those of the minute after.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,42 +11,42 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::warn;
 
-/// A stall meets what is under way at once.
-const GATHER: Duration = Duration::from_secs(1);
+/// A stall meets all calls in flight at once.
+const GATHER_FOR: Duration = Duration::from_secs(1);
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// One per process.
 #[derive(Debug, Default)]
 pub struct MissedDeadlines {
-    untold: AtomicU64,
-    /// Somebody tells of them, or waits until it may be told again.
-    is_told: AtomicBool,
+    unreported: AtomicU64,
+    /// A reporter runs: it gathers, logs, or waits until it may log again.
+    is_reporting: AtomicBool,
 }
 
 impl MissedDeadlines {
     /// A call has missed its deadline.
     pub fn count(self: &Arc<Self>) {
-        self.untold.fetch_add(1, Ordering::Relaxed);
-        if !self.is_told.swap(true, Ordering::AcqRel) {
-            tokio::spawn(tell(Teller(self.clone())));
+        self.unreported.fetch_add(1, Ordering::Relaxed);
+        if !self.is_reporting.swap(true, Ordering::AcqRel) {
+            tokio::spawn(report(Reporter(self.clone())));
         }
     }
 }
 
-/// One that ends with its worker's runtime leaves the telling to the next miss.
-struct Teller(Arc<MissedDeadlines>);
+/// One that ends with its worker's runtime leaves the report to the next miss.
+struct Reporter(Arc<MissedDeadlines>);
 
-impl Drop for Teller {
+impl Drop for Reporter {
     fn drop(&mut self) {
-        self.0.is_told.store(false, Ordering::Release);
+        self.0.is_reporting.store(false, Ordering::Release);
     }
 }
 
-async fn tell(teller: Teller) {
-    let mut pause = GATHER;
+async fn report(reporter: Reporter) {
+    let mut pause = GATHER_FOR;
     loop {
         sleep(pause).await;
-        match teller.0.untold.swap(0, Ordering::Relaxed) {
+        match reporter.0.unreported.swap(0, Ordering::Relaxed) {
             0 => return,
             calls => {
                 warn!(calls, "store: calls missed their deadline (`store.deadline`); others are told of in a minute")

@@ -10,12 +10,12 @@ use super::health::StoreHealth;
 /// Whoever holds this probes a node until what failed is served. There is one at a time for each; with it the node's refusal ends:
 /// a prober that went with its worker leaves none behind, and the next refused call says it again.
 #[derive(Debug)]
-pub struct Probing {
+pub struct ProbeGuard {
     health: Arc<StoreHealth>,
     node: String,
 }
 
-impl Probing {
+impl ProbeGuard {
     /// A call has failed so at this node. `None`: somebody probes it already.
     #[must_use]
     pub fn begin(health: &Arc<StoreHealth>, node: &str, error: &StoreError) -> Option<Self> {
@@ -24,7 +24,7 @@ impl Probing {
     }
 }
 
-impl Drop for Probing {
+impl Drop for ProbeGuard {
     fn drop(&mut self) {
         self.health.refusal.end(&self.node);
     }
@@ -37,14 +37,14 @@ mod tests {
     #[test]
     fn a_refusal_stands_until_its_one_prober_ends() {
         let health = Arc::new(StoreHealth::new());
-        let begin = |text: &str| Probing::begin(&health, "a", &StoreError::Refused(text.to_owned()));
+        let begin = |text: &str| ProbeGuard::begin(&health, "a", &StoreError::Refused(text.to_owned()));
         let told = || (health.refusal.stands(), health.refusal.code());
-        let prober = Probing::begin(&health, "a", &StoreError::Deadline);
+        let prober = ProbeGuard::begin(&health, "a", &StoreError::Deadline);
         assert!(prober.is_some());
         assert_eq!(told(), (false, None), "what does not answer refuses nothing");
         assert!(begin("OOM command not allowed").is_none());
         assert!(begin("MISCONF errors writing").is_none());
-        assert!(Probing::begin(&health, "a", &StoreError::Deadline).is_none());
+        assert!(ProbeGuard::begin(&health, "a", &StoreError::Deadline).is_none());
         assert_eq!(told(), (true, Some("MISCONF".to_owned())));
         drop(prober);
         assert_eq!(told(), (false, None));
@@ -58,9 +58,9 @@ mod tests {
         let told = || (health.is_up(), health.is_good_enough());
         ["a", "b"].iter().for_each(|node| health.connected(node));
         assert_eq!(told(), (true, true));
-        let a = Probing::begin(&health, "a", &oom);
+        let a = ProbeGuard::begin(&health, "a", &oom);
         assert_eq!(told(), (false, true), "what the other counts goes on");
-        let b = Probing::begin(&health, "b", &oom);
+        let b = ProbeGuard::begin(&health, "b", &oom);
         assert!(a.is_some() && b.is_some());
         assert_eq!(told(), (false, false), "nobody counts");
         drop(b);

@@ -1,4 +1,4 @@
-//! The keys and businesses of a store as their keepers see them: to add, to find, to list, to change. Not on the way of a
+//! The keys and businesses of a store for those who manage them: to add, to find, to list, to change. Not on the way of a
 //! request, and without an opinion on who may do what: that is the `keyring`'s.
 //!
 //! One face for the command line and for management over both stores; what differs is in `in_redis` and `in_file`, and `stored` has the rules that are the same.
@@ -10,14 +10,14 @@ mod stored;
 
 use std::sync::Arc;
 
-pub use self::stored::{Bounds, Changed, ChangedBusiness, Fate, Insertion, RegistryError, StoredKey};
+pub use self::stored::{Bounds, Changed, ChangedBusiness, Edit, Insertion, RegistryError, StoredKey};
 
 use self::in_redis::InRedis;
 use super::file::FileStore;
 use super::layout::Layout;
 use super::members::Members;
 use super::redis::RedisDocuments;
-use super::redis::keeper::Keeper;
+use super::redis::key_admin::KeyAdmin;
 use super::settings::{Backend, StoreSettings};
 use super::{StoreError, redis};
 use crate::clock;
@@ -27,7 +27,7 @@ use crate::keys::{Digest, Tenant};
 /// A store, opened to keep its keys.
 #[derive(Debug)]
 pub enum Registry {
-    Redis { documents: RedisDocuments, keeper: Box<Keeper>, layout: Layout },
+    Redis { documents: RedisDocuments, key_admin: Box<KeyAdmin>, layout: Layout },
     File { store: Arc<FileStore> },
 }
 
@@ -41,23 +41,23 @@ pub struct Filter {
 }
 
 impl Registry {
-    /// Opens the configured store, with the keepers' own credentials where there are such.
+    /// Opens the configured store, with management's own credentials where there are such.
     pub async fn open(store: &StoreSettings) -> Result<Self, StoreError> {
         match &store.backend {
-            Backend::Redis(redis) => Self::connect(store.keepers.as_ref().unwrap_or(redis)).await,
+            Backend::Redis(redis) => Self::connect(store.management_redis.as_ref().unwrap_or(redis)).await,
             Backend::File(file) => Ok(Self::File { store: FileStore::open(file)? }),
         }
     }
 
     pub async fn connect(settings: &redis::Settings) -> Result<Self, StoreError> {
         let documents = RedisDocuments::connect(settings).await?;
-        let keeper = Box::new(Keeper::connect(settings).await?);
-        Ok(Self::Redis { documents, keeper, layout: Layout::new(&settings.prefix) })
+        let key_admin = Box::new(KeyAdmin::connect(settings).await?);
+        Ok(Self::Redis { documents, key_admin, layout: Layout::new(&settings.prefix) })
     }
 
     fn in_redis(&self) -> Result<InRedis<'_>, RegistryError> {
         match self {
-            Self::Redis { documents, keeper, layout } => Ok(InRedis { documents, keeper, layout }),
+            Self::Redis { documents, key_admin, layout } => Ok(InRedis { documents, key_admin, layout }),
             Self::File { .. } => Err(RegistryError::NotHere("this needs Redis, and the store is a file")),
         }
     }
@@ -65,7 +65,7 @@ impl Registry {
     /// The clock that keys end by: the store's, in milliseconds since the Unix epoch.
     pub async fn now_ms(&self) -> Result<u64, StoreError> {
         match self {
-            Self::Redis { keeper, .. } => keeper.now_ms().await,
+            Self::Redis { key_admin, .. } => key_admin.now_ms().await,
             Self::File { .. } => Ok(clock::now_ms()),
         }
     }
@@ -139,7 +139,7 @@ impl Registry {
         &self,
         key: &StoredKey,
         bounds: Bounds,
-        decide: impl Fn(&StoredKey) -> Result<Fate, RuleError>,
+        decide: impl Fn(&StoredKey) -> Result<Edit, RuleError>,
     ) -> Result<Changed, RegistryError> {
         match self {
             Self::Redis { .. } => self.in_redis()?.change(key, bounds, &decide).await,
@@ -149,11 +149,11 @@ impl Registry {
 
     /// Returns when this many replicas hold the key as it is now, its end included.
     pub async fn wait_for_replicas(&self, key: &StoredKey, wanted: u64) -> Result<(), RegistryError> {
-        let Self::Redis { keeper, layout, .. } = self else {
+        let Self::Redis { key_admin, layout, .. } = self else {
             return Err(RegistryError::NotHere("a file has no replicas; leave `--wait-replicas` out"));
         };
         self.in_redis()?.rewrite(key).await?;
-        match keeper.wait(&layout.keys(&key.tenant), wanted).await? {
+        match key_admin.wait(&layout.keys(&key.tenant), wanted).await? {
             answered if answered >= wanted => Ok(()),
             answered => Err(RegistryError::Replicas { answered, wanted }),
         }

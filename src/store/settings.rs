@@ -15,8 +15,8 @@ pub struct StoreSettings {
     pub keys_outage: KeysOutage,
     /// What becomes of limits while the shared store is away.
     pub limits_outage: LimitsOutage,
-    /// The login of those who keep keys, where it is another than the gate's (`management.redis`).
-    pub keepers: Option<Box<redis::Settings>>,
+    /// The login for key management, where it is another than the gate's (`management.redis`).
+    pub management_redis: Option<Box<redis::Settings>>,
     /// How many replicas must hold a key's end before it counts as done (`management.wait_replicas`).
     pub wait_replicas: u64,
 }

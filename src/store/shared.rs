@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::calls::Calls;
-use super::exhausted::Exhausted;
+use super::denial_cache::DenialCache;
 use super::health::StoreHealth;
 use super::usage::ledger::Ledger;
 
@@ -13,7 +13,7 @@ use super::usage::ledger::Ledger;
 pub struct Shared {
     pub health: Arc<StoreHealth>,
     pub calls: Arc<Calls>,
-    pub exhausted: Arc<Exhausted>,
+    pub denial_cache: Arc<DenialCache>,
     pub ledger: Arc<Ledger>,
 }
 
@@ -23,6 +23,6 @@ impl Shared {
         let health = Arc::new(StoreHealth::new().probed_within(deadline));
         let calls = Arc::new(Calls::new()?);
         let ledger = Arc::new(Ledger::new(calls.clone()));
-        Ok(Self { health, calls, exhausted: Arc::default(), ledger })
+        Ok(Self { health, calls, denial_cache: Arc::default(), ledger })
     }
 }

@@ -9,7 +9,7 @@
 //! - `P:{global}:usage:since`, a sorted set: since when use is counted here at all;
 //!
 //! where a subject is `key:<id>` or `business`. Each worker counts for itself (`tally`), the process gathers that (`ledger`) and
-//! sends it with plain commands (`store::redis::counting`), off the way of requests. The embedded file keeps none.
+//! sends it with plain commands (`store::redis::usage_writer`), off the way of requests. The embedded file keeps none.
 
 pub mod batch;
 mod counted;
@@ -25,7 +25,7 @@ pub use self::subject::{Count, DAY_MS, DAYS, LAST_DAYS, MINUTES, Span, Subject};
 use self::subject::{DAYS_TOGETHER, DENIED, LAST, MINUTE_MS, MINUTES_TOGETHER, SINCE, since_place};
 use super::StoreError;
 use super::layout::Layout;
-use super::redis::keeper::Keeper;
+use super::redis::key_admin::KeyAdmin;
 use crate::keys::Tenant;
 
 /// Members of one set that are asked about with one command.
@@ -43,24 +43,24 @@ pub struct Use {
 }
 
 /// What the store holds of one subject.
-pub async fn read(keeper: &Keeper, layout: &Layout, subject: &Subject, now_ms: u64) -> Result<Use, StoreError> {
-    let last = keeper.scores(&[(subject.last(layout), vec![subject.member().to_owned()])]).await?;
+pub async fn read(key_admin: &KeyAdmin, layout: &Layout, subject: &Subject, now_ms: u64) -> Result<Use, StoreError> {
+    let last = key_admin.scores(&[(subject.last(layout), vec![subject.member().to_owned()])]).await?;
     let mut used = Use { last_used_ms: last.into_iter().flatten().next().flatten(), ..Use::default() };
     let (day, minute) = (now_ms / DAY_MS, now_ms / MINUTE_MS);
     let first = day.saturating_sub(DAYS - 1);
     for n in first / DAYS_TOGETHER..=day / DAYS_TOGETHER {
-        take(&mut used.days, keeper.hash(&subject.days(layout, n)).await?, first, DAY_MS);
+        take(&mut used.days, key_admin.hash(&subject.days(layout, n)).await?, first, DAY_MS);
     }
     let first = minute.saturating_sub(MINUTES - 1);
     for n in first / MINUTES_TOGETHER..=minute / MINUTES_TOGETHER {
-        take(&mut used.minutes, keeper.hash(&subject.minutes(layout, n)).await?, first, MINUTE_MS);
+        take(&mut used.minutes, key_admin.hash(&subject.minutes(layout, n)).await?, first, MINUTE_MS);
     }
     Ok(used)
 }
 
 /// When each of these keys was last used, in their order; `None`: not within `LAST_DAYS`, as far as use was counted.
 pub async fn last_used(
-    keeper: &Keeper,
+    key_admin: &KeyAdmin,
     layout: &Layout,
     keys: &[(&Tenant, &str)],
 ) -> Result<Vec<Option<u64>>, StoreError> {
@@ -78,14 +78,14 @@ pub async fn last_used(
         asked.push((place, places[place].1.len()));
         places[place].1.push((*id).to_owned());
     }
-    let scores = keeper.scores(&places).await?;
+    let scores = key_admin.scores(&places).await?;
     let score = |(place, at): (usize, usize)| scores.get(place).and_then(|of| of.get(at)).copied().flatten();
     Ok(asked.into_iter().map(score).collect())
 }
 
 /// Since when use is counted in this store; `None`: nobody ever counted any.
-pub async fn since(keeper: &Keeper, layout: &Layout) -> Result<Option<u64>, StoreError> {
-    let scores = keeper.scores(&[(since_place(layout), vec![SINCE.to_owned()])]).await?;
+pub async fn since(key_admin: &KeyAdmin, layout: &Layout) -> Result<Option<u64>, StoreError> {
+    let scores = key_admin.scores(&[(since_place(layout), vec![SINCE.to_owned()])]).await?;
     Ok(scores.into_iter().flatten().next().flatten())
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use sidegate::limit::{Believed, Outcome};
-use sidegate::store::redis::{Settings, Shape};
+use sidegate::store::redis::{RedisStore, Settings, Topology};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -19,13 +19,26 @@ const EACH_WAY: Duration = Duration::from_millis(100);
 async fn a_round_trip_of_more_than_half_the_deadline_leaves_time_for_every_request() {
     let server = RedisServer::start();
     let settings = server.settings();
-    let Shape::Node(near) = settings.shape else { panic!("the test's server is one node") };
+    let Topology::Node(near) = settings.topology else { panic!("the test's server is one node") };
     let far = distant((near.host.as_str(), near.port)).await;
     let (store, _) = start(Settings::from_url(&format!("redis://{far}")).expect("a valid address"));
     // The distance is learned.
     for _ in 0..16 {
         outcome(&store, question(Believed::Absent)).await;
     }
+    let mut missed = Vec::new();
+    // A busy machine may take the time that there is for other things.
+    for _ in 0..4 {
+        missed.push(misses(&store).await);
+        if missed.last() == Some(&0) {
+            return;
+        }
+    }
+    panic!("each time some of forty had no time: {missed:?}");
+}
+
+/// How many of forty questions, one after the other and each in time for one round trip and not for two, are not answered.
+async fn misses(store: &RedisStore) -> usize {
     let mut asked = tokio::task::JoinSet::new();
     for _ in 0..40 {
         let store = store.clone();
@@ -35,10 +48,14 @@ async fn a_round_trip_of_more_than_half_the_deadline_leaves_time_for_every_reque
         });
         sleep(Duration::from_millis(23)).await;
     }
+    let mut missed = 0;
     while let Some(answer) = asked.join_next().await {
-        let answer = answer.expect("no question panics").expect("there was time");
-        assert!(matches!(answer.outcome, Outcome::Spent { .. }));
+        match answer.expect("no question panics") {
+            Ok(answer) => assert!(matches!(answer.outcome, Outcome::Spent { .. })),
+            Err(_) => missed += 1,
+        }
     }
+    missed
 }
 
 /// An address behind which the other one stands, with all bytes later by `EACH_WAY`.

@@ -27,7 +27,7 @@ pub fn start(settings: Settings) -> (RedisStore, Arc<StoreHealth>) {
 }
 
 fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(5)
+    Instant::now() + Duration::from_secs(30)
 }
 
 fn bucket(name: &str, windows: &str) -> BucketAsk {
@@ -216,9 +216,16 @@ async fn a_server_that_does_not_answer_costs_no_more_than_the_deadline() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a loopback port is free");
     let port = silent.local_addr().expect("a bound socket has an address").port();
     let (store, health) = start(Settings::from_url(&format!("redis://127.0.0.1:{port}")).expect("a valid address"));
-    let deadline = Instant::now() + Duration::from_millis(100);
-    assert_eq!(store.decide(&question(Believed::Absent), deadline).await, Err(StoreError::Deadline));
-    assert!(deadline.elapsed() < Duration::from_millis(500));
+    let mut late = Vec::new();
+    for _ in 0..5 {
+        let deadline = Instant::now() + Duration::from_millis(100);
+        let answer = store.decide(&question(Believed::Absent), deadline).await;
+        // Later ones may be told that nobody could be connected to.
+        assert!(matches!(answer, Err(StoreError::Deadline | StoreError::Unreachable(_))), "{answer:?}");
+        late.push(deadline.elapsed());
+    }
+    // What a busy machine adds to one of them says nothing.
+    assert!(late.iter().min() < Some(&Duration::from_millis(100)), "{late:?}");
     assert!(!health.is_up());
 }
 
@@ -227,7 +234,8 @@ async fn a_paused_server_is_given_up_and_found_again() {
     let server = RedisServer::start();
     let (store, health) = start(server.settings());
     outcome(&store, question(Believed::Absent)).await;
-    redis::cmd("CLIENT").arg("PAUSE").arg(700).exec(&mut server.client()).expect("CLIENT PAUSE works");
+    // Longer than a busy worker is given beyond its deadline.
+    redis::cmd("CLIENT").arg("PAUSE").arg(2500).exec(&mut server.client()).expect("CLIENT PAUSE works");
     let deadline = Instant::now() + Duration::from_millis(100);
     assert_eq!(store.decide(&question(Believed::Absent), deadline).await, Err(StoreError::Deadline));
     until("the doubt", || async { !health.is_up() }).await;

@@ -39,7 +39,7 @@ async fn of_what_passes_the_configured_share_is_logged_and_of_what_does_not_ever
 async fn a_line_names_what_was_wrong_with_the_store() {
     let mut stage = Stage::set();
     let gate = stage.gate(
-        "workers: 1\nstore: {redis: '${REDIS_URL}', deadline: 1s, outage: {keys: deny, limits: deny}}\n\
+        "workers: 1\nstore: {redis: '${REDIS_URL}', deadline: 3s, outage: {keys: deny, limits: deny}}\n\
          limits: {each: {by: key, windows: 1000/1h}}\nroutes: {/things: {any: true, limits: [each]}}",
     );
     let key = stage.redis.mint(json!({"business": "acme"}));

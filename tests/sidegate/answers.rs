@@ -4,9 +4,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::support::{
-    Answer, AnswerTo as _, Gate, PATIENCE, Stage, client,
+    Answer, AnswerTo as _, Gate, PATIENCE, Port, Stage, client,
     frames::{self, Connection},
-    redis::free_port,
     upstream,
 };
 
@@ -60,7 +59,8 @@ async fn a_denial_is_a_problem_with_all_its_members() {
 #[tokio::test]
 async fn what_the_upstream_did_is_told_as_502() {
     let stage = Stage::set();
-    let refused = stage.gate(&format!("upstream: http://127.0.0.1:{}\nroutes: {{/public: public}}", free_port()));
+    let nobody = Port::reserve();
+    let refused = stage.gate(&format!("upstream: http://{}\nroutes: {{/public: public}}", nobody.address()));
     is_problem(&refused.get("/public").answer().await, 502, "upstream_unreachable", "Bad Gateway");
     for said in
         [&b"nonsense\r\n\r\n"[..], b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", b"", b"HTTP/1.1 2000 OK\r\n\r\n"]
@@ -81,7 +81,10 @@ async fn an_upstream_that_does_not_answer_in_time_is_told_as_504() {
 #[tokio::test]
 async fn a_body_that_grows_beyond_its_bound_is_cut_off() {
     let (stage, gate) = yard(YAML);
-    let mut request = format!("POST /upload HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n", gate.address);
+    let mut request = format!(
+        "POST /upload HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n",
+        gate.address
+    );
     for _ in 0..3 {
         request += &format!("200\r\n{}\r\n", "x".repeat(512));
     }

@@ -24,7 +24,7 @@ fn the_services_answer_decides_and_stays_with_the_gate() {
     let port = port_of(&stage.upstream.url());
     let target = format!("http://127.0.0.1:{port}/ok?deep=1");
     let gate = stage.gate(&format!(
-        "probes: {{address: '127.0.0.1:0', app: [{{path: /app/web/readyz, target: '{target}', headers: {{X-Probe: [a, b]}}}}]}}\n\
+        "probes: {{address: '127.0.0.1:0', app: [{{path: /app/web/readyz, target: '{target}', timeout: 20s, headers: {{X-Probe: [a, b]}}}}]}}\n\
          routes: {{/public: public}}"
     ));
     let probes = listening(&gate);
@@ -53,7 +53,7 @@ fn a_service_that_is_silent_or_gone_is_not_well_in_time() {
     let silent = stage.upstream.url();
     let gate = stage.gate(&format!(
         "probes:\n  address: 127.0.0.1:0\n  app:\n  - {{path: /silent, target: '{silent}', timeout: 100ms}}\n  \
-         - {{path: /there, target: 'tcp://{}'}}\n  - {{path: /gone, target: 'tcp://127.0.0.1:1'}}\n\
+         - {{path: /there, target: 'tcp://{}', timeout: 20s}}\n  - {{path: /gone, target: 'tcp://127.0.0.1:1', timeout: 20s}}\n\
          routes: {{/public: public}}",
         silent.trim_start_matches("http://")
     ));
@@ -139,7 +139,7 @@ fn grpc_health_is_asked_of_a_real_server() {
 fn probes_of_the_environment_are_added_to_the_configurations() {
     let stage = Stage::set();
     let told = format!(
-        r#"[{{"path": "/app/web/livez", "target": "{}/a$b", "timeout": "2s", "headers": {{"x-a": ["${{HOME}}"]}}}}]"#,
+        r#"[{{"path": "/app/web/livez", "target": "{}/a$b", "timeout": "20s", "headers": {{"x-a": ["${{HOME}}"]}}}}]"#,
         stage.upstream.url()
     );
     let mut environment = stage.environment();

@@ -4,14 +4,14 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
 };
 
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::{Gate, Stage, client::exchange, until};
+use crate::support::{Gate, Port, Stage, client::exchange, until};
 
 /// Everything but `/admin` is public, so that each way round the guard leads to a backend.
 const ROUTES: &str = "routes: {/admin: admin, /admin/**: admin, /public/**: public, \
@@ -24,7 +24,8 @@ const GUARDED: &str = "guarded content";
 #[tokio::test]
 async fn nginx_never_serves_what_is_guarded() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let address = free_address();
+    let port = Port::reserve();
+    let address = port.address();
     files(&folder);
     let root = folder.path().display();
     let conf = format!(
@@ -45,7 +46,8 @@ async fn nginx_never_serves_what_is_guarded() {
 #[tokio::test]
 async fn pythons_file_server_never_serves_what_is_guarded() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let address = free_address();
+    let port = Port::reserve();
+    let address = port.address();
     files(&folder);
     let mut python = Command::new("python3");
     python.args(["-m", "http.server", &address.port().to_string(), "--bind", "127.0.0.1", "--directory"]);
@@ -191,10 +193,4 @@ impl Drop for Backend {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// These servers take no port 0, so that one is looked for and let go.
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener.local_addr().expect("a bound listener has an address")
 }

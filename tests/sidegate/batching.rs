@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
-use crate::support::{Answer, AnswerTo as _, Gate, Key, Redis, Stage, client, until};
+use crate::support::{Answer, AnswerTo as _, Gate, Key, Redis, Stage, until};
 
 /// One worker, so that all that a test sends meets in the same place, and time to look at what waits.
 const YAML: &str = "
@@ -19,7 +19,8 @@ routes:
 
 const DAY_MS: u64 = 86_400_000;
 
-#[tokio::test]
+// The test waits for conditions with its own thread.
+#[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_requests_on_one_key_pass_exactly_the_limit_in_few_calls() {
     const LIMIT: usize = 9_500;
     let stage = Stage::set();
@@ -27,20 +28,19 @@ async fn ten_thousand_requests_on_one_key_pass_exactly_the_limit_in_few_calls() 
     let key = stage.redis.mint(json!({"business": "acme"}));
     stage.redis.room(DAY_MS, 120_000);
     let before = calls(&stage.redis);
-    // Each client keeps its connection, and sends one request after the other.
-    let clients = (0..120).map(|index| {
-        let url = gates[index % 3].url("/things");
-        let requests = if index < 40 { 84 } else { 83 };
-        let (client, key) = (client::http(&[]).build().expect("the client's settings are valid"), key.text.clone());
-        tokio::spawn(async move {
-            let mut answers = Vec::new();
-            for _ in 0..requests {
-                answers.push(client.get(&url).bearer_auth(&key).answer().await);
-            }
-            answers
-        })
-    });
-    let answers: Vec<Answer> = all(clients.collect()).await.into_iter().flatten().collect();
+    let mut answers: Vec<Answer> = Vec::new();
+    // Whether requests meet is no matter of how fast this machine sends them: they are gathered before any is answered.
+    while answers.len() < 10_000 {
+        let burst = 120.min(10_000 - answers.len());
+        hold(&stage.redis);
+        let sent: Vec<_> = (0..burst).map(|index| send(&gates[index % 3], &key)).collect();
+        until("all to be with the gates, or denied from memory", || {
+            let waiting: f64 = gates.iter().map(|gate| gate.metric("sidegate_requests_in_flight", &[])).sum();
+            (waiting as usize + sent.iter().filter(|sent| sent.is_finished()).count() >= burst).then_some(())
+        });
+        release(&stage.redis);
+        answers.extend(all(sent).await);
+    }
     let calls = calls(&stage.redis) - before;
     assert_eq!(answers.len(), 10_000);
     let mut remaining: Vec<u64> =
@@ -96,7 +96,8 @@ async fn a_request_waits_no_longer_than_its_deadline_for_a_call_that_hangs() {
     let stage = Stage::set();
     let gate = stage.gate(&YAML.replace("10s", "200ms").replace("LIMIT", "1000/1d"));
     let key = stage.redis.mint(json!({"business": "acme"}));
-    assert_eq!(send(&gate, &key).await.expect("the request is sent").status, 200);
+    // So short a deadline may pass on a busy machine.
+    passes(&gate, &key);
     hold(&stage.redis);
     let began = Instant::now();
     let waiting: Vec<_> = (0..50).map(|_| send(&gate, &key)).collect();
@@ -105,8 +106,7 @@ async fn a_request_waits_no_longer_than_its_deadline_for_a_call_that_hangs() {
     }
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     release(&stage.redis);
-    until("readiness", || (gate.operators("/readyz").status == 200).then_some(()));
-    assert_eq!(send(&gate, &key).await.expect("the request is sent").status, 200);
+    passes(&gate, &key);
 }
 
 // The test waits for conditions with its own thread.
@@ -172,22 +172,33 @@ async fn an_exhausted_bucket_costs_ten_calls_a_second_and_a_raised_limit_acts_at
     // Two are asked about at once, one when the first tenth begins.
     assert!(asked <= tenths + 3, "{asked} calls for {requests} requests in {:?}", began.elapsed());
 
-    stage.redis.rewrite(&key, json!({"limits": {"per-key": "5/1d"}}));
-    let raised = Instant::now();
-    while status().await == 429 {}
-    // A hundred milliseconds, and as much as a busy machine may add to them.
-    assert!(raised.elapsed() < Duration::from_millis(400), "{:?}", raised.elapsed());
-    assert_eq!((status().await, status().await), (200, 429));
-
-    stage.redis.rewrite(&key, json!({"revoked_at": "2026-03-23T14:30:00Z"}));
-    let revoked = Instant::now();
-    loop {
-        match status().await {
-            401 => break,
-            other => assert_eq!(other, 429, "nothing is let in"),
-        }
+    // A hundred milliseconds, and as much as a busy machine adds to the quickest of several times.
+    let at_once = Duration::from_millis(200);
+    let mut took = Vec::new();
+    for limit in [5, 7, 9, 11, 13] {
+        stage.redis.rewrite(&key, json!({"limits": {"per-key": format!("{limit}/1d")}}));
+        let raised = Instant::now();
+        while status().await == 429 {}
+        took.push(raised.elapsed());
+        assert_eq!((status().await, status().await), (200, 429));
     }
-    assert!(revoked.elapsed() < Duration::from_millis(400), "{:?}", revoked.elapsed());
+    assert!(took.iter().min() < Some(&at_once), "a raised limit acts after {took:?}");
+
+    took.clear();
+    for _ in 0..5 {
+        stage.redis.rewrite(&key, json!({"revoked_at": "2026-03-23T14:30:00Z"}));
+        let revoked = Instant::now();
+        loop {
+            match status().await {
+                401 => break,
+                other => assert_eq!(other, 429, "nothing is let in"),
+            }
+        }
+        took.push(revoked.elapsed());
+        stage.redis.rewrite(&key, json!({"revoked_at": null}));
+        assert_eq!(status().await, 429, "it is exhausted still");
+    }
+    assert!(took.iter().min() < Some(&at_once), "a revocation acts after {took:?}");
 }
 
 #[tokio::test]
@@ -195,15 +206,24 @@ async fn a_denial_from_memory_ends_with_the_window() {
     let stage = Stage::set();
     let gate = gate(&stage, "2/2s");
     let key = stage.redis.mint(json!({"business": "acme"}));
-    for _ in 0..2 {
+    let mut rounds = 0;
+    while rounds < 2 {
         stage.redis.room(2000, 1500);
         let end = stage.redis.now_ms() / 2000 * 2000 + 2000;
-        let mut passed = 0;
+        let (mut asked, mut passed) = (0, 0);
         while stage.redis.now_ms() < end {
             let answer = send(&gate, &key).await.expect("the request is sent");
             // The last one may have been answered in the next window.
-            passed += usize::from(answer.status == 200 && answer.number("x-ratelimit-reset") == end / 1000);
+            let here = answer.number("x-ratelimit-reset") == end / 1000;
+            asked += usize::from(here);
+            passed += usize::from(here && answer.status == 200);
         }
+        // A machine that stood still asked too little for the window to say no.
+        if asked < 3 {
+            stage.redis.wait_until(end + 2000);
+            continue;
+        }
+        rounds += 1;
         assert_eq!(passed, 2);
         assert_eq!(send(&gate, &key).await.expect("the request is sent").status, 200, "at the window's end");
         stage.redis.wait_until(end + 2000);
@@ -217,6 +237,12 @@ fn gate(stage: &Stage, windows: &str) -> Gate {
 /// A request on its way; on a connection of its own while others are.
 fn send(gate: &Gate, key: &Key) -> JoinHandle<Answer> {
     tokio::spawn(gate.get("/things").bearer_auth(&key.text).answer())
+}
+
+/// Waits until a request passes.
+fn passes(gate: &Gate, key: &Key) {
+    let key = format!("Authorization: Bearer {}", key.text);
+    until("a request to pass", || (gate.raw("GET", "/things", &[key.as_bytes()]).status == 200).then_some(()));
 }
 
 async fn all<T>(tasks: Vec<JoinHandle<T>>) -> Vec<T> {

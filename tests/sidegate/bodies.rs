@@ -78,7 +78,7 @@ async fn what_stands_behind_a_205_is_nobodys() {
         let gate = before(&stage, &format!("http://{}", upstream.address));
         let raw = client::exchange(
             gate.address,
-            b"GET /public HTTP/1.1\r\nHost: a\r\n\r\nGET /public HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"GET /public HTTP/1.1\r\nHost: a\r\n\r\nGET /public HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
         );
         let both = String::from_utf8_lossy(&raw);
         let (first, second) = both.split_once("\r\n\r\n").expect("two answers");
@@ -99,7 +99,8 @@ async fn what_stands_behind_a_205_is_nobodys() {
 #[test]
 fn trailers_are_announced_to_the_upstream_only_where_they_follow() {
     let stage = Stage::set();
-    let upstream = RawUpstream::that_answers(OK);
+    // It answers once on each connection.
+    let upstream = RawUpstream::that_answers("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
     let gate = before(&stage, &format!("http://{}", upstream.address));
     let ask = |framed: &str| {
         let head = "POST /public HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTrailer: X-Sum, Content-Length,X-More\r\n";

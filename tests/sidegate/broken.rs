@@ -78,7 +78,8 @@ fn a_client_that_leaves_or_takes_nothing_breaks_its_own_answer() {
 
 #[test]
 fn a_stream_that_the_gate_ends_is_counted_as_the_gates_doing() {
-    let (_stage, upstream, gate) = yard("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n");
+    let begun = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n";
+    let (_stage, upstream, gate) = yard_with(begun, "streams: {max_age: 1s}");
     let mut client = Wire::to(gate.address);
     client.send("GET /public HTTP/1.1\r\nHost: a\r\n\r\n");
     let _open = upstream.next();
@@ -136,11 +137,15 @@ fn an_answer_that_is_whole_is_nobodys_fault() {
 }
 
 fn yard(answer: &str) -> (Stage, RawUpstream, Gate) {
+    yard_with(answer, "")
+}
+
+fn yard_with(answer: &str, more: &str) -> (Stage, RawUpstream, Gate) {
     let stage = Stage::set();
     let upstream = RawUpstream::that_answers(answer);
     let gate = stage.gate(&format!(
         "listen: {{address: '127.0.0.1:0', limits: {{body_idle: 1s}}}}\nupstream: 'http://{}'\n\
-         streams: {{max_age: 3s}}\nroutes: {{/public: public}}",
+         routes: {{/public: public}}\n{more}",
         upstream.address
     ));
     (stage, upstream, gate)

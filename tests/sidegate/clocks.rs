@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Answer, Gate, Key, Stage, client, until, whole};
+use crate::support::{Answer, Gate, Key, PATIENCE, Stage, client, until, whole, within};
 
 const HOUR: i64 = 3600;
 const DAY_MS: u64 = 86_400_000;
@@ -117,11 +117,17 @@ const KNOWN: &str = "store: {redis: '${REDIS_URL}', outage: {keys: {known_for: 5
 fn while_the_store_is_away_a_key_ends_by_the_clock_that_it_had() {
     let (mut stage, shim) = (Stage::set(), Shim::build());
     let gates = shim.three(&stage, KNOWN);
-    let (key, end) = ending(&stage, 8000);
-    for gate in &gates {
-        until("the key to be known", || (ask(gate, &key).status == 200).then_some(()));
-    }
-    assert!(stage.redis.now_ms() < end - 1000, "the machine is too slow for this test");
+    // As long as it takes this machine to have it known everywhere, and a little.
+    let known = [8000, 20_000, 50_000].into_iter().find_map(|in_ms| {
+        let (key, end) = ending(&stage, in_ms);
+        for gate in &gates {
+            until("the key to be known", || {
+                (ask(gate, &key).status == 200 || stage.redis.now_ms() >= end).then_some(())
+            });
+        }
+        (stage.redis.now_ms() + 1000 < end).then_some((key, end))
+    });
+    let (key, end) = known.expect("a key is known to three gates within a minute");
     stage.redis.kill();
     // The store's clock is this machine's.
     let now_ms = || u64::try_from(now_s()).expect("it is after 1970") * 1000;
@@ -129,7 +135,7 @@ fn while_the_store_is_away_a_key_ends_by_the_clock_that_it_had() {
         let answer = ask(gate, &key);
         assert!(answer.status == 200 || now_ms() >= end, "{answer:?}");
     }
-    until("the key to end", || (now_ms() > end + 1000).then_some(()));
+    within(PATIENCE * 2, "the key to end", || (now_ms() > end + 1000).then_some(()));
     for gate in &gates {
         assert_eq!(ask(gate, &key).status, 401, "it has ended");
     }

@@ -78,6 +78,7 @@ fn what_only_looks_like_a_preflight_is_denied() {
 async fn a_browser_may_read_denials_and_the_headers_of_limits() {
     let (stage, gate) = yard();
     let key = stage.redis.mint(json!({"business": "acme", "scopes": ["things:read"]})).text;
+    stage.redis.room(3_600_000, 20_000);
     let ask = |origin: &str| gate.get("/things/7").header("origin", origin).bearer_auth(&key);
     let answer = gate.get("/things/7").header("origin", "http://localhost:3000").answer().await;
     assert_eq!(answer.status, 401);

@@ -43,7 +43,7 @@ async fn what_is_explained_of_a_request_is_what_becomes_of_it() {
     let revoked = gate.keys_create(&["--name", "r", "--business", "b1", "--scopes", "calls:read"]);
     let id = revoked["id"].as_str().expect("the document holds the id");
     assert!(gate.command(&["keys", "revoke", id]).status.success());
-    stage.redis.room(3_600_000, 60_000);
+    stage.redis.room(3_600_000, 120_000);
     for (request, header, with) in [
         ("GET /api/open/x?a=%2f&b", "", With::Nothing),
         ("GET /api/open/x", "X-Forwarded-For: 203.0.113.9", With::Nothing),

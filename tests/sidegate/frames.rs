@@ -3,12 +3,10 @@
 //! Each case looks at the stream's end and at what the upstream saw. Precedents: the downgrade attacks of "HTTP/2: the sequel
 //! is always worse" (2021), CVE-2021-33193 (`:method`), CVE-2022-31813 (hop-by-hop fields).
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use crate::support::{
-    Gate, Stage,
+    Gate, PATIENCE, Stage,
     frames::{Connection, END_HEADERS, GOAWAY, block, frame},
     h2::{self, Field, Outcome},
 };
@@ -226,7 +224,7 @@ fn a_client_cannot_push() {
     let mut connection = Connection::open(yard.gate.address, &[]);
     let promised = [&2_u32.to_be_bytes()[..], &block(&[(":path", "/public/x")])].concat();
     assert!(connection.send(&frame(PUSH_PROMISE, END_HEADERS, 1, &promised)));
-    let told = connection.find(Duration::from_secs(10), |frame| frame.kind == GOAWAY);
+    let told = connection.find(PATIENCE, |frame| frame.kind == GOAWAY);
     assert_eq!(told.expect("the client is told").payload[4..8], [0, 0, 0, 1], "PROTOCOL_ERROR");
     assert!(yard.stage.upstream.seen().is_empty());
 }

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::support::{Gate, Key, Stage, client::printed_by, in_repository, redis::free_port};
+use crate::support::{Gate, Key, Port, Stage, client::printed_by, in_repository};
 
 const HINT: &str = "run scripts/test once, which installs grpcio";
 
@@ -33,6 +33,7 @@ fn a_deadline_is_the_clients_to_set_and_the_gates_timeout_cuts_no_stream() {
 #[test]
 fn a_denial_is_a_status_that_grpc_knows() {
     let yard = Yard::set("");
+    yard.stage.redis.room(3_600_000, 60_000);
     for (case, key, said) in [
         ("Unary", "", "16 UNAUTHENTICATED Missing API key"),
         ("Unary", "sg_0123456789012345678901234567890123456789012", "16 UNAUTHENTICATED Invalid API key"),
@@ -67,18 +68,19 @@ struct Yard {
     gate: Gate,
     key: Key,
     /// Where the program's service listens.
-    port: u16,
+    port: Port,
+    _nobody: Port,
 }
 
 impl Yard {
     fn set(yaml: &str) -> Self {
         let stage = Stage::set();
-        let (port, nobody) = (free_port(), free_port());
+        let (port, nobody) = (Port::reserve(), Port::reserve());
         let gate = stage.gate(&format!(
             "
 upstreams:
-  default: {{url: 'h2c://127.0.0.1:{port}', response_timeout: 1s}}
-  gone: h2c://127.0.0.1:{nobody}
+  default: {{url: 'h2c://{}', response_timeout: 3s}}
+  gone: h2c://{}
 limits: {{one: {{by: key, windows: 1/1h}}}}
 routes:
   POST /test.Echo/{{call}}: any
@@ -86,16 +88,18 @@ routes:
   POST /test.Echo/Once: {{any: true, limits: [one]}}
   POST /test.Echo/Gone: {{any: true, upstream: gone}}
 {yaml}
-"
+",
+            port.address(),
+            nobody.address()
         ));
         let key = stage.redis.mint(json!({"business": "acme", "scopes": []}));
-        Self { stage, gate, key, port }
+        Self { stage, gate, key, port, _nobody: nobody }
     }
 
     fn python(&self, case: &str, key: &str) -> Command {
         let mut python = Command::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/clients/python/bin/python"));
         python.arg(in_repository("tests/sidegate/clients/calls.py"));
-        python.args([&self.port.to_string(), &self.gate.address.to_string(), case, key]);
+        python.args([&self.port.number.to_string(), &self.gate.address.to_string(), case, key]);
         python
     }
 

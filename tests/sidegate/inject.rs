@@ -137,7 +137,7 @@ fn a_certificate_that_is_rotated_is_used_for_the_next_connection() {
 
 #[test]
 fn asked_to_end_it_is_not_ready_then_gone() {
-    let mut webhook = Webhook::start(&["--drain-delay", "1"]);
+    let mut webhook = Webhook::start(&["--drain-delay", "5"]);
     let pid = webhook.child.id().to_string();
     client::printed_by(std::process::Command::new("kill").args(["-TERM", &pid]), "`kill` belongs to every system");
     until("it to leave", || (webhook.probe("/readyz").status == 503).then_some(()));

@@ -203,7 +203,7 @@ async fn g6_a_rotated_key_goes_on_for_its_overlap_and_its_successor_has_the_same
     for yard in yards() {
         let old = yard.key(&["--user", "u_1", "--limit", "per-key=1/1d"]);
         let id = member(&old, "id");
-        let new = yard.gate.json(&["keys", "rotate", id, "--overlap", "3s", "--json"]);
+        let new = yard.gate.json(&["keys", "rotate", id, "--overlap", "5s", "--json"]);
         for same in ["name", "business", "user", "scopes", "expires_at"] {
             assert_eq!(new[same], old[same], "{same}");
         }

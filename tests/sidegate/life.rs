@@ -24,7 +24,7 @@ use crate::support::{
 async fn a_gate_that_is_terminated_under_load_fails_no_request() {
     let stage = Stage::set();
     stage.upstream.respond_with(200, &[], "ok");
-    let mut gate = stage.gate("drain: {delay: 1s, deadline: 20s}\nroutes: {/public: public}");
+    let mut gate = stage.gate("drain: {delay: 5s, deadline: 20s}\nroutes: {/public: public}");
     let load = Load::start(&gate);
     load.more(300);
     gate.terminate();
@@ -107,7 +107,7 @@ fn http_2_is_ended_in_two_steps() {
 fn during_the_delay_connections_are_taken_and_answers_end_them() {
     let stage = Stage::set();
     stage.upstream.respond_with(200, &[], "ok");
-    let mut gate = stage.gate("drain: {delay: 3s, deadline: 20s}\nroutes: {/public: public}");
+    let mut gate = stage.gate("drain: {delay: 6s, deadline: 20s}\nroutes: {/public: public}");
     let mut kept = TcpStream::connect(gate.address).expect("the gate listens");
     assert_eq!(ask(&mut kept), Some(After::Keep));
     gate.terminate();

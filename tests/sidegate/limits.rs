@@ -22,7 +22,7 @@ routes: {/things: {any: true, limits: [per-key, per-business, tokens, sliding]}}
 ",
     );
     let key = stage.redis.mint(json!({"business": "acme", "user": "u_42"}));
-    stage.redis.room(60_000, 15_000);
+    stage.redis.room(60_000, 25_000);
     for expected in [200, 200, 429, 429, 429] {
         assert_eq!(ask(&gate, &key.text).await.status, expected);
     }
@@ -223,7 +223,7 @@ routes: {/things: {any: true, limits: [per-key, per-business]}}
 ",
     );
     let key = stage.redis.mint(json!({"business": "acme"}));
-    stage.redis.room(60_000, 15_000);
+    stage.redis.room(60_000, 25_000);
     let answer = ask(&gate, &key.text).await;
     assert!(!answer.headers.contains_key("x-ratelimit-limit"));
     let policy = r#""per-key-1m";q=20;w=60, "per-key-1h";q=200;w=3600, "per-business";q=500;w=86400"#;
@@ -248,7 +248,7 @@ routes: {/sliding: {any: true, limits: [sliding]}, /tokens: {any: true, limits: 
 ",
     );
     let key = stage.redis.mint(json!({"business": "acme"}));
-    stage.redis.room(60_000, 15_000);
+    stage.redis.room(60_000, 25_000);
     for name in ["sliding", "tokens"] {
         let path = format!("/{name}");
         for _ in 0..6 {

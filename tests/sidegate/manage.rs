@@ -295,7 +295,7 @@ async fn a_rotated_key_goes_on_for_its_overlap() {
         for wrong in [json!({"overlap": "31d"}), json!({"overlap": "soon"}), json!({"overlap": 5}), json!({"x": 1})] {
             assert_eq!(rotate(&old, wrong).await.status, 422);
         }
-        let new = rotate(&old, json!({"overlap": "2s"})).await;
+        let new = rotate(&old, json!({"overlap": "4s"})).await;
         assert_eq!(new.status, 201, "{}", new.text());
         let new = new.json();
         assert_ne!((text(&new, "id"), text(&new, "key")), (text(&old, "id"), text(&old, "key")));

@@ -241,6 +241,7 @@ async fn who_guesses_keys_or_sends_one_as_the_servers_name_shows_none() {
     let mut scene = Scene::set("");
     let slowed = SECTIONS.replace("keys: {", "keys: {guessing: 3/1h, ");
     scene.gate.reload(&format!("{}{slowed}", scene.upstreams));
+    scene.stage.redis.room(3_600_000, 20_000);
     for _ in 0..6 {
         let guess = scene.mark();
         scene.sends(&format!("GET /things/x HTTP/1.1\r\nHost: a\r\nX-API-Key: {guess}\r\n"));

@@ -125,6 +125,7 @@ fn it_stands_before_tls_and_before_http_2() {
 fn yard(listen: &str) -> (Stage, Gate) {
     let stage = Stage::set();
     let gate = stage.gate(&configuration(listen));
+    stage.redis.room(3_600_000, 20_000);
     (stage, gate)
 }
 

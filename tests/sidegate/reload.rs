@@ -20,7 +20,9 @@ async fn a_hangup_acts_on_the_next_request_of_an_open_connection() {
     let stage = Stage::set();
     let gate = stage.gate("routes: {/old: public}");
     let mut h1 = Connection::to(&gate);
-    let h2 = client::http(&[]).http2_prior_knowledge().build().expect("the client's settings are valid");
+    // Its connection is to outlast the reload, however long that takes.
+    let h2 = client::http(&[]).http2_prior_knowledge().pool_idle_timeout(PATIENCE).build();
+    let h2 = h2.expect("the client's settings are valid");
     let ask = async |path: &str| h2.get(gate.url(path)).answer().await.status;
     assert_eq!((h1.get("/old").status, h1.get("/new").status), (200, 404));
     assert_eq!((ask("/old").await, ask("/new").await), (200, 404));

@@ -82,7 +82,7 @@ async fn a_rotated_password_file_is_read_at_the_next_connection() {
     redis.user("killer", "on nopass ~* &* +@all");
     let file = redis.write("password", "first\n");
     let gate = stage.gate(&format!(
-        "store: {{redis: 'redis://127.0.0.1:{}', username: gate, password: '${{file:{file}}}'}}
+        "store: {{redis: 'redis://127.0.0.1:{}', username: gate, password: '${{file:{file}}}', deadline: 10s}}
 workers: 1{YAML}",
         redis.port
     ));

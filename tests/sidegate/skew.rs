@@ -10,7 +10,7 @@ const HOUR_MS: u64 = 3_600_000;
 /// Far from an hour's end, so that no window turns over within the test.
 fn stage() -> Stage {
     let stage = Stage::set();
-    stage.redis.room(HOUR_MS, 25_000);
+    stage.redis.room(HOUR_MS, 60_000);
     stage
 }
 

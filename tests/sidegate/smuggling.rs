@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::{
     Gate, Stage,
-    client::{self, exchange},
+    client::{self, provoke},
 };
 
 const CANARY: &str = "GET /public/canary HTTP/1.1\r\nHost: a\r\nX-Canary: 1\r\n\r\n";
@@ -126,7 +126,7 @@ fn a_head_that_can_be_split_elsewhere_hides_no_request() {
         " GET /public/x HTTP/1.1\r\nHost: a",
         "G\u{0}T /public/x HTTP/1.1\r\nHost: a",
     ] {
-        exchange(gate.address, format!("{head}\r\n\r\n{CANARY}").as_bytes());
+        provoke(gate.address, format!("{head}\r\n\r\n{CANARY}").as_bytes());
         assert!(stage.upstream.take().is_empty(), "{head:?} or what stands behind it reached the upstream");
     }
 }
@@ -137,11 +137,11 @@ fn the_unread_body_of_a_denied_request_is_never_a_request() {
     for path in ["/guarded", "/nowhere", "/public/../x"] {
         let length = CANARY.len();
         let request = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{CANARY}");
-        exchange(gate.address, request.as_bytes());
+        provoke(gate.address, request.as_bytes());
         assert!(stage.upstream.seen().is_empty(), "{path}");
         let chunked = format!("{length:x}\r\n{CANARY}\r\n0\r\n\r\n");
         let request = format!("POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunked}");
-        exchange(gate.address, request.as_bytes());
+        provoke(gate.address, request.as_bytes());
         assert!(stage.upstream.seen().is_empty(), "{path}, chunked");
     }
 }
@@ -150,7 +150,7 @@ fn the_unread_body_of_a_denied_request_is_never_a_request() {
 fn a_client_that_waits_for_leave_to_send_is_denied_without_its_body() {
     let (stage, gate) = yard();
     let request = "POST /guarded HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n\r\n";
-    let answer = exchange(gate.address, request.as_bytes());
+    let answer = provoke(gate.address, request.as_bytes());
     assert!(answer.starts_with(b"HTTP/1.1 401 "), "{}", answer.escape_ascii());
     assert!(stage.upstream.seen().is_empty());
 }
@@ -162,7 +162,7 @@ fn an_upstream_that_answers_200_to_an_upgrade_gets_no_tunnel() {
     for upgrade in ["websocket", "h2c", "TLS/1.0", "anything"] {
         stage.upstream.respond_with(200, &[], "ok");
         let head = format!("GET /public/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\n\r\n");
-        let answer = exchange(gate.address, format!("{head}GET /guarded HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+        let answer = provoke(gate.address, format!("{head}GET /guarded HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
         let answer = String::from_utf8_lossy(&answer);
         assert!(answer.starts_with("HTTP/1.1 200 ") || answer.starts_with("HTTP/1.1 4"), "{upgrade}: {answer}");
         assert!(stage.upstream.take().iter().all(|seen| seen.target == "/public/x"), "{upgrade}");
@@ -178,7 +178,7 @@ fn an_upgrade_to_cleartext_http2_is_not_passed_on() {
         "Connection: Upgrade\r\nUpgrade: H2C, websocket\r\nHTTP2-Settings: AAMAAABk",
         "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk",
     ] {
-        exchange(gate.address, format!("GET /public/x HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n").as_bytes());
+        provoke(gate.address, format!("GET /public/x HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n").as_bytes());
         for seen in stage.upstream.take() {
             for name in ["upgrade", "http2-settings", "connection"] {
                 let value = seen.header(name).unwrap_or_default();
@@ -197,7 +197,7 @@ fn a_request_behind_an_upgrade_that_was_not_granted_stays_a_request() {
             "GET /public/x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\nSec-WebSocket-Version: 13\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n{inner}"
         );
-        exchange(gate.address, request.as_bytes());
+        provoke(gate.address, request.as_bytes());
         assert!(stage.upstream.take().iter().all(|seen| seen.target == "/public/x"), "{upgrade}");
     }
 }
@@ -222,7 +222,7 @@ fn yard() -> (Stage, Gate) {
 /// Whatever is made of the first request, the canary may be served only when it was read as a request of its own right
 /// behind a first that the upstream read the same way: whole, and with nothing of the canary in its body.
 fn sees_no_canary_in_a_body(stage: &Stage, gate: &Gate, request: &str) {
-    exchange(gate.address, request.as_bytes());
+    provoke(gate.address, request.as_bytes());
     let seen = stage.upstream.take();
     let canaries = seen.iter().filter(|seen| seen.target == "/public/canary").count();
     assert_eq!(canaries, 0, "{request}");

@@ -72,7 +72,7 @@ async fn a_business_that_appears_or_goes_acts_on_the_next_request() {
 #[tokio::test]
 async fn a_key_expires_by_the_stores_clock_while_it_is_in_use() {
     let yard = Yard::set();
-    let expires_at = yard.stage.redis.now_ms() / 1000 + 3;
+    let expires_at = yard.stage.redis.now_ms() / 1000 + 6;
     let key = yard.key(json!({"expires_at": sidegate::clock::rfc3339(expires_at * 1000)}));
     yard.next(&key, "before", |answer| answer.status == 200).await;
     yard.stage.redis.wait_until(expires_at * 1000);

@@ -22,19 +22,27 @@ routes:
 ";
 
 /// Far more than the store's deadline of 100 ms, and far less than a client's patience.
-const QUICK: Duration = Duration::from_secs(3);
+const QUICK: Duration = Duration::from_secs(1);
+
+/// The median is: a single answer may be whatever a busy machine makes of it.
+fn is_quick(mut took: Vec<Duration>) {
+    took.sort_unstable();
+    assert!(took[took.len() / 2] < QUICK, "{took:?}");
+}
 
 #[tokio::test]
 async fn redis_killed_in_the_middle_is_told_quickly_and_public_routes_go_on() {
     let (mut stage, gate, key) = yard(QUICK_REDIS);
     works(&gate, &key).await;
     stage.redis.stop();
+    let mut took = Vec::new();
     for _ in 0..5 {
         let began = Instant::now();
         is_unavailable(&ask(&gate, &key).await);
-        assert!(began.elapsed() < QUICK, "{:?}", began.elapsed());
+        took.push(began.elapsed());
         assert_eq!(gate.get("/public").answer().await.status, 200);
     }
+    is_quick(took);
     stage.redis.restart();
     works(&gate, &key).await;
 }
@@ -201,12 +209,14 @@ async fn redis_that_is_too_far_away_for_the_deadline_is_warned_about_by_check_an
 async fn redis_that_hangs_is_given_no_more_than_the_deadline() {
     let (stage, gate, key) = yard(QUICK_REDIS);
     works(&gate, &key).await;
-    stage.redis.ask::<()>(&["CLIENT", "PAUSE", "4000", "ALL"]);
+    stage.redis.ask::<()>(&["CLIENT", "PAUSE", "8000", "ALL"]);
+    let mut took = Vec::new();
     for _ in 0..3 {
         let began = Instant::now();
         is_unavailable(&ask(&gate, &key).await);
-        assert!(began.elapsed() < QUICK, "{:?}", began.elapsed());
+        took.push(began.elapsed());
     }
+    is_quick(took);
     works(&gate, &key).await;
 }
 
@@ -249,7 +259,9 @@ async fn a_gate_that_was_held_up_takes_in_the_answer_that_is_there() {
     stage.redis.signal("STOP");
     let began = Instant::now();
     let asked = tokio::spawn(gate.get("/things").bearer_auth(&key.text).answer());
-    until("a request to be at the store", || (gate.metric("sidegate_requests_in_flight", &[]) > 0.0).then_some(()));
+    until("a request to be at the gate", || (gate.metric("sidegate_requests_in_flight", &[]) > 0.0).then_some(()));
+    // And its call at the store.
+    tokio::time::sleep(deadline / 8).await;
     gate.signal("STOP");
     stage.redis.signal("CONT");
     tokio::time::sleep_until((began + deadline * 5 / 4).into()).await;
@@ -275,20 +287,28 @@ async fn keys_and_counts_can_live_in_a_file_beside_one_process() {
     let stage = Stage::set();
     let gate = stage.gate(&format!("store: 'file:sidegate-keys.yaml'\n{}", YAML.replace("1000/1h", "3/1d")));
     stage.redis.room(86_400_000, 30_000);
-    let created: Value = gate.keys_create(&["--name", "test", "--business", "acme", "--scopes", "*"]);
-    let key = created["key"].as_str().expect("the key is shown at creation").to_owned();
-    let status = async || gate.get("/things").bearer_auth(&key).answer().await.status;
     // The file is read again within a second.
-    let began = Instant::now();
-    while status().await == 401 {
-        assert!(began.elapsed() < QUICK, "the new key is not found");
+    let (mut found, mut lost) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let created: Value = gate.keys_create(&["--name", "test", "--business", "acme", "--scopes", "*"]);
+        let key = created["key"].as_str().expect("the key is shown at creation").to_owned();
+        let status = async || gate.get("/things").bearer_auth(&key).answer().await.status;
+        let began = Instant::now();
+        while status().await == 401 {
+            assert!(began.elapsed() < PATIENCE, "the new key is not found");
+        }
+        found.push(began.elapsed());
+        assert_eq!((status().await, status().await, status().await), (200, 200, 429));
+        let revoked = gate.command(&["keys", "revoke", created["id"].as_str().expect("a key has an id")]);
+        assert!(revoked.status.success(), "{revoked:?}");
+        let began = Instant::now();
+        while status().await != 401 {
+            assert!(began.elapsed() < PATIENCE, "the revoked key still works");
+        }
+        lost.push(began.elapsed());
     }
-    assert_eq!((status().await, status().await, status().await), (200, 200, 429));
-    let revoked = gate.command(&["keys", "revoke", created["id"].as_str().expect("a key has an id")]);
-    assert!(revoked.status.success(), "{revoked:?}");
-    let began = Instant::now();
-    while status().await != 401 {
-        assert!(began.elapsed() < QUICK, "the revoked key still works");
+    for took in [found, lost] {
+        assert!(took.iter().min() < Some(&Duration::from_millis(1500)), "{took:?}");
     }
 }
 

@@ -94,6 +94,7 @@ async fn an_answer_that_nobody_reads_is_taken_from_the_upstream_all_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_answer_whose_key_stands_stays_and_spends_nothing() {
     let yard = Yard::set(YAML);
+    yard.stage.redis.room(3_600_000, 20_000);
     let body = yard.stage.upstream.stream();
     let request = yard.gate.get("/things/1").bearer_auth(&yard.key.text);
     let mut response = request.send().await.expect("the head comes before the body");
@@ -116,6 +117,7 @@ async fn an_open_answer_whose_key_stands_stays_and_spends_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_over_its_limit_keeps_what_is_open() {
     let yard = Yard::set(&YAML.replace("100/1h", "1/1h"));
+    yard.stage.redis.room(3_600_000, 20_000);
     let body = yard.stage.upstream.stream();
     let request = yard.gate.get("/things/1").bearer_auth(&yard.key.text);
     let mut response = request.send().await.expect("the head comes before the body");
@@ -160,7 +162,7 @@ async fn nothing_stays_open_longer_than_its_greatest_age() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_ends_what_cannot_be_confirmed_any_more() {
-    let store = "store: {redis: '${REDIS_URL}', deadline: 100ms, outage: {keys: OUTAGE}}";
+    let store = "store: {redis: '${REDIS_URL}', deadline: 1s, outage: {keys: OUTAGE}}";
     // (the policy, how long the store is away, whether the stream is still there)
     for (keys, away, stays) in [
         ("deny", Duration::from_millis(300), true),

@@ -17,7 +17,7 @@ use std::{
 use serde_json::{Value, json};
 
 use self::pod::{Pod, app_pre_stop, app_probes, said};
-use crate::support::{AnswerTo as _, PATIENCE, Upstream, client, cluster::Server, redis::free_port, until};
+use crate::support::{AnswerTo as _, PATIENCE, Port, Upstream, client, cluster::Server, until};
 
 const ADA: &str = "sid=ada";
 const CONTACTS: &str = "/v1/contacts/1";
@@ -114,7 +114,8 @@ async fn pods_share_a_limit_and_the_metrics_tell_of_it() {
 #[tokio::test]
 async fn a_pod_starts_without_redis_and_without_its_application() {
     let nobody = Upstream::start();
-    let pod = Pod::beside(&nobody, &format!("redis://127.0.0.1:{}/0", free_port()));
+    let no_redis = Port::reserve();
+    let pod = Pod::beside(&nobody, &format!("redis://127.0.0.1:{}/0", no_redis.number));
     // Dropped, so that nobody listens there any more.
     drop(nobody);
     for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {

@@ -5,12 +5,10 @@ use std::{process::Command, time::Duration};
 use serde_json::json;
 
 use crate::support::{
-    Answer, AnswerTo as _, Certificate, Gate, Key, Stage,
+    Answer, AnswerTo as _, Certificate, Gate, Key, Port, Stage,
     bytes::{RawUpstream, Wire},
     client::printed_by,
-    in_repository,
-    redis::free_port,
-    until,
+    in_repository, until,
 };
 
 const GRANTED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -136,6 +134,7 @@ fn a_handshake_is_authenticated_and_counted_like_any_request() {
     assert_eq!(handshake("/guarded", "").0.status, 401);
     assert_eq!(handshake("/nowhere", &key).0.status, 404);
     assert!(yard.upstream.is_alone());
+    yard.stage.redis.room(3_600_000, 20_000);
     let (first, _open) = handshake("/once", &key);
     assert_eq!((first.status, first.number("x-ratelimit-remaining")), (101, 0));
     let (second, _closed) = handshake("/once", &key);
@@ -154,13 +153,14 @@ fn a_tunnel_ends_when_its_key_no_longer_stands() {
     yard.stage.redis.rewrite(&yard.key, json!({"revoked_at": "2026-03-23T14:30:00Z"}));
     assert_eq!((client.rest(), upstream.rest()), (String::new(), String::new()));
     yard.nothing_is_open();
+    yard.gate.said("a stream was ended");
     let ended = yard.gate.written().lines().filter(|line| line.contains("a stream was ended")).count();
     assert_eq!(ended, 1);
 }
 
 #[test]
 fn a_tunnel_has_a_greatest_age_on_public_routes_too() {
-    let yard = Yard::set(GRANTED, "streams: {recheck: 100ms, max_age: 600ms}");
+    let yard = Yard::set(GRANTED, "streams: {recheck: 100ms, max_age: 3s}");
     let mut client = Wire::to(yard.gate.address);
     client.send(format!("GET /public HTTP/1.1\r\nHost: a\r\n{WEBSOCKET}\r\n"));
     client.head();
@@ -172,12 +172,12 @@ fn a_tunnel_has_a_greatest_age_on_public_routes_too() {
 
 #[test]
 fn a_tunnel_on_which_nothing_passes_ends_and_one_that_moves_does_not() {
-    let yard = Yard::set(GRANTED, "listen: {address: '127.0.0.1:0', limits: {stream_idle: 1s, body_idle: 1h}}");
+    let yard = Yard::set(GRANTED, "listen: {address: '127.0.0.1:0', limits: {stream_idle: 3s, body_idle: 1h}}");
     let mut client = yard.ask(WEBSOCKET, "");
     client.head();
     let (_, mut upstream) = yard.upstream.next();
-    for _ in 0..4 {
-        std::thread::sleep(Duration::from_millis(600));
+    for _ in 0..5 {
+        std::thread::sleep(Duration::from_millis(800));
         client.send("on");
         assert_eq!(upstream.until(b"on"), "on");
     }
@@ -187,7 +187,7 @@ fn a_tunnel_on_which_nothing_passes_ends_and_one_that_moves_does_not() {
 
 #[test]
 fn a_side_that_has_said_its_last_word_is_not_kept_waiting_for_the_other() {
-    let yard = Yard::set(GRANTED, "listen: {address: '127.0.0.1:0', limits: {body_idle: 1s}}");
+    let yard = Yard::set(GRANTED, "listen: {address: '127.0.0.1:0', limits: {body_idle: 3s}}");
     for client_ends in [true, false] {
         let mut client = yard.ask(WEBSOCKET, "");
         client.head();
@@ -233,7 +233,7 @@ fn a_slow_side_slows_the_other_and_no_memory() {
 
 #[test]
 fn an_open_tunnel_holds_up_the_end_until_the_deadline() {
-    let mut yard = Yard::set(GRANTED, "drain: {delay: 0s, deadline: 3s}");
+    let mut yard = Yard::set(GRANTED, "drain: {delay: 0s, deadline: 6s}");
     let mut client = yard.ask(WEBSOCKET, "");
     client.head();
     let (_, mut upstream) = yard.upstream.next();
@@ -262,13 +262,14 @@ fn python_websockets_talk_through_the_gate_in_clear_and_over_tls() {
     let (cert, key_file) = (certificate.cert_file(), certificate.key_file());
     let tls = format!(", tls: {{certificates: {{cert: '{}', key: '{}'}}}}", cert.display(), key_file.display());
     for (scheme, tls) in [("ws", ""), ("wss", tls.as_str())] {
-        let port = free_port();
+        let port = Port::reserve();
         let gate = stage.gate(&format!(
-            "listen: {{address: '127.0.0.1:0'{tls}}}\nupstream: http://127.0.0.1:{port}\nroutes: {{/chat: any}}"
+            "listen: {{address: '127.0.0.1:0'{tls}}}\nupstream: http://{}\nroutes: {{/chat: any}}",
+            port.address()
         ));
         let mut python = Command::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/clients/python/bin/python"));
         python.arg(in_repository("tests/sidegate/clients/websocket.py"));
-        python.args([&port.to_string(), &format!("{scheme}://{}/chat", gate.address), &key]).arg(&cert);
+        python.args([&port.number.to_string(), &format!("{scheme}://{}/chat", gate.address), &key]).arg(&cert);
         let printed = printed_by(&mut python, "run scripts/test once, which installs it");
         assert_eq!(printed.trim(), "denied 401, echoed, closed 4000", "{scheme}");
     }

@@ -40,14 +40,14 @@ async fn a_silent_upstream_is_given_up_and_its_connection_closed() {
 async fn a_body_that_takes_its_time_is_not_what_the_upstream_is_timed_by() {
     let stage = Stage::set();
     let gate = stage.gate(&format!(
-        "upstream: {{url: '{}', response_timeout: 1s}}\nroutes: {{/public: public}}",
+        "upstream: {{url: '{}', response_timeout: 2s}}\nroutes: {{/public: public}}",
         stage.upstream.url()
     ));
     let (sender, body) = frames();
     let answer = tokio::spawn(gate.post("/public").body(reqwest::Body::wrap(body)).answer());
     for _ in 0..4 {
         sender.send("slow");
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
     }
     drop(sender);
     assert_eq!(answer.await.expect("the request goes through").status, 200);
@@ -286,13 +286,14 @@ async fn a_connection_that_was_closed_while_idle_costs_no_request() {
     let upstream = Scripted::play(move |line| {
         line.head();
         line.say(OK);
+        line.close();
         told.store(true, Ordering::SeqCst);
     });
     let (_stage, gate) = before(&upstream, "idle: 60s");
     for number in 1..=20 {
         let request = gate.post("/public").body("body");
         assert_eq!(request.answer().await.status, 200);
-        // The upstream has said its last word; its FIN is on the way.
+        // The upstream has said its last word; the gate is to have heard it.
         until("the upstream to close", || closed.swap(false, Ordering::SeqCst).then_some(()));
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert_eq!(connections(&upstream).len(), number, "each arrived once");
@@ -307,7 +308,7 @@ async fn an_unused_connection_is_closed_after_its_time() {
         line.serve();
         told.store(true, Ordering::SeqCst);
     });
-    let (_stage, gate) = before(&upstream, "idle: 300ms");
+    let (_stage, gate) = before(&upstream, "idle: 3s");
     for _ in 0..5 {
         assert_eq!(gate.get("/public").answer().await.status, 200);
     }

@@ -116,7 +116,9 @@ async fn what_redis_did_not_take_is_sent_again_and_counted_once() {
 async fn an_answer_that_is_cut_off_counts_nothing_twice() {
     let stage = Stage::set();
     let proxy = Proxy::before(stage.redis.port());
-    let mut gate = stage.gate(&format!("store: {{redis: 'redis://127.0.0.1:{}', deadline: 10s}}{YAML}", proxy.port));
+    // One worker, so that the store is back for every request once it is.
+    let store = format!("store: {{redis: 'redis://127.0.0.1:{}', deadline: 10s}}", proxy.port);
+    let mut gate = stage.gate(&format!("workers: 1\n{store}{YAML}"));
     let key = stage.redis.mint(json!({"business": "acme"}));
     assert_eq!(use_up(&gate, &key, 10).await, 10);
     proxy.mood(Mood::Cut);

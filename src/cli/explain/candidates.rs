@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use super::request::Asked;
+use super::request::ExplainedRequest;
 use crate::config::Settings;
 use crate::gate::path;
 use crate::policy::pattern::Pattern;
@@ -46,25 +46,29 @@ impl Relation {
 }
 
 impl Candidates {
-    pub fn of(asked: &Asked, settings: &Settings) -> Self {
-        let Ok(path) = path::read(asked.path()) else {
+    pub fn of(explained: &ExplainedRequest, settings: &Settings) -> Self {
+        let Ok(path) = path::read(explained.path()) else {
             return Self {
                 why: "No route is looked for: the path is refused as it stands.".to_owned(),
                 others: Vec::new(),
             };
         };
         let routes: Vec<&Route> = settings.policy.routes.iter().map(AsRef::as_ref).collect();
-        let look =
-            Look { method: asked.method(), path: &path.text, base: settings.base_path.as_deref(), routes: &routes };
-        match settings.policy.routes.find(asked.method(), &path.text) {
-            Found::Route { route, .. } => look.won(route),
-            Found::OtherMethods { allow } => look.no_method(allow),
-            Found::Nothing => look.nothing(),
+        let lookup = Lookup {
+            method: explained.method(),
+            path: &path.text,
+            base: settings.base_path.as_deref(),
+            routes: &routes,
+        };
+        match settings.policy.routes.find(explained.method(), &path.text) {
+            Found::Route { route, .. } => lookup.won(route),
+            Found::OtherMethods { allow } => lookup.no_method(allow),
+            Found::Nothing => lookup.nothing(),
         }
     }
 }
 
-struct Look<'l> {
+struct Lookup<'l> {
     method: &'l Method,
     path: &'l str,
     base: Option<&'l str>,
@@ -72,7 +76,7 @@ struct Look<'l> {
     routes: &'l [&'l Route],
 }
 
-impl Look<'_> {
+impl Lookup<'_> {
     fn won(&self, won: &Route) -> Candidates {
         let others = self.others(&won.pattern);
         let rivals = others.iter().any(|(_, relation)| *relation == Relation::Looser);
@@ -100,14 +104,14 @@ impl Look<'_> {
 
     /// Either no pattern matches, or the near-miss rule holds for the one that does.
     fn nothing(&self) -> Candidates {
-        let Some(matched) = self.routes.iter().find(|route| !matches!(self.alone(&[route]), Alone::Nothing)) else {
+        let Some(matched) = self.routes.iter().find(|route| !matches!(self.alone(&[route]), OwnMatch::Nothing)) else {
             return Candidates {
                 why: "No pattern matches the path: whatever is not named is refused.".to_owned(),
                 others: Vec::new(),
             };
         };
         let rivals = self.routes.iter().filter(|other| other.pattern != matched.pattern);
-        let meant = rivals.filter(|other| matches!(self.alone(&[matched, other]), Alone::Nothing));
+        let meant = rivals.filter(|other| matches!(self.alone(&[matched, other]), OwnMatch::Nothing));
         let others = meant.map(|other| (other.pattern.clone(), Relation::NearMiss)).collect();
         let why = format!(
             "`{}` matches, but a lenient service would read the path as another route's, so it is refused; `lenient: true` there lets it pass.",
@@ -119,15 +123,15 @@ impl Look<'_> {
     fn others(&self, won: &str) -> Vec<(String, Relation)> {
         let others = self.routes.iter().filter(|route| route.pattern != won);
         let related = others.filter_map(|route| match self.alone(&[route]) {
-            Alone::Route => Some((route.pattern.clone(), Relation::Looser)),
-            Alone::OtherMethods => Some((route.pattern.clone(), Relation::OtherMethod)),
-            Alone::Nothing => None,
+            OwnMatch::Route => Some((route.pattern.clone(), Relation::Looser)),
+            OwnMatch::OtherMethods => Some((route.pattern.clone(), Relation::OtherMethod)),
+            OwnMatch::Nothing => None,
         });
         related.collect()
     }
 
     /// What the request would mean if there were only these routes.
-    fn alone(&self, routes: &[&Route]) -> Alone {
+    fn alone(&self, routes: &[&Route]) -> OwnMatch {
         let base = self.base.and_then(|base| Pattern::parse(base).ok());
         let placed = routes.iter().filter_map(|route| {
             let pattern = Pattern::parse(&route.pattern).ok()?;
@@ -135,17 +139,17 @@ impl Look<'_> {
             Some((pattern, (*route).clone()))
         });
         // These stand in one table already, so that no two of them overlap.
-        let Ok(table) = RouteTable::new(placed.collect()) else { return Alone::Nothing };
+        let Ok(table) = RouteTable::new(placed.collect()) else { return OwnMatch::Nothing };
         match table.find(self.method, self.path) {
-            Found::Route { .. } => Alone::Route,
-            Found::OtherMethods { .. } => Alone::OtherMethods,
-            Found::Nothing => Alone::Nothing,
+            Found::Route { .. } => OwnMatch::Route,
+            Found::OtherMethods { .. } => OwnMatch::OtherMethods,
+            Found::Nothing => OwnMatch::Nothing,
         }
     }
 }
 
 /// `Found` without what it borrows.
-enum Alone {
+enum OwnMatch {
     Route,
     OtherMethods,
     Nothing,

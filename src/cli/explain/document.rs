@@ -10,7 +10,7 @@ use crate::manage::usage::LimitUse;
 use crate::policy::{Access, Limit, Reason, Route};
 
 pub fn of(explanation: &Explanation<'_>) -> Value {
-    let Explanation { settings, asked, route, candidates, outcome, notes } = explanation;
+    let Explanation { settings, explained, route, candidates, outcome, notes } = explanation;
     let others = candidates.others.iter().map(|(pattern, to)| json!({"route": pattern, "relation": to.name()}));
     let caller = outcome.trail.caller.as_ref().map(|caller| {
         json!({
@@ -37,16 +37,16 @@ pub fn of(explanation: &Explanation<'_>) -> Value {
         })
     });
     json!({
-        "method": asked.method().as_str(),
-        "target": asked.request.uri().to_string(),
-        "client": asked.arrival.client.as_str(),
+        "method": explained.method().as_str(),
+        "target": explained.request.uri().to_string(),
+        "client": explained.arrival.client.as_str(),
         "route": route.as_ref().map(|route| describe(route)),
         "key_api": null,
         "why": candidates.why,
         "notes": notes,
         "others": others.collect::<Vec<_>>(),
         "mode": route.as_ref().map_or(settings.policy.mode, |route| route.mode).name(),
-        "with_key": asked.with_key,
+        "with_key": explained.with_key,
         "key": caller,
         "allowed": allowed,
         "denial": denial,

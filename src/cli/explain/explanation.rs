@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::candidates::Candidates;
 use super::outcome::Outcome;
-use super::request::Asked;
+use super::request::ExplainedRequest;
 use crate::config::Settings;
 use crate::policy::Route;
 
 /// All that is known of the request.
 pub struct Explanation<'s> {
     pub settings: &'s Settings,
-    pub asked: Asked,
+    pub explained: ExplainedRequest,
     /// The route that it means, with its cost.
     pub route: Option<Arc<Route>>,
     pub candidates: Candidates,

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::request::Asked;
+use super::request::ExplainedRequest;
 use crate::cli::coverage::is_key_api;
-use crate::cli::ink::{BOLD, Ink, RED};
 use crate::cli::keys::words::printable;
+use crate::cli::style::{BOLD, RED, Style};
 use crate::config::Settings;
 use crate::gate::path;
 use crate::manage::operation;
@@ -25,10 +25,10 @@ pub struct KeyApi<'s> {
 
 impl<'s> KeyApi<'s> {
     /// `None`: the request is the gate's to decide on.
-    pub fn of(asked: &Asked, settings: &'s Settings) -> Option<Self> {
-        let path = path::read(asked.path()).ok()?.text;
+    pub fn of(explained: &ExplainedRequest, settings: &'s Settings) -> Option<Self> {
+        let path = path::read(explained.path()).ok()?.text;
         let management = settings.management.as_ref().filter(|_| is_key_api(&path, settings))?;
-        let operation = match operation::routes(management).find(asked.method(), &path) {
+        let operation = match operation::routes(management).find(explained.method(), &path) {
             Found::Route { route, .. } => Ok(route.pattern.clone()),
             Found::OtherMethods { allow } => Err((405, format!("the path is known with {allow}"))),
             Found::Nothing => Err((404, "the API has no such path".to_owned())),
@@ -37,15 +37,20 @@ impl<'s> KeyApi<'s> {
         Some(Self { management, operation, why })
     }
 
-    pub fn words(&self, asked: &Asked, ink: Ink) -> String {
-        let asked_for = format!("{} {}", asked.method(), asked.request.uri());
+    pub fn words(&self, explained: &ExplainedRequest, style: Style) -> String {
+        let asked_for = format!("{} {}", explained.method(), explained.request.uri());
         let roles = self.management.roles.join(" or ");
         let verdict = match &self.operation {
-            Ok(operation) => ink.paint(BOLD, operation),
-            Err((status, why)) => ink.paint(RED, &format!("refused with {status}: {why}")),
+            Ok(operation) => style.paint(BOLD, operation),
+            Err((status, why)) => style.paint(RED, &format!("refused with {status}: {why}")),
         };
         let mut text = String::new();
-        let _ = writeln!(text, "{} from {}\n", ink.paint(BOLD, &printable(&asked_for)), asked.arrival.client.as_str());
+        let _ = writeln!(
+            text,
+            "{} from {}\n",
+            style.paint(BOLD, &printable(&asked_for)),
+            explained.arrival.client.as_str()
+        );
         let needs =
             format!("a session of {}, and of a business the role {roles}; no key", self.management.session.authority);
         for (name, value) in [("key API", &verdict), ("why", &self.why), ("needs", &needs)] {
@@ -55,12 +60,12 @@ impl<'s> KeyApi<'s> {
     }
 
     /// With the members that every explanation has.
-    pub fn document(&self, asked: &Asked) -> Value {
+    pub fn document(&self, explained: &ExplainedRequest) -> Value {
         let refused = self.operation.as_ref().err();
         json!({
-            "method": asked.method().as_str(),
-            "target": asked.request.uri().to_string(),
-            "client": asked.arrival.client.as_str(),
+            "method": explained.method().as_str(),
+            "target": explained.request.uri().to_string(),
+            "client": explained.arrival.client.as_str(),
             "route": null,
             "key_api": {
                 "operation": self.operation.as_ref().ok(),
@@ -70,7 +75,7 @@ impl<'s> KeyApi<'s> {
             "why": self.why,
             "notes": [],
             "others": [],
-            "with_key": asked.with_key,
+            "with_key": explained.with_key,
             "key": null,
             // Whether it is allowed is the session endpoint's to say, which is not asked.
             "allowed": refused.map(|_| false),

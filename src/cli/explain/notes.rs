@@ -5,7 +5,7 @@ use http::Method;
 use http::header::ORIGIN;
 
 use super::outcome::Outcome;
-use super::request::Asked;
+use super::request::ExplainedRequest;
 use crate::cli::check::short;
 use crate::cli::keys::words::why_plan_required;
 use crate::config::Settings;
@@ -14,11 +14,11 @@ use crate::policy::route::Found;
 use crate::proxy::settings::Cors;
 use crate::store::outage::KeysOutage;
 
-pub fn of(asked: &Asked, settings: &Settings, outcome: &Outcome) -> Vec<String> {
+pub fn of(explained: &ExplainedRequest, settings: &Settings, outcome: &Outcome) -> Vec<String> {
     let denial = outcome.verdict.as_ref().err().map(|denied| &denied.denial);
     [
-        of_options(asked, settings),
-        of_origin(asked, settings),
+        of_options(explained, settings),
+        of_origin(explained, settings),
         denial.and_then(|denial| of_guessing(denial, settings)),
         denial.and_then(|denial| of_outage(denial, settings)),
         denial.and_then(of_what_failed),
@@ -30,17 +30,17 @@ pub fn of(asked: &Asked, settings: &Settings, outcome: &Outcome) -> Vec<String> 
 }
 
 /// `OPTIONS` is a browser's question where it has the headers of one.
-fn of_options(asked: &Asked, settings: &Settings) -> Option<String> {
-    if asked.method() != Method::OPTIONS {
+fn of_options(explained: &ExplainedRequest, settings: &Settings) -> Option<String> {
+    if explained.method() != Method::OPTIONS {
         return None;
     }
-    let Some(method) = preflight::asked_about(asked.method(), asked.request.headers()) else {
+    let Some(method) = preflight::asked_about(explained.method(), explained.request.headers()) else {
         return Some(
             "It is no preflight: one has an `Origin` and an `Access-Control-Request-Method`; give them with --header to ask about it."
                 .to_owned(),
         );
     };
-    let path = path::read(asked.path()).ok()?.text;
+    let path = path::read(explained.path()).ok()?.text;
     Some(match settings.policy.routes.find(&method, &path) {
         Found::Route { route, .. } if route.preflight => format!(
             "A preflight about {method}: `{}` forwards it to the service, without a key and without counting it.",
@@ -57,8 +57,8 @@ fn of_options(asked: &Asked, settings: &Settings) -> Option<String> {
 }
 
 /// Whether the page's scripts may read what the gate itself says.
-fn of_origin(asked: &Asked, settings: &Settings) -> Option<String> {
-    let origin = asked.request.headers().get(ORIGIN)?;
+fn of_origin(explained: &ExplainedRequest, settings: &Settings) -> Option<String> {
+    let origin = explained.request.headers().get(ORIGIN)?;
     let named = origin.to_str().ok()?;
     Some(match &settings.proxy.cors {
         Some(Cors::AnyOrigin) => "Scripts of any origin may read the gate's own answers.".to_owned(),

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, Response, Version};
 
-use super::request::Asked;
+use super::request::ExplainedRequest;
 use crate::cli::keys::session::gate_store;
 use crate::config::Settings;
-use crate::gate::{Denial, Gate, Inquiry, Permit, SharedState, Trail, UnknownNames, observed, path, query, weigh};
+use crate::gate::{Denial, Gate, GateRequest, Permit, SharedState, Trail, UnknownNames, observed, path, query, weigh};
 use crate::policy::{Mode, Reason, Route};
 use crate::proxy::headers::{self, Forwarding};
 use crate::proxy::request_id::RequestIds;
@@ -54,32 +54,32 @@ pub struct Destination {
 }
 
 /// `settings` have a policy that charges nothing; `cost` is what the route would charge.
-pub async fn of(asked: &Asked, settings: &Settings, cost: u64) -> anyhow::Result<Outcome> {
+pub async fn of(explained: &ExplainedRequest, settings: &Settings, cost: u64) -> anyhow::Result<Outcome> {
     let mut trail = Trail::default();
     let sees_counts = matches!(settings.store.backend, Backend::Redis(_));
-    let permit = decide(asked, settings, sees_counts.then_some(cost), &mut trail).await?;
+    let permit = decide(explained, settings, sees_counts.then_some(cost), &mut trail).await?;
     let verdict = match permit {
-        Ok(permit) => Ok(forwarded(&permit, asked, settings)),
-        Err(denial) => Err(denied(denial, &trail, asked, settings)),
+        Ok(permit) => Ok(forwarded(&permit, explained, settings)),
+        Err(denial) => Err(denied(denial, &trail, explained, settings)),
     };
     Ok(Outcome { verdict, trail, sees_counts })
 }
 
 /// The questions of `proxy/service`, in its order; `cost`: what the limits must have room for, where their counts are seen.
 async fn decide(
-    asked: &Asked,
+    explained: &ExplainedRequest,
     settings: &Settings,
     cost: Option<u64>,
     trail: &mut Trail,
 ) -> anyhow::Result<Result<Permit, Denial>> {
-    let (mut head, ()) = asked.request.clone().into_parts();
+    let (mut head, ()) = explained.request.clone().into_parts();
     let uri = head.uri.clone();
     let allow = || path::allow(uri.path(), &settings.policy.routes);
     let head = match head::check(&mut head, &uri, &settings.proxy, allow) {
         Ok(head) => head,
         Err(denial) => return Ok(Err(denial)),
     };
-    let inquiry = Inquiry { oversize: head.oversize, ..asked.inquiry() };
+    let inquiry = GateRequest { oversize: head.oversize, ..explained.inquiry() };
     let fallback = Arc::new(Fallback::new(settings.store.limits_outage, Arc::new(Calls::new()?)));
     let (rules, unknown) = (Arc::new(settings.keys.clone()), Arc::new(UnknownNames::new()?));
     let commons = SharedState { fallback, known: None, guessing: None, rules, unknown };
@@ -110,16 +110,16 @@ fn has_room(trail: &mut Trail, mode: Mode, cost: u64) -> bool {
     room
 }
 
-fn denied(denial: Denial, trail: &Trail, asked: &Asked, settings: &Settings) -> Denied {
-    let id = RequestIds::default().of(asked.request.headers(), asked.arrival.trusted);
+fn denied(denial: Denial, trail: &Trail, explained: &ExplainedRequest, settings: &Settings) -> Denied {
+    let id = RequestIds::default().of(explained.request.headers(), explained.arrival.trusted);
     let style = settings.proxy.rate_limit_headers;
     let answer = respond::denied(&denial, trail, id.as_str(), false, &settings.policy, style);
-    Denied { denial, answer, would: trail.route.as_ref().and_then(|route| destination(route, asked, settings)) }
+    Denied { denial, answer, would: trail.route.as_ref().and_then(|route| destination(route, explained, settings)) }
 }
 
-fn destination(route: &Route, asked: &Asked, settings: &Settings) -> Option<Destination> {
-    let mut target = path::read(asked.path()).ok()?.text;
-    if let Some(query) = asked.request.uri().query() {
+fn destination(route: &Route, explained: &ExplainedRequest, settings: &Settings) -> Option<Destination> {
+    let mut target = path::read(explained.path()).ok()?.text;
+    if let Some(query) = explained.request.uri().query() {
         target = format!("{target}?{}", query::clamped(query, &route.max_query).ok()?);
     }
     let upstream = &settings.proxy.upstreams[route.upstream.0];
@@ -129,11 +129,11 @@ fn destination(route: &Route, asked: &Asked, settings: &Settings) -> Option<Dest
 }
 
 /// The headers as the proxy makes them, told by how they differ from what came.
-fn forwarded(permit: &Permit, asked: &Asked, settings: &Settings) -> Forwarded {
+fn forwarded(permit: &Permit, explained: &ExplainedRequest, settings: &Settings) -> Forwarded {
     let upstream = &settings.proxy.upstreams[permit.upstream().0];
-    let came = asked.request.headers();
+    let came = explained.request.headers();
     let ids = RequestIds::default();
-    let (request_id, span) = (ids.of(came, asked.arrival.trusted), ids.span(came));
+    let (request_id, span) = (ids.of(came, explained.arrival.trusted), ids.span(came));
     let (overridden, reserved) = (headers::overridden(upstream), headers::reserved(&settings.proxy.upstreams));
     let mut headers = came.clone();
     let added = headers::forward(
@@ -144,7 +144,7 @@ fn forwarded(permit: &Permit, asked: &Asked, settings: &Settings) -> Forwarded {
             upstream,
             overridden: &overridden,
             reserved: &reserved,
-            arrival: &asked.arrival,
+            arrival: &explained.arrival,
             version: Version::HTTP_11,
             trails: false,
             request_id: &request_id,

@@ -7,7 +7,7 @@ use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use crate::config::Settings;
-use crate::gate::{Denial, Inquiry, credential};
+use crate::gate::{Denial, GateRequest, credential};
 use crate::listen::client_addr;
 use crate::proxy::Arrival;
 use clap::Args;
@@ -31,14 +31,14 @@ pub struct ExplainArgs {
 }
 
 /// A request, and where it comes from.
-pub struct Asked {
+pub struct ExplainedRequest {
     pub request: Request<()>,
     pub arrival: Arrival,
     /// Whether a key stood on standard input.
     pub with_key: bool,
 }
 
-impl Asked {
+impl ExplainedRequest {
     /// What the arguments describe, or why no client could send it.
     pub fn read(args: &ExplainArgs, key: Option<&str>, settings: &Settings) -> Result<Self, String> {
         let (method, target) = match args.request.trim().split_once(' ') {
@@ -71,8 +71,8 @@ impl Asked {
         self.request.uri().path()
     }
 
-    pub fn inquiry(&self) -> Inquiry<'_> {
-        Inquiry {
+    pub fn inquiry(&self) -> GateRequest<'_> {
+        GateRequest {
             method: self.method(),
             path: self.path(),
             query: self.request.uri().query(),

@@ -5,17 +5,18 @@ use std::fmt::Write as _;
 use super::explanation::Explanation;
 use super::outcome::{Denied, Forwarded};
 use crate::cli::check::{access_words, by_words, upstream_words};
-use crate::cli::ink::{BOLD, GREEN, Ink, RED, YELLOW};
 use crate::cli::keys::words::{plan, printable};
+use crate::cli::style::{BOLD, GREEN, RED, Style, YELLOW};
 use crate::gate::{Denial, LimitNow};
 use crate::policy::{Mode, Route};
 
-pub fn of(explanation: &Explanation<'_>, ink: Ink) -> String {
-    let Explanation { settings, asked, route, candidates, outcome, notes } = explanation;
+pub fn of(explanation: &Explanation<'_>, style: Style) -> String {
+    let Explanation { settings, explained, route, candidates, outcome, notes } = explanation;
     let mut text = String::new();
-    let asked_for = format!("{} {}", asked.method(), asked.request.uri());
-    let _ = writeln!(text, "{} from {}\n", ink.paint(BOLD, &printable(&asked_for)), asked.arrival.client.as_str());
-    fact(&mut text, "route", &route.as_ref().map_or("none".to_owned(), |route| ink.paint(BOLD, &route.pattern)));
+    let asked_for = format!("{} {}", explained.method(), explained.request.uri());
+    let _ =
+        writeln!(text, "{} from {}\n", style.paint(BOLD, &printable(&asked_for)), explained.arrival.client.as_str());
+    fact(&mut text, "route", &route.as_ref().map_or("none".to_owned(), |route| style.paint(BOLD, &route.pattern)));
     fact(&mut text, "why", &candidates.why);
     for (pattern, relation) in &candidates.others {
         fact(&mut text, "", &format!("{pattern}: {}", relation.words()));
@@ -38,11 +39,11 @@ pub fn of(explanation: &Explanation<'_>, ink: Ink) -> String {
     }
     match &outcome.verdict {
         Ok(forwarded) => {
-            fact(&mut text, "verdict", &passes(forwarded, ink));
+            fact(&mut text, "verdict", &passes(forwarded, style));
             forward(&mut text, forwarded, &upstream_words(&settings.proxy.upstreams[forwarded.upstream]));
         }
         Err(denied) => {
-            fact(&mut text, "verdict", &ink.paint(RED, &denial(denied)));
+            fact(&mut text, "verdict", &style.paint(RED, &denial(denied)));
             fact(&mut text, "answer", &printable(&String::from_utf8_lossy(denied.answer.body())));
             if let Some(would) = &denied.would {
                 fact(&mut text, "would go", &upstream_words(&settings.proxy.upstreams[would.upstream]));
@@ -83,10 +84,10 @@ fn denial(denied: &Denied) -> String {
     format!("refused with {}: {}", denied.answer.status().as_u16(), denied.denial.reason().name())
 }
 
-fn passes(forwarded: &Forwarded, ink: Ink) -> String {
-    let Some(reason) = forwarded.observed else { return ink.paint(GREEN, "allowed") };
+fn passes(forwarded: &Forwarded, style: Style) -> String {
+    let Some(reason) = forwarded.observed else { return style.paint(GREEN, "allowed") };
     let (status, reason) = (reason.status(), reason.name());
-    ink.paint(YELLOW, &format!("would be refused with {status}: {reason}, but passes: observed"))
+    style.paint(YELLOW, &format!("would be refused with {status}: {reason}, but passes: observed"))
 }
 
 fn forward(text: &mut String, forwarded: &Forwarded, upstream: &str) {

@@ -11,7 +11,7 @@ use super::words::{print_facts, printable};
 use crate::cli::exit::DONE;
 use crate::clock;
 use crate::keys::FormatError;
-use crate::keys::creation::Wanted;
+use crate::keys::creation::KeyRequest;
 use crate::secret::Secret;
 use crate::store::keyring::KeyringError;
 use crate::store::record::KeyDocument;
@@ -70,8 +70,8 @@ pub(super) struct Created<'a> {
 
 pub(super) async fn run(args: CreateArgs, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<u8> {
     let CreateArgs { name, business, user, scopes, expires, limit: limits, allow_addresses, format, json } = args;
-    let wanted = Wanted { name, business, user, scopes, expires, limits, allow_addresses };
-    let minted = match setting.keyring.create(wanted, format.as_deref(), session.asker()).await {
+    let wanted = KeyRequest { name, business, user, scopes, expires, limits, allow_addresses };
+    let minted = match setting.keyring.create(wanted, format.as_deref(), session.requester()).await {
         Ok(minted) => minted,
         Err(error) => return refused(error, setting, session),
     };

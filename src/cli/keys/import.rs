@@ -18,7 +18,7 @@ use crate::cli::exit::{DONE, FAILED};
 use crate::keys::rules::{Holder, Required, RuleError, check_name, networks};
 use crate::keys::{Digest, Formats, mask};
 use crate::store::StoreError;
-use crate::store::keyring::{Asker, Granting};
+use crate::store::keyring::{Granting, Requester};
 use crate::store::members::{MEMBERS, Members};
 use crate::store::registry::{Insertion, RegistryError, StoredKey};
 
@@ -62,7 +62,7 @@ struct Tally {
 
 pub(super) async fn run(args: ImportArgs, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<u8> {
     let actor = session.actor.clone();
-    let asker = Asker { actor: &actor, granting: Granting::Everything, now_ms: session.now_ms };
+    let requester = Requester { actor: &actor, granting: Granting::Everything, now_ms: session.now_ms };
     let mut file;
     let input: &mut dyn BufRead = match args.file.filter(|path| path.as_os_str() != "-") {
         Some(path) => {
@@ -86,7 +86,7 @@ pub(super) async fn run(args: ImportArgs, setting: &KeysSetting, session: &mut S
         if line.is_empty() {
             continue;
         }
-        match import(line, setting, asker).await {
+        match import(line, setting, requester).await {
             Ok(insertion) => {
                 let (what, key) = tally.count(&insertion);
                 writeln!(session.out, "line {number}: {what} as {}", shown_id(key))?;
@@ -127,9 +127,9 @@ enum Failure {
     Store(StoreError),
 }
 
-async fn import(line: &[u8], setting: &KeysSetting, asker: Asker<'_>) -> Result<Insertion, Failure> {
+async fn import(line: &[u8], setting: &KeysSetting, requester: Requester<'_>) -> Result<Insertion, Failure> {
     let (digest, members) = read(line, setting).map_err(Failure::Line)?;
-    setting.keyring.import(&digest, members, asker).await.map_err(|error| match error {
+    setting.keyring.import(&digest, members, requester).await.map_err(|error| match error {
         RegistryError::Store(error @ (StoreError::Unreachable(_) | StoreError::Deadline)) => Failure::Store(error),
         other => Failure::Line(other.to_string()),
     })

@@ -4,8 +4,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::create;
-use super::end::Replicas;
 use super::name::{KeyName, Named};
+use super::revoke::Replicas;
 use super::session::{KeysSetting, Session};
 use super::words::named;
 use crate::cli::exit::DONE;
@@ -35,7 +35,7 @@ pub(super) async fn run(args: RotateArgs, setting: &KeysSetting, session: &mut S
         Named::Wrong(code) => return Ok(code),
     };
     let (overlap, format) = (args.overlap.as_deref(), args.format.as_deref());
-    let rotated = match setting.keyring.rotate(&key, overlap, format, session.asker()).await {
+    let rotated = match setting.keyring.rotate(&key, overlap, format, session.requester()).await {
         Ok(rotated) => rotated,
         Err(error) => return create::refused(error, setting, session),
     };

@@ -13,7 +13,7 @@ use crate::store::audit::{Actor, Origin};
 use crate::store::calls::Calls;
 use crate::store::fallback::Fallback;
 use crate::store::file::FileStore;
-use crate::store::keyring::{Asker, Granting, Keyring, KeyringError};
+use crate::store::keyring::{Granting, Keyring, KeyringError, Requester};
 use crate::store::redis::RedisStore;
 use crate::store::registry::RegistryError;
 use crate::store::settings::{Backend, StoreSettings};
@@ -72,7 +72,7 @@ pub fn in_session(
 struct Login {
     user: String,
     /// `management.redis` says it; else it is the gate's own.
-    is_keepers: bool,
+    is_management: bool,
 }
 
 impl Login {
@@ -81,8 +81,8 @@ impl Login {
             Backend::Redis(redis) => Some(&**redis),
             Backend::File(_) => None,
         };
-        let user = store.keepers.as_deref().or(gates).and_then(|redis| redis.username.clone());
-        Self { user: user.unwrap_or_else(|| "default".to_owned()), is_keepers: store.keepers.is_some() }
+        let user = store.management_redis.as_deref().or(gates).and_then(|redis| redis.username.clone());
+        Self { user: user.unwrap_or_else(|| "default".to_owned()), is_management: store.management_redis.is_some() }
     }
 }
 
@@ -92,7 +92,7 @@ fn with_a_way_out(error: anyhow::Error, login: &Login) -> anyhow::Error {
     let says = |what: &str| error.chain().any(|cause| cause.to_string().contains(what));
     if says("NOPERM") {
         let user = &login.user;
-        return error.context(match login.is_keepers {
+        return error.context(match login.is_management {
             false => format!(
                 "the login of the gate itself (user `{user}`) may not keep keys in Redis; name one that may as `management.redis`, \
                  or as `store.username` and `store.password` in a configuration for those who keep keys (`--config`)"
@@ -151,8 +151,8 @@ impl By {
 
 impl Session<'_> {
     /// Who reaches the store can do everything there.
-    pub fn asker(&self) -> Asker<'_> {
-        Asker { actor: &self.actor, granting: Granting::Everything, now_ms: self.now_ms }
+    pub fn requester(&self) -> Requester<'_> {
+        Requester { actor: &self.actor, granting: Granting::Everything, now_ms: self.now_ms }
     }
 
     pub fn wrong_arguments(&mut self, what: impl std::fmt::Display) -> anyhow::Result<u8> {

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::words::printable;
 use super::*;
 use crate::keys::rules::{Required, Rules};
-use crate::keys::{Alphabet, Digest, Fate, Format, Formats};
+use crate::keys::{Alphabet, Digest, Format, FormatAction, Formats};
 use crate::store::audit::{Actor, Origin};
 use crate::store::file::FileStore;
 use crate::store::keyring::Keyring;
@@ -28,7 +28,7 @@ struct Shell {
     setting: KeysSetting,
 }
 
-struct Said {
+struct Output {
     code: u8,
     out: String,
     err: String,
@@ -48,22 +48,22 @@ fn standard() -> Shell {
 }
 
 impl Shell {
-    async fn try_to(&self, arguments: &[&str], input: &str) -> anyhow::Result<Said> {
+    async fn try_to(&self, arguments: &[&str], input: &str) -> anyhow::Result<Output> {
         let line = Line::try_parse_from(std::iter::once("keys").chain(arguments.iter().copied()))?;
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let actor = Actor { name: "tester".to_owned(), from: Origin::CommandLine };
         let mut session = Session { input: &mut input.as_bytes(), out: &mut out, err: &mut err, actor, now_ms: NOW };
         let code = perform(line.keys, &self.setting, &mut session).await?;
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
-        Ok(Said { code, out: text(out), err: text(err) })
+        Ok(Output { code, out: text(out), err: text(err) })
     }
 
-    async fn say(&self, arguments: &[&str], input: &str) -> Said {
+    async fn run(&self, arguments: &[&str], input: &str) -> Output {
         self.try_to(arguments, input).await.expect("the command ends well")
     }
 
     async fn json(&self, arguments: &[&str]) -> Value {
-        serde_json::from_str(&self.say(arguments, "").await.out).expect("one JSON document")
+        serde_json::from_str(&self.run(arguments, "").await.out).expect("one JSON document")
     }
 
     fn file(&self) -> String {
@@ -81,8 +81,8 @@ async fn create_prints_the_document_of_the_contract_and_stores_no_key() {
     let shell = standard();
     let arguments = ["create", "--name", "job", "--business", "acme", "--user", "u_42"];
     let more = ["--scopes", "contacts:read,contacts:*", "--expires", "24h", "--json"];
-    let said = shell.say(&[&arguments[..], &more[..]].concat(), "").await;
-    let created: Value = serde_json::from_str(&said.out).expect("one JSON document");
+    let output = shell.run(&[&arguments[..], &more[..]].concat(), "").await;
+    let created: Value = serde_json::from_str(&output.out).expect("one JSON document");
     let key = created["key"].as_str().expect("a key").to_owned();
     let id = created["id"].as_str().expect("an id").to_owned();
     assert_eq!(uuid::Uuid::parse_str(&id).map(|id| id.get_version_num()), Ok(4));
@@ -94,16 +94,20 @@ async fn create_prints_the_document_of_the_contract_and_stores_no_key() {
     assert_eq!(created, expected);
     let order =
         ["\"id\"", "\"key\"", "\"hint\"", "\"name\"", "\"business\"", "\"user\"", "\"scopes\"", "\"created_at\""];
-    assert!(order.map(|member| said.out.find(member)).is_sorted());
+    assert!(order.map(|member| output.out.find(member)).is_sorted());
     assert!(!shell.file().contains(&key) && shell.file().contains(&Digest::of(&key).to_hex()));
 }
 
 #[tokio::test]
 async fn a_person_is_told_that_the_key_is_shown_once() {
     let shell = standard();
-    let said = shell.say(&["create", "--name", "job", "--user", "u_42"], "").await;
-    assert!(said.out.contains("shown this once") && said.out.contains("every business that u_42 owns"), "{}", said.out);
-    assert!(said.out.contains("expires   never"), "{}", said.out);
+    let output = shell.run(&["create", "--name", "job", "--user", "u_42"], "").await;
+    assert!(
+        output.out.contains("shown this once") && output.out.contains("every business that u_42 owns"),
+        "{}",
+        output.out
+    );
+    assert!(output.out.contains("expires   never"), "{}", output.out);
     assert_eq!(shell.json(&["list", "--json"]).await["keys"][0]["business"], Value::Null);
 }
 
@@ -117,16 +121,16 @@ async fn a_broken_rule_is_exit_code_2_and_creates_nothing() {
         (&["--business", "acme", "--scopes", "*", "--expires", "2020-01-01T00:00:00Z"], "not in the future"),
         (&["--business", "acme", "--scopes", "*", "--format", "kc_"], "no format has the prefix `kc_`"),
     ] {
-        let said = shell.say(&[&["create", "--name", "job"], arguments].concat(), "").await;
-        assert_eq!((said.code, said.out.as_str()), (2, ""));
-        assert!(said.err.contains(wanted), "{}", said.err);
+        let output = shell.run(&[&["create", "--name", "job"], arguments].concat(), "").await;
+        assert_eq!((output.code, output.out.as_str()), (2, ""));
+        assert!(output.err.contains(wanted), "{}", output.err);
     }
     assert_eq!(shell.file(), "");
 }
 
 #[tokio::test]
 async fn the_format_is_picked_by_its_prefix() {
-    let format = |prefix: &str| Format::new(prefix, Some(44..=44), Alphabet::Base64Url, true, Fate::Accept);
+    let format = |prefix: &str| Format::new(prefix, Some(44..=44), Alphabet::Base64Url, true, FormatAction::Accept);
     let formats = [format("kc_live_"), format("kc_test_")].into_iter().collect::<Result<_, _>>();
     let shell = shell(Formats::new(formats.expect("good formats")), &[]);
     let key = shell.json(&["create", "--name", "n", "--user", "u", "--format", "kc_test_", "--json"]).await;
@@ -137,18 +141,18 @@ async fn the_format_is_picked_by_its_prefix() {
 #[tokio::test]
 async fn list_is_a_table_or_one_document() {
     let shell = standard();
-    assert!(shell.say(&["list"], "").await.out.starts_with("No keys"));
+    assert!(shell.run(&["list"], "").await.out.starts_with("No keys"));
     for (name, business) in [("one", "acme"), ("two", "b2")] {
-        shell.say(&["create", "--name", name, "--business", business], "").await;
+        shell.run(&["create", "--name", name, "--business", business], "").await;
     }
     let lines = import_line("old", r#","id":"k1","expires_at":"2026-03-23T14:30:00Z""#)
         + &import_line("gone", r#","id":"k2","revoked_at":null"#);
-    assert_eq!(shell.say(&["import"], &lines).await.code, 0);
+    assert_eq!(shell.run(&["import"], &lines).await.code, 0);
     let list = shell.json(&["list", "--json"]).await;
     assert_eq!((list["total"].as_u64(), list["keys"].as_array().map(Vec::len)), (Some(4), Some(4)));
     let list = shell.json(&["list", "--business", "b2", "--json"]).await;
     assert_eq!((list["total"].as_u64(), list["keys"][0]["name"].as_str()), (Some(1), Some("two")));
-    let table = shell.say(&["list", "--business", "acme"], "").await.out;
+    let table = shell.run(&["list", "--business", "acme"], "").await.out;
     for state in ["active", "expired", "revoked"] {
         assert_eq!(table.lines().filter(|line| line.contains(state)).count(), 1, "{table}");
     }
@@ -161,13 +165,13 @@ async fn a_key_is_revoked_by_id_by_hint_and_from_standard_input() {
         let key = shell.json(&["create", "--name", "n", "--user", "u", "--json"]).await;
         let text = |member: &str| key[member].as_str().expect("a text").to_owned();
         let argument = if name == "-" { "-".to_owned() } else { text(name) };
-        let said = shell.say(&["revoke", &argument], &format!("{}\n", text("key"))).await;
-        assert_eq!(said.code, 0);
-        assert!(said.out.starts_with(&format!("Revoked {}", text("hint"))), "{}", said.out);
-        let again = shell.say(&["revoke", "--json", &text("id")], "").await;
+        let output = shell.run(&["revoke", &argument], &format!("{}\n", text("key"))).await;
+        assert_eq!(output.code, 0);
+        assert!(output.out.starts_with(&format!("Revoked {}", text("hint"))), "{}", output.out);
+        let again = shell.run(&["revoke", "--json", &text("id")], "").await;
         let again: Value = serde_json::from_str(&again.out).expect("one JSON document");
         assert_eq!(again["revoked_at"], json!("2026-03-23T14:30:00Z"));
-        assert!(shell.say(&["revoke", &text("id")], "").await.out.contains("was revoked already"));
+        assert!(shell.run(&["revoke", &text("id")], "").await.out.contains("was revoked already"));
     }
 }
 
@@ -176,11 +180,11 @@ async fn a_key_as_an_argument_is_refused_and_not_repeated() {
     let shell = standard();
     let key = shell.json(&["create", "--name", "n", "--user", "u", "--json"]).await;
     let key = key["key"].as_str().expect("a key");
-    let said = shell.say(&["revoke", key], "").await;
-    assert_eq!(said.code, 2);
-    assert!(said.err.contains("looks like a whole key") && !said.err.contains(key), "{}", said.err);
-    let said = shell.say(&["create", "--name", "n", "--user", "u", "--format", key], "").await;
-    assert!(said.code == 2 && !said.err.contains(key), "{}", said.err);
+    let output = shell.run(&["revoke", key], "").await;
+    assert_eq!(output.code, 2);
+    assert!(output.err.contains("looks like a whole key") && !output.err.contains(key), "{}", output.err);
+    let output = shell.run(&["create", "--name", "n", "--user", "u", "--format", key], "").await;
+    assert!(output.code == 2 && !output.err.contains(key), "{}", output.err);
     assert_eq!(shell.json(&["list", "--json"]).await["keys"][0]["revoked_at"], Value::Null);
 }
 
@@ -190,8 +194,8 @@ async fn an_unknown_key_is_an_error() {
     let unknown = shell.try_to(&["revoke", "k1"], "").await.map(|_| ()).map_err(|error| error.to_string());
     assert!(unknown.is_err_and(|text| text.starts_with("no key has this id or hint")));
     assert!(shell.try_to(&["revoke", "-"], "unknown").await.is_err());
-    assert_eq!(shell.say(&["revoke", "-"], "two words").await.code, 2);
-    assert_eq!(shell.say(&["revoke", "-"], "").await.code, 2);
+    assert_eq!(shell.run(&["revoke", "-"], "two words").await.code, 2);
+    assert_eq!(shell.run(&["revoke", "-"], "").await.code, 2);
 }
 
 #[tokio::test]
@@ -211,17 +215,17 @@ async fn import_goes_on_after_a_bad_line_and_is_idempotent() {
     let good = import_line("one", r#","id":"k1","scopes":["contacts:read"]"#) + "\n" + &import_line("two", "");
     let lines = good.clone() + &bad.concat() + &import_line("three", "");
     for (imported, already_there) in [(3, 0), (0, 3)] {
-        let said = shell.say(&["import"], &lines).await;
-        assert_eq!(said.code, 1);
+        let output = shell.run(&["import"], &lines).await;
+        assert_eq!(output.code, 1);
         let tally = format!("{imported} imported, {already_there} already there, {} failed\n", bad.len());
-        assert!(said.out.ends_with(&tally), "{}{}", said.out, said.err);
-        assert_eq!(said.err.lines().count(), bad.len(), "{}", said.err);
-        assert!(!said.err.contains("kkk"), "{}", said.err);
+        assert!(output.out.ends_with(&tally), "{}{}", output.out, output.err);
+        assert_eq!(output.err.lines().count(), bad.len(), "{}", output.err);
+        assert!(!output.err.contains("kkk"), "{}", output.err);
     }
-    assert_eq!(shell.say(&["import"], &good).await.code, 0);
+    assert_eq!(shell.run(&["import"], &good).await.code, 0);
     let path = shell.folder.path().join("lines");
     std::fs::write(&path, &good).expect("the lines are written");
-    assert_eq!(shell.say(&["import", path.to_str().expect("a path")], "").await.code, 0);
+    assert_eq!(shell.run(&["import", path.to_str().expect("a path")], "").await.code, 0);
 }
 
 #[tokio::test]
@@ -229,16 +233,16 @@ async fn what_has_no_effect_is_told_at_import_and_marked_when_shown() {
     let mut shell = standard();
     shell.setting.keyring.rules.known_limits = vec![("per-key".to_owned(), true), ("all".to_owned(), false)];
     let more = r#","id":"k1","scopes":["contact:read","contacts:read"],"limits":{"per-key":"5/1m","per-kye":"5/1m","all":"5/1m"}"#;
-    let said = shell.say(&["import"], &import_line("one", more)).await;
-    assert_eq!((said.code, said.err.lines().count()), (0, 3), "{}", said.err);
+    let output = shell.run(&["import"], &import_line("one", more)).await;
+    assert_eq!((output.code, output.err.lines().count()), (0, 3), "{}", output.err);
     for told in [
         "line 1: warning: this has no effect: unknown scope `contact:read`; did you mean `contacts:read`?",
         "line 1: warning: this has no effect: there is no limit `per-kye`; did you mean `per-key`?",
         "line 1: warning: this has no effect: the limit `all` is not counted by key",
     ] {
-        assert!(said.err.contains(told), "no {told:?} in\n{}", said.err);
+        assert!(output.err.contains(told), "no {told:?} in\n{}", output.err);
     }
-    let shown = shell.say(&["show", "k1"], "").await.out;
+    let shown = shell.run(&["show", "k1"], "").await.out;
     let limits = "all 5/1m (no effect: not counted by key); per-key 5/1m; per-kye 5/1m (no such limit)\n";
     assert!(shown.contains(limits), "{shown}");
 }
@@ -256,17 +260,17 @@ async fn what_a_key_got_of_its_own_stands_in_what_create_prints() {
         (["--limit", "per-key=4/1s"], "the limit `per-key` is given twice"),
         (["--allow-addresses", "10.0.0.1/8"], "write `10.0.0.0/8`, or the address alone"),
     ] {
-        let said = shell.say(&[&create[..], &more].concat(), "").await;
-        assert!(said.code == 2 && said.err.contains(wanted), "{}", said.err);
+        let output = shell.run(&[&create[..], &more].concat(), "").await;
+        assert!(output.code == 2 && output.err.contains(wanted), "{}", output.err);
     }
 }
 
 #[tokio::test]
 async fn a_list_that_finds_nothing_does_not_say_that_there_are_no_keys() {
     let shell = standard();
-    shell.say(&["create", "--name", "n", "--user", "u"], "").await;
-    let said = shell.say(&["list", "--older-than", "1d"], "").await.out;
-    assert!(said.starts_with("No key is like that."), "{said}");
+    shell.run(&["create", "--name", "n", "--user", "u"], "").await;
+    let output = shell.run(&["list", "--older-than", "1d"], "").await.out;
+    assert!(output.starts_with("No key is like that."), "{output}");
 }
 
 #[tokio::test]
@@ -275,21 +279,28 @@ async fn an_import_tells_what_new_keys_would_have_to_have() {
     let lines = import_line("one", r#","user":"u""#)
         + &import_line("two", r#","user":"u","expires_at":"2027-01-01T00:00:00Z""#);
     // As Windows writes it.
-    let said = shell.say(&["import"], &format!("\u{feff}{lines}")).await;
-    assert_eq!((said.code, said.err.as_str()), (0, "line 1: warning: every key must have an expiry here; give one\n"));
+    let output = shell.run(&["import"], &format!("\u{feff}{lines}")).await;
+    assert_eq!(
+        (output.code, output.err.as_str()),
+        (0, "line 1: warning: every key must have an expiry here; give one\n")
+    );
 }
 
 #[tokio::test]
 async fn an_import_tells_that_keys_of_another_form_are_refused() {
-    let format =
-        Format::new("kc_live_", Some(44..=44), Alphabet::Base64Url, false, Fate::Accept).expect("a good format");
+    let format = Format::new("kc_live_", Some(44..=44), Alphabet::Base64Url, false, FormatAction::Accept)
+        .expect("a good format");
     let shell = shell(Formats::new(vec![format]), &[]);
     let hinted = |name: &str, hint: &str| import_line(name, &format!(r#","hint":"{hint}""#));
-    let said = shell.say(&["import"], &(hinted("one", "kc_live_12345678") + &hinted("two", "old_1234"))).await;
-    assert_eq!((said.code, said.err.lines().count()), (0, 1), "{}", said.err);
-    assert!(said.err.starts_with("line 2: warning: the hint `old_1234` begins as no key here does"), "{}", said.err);
-    let said = shell.say(&["import"], &import_line("three", "")).await;
-    assert!(said.code == 0 && said.err.starts_with("note: keys that have none of the forms"), "{}", said.err);
+    let output = shell.run(&["import"], &(hinted("one", "kc_live_12345678") + &hinted("two", "old_1234"))).await;
+    assert_eq!((output.code, output.err.lines().count()), (0, 1), "{}", output.err);
+    assert!(
+        output.err.starts_with("line 2: warning: the hint `old_1234` begins as no key here does"),
+        "{}",
+        output.err
+    );
+    let output = shell.run(&["import"], &import_line("three", "")).await;
+    assert!(output.code == 0 && output.err.starts_with("note: keys that have none of the forms"), "{}", output.err);
 }
 
 #[test]

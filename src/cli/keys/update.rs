@@ -48,7 +48,7 @@ pub(super) async fn run(args: UpdateArgs, setting: &KeysSetting, session: &mut S
         Named::Wrong(code) => return Ok(code),
     };
     let json = args.json;
-    let changed = match setting.keyring.update(&key, change(args), session.asker()).await {
+    let changed = match setting.keyring.update(&key, change(args), session.requester()).await {
         Ok(changed) => changed,
         Err(error) => return session.refused(error),
     };

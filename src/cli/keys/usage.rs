@@ -85,7 +85,10 @@ async fn reset(name: &str, key: &StoredKey, setting: &KeysSetting, session: &Ses
         after.insert("bucket".to_owned(), bucket.name.into());
         let subject = key.text("id").unwrap_or_default();
         let record = (&Members::new(), &after);
-        setting.keyring.keep(Record::new(&session.actor, Action::LimitReset, subject, record, session.now_ms)).await;
+        setting
+            .keyring
+            .write_audit(Record::new(&session.actor, Action::LimitReset, subject, record, session.now_ms))
+            .await;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::advice;
 use super::contents::Report;
-use super::tally::{MOST_CLIENTS, Row, Seen, Table};
+use super::tally::{MOST_CLIENTS, Row, Table, TimeSpan};
 use crate::clock;
 
 pub fn of(report: &Report) -> Value {
@@ -14,8 +14,8 @@ pub fn of(report: &Report) -> Value {
         "requests": tally.requests,
         "foreign_lines": tally.foreign,
         "outside": tally.outside,
-        "from": time(&tally.seen, tally.seen.first_ms),
-        "to": time(&tally.seen, tally.seen.last_ms),
+        "from": time(&tally.time_span, tally.time_span.first_ms),
+        "to": time(&tally.time_span, tally.time_span.last_ms),
         "sample": sample,
         "allowed": totals.allowed,
         "observed": totals.observed,
@@ -57,8 +57,8 @@ fn of_row(name: &str, named: &str, row: &Row) -> Value {
         "denied": row.denied,
         "clients": row.clients(),
         "more_clients": row.clients() == MOST_CLIENTS,
-        "first": clock::rfc3339(row.seen.first_ms),
-        "last": clock::rfc3339(row.seen.last_ms),
+        "first": clock::rfc3339(row.time_span.first_ms),
+        "last": clock::rfc3339(row.time_span.last_ms),
         "example": row.example,
     })
 }
@@ -74,6 +74,6 @@ fn next(report: &Report) -> Vec<Value> {
     tasks.collect()
 }
 
-fn time(seen: &Seen, ms: u64) -> Option<String> {
-    (seen.first_ms <= seen.last_ms).then(|| clock::rfc3339(ms))
+fn time(time_span: &TimeSpan, ms: u64) -> Option<String> {
+    (time_span.first_ms <= time_span.last_ms).then(|| clock::rfc3339(ms))
 }

@@ -46,7 +46,7 @@ pub struct Tally {
     pub foreign: u64,
     /// Lines of requests before or after what is asked about.
     pub outside: u64,
-    pub seen: Seen,
+    pub time_span: TimeSpan,
     pub totals: Totals,
     pub routes: Table,
     pub keys: Table,
@@ -62,18 +62,18 @@ pub struct Tally {
 
 /// The first and the last time, in milliseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy)]
-pub struct Seen {
+pub struct TimeSpan {
     pub first_ms: u64,
     pub last_ms: u64,
 }
 
-impl Default for Seen {
+impl Default for TimeSpan {
     fn default() -> Self {
         Self { first_ms: u64::MAX, last_ms: 0 }
     }
 }
 
-impl Seen {
+impl TimeSpan {
     fn note(&mut self, at_ms: u64) {
         self.first_ms = self.first_ms.min(at_ms);
         self.last_ms = self.last_ms.max(at_ms);
@@ -93,7 +93,7 @@ pub struct Table {
 pub struct Row {
     pub observed: u64,
     pub denied: u64,
-    pub seen: Seen,
+    pub time_span: TimeSpan,
     /// The first of them, `GET /v1/calls/7`.
     pub example: String,
     clients: HashSet<u64>,
@@ -125,7 +125,7 @@ impl Tally {
             requests: 0,
             foreign: 0,
             outside: 0,
-            seen: Seen::default(),
+            time_span: TimeSpan::default(),
             totals: Totals::default(),
             routes: Table::new(MOST_ROWS),
             keys: Table::new(MOST_ROWS),
@@ -149,7 +149,7 @@ impl Tally {
             return;
         }
         self.requests += 1;
-        self.seen.note(at_ms);
+        self.time_span.note(at_ms);
         let totals = &mut self.totals;
         let count = match &*line.decision {
             "allowed" => &mut totals.allowed,
@@ -232,7 +232,7 @@ impl Table {
 impl Row {
     fn note(&mut self, refusal: &Refusal<'_>) {
         *if refusal.line.decision == "observed" { &mut self.observed } else { &mut self.denied } += 1;
-        self.seen.note(refusal.at_ms);
+        self.time_span.note(refusal.at_ms);
         if self.clients.len() < MOST_CLIENTS {
             self.clients.insert(refusal.client);
         }
@@ -281,6 +281,6 @@ mod tests {
         }
         assert_eq!((tally.requests, tally.outside, tally.foreign), (2, 2, 1));
         assert_eq!((tally.totals.allowed, tally.totals.denied), (1, 1));
-        assert_eq!(tally.seen.last_ms - tally.seen.first_ms, 999);
+        assert_eq!(tally.time_span.last_ms - tally.time_span.first_ms, 999);
     }
 }

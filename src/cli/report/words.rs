@@ -6,17 +6,17 @@ use super::advice;
 use super::contents::Report;
 use super::tally::{MOST_CLIENTS, Row, Table, Tally};
 use crate::cli::check::counted;
-use crate::cli::ink::{BOLD, GREEN, Ink, RED};
 use crate::cli::keys::words::printable;
+use crate::cli::style::{BOLD, GREEN, RED, Style};
 use crate::clock;
 
 /// Places of one reason.
 const MOST_PLACES: usize = 5;
 
-pub fn of(report: &Report, ink: Ink) -> String {
+pub fn of(report: &Report, style: Style) -> String {
     let Report { tally, top, sample } = report;
     let mut text = String::new();
-    totals(&mut text, tally, ink);
+    totals(&mut text, tally, style);
     if sample.is_some_and(|sample| sample < 1.0) {
         let share = sample.unwrap_or_default();
         let _ = writeln!(
@@ -27,22 +27,22 @@ pub fn of(report: &Report, ink: Ink) -> String {
     if tally.totals.observed + tally.totals.denied + tally.totals.failed == 0 {
         return text;
     }
-    table(&mut text, &tally.routes, "By route", ("REFUSED", *top), ink);
-    table(&mut text, &tally.keys, "By key", ("REFUSED", *top), ink);
-    table(&mut text, &tally.clients, "Without a known key, by address", ("REFUSED", *top), ink);
-    table(&mut text, &tally.reasons, "By reason", ("REFUSED", *top), ink);
-    table(&mut text, &tally.failures, "Failed, by reason", ("FAILED", *top), ink);
-    next(&mut text, report, ink);
+    table(&mut text, &tally.routes, "By route", ("REFUSED", *top), style);
+    table(&mut text, &tally.keys, "By key", ("REFUSED", *top), style);
+    table(&mut text, &tally.clients, "Without a known key, by address", ("REFUSED", *top), style);
+    table(&mut text, &tally.reasons, "By reason", ("REFUSED", *top), style);
+    table(&mut text, &tally.failures, "Failed, by reason", ("FAILED", *top), style);
+    next(&mut text, report, style);
     text
 }
 
-fn totals(text: &mut String, tally: &Tally, ink: Ink) {
+fn totals(text: &mut String, tally: &Tally, style: Style) {
     let totals = &tally.totals;
     let span = match tally.requests {
         0 => String::new(),
-        _ => format!(", {} to {}", clock::rfc3339(tally.seen.first_ms), clock::rfc3339(tally.seen.last_ms)),
+        _ => format!(", {} to {}", clock::rfc3339(tally.time_span.first_ms), clock::rfc3339(tally.time_span.last_ms)),
     };
-    let _ = writeln!(text, "{}{span}", ink.paint(BOLD, &counted(tally.requests, "request")));
+    let _ = writeln!(text, "{}{span}", style.paint(BOLD, &counted(tally.requests, "request")));
     for (count, name, meaning, code) in [
         (totals.allowed, "allowed", "", GREEN),
         (totals.observed, "observed", "let pass; enforcement refuses them", RED),
@@ -52,7 +52,7 @@ fn totals(text: &mut String, tally: &Tally, ink: Ink) {
     ] {
         if count > 0 || !["other", "failed"].contains(&name) {
             let number = format!("{count:>10}");
-            let number = if count > 0 { ink.paint(code, &number) } else { number };
+            let number = if count > 0 { style.paint(code, &number) } else { number };
             let _ = writeln!(text, "{}", format!("{number}  {name:<9}{meaning}").trim_end());
         }
     }
@@ -65,7 +65,7 @@ fn totals(text: &mut String, tally: &Tally, ink: Ink) {
     }
 }
 
-fn table(text: &mut String, table: &Table, heading: &str, (count, top): (&str, usize), ink: Ink) {
+fn table(text: &mut String, table: &Table, heading: &str, (count, top): (&str, usize), style: Style) {
     let rows = table.busiest(top);
     if rows.is_empty() {
         return;
@@ -75,13 +75,13 @@ fn table(text: &mut String, table: &Table, heading: &str, (count, top): (&str, u
     } else {
         String::new()
     };
-    let _ = writeln!(text, "\n{}", ink.paint(BOLD, &format!("{heading}{shown}")));
+    let _ = writeln!(text, "\n{}", style.paint(BOLD, &format!("{heading}{shown}")));
     let names: Vec<String> = rows.iter().map(|(name, _)| shortened(name)).collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or_default();
     let _ =
         writeln!(text, "{:>10}  {:>7}  {:<20}  {:<20}  {:<width$}  FOR EXAMPLE", count, "CLIENTS", "FIRST", "LAST", "");
     for (name, (_, row)) in names.iter().zip(&rows) {
-        let (first, last) = (clock::rfc3339(row.seen.first_ms), clock::rfc3339(row.seen.last_ms));
+        let (first, last) = (clock::rfc3339(row.time_span.first_ms), clock::rfc3339(row.time_span.last_ms));
         let (refused, clients, example) = (row.refused(), clients(row), printable(&row.example));
         let _ = writeln!(text, "{refused:>10}  {clients:>7}  {first}  {last}  {name:<width$}  {example}");
     }
@@ -91,11 +91,11 @@ fn table(text: &mut String, table: &Table, heading: &str, (count, top): (&str, u
 }
 
 /// By reason what to do, and where.
-fn next(text: &mut String, report: &Report, ink: Ink) {
-    let _ = writeln!(text, "\n{}", ink.paint(BOLD, "What to do"));
+fn next(text: &mut String, report: &Report, style: Style) {
+    let _ = writeln!(text, "\n{}", style.paint(BOLD, "What to do"));
     let (refused, failed) = (report.tally.reasons.busiest(report.top), report.tally.failures.busiest(report.top));
     for (reason, _) in refused.into_iter().chain(failed) {
-        let _ = writeln!(text, "{}: {}", ink.paint(RED, &shortened(reason)), advice::for_reason(reason));
+        let _ = writeln!(text, "{}: {}", style.paint(RED, &shortened(reason)), advice::for_reason(reason));
         let Some(places) = report.tally.tasks.get(reason) else { continue };
         for (place, row) in places.busiest(MOST_PLACES) {
             let from = if row.clients() == 1 { "1 client".to_owned() } else { format!("{} clients", clients(row)) };

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 
 use super::reader::Reader;
-use crate::config::place::FieldPath;
+use crate::config::field_path::FieldPath;
 use crate::config::raw::Scalar;
 use crate::config::scalar::{self, ScalarError};
 use crate::network::{self, NetworkError};

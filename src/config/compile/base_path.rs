@@ -1,7 +1,7 @@
 //! `base_path`: where everything is served below. Like the path of `management` it is fixed, without parameters.
 
 use super::reader::Reader;
-use crate::config::place::FieldPath;
+use crate::config::field_path::FieldPath;
 use crate::config::raw::Root;
 use crate::policy::pattern::{Pattern, PatternError};
 

@@ -4,7 +4,7 @@
 use http::{HeaderValue, Uri};
 
 use super::reader::{Reader, items};
-use crate::config::place::FieldPath;
+use crate::config::field_path::FieldPath;
 use crate::config::raw::{Root, Scalar};
 use crate::config::scalar;
 use crate::proxy::settings::Cors;

@@ -3,7 +3,7 @@
 use http::HeaderName;
 
 use super::reader::Reader;
-use crate::config::place::FieldPath;
+use crate::config::field_path::FieldPath;
 
 /// What a header in the configuration is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,11 +10,11 @@ use super::reader::{Reader, items};
 use super::routes::Routes;
 use super::scopes::scope_list;
 use super::upstream;
-use crate::config::place::FieldPath;
+use crate::config::field_path::FieldPath;
 use crate::config::raw::{self, List, Root, Scalar};
 use crate::config::scalar::{self, ScalarError};
 use crate::keys::digest::Digest;
-use crate::keys::format::{Alphabet, Fate, Format, Formats};
+use crate::keys::format::{Alphabet, Format, FormatAction, Formats};
 use crate::keys::mask;
 use crate::keys::mint::HINT_LENGTH;
 use crate::keys::rules::{Required, Rules};
@@ -121,13 +121,13 @@ fn format(path: &FieldPath, raw: &raw::KeyFormat, upstreams: &[Upstream], reader
     let checksum = reader.read(&path.field("checksum"), raw.checksum.as_ref(), false, scalar::flag);
     let before = reader.problems.len();
     let length = raw.length.as_ref().and_then(|length| self::length(&path.field("length"), length, reader));
-    let fate = fate(path, raw, upstreams, reader);
+    let action = action(path, raw, upstreams, reader);
     let prefix = reader.required(&prefix_path, raw.prefix.as_ref(), "what every key begins with, such as `live_`")?;
     let prefix = reader.text(&prefix_path, prefix)?;
     if reader.problems.len() > before {
         return None;
     }
-    Format::new(&prefix, length, alphabet, checksum, fate).map_err(|error| reader.fail(path, error)).ok()
+    Format::new(&prefix, length, alphabet, checksum, action).map_err(|error| reader.fail(path, error)).ok()
 }
 
 /// A number, or the least and the most.
@@ -144,12 +144,12 @@ fn length(path: &FieldPath, list: &List<Scalar>, reader: &mut Reader<'_>) -> Opt
     }
 }
 
-fn fate(path: &FieldPath, raw: &raw::KeyFormat, upstreams: &[Upstream], reader: &mut Reader<'_>) -> Fate {
+fn action(path: &FieldPath, raw: &raw::KeyFormat, upstreams: &[Upstream], reader: &mut Reader<'_>) -> FormatAction {
     match (&raw.reject, &raw.upstream) {
-        (None, None) => Fate::Accept,
+        (None, None) => FormatAction::Accept,
         (Some(_), Some(_)) => {
             reader.fail(&path.field("upstream"), "`reject` and `upstream` exclude each other; keep one of them");
-            Fate::Accept
+            FormatAction::Accept
         }
         (Some(reject), None) => {
             let path = path.field("reject");
@@ -160,13 +160,13 @@ fn fate(path: &FieldPath, raw: &raw::KeyFormat, upstreams: &[Upstream], reader: 
                     "write the sentence that the client is told, such as `Test keys are not available yet`",
                 );
             }
-            Fate::Reject(text)
+            FormatAction::Reject(text)
         }
         (None, Some(upstream)) => {
             let path = path.field("upstream");
             let name = reader.text(&path, upstream).unwrap_or_default();
             upstream::resolve(upstreams, &path, &name, reader);
-            Fate::Upstream(name)
+            FormatAction::Upstream(name)
         }
     }
 }

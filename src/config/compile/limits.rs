@@ -7,9 +7,9 @@ use super::mode::mode;
 use super::name::{NAME_ADVICE, is_name};
 use super::reader::entries;
 use super::reader::{Reader, items};
-use crate::config::place::FieldPath;
+use crate::config::field_path::FieldPath;
 use crate::config::raw::{self, List, Root, Scalar};
-use crate::config::{near, scalar};
+use crate::config::{scalar, suggestion};
 use crate::limit::{Algorithm, Window, Windows};
 use crate::policy::{Access, By, Limit, Mode, Plan, Plans, RouteTable};
 use crate::store::fallback::share_of;
@@ -121,7 +121,7 @@ impl Limits {
     }
 
     fn unknown(&self, path: &FieldPath, name: &str, reader: &mut Reader<'_>) {
-        let advice = near::advice(name, self.names.iter().map(String::as_str));
+        let advice = suggestion::advice(name, self.names.iter().map(String::as_str));
         reader.fail(path, format_args!("there is no limit `{name}`; {advice}"));
     }
 

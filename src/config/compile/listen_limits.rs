@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::reader::Reader;
-use crate::config::place::FieldPath;
+use crate::config::field_path::FieldPath;
 use crate::config::raw::{ListenLimits, Scalar};
 use crate::config::scalar::{self, ScalarError};
 use crate::listen::settings::{Bounds, H2Bounds};

@@ -10,7 +10,7 @@ use super::address::{network, socket_address};
 use super::listen_limits::bounds;
 use super::probes::probes;
 use super::reader::{Reader, items};
-use crate::config::place::FieldPath;
+use crate::config::field_path::FieldPath;
 use crate::config::raw::{self, Root, Short};
 use crate::config::scalar;
 use crate::listen::settings::{CertificateFiles, Drain, Settings, Tls};

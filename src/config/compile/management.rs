@@ -8,7 +8,7 @@ use super::reader::entries;
 use super::reader::{Reader, items};
 use super::scopes::scope_list;
 use super::{limits, store, upstream};
-use crate::config::place::FieldPath;
+use crate::config::field_path::FieldPath;
 use crate::config::raw::{Management, ManagementRedis, Root, Scalar, Short};
 use crate::config::scalar;
 use crate::keys::rules::Rules;
@@ -18,7 +18,7 @@ use crate::manage::settings::SessionEndpoint;
 use crate::policy::pattern::Pattern;
 use crate::proxy::settings::{Protocol, Target};
 use crate::secret::Secret;
-use crate::store::redis::{self, LoginFiles, Shape};
+use crate::store::redis::{self, LoginFiles, Topology};
 use crate::store::settings::{Backend, StoreSettings};
 
 /// What `management` says about keys beyond `keys` and `scopes`.
@@ -159,8 +159,8 @@ fn grants(path: &FieldPath, raw: &Management, reader: &mut Reader<'_>) -> BTreeM
     grants
 }
 
-/// The store as those who keep keys reach it.
-pub fn keepers(root: &Root, mut store: StoreSettings, reader: &mut Reader<'_>) -> StoreSettings {
+/// Adds what key management says of the store: its own login, and how many replicas to wait for.
+pub fn add_to_store(root: &Root, mut store: StoreSettings, reader: &mut Reader<'_>) -> StoreSettings {
     let Some(raw) = &root.management else { return store };
     let path = FieldPath::top("management");
     let replicas = raw.wait_replicas.as_ref();
@@ -171,7 +171,7 @@ pub fn keepers(root: &Root, mut store: StoreSettings, reader: &mut Reader<'_>) -
     let Some(login) = &raw.redis else { return store };
     let path = path.field("redis");
     match &store.backend {
-        Backend::Redis(gates) => store.keepers = self::login(&path, login, gates, reader).map(Box::new),
+        Backend::Redis(gates) => store.management_redis = self::login(&path, login, gates, reader).map(Box::new),
         Backend::File(_) => reader.fail(&path, "the store is a file, which everybody reaches alike; remove this field"),
     }
     store
@@ -196,9 +196,9 @@ fn login(
         settings.tls = address.tls.and(settings.tls.or(Some(redis::Tls::default())));
         (settings.username, settings.password) = (address.username, address.password);
         // Of several nodes an address names one, and they know the others.
-        match settings.shape {
-            Shape::Node(_) => (settings.shape, settings.db) = (address.shape, address.db),
-            Shape::Member(_) | Shape::Sentinels(_) | Shape::Cluster(_) => {}
+        match settings.topology {
+            Topology::Node(_) => (settings.topology, settings.db) = (address.topology, address.db),
+            Topology::Member(_) | Topology::Sentinels(_) | Topology::Cluster(_) => {}
         }
     }
     if let Some(username) = &fields.username {

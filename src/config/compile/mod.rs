@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Settings;
-use super::place::FieldPath;
+use super::field_path::FieldPath;
 use super::raw::Root;
 use super::replace::Sources;
 use crate::keys::rules::Rules;
@@ -69,7 +69,7 @@ fn settings(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
     let cors = cors::cors(root, reader);
     let listen = listener::listen(root, reader);
     let admin = listener::admin(root, reader);
-    let store = store::store(root, reader).map(|store| management::keepers(root, store, reader));
+    let store = store::store(root, reader).map(|store| management::add_to_store(root, store, reader));
     let observe = listener::observe(root, reader);
 
     let listen = listen?;

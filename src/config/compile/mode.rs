@@ -1,7 +1,7 @@
 //! `mode`, of the whole, of a route or of a limit.
 
 use super::reader::Reader;
-use crate::config::place::FieldPath;
+use crate::config::field_path::FieldPath;
 use crate::config::raw::Scalar;
 use crate::config::scalar;
 use crate::policy::Mode;

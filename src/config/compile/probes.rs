@@ -14,7 +14,7 @@ use super::reader::entries;
 use super::reader::{Reader, items};
 use super::upstream::{host_and_port, is_loopback};
 use crate::admin::settings::{AppProbe, Check};
-use crate::config::place::FieldPath;
+use crate::config::field_path::FieldPath;
 use crate::config::raw::{self, Entries, List, Root, Scalar, Short};
 use crate::config::scalar;
 

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::path::PathBuf;
 
-use crate::config::place::FieldPath;
+use crate::config::field_path::FieldPath;
 use crate::config::raw::{Entries, List, Scalar};
 use crate::config::replace::Sources;
 use crate::config::scalar::ScalarError;

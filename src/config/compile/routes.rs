@@ -10,7 +10,7 @@ use super::reader::entries;
 use super::reader::{Reader, items};
 use super::scopes::scope_list;
 use super::{cors, shadow, upstream};
-use crate::config::place::FieldPath;
+use crate::config::field_path::FieldPath;
 use crate::config::raw::{self, Entries, List, Root, Scalar, Short};
 use crate::config::scalar;
 use crate::gate::path;

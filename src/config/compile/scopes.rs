@@ -2,7 +2,7 @@
 
 use super::reader::entries;
 use super::reader::{Reader, items};
-use crate::config::place::FieldPath;
+use crate::config::field_path::FieldPath;
 use crate::config::raw::{List, Root, Scalar};
 use crate::policy::Scopes;
 use crate::policy::scope::is_scope;

@@ -4,11 +4,11 @@
 use http::Method;
 
 use super::reader::Reader;
-use crate::config::place::FieldPath;
+use crate::config::field_path::FieldPath;
 use crate::policy::pattern::{Pattern, Segment};
 
 /// Everything that stands on one pattern, names of parameters aside.
-struct Place<'p> {
+struct MethodsOfPattern<'p> {
     pattern: &'p Pattern,
     /// The first route's text.
     text: &'p str,
@@ -17,27 +17,27 @@ struct Place<'p> {
 }
 
 pub fn warn<'p>(routes: impl Iterator<Item = (&'p Pattern, &'p str)>, reader: &mut Reader<'_>) {
-    let mut places: Vec<Place<'p>> = Vec::new();
+    let mut patterns: Vec<MethodsOfPattern<'p>> = Vec::new();
     for (pattern, text) in routes {
-        match places.iter_mut().find(|place| same(place.pattern, pattern)) {
-            Some(place) => place.add(pattern),
-            None => places.push(Place { pattern, text, methods: served(pattern) }),
+        match patterns.iter_mut().find(|entry| same(entry.pattern, pattern)) {
+            Some(entry) => entry.add(pattern),
+            None => patterns.push(MethodsOfPattern { pattern, text, methods: served(pattern) }),
         }
     }
-    for place in &places {
-        let Some(own) = &place.methods else { continue };
+    for entry in &patterns {
+        let Some(own) = &entry.methods else { continue };
         let broader =
-            places.iter().filter(|other| !same(other.pattern, place.pattern) && covers(other.pattern, place.pattern));
+            patterns.iter().filter(|other| !same(other.pattern, entry.pattern) && covers(other.pattern, entry.pattern));
         let lost = broader.filter_map(|other| lost(own, other).map(|methods| (methods, other.text))).next();
         if let Some((methods, other)) = lost {
-            reader.warn(&FieldPath::top("routes").field(place.text), format_args!(
+            reader.warn(&FieldPath::top("routes").field(entry.text), format_args!(
                 "its path answers 405 to {methods}, which `{other}` would have served; name the path with these methods too if you want them"
             ));
         }
     }
 }
 
-impl Place<'_> {
+impl MethodsOfPattern<'_> {
     fn add(&mut self, pattern: &Pattern) {
         self.methods = self.methods.take().zip(served(pattern)).map(|(mut own, more)| {
             own.extend(more);
@@ -56,7 +56,7 @@ fn served(pattern: &Pattern) -> Option<Vec<Method>> {
 }
 
 /// What the broader pattern serves and this one does not.
-fn lost(own: &[Method], broader: &Place<'_>) -> Option<String> {
+fn lost(own: &[Method], broader: &MethodsOfPattern<'_>) -> Option<String> {
     let Some(methods) = &broader.methods else { return Some("every other method".to_owned()) };
     let lost: Vec<_> = methods.iter().filter(|method| !own.contains(method)).map(Method::as_str).collect();
     if lost.is_empty() { None } else { Some(lost.join(", ")) }

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::reader::{Reader, items};
-use crate::config::place::FieldPath;
+use crate::config::field_path::FieldPath;
 use crate::config::raw::{self, List, Root, Scalar, Short};
 use crate::config::scalar;
 use crate::policy::percent;
 use crate::secret::Secret;
 use crate::store::outage::{KeysOutage, LimitsOutage};
-use crate::store::redis::{self, Address, Shape};
+use crate::store::redis::{self, Address, Topology};
 use crate::store::settings::{Backend, StoreSettings};
 
 const EXAMPLE: &str =
@@ -30,8 +30,8 @@ pub fn store(root: &Root, reader: &mut Reader<'_>) -> Option<StoreSettings> {
     let tenth = Duration::from_millis(100);
     let deadline = reader.read(&path.field("deadline"), fields.deadline.as_ref(), tenth, scalar::time);
     let (keys_outage, limits_outage) = outage(&path.field("outage"), fields.outage.as_ref(), reader);
-    let (keepers, wait_replicas) = (None, 0); // `management` says.
-    Some(StoreSettings { backend: backend?, deadline, keys_outage, limits_outage, keepers, wait_replicas })
+    let (management_redis, wait_replicas) = (None, 0); // `management` says.
+    Some(StoreSettings { backend: backend?, deadline, keys_outage, limits_outage, management_redis, wait_replicas })
 }
 
 /// `redis://…` or `file:…`.
@@ -126,7 +126,7 @@ fn in_a_cluster(
     if settings.db != 0 {
         reader.fail(&path.field("cluster"), "a cluster has the database 0 alone; remove the number from the addresses");
     }
-    Some(redis::Settings { shape: Shape::Cluster(addresses), ..settings })
+    Some(redis::Settings { topology: Topology::Cluster(addresses), ..settings })
 }
 
 /// A login in the sentinels' addresses is for the sentinels; `username` and `password` are the master's.
@@ -142,7 +142,7 @@ fn behind_sentinels(
     let (settings, addresses) = addresses(&path.field("sentinels"), sentinels, 26379, reader)?;
     let (username, password) = (settings.username.clone(), settings.password.clone());
     let sentinels = redis::Sentinels { addresses, master: master?, username, password };
-    Some(redis::Settings { shape: Shape::Sentinels(sentinels), username: None, password: None, ..settings })
+    Some(redis::Settings { topology: Topology::Sentinels(sentinels), username: None, password: None, ..settings })
 }
 
 /// Addresses that differ in host and port alone: what else they say must be the same, and stands in the settings.
@@ -156,7 +156,7 @@ fn addresses(
     for (path, url) in items(path, urls) {
         let url = reader.text_or_file(&path, url)?;
         let settings = address_or_port(&path, &url, default_port, reader)?;
-        let Shape::Node(address) = settings.shape.clone() else { continue };
+        let Topology::Node(address) = settings.topology.clone() else { continue };
         if let Some((first, _)) = all.first() {
             let same = (&first.tls, first.db, &first.username, &first.password)
                 == (&settings.tls, settings.db, &settings.username, &settings.password);

@@ -5,9 +5,9 @@ use serde_json::Value;
 use super::header::{self, Use};
 use super::reader::Reader;
 use super::reader::entries;
-use crate::config::place::FieldPath;
+use crate::config::field_path::FieldPath;
 use crate::config::raw::{self, ErrorText, Json, Root, Scalar};
-use crate::config::{near, scalar};
+use crate::config::{scalar, suggestion};
 use crate::policy::denial_text::{Entry, TextError};
 use crate::policy::{Reason, Texts};
 use crate::proxy::settings::{RateLimitHeaders, Reset};
@@ -36,7 +36,7 @@ fn selector_advice(selector: &str) -> String {
     let mut names: Vec<&str> = names.chain(["default"]).collect();
     names.sort_unstable();
     names.dedup();
-    near::advice(selector, names)
+    suggestion::advice(selector, names)
 }
 
 fn entry(path: &FieldPath, raw: &ErrorText, reader: &mut Reader<'_>) -> Entry {

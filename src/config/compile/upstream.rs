@@ -12,9 +12,9 @@ use super::header::{self, Use};
 use super::name::{NAME_ADVICE, is_name};
 use super::reader::Reader;
 use super::reader::entries;
-use crate::config::place::FieldPath;
+use crate::config::field_path::FieldPath;
 use crate::config::raw::{self, ClientTls, Entries, Root, Scalar, Short};
-use crate::config::{near, scalar};
+use crate::config::{scalar, suggestion};
 use crate::keys::Digest;
 use crate::policy::UpstreamId;
 use crate::policy::template::Template;
@@ -91,7 +91,7 @@ fn is_own(host: &str, own: IpAddr) -> bool {
 pub fn resolve(upstreams: &[Upstream], path: &FieldPath, name: &str, reader: &mut Reader<'_>) -> UpstreamId {
     let place = upstreams.iter().position(|upstream| upstream.name == name);
     if place.is_none() {
-        let advice = near::advice(name, upstreams.iter().map(|upstream| upstream.name.as_str()));
+        let advice = suggestion::advice(name, upstreams.iter().map(|upstream| upstream.name.as_str()));
         reader.fail(path, format_args!("there is no upstream `{name}`; {advice}"));
     }
     UpstreamId(place.unwrap_or(0))

@@ -17,7 +17,7 @@ pub struct Scalar(pub String);
 #[derive(Debug)]
 pub struct List<T>(pub Vec<T>);
 
-/// Names with values, in their order; `survey` has refused a name that stands there twice.
+/// Names with values, in their order; `precheck` has refused a name that stands there twice.
 #[derive(Debug)]
 pub struct Entries<T>(pub Vec<(String, T)>);
 

@@ -44,7 +44,7 @@ fn the_listener_has_the_contracts_defaults() {
 fn the_store_and_the_upstream_have_the_contracts_defaults() {
     let settings = good("");
     let Backend::Redis(redis) = &settings.store.backend else { panic!("Redis is configured") };
-    assert_eq!((redis.shape.to_string().as_str(), redis.db, redis.prefix.as_str()), ("127.0.0.1:6379", 0, "sg"));
+    assert_eq!((redis.topology.to_string().as_str(), redis.db, redis.prefix.as_str()), ("127.0.0.1:6379", 0, "sg"));
     assert_eq!((&redis.username, &redis.password), (&None, &None));
     assert_eq!(settings.store.deadline, Duration::from_millis(100));
     assert_eq!(settings.store.limits_outage, LimitsOutage::Local { share: None });

@@ -458,11 +458,14 @@ fn keepers_have_their_own_login_and_everything_else_of_the_gates_redis() {
                  wait_replicas: 2, redis: {username: keeper, password: SECRET}}\nroutes: {/a: read}";
     let settings = good(given);
     let Backend::Redis(gates) = &settings.store.backend else { panic!("it is a Redis") };
-    let keepers = settings.store.keepers.as_ref().expect("they have a login");
-    assert_eq!((keepers.username.as_deref(), &keepers.shape, &keepers.tls), (Some("keeper"), &gates.shape, &gates.tls));
-    assert_eq!((keepers.prefix.as_str(), settings.store.wait_replicas), ("kc", 2));
+    let management_redis = settings.store.management_redis.as_ref().expect("they have a login");
+    assert_eq!(
+        (management_redis.username.as_deref(), &management_redis.topology, &management_redis.tls),
+        (Some("keeper"), &gates.topology, &gates.tls)
+    );
+    assert_eq!((management_redis.prefix.as_str(), settings.store.wait_replicas), ("kc", 2));
     assert_eq!((settings.keys.max_active_keys, settings.keys.grants["member"].len()), (Some(3), 1));
-    assert!(good("").store.keepers.is_none());
+    assert!(good("").store.management_redis.is_none());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use http::Method;
 use super::{each_has_one_error, good, whole};
 use crate::config::load::from_text;
 use crate::keys::Digest;
-use crate::keys::format::{Fate, Reading};
+use crate::keys::format::{FormatAction, Reading};
 use crate::keys::rules::Required;
 use crate::limit::Windows;
 use crate::policy::denial_text::Facts;
@@ -16,7 +16,7 @@ use crate::policy::route::Found;
 use crate::policy::{Access, Allowances, BusinessSource, Reason, UpstreamId};
 use crate::proxy::settings::{Identity, Protocol, Target};
 use crate::store::outage::{KeysOutage, LimitsOutage};
-use crate::store::redis::{Shape, Tls};
+use crate::store::redis::{Tls, Topology};
 use crate::store::settings::Backend;
 
 #[test]
@@ -62,7 +62,7 @@ fn secrets_come_from_files_and_stay_secret() {
 fn a_login_in_the_address_is_taken_out_of_it() {
     let settings = good("store: 'redis://gate:hunter%32%40@h:7/1'");
     let Backend::Redis(redis) = &settings.store.backend else { panic!("Redis is configured") };
-    assert_eq!((redis.shape.to_string().as_str(), redis.username.as_deref()), ("h:7", Some("gate")));
+    assert_eq!((redis.topology.to_string().as_str(), redis.username.as_deref()), ("h:7", Some("gate")));
     assert_eq!(redis.password.as_ref().map(|p| p.expose()), Some("hunter2@"));
     assert!(!format!("{settings:?}").contains("hunter2"));
 }
@@ -85,8 +85,8 @@ fn sentinels_have_a_login_of_their_own() {
         "store: {redis: {sentinels: ['redis://:hunter2@a/3', 'redis://:hunter2@b:1/3'], master: main}, username: gate, password: '${SECRET}3'}",
     );
     let Backend::Redis(redis) = &settings.store.backend else { panic!("Redis is configured") };
-    let Shape::Sentinels(sentinels) = &redis.shape else { panic!("sentinels are configured") };
-    assert_eq!(redis.shape.to_string(), "main behind the sentinels a:26379, b:1");
+    let Topology::Sentinels(sentinels) = &redis.topology else { panic!("sentinels are configured") };
+    assert_eq!(redis.topology.to_string(), "main behind the sentinels a:26379, b:1");
     assert_eq!((redis.db, sentinels.username.as_deref()), (3, None));
     assert_eq!(sentinels.password.as_ref().map(|p| p.expose()), Some("hunter2"));
     assert_eq!(redis.password.as_ref().map(|p| p.expose()), Some("hunter23"));
@@ -97,7 +97,7 @@ fn sentinels_have_a_login_of_their_own() {
 fn a_cluster_is_some_of_its_nodes() {
     let settings = good("store: {redis: {cluster: ['rediss://u:hunter2@a', 'rediss://u:hunter2@b:1']}, tls: {ca: c}}");
     let Backend::Redis(redis) = &settings.store.backend else { panic!("Redis is configured") };
-    assert_eq!(redis.shape.to_string(), "the cluster of a:6379, b:1");
+    assert_eq!(redis.topology.to_string(), "the cluster of a:6379, b:1");
     assert_eq!((redis.username.as_deref(), redis.tls.is_some()), (Some("u"), true));
 }
 
@@ -133,7 +133,7 @@ fn upstreams_stand_with_the_default_first() {
     assert_eq!(route.upstream, UpstreamId(1));
     let key = format!("t_{}", "a".repeat(43));
     let Reading::Ours(format) = settings.policy.credentials.formats.read(&key) else { panic!("the key has a format") };
-    assert_eq!(format.fate(), &Fate::Upstream("t".to_owned()));
+    assert_eq!(format.action(), &FormatAction::Upstream("t".to_owned()));
 }
 
 #[test]

@@ -34,7 +34,7 @@ const ELEMENT: usize = 144;
 pub type Refused = (StatusCode, String);
 
 /// What all reviews share.
-pub struct Room {
+pub struct ReviewBudget {
     reviews: Semaphore,
     bytes: Semaphore,
 }
@@ -42,22 +42,22 @@ pub struct Room {
 /// A body that came whole and may be parsed. Its room is free again when it is dropped.
 pub struct Body<'r> {
     pub bytes: Vec<u8>,
-    _room: (SemaphorePermit<'r>, SemaphorePermit<'r>),
+    _budget: (SemaphorePermit<'r>, SemaphorePermit<'r>),
 }
 
 /// Of a review what is to be known before it is parsed.
 #[derive(Deserialize)]
-struct Asked {
-    request: Place,
+struct ReviewHead {
+    request: RequestHead,
 }
 
 #[derive(Deserialize)]
-struct Place {
+struct RequestHead {
     #[serde(default)]
     namespace: String,
 }
 
-impl Room {
+impl ReviewBudget {
     pub fn new() -> Self {
         Self { reviews: Semaphore::new(AT_ONCE), bytes: Semaphore::new(BODIES) }
     }
@@ -78,14 +78,14 @@ impl Room {
         if weight(&read) > HEAVIEST {
             return Err(too_large("it holds too many maps and elements"));
         }
-        Ok(Body { bytes: read, _room: (review, bytes) })
+        Ok(Body { bytes: read, _budget: (review, bytes) })
     }
 }
 
 impl Body<'_> {
     /// The namespace that it names; empty where it names none, or is no review.
     pub fn namespace(&self) -> String {
-        serde_json::from_slice::<Asked>(&self.bytes).map(|asked| asked.request.namespace).unwrap_or_default()
+        serde_json::from_slice::<ReviewHead>(&self.bytes).map(|asked| asked.request.namespace).unwrap_or_default()
     }
 }
 

@@ -16,11 +16,11 @@ use tracing::{debug, info, warn};
 
 use super::counts::Counts;
 use super::namespaces::Namespaces;
-use super::reading::{Refused, Room};
+use super::reading::{Refused, ReviewBudget};
 use super::settings::Settings;
 use crate::admin::connection::{self, PATIENCE};
-use crate::admin::places::Places;
-use crate::admin::words::{self, text};
+use crate::admin::connection_limit::ConnectionLimit;
+use crate::admin::response::{self, text};
 use crate::clock;
 use crate::inject::review::Review;
 use crate::listen::drain::Watch;
@@ -45,9 +45,9 @@ pub struct Serving {
     namespaces: Namespaces,
     counts: Counts,
     drain: Watch,
-    room: Room,
+    budget: ReviewBudget,
     /// Connections of API servers, and those of the kubelet and Prometheus.
-    places: [Rc<Places>; 2],
+    connections: [Rc<ConnectionLimit>; 2],
 }
 
 impl Serving {
@@ -58,8 +58,8 @@ impl Serving {
             namespaces,
             counts,
             drain,
-            room: Room::new(),
-            places: [Places::new(CONNECTIONS), Places::new(CONNECTIONS)],
+            budget: ReviewBudget::new(),
+            connections: [ConnectionLimit::new(CONNECTIONS), ConnectionLimit::new(CONNECTIONS)],
         }
     }
 
@@ -75,7 +75,7 @@ impl Serving {
 
     /// Resolves once no connection of an API server is open.
     pub async fn idle(&self) {
-        while !self.places[Endpoint::Reviews as usize].are_empty() {
+        while !self.connections[Endpoint::Reviews as usize].are_empty() {
             sleep(Duration::from_millis(10)).await;
         }
     }
@@ -85,7 +85,7 @@ impl Serving {
         let mut drain = self.drain.clone();
         let serve = |stream, peer| self.clone().connection(stream, peer, endpoint);
         tokio::select! {
-            () = self.places[endpoint as usize].accept(&listener, serve) => {}
+            () = self.connections[endpoint as usize].accept(&listener, serve) => {}
             () = drain.closing(), if endpoint == Endpoint::Reviews => {}
         }
     }
@@ -111,7 +111,7 @@ impl Serving {
             (_, &Method::GET | &Method::HEAD, "/livez") => text(StatusCode::OK, "alive\n"),
             (_, &Method::GET | &Method::HEAD, "/readyz") if self.drain.is_serving() => text(StatusCode::OK, "ready\n"),
             (_, &Method::GET | &Method::HEAD, "/readyz") => text(StatusCode::SERVICE_UNAVAILABLE, "leaving\n"),
-            (Endpoint::Probes, &Method::GET | &Method::HEAD, "/metrics") => words::metrics(self.counts.render()),
+            (Endpoint::Probes, &Method::GET | &Method::HEAD, "/metrics") => response::metrics(self.counts.render()),
             (Endpoint::Reviews, &Method::POST, "/mutate") => {
                 // Boxed, so that what is only asked whether it lives holds no room for a review.
                 let answer = timeout(PATIENCE, Box::pin(self.review(request.into_body()))).await;
@@ -133,7 +133,7 @@ impl Serving {
     }
 
     async fn review(&self, body: Incoming) -> Result<Response<Full<Bytes>>, Refused> {
-        let body = self.room.read(body).await?;
+        let body = self.budget.read(body).await?;
         let (annotations, warning) = match self.namespaces.annotations(&body.namespace()).await {
             Ok(annotations) => (annotations, None),
             Err(warning) => (Rc::default(), Some(warning)),

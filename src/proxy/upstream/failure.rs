@@ -4,8 +4,8 @@ use http::Method;
 use thiserror::Error;
 
 use super::h1;
-use crate::proxy::cut::Cut;
-use crate::proxy::upload::Forwarded;
+use crate::proxy::truncated_body::TruncatedBody;
+use crate::proxy::upload::ForwardedBody;
 
 /// Why an exchange failed, or an answer broke off.
 #[derive(Debug, Error)]
@@ -13,29 +13,29 @@ pub enum Failure {
     #[error(transparent)]
     H1(#[from] h1::Error),
     #[error(transparent)]
-    H2(#[from] Cut),
+    H2(#[from] TruncatedBody),
 }
 
 /// Why an exchange brought no answer, and what that allows (RFC 9110 §9.2.2).
-pub struct Unanswered {
+pub struct FailedExchange {
     /// Nothing of the request was sent.
     pub unsent: bool,
     /// The upstream said that it did not look at it.
     pub refused: bool,
     /// The connection had served before and ended without a word: the upstream may have closed it before the request came.
-    pub unheard: bool,
+    pub closed_silently: bool,
     pub error: Failure,
 }
 
-impl Unanswered {
+impl FailedExchange {
     /// The connection was closed before it could be used.
     pub fn unsent(error: impl Into<Failure>) -> Self {
-        Self { unsent: true, refused: false, unheard: false, error: error.into() }
+        Self { unsent: true, refused: false, closed_silently: false, error: error.into() }
     }
 
-    pub fn may_be_sent_again(&self, method: &Method, body: &Forwarded) -> bool {
+    pub fn may_be_sent_again(&self, method: &Method, body: &ForwardedBody) -> bool {
         let idempotent = method.is_idempotent() && body.upload().is_none();
-        self.unsent || (!body.has_begun() && (self.refused || (self.unheard && idempotent)))
+        self.unsent || (!body.has_begun() && (self.refused || (self.closed_silently && idempotent)))
     }
 }
 

@@ -20,11 +20,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::AbortHandle;
 use tracing::warn;
 
-use super::failure::Unanswered;
-use super::heard::Listening;
+use super::failure::FailedExchange;
+use super::first_read::FirstRead;
 use crate::proxy::connector::Stream;
-use crate::proxy::cut::Cut;
-use crate::proxy::upload::{BodyError, Forwarded, Upload};
+use crate::proxy::truncated_body::TruncatedBody;
+use crate::proxy::upload::{BodyError, ForwardedBody, Upload};
 
 /// What one peer may make the gate hold (YARDSTICK's table); a dead one is noticed by its silence.
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -36,13 +36,13 @@ const PING_ANSWER: Duration = Duration::from_secs(10);
 pub struct Connection {
     sender: http2::SendRequest<SentBody>,
     tasks: Tasks,
-    room: Rc<Room>,
+    room: Rc<StreamLimit>,
     scheme: Scheme,
     peer: Option<SocketAddr>,
 }
 
 /// How many streams are open, and how many may be.
-struct Room {
+struct StreamLimit {
     open: Cell<usize>,
     most: Cell<usize>,
     last_used: Cell<Instant>,
@@ -56,43 +56,45 @@ pub struct Exchange {
     sender: http2::SendRequest<SentBody>,
     tasks: Tasks,
     scheme: Scheme,
-    place: Place,
+    slot: StreamSlot,
 }
 
 /// Counts as an open stream until dropped.
-pub struct Place {
-    room: Rc<Room>,
-    sending: Sending,
+pub struct StreamSlot {
+    room: Rc<StreamLimit>,
+    sending: BodyTask,
 }
 
 /// Starts what hyper asks for on the connection's thread, and keeps hold of whatever sends a request's body.
 #[derive(Clone, Default)]
-struct Tasks(Rc<RefCell<Option<Sending>>>);
+struct Tasks(Rc<RefCell<Option<BodyTask>>>);
 
 /// The task that sends a body; none where hyper had it all at once.
 #[derive(Clone, Default)]
-struct Sending(Rc<OnceCell<AbortHandle>>);
+struct BodyTask(Rc<OnceCell<AbortHandle>>);
 
 /// A request's body. hyper asks for its first frame itself, and right after for a task that sends the rest; that task ends with the
 /// body or with a reset, and waits for ever where the other side neither reads nor resets.
 struct SentBody {
-    body: Forwarded,
+    body: ForwardedBody,
     tasks: Tasks,
-    sending: Sending,
+    sending: BodyTask,
     begun: bool,
 }
 
 impl Connection {
     /// Ready when the other side has said how many streams it takes. `streams`: how many are used at most.
     pub async fn open(stream: Stream, scheme: Scheme, streams: usize, peer: Option<SocketAddr>) -> io::Result<Self> {
-        let (stream, heard) = Listening::to(stream);
+        let (stream, first_read) = FirstRead::watch(stream);
         let tasks = Tasks::default();
         let handshake = builder(tasks.clone()).handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(io::Error::other)?;
         // Its first frame is its SETTINGS (RFC 9113 §3.4); the task that reads it runs before this one goes on.
-        heard.await.map_err(|_| io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection at once"))?;
+        first_read
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection at once"))?;
         let most = move |allowed: usize| allowed.clamp(1, streams);
-        let room = Rc::new(Room {
+        let room = Rc::new(StreamLimit {
             open: Cell::new(0),
             most: Cell::new(most(connection.current_max_send_streams())),
             last_used: Cell::new(Instant::now()),
@@ -133,8 +135,8 @@ impl Connection {
             return None;
         }
         self.room.open.set(open + 1);
-        let place = Place { room: self.room.clone(), sending: Sending::default() };
-        Some(Exchange { sender: self.sender.clone(), tasks: self.tasks.clone(), scheme: self.scheme.clone(), place })
+        let slot = StreamSlot { room: self.room.clone(), sending: BodyTask::default() };
+        Some(Exchange { sender: self.sender.clone(), tasks: self.tasks.clone(), scheme: self.scheme.clone(), slot })
     }
 }
 
@@ -142,7 +144,7 @@ impl Exchange {
     /// For whoever waits, once nothing of the body has passed for too long: where it is the upstream that gives it no room, the
     /// connection is left, though it may live (RFC 9113 §5.2).
     pub fn when_late(&self) -> impl Fn(&Upload) + use<> {
-        let (room, sending) = (self.place.room.clone(), self.place.sending.clone());
+        let (room, sending) = (self.slot.room.clone(), self.slot.sending.clone());
         move |upload| {
             if sending.is_under_way() && !upload.awaits_its_client() && !room.stalled.replace(true) {
                 warn!("an upload got no window from an upstream for too long; its connection gets no more requests");
@@ -152,19 +154,19 @@ impl Exchange {
 
     pub async fn exchange(
         mut self,
-        mut request: Request<Forwarded>,
-    ) -> Result<(Response<Incoming>, Place), Unanswered> {
+        mut request: Request<ForwardedBody>,
+    ) -> Result<(Response<Incoming>, StreamSlot), FailedExchange> {
         to_absolute_form(&mut request, &self.scheme);
-        let reused = self.place.room.used.replace(true);
-        let (tasks, sending) = (self.tasks, self.place.sending.clone());
+        let reused = self.slot.room.used.replace(true);
+        let (tasks, sending) = (self.tasks, self.slot.sending.clone());
         match self.sender.try_send_request(request.map(|body| SentBody { body, tasks, sending, begun: false })).await {
-            Ok(response) => Ok((response, self.place)),
-            Err(failed) => Err(unanswered(failed, reused)),
+            Ok(response) => Ok((response, self.slot)),
+            Err(failed) => Err(failed_exchange(failed, reused)),
         }
     }
 }
 
-impl Place {
+impl StreamSlot {
     /// Whether the request's body is still being sent.
     pub fn is_sending(&self) -> bool {
         self.sending.is_under_way()
@@ -178,13 +180,13 @@ impl Place {
     }
 }
 
-impl Sending {
+impl BodyTask {
     fn is_under_way(&self) -> bool {
         self.0.get().is_some_and(|task| !task.is_finished())
     }
 }
 
-impl Drop for Place {
+impl Drop for StreamSlot {
     fn drop(&mut self) {
         self.room.open.set(self.room.open.get() - 1);
         self.room.last_used.set(Instant::now());
@@ -241,7 +243,7 @@ fn builder(tasks: Tasks) -> http2::Builder<Tasks> {
     builder
 }
 
-fn unanswered(mut failed: TrySendError<Request<SentBody>>, reused: bool) -> Unanswered {
+fn failed_exchange(mut failed: TrySendError<Request<SentBody>>, reused: bool) -> FailedExchange {
     let unsent = failed.take_message().is_some();
     let error = failed.into_error();
     let reason = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
@@ -250,12 +252,12 @@ fn unanswered(mut failed: TrySendError<Request<SentBody>>, reused: bool) -> Unan
         error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
     });
     // A stream that was reset was received; one whose connection ended without a word may not have been.
-    let unheard = reused && reason.is_none_or(h2::Error::is_io);
-    Unanswered { unsent, refused, unheard, error: Cut::from(error).into() }
+    let closed_silently = reused && reason.is_none_or(h2::Error::is_io);
+    FailedExchange { unsent, refused, closed_silently, error: TruncatedBody::from(error).into() }
 }
 
 /// `:scheme` and `:authority` come from the URI; the latter is the Host that was decided on, which it replaces (RFC 9113 §8.3.1).
-fn to_absolute_form(request: &mut Request<Forwarded>, scheme: &Scheme) {
+fn to_absolute_form(request: &mut Request<ForwardedBody>, scheme: &Scheme) {
     let host = request.headers_mut().remove(HOST);
     let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let Some(authority) = authority.or_else(|| request.uri().authority().cloned()) else { return };

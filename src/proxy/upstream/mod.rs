@@ -1,15 +1,15 @@
 //! The services behind the gate, each with its connections. Only a `Permit` gets a request forwarded.
 //!
-//! `pool` keeps connections, `h1` and `h2` exchange a request for an answer on one, `relayed` passes the answer's body on,
+//! `pool` keeps connections, `h1` and `h2` exchange a request for an answer on one, `response_body` passes the answer's body on,
 //! `failure` says why there is none. Everything here belongs to one worker's thread.
 
-mod alarm;
 pub mod failure;
+mod first_read;
 pub mod h1;
 pub mod h2;
-mod heard;
 pub mod pool;
-pub mod relayed;
+pub mod response_body;
+mod shared_timer;
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -33,15 +33,15 @@ use super::request_id::RequestId;
 use super::request_info::Times;
 use super::settings::{Protocol, Target, Upstream};
 use super::upgrade::{self, Wanted};
-use super::upload::{Forwarded, Upload};
+use super::upload::{ForwardedBody, Upload};
 use crate::gate::{Denial, Permit};
 use crate::observe::Span;
 use crate::policy::Policy;
 
-use self::alarm::Alarm;
-use self::failure::{Failure, Unanswered, chain};
-use self::pool::{Outlet, Pool};
-use self::relayed::Relayed;
+use self::failure::{FailedExchange, Failure, chain};
+use self::pool::{Pool, PooledConnection};
+use self::response_body::UpstreamBody;
+use self::shared_timer::SharedTimer;
 
 /// One worker's way to the upstreams, by `UpstreamId`.
 pub struct Upstreams {
@@ -87,7 +87,7 @@ pub struct LongWait {
 
 /// How long an answer's head is waited for: so long from the last frame of the request's body.
 #[derive(Debug, Clone, Copy)]
-struct Patience {
+struct Timeouts {
     time: Duration,
     /// Not counted while the request goes on: a gRPC service may say nothing before it has heard all.
     only_after_body: bool,
@@ -127,9 +127,9 @@ impl Upstreams {
     pub async fn forward(
         &self,
         head: &mut Parts,
-        body: &Forwarded,
+        body: &ForwardedBody,
         context: &ForwardContext<'_>,
-    ) -> Result<Response<Relayed>, Denial> {
+    ) -> Result<Response<UpstreamBody>, Denial> {
         let ForwardContext { permit, policy, asked, arrival, request_id, span, .. } = *context;
         // The configuration resolves every id that a route or a format names.
         let unknown = || Denial::UpstreamUnreachable("no such upstream".to_owned());
@@ -165,8 +165,8 @@ impl Upstreams {
             head.headers.insert(HOST, service.name.clone());
         }
         let configured = permit.route().response_timeout.unwrap_or(service.settings.response_timeout);
-        let patience = Patience::new(configured, context, &head.headers);
-        let mut response = service.send(head, &added, body, patience, context).await?;
+        let timeouts = Timeouts::new(configured, context, &head.headers);
+        let mut response = service.send(head, &added, body, timeouts, context).await?;
         let is_upgraded = response.body().is_upgraded();
         upgrade::grant(wanted, &mut response, is_upgraded)?;
         without_content(&mut response);
@@ -175,7 +175,7 @@ impl Upstreams {
     }
 }
 
-impl Patience {
+impl Timeouts {
     /// A gRPC client says itself how long it waits for a call that may be one long stream.
     fn new(configured: Duration, context: &ForwardContext<'_>, headers: &HeaderMap) -> Self {
         let theirs = if context.grpc { grpc::timeout(headers) } else { None };
@@ -228,11 +228,11 @@ impl Destination {
         &self,
         head: &mut Parts,
         added: &Added<'_>,
-        body: &Forwarded,
-        patience: Patience,
+        body: &ForwardedBody,
+        timeouts: Timeouts,
         context: &ForwardContext<'_>,
-    ) -> Result<Response<Relayed>, Denial> {
-        let first = match self.attempt(head, added, body, false, patience, context).await? {
+    ) -> Result<Response<UpstreamBody>, Denial> {
+        let first = match self.attempt(head, added, body, false, timeouts, context).await? {
             Ok(response) => return Ok(response),
             Err(unanswered) => unanswered,
         };
@@ -241,7 +241,7 @@ impl Destination {
         }
         let (request_id, trace_id) = (context.request_id.as_str(), context.span.trace_id());
         tracing::debug!(request_id, trace_id, error = chain(&first.error), "the request is sent again");
-        let second = Box::pin(self.attempt(head, added, body, true, patience, context)).await?;
+        let second = Box::pin(self.attempt(head, added, body, true, timeouts, context)).await?;
         second.map_err(|unanswered| self.failed(&unanswered.error, body.upload()))
     }
 
@@ -250,47 +250,47 @@ impl Destination {
         &self,
         head: &mut Parts,
         added: &Added<'_>,
-        body: &Forwarded,
+        body: &ForwardedBody,
         fresh: bool,
-        patience: Patience,
+        timeouts: Timeouts,
         context: &ForwardContext<'_>,
-    ) -> Result<Result<Response<Relayed>, Unanswered>, Denial> {
+    ) -> Result<Result<Response<UpstreamBody>, FailedExchange>, Denial> {
         let (upload, times, wait) = (body.upload(), context.times, context.long_wait);
         let kept = if fresh { None } else { self.pool.take_idle(times.latest()) };
-        let (outlet, now) = match kept {
-            Some(connection) => (Outlet::H1(connection), times.latest()),
+        let (connection, now) = match kept {
+            Some(connection) => (PooledConnection::H1(connection), times.latest()),
             None => {
                 let unreachable = |error: String| Denial::UpstreamUnreachable(self.told(&error));
-                (self.pool.outlet(fresh).await.map_err(unreachable)?, Instant::now())
+                (self.pool.checkout(fresh).await.map_err(unreachable)?, Instant::now())
             }
         };
-        match outlet {
-            Outlet::H1(mut connection) => {
-                let mut alarm = std::mem::take(&mut connection.alarm);
+        match connection {
+            PooledConnection::H1(mut connection) => {
+                let mut shared_timer = std::mem::take(&mut connection.shared_timer);
                 let answered = {
                     let exchange = pin!(connection.exchange(head, added, body));
-                    within(patience, wait, upload, now, &mut alarm, |_| (), exchange).await?
+                    within(timeouts, wait, upload, now, &mut shared_timer, |_| (), exchange).await?
                 };
-                connection.alarm = alarm;
+                connection.shared_timer = shared_timer;
                 connection.heard_at = Some(times.answered());
                 Ok(answered.map(|response| {
                     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                        return response.map(|()| Relayed::upgraded(connection));
+                        return response.map(|()| UpstreamBody::upgraded(connection));
                     }
                     let unfinished = upload.filter(|upload| connection.is_sending() || !upload.has_ended()).cloned();
-                    response.map(|()| Relayed::from_h1(connection, &self.pool, unfinished))
+                    response.map(|()| UpstreamBody::from_h1(connection, &self.pool, unfinished))
                 }))
             }
-            Outlet::H2(stream) => {
+            PooledConnection::H2(stream) => {
                 let mut request = Request::from_parts(head.clone(), body.clone());
                 request.headers_mut().extend(headers::fields(added));
                 let late = stream.when_late();
                 let exchange = pin!(Box::pin(stream.exchange(request)));
-                let answered = within(patience, wait, upload, now, &mut Alarm::default(), late, exchange).await?;
+                let answered = within(timeouts, wait, upload, now, &mut SharedTimer::default(), late, exchange).await?;
                 times.answered();
                 Ok(answered.map(|(response, place)| {
                     let bodiless = h1::framing::is_bodiless(&head.method, response.status());
-                    response.map(|stream| Relayed::from_h2(stream, bodiless, place, upload))
+                    response.map(|stream| UpstreamBody::from_h2(stream, bodiless, place, upload))
                 }))
             }
         }
@@ -331,24 +331,24 @@ fn aim(asked: &Uri, target: &str) -> Result<Uri, Denial> {
 
 /// A 204 has no length (RFC 9110 §8.6), and a 205 none but 0, nor content: what was sent as such ends with its connection or
 /// stream (§15.3.6).
-fn without_content(response: &mut Response<Relayed>) {
+fn without_content(response: &mut Response<UpstreamBody>) {
     let is_reset = response.status() == StatusCode::RESET_CONTENT;
     let says_otherwise = || response.headers().get(CONTENT_LENGTH).is_some_and(|length| length != "0");
     if response.status() == StatusCode::NO_CONTENT || (is_reset && says_otherwise()) {
         response.headers_mut().remove(CONTENT_LENGTH);
     }
     if is_reset && !response.body().is_end_stream() {
-        *response.body_mut() = Relayed::nothing();
+        *response.body_mut() = UpstreamBody::nothing();
     }
 }
 
 /// Waits for the head: from now, or from the last frame of the request body that was forwarded. `late`: when that is too long ago.
 async fn within<T>(
-    Patience { time, only_after_body }: Patience,
+    Timeouts { time, only_after_body }: Timeouts,
     wait: &LongWait,
     upload: Option<&Rc<Upload>>,
     now: Instant,
-    alarm: &mut Alarm,
+    shared_timer: &mut SharedTimer,
     late: impl Fn(&Upload),
     mut answer: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Denial> {
@@ -358,7 +358,7 @@ async fn within<T>(
             return Poll::Ready(Ok(answered));
         }
         loop {
-            ready!(alarm.poll(cx, wait.or_until(deadline)));
+            ready!(shared_timer.poll(cx, wait.or_until(deadline)));
             if wait.begins(deadline) {
                 continue;
             }

@@ -27,7 +27,7 @@ pub struct Pool {
     connect_timeout: Duration,
     keep: Duration,
     h2_streams: usize,
-    spoken: Cell<Spoken>,
+    protocol: Cell<KnownProtocol>,
     /// The oldest first.
     idle: RefCell<Vec<Idle>>,
     shared: RefCell<Vec<h2::Connection>>,
@@ -38,7 +38,7 @@ pub struct Pool {
 
 /// What an upstream speaks. Over TLS it is known once it has been asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Spoken {
+enum KnownProtocol {
     Unknown,
     H1,
     H2,
@@ -50,7 +50,7 @@ struct Idle {
 }
 
 /// Where a request goes out.
-pub enum Outlet {
+pub enum PooledConnection {
     H1(Box<h1::Connection>),
     H2(h2::Exchange),
 }
@@ -60,10 +60,10 @@ type Opened = Result<(), String>;
 
 impl Pool {
     pub fn new(settings: &Upstream, connector: Connector) -> Self {
-        let (scheme, spoken) = match &settings.target {
-            Target::Unix(_) | Target::Tcp { protocol: Protocol::Http, .. } => (Scheme::HTTP, Spoken::H1),
-            Target::Tcp { protocol: Protocol::H2c, .. } => (Scheme::HTTP, Spoken::H2),
-            Target::Tcp { protocol: Protocol::Https, .. } => (Scheme::HTTPS, Spoken::Unknown),
+        let (scheme, protocol) = match &settings.target {
+            Target::Unix(_) | Target::Tcp { protocol: Protocol::Http, .. } => (Scheme::HTTP, KnownProtocol::H1),
+            Target::Tcp { protocol: Protocol::H2c, .. } => (Scheme::HTTP, KnownProtocol::H2),
+            Target::Tcp { protocol: Protocol::Https, .. } => (Scheme::HTTPS, KnownProtocol::Unknown),
         };
         let resolver = match &settings.target {
             Target::Unix(_) => None,
@@ -76,7 +76,7 @@ impl Pool {
             connect_timeout: settings.connect_timeout,
             keep: settings.idle,
             h2_streams: settings.h2_streams,
-            spoken: Cell::new(spoken),
+            protocol: Cell::new(protocol),
             idle: RefCell::default(),
             shared: RefCell::default(),
             opening: RefCell::default(),
@@ -85,17 +85,17 @@ impl Pool {
     }
 
     /// Any connection that is there by now, or a new one. `fresh`: no HTTP/1.1 connection that has served before.
-    pub async fn outlet(self: &Rc<Self>, fresh: bool) -> Result<Outlet, String> {
+    pub async fn checkout(self: &Rc<Self>, fresh: bool) -> Result<PooledConnection, String> {
         loop {
             if !fresh && let Some(connection) = self.take_idle(Instant::now()) {
-                return Ok(Outlet::H1(connection));
+                return Ok(PooledConnection::H1(connection));
             }
             if let Some(stream) = self.take_stream() {
-                return Ok(Outlet::H2(stream));
+                return Ok(PooledConnection::H2(stream));
             }
-            if self.spoken.get() == Spoken::H1 {
+            if self.protocol.get() == KnownProtocol::H1 {
                 if let Some(connection) = Box::pin(self.open()).await.map_err(told)? {
-                    return Ok(Outlet::H1(connection));
+                    return Ok(PooledConnection::H1(connection));
                 }
             } else {
                 Box::pin(self.opened()).await?;
@@ -164,7 +164,7 @@ impl Pool {
         let opening = async {
             let Connected { stream, peer, h2 } =
                 self.connector.connect(self.resolver.as_ref(), self.connect_timeout).await?;
-            self.spoken.set(if h2 { Spoken::H2 } else { Spoken::H1 });
+            self.protocol.set(if h2 { KnownProtocol::H2 } else { KnownProtocol::H1 });
             if h2 {
                 let (scheme, streams) = (self.scheme.clone(), self.h2_streams);
                 let connection = h2::Connection::open(stream, scheme, streams, peer).await?;

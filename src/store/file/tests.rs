@@ -144,7 +144,7 @@ fn nobody_waits_while_the_file_is_read() {
     let asking = store.clone();
     thread::spawn(move || {
         // Beyond the moment at which it is looked at again.
-        thread::sleep(LOOK_EVERY + Duration::from_millis(200));
+        thread::sleep(POLL_EVERY + Duration::from_millis(200));
         tell.send(asking.lookup(&Digest::of("one")).is_some())
     });
     assert_eq!(told.recv_timeout(Duration::from_secs(10)), Ok(true));

@@ -19,9 +19,9 @@ fn keyring(folder: &TempDir) -> Keyring {
     Keyring::new(Formats::default(), rules, Registry::File { store })
 }
 
-fn wanted(scopes: &[&str]) -> Wanted {
+fn wanted(scopes: &[&str]) -> KeyRequest {
     let business = Some("acme".to_owned());
-    Wanted { name: "n".to_owned(), business, scopes: texts(scopes), ..Wanted::default() }
+    KeyRequest { name: "n".to_owned(), business, scopes: texts(scopes), ..KeyRequest::default() }
 }
 
 #[tokio::test]
@@ -29,10 +29,10 @@ async fn nobody_gives_a_key_more_than_their_role_may() {
     let folder = TempDir::new().expect("a folder");
     let keyring = keyring(&folder);
     let actor = Actor { name: "u_1".to_owned(), from: Origin::Http("192.0.2.7".to_owned()) };
-    let all = Asker { actor: &actor, granting: Granting::Everything, now_ms: NOW };
+    let all = Requester { actor: &actor, granting: Granting::Everything, now_ms: NOW };
     let scopes = Scopes::new(vec![("write".to_owned(), texts(&["read"])), ("admin".to_owned(), texts(&["*"]))]);
     let granted = texts(&["write"]);
-    let some = Asker { granting: Granting::UpTo { granted: &granted, scopes: &scopes }, ..all };
+    let some = Requester { granting: Granting::UpTo { granted: &granted, scopes: &scopes }, ..all };
 
     let is_refused =
         |error: KeyringError| matches!(error, KeyringError::Registry(RegistryError::Rule(RuleError::NotGranted(_))));
@@ -59,17 +59,17 @@ async fn a_key_that_has_ended_is_not_rotated_and_an_overlap_never_prolongs_one()
     let folder = TempDir::new().expect("a folder");
     let keyring = keyring(&folder);
     let actor = Actor { name: "u_1".to_owned(), from: Origin::CommandLine };
-    let asker = Asker { actor: &actor, granting: Granting::Everything, now_ms: NOW };
-    let short = Wanted { expires: Some("1h".to_owned()), ..wanted(&[]) };
-    let key = keyring.create(short, None, asker).await.expect("it is made").stored;
-    let late = Asker { now_ms: NOW + 3_600_000, ..asker };
+    let requester = Requester { actor: &actor, granting: Granting::Everything, now_ms: NOW };
+    let short = KeyRequest { expires: Some("1h".to_owned()), ..wanted(&[]) };
+    let key = keyring.create(short, None, requester).await.expect("it is made").stored;
+    let late = Requester { now_ms: NOW + 3_600_000, ..requester };
     let ended = |rotated: Result<Rotated, KeyringError>| rotated.map(|_| ()).map_err(|error| error.to_string());
     let text = ended(keyring.rotate(&key, None, None, late).await);
     assert!(text.is_err_and(|text| text.starts_with("this key has expired")));
-    let rotated = keyring.rotate(&key, Some("30d"), None, asker).await.expect("it is rotated");
+    let rotated = keyring.rotate(&key, Some("30d"), None, requester).await.expect("it is rotated");
     assert_eq!(rotated.predecessor.text("expires_at"), key.text("expires_at"));
     let successor = rotated.successor.stored;
-    keyring.revoke(&successor, asker).await.expect("it is revoked");
-    let text = ended(keyring.rotate(&successor, None, None, asker).await);
+    keyring.revoke(&successor, requester).await.expect("it is revoked");
+    let text = ended(keyring.rotate(&successor, None, None, requester).await);
     assert!(text.is_err_and(|text| text.starts_with("this key is revoked")));
 }

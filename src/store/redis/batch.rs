@@ -1,10 +1,9 @@
-//! Requests' questions on their way to Redis: those that arrive while a call is in the air gather, and go out together as the
-//! next one.
+//! Batches requests' questions: those that arrive while a call is in flight are queued and sent together as the next one.
 //!
-//! Where nothing is in the air a question leaves at once. Identical ones fold into one with `n` summed and are granted in order
-//! of arrival (`limit::fold`); different ones ride side by side, in order of arrival. A call belongs to a *flight*, a task of
-//! the worker, and never to a request: a request that goes away before departure gives up its seat; afterwards what was spent
-//! for it stays spent, and nobody else notices. How a call is made is left to `slots`.
+//! Where nothing is in flight a question is sent at once. Identical ones fold into one with `n` summed and are granted in order
+//! of arrival (`limit::fold`); different ones stand in one call side by side, in order of arrival. A call belongs to a dispatcher,
+//! a task of the worker, and never to a request: a request that is cancelled before its batch is sent is taken out of it;
+//! afterwards what was spent for it stays spent, and nobody else notices. How a call is made is left to `slots`.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,179 +13,180 @@ use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::{Duration, Instant, sleep};
 
-use super::line::Line;
-use super::places::{self, Places};
+use super::client::Client;
+use super::pending::{self, PendingAnswers};
 use super::slots;
 use crate::limit::{Answer, Question, fold};
 use crate::store::StoreError;
-use crate::store::exhausted::Exhausted;
+use crate::store::denial_cache::DenialCache;
 
 /// Different questions in one call: a longer script holds up everybody, and where all connections wait for the same call, the
-/// worker and Redis take turns instead of working at the same time. Seats fold into these without a bound of their own.
+/// worker and Redis take turns instead of working at the same time. Requests fold into these without a bound of their own.
 const MOST_QUESTIONS: usize = 16;
 
-/// Calls in the air at once. All but the first leave full, or where Redis is far away.
-const MOST_FLIGHTS: u32 = 4;
+/// Calls in flight at once. All but the first are full batches, or are sent because Redis is far away.
+const MOST_IN_FLIGHT: u32 = 4;
 
-/// From here on Redis is far away: who had to wait for a call to return before its own could leave would wait twice as long,
-/// and perhaps past its deadline. Then calls leave evenly spaced.
+/// A round trip that is far: a request that had to wait for a call to return before its own could be sent would wait twice as
+/// long, and perhaps past its deadline. Then calls are sent evenly spaced.
 const FAR: Duration = Duration::from_millis(4);
 
-/// Below so many given-up seats it is not worth looking for them.
+/// Below so many cancelled requests it is not worth looking for them.
 const SWEEP_FROM: usize = 64;
 
-/// A worker's questions, and the flights that they leave with.
+/// A worker's questions, and the calls that carry them.
 #[derive(Debug)]
-pub(super) struct Batches {
-    line: Line,
-    exhausted: Arc<Exhausted>,
-    places: Arc<Places>,
-    /// To a task that is there already: where few ask, each request would begin one for its only call.
-    lone_flights: mpsc::UnboundedSender<Flight>,
+pub(super) struct Batcher {
+    client: Client,
+    denial_cache: Arc<DenialCache>,
+    pending: Arc<PendingAnswers>,
+    /// To a task that runs already: at low load, each request would spawn one for its only call.
+    reused_task: mpsc::UnboundedSender<Dispatcher>,
     /// Only the worker's own thread comes here, so the lock is free; it is never held across an await.
-    waiting: Mutex<Waiting>,
+    queue: Mutex<Queue>,
 }
 
-/// What has not departed yet. Seats belong to requests in flight, or to ones that went away, of which at most as many again are
-/// kept: the number of open requests bounds all of this.
+/// What has not been sent yet. Waiters belong to open requests, or to cancelled ones, of which at most as many again are kept: the
+/// number of open requests bounds all of this.
 #[derive(Debug, Default)]
-struct Waiting {
+struct Queue {
     /// In order of arrival; a new one is begun when the last is full.
     batches: VecDeque<Batch>,
-    seats: usize,
-    /// Until then somebody may wait.
-    latest: Option<Instant>,
-    /// Seats given up since the last sweep, at least.
-    given_up: usize,
-    /// All, those about to depart, and those in the air; the rest lets some time pass first.
-    flights: u32,
-    boarding: u32,
-    in_the_air: u32,
+    waiters: usize,
+    /// Nobody waits any longer than this.
+    latest_deadline: Option<Instant>,
+    /// Requests cancelled since the last sweep, at least.
+    cancelled: usize,
+    /// All of them, those about to send, and those with a call in flight; the others are delayed.
+    dispatchers: u32,
+    ready: u32,
+    in_flight: u32,
     /// How long calls take, smoothed.
     round_trip: Duration,
 }
 
-/// What one call asks, and who waits for each of its questions.
+/// What one call asks, and the requests that wait for each of its questions.
 #[derive(Debug, Default)]
 struct Batch {
     questions: Vec<Question>,
-    seats: Vec<Seats>,
+    waiters: Vec<Waiters>,
 }
 
-/// Those who ask the same. Where many different questions are asked it is one for each.
-type Seats = SmallVec<[Seat; 1]>;
+/// Those of one question: where many different ones are asked, one each.
+type Waiters = SmallVec<[Waiter; 1]>;
 
-/// One request's place.
+/// One request in a batch.
 #[derive(Debug)]
-struct Seat {
+struct Waiter {
     n: u32,
     deadline: Instant,
-    place: places::Seat,
+    sender: pending::AnswerSender,
 }
 
-impl Batches {
+impl Batcher {
     /// Must be called within the runtime that will use it.
-    pub(super) fn new(line: Line, exhausted: Arc<Exhausted>) -> Self {
-        let (lone_flights, mut begun) = mpsc::unbounded_channel::<Flight>();
+    pub(super) fn new(client: Client, denial_cache: Arc<DenialCache>) -> Self {
+        let (reused_task, mut dispatchers) = mpsc::unbounded_channel::<Dispatcher>();
         tokio::spawn(async move {
-            while let Some(flight) = begun.recv().await {
-                flight.run(None).await;
+            while let Some(dispatcher) = dispatchers.recv().await {
+                dispatcher.run(None).await;
             }
         });
-        Self { line, exhausted, places: Arc::default(), lone_flights, waiting: Mutex::default() }
+        Self { client, denial_cache, pending: Arc::default(), reused_task, queue: Mutex::default() }
     }
 
-    /// Asks with the next call that leaves, and waits for its answer until `deadline`.
-    pub(super) async fn ask(self: &Arc<Self>, question: &Question, deadline: Instant) -> Result<Answer, StoreError> {
-        let (place, waiter) = self.places.take(deadline);
-        if self.places.look_needed(deadline) {
-            tokio::spawn(self.places.clone().look(deadline));
+    /// Adds the question to the next call, and waits for its answer until `deadline`.
+    pub(super) async fn decide(self: &Arc<Self>, question: &Question, deadline: Instant) -> Result<Answer, StoreError> {
+        let (sender, receiver) = self.pending.insert(deadline);
+        if self.pending.timer_needed(deadline) {
+            tokio::spawn(self.pending.clone().run_timer(deadline));
         }
-        self.seat(question, Seat { n: question.n, deadline, place });
-        let mut asking = Asking { batches: self, answered: false };
-        let answer = waiter.await;
-        // Whose time is up may still have a seat.
-        asking.answered = !matches!(answer, Err(StoreError::Deadline));
+        self.push(question, Waiter { n: question.n, deadline, sender });
+        let mut guard = CancelOnDrop { batcher: self, answered: false };
+        let answer = receiver.await;
+        // A request that timed out may still be in a batch.
+        guard.answered = !matches!(answer, Err(StoreError::Deadline));
         answer
     }
 
-    /// Takes a seat, and begins a flight if one is needed. It departs after whatever else is ready to run now, so that what
-    /// arrives together leaves together.
-    fn seat(self: &Arc<Self>, question: &Question, seat: Seat) {
-        let mut waiting = self.waiting();
-        waiting.seat(question, seat);
-        let Some(pause) = waiting.flight_needed() else { return };
-        let flight = Flight::begin(self, &mut waiting, pause);
-        // Then the last one has ended, and nothing is in the air to keep a distance from.
-        let is_alone = waiting.flights == 1;
-        drop(waiting);
-        let flight = if is_alone { self.lone_flights.send(flight).err().map(|unsent| unsent.0) } else { Some(flight) };
-        if let Some(flight) = flight {
-            tokio::spawn(flight.run(pause));
+    /// Queues the request, and starts a dispatcher if one is needed. That sends after whatever else is ready to run now, so that
+    /// what arrives together is sent together.
+    fn push(self: &Arc<Self>, question: &Question, waiter: Waiter) {
+        let mut queue = self.queue();
+        queue.push(question, waiter);
+        let Some(pause) = queue.dispatcher_needed() else { return };
+        let dispatcher = Dispatcher::start(self, &mut queue, pause);
+        // Then the last one has ended, and no call is in flight that this one should be spaced from.
+        let is_alone = queue.dispatchers == 1;
+        drop(queue);
+        let dispatcher =
+            if is_alone { self.reused_task.send(dispatcher).err().map(|unsent| unsent.0) } else { Some(dispatcher) };
+        if let Some(dispatcher) = dispatcher {
+            tokio::spawn(dispatcher.run(pause));
         }
     }
 
-    /// Whether anybody has a seat in a call that has not departed.
-    fn is_awaited(&self) -> bool {
-        !self.waiting().batches.is_empty()
+    /// Whether any request is queued.
+    fn has_waiters(&self) -> bool {
+        !self.queue().batches.is_empty()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
         // Nothing in here panics halfway through a change.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A request that waits, until dropped.
-struct Asking<'a> {
-    batches: &'a Batches,
+/// Counts a request as cancelled if it is dropped before it is answered.
+struct CancelOnDrop<'a> {
+    batcher: &'a Batcher,
     answered: bool,
 }
 
-impl Drop for Asking<'_> {
+impl Drop for CancelOnDrop<'_> {
     fn drop(&mut self) {
         if !self.answered {
-            self.batches.waiting().give_up();
+            self.batcher.queue().cancel();
         }
     }
 }
 
-impl Waiting {
-    fn seat(&mut self, question: &Question, seat: Seat) {
-        self.seats += 1;
-        self.latest = self.latest.max(Some(seat.deadline));
+impl Queue {
+    fn push(&mut self, question: &Question, waiter: Waiter) {
+        self.waiters += 1;
+        self.latest_deadline = self.latest_deadline.max(Some(waiter.deadline));
         if let Some(last) = self.batches.back_mut() {
             if let Some(at) = last.questions.iter().position(|held| held.is_alike(question))
-                && let Some(n) = last.questions[at].n.checked_add(seat.n)
+                && let Some(n) = last.questions[at].n.checked_add(waiter.n)
             {
                 last.questions[at].n = n;
-                last.seats[at].push(seat);
+                last.waiters[at].push(waiter);
                 return;
             }
             if !last.is_full() {
-                last.add(question, seat);
+                last.add(question, waiter);
                 return;
             }
         }
         let mut batch = Batch::default();
-        batch.add(question, seat);
+        batch.add(question, waiter);
         self.batches.push_back(batch);
     }
 
     /// Batches that need not wait for a call to return.
-    fn full(&self) -> usize {
-        let gathering = self.batches.back().is_some_and(|last| !last.is_full());
-        self.batches.len() - usize::from(gathering)
+    fn full_batches(&self) -> usize {
+        let has_room = self.batches.back().is_some_and(|last| !last.is_full());
+        self.batches.len() - usize::from(has_room)
     }
 
-    /// Whether a flight is to begin, and after which pause.
-    fn flight_needed(&self) -> Option<Option<Duration>> {
-        let resting = self.flights - self.boarding - self.in_the_air;
+    /// Whether a dispatcher is to be started, and after which pause.
+    fn dispatcher_needed(&self) -> Option<Option<Duration>> {
+        let delayed = self.dispatchers - self.ready - self.in_flight;
         match () {
-            () if self.flights == MOST_FLIGHTS => None,
-            () if self.in_the_air == 0 && self.boarding == 0 => Some(None),
-            () if self.full() > self.boarding as usize => Some(None),
-            () if self.boarding == 0 && resting == 0 && self.is_far() => Some(Some(self.round_trip / MOST_FLIGHTS)),
+            () if self.dispatchers == MOST_IN_FLIGHT => None,
+            () if self.in_flight == 0 && self.ready == 0 => Some(None),
+            () if self.full_batches() > self.ready as usize => Some(None),
+            () if self.ready == 0 && delayed == 0 && self.is_far() => Some(Some(self.round_trip / MOST_IN_FLIGHT)),
             () => None,
         }
     }
@@ -195,13 +195,13 @@ impl Waiting {
         self.round_trip >= FAR
     }
 
-    /// The batch that a boarding flight takes; `None` where nobody waits, or where those who do have a call in the air to
-    /// wait for. One that has `rested` takes whoever is there.
-    fn depart(&mut self, rested: bool) -> Option<Batch> {
-        while rested || self.in_the_air == 0 || self.full() > 0 {
+    /// The batch that a ready dispatcher sends; `None` where nobody waits, or where those who do may wait for a call in flight.
+    /// One that was `delayed` takes whatever is queued.
+    fn take_batch(&mut self, delayed: bool) -> Option<Batch> {
+        while delayed || self.in_flight == 0 || self.full_batches() > 0 {
             let batch = self.batches.pop_front()?;
-            self.seats -= batch.len();
-            let batch = batch.occupied();
+            self.waiters -= batch.len();
+            let batch = batch.without_cancelled();
             if !batch.questions.is_empty() {
                 return Some(batch);
             }
@@ -209,27 +209,28 @@ impl Waiting {
         None
     }
 
-    /// A seat is free, or its call was in the air already. Sweeps when half of the seats may be free: constant work for each.
-    fn give_up(&mut self) {
-        self.given_up += 1;
-        if self.given_up < SWEEP_FROM || self.given_up * 2 < self.seats {
+    /// A request was cancelled; its call may be in flight already. Sweeps when half of the waiters may be cancelled: constant work
+    /// for each.
+    fn cancel(&mut self) {
+        self.cancelled += 1;
+        if self.cancelled < SWEEP_FROM || self.cancelled * 2 < self.waiters {
             return;
         }
         self.sweep();
     }
 
     fn sweep(&mut self) {
-        self.batches = self.batches.drain(..).map(Batch::occupied).collect();
+        self.batches = self.batches.drain(..).map(Batch::without_cancelled).collect();
         self.batches.retain(|batch| !batch.questions.is_empty());
-        self.seats = self.batches.iter().map(Batch::len).sum();
-        self.given_up = 0;
+        self.waiters = self.batches.iter().map(Batch::len).sum();
+        self.cancelled = 0;
     }
 }
 
 impl Batch {
-    fn add(&mut self, question: &Question, seat: Seat) {
+    fn add(&mut self, question: &Question, waiter: Waiter) {
         self.questions.push(question.clone());
-        self.seats.push(smallvec![seat]);
+        self.waiters.push(smallvec![waiter]);
     }
 
     fn is_full(&self) -> bool {
@@ -237,186 +238,186 @@ impl Batch {
     }
 
     fn len(&self) -> usize {
-        self.seats.iter().map(SmallVec::len).sum()
+        self.waiters.iter().map(SmallVec::len).sum()
     }
 
-    /// Without the seats of requests that went away or gave up, and the questions that nobody asks any more. Who still waits
-    /// beyond the deadline does so because the worker is late, perhaps with this very departure.
-    fn occupied(mut self) -> Self {
-        for (question, seats) in self.questions.iter_mut().zip(&mut self.seats) {
-            seats.retain(|seat| !seat.place.is_given_up());
+    /// Without the requests that were cancelled or timed out, and the questions that nobody asks any more. A request that still
+    /// waits beyond its deadline does so because the worker is late, perhaps with this very batch.
+    fn without_cancelled(mut self) -> Self {
+        for (question, waiters) in self.questions.iter_mut().zip(&mut self.waiters) {
+            waiters.retain(|waiter| !waiter.sender.is_cancelled());
             // No more than before, when it did not overflow.
-            question.n = seats.iter().map(|seat| seat.n).sum();
+            question.n = waiters.iter().map(|waiter| waiter.n).sum();
         }
-        let mut seats = self.seats.iter();
-        self.questions.retain(|_| seats.next().is_some_and(|seats| !seats.is_empty()));
-        self.seats.retain(|seats| !seats.is_empty());
+        let mut waiters = self.waiters.iter();
+        self.questions.retain(|_| waiters.next().is_some_and(|waiters| !waiters.is_empty()));
+        self.waiters.retain(|waiters| !waiters.is_empty());
         self
     }
 
-    /// A call serves who waits longest.
+    /// The latest of all waiters'.
     fn deadline(&self) -> Option<Instant> {
-        self.seats.iter().flatten().map(|seat| seat.deadline).max()
+        self.waiters.iter().flatten().map(|waiter| waiter.deadline).max()
     }
 }
 
-/// Makes calls one after the other until nobody waits for it, in a task of its own or in the one for lone flights.
+/// Sends one batch after the other until nobody waits, in a task of its own or in the reused one.
 #[derive(Debug)]
-struct Flight {
-    batches: Arc<Batches>,
+struct Dispatcher {
+    batcher: Arc<Batcher>,
     phase: Phase,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Phase {
-    Resting,
-    Boarding,
-    InTheAir,
-    Over,
+    Delayed,
+    Ready,
+    InFlight,
+    Ended,
 }
 
-impl Flight {
-    fn begin(batches: &Arc<Batches>, waiting: &mut Waiting, pause: Option<Duration>) -> Self {
-        let mut phase = Phase::Over;
-        waiting.flights += 1;
-        phase.turn(waiting, if pause.is_some() { Phase::Resting } else { Phase::Boarding });
-        Self { batches: batches.clone(), phase }
+impl Dispatcher {
+    fn start(batcher: &Arc<Batcher>, queue: &mut Queue, pause: Option<Duration>) -> Self {
+        let mut phase = Phase::Ended;
+        queue.dispatchers += 1;
+        phase.enter(queue, if pause.is_some() { Phase::Delayed } else { Phase::Ready });
+        Self { batcher: batcher.clone(), phase }
     }
 
     async fn run(mut self, pause: Option<Duration>) {
         if let Some(pause) = pause {
             sleep(pause).await;
-            self.phase.turn(&mut self.batches.waiting(), Phase::Boarding);
+            self.phase.enter(&mut self.batcher.queue(), Phase::Ready);
         }
-        let mut rested = pause.is_some();
+        let mut delayed = pause.is_some();
         while let Some(latest) = self.latest_deadline() {
-            match self.batches.line.ready(latest).await {
+            match self.batcher.client.ready(latest).await {
                 Ok(()) => {
-                    let Some(batch) = self.depart(rested) else { return };
+                    let Some(batch) = self.take_batch(delayed) else { return };
                     self.call(batch).await;
-                    if self.batches.is_awaited() {
-                        // Those who were just answered, and whatever came in meanwhile, first: more gather for the next call.
+                    if self.batcher.has_waiters() {
+                        // First those who were just answered, and whatever came in meanwhile: the next batch gets larger.
                         yield_now().await;
                     }
-                    rested = self.batches.waiting().is_far();
+                    delayed = self.batcher.queue().is_far();
                 }
-                // Those who waited that long are about to go, once they have their turn; there may be others by now.
+                // Those who waited that long are about to time out, once they are polled; there may be others by now.
                 Err(StoreError::Deadline) => yield_now().await,
-                Err(error) => self.strand(&error),
+                Err(error) => self.fail_all(&error),
             }
         }
     }
 
-    /// Until when anybody waits for a call; ends the flight where nobody does.
+    /// Until when anybody waits for a call; ends the dispatcher where nobody does.
     fn latest_deadline(&mut self) -> Option<Instant> {
-        let mut waiting = self.batches.waiting();
-        if waiting.latest.is_some_and(|latest| latest <= Instant::now()) {
-            waiting.sweep();
+        let mut queue = self.batcher.queue();
+        if queue.latest_deadline.is_some_and(|latest| latest <= Instant::now()) {
+            queue.sweep();
         }
-        let latest = waiting.latest.filter(|_| !waiting.batches.is_empty());
+        let latest = queue.latest_deadline.filter(|_| !queue.batches.is_empty());
         if latest.is_none() {
-            self.phase.end(&mut waiting);
+            self.phase.end(&mut queue);
         }
         latest
     }
 
-    fn depart(&mut self, rested: bool) -> Option<Batch> {
-        let mut waiting = self.batches.waiting();
-        let batch = waiting.depart(rested);
+    fn take_batch(&mut self, delayed: bool) -> Option<Batch> {
+        let mut queue = self.batcher.queue();
+        let batch = queue.take_batch(delayed);
         match &batch {
-            Some(_) => self.phase.turn(&mut waiting, Phase::InTheAir),
-            None => self.phase.end(&mut waiting),
+            Some(_) => self.phase.enter(&mut queue, Phase::InFlight),
+            None => self.phase.end(&mut queue),
         }
         batch
     }
 
     async fn call(&mut self, batch: Batch) {
         let Some(deadline) = batch.deadline() else { return };
-        let asked = Instant::now();
-        let answers = slots::decide(&self.batches.line, &batch.questions, batch.len(), asked, deadline).await;
+        let started = Instant::now();
+        let answers = slots::decide(&self.batcher.client, &batch.questions, batch.len(), started, deadline).await;
         let answered = Instant::now();
-        self.land(answered - asked);
-        let (asked, answered) = (asked.into_std(), answered.into_std());
-        let exhausted = &self.batches.exhausted;
-        for ((question, seats), answer) in batch.questions.iter().zip(batch.seats).zip(answers) {
+        self.finish_call(answered - started);
+        let (started, answered) = (started.into_std(), answered.into_std());
+        let denial_cache = &self.batcher.denial_cache;
+        for ((question, waiters), answer) in batch.questions.iter().zip(batch.waiters).zip(answers) {
             match answer {
                 Ok(answer) => {
-                    exhausted.learn(question, &answer, asked, answered);
-                    hand_out(question, answer, seats);
+                    denial_cache.record(question, &answer, started, answered);
+                    distribute(question, answer, waiters);
                 }
                 Err(error) => {
-                    exhausted.forget(question, answered);
-                    refuse(seats, &error);
+                    denial_cache.forget(question, answered);
+                    fail(waiters, &error);
                 }
             }
         }
     }
 
-    fn land(&mut self, took: Duration) {
-        let mut waiting = self.batches.waiting();
-        waiting.round_trip = (waiting.round_trip * 7 + took) / 8;
-        self.phase.turn(&mut waiting, Phase::Boarding);
+    fn finish_call(&mut self, took: Duration) {
+        let mut queue = self.batcher.queue();
+        queue.round_trip = (queue.round_trip * 7 + took) / 8;
+        self.phase.enter(&mut queue, Phase::Ready);
     }
 
-    /// There is no connection, and none is about to be: everybody who waits is told.
-    fn strand(&mut self, error: &StoreError) {
-        let stranded = {
-            let mut waiting = self.batches.waiting();
-            waiting.seats = 0;
-            std::mem::take(&mut waiting.batches)
+    /// There is no connection, and none is about to be: all queued requests fail.
+    fn fail_all(&mut self, error: &StoreError) {
+        let failed = {
+            let mut queue = self.batcher.queue();
+            queue.waiters = 0;
+            std::mem::take(&mut queue.batches)
         };
-        stranded.into_iter().flat_map(|batch| batch.seats).for_each(|seats| refuse(seats, error));
+        failed.into_iter().flat_map(|batch| batch.waiters).for_each(|waiters| fail(waiters, error));
     }
 }
 
-impl Drop for Flight {
+impl Drop for Dispatcher {
     fn drop(&mut self) {
-        self.phase.end(&mut self.batches.waiting());
+        self.phase.end(&mut self.batcher.queue());
     }
 }
 
 impl Phase {
-    fn turn(&mut self, waiting: &mut Waiting, next: Self) {
+    fn enter(&mut self, queue: &mut Queue, next: Self) {
         match self {
-            Self::Boarding => waiting.boarding -= 1,
-            Self::InTheAir => waiting.in_the_air -= 1,
-            Self::Resting | Self::Over => {}
+            Self::Ready => queue.ready -= 1,
+            Self::InFlight => queue.in_flight -= 1,
+            Self::Delayed | Self::Ended => {}
         }
         match next {
-            Self::Boarding => waiting.boarding += 1,
-            Self::InTheAir => waiting.in_the_air += 1,
-            Self::Resting | Self::Over => {}
+            Self::Ready => queue.ready += 1,
+            Self::InFlight => queue.in_flight += 1,
+            Self::Delayed | Self::Ended => {}
         }
         *self = next;
     }
 
-    /// Under the same lock as the finding that nobody waits, so that whoever comes next begins a new flight.
-    fn end(&mut self, waiting: &mut Waiting) {
-        if !matches!(self, Self::Over) {
-            self.turn(waiting, Self::Over);
-            waiting.flights -= 1;
+    /// Under the same lock as the finding that nobody waits, so that the next request starts a new dispatcher.
+    fn end(&mut self, queue: &mut Queue) {
+        if !matches!(self, Self::Ended) {
+            self.enter(queue, Self::Ended);
+            queue.dispatchers -= 1;
         }
     }
 }
 
-fn refuse(seats: Seats, error: &StoreError) {
-    for seat in seats {
-        seat.place.tell(Err(error.clone()));
+fn fail(waiters: Waiters, error: &StoreError) {
+    for waiter in waiters {
+        waiter.sender.send(Err(error.clone()));
     }
 }
 
-/// Each seat's own answer, in order of arrival.
-fn hand_out(question: &Question, answer: Answer, seats: Seats) {
+/// Each waiter's share of the answer, in order of arrival.
+fn distribute(question: &Question, answer: Answer, waiters: Waiters) {
     let mut from = 0;
-    let mut seats = seats.into_iter().peekable();
-    while let Some(seat) = seats.next() {
-        if from == 0 && seats.peek().is_none() {
-            seat.place.tell(Ok(answer));
+    let mut waiters = waiters.into_iter().peekable();
+    while let Some(waiter) = waiters.next() {
+        if from == 0 && waiters.peek().is_none() {
+            waiter.sender.send(Ok(answer));
             return;
         }
-        // Who went away needs no answer; its share stays spent.
-        seat.place.tell(Ok(fold::share(question, &answer, from, seat.n)));
-        from += seat.n;
+        // A cancelled request needs no answer; its share stays spent.
+        waiter.sender.send(Ok(fold::share(question, &answer, from, waiter.n)));
+        from += waiter.n;
     }
 }
 

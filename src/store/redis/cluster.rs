@@ -1,5 +1,4 @@
-//! A worker's way into a cluster: which master serves a slot, one supervised connection to each that was needed, and what to
-//! do when a slot is elsewhere.
+//! A worker's cluster client: the slot map, one supervised connection to each master that was needed, and redirects.
 //!
 //! MOVED, ASK and TRYAGAIN prove that nothing was done, so they are followed with spending calls too. What a question is and
 //! which slots it needs is left to `slots`. Only masters are asked.
@@ -11,23 +10,23 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::call::{Request, send};
-use super::connect::{Connection, some_of};
-use super::lateness;
-use super::settings::{Address, Settings, Shape};
-use super::slot_map::{Direction, SlotMap, read_map};
+use super::call::{Command, send};
+use super::connection::{Connection, jitter};
+use super::settings::{Address, Settings, Topology};
+use super::slot_map::{Redirect, SlotMap, read_slot_map};
+use super::worker_lag;
 use crate::store::StoreError;
 use crate::store::health::StoreHealth;
 
-/// How often the map is read when nobody has found it wrong, and how soon again when somebody has.
-const EVERY: Duration = Duration::from_secs(30);
-const SOONEST: Duration = Duration::from_millis(100);
+/// How often the map is read when no call has found it wrong, and how soon again when one has.
+const REFRESH_EVERY: Duration = Duration::from_secs(30);
+const REFRESH_SOONEST: Duration = Duration::from_millis(100);
 
-/// How long a slot that is being moved is left alone before it is asked again.
-const AGAIN: Duration = Duration::from_millis(5);
+/// The pause before a slot that is being moved is tried again.
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
-/// More directions than this in one call is a cluster that does not know itself.
-const MOST_HOPS: usize = 8;
+/// More redirects than this in one call is a cluster whose nodes disagree.
+const MOST_REDIRECTS: usize = 8;
 
 /// What is not well while some slots have no master.
 const UNSERVED: &str = "slots without a master";
@@ -39,70 +38,75 @@ pub(super) struct Cluster(Arc<Inner>);
 struct Inner {
     settings: Settings,
     health: Arc<StoreHealth>,
-    map: watch::Receiver<Known>,
-    /// Somebody has found the map wrong.
-    doubted: Arc<Notify>,
-    // Never held across an await. Directions that the map does not have yet stand beside the connections.
+    map: watch::Receiver<MapState>,
+    /// A call has found the map wrong.
+    refresh: Arc<Notify>,
+    // Never held across an await.
     nodes: Mutex<Nodes>,
 }
 
 #[derive(Debug, Default)]
 struct Nodes {
     connections: HashMap<Address, Connection>,
+    /// Redirects that the map does not have yet.
     moved: HashMap<u16, Address>,
 }
 
 /// The map as it was last read, or why it never was; `None` while it is read for the first time.
-type Known = Option<Result<Arc<SlotMap>, StoreError>>;
+type MapState = Option<Result<Arc<SlotMap>, StoreError>>;
 
 impl Cluster {
     /// Starts to read the map in the background. Must be called within a tokio runtime.
     pub(super) fn start(settings: Settings, health: Arc<StoreHealth>) -> Self {
-        let (tell, map) = watch::channel(None);
-        let inner = Inner { settings, health, map, doubted: Arc::default(), nodes: Mutex::default() };
+        let (publish, map) = watch::channel(None);
+        let inner = Inner { settings, health, map, refresh: Arc::default(), nodes: Mutex::default() };
         let cluster = Self(Arc::new(inner));
-        let keeper = Keeper { settings: cluster.0.settings.clone(), doubted: cluster.0.doubted.clone(), told: None };
-        tokio::spawn(keeper.keep(Arc::downgrade(&cluster.0), tell));
+        let refresher = SlotMapRefresher {
+            settings: cluster.0.settings.clone(),
+            refresh: cluster.0.refresh.clone(),
+            last_error: None,
+        };
+        tokio::spawn(refresher.run(Arc::downgrade(&cluster.0), publish));
         cluster
     }
 
-    /// Sends a request to the master of its slot, wherever that goes until the deadline.
+    /// Sends a command to the master of its slot, following redirects until the deadline.
     pub(super) async fn send(
         &self,
         slot: u16,
-        request: Request<'_>,
+        command: Command<'_>,
         deadline: Instant,
     ) -> Result<Option<Vec<u8>>, StoreError> {
         let mut target = self.master(slot, deadline).await?;
         let mut asking = false;
-        let mut hops = 0;
+        let mut redirects = 0;
         loop {
             let connection = self.0.connection(&target);
-            let answer = send(&connection, &self.0.health, request, asking, deadline).await;
+            let answer = send(&connection, &self.0.health, command, asking, deadline).await;
             let Err(error) = answer else { return answer };
-            match Direction::of(&error, &target) {
-                Some(Direction::Moved(address)) if hops < MOST_HOPS => {
+            match Redirect::of(&error, &target) {
+                Some(Redirect::Moved(address)) if redirects < MOST_REDIRECTS => {
                     self.0.lock().moved.insert(slot, address.clone());
-                    self.0.doubted.notify_one();
+                    self.0.refresh.notify_one();
                     (target, asking) = (address, false);
                 }
-                Some(Direction::Ask(address)) if hops < MOST_HOPS => (target, asking) = (address, true),
-                Some(Direction::Again) if Instant::now() + AGAIN < deadline => {
-                    sleep(AGAIN).await;
-                    (target, asking, hops) = (self.master(slot, deadline).await?, false, 0);
+                Some(Redirect::Ask(address)) if redirects < MOST_REDIRECTS => (target, asking) = (address, true),
+                Some(Redirect::TryAgain) if Instant::now() + TRY_AGAIN_AFTER < deadline => {
+                    sleep(TRY_AGAIN_AFTER).await;
+                    (target, asking, redirects) = (self.master(slot, deadline).await?, false, 0);
                 }
                 _ => {
-                    // It may have failed over, or be on its way.
+                    // The master may have failed over, or be about to.
                     self.0.lock().moved.remove(&slot);
-                    self.0.doubted.notify_one();
+                    self.0.refresh.notify_one();
                     return Err(error);
                 }
             }
-            hops += 1;
+            redirects += 1;
         }
     }
 
-    /// As whose calls to this slot succeed and fail, as far as that is known without asking.
+    /// The node that health knows calls to this slot by, as far as that is known without asking.
     pub(super) fn node(&self, slot: u16) -> String {
         let moved = self.0.lock().moved.get(&slot).map(Address::to_string);
         let mapped = || match &*self.0.map.borrow() {
@@ -118,13 +122,13 @@ impl Cluster {
         }
         let mut known = self.0.map.clone();
         let read = async { known.wait_for(Option::is_some).await.map(|known| known.clone()) };
-        let map = match lateness::until(deadline, read).await {
+        let map = match worker_lag::until(deadline, read).await {
             None => return Err(StoreError::Deadline),
             Some(Err(_)) => return Err(StoreError::Unreachable("nobody reads the cluster's map".to_owned())),
             Some(Ok(known)) => known.unwrap_or(Err(StoreError::Deadline))?,
         };
         let nobody = || {
-            self.0.doubted.notify_one();
+            self.0.refresh.notify_one();
             StoreError::Unreachable(format!("CLUSTERDOWN no master serves slot {slot}"))
         };
         map.master(slot).cloned().ok_or_else(nobody)
@@ -138,14 +142,14 @@ impl Inner {
         if let Some(connection) = nodes.connections.get(address) {
             return connection.clone();
         }
-        let settings = Settings { shape: Shape::Member(address.clone()), ..self.settings.clone() };
+        let settings = Settings { topology: Topology::Member(address.clone()), ..self.settings.clone() };
         let connection = Connection::start(settings, self.health.clone());
         nodes.connections.insert(address.clone(), connection.clone());
         connection
     }
 
     /// Forgets what a new map makes superfluous: connections to nodes that left or are no masters any more end.
-    fn adopt(&self, map: &SlotMap) {
+    fn apply(&self, map: &SlotMap) {
         let masters = map.masters();
         let mut nodes = self.lock();
         nodes.moved.clear();
@@ -164,44 +168,44 @@ impl Inner {
     }
 }
 
-/// Reads the map. It holds the cluster for a moment at a time only, so that connections end with the last `Cluster`.
-struct Keeper {
+/// The task that reads the map. It holds the cluster for a moment at a time only, so that connections end with the last `Cluster`.
+struct SlotMapRefresher {
     settings: Settings,
-    doubted: Arc<Notify>,
+    refresh: Arc<Notify>,
     /// Why it could not be read, as was last logged.
-    told: Option<StoreError>,
+    last_error: Option<StoreError>,
 }
 
-impl Keeper {
-    /// Reads the map whenever it is in doubt, and now and then, until the last `Cluster` is dropped.
-    async fn keep(mut self, cluster: Weak<Inner>, tell: watch::Sender<Known>) {
+impl SlotMapRefresher {
+    /// Reads the map whenever a call has found it wrong, and now and then, until the last `Cluster` is dropped.
+    async fn run(mut self, cluster: Weak<Inner>, publish: watch::Sender<MapState>) {
         loop {
             let read = tokio::select! {
-                read = self.read_map(&tell) => read,
-                () = tell.closed() => return,
+                read = self.read_slot_map(&publish) => read,
+                () = publish.closed() => return,
             };
             let Some(cluster) = cluster.upgrade() else { return };
-            self.take(read, &cluster, &tell);
+            self.adopt(read, &cluster, &publish);
             drop(cluster);
             tokio::select! {
-                // Not everybody at the same moment, when all have found it wrong at the same moment.
-                () = sleep(SOONEST + some_of(SOONEST)) => {}
-                () = tell.closed() => return,
+                // With jitter, since all workers may have found it wrong at the same moment.
+                () = sleep(REFRESH_SOONEST + jitter(REFRESH_SOONEST)) => {}
+                () = publish.closed() => return,
             }
             tokio::select! {
-                _ = timeout(EVERY, self.doubted.notified()) => {}
-                () = tell.closed() => return,
+                _ = timeout(REFRESH_EVERY, self.refresh.notified()) => {}
+                () = publish.closed() => return,
             }
         }
     }
 
-    /// Reads it from the first node that gives it: those that are masters now, then the configured ones.
-    async fn read_map(&self, tell: &watch::Sender<Known>) -> Result<SlotMap, StoreError> {
-        let known = tell.borrow().clone();
+    /// Reads it from the first node that can be reached: those that are masters now, then the configured ones.
+    async fn read_slot_map(&self, publish: &watch::Sender<MapState>) -> Result<SlotMap, StoreError> {
+        let known = publish.borrow().clone();
         let masters = known.and_then(Result::ok).map(|map| map.masters()).unwrap_or_default();
         let mut last = StoreError::Unreachable("no address is configured".to_owned());
-        for address in masters.iter().chain(self.settings.shape.addresses()) {
-            match read_map(&self.settings, address).await {
+        for address in masters.iter().chain(self.settings.topology.addresses()) {
+            match read_slot_map(&self.settings, address).await {
                 Ok(map) => return Ok(map),
                 Err(error) => last = error,
             }
@@ -209,28 +213,28 @@ impl Keeper {
         Err(last)
     }
 
-    fn take(&mut self, read: Result<SlotMap, StoreError>, cluster: &Inner, tell: &watch::Sender<Known>) {
+    fn adopt(&mut self, read: Result<SlotMap, StoreError>, cluster: &Inner, publish: &watch::Sender<MapState>) {
         match read {
             Ok(map) => {
-                cluster.adopt(&map);
+                cluster.apply(&map);
                 // One connection from the start: readiness is to be true of decisions.
                 if let Some(first) = map.masters().first() {
                     cluster.connection(first);
                 }
-                tell.send_replace(Some(Ok(Arc::new(map))));
-                self.told = None;
+                publish.send_replace(Some(Ok(Arc::new(map))));
+                self.last_error = None;
             }
             Err(error) => {
-                let never_read = !matches!(&*tell.borrow(), Some(Ok(_)));
-                // Told when the reason changes, not at every attempt.
-                if self.told.as_ref() != Some(&error) {
-                    tracing::warn!(redis = %self.settings.shape, %error, "store: the cluster's map cannot be read");
-                    self.told = Some(error.clone());
+                let never_read = !matches!(&*publish.borrow(), Some(Ok(_)));
+                // Logged when the reason changes, not at every attempt.
+                if self.last_error.as_ref() != Some(&error) {
+                    tracing::warn!(redis = %self.settings.topology, %error, "store: the cluster's map cannot be read");
+                    self.last_error = Some(error.clone());
                 }
-                cluster.health.failed(&cluster.settings.shape.to_string());
-                self.doubted.notify_one();
+                cluster.health.failed(&cluster.settings.topology.to_string());
+                self.refresh.notify_one();
                 if never_read {
-                    tell.send_replace(Some(Err(error)));
+                    publish.send_replace(Some(Err(error)));
                 }
             }
         }
@@ -247,11 +251,11 @@ mod tests {
         let port = listener.local_addr().expect("a bound listener has an address").port();
         drop(listener);
         let node = Settings::from_url(&format!("redis://127.0.0.1:{port}")).expect("an address");
-        let settings = Settings { shape: Shape::Cluster(node.shape.addresses().to_vec()), ..node };
+        let settings = Settings { topology: Topology::Cluster(node.topology.addresses().to_vec()), ..node };
         let cluster = Cluster::start(settings, Arc::default());
         let mut known = cluster.0.map.clone();
-        // From now on the keeper waits for its next attempt.
-        known.wait_for(Option::is_some).await.expect("somebody tells");
+        // From now on the refresher waits for its next attempt.
+        known.wait_for(Option::is_some).await.expect("the refresher publishes");
         drop(known);
         let weak = Arc::downgrade(&cluster.0);
         drop(cluster);

@@ -1,6 +1,6 @@
 //! One connection to Redis, from the socket to the login.
 //!
-//! Leaves to `connect` when to dial again, and to the callers how long they wait for an answer.
+//! Leaves to `connection` when to dial again, and to the callers how long they wait for an answer.
 
 use std::io;
 use std::path::PathBuf;
@@ -19,22 +19,22 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::errors::store_error;
-use super::pipe::{self, Pipe, Socket};
+use super::pipeline::{self, Pipeline, Socket};
 use super::settings::{Address, Settings};
 use super::tls;
 use crate::secret::{self, Secret};
 use crate::store::StoreError;
 
-/// When a silent connection is asked first, how soon again, and how often in vain.
+/// When an idle connection is probed first, how soon again, and how often in vain.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_AGAIN: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMES: u32 = 3;
 
-/// What a server says before it is asked anything, and closes: protected mode, or all places are taken.
-const UNASKED: [&str; 2] = ["DENIED ", "ERR max number of clients"];
+/// What a server sends before any command, and closes: protected mode, or too many clients.
+const UNSOLICITED: [&str; 2] = ["DENIED ", "ERR max number of clients"];
 
-/// More of its words help nobody.
-const LONGEST_HEARD: usize = 512;
+/// More of that line helps nobody.
+const LONGEST_FIRST_LINE: usize = 512;
 
 /// The task that moves the bytes of the crate's connection; dropping it closes the connection.
 #[derive(Debug)]
@@ -53,16 +53,19 @@ pub(super) async fn dial(
 ) -> Result<(MultiplexedConnection, Driver), StoreError> {
     in_time(settings, async {
         let login = Login::read(settings)?;
-        log_in(login, settings.db, Overheard::of(connect(settings, address).await?)).await
+        log_in(login, settings.db, RecordingSocket::of(connect(settings, address).await?)).await
     })
     .await
 }
 
-/// The same for a pipe of our own.
-pub(super) async fn dial_pipe(settings: &Settings, address: &Address) -> Result<(Pipe, pipe::Driver), StoreError> {
+/// The same for a pipeline of our own.
+pub(super) async fn dial_pipeline(
+    settings: &Settings,
+    address: &Address,
+) -> Result<(Pipeline, pipeline::Driver), StoreError> {
     in_time(settings, async {
         let login = Login::read(settings)?;
-        Ok(pipe::open(BorrowedSocket::log_in(&login, settings.db, connect(settings, address).await?).await?))
+        Ok(pipeline::open(BorrowedSocket::log_in(&login, settings.db, connect(settings, address).await?).await?))
     })
     .await
 }
@@ -86,8 +89,8 @@ async fn connect(settings: &Settings, address: &Address) -> Result<Box<dyn Socke
     })
 }
 
-/// Asks whether the other side is still there while nobody asks anything else: a path that forgets idle connections keeps this
-/// one, and a server that went without a word is found before a request needs it.
+/// Probes whether the other side is still there while the connection is idle: a path that forgets idle connections keeps this one,
+/// and a server that went away silently is found before a request needs it.
 fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, KEEP_ALIVE)?;
@@ -100,48 +103,48 @@ fn without_timeout() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new().set_response_timeout(None)
 }
 
-async fn log_in(login: Login, db: i64, socket: Overheard) -> Result<(MultiplexedConnection, Driver), StoreError> {
+async fn log_in(login: Login, db: i64, socket: RecordingSocket) -> Result<(MultiplexedConnection, Driver), StoreError> {
     let info = login.info(db);
-    let heard = socket.heard.clone();
-    let (tell, told) = oneshot::channel();
+    let first_line = socket.first_line.clone();
+    let (sender, receiver) = oneshot::channel();
     // The crate's driver borrows the login, so one task owns both.
     let driver = Driver(tokio::spawn(async move {
         match MultiplexedConnection::new_with_config(&info, socket, without_timeout()).await {
             Ok((connection, driver)) => {
-                if tell.send(Ok(connection)).is_ok() {
+                if sender.send(Ok(connection)).is_ok() {
                     driver.await;
                 }
             }
-            Err(error) => drop(tell.send(Err(error))),
+            Err(error) => drop(sender.send(Err(error))),
         }
     }));
-    match told.await {
+    match receiver.await {
         Ok(Ok(connection)) => Ok((connection, driver)),
-        Ok(Err(error)) => Err(login.refused(&error, &heard)),
+        Ok(Err(error)) => Err(login.refused(&error, &first_line)),
         Err(_) => Err(StoreError::Unreachable("the login was cut short".to_owned())),
     }
 }
 
-/// The first line that a server says. The crate does not repeat what a login was refused with, nor what a server says that closes
-/// the connection right behind.
+/// The first line that a server sends. The crate does not repeat what a login was refused with, nor what a server sends right
+/// before it closes the connection.
 #[derive(Debug, Clone, Default)]
-struct Heard(Arc<Mutex<Vec<u8>>>);
+struct FirstLine(Arc<Mutex<Vec<u8>>>);
 
-impl Heard {
-    fn take_in(&self, bytes: &[u8]) {
-        let mut heard = self.lock();
-        if !heard.contains(&b'\n') {
-            let room = LONGEST_HEARD.saturating_sub(heard.len());
-            heard.extend_from_slice(&bytes[..bytes.len().min(room)]);
+impl FirstLine {
+    fn record(&self, bytes: &[u8]) {
+        let mut first_line = self.lock();
+        if !first_line.contains(&b'\n') {
+            let room = LONGEST_FIRST_LINE.saturating_sub(first_line.len());
+            first_line.extend_from_slice(&bytes[..bytes.len().min(room)]);
         }
     }
 
-    /// That line, where it is an error, without what it repeats of the question: that may be half a password.
+    /// That line, where it is an error, without what it repeats of the command: that may be half a password.
     fn refusal(&self) -> Option<String> {
-        let heard = self.lock();
-        let said = heard.strip_prefix(b"-")?;
-        let end = said.iter().position(|byte| *byte == b'\r')?;
-        let line = String::from_utf8_lossy(&said[..end]);
+        let first_line = self.lock();
+        let line = first_line.strip_prefix(b"-")?;
+        let end = line.iter().position(|byte| *byte == b'\r')?;
+        let line = String::from_utf8_lossy(&line[..end]);
         line.split(", with args beginning").next().map(str::to_owned)
     }
 
@@ -150,28 +153,28 @@ impl Heard {
     }
 }
 
-/// A socket of which the first line that comes is kept.
-struct Overheard {
+/// A socket that keeps the first line that it reads.
+struct RecordingSocket {
     socket: Box<dyn Socket>,
-    heard: Heard,
+    first_line: FirstLine,
 }
 
-impl Overheard {
+impl RecordingSocket {
     fn of(socket: Box<dyn Socket>) -> Self {
-        Self { socket, heard: Heard::default() }
+        Self { socket, first_line: FirstLine::default() }
     }
 }
 
-impl AsyncRead for Overheard {
+impl AsyncRead for RecordingSocket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let read = Pin::new(&mut self.socket).poll_read(cx, into);
-        self.heard.take_in(&into.filled()[before..]);
+        self.first_line.record(&into.filled()[before..]);
         read
     }
 }
 
-impl AsyncWrite for Overheard {
+impl AsyncWrite for RecordingSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.socket).poll_write(cx, bytes)
     }
@@ -186,23 +189,23 @@ impl AsyncWrite for Overheard {
 }
 
 /// A socket that the crate logs in over and that comes back: how a login is made stands in one place, the crate's.
-struct BorrowedSocket(Arc<Mutex<Overheard>>);
+struct BorrowedSocket(Arc<Mutex<RecordingSocket>>);
 
 impl BorrowedSocket {
     async fn log_in(login: &Login, db: i64, socket: Box<dyn Socket>) -> Result<Box<dyn Socket>, StoreError> {
-        let socket = Overheard::of(socket);
-        let (heard, socket) = (socket.heard.clone(), Arc::new(Mutex::new(socket)));
+        let socket = RecordingSocket::of(socket);
+        let (first_line, socket) = (socket.first_line.clone(), Arc::new(Mutex::new(socket)));
         let info = login.info(db);
         // All that was asked is answered, so the crate's end holds no bytes that would be missed.
         let logged_in = MultiplexedConnection::new_with_config(&info, Self(socket.clone()), without_timeout()).await;
-        logged_in.map(drop).map_err(|error| login.refused(&error, &heard))?;
+        logged_in.map(drop).map_err(|error| login.refused(&error, &first_line))?;
         // Its end went with its connection. Were that ever not so, two would read from one socket.
         let kept = || StoreError::Unreachable("the connection is still in use by its login".to_owned());
         let socket = Arc::into_inner(socket).ok_or_else(kept)?;
         Ok(socket.into_inner().unwrap_or_else(PoisonError::into_inner).socket)
     }
 
-    fn socket(&self) -> MutexGuard<'_, Overheard> {
+    fn socket(&self) -> MutexGuard<'_, RecordingSocket> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -261,13 +264,15 @@ impl Login {
 
     /// A login's error, in the server's words where there are any. A server without an AUTH command repeats its arguments in the
     /// error: the password is blotted out.
-    fn refused(&self, error: &RedisError, heard: &Heard) -> StoreError {
-        let said = match error.kind() {
-            ErrorKind::AuthenticationFailed => heard.refusal(),
+    fn refused(&self, error: &RedisError, first_line: &FirstLine) -> StoreError {
+        let line = match error.kind() {
+            ErrorKind::AuthenticationFailed => first_line.refusal(),
             // It closed the connection: for that, or for another reason after it had answered.
-            _ => heard.refusal().filter(|said| UNASKED.iter().any(|unasked| said.starts_with(unasked))),
+            _ => {
+                first_line.refusal().filter(|line| UNSOLICITED.iter().any(|unsolicited| line.starts_with(unsolicited)))
+            }
         };
-        let mut error = said.map_or_else(|| store_error(error), StoreError::Refused);
+        let mut error = line.map_or_else(|| store_error(error), StoreError::Refused);
         if let (Some(password), StoreError::Refused(text) | StoreError::Unreachable(text)) =
             (&self.password, &mut error)
             && !password.expose().is_empty()

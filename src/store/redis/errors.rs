@@ -6,7 +6,10 @@ use redis::{Cmd, ErrorKind, FromRedisValue, RedisError};
 use crate::store::StoreError;
 
 /// Asks one command over the crate's connection.
-pub(super) async fn ask<T: FromRedisValue>(connection: &MultiplexedConnection, command: &Cmd) -> Result<T, StoreError> {
+pub(super) async fn query<T: FromRedisValue>(
+    connection: &MultiplexedConnection,
+    command: &Cmd,
+) -> Result<T, StoreError> {
     command.query_async(&mut connection.clone()).await.map_err(|error| store_error(&error))
 }
 

@@ -1,6 +1,6 @@
 //! The decision script's wire format: questions into one call's keys and argument, its answer back into answers.
 //!
-//! What the script does stands at its head (`scripts/decide.lua`); a connection and its errors are left to `connect`.
+//! What the script does stands at its head (`scripts/decide.lua`); a connection and its errors are left to `connection` and `call`.
 
 use std::{iter, vec};
 
@@ -115,13 +115,13 @@ impl Keys {
 
 /// Each key and each belief goes out once, however many questions share it.
 pub fn encode<'a>(layout: &Layout, questions: &'a [Question]) -> Call<'a> {
-    let (names, places) = Names::gather(questions);
-    let mut places = Places { names: &names, next: places.into_iter() };
+    let (names, indices) = KeyNames::gather(questions);
+    let mut indices = KeyIndices { names: &names, next: indices.into_iter() };
     let mut blob = FlatList::with_capacity(16 * questions.len());
     for count in [names.texts.len(), names.buckets.len(), names.absent.len(), names.unseen.len(), questions.len()] {
         blob.index(count);
     }
-    questions.iter().for_each(|question| write_question(&mut blob, &mut places, question));
+    questions.iter().for_each(|question| write_question(&mut blob, &mut indices, question));
     let count = names.in_order().count();
     let mut keys = Keys { text: String::with_capacity(USUAL_KEY * count), ends: Vec::with_capacity(count) };
     names.in_order().for_each(|name| keys.push(layout, name.slot, name.name));
@@ -131,13 +131,13 @@ pub fn encode<'a>(layout: &Layout, questions: &'a [Question]) -> Call<'a> {
 
 /// A key's place below the prefix. Two that differ nearly always differ in how they end, so that is compared first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Name<'a> {
+struct KeyName<'a> {
     ends: u64,
     slot: &'a str,
     name: &'a str,
 }
 
-impl<'a> Name<'a> {
+impl<'a> KeyName<'a> {
     fn new(slot: &'a str, name: &'a str) -> Self {
         // Turned, since both may end alike: what counts a business stands in its slot.
         Self { ends: end(slot).rotate_left(29) ^ end(name), slot, name }
@@ -152,50 +152,50 @@ fn end(text: &str) -> u64 {
 /// The keys of a call, kind by kind, in the order in which the script takes the kinds. They are few, so that looking through
 /// them costs less than hashing.
 #[derive(Debug, Default)]
-struct Names<'a> {
-    texts: Vec<(Name<'a>, &'a Bytes)>,
-    buckets: Vec<Name<'a>>,
-    absent: Vec<Name<'a>>,
-    unseen: Vec<Name<'a>>,
-    sets: Vec<Name<'a>>,
+struct KeyNames<'a> {
+    texts: Vec<(KeyName<'a>, &'a Bytes)>,
+    buckets: Vec<KeyName<'a>>,
+    absent: Vec<KeyName<'a>>,
+    unseen: Vec<KeyName<'a>>,
+    sets: Vec<KeyName<'a>>,
 }
 
-impl<'a> Names<'a> {
+impl<'a> KeyNames<'a> {
     /// All keys, and for each mention in the order of `write_question` which of its kind it is, from 0.
     fn gather(questions: &'a [Question]) -> (Self, Vec<usize>) {
         let of_each = |most: usize| most * questions.len();
         let mut names =
             Self { texts: Vec::with_capacity(of_each(2)), buckets: Vec::with_capacity(of_each(2)), ..Self::default() };
-        let mut places = Vec::with_capacity(of_each(4));
+        let mut indices = Vec::with_capacity(of_each(4));
         for question in questions {
             for ask in question.asks.iter() {
                 for document in &ask.documents {
-                    let name = Name::new(&ask.slot, &document.name);
-                    places.push(match &document.believed {
-                        Believed::Is(text) => place(&mut names.texts, (name, text)),
-                        Believed::Absent => place(&mut names.absent, name),
-                        Believed::Unknown => place(&mut names.unseen, name),
+                    let name = KeyName::new(&ask.slot, &document.name);
+                    indices.push(match &document.believed {
+                        Believed::Is(text) => index_or_push(&mut names.texts, (name, text)),
+                        Believed::Absent => index_or_push(&mut names.absent, name),
+                        Believed::Unknown => index_or_push(&mut names.unseen, name),
                     });
                 }
             }
             for (ask, member) in members(question) {
-                places.push(place(&mut names.sets, Name::new(&ask.slot, &member.set)));
+                indices.push(index_or_push(&mut names.sets, KeyName::new(&ask.slot, &member.set)));
             }
             for (ask, bucket) in buckets(question) {
-                places.push(place(&mut names.buckets, Name::new(&ask.slot, &bucket.name)));
+                indices.push(index_or_push(&mut names.buckets, KeyName::new(&ask.slot, &bucket.name)));
             }
         }
-        (names, places)
+        (names, indices)
     }
 
-    fn in_order(&self) -> impl Iterator<Item = Name<'a>> {
+    fn in_order(&self) -> impl Iterator<Item = KeyName<'a>> {
         let texts = self.texts.iter().map(|(name, _)| *name);
         let others = [&self.buckets, &self.absent, &self.unseen, &self.sets];
         texts.chain(others.into_iter().flatten().copied())
     }
 }
 
-fn place<T: PartialEq>(held: &mut Vec<T>, wanted: T) -> usize {
+fn index_or_push<T: PartialEq>(held: &mut Vec<T>, wanted: T) -> usize {
     held.iter().position(|one| *one == wanted).unwrap_or_else(|| {
         held.push(wanted);
         held.len() - 1
@@ -211,15 +211,15 @@ fn buckets(question: &Question) -> impl Iterator<Item = (&Ask, &BucketAsk)> {
 }
 
 /// The indices in KEYS (from 1, as Lua counts) of keys that were gathered, in the same order.
-struct Places<'a> {
-    names: &'a Names<'a>,
+struct KeyIndices<'a> {
+    names: &'a KeyNames<'a>,
     next: vec::IntoIter<usize>,
 }
 
-impl Places<'_> {
+impl KeyIndices<'_> {
     /// 0 would be refused by the script.
     fn next(&mut self, first: usize) -> usize {
-        self.next.next().map_or(0, |place| first + place + 1)
+        self.next.next().map_or(0, |index| first + index + 1)
     }
 
     fn document(&mut self, believed: &Believed) -> usize {
@@ -232,7 +232,7 @@ impl Places<'_> {
     }
 
     fn set(&mut self) -> usize {
-        let Names { texts, buckets, absent, unseen, .. } = self.names;
+        let KeyNames { texts, buckets, absent, unseen, .. } = self.names;
         self.next(texts.len() + buckets.len() + absent.len() + unseen.len())
     }
 
@@ -241,12 +241,12 @@ impl Places<'_> {
     }
 }
 
-fn write_question(blob: &mut FlatList, places: &mut Places<'_>, question: &Question) {
+fn write_question(blob: &mut FlatList, indices: &mut KeyIndices<'_>, question: &Question) {
     let documents = || question.asks.iter().flat_map(|ask| &ask.documents);
     blob.number(question.cost);
     blob.number(question.n.into());
     blob.index(documents().count());
-    documents().for_each(|document| blob.index(places.document(&document.believed)));
+    documents().for_each(|document| blob.index(indices.document(&document.believed)));
     // The earliest end is the question's.
     match question.asks.iter().filter_map(|ask| ask.not_after_ms).min() {
         Some(not_after_ms) => blob.number(not_after_ms),
@@ -254,13 +254,13 @@ fn write_question(blob: &mut FlatList, places: &mut Places<'_>, question: &Quest
     }
     blob.index(members(question).count());
     for (_, member) in members(question) {
-        blob.index(places.set());
+        blob.index(indices.set());
         blob.text(&member.member);
     }
     blob.index(buckets(question).count());
     for (_, bucket) in buckets(question) {
         let windows = bucket.windows.as_slice();
-        blob.index(places.bucket());
+        blob.index(indices.bucket());
         let algorithm = match bucket.algorithm {
             Algorithm::Fixed => 0,
             Algorithm::Sliding => 1,

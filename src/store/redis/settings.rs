@@ -10,7 +10,7 @@ use crate::secret::Secret;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    pub shape: Shape,
+    pub topology: Topology,
     pub db: i64,
     /// The ACL user; absent means `default`.
     pub username: Option<String>,
@@ -25,9 +25,9 @@ pub struct Settings {
     pub connect_timeout: Duration,
 }
 
-/// What Redis is made of.
+/// How Redis is deployed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Shape {
+pub enum Topology {
     Node(Address),
     /// One master of a cluster, for who knows which keys it has.
     Member(Address),
@@ -110,7 +110,7 @@ impl Settings {
         }
         let db = if db.is_empty() { 0 } else { i64::from(db.parse::<u16>().map_err(|_| UrlError::NotAUrl)?) };
         Ok(Self {
-            shape: Shape::Node(Address { host: host.to_owned(), port }),
+            topology: Topology::Node(Address { host: host.to_owned(), port }),
             db,
             username: None,
             password: None,
@@ -122,9 +122,9 @@ impl Settings {
     }
 }
 
-impl Shape {
-    /// Whether the server that is connected to is to have all the keys.
-    pub fn is_one_server(&self) -> bool {
+impl Topology {
+    /// Whether one server has all the keys, so that a node of a cluster would be a mistake.
+    pub fn is_standalone(&self) -> bool {
         matches!(self, Self::Node(_) | Self::Sentinels(_))
     }
 
@@ -138,7 +138,7 @@ impl Shape {
     }
 }
 
-impl fmt::Display for Shape {
+impl fmt::Display for Topology {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let addresses: Vec<_> = self.addresses().iter().map(Address::to_string).collect();
         let addresses = addresses.join(", ");
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     fn read(url: &str) -> Result<(String, u16, i64), UrlError> {
-        Settings::from_url(url).map(|s| (s.shape.addresses()[0].clone(), s.db)).map(|(a, db)| (a.host, a.port, db))
+        Settings::from_url(url).map(|s| (s.topology.addresses()[0].clone(), s.db)).map(|(a, db)| (a.host, a.port, db))
     }
 
     #[test]

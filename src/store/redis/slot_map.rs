@@ -1,20 +1,19 @@
-//! Which node of a cluster serves which slot, by what the nodes say: the map that each gives, and where one sends whoever asked
-//! the wrong one.
+//! Which node of a cluster serves which slot, by what the nodes say: the map that each gives, and its redirects.
 
 use redis::{Value, cmd};
 use tokio::time::timeout;
 
 use super::dial::dial;
-use super::errors::ask;
+use super::errors::query;
 use super::hash_slot::SLOTS;
 use super::settings::{Address, Settings};
 use crate::store::StoreError;
 
 /// Asks one node, over a connection of its own.
-pub(super) async fn read_map(settings: &Settings, address: &Address) -> Result<SlotMap, StoreError> {
+pub(super) async fn read_slot_map(settings: &Settings, address: &Address) -> Result<SlotMap, StoreError> {
     let (connection, _driver) = dial(settings, address).await?;
     let slots = cmd("CLUSTER").arg("SLOTS").take();
-    let slots = timeout(settings.connect_timeout, ask::<Value>(&connection, &slots))
+    let slots = timeout(settings.connect_timeout, query::<Value>(&connection, &slots))
         .await
         .unwrap_or(Err(StoreError::Deadline))?;
     let unreadable = || StoreError::Broken("the cluster's map".to_owned());
@@ -65,15 +64,15 @@ impl SlotMap {
     }
 }
 
-/// An answer that is none, but says where or when to ask.
+/// An error that says where or when to send the command instead.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Direction {
+pub(super) enum Redirect {
     Moved(Address),
     Ask(Address),
-    Again,
+    TryAgain,
 }
 
-impl Direction {
+impl Redirect {
     pub(super) fn of(error: &StoreError, asked: &Address) -> Option<Self> {
         let StoreError::Refused(text) = error else { return None };
         let mut words = text.split_ascii_whitespace();
@@ -86,7 +85,7 @@ impl Direction {
         match code {
             "MOVED" => address().map(Self::Moved),
             "ASK" => address().map(Self::Ask),
-            "TRYAGAIN" => Some(Self::Again),
+            "TRYAGAIN" => Some(Self::TryAgain),
             _ => None,
         }
     }
@@ -97,14 +96,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directions_are_read() {
+    fn redirects_are_read() {
         let asked = Address { host: "a".to_owned(), port: 1 };
-        let read = |text: &str| Direction::of(&StoreError::Refused(text.to_owned()), &asked);
+        let read = |text: &str| Redirect::of(&StoreError::Refused(text.to_owned()), &asked);
         let address = |host: &str, port| Address { host: host.to_owned(), port };
-        assert_eq!(read("MOVED 3999 127.0.0.1:6381"), Some(Direction::Moved(address("127.0.0.1", 6381))));
-        assert_eq!(read("ASK 3999 :6381"), Some(Direction::Ask(address("a", 6381))));
-        assert_eq!(read("MOVED 3999 ::1:6381"), Some(Direction::Moved(address("::1", 6381))));
-        assert_eq!(read("TRYAGAIN Multiple keys request"), Some(Direction::Again));
+        assert_eq!(read("MOVED 3999 127.0.0.1:6381"), Some(Redirect::Moved(address("127.0.0.1", 6381))));
+        assert_eq!(read("ASK 3999 :6381"), Some(Redirect::Ask(address("a", 6381))));
+        assert_eq!(read("MOVED 3999 ::1:6381"), Some(Redirect::Moved(address("::1", 6381))));
+        assert_eq!(read("TRYAGAIN Multiple keys request"), Some(Redirect::TryAgain));
         assert_eq!(read("CLUSTERDOWN Hash slot not served"), None);
     }
 

@@ -1,10 +1,10 @@
-//! Questions in one call where one node has all the keys, and slot by slot in a cluster and for whatever refuses keys of several
-//! slots in one script.
+//! Sends questions in one call where one node has all the keys, and slot by slot in a cluster or where keys of several slots in
+//! one script are refused.
 //!
-//! A question's asks go out one slot after the other, those with documents first, since a key that no longer stands ends it
-//! before anything else is spent; the questions of one slot share a call, and the slots of one stage are asked at the same
-//! time. What an earlier slot granted and a later one denied is given back (`scripts/give_back.lua`). Where a slot's node is,
-//! `cluster` knows.
+//! A question is split by slot. Its parts are sent one after the other, those with documents first, since a key that no longer
+//! stands ends it before anything else is spent. In each stage the parts of one slot share a call, and the calls run at the same
+//! time. What an earlier slot granted and a later one denied is given back (`scripts/give_back.lua`). `cluster` knows the node
+//! of a slot.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use super::client::Client;
 use super::hash_slot::slot_of;
-use super::line::Line;
 use super::script::{Call, Keys, Script};
 use crate::limit::{Algorithm, Answer, Ask, Believed, Outcome, Question, WindowsNow};
 use crate::store::StoreError;
@@ -22,99 +22,99 @@ use crate::store::layout::Layout;
 /// How long giving back may take: nobody waits for it beyond the deadline of the request.
 const GIVING_BACK: Duration = Duration::from_secs(1);
 
-type Found = Vec<Option<bytes::Bytes>>;
+type Documents = Vec<Option<bytes::Bytes>>;
 
 /// Answers the questions of so many requests, each for itself: in a cluster a slot that is out of reach harms those alone that
 /// need it. With one command where one node has all the keys.
 ///
 /// A call without an answer may or may not have spent; it is never sent twice.
 pub(super) async fn decide(
-    line: &Line,
+    client: &Client,
     questions: &[Question],
     requests: usize,
     started: Instant,
     deadline: Instant,
 ) -> Vec<Result<Answer, StoreError>> {
-    if !line.is_slot_by_slot() {
-        let answers = line.ask(questions, deadline).await;
-        line.calls().decided(&answers, requests, started.elapsed());
+    if !client.is_slot_by_slot() {
+        let answers = client.decide(questions, deadline).await;
+        client.calls().decided(&answers, requests, started.elapsed());
         match answers {
             Ok(answers) => return answers.into_iter().map(Ok).collect(),
             // It did nothing: the keys were looked at before the script ran.
-            Err(StoreError::Refused(text)) if text.starts_with("CROSSSLOT") => line.go_slot_by_slot(),
+            Err(StoreError::Refused(text)) if text.starts_with("CROSSSLOT") => client.switch_to_slot_by_slot(),
             Err(error) => return questions.iter().map(|_| Err(error.clone())).collect(),
         }
     }
-    let answers = slot_by_slot(line, questions, deadline).await;
+    let answers = slot_by_slot(client, questions, deadline).await;
     let whole = answers.iter().cloned().collect();
-    line.calls().decided(&whole, requests, started.elapsed());
+    client.calls().decided(&whole, requests, started.elapsed());
     answers
 }
 
-async fn slot_by_slot(line: &Line, questions: &[Question], deadline: Instant) -> Vec<Result<Answer, StoreError>> {
-    let mut journeys: Vec<Journey> = questions.iter().cloned().map(Journey::new).collect();
-    if journeys.iter().all(|journey| journey.legs.len() < 2) {
-        travel(line, &mut journeys, deadline).await;
-        return journeys.into_iter().map(Journey::answer).collect();
+async fn slot_by_slot(client: &Client, questions: &[Question], deadline: Instant) -> Vec<Result<Answer, StoreError>> {
+    let mut splits: Vec<SplitQuestion> = questions.iter().cloned().map(SplitQuestion::new).collect();
+    if splits.iter().all(|split| split.parts.len() < 2) {
+        run_stages(client, &mut splits, deadline).await;
+        return splits.into_iter().map(SplitQuestion::answer).collect();
     }
-    // A task of its own: a request that gives up must not leave in one slot what another denied.
-    let owned = line.clone();
-    let travelled = tokio::spawn(async move {
-        travel(&owned, &mut journeys, deadline).await;
-        give_back(&owned, &mut journeys, deadline).await;
-        journeys.into_iter().map(Journey::answer).collect()
+    // A task of its own: a cancelled request must not leave in one slot what another denied.
+    let owned = client.clone();
+    let stages = tokio::spawn(async move {
+        run_stages(&owned, &mut splits, deadline).await;
+        give_back(&owned, &mut splits, deadline).await;
+        splits.into_iter().map(SplitQuestion::answer).collect()
     });
     let lost = || StoreError::Unreachable("the question was cut short".to_owned());
-    travelled.await.unwrap_or_else(|_| questions.iter().map(|_| Err(lost())).collect())
+    stages.await.unwrap_or_else(|_| questions.iter().map(|_| Err(lost())).collect())
 }
 
-/// Stage by stage, until every question has its end.
-async fn travel(line: &Line, journeys: &mut [Journey], deadline: Instant) {
+/// Sends the next part of each question, until every question has its outcome.
+async fn run_stages(client: &Client, splits: &mut [SplitQuestion], deadline: Instant) {
     loop {
         let mut calls: BTreeMap<u16, (Vec<usize>, Vec<Question>)> = BTreeMap::new();
-        for (index, journey) in journeys.iter().enumerate() {
-            if let Some((slot, part)) = journey.part() {
-                let (travellers, parts) = calls.entry(slot).or_default();
-                travellers.push(index);
+        for (index, split) in splits.iter().enumerate() {
+            if let Some((slot, part)) = split.next_part() {
+                let (indices, parts) = calls.entry(slot).or_default();
+                indices.push(index);
                 parts.push(part);
             }
         }
         if calls.is_empty() {
             return;
         }
-        if let (1, Some((slot, (travellers, parts)))) = (calls.len(), calls.first_key_value()) {
-            let answers = line.ask_slot(*slot, parts, deadline).await;
-            arrive(line, journeys, travellers, answers);
+        if let (1, Some((slot, (indices, parts)))) = (calls.len(), calls.first_key_value()) {
+            let answers = client.decide_in_slot(*slot, parts, deadline).await;
+            record(client, splits, indices, answers);
             continue;
         }
-        let mut asked = JoinSet::new();
-        for (slot, (travellers, parts)) in calls {
-            let line = line.clone();
-            asked.spawn(async move { (travellers, line.ask_slot(slot, &parts, deadline).await) });
+        let mut calls_in_flight = JoinSet::new();
+        for (slot, (indices, parts)) in calls {
+            let client = client.clone();
+            calls_in_flight.spawn(async move { (indices, client.decide_in_slot(slot, &parts, deadline).await) });
         }
-        while let Some(answered) = asked.join_next().await {
-            // A call that panicked would leave its questions where they are, to be asked again.
-            let (travellers, answers) = answered.expect("a call neither panics nor is it aborted");
-            arrive(line, journeys, &travellers, answers);
+        while let Some(answered) = calls_in_flight.join_next().await {
+            // A call that panicked would leave its parts as the next ones, to be sent again.
+            let (indices, answers) = answered.expect("a call neither panics nor is it aborted");
+            record(client, splits, &indices, answers);
         }
     }
 }
 
-fn arrive(line: &Line, journeys: &mut [Journey], travellers: &[usize], answers: Result<Vec<Answer>, StoreError>) {
+fn record(client: &Client, splits: &mut [SplitQuestion], indices: &[usize], answers: Result<Vec<Answer>, StoreError>) {
     match answers {
         Ok(answers) => {
-            travellers.iter().zip(answers).for_each(|(&index, answer)| journeys[index].arrive(answer));
+            indices.iter().zip(answers).for_each(|(&index, answer)| splits[index].record(answer));
         }
-        Err(error) => travellers.iter().for_each(|&index| journeys[index].miss(line, &error)),
+        Err(error) => indices.iter().for_each(|&index| splits[index].record_failure(client, &error)),
     }
 }
 
-/// One question on its way through its slots.
-struct Journey {
+/// One question, split by slot, and what has come of it so far.
+struct SplitQuestion {
     question: Question,
-    legs: Vec<Leg>,
-    /// The leg that is next.
-    at: usize,
+    parts: Vec<SlotPart>,
+    /// Which part is sent next.
+    next: usize,
     /// How many of `n` every slot has granted so far.
     granted: u32,
     now_ms: u64,
@@ -122,34 +122,36 @@ struct Journey {
     windows: Vec<Vec<WindowsNow>>,
     /// Per ask, how many each of its buckets that observe had room for.
     observed: Vec<Vec<u32>>,
-    documents: Vec<Found>,
+    documents: Vec<Documents>,
     /// Some document is not as believed: now only documents are read.
     stale: bool,
+    /// An outcome that makes further parts superfluous.
     end: Option<Result<Outcome, StoreError>>,
 }
 
-struct Leg {
+/// The asks of a question that live in one slot.
+struct SlotPart {
     slot: u16,
     /// Which of the question's asks.
     asks: Vec<usize>,
     granted: u32,
 }
 
-impl Journey {
+impl SplitQuestion {
     fn new(question: Question) -> Self {
-        let mut legs: Vec<Leg> = Vec::new();
+        let mut parts: Vec<SlotPart> = Vec::new();
         for (index, ask) in question.asks.iter().enumerate() {
             let slot = slot_of(&ask.slot);
-            match legs.iter_mut().find(|leg| leg.slot == slot) {
-                Some(leg) => leg.asks.push(index),
-                None => legs.push(Leg { slot, asks: vec![index], granted: 0 }),
+            match parts.iter_mut().find(|part| part.slot == slot) {
+                Some(part) => part.asks.push(index),
+                None => parts.push(SlotPart { slot, asks: vec![index], granted: 0 }),
             }
         }
-        legs.sort_by_key(|leg| leg.asks.iter().all(|&ask| question.asks[ask].documents.is_empty()));
+        parts.sort_by_key(|part| part.asks.iter().all(|&ask| question.asks[ask].documents.is_empty()));
         let believed = |ask: &Ask| ask.documents.iter().map(|document| as_believed(&document.believed)).collect();
         Self {
-            legs,
-            at: 0,
+            parts,
+            next: 0,
             granted: question.n,
             now_ms: 0,
             windows: vec![Vec::new(); question.asks.len()],
@@ -161,72 +163,72 @@ impl Journey {
         }
     }
 
-    /// What to ask next, and in which slot.
-    fn part(&self) -> Option<(u16, Question)> {
-        let leg = self.legs.get(self.at).filter(|_| self.end.is_none())?;
-        let asks = leg.asks.iter().map(|&index| &self.question.asks[index]);
-        let part = if self.stale {
+    /// The next part as a question of its own, and its slot.
+    fn next_part(&self) -> Option<(u16, Question)> {
+        let part = self.parts.get(self.next).filter(|_| self.end.is_none())?;
+        let asks = part.asks.iter().map(|&index| &self.question.asks[index]);
+        let question = if self.stale {
             let documents =
                 |ask: &Ask| Ask { slot: ask.slot.clone(), documents: ask.documents.clone(), ..Ask::default() };
             Question { asks: asks.map(documents).collect(), cost: 0, n: 1 }
         } else {
-            // With n = 0 it only looks: a slot before has denied it, and the client is told of all windows.
+            // With n = 0 it only reads: a slot before has denied it, and the client is told of all windows.
             Question { asks: asks.cloned().collect(), cost: self.question.cost, n: self.granted }
         };
-        Some((leg.slot, part))
+        Some((part.slot, question))
     }
 
     /// The next slot is out of reach. Where it holds limits alone, and the key's own slot has answered, what the outage policy
     /// says is done for this slot; a public question leaves that to its asker, as one of a single node does.
-    fn miss(&mut self, line: &Line, error: &StoreError) {
+    fn record_failure(&mut self, client: &Client, error: &StoreError) {
         let only_limits = |ask: &Ask| ask.documents.is_empty() && ask.member.is_none() && ask.not_after_ms.is_none();
-        let leg = &self.legs[self.at];
-        let is_beside_a_key = self.at > 0 && leg.asks.iter().all(|&ask| only_limits(&self.question.asks[ask]));
-        let fallback = Some(line.fallback()).filter(|_| is_beside_a_key && !matches!(error, StoreError::Broken(_)));
+        let part = &self.parts[self.next];
+        let is_beside_a_key = self.next > 0 && part.asks.iter().all(|&ask| only_limits(&self.question.asks[ask]));
+        let fallback = Some(client.fallback()).filter(|_| is_beside_a_key && !matches!(error, StoreError::Broken(_)));
         let counted =
-            fallback.zip(self.part()).and_then(|(fallback, (_, part))| fallback.answer(&part, self.now_ms).ok());
+            fallback.zip(self.next_part()).and_then(|(fallback, (_, part))| fallback.answer(&part, self.now_ms).ok());
         match counted {
             None => self.end = Some(Err(error.clone())),
             Some(answer) => {
-                let at = self.at;
-                self.arrive(answer);
+                let failed = self.next;
+                self.record(answer);
                 // It was not spent in this slot, so there is nothing to give back to it.
-                self.legs[at].granted = 0;
+                self.parts[failed].granted = 0;
             }
         }
     }
 
-    fn arrive(&mut self, answer: Answer) {
-        let leg = &mut self.legs[self.at];
-        self.at += 1;
+    fn record(&mut self, answer: Answer) {
+        let part = &mut self.parts[self.next];
+        self.next += 1;
         self.now_ms = self.now_ms.max(answer.now_ms);
         match answer.outcome {
             Outcome::Spent { .. } if self.stale => {}
             Outcome::Spent { granted, windows, observed } => {
                 let (mut windows, mut observed) = (windows.into_iter(), observed.into_iter());
-                for &index in &leg.asks {
+                for &index in &part.asks {
                     let buckets = &self.question.asks[index].buckets;
                     self.windows[index] = windows.by_ref().take(buckets.len()).collect();
                     let observing = buckets.iter().filter(|bucket| bucket.observes).count();
                     self.observed[index] = observed.by_ref().take(observing).collect();
                 }
                 if self.question.cost > 0 {
-                    leg.granted = granted;
+                    part.granted = granted;
                 }
                 self.granted = granted;
             }
             Outcome::Stale(found) => {
-                leg.asks.iter().zip(found).for_each(|(&ask, found)| self.documents[ask] = found);
+                part.asks.iter().zip(found).for_each(|(&ask, found)| self.documents[ask] = found);
                 self.stale = true;
             }
             other => self.end = Some(Ok(other)),
         }
         if self.stale {
-            // What has no documents has nothing to say any more.
+            // Parts without documents are not needed any more.
             let asks = &self.question.asks;
-            let silent = |leg: &Leg| leg.asks.iter().all(|&ask| asks[ask].documents.is_empty());
-            while self.legs.get(self.at).is_some_and(silent) {
-                self.at += 1;
+            let limits_only = |part: &SlotPart| part.asks.iter().all(|&ask| asks[ask].documents.is_empty());
+            while self.parts.get(self.next).is_some_and(limits_only) {
+                self.next += 1;
             }
         }
     }
@@ -237,14 +239,14 @@ impl Journey {
     }
 
     /// Per slot, what was spent for requests that did not pass: the keys, and the numbers for the script.
-    fn surplus(&self, layout: &Layout) -> Vec<(u16, Call<'static>)> {
+    fn refunds(&self, layout: &Layout) -> Vec<(u16, Call<'static>)> {
         let passed = self.passed();
-        let legs = self.legs.iter().filter(|leg| leg.granted > passed);
-        let call = |leg: &Leg| {
+        let parts = self.parts.iter().filter(|part| part.granted > passed);
+        let call = |part: &SlotPart| {
             let (mut keys, mut entries) = (Keys::default(), Vec::new());
-            for &index in &leg.asks {
+            for &index in &part.asks {
                 let ask = &self.question.asks[index];
-                let amounts = self.too_much(leg, index, passed);
+                let amounts = self.excess(part, index, passed);
                 for ((bucket, windows), amount) in ask.buckets.iter().zip(&self.windows[index]).zip(amounts) {
                     if amount == 0 {
                         continue;
@@ -263,25 +265,25 @@ impl Journey {
                 }
             }
             let blob = rmp_serde::to_vec(&entries).expect("numbers and lists are always representable in MessagePack");
-            (leg.slot, Call { keys, blob, texts: Vec::new() })
+            (part.slot, Call { keys, blob, texts: Vec::new() })
         };
-        legs.map(call).filter(|(_, call)| !call.keys.is_empty()).collect()
+        parts.map(call).filter(|(_, call)| !call.keys.is_empty()).collect()
     }
 
     /// What each bucket of an ask gave for requests that did not pass; one that observes may have given less than the others.
-    fn too_much(&self, leg: &Leg, index: usize, passed: u32) -> Vec<u64> {
+    fn excess(&self, part: &SlotPart, index: usize, passed: u32) -> Vec<u64> {
         let mut observed = self.observed[index].iter();
         let buckets = self.question.asks[index].buckets.iter();
-        let given = buckets.map(|bucket| if bucket.observes { observed.next().copied() } else { Some(leg.granted) });
+        let given = buckets.map(|bucket| if bucket.observes { observed.next().copied() } else { Some(part.granted) });
         given.map(|given| u64::from(given.unwrap_or(0).saturating_sub(passed)) * self.question.cost).collect()
     }
 
-    /// Says of windows that were given something back how they stand now.
-    fn settle(&mut self) {
+    /// Adds to the windows what is given back to them.
+    fn apply_refunds(&mut self) {
         let (passed, cost) = (self.passed(), self.question.cost);
-        for leg in self.legs.iter().filter(|leg| leg.granted > passed) {
-            for &index in &leg.asks {
-                let amounts = self.too_much(leg, index, passed);
+        for part in self.parts.iter().filter(|part| part.granted > passed) {
+            for &index in &part.asks {
+                let amounts = self.excess(part, index, passed);
                 for (windows, amount) in self.windows[index].iter_mut().zip(amounts) {
                     for now in windows.iter_mut().filter(|_| amount > 0) {
                         now.remaining += amount;
@@ -318,17 +320,17 @@ fn as_believed(believed: &Believed) -> Option<bytes::Bytes> {
 }
 
 /// Each at most once; one that fails is not tried again, so that nothing is given back twice.
-async fn give_back(line: &Line, journeys: &mut [Journey], deadline: Instant) {
-    let mut given = JoinSet::new();
-    for journey in journeys.iter_mut() {
-        for (slot, call) in journey.surplus(line.layout()) {
-            let line = line.clone();
-            given.spawn(async move { line.run(slot, Script::GiveBack, &call, Instant::now() + GIVING_BACK).await });
+async fn give_back(client: &Client, splits: &mut [SplitQuestion], deadline: Instant) {
+    let mut refunds = JoinSet::new();
+    for split in splits.iter_mut() {
+        for (slot, call) in split.refunds(client.layout()) {
+            let client = client.clone();
+            refunds.spawn(async move { client.run(slot, Script::GiveBack, &call, Instant::now() + GIVING_BACK).await });
         }
-        journey.settle();
+        split.apply_refunds();
     }
-    let all = async { while given.join_next().await.is_some() {} };
+    let all = async { while refunds.join_next().await.is_some() {} };
     if timeout_at(deadline, all).await.is_err() {
-        given.detach_all();
+        refunds.detach_all();
     }
 }

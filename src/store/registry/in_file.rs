@@ -1,6 +1,6 @@
-//! Keeping keys in the embedded store's file: every change under its lock.
+//! Key management in the embedded store's file: every change under its lock.
 
-use super::stored::{Bounds, Changed, ChangedBusiness, Fate, Insertion, RegistryError, StoredKey, compare, json};
+use super::stored::{Bounds, Changed, ChangedBusiness, Edit, Insertion, RegistryError, StoredKey, compare, json};
 use crate::keys::rules::RuleError;
 use crate::keys::{Digest, Tenant};
 use crate::store::StoreError;
@@ -27,7 +27,7 @@ pub fn change(
     store: &FileStore,
     key: &StoredKey,
     bounds: Bounds,
-    decide: &impl Fn(&StoredKey) -> Result<Fate, RuleError>,
+    decide: &impl Fn(&StoredKey) -> Result<Edit, RuleError>,
 ) -> Result<Changed, RegistryError> {
     store.edit(|contents| {
         let standing = keys(contents);

@@ -1,38 +1,38 @@
-//! Keeping keys in Redis, in the contract's layout: the document before `at`, so that no gate is led to nothing; on deletion
+//! Key management in Redis, in the contract's layout: the document before `at`, so that `at` never points to nothing; on deletion
 //! the document first.
 //!
 //! Everything is read page by page; nothing here holds Redis up while it serves requests. What must be true at once is
-//! checked in one step by `scripts/keep.lua`.
+//! checked in one step by `scripts/update_keys.lua`.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::sleep;
 
-use super::stored::{Bounds, Changed, ChangedBusiness, Fate, Insertion, RegistryError, StoredKey, compare, json};
+use super::stored::{Bounds, Changed, ChangedBusiness, Edit, Insertion, RegistryError, StoredKey, compare, json};
 use crate::keys::rules::RuleError;
 use crate::keys::{Digest, Tenant};
 use crate::store::StoreError;
 use crate::store::layout::Layout;
 use crate::store::members::Members;
 use crate::store::redis::RedisDocuments;
-use crate::store::redis::keeper::{Keeper, Keeping, Kept};
+use crate::store::redis::key_admin::{DocumentUpdate, KeyAdmin, KeyUpdate};
 
 /// How many documents are read at once.
 const PAGE: usize = 500;
 /// How often a change is tried when somebody else changes the same. Each time somebody has succeeded, so that it ends.
 const ATTEMPTS: u32 = 100;
 
-/// What the keepers of a Redis work with.
+/// What key management in a Redis works with.
 #[derive(Clone, Copy)]
 pub struct InRedis<'r> {
     pub documents: &'r RedisDocuments,
-    pub keeper: &'r Keeper,
+    pub key_admin: &'r KeyAdmin,
     pub layout: &'r Layout,
 }
 
 impl InRedis<'_> {
-    /// Claims the id, then writes the document, then leads to it. Interrupted anywhere, doing it again completes it.
+    /// Claims the id, then writes the document, then the pointer to it. Interrupted anywhere, doing it again completes it.
     pub async fn insert(self, wanted: &Members, new: StoredKey, bounds: Bounds) -> Result<Insertion, RegistryError> {
         let found = match self.with_digest(&new.digest).await? {
             Some(found) => Some(found),
@@ -41,7 +41,7 @@ impl InRedis<'_> {
         };
         if let Some(standing) = found {
             let outcome = compare(standing.clone(), wanted)?;
-            self.lead_to(&standing).await?;
+            self.set_pointer(&standing).await?;
             return Ok(outcome);
         }
         self.claim_id(&new).await?;
@@ -58,16 +58,16 @@ impl InRedis<'_> {
             // Who got no answer may have written it.
             Err(error) => return Err(error),
         }
-        self.lead_to(&new).await?;
+        self.set_pointer(&new).await?;
         Ok(Insertion::Inserted(new))
     }
 
     async fn put_new(self, new: &StoredKey, bounds: Bounds) -> Result<(), RegistryError> {
-        let documents = vec![self.kept(new, None, Some(new))];
+        let documents = vec![self.document_update(new, None, Some(new))];
         for attempt in 0..ATTEMPTS {
             let growth = u64::from(new.is_active(bounds.now_ms));
             let counted = self.room(&new.tenant, bounds, growth).await?;
-            if self.keep(&new.tenant, counted, documents.clone()).await? {
+            if self.update(&new.tenant, counted, documents.clone()).await? {
                 return Ok(());
             }
             if self.documents.get(&documents[0].name).await?.is_some() {
@@ -83,7 +83,7 @@ impl InRedis<'_> {
         self,
         key: &StoredKey,
         bounds: Bounds,
-        decide: &impl Fn(&StoredKey) -> Result<Fate, RuleError>,
+        decide: &impl Fn(&StoredKey) -> Result<Edit, RuleError>,
     ) -> Result<Changed, RegistryError> {
         let place = self.layout.key(&key.tenant, &key.digest);
         for attempt in 0..ATTEMPTS {
@@ -94,15 +94,15 @@ impl InRedis<'_> {
                 return Ok(changed);
             }
             let counted = self.room(&key.tenant, bounds, changed.growth(bounds.now_ms)).await?;
-            let mut documents = vec![self.kept(&before, Some(was), changed.after.as_ref())];
-            documents.extend(changed.successor.iter().map(|new| self.kept(new, None, Some(new))));
-            let kept = match &changed.successor {
-                Some(successor) => self.keep_beside(successor, counted, documents).await?,
-                None => self.keep(&key.tenant, counted, documents).await?,
+            let mut documents = vec![self.document_update(&before, Some(was), changed.after.as_ref())];
+            documents.extend(changed.successor.iter().map(|new| self.document_update(new, None, Some(new))));
+            let updated = match &changed.successor {
+                Some(successor) => self.update_with_successor(successor, counted, documents).await?,
+                None => self.update(&key.tenant, counted, documents).await?,
             };
-            if kept {
+            if updated {
                 if changed.after.is_none() {
-                    self.lead_away_from(&before).await?;
+                    self.remove_pointer(&before).await?;
                 }
                 return Ok(changed);
             }
@@ -111,26 +111,31 @@ impl InRedis<'_> {
         Err(RegistryError::Contended)
     }
 
-    /// A successor is led to before it stands: nobody has it yet, so nobody is led to nothing, and from the moment at which
+    /// A successor's pointer is written before its document: nobody has the key yet, and from the moment at which
     /// its predecessor may end it works.
-    async fn keep_beside(
+    async fn update_with_successor(
         self,
         successor: &StoredKey,
         counted: Option<u64>,
-        documents: Vec<Kept>,
+        documents: Vec<DocumentUpdate>,
     ) -> Result<bool, RegistryError> {
         self.claim_id(successor).await?;
         self.documents.set(&self.layout.at(&successor.digest), successor.tenant.to_string().as_bytes()).await?;
-        let kept = self.keep(&successor.tenant, counted, documents).await;
-        if matches!(kept, Ok(false)) {
-            self.lead_away_from(successor).await?;
+        let updated = self.update(&successor.tenant, counted, documents).await;
+        if matches!(updated, Ok(false)) {
+            self.remove_pointer(successor).await?;
         }
-        kept
+        updated
     }
 
-    async fn keep(self, tenant: &Tenant, counted: Option<u64>, documents: Vec<Kept>) -> Result<bool, RegistryError> {
+    async fn update(
+        self,
+        tenant: &Tenant,
+        counted: Option<u64>,
+        documents: Vec<DocumentUpdate>,
+    ) -> Result<bool, RegistryError> {
         let (set, minted) = (self.layout.keys(tenant), self.layout.minted(tenant));
-        Ok(self.keeper.keep(&Keeping { set, minted, counted, documents }).await?)
+        Ok(self.key_admin.update(&KeyUpdate { set, minted, counted, documents }).await?)
     }
 
     /// Writes a key's document as it is, so that this connection has written it and can wait for its replicas: a revocation
@@ -140,8 +145,8 @@ impl InRedis<'_> {
         for attempt in 0..ATTEMPTS {
             let Some(found) = self.documents.get(&name).await? else { return Ok(()) };
             let (was, becomes) = (Some(found.clone()), Some(found));
-            let document = Kept { name: name.clone(), digest: key.digest.to_hex(), was, becomes };
-            if self.keep(&key.tenant, None, vec![document]).await? {
+            let document = DocumentUpdate { name: name.clone(), digest: key.digest.to_hex(), was, becomes };
+            if self.update(&key.tenant, None, vec![document]).await? {
                 return Ok(());
             }
             pause(attempt).await;
@@ -270,7 +275,7 @@ impl InRedis<'_> {
         Ok(())
     }
 
-    /// Who lost to another insertion of the same key may share its id; one of its own would lead to a key that has another.
+    /// Who lost to another insertion of the same key may share its id; one of its own would point to a key that has another.
     async fn unclaim_unless_standing(self, key: &StoredKey) -> Result<(), RegistryError> {
         match self.read(key.digest, key.tenant.clone()).await? {
             Some(standing) if standing.text("id") == key.text("id") => Ok(()),
@@ -280,16 +285,16 @@ impl InRedis<'_> {
         }
     }
 
-    /// Writes what leads to a document that stands: `at`, the tenant's set, the id.
-    async fn lead_to(self, key: &StoredKey) -> Result<(), RegistryError> {
-        // Where `at` leads elsewhere, nothing stands there: `insert` has looked.
+    /// Writes what points to a document that stands: `at`, the tenant's set, the id.
+    async fn set_pointer(self, key: &StoredKey) -> Result<(), RegistryError> {
+        // Where `at` points elsewhere, nothing stands there: `insert` has looked.
         self.documents.set(&self.layout.at(&key.digest), key.tenant.to_string().as_bytes()).await?;
         self.documents.sadd(&self.layout.keys(&key.tenant), &key.digest.to_hex()).await?;
         self.claim_id(key).await
     }
 
-    /// Removes what led to a document that is gone.
-    async fn lead_away_from(self, key: &StoredKey) -> Result<(), RegistryError> {
+    /// Removes what pointed to a document that is gone.
+    async fn remove_pointer(self, key: &StoredKey) -> Result<(), RegistryError> {
         self.documents.delete(&self.layout.at(&key.digest)).await?;
         self.unclaim_id(key).await
     }
@@ -317,8 +322,8 @@ impl InRedis<'_> {
         Ok(self.documents.scan(&pattern).await?.iter().filter_map(place).collect())
     }
 
-    fn kept(self, key: &StoredKey, was: Option<Bytes>, becomes: Option<&StoredKey>) -> Kept {
-        Kept {
+    fn document_update(self, key: &StoredKey, was: Option<Bytes>, becomes: Option<&StoredKey>) -> DocumentUpdate {
+        DocumentUpdate {
             name: self.layout.key(&key.tenant, &key.digest),
             digest: key.digest.to_hex(),
             was,

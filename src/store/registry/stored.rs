@@ -1,4 +1,4 @@
-//! Keys and businesses as their keepers see them, what is to become of one, and why it cannot. The rules that hold in either store.
+//! Keys and businesses for those who manage them, what is to become of one, and why it cannot. The rules that hold in either store.
 
 use serde_json::Value;
 use thiserror::Error;
@@ -31,10 +31,10 @@ pub enum Insertion {
 
 /// What is to become of a key that stands.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Fate {
+pub enum Edit {
     Unchanged,
     Changed(Members),
-    Gone,
+    Deleted,
     /// The key goes on as the first and gets a successor in the same step.
     Replaced {
         old: Members,
@@ -159,13 +159,13 @@ impl Bounds {
     }
 }
 
-impl Fate {
+impl Edit {
     /// The key and its successor as they will be.
     pub(super) fn apply(self, before: &StoredKey, now_ms: u64) -> Result<Changed, RegistryError> {
         let (after, successor) = match self {
             Self::Unchanged => (Some(before.clone()), None),
             Self::Changed(members) => (Some(before.with(members)?), None),
-            Self::Gone => (None, None),
+            Self::Deleted => (None, None),
             Self::Replaced { old, digest, new } => {
                 (Some(before.with(old)?), Some(StoredKey::new(digest, &new, now_ms)?))
             }

@@ -39,7 +39,7 @@ impl Server {
 
     fn answers(&mut self) -> bool {
         for _ in 0..500 {
-            if std::net::TcpStream::connect(("127.0.0.1", self.settings.shape.addresses()[0].port)).is_ok() {
+            if std::net::TcpStream::connect(("127.0.0.1", self.settings.topology.addresses()[0].port)).is_ok() {
                 return true;
             }
             if self.process.try_wait().is_ok_and(|ended| ended.is_some()) {
@@ -206,10 +206,10 @@ async fn a_key_that_cannot_be_read_is_deleted_and_what_led_to_it_too() {
     redis.set(&place, b"{").await.expect("redis-server answers");
     let key = registry.find_digest(&Digest::of("one")).await.expect("it is found");
     let bounds = Bounds { most: Some(10), now_ms: NOW };
-    let changed = registry.change(&key, bounds, |_| Ok(Fate::Gone)).await.expect("it is deleted");
+    let changed = registry.change(&key, bounds, |_| Ok(Edit::Deleted)).await.expect("it is deleted");
     assert_eq!((changed.after, redis.scan("sg:*key*").await), (None, Ok(Vec::new())));
     assert_eq!(registry.find_digest(&Digest::of("one")).await, Err(RegistryError::NotFound));
-    assert_eq!(registry.change(&key, bounds, |_| Ok(Fate::Gone)).await, Err(RegistryError::NotFound));
+    assert_eq!(registry.change(&key, bounds, |_| Ok(Edit::Deleted)).await, Err(RegistryError::NotFound));
 }
 
 #[tokio::test]
@@ -222,7 +222,7 @@ async fn a_change_keeps_every_member_that_it_does_not_know_and_is_refused_where_
             move |before: &StoredKey| {
                 let mut members = before.members.clone();
                 members.insert(member.to_owned(), value.clone());
-                Ok(Fate::Changed(members))
+                Ok(Edit::Changed(members))
             }
         };
         let changed = registry.change(&key, bounds, set("name", json!("other"))).await.expect("it is changed");
@@ -238,16 +238,16 @@ async fn a_change_keeps_every_member_that_it_does_not_know_and_is_refused_where_
 
 #[tokio::test]
 async fn use_is_added_up_over_flushes_and_read_by_day_and_by_minute() {
-    use crate::store::redis::counting::Counting;
+    use crate::store::redis::usage_writer::UsageWriter;
     use crate::store::usage::{Batch, Count, DAY_MS, Subject, last_used, read, since};
 
     let both = both().await;
-    let Registry::Redis { keeper, layout, .. } = &both.registries[1] else { panic!("the second is Redis") };
+    let Registry::Redis { key_admin, layout, .. } = &both.registries[1] else { panic!("the second is Redis") };
     let tenant = Tenant::Business("acme".to_owned());
     let key = Subject::Key { tenant: tenant.clone(), id: "k1".to_owned() };
     let business = Subject::Business("acme".to_owned());
     let count = |requests, denials| Count { requests, denials };
-    let mut counting = Counting::new(both.server.settings.clone());
+    let mut usage_writer = UsageWriter::new(both.server.settings.clone());
     for _ in 0..2 {
         let mut batch = Batch::default();
         for (ago, counted) in
@@ -256,31 +256,33 @@ async fn use_is_added_up_over_flushes_and_read_by_day_and_by_minute() {
             batch.add(key.clone(), NOW - ago, counted);
         }
         batch.add(business.clone(), NOW + 5, count(7, 0));
-        let written = counting.write(batch).await;
+        let written = usage_writer.write(batch).await;
         assert_eq!((written.result, written.left.len(), written.lost), (Ok(()), 0, 0));
     }
     let mut late = Batch::default();
     late.add(key.clone(), NOW - 60_000, count(0, 0));
-    counting.write(late).await.result.expect("redis-server answers");
-    let of_key = read(keeper, layout, &key, NOW).await.expect("redis-server answers");
+    usage_writer.write(late).await.result.expect("redis-server answers");
+    let of_key = read(key_admin, layout, &key, NOW).await.expect("redis-server answers");
     assert_eq!((of_key.minutes.len(), of_key.days.len()), (1, 2));
     assert_eq!((of_key.total(), of_key.last_used_ms), (count(18, 12), Some(NOW)), "what comes late is no later use");
-    let of_business = read(keeper, layout, &business, NOW).await.expect("redis-server answers");
+    let of_business = read(key_admin, layout, &business, NOW).await.expect("redis-server answers");
     assert_eq!((of_business.total(), of_business.last_used_ms), (count(32, 12), Some(NOW + 5)));
-    assert_eq!(read(keeper, layout, &Subject::Business("b2".to_owned()), NOW).await, Ok(Default::default()));
+    assert_eq!(read(key_admin, layout, &Subject::Business("b2".to_owned()), NOW).await, Ok(Default::default()));
     let other = Tenant::User("u".to_owned());
     let asked = [(&other, "k1"), (&tenant, "k1"), (&tenant, "k2")];
-    assert_eq!(last_used(keeper, layout, &asked).await, Ok(vec![None, Some(NOW), None]));
-    assert_eq!(since(keeper, layout).await, Ok(Some(NOW)));
+    assert_eq!(last_used(key_admin, layout, &asked).await, Ok(vec![None, Some(NOW), None]));
+    assert_eq!(since(key_admin, layout).await, Ok(Some(NOW)));
 }
 
 #[tokio::test]
 async fn what_cannot_be_added_is_lost_and_the_rest_is_not() {
-    use crate::store::redis::counting::Counting;
+    use crate::store::redis::usage_writer::UsageWriter;
     use crate::store::usage::{Batch, Count, Subject, read};
 
     let both = both().await;
-    let Registry::Redis { keeper, layout, documents, .. } = &both.registries[1] else { panic!("the second is Redis") };
+    let Registry::Redis { key_admin, layout, documents, .. } = &both.registries[1] else {
+        panic!("the second is Redis")
+    };
     let [bad, good] = ["bad", "good"].map(|id| Subject::Business(id.to_owned()));
     let days = NOW / 86_400_000 / 30;
     documents.set(&layout.in_slot("b:bad", &format!("usage:business:days:{days}")), b"x").await.expect("it answers");
@@ -289,9 +291,9 @@ async fn what_cannot_be_added_is_lost_and_the_rest_is_not() {
     for subject in [&bad, &good] {
         batch.add(subject.clone(), NOW, Count { requests: 2, denials: 0 });
     }
-    let written = Counting::new(both.server.settings.clone()).write(batch).await;
+    let written = UsageWriter::new(both.server.settings.clone()).write(batch).await;
     assert_eq!((written.result, written.left.len(), written.lost), (Ok(()), 0, 1));
-    let of_good = read(keeper, layout, &good, NOW).await.expect("redis-server answers");
+    let of_good = read(key_admin, layout, &good, NOW).await.expect("redis-server answers");
     assert_eq!((of_good.total().requests, of_good.last_used_ms), (2, Some(NOW)));
 }
 

@@ -17,7 +17,7 @@ use super::counted::{self, Counted, Entry};
 use crate::store::StoreError;
 use crate::store::calls::Calls;
 use crate::store::redis::Settings;
-use crate::store::redis::counting::{Counting, Written};
+use crate::store::redis::usage_writer::{UsageWriter, WriteOutcome};
 
 /// Together with what a worker keeps to itself, ten seconds.
 pub const EVERY: Duration = Duration::from_secs(10).saturating_sub(counted::EVERY);
@@ -82,7 +82,7 @@ impl Ledger {
     }
 
     /// As `add_up`, also while the store keeps the sending waiting.
-    async fn keep_adding_up(&self) {
+    async fn add_up_forever(&self) {
         loop {
             sleep(counted::EVERY).await;
             self.add_up().await;
@@ -90,11 +90,11 @@ impl Ledger {
     }
 
     /// Sends what there is every now and then, and once more when `end` resolves.
-    pub async fn keep(self: Arc<Self>, settings: Settings, end: impl Future<Output = ()>) {
-        let sending = Sending { counting: Counting::new(settings), ledger: self.clone(), failing: None };
+    pub async fn run(self: Arc<Self>, settings: Settings, end: impl Future<Output = ()>) {
+        let flusher = Flusher { usage_writer: UsageWriter::new(settings), ledger: self.clone(), failing: None };
         tokio::select! {
-            () = sending.keep(end) => {}
-            () = self.keep_adding_up() => {}
+            () = flusher.run(end) => {}
+            () = self.add_up_forever() => {}
         }
     }
 }
@@ -104,15 +104,15 @@ fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
     held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-struct Sending {
-    counting: Counting,
+struct Flusher {
+    usage_writer: UsageWriter,
     ledger: Arc<Ledger>,
     /// Why the last attempt failed, if it did.
     failing: Option<&'static str>,
 }
 
-impl Sending {
-    async fn keep(mut self, end: impl Future<Output = ()>) {
+impl Flusher {
+    async fn run(mut self, end: impl Future<Output = ()>) {
         let mut end = std::pin::pin!(end);
         loop {
             let ends = tokio::select! {
@@ -135,7 +135,7 @@ impl Sending {
             return;
         }
         let started = Instant::now();
-        let Written { left, mut lost, result } = self.counting.write(batch).await;
+        let WriteOutcome { left, mut lost, result } = self.usage_writer.write(batch).await;
         self.ledger.calls.flushed(&result, started.elapsed());
         match &result {
             // Nobody will take them: the login would have to be another one.
@@ -143,11 +143,11 @@ impl Sending {
             Err(_) | Ok(()) => lost += lock(&self.ledger.batch).merge(left),
         }
         self.ledger.calls.usage_lost(lost);
-        self.tell(result);
+        self.log_change(result);
     }
 
     /// Told when it changes, not at every attempt.
-    fn tell(&mut self, result: Result<(), StoreError>) {
+    fn log_change(&mut self, result: Result<(), StoreError>) {
         let failing = result.as_ref().err().map(StoreError::outcome);
         match result {
             Err(error) if self.failing != failing && error.is_forbidden() => {

@@ -45,7 +45,7 @@ def both(requests, context):
 
 def slow(requests, context):
     said = b" ".join(requests)
-    time.sleep(3)
+    time.sleep(6)
     return said
 
 
@@ -86,14 +86,14 @@ if case == "shapes":
     print(*[answer.decode() for answer in answers])
     print(status(lambda: channel.unary_unary("/test.Echo/Fails")(b"", metadata=meta)))
 elif case == "deadlines":
-    # The service answers after 3 s, which is more than the gate waits for others.
+    # The service answers after 6 s, which is more than the gate waits for others.
     slow_call = channel.stream_unary("/test.Echo/Slow")
     print(status(lambda: slow_call(iter([b"x"]), metadata=meta, timeout=20)))
     print(status(lambda: slow_call(iter([b"x"]), metadata=meta, timeout=0.5)))
     print(status(lambda: slow_call(iter([b"x"]), metadata=meta)))
 
     def late():
-        time.sleep(3)
+        time.sleep(6)
         yield b"x"
 
     print(status(lambda: channel.stream_unary("/test.Echo/Up")(late(), metadata=meta)))

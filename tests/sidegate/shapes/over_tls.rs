@@ -110,7 +110,7 @@ fn is(text: &str) -> redis::Value {
 fn over_tls(redis: &str, trusted: &Authority, own: &Authority, limit: &str) -> String {
     let (ca, cert, key) = (trusted.file("ca.pem"), own.file("node.pem"), own.file("node.key"));
     format!(
-        "store: {{redis: {redis}, tls: {{ca: '{ca}', cert: '{cert}', key: '{key}'}}, deadline: 1s}}
+        "store: {{redis: {redis}, tls: {{ca: '{ca}', cert: '{cert}', key: '{key}'}}, deadline: 5s}}
 limits: {{per-business: {limit}}}
 routes: {{/things: {{any: true, limits: [per-business]}}, /free: any}}"
     )

@@ -1,7 +1,7 @@
 //! Clients: reqwest for ordinary HTTP, a raw connection for exact bytes, and programs such as curl for what users copy.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     process::Command,
     sync::Arc,
@@ -45,18 +45,33 @@ pub fn tls_versions(
     config
 }
 
-/// Sends these very bytes and reads everything until the other side closes, or has been silent for two seconds.
+/// Sends these very bytes and reads everything until the other side closes, which it must.
 pub fn exchange(address: SocketAddr, request: &[u8]) -> Vec<u8> {
+    let (answer, closed) = read_for(PATIENCE, address, request);
+    assert!(closed, "still open after {:?}", String::from_utf8_lossy(&answer));
+    answer
+}
+
+/// As `exchange`, where the other side may wait for more: until it has been silent for two seconds.
+pub fn provoke(address: SocketAddr, request: &[u8]) -> Vec<u8> {
+    read_for(Duration::from_secs(2), address, request).0
+}
+
+/// What came, and whether the other side closed, cleanly or not.
+fn read_for(silence: Duration, address: SocketAddr, request: &[u8]) -> (Vec<u8>, bool) {
     let mut stream = TcpStream::connect(address).expect("the listener accepts");
-    stream.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout above zero is valid");
+    stream.set_read_timeout(Some(silence)).expect("a timeout above zero is valid");
     // A server may refuse and close before it has read everything; its answer still stands to be read.
     let _ = stream.write_all(request);
     let mut answer = Vec::new();
     let mut buffer = [0; 8192];
-    while let Ok(length @ 1..) = stream.read(&mut buffer) {
-        answer.extend_from_slice(&buffer[..length]);
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return (answer, true),
+            Ok(length) => answer.extend_from_slice(&buffer[..length]),
+            Err(error) => return (answer, !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)),
+        }
     }
-    answer
 }
 
 /// One raw HTTP/1.1 request: this target byte for byte, these header lines, no body, and the connection closed after it.

@@ -2,13 +2,14 @@
 
 use std::{
     fs,
+    path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
 use redis::FromRedisValue;
 use tempfile::TempDir;
 
-use super::{redis::free_port, until};
+use super::{Port, until};
 
 /// What a gate's user may: read documents, write counts, and not mint. It wants Redis 7 or Valkey: the last parts are selectors,
 /// so that SET and SETRANGE, which the script calls, reach counts alone, and what adds up use reaches that alone.
@@ -32,7 +33,11 @@ pub struct Server {
     pub tls: u16,
     folder: TempDir,
     arguments: Vec<String>,
+    _ports: [Port; 2],
 }
+
+/// How far behind the port that a cluster's nodes are asked at is the one at which they speak with each other.
+const BUS: u16 = 10_000;
 
 impl Server {
     /// `{port}` and `{tls}` in an argument are ports that were found, `{dir}` is the server's own folder.
@@ -40,21 +45,18 @@ impl Server {
         Self::start_in(tempfile::tempdir().expect("a temporary folder can be made"), arguments)
     }
 
-    /// A port that was free, or the one that a cluster's node opens beside it, may be somebody's when the server binds it.
     fn start_in(folder: TempDir, arguments: &[&str]) -> Self {
         let dir = folder.path().display().to_string();
-        let mut server = Self { child: None, port: 0, tls: 0, folder, arguments: Vec::new() };
-        for _ in 0..5 {
-            (server.port, server.tls) = (free_port(), free_port());
-            let (port, tls) = (server.port.to_string(), server.tls.to_string());
-            let fill =
-                |argument: &&str| argument.replace("{port}", &port).replace("{tls}", &tls).replace("{dir}", &dir);
-            server.arguments = arguments.iter().map(fill).collect();
-            if server.try_run(&[]).is_ok() {
-                return server;
-            }
-        }
-        panic!("redis-server ends at its start, with {:?}", server.arguments);
+        let ports = [(); 2].map(|()| Port::reserve_with(&[BUS]));
+        let [port, tls] = ports.each_ref().map(|port| port.number);
+        let fill = |argument: &&str| {
+            let filled = argument.replace("{port}", &port.to_string()).replace("{tls}", &tls.to_string());
+            filled.replace("{dir}", &dir)
+        };
+        let arguments = arguments.iter().map(fill).collect();
+        let mut server = Self { child: None, port, tls, folder, arguments, _ports: ports };
+        server.run();
+        server
     }
 
     /// A sentinel that watches `main` on this port; two must agree that it is gone.
@@ -63,7 +65,7 @@ impl Server {
         let config = folder.path().join("sentinel.conf").display().to_string();
         let watched = [
             format!("sentinel monitor main 127.0.0.1 {master} 2"),
-            "sentinel down-after-milliseconds main 1000".to_owned(),
+            "sentinel down-after-milliseconds main 2000".to_owned(),
             "sentinel failover-timeout main 5000".to_owned(),
         ];
         fs::write(&config, watched.join("\n")).expect("the folder is writable");
@@ -87,14 +89,32 @@ impl Server {
 
     /// The same with these further arguments, for this once.
     pub fn run_with(&mut self, further: &[&str]) {
-        self.try_run(further).unwrap_or_else(|log| panic!("redis-server ended, with {:?}: {log}", self.arguments));
+        let mut child = self.spawn(further);
+        until("redis-server to listen", || {
+            let said = fs::read_to_string(self.log()).expect("it is there");
+            let ended = child.try_wait().expect("the child can be asked");
+            assert_eq!(ended, None, "redis-server, with {:?}: {said}", self.arguments);
+            (said.contains("Ready to accept connections") || said.contains("Sentinel ID is")).then_some(())
+        });
+        self.child = Some(child);
     }
 
-    /// An error is its log, when it ended.
-    fn try_run(&mut self, further: &[&str]) -> Result<(), String> {
-        let path = self.folder.path().join("log");
-        let log = fs::File::create(&path).expect("the folder is writable");
-        let mut child = Command::new("redis-server")
+    /// Starts it again with these further arguments, and waits until it reads its file and says so.
+    pub fn run_loading(&mut self, further: &[&str]) {
+        self.child = Some(self.spawn(further));
+        until("redis-server to load", || {
+            let refused = self.try_ask::<String>(&["GET", "any"]).err()?;
+            (refused.code() == Some("LOADING")).then_some(())
+        });
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    fn spawn(&self, further: &[&str]) -> Child {
+        let log = fs::File::create(self.log()).expect("the folder is writable");
+        Command::new("redis-server")
             .args(&self.arguments)
             .args(further)
             .args(["--bind", "127.0.0.1", "--dir"])
@@ -102,16 +122,7 @@ impl Server {
             .stdout(log)
             .stderr(Stdio::null())
             .spawn()
-            .unwrap_or_else(|error| panic!("redis-server: {error}; install it with `apt-get install redis-server`"));
-        // Its own word, since somebody else may listen where it could not.
-        until("redis-server to listen", || {
-            let said = fs::read_to_string(&path).expect("it is there");
-            let ended = child.try_wait().expect("the child can be asked").is_some();
-            let listens = said.contains("Ready to accept connections") || said.contains("Sentinel ID is");
-            if ended { Some(Err(said)) } else { listens.then_some(Ok(())) }
-        })?;
-        self.child = Some(child);
-        Ok(())
+            .unwrap_or_else(|error| panic!("redis-server: {error}; install it with `apt-get install redis-server`"))
     }
 
     pub fn kill(&mut self) {
@@ -169,7 +180,7 @@ impl Cluster {
             "--cluster-config-file",
             "nodes.conf",
             "--cluster-node-timeout",
-            "2000",
+            "3000",
             "--cluster-require-full-coverage",
             "no",
         ];
@@ -198,7 +209,7 @@ impl Cluster {
     /// `store` for a gate: two of the nodes are named.
     pub fn store(&self) -> String {
         let named = self.nodes[..2].iter().map(|node| format!("'redis://127.0.0.1:{}'", node.port));
-        format!("{{redis: {{cluster: [{}]}}, deadline: 1s}}", named.collect::<Vec<_>>().join(", "))
+        format!("{{redis: {{cluster: [{}]}}, deadline: 5s}}", named.collect::<Vec<_>>().join(", "))
     }
 
     /// The slot of a hash tag, and which node is its master.

@@ -1,8 +1,8 @@
 //! HTTP/2 frame by frame, for what no client library would send: any pseudo-header, any byte in a name or a value.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
+use super::PATIENCE;
 use super::frames::{Connection, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, block, frame};
 
 /// A header field as it is written on the wire.
@@ -37,7 +37,7 @@ pub fn exchange(address: SocketAddr, fields: &[Field<'_>], body: &[u8], trailers
     let mut connection = Connection::open(address, &[]);
     // A server may refuse and close before it has read everything.
     connection.send(&sent);
-    let told = connection.find(Duration::from_secs(10), |frame| match frame.kind {
+    let told = connection.find(PATIENCE, |frame| match frame.kind {
         HEADERS | RST_STREAM => frame.stream == 1,
         kind => kind == GOAWAY,
     });

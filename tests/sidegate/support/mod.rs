@@ -12,6 +12,7 @@ pub mod frames;
 pub mod gate;
 pub mod h2;
 pub mod load;
+pub mod port;
 pub mod prometheus;
 pub mod redis;
 pub mod scripted;
@@ -27,12 +28,13 @@ pub use self::{
     answer::{Answer, AnswerTo},
     certificate::{Authority, Certificate},
     gate::Gate,
+    port::Port,
     redis::{Key, Redis},
     upstream::Upstream,
 };
 
 /// How long a condition may take to come true before the test fails. Far beyond what a healthy run needs.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The deadline of store calls where the deadline is not what is tested: no test may depend on how busy the machine is.
 const PATIENT: &str = "10s";
@@ -109,13 +111,18 @@ pub fn whole(yaml: &str) -> String {
 }
 
 /// Waits for a condition, and says which one when it does not come true.
-pub fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub fn until<T>(what: &str, found: impl FnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, found)
+}
+
+/// As `until`, for what is known to take longer.
+pub fn within<T>(patience: Duration, what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(value) = found() {
             return value;
         }
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain for {what}");
+        assert!(Instant::now() < deadline, "waited {patience:?} in vain for {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }

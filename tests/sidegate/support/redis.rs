@@ -3,8 +3,9 @@
 use std::{
     collections::HashSet,
     io::{BufRead as _, BufReader, Write as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use redis::FromRedisValue;
@@ -13,14 +14,14 @@ use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::until;
+use super::{PATIENCE, Port, until, within};
 
 /// The prefix that every gate under test uses.
 pub const PREFIX: &str = "sg";
 
 pub struct Redis {
     server: Option<Child>,
-    port: u16,
+    port: Port,
     folder: TempDir,
 }
 
@@ -36,22 +37,16 @@ pub struct Key {
 impl Redis {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        // Another process may take a free port before Redis does: then Redis ends at once, and the next port is tried.
-        for _ in 0..10 {
-            let port = free_port();
-            if let Some(server) = serve(port, &folder) {
-                return Self { server: Some(server), port, folder };
-            }
-        }
-        panic!("redis-server found no free port in ten attempts");
+        let port = Port::reserve();
+        Self { server: Some(serve(port.number, &folder)), port, folder }
     }
 
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/0", self.port)
+        format!("redis://127.0.0.1:{}/0", self.port.number)
     }
 
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number
     }
 
     /// Sends the server a signal (`STOP`, `CONT`).
@@ -69,12 +64,12 @@ impl Redis {
 
     /// Starts it again where it stood, with what it held.
     pub fn restart(&mut self) {
-        self.server = Some(serve(self.port, &self.folder).expect("the port is still free"));
+        self.server = Some(serve(self.port.number, &self.folder));
     }
 
     /// Asks with one command, on a connection of its own.
     pub fn ask<T: FromRedisValue>(&self, command: &[&str]) -> T {
-        let mut connection = connect(self.port).expect("Redis is up");
+        let mut connection = connect(self.port.number).expect("Redis is up");
         let mut built = redis::cmd(command[0]);
         for argument in &command[1..] {
             built.arg(*argument);
@@ -94,7 +89,8 @@ impl Redis {
 
     /// Waits until an aligned window of this length still has so much time left that the test fits in.
     pub fn room(&self, window_ms: u64, needed_ms: u64) {
-        until("room in the window", || (window_ms - self.now_ms() % window_ms > needed_ms).then_some(()));
+        let patience = PATIENCE + Duration::from_millis(needed_ms);
+        within(patience, "room in the window", || (window_ms - self.now_ms() % window_ms > needed_ms).then_some(()));
     }
 
     /// Writes a key as another service would: the document first, then where it is found. What is left out gets a value.
@@ -162,12 +158,12 @@ impl Redis {
 
     /// From now on, what others send to this Redis.
     pub fn watch(&self) -> Watch {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("Redis is up");
+        let mut stream = TcpStream::connect(self.port.address()).expect("Redis is up");
         stream.write_all(b"MONITOR\r\n").expect("Redis reads");
         let mut lines = BufReader::new(stream);
         let mut confirmed = String::new();
         lines.read_line(&mut confirmed).expect("MONITOR is confirmed");
-        Watch { port: self.port, lines, deciding: HashSet::new() }
+        Watch { port: self.port.number, lines, deciding: HashSet::new() }
     }
 
     /// Kills the server as a crash would: all that it held is lost.
@@ -241,12 +237,6 @@ pub fn sha256(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A port on which nobody listens at this moment.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener.local_addr().expect("a bound listener has an address").port()
-}
-
 /// Sets each member of `changes` in `document`; null removes it.
 fn merge(document: &mut Value, changes: Value) {
     let (Value::Object(document), Value::Object(changes)) = (document, changes) else {
@@ -260,8 +250,7 @@ fn merge(document: &mut Value, changes: Value) {
     }
 }
 
-/// `None` when the server ended before it answered.
-fn serve(port: u16, folder: &TempDir) -> Option<Child> {
+fn serve(port: u16, folder: &TempDir) -> Child {
     let mut server = Command::new("redis-server")
         .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no", "--dir"])
         .arg(folder.path())
@@ -270,15 +259,11 @@ fn serve(port: u16, folder: &TempDir) -> Option<Child> {
         .spawn()
         .unwrap_or_else(|error| panic!("redis-server: {error}; install it with `apt-get install redis-server`"));
     until("redis-server to answer", || {
-        if server.try_wait().expect("the child can be asked").is_some() {
-            return Some(false);
-        }
+        assert_eq!(server.try_wait().expect("the child can be asked"), None, "redis-server ends at its start");
         let mut connection = connect(port).ok()?;
-        // Another's server on the same port would answer as well: only ours works in our folder.
-        let (_, dir): (String, String) = redis::cmd("CONFIG").arg(&["GET", "dir"]).query(&mut connection).ok()?;
-        (std::fs::canonicalize(&dir).ok() == std::fs::canonicalize(folder.path()).ok()).then_some(true)
-    })
-    .then_some(server)
+        redis::cmd("PING").query::<String>(&mut connection).ok()
+    });
+    server
 }
 
 fn connect(port: u16) -> redis::RedisResult<redis::Connection> {

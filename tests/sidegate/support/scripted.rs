@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex, PoisonError},
     thread,
 };
@@ -70,6 +70,11 @@ impl Line {
     pub fn read(&mut self, length: usize) -> bool {
         let mut buffer = vec![0; length];
         self.stream.read_exact(&mut buffer).is_ok()
+    }
+
+    /// Says that nothing more comes, before the script ends.
+    pub fn close(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     /// Waits until the gate closes.

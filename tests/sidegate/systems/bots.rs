@@ -125,7 +125,7 @@ async fn a_scope_that_does_not_match_is_insufficient() {
 async fn an_organization_shares_a_thousand_requests_an_hour() {
     let (stage, gate) = bots();
     let keys = [1, 2].map(|_| key(&stage, "read"));
-    stage.redis.room(3_600_000, 60_000);
+    stage.redis.room(3_600_000, 120_000);
     for used in [0, 1] {
         let answer = ask(&gate, "GET", "/v1/bots", &keys[used as usize]).await;
         assert_eq!(answer.number("x-ratelimit-limit"), 1000);

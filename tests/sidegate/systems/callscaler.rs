@@ -1,11 +1,9 @@
 //! callscaler: one business, one shared limit (rows C1 to C10 of the profile).
 
-use std::net::SocketAddr;
-
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Answer, AnswerTo as _, Gate, Stage, client::together, redis::free_port};
+use crate::support::{Answer, AnswerTo as _, Gate, Port, Stage, client::together};
 
 const BUSINESS: &str = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff";
 
@@ -116,7 +114,7 @@ async fn all_keys_of_a_business_share_sixty_requests_a_minute_across_sidecars() 
     let (stage, one) = callscaler();
     let two = stage.profile("callscaler");
     let keys = [1, 2].map(|_| stage.redis.mint_as(&random_key(), json!({"business": BUSINESS})).text);
-    stage.redis.room(60_000, 15_000);
+    stage.redis.room(60_000, 25_000);
     let requests = (0..100).map(|i| [&one, &two][i % 2].get("/api/v1/calls").bearer_auth(&keys[i / 2 % 2]));
     let answers = together(requests).await;
     assert_eq!(answers.iter().filter(|answer| answer.status == 200).count(), 60);
@@ -131,7 +129,7 @@ async fn all_keys_of_a_business_share_sixty_requests_a_minute_across_sidecars() 
 async fn every_answer_after_authentication_says_where_the_limit_stands() {
     let (stage, gate) = callscaler();
     let key = gate.new_key(&["--name", "Reports", "--business", BUSINESS]);
-    stage.redis.room(60_000, 15_000);
+    stage.redis.room(60_000, 25_000);
 
     stage.upstream.respond_with(404, &[("x-ratelimit-remaining", "7")], "none");
     stands_at(&stage, &ask(&gate, "/api/v1/calls/0", &key).await, 404, 59);
@@ -144,7 +142,7 @@ async fn every_answer_after_authentication_says_where_the_limit_stands() {
     stands_at(&stage, &ask(&gate, "/api/v1/calls", &key).await, 403, 57);
     stage.redis.set_business(BUSINESS, json!({"status": "active"}));
 
-    let cut_off = stage.profile_before("callscaler", &nobody());
+    let (cut_off, _nobody) = cut_off(&stage);
     stands_at(&stage, &ask(&cut_off, "/api/v1/calls", &key).await, 500, 56);
 
     let rest = together((0..57).map(|_| gate.get("/api/v1/calls").bearer_auth(&key))).await;
@@ -159,7 +157,7 @@ async fn every_answer_after_authentication_says_where_the_limit_stands() {
 async fn over_the_limit_the_body_says_when_to_try_again() {
     let (stage, gate) = callscaler();
     let key = gate.new_key(&["--name", "Reports", "--business", BUSINESS]);
-    stage.redis.room(60_000, 15_000);
+    stage.redis.room(60_000, 25_000);
     together((0..60).map(|_| gate.get("/api/v1/calls").bearer_auth(&key))).await;
     let denied = ask(&gate, "/api/v1/calls", &key).await;
     assert_eq!(denied.status, 429);
@@ -178,7 +176,7 @@ async fn what_the_api_does_not_document_is_told_in_statuses_that_it_does() {
     is_error(&gate.raw("TRACE", "/api/v1/calls", &[]), 404, "Not found");
     is_error(&gate.raw("GET", "/api/v1/../calls", &[]), 400, "");
     is_error(&gate.get("/elsewhere").answer().await, 404, "Not found");
-    let cut_off = stage.profile_before("callscaler", &nobody());
+    let (cut_off, _nobody) = cut_off(&stage);
     is_error(&ask(&cut_off, "/api/v1/calls", &key).await, 500, "Internal server error");
     stage.upstream.fall_silent();
     is_error(&ask(&gate, "/api/v1/calls", &key).await, 500, "Internal server error");
@@ -224,9 +222,10 @@ fn random_key() -> String {
     format!("cs_key_{}{}", Uuid::new_v4().simple(), &Uuid::new_v4().simple().to_string()[..11])
 }
 
-/// An address at which no upstream listens.
-fn nobody() -> String {
-    format!("http://{}", SocketAddr::from(([127, 0, 0, 1], free_port())))
+/// A gate before an upstream that does not listen, at the port that is kept from others.
+fn cut_off(stage: &Stage) -> (Gate, Port) {
+    let nobody = Port::reserve();
+    (stage.profile_before("callscaler", &format!("http://{}", nobody.address())), nobody)
 }
 
 fn stands_at(stage: &Stage, answer: &Answer, status: u16, remaining: u64) {

@@ -266,7 +266,7 @@ async fn a_key_for_all_businesses_is_its_users_own() {
 async fn an_expired_key_is_unauthorized() {
     let (stage, gate) = kaicalls();
     let key = existing_key();
-    let expires_at = stage.redis.now_ms() / 1000 + 2;
+    let expires_at = stage.redis.now_ms() / 1000 + 5;
     let expiry = sidegate::clock::rfc3339(expires_at * 1000);
     gate.keys_import(&[json!({"sha256": sha256(&key), "name": "Old", "business": "biz_1", "expires_at": expiry})]);
     stage.redis.wait_until(expires_at * 1000);

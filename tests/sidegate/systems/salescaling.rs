@@ -190,7 +190,11 @@ async fn the_second_window_denies_the_twenty_first_request_until_the_time_it_nam
     let (stage, gate) = salescaling();
     let key = new_key(&gate, "users:read");
     let began = stage.redis.now_ms();
-    let answers = together((0..60).map(|_| gate.get("/api/v1/users").header("x-api-key", &key))).await;
+    let mut answers = Vec::new();
+    // A busy machine may send sixty within three seconds and more; beyond the third time the other windows would deny.
+    while answers.len() < 180 && !answers.iter().any(|answer: &Answer| answer.status == 429) {
+        answers.extend(together((0..60).map(|_| gate.get("/api/v1/users").header("x-api-key", &key))).await);
+    }
     let windows = stage.redis.now_ms() / 1000 - began / 1000 + 1;
     let passed = answers.iter().filter(|answer| answer.status == 200).count() as u64;
     assert!(passed >= 20 && passed <= 20 * windows, "{passed} passed within {windows} aligned seconds");

@@ -6,12 +6,10 @@ use std::{fs, net::SocketAddr, os::unix::fs::symlink, path::Path, process::Outpu
 use serde_yaml::Value;
 
 use crate::support::{
-    Answer, Gate, Upstream, client,
+    Answer, Gate, Port, Upstream, client,
     cluster::Server,
     gate::{sidegate, text},
-    in_repository,
-    redis::free_port,
-    until,
+    in_repository, until,
 };
 
 /// One gate, run as a manifest says.
@@ -20,6 +18,7 @@ pub struct Pod {
     pub probes: SocketAddr,
     container: Value,
     environment: Vec<(String, String)>,
+    _port_of_probes: Port,
 }
 
 impl Pod {
@@ -39,7 +38,8 @@ impl Pod {
     }
 
     fn run(container: &Value, config: &str, secret: &str, redis: &str, own: &[(&str, String)], port: &str) -> Self {
-        let probes = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let port_of_probes = Port::reserve();
+        let probes = port_of_probes.address();
         let mut environment = literals(secret);
         for variable in sequence(&container["env"]) {
             // The application's port is another here, wherever it is named.
@@ -59,7 +59,7 @@ impl Pod {
             sequence(&container["args"]).iter().map(|text| string(text).replace(&mounted, &here)).collect();
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
         let gate = Arc::new(Gate::run_in(folder, &arguments, environment.clone()));
-        Self { gate, probes, container: container.clone(), environment }
+        Self { gate, probes, container: container.clone(), environment, _port_of_probes: port_of_probes }
     }
 
     /// Waits until the kubelet would call it ready.

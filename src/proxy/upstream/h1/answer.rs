@@ -30,7 +30,7 @@ pub struct Answer {
 
 /// What is known of heads that have not come whole.
 #[derive(Debug, Default)]
-pub struct Awaited {
+pub struct HeadSearch {
     /// How much was looked at in vain.
     seen: usize,
     /// Heads that came before the answer's own (1xx).
@@ -58,7 +58,7 @@ struct Field {
 /// more once there is an answer, which gets it, since the memory of a new one costs more than all that is written into it.
 pub fn take(
     read: &mut BytesMut,
-    awaited: &mut Awaited,
+    awaited: &mut HeadSearch,
     method: &Method,
     room: &mut HeaderMap,
 ) -> Result<Option<Answer>, Error> {

@@ -28,16 +28,16 @@ use http::Response;
 use http::request::Parts;
 use hyper::body::{Frame, SizeHint};
 
-use self::answer::{Answer, Awaited};
+use self::answer::{Answer, HeadSearch};
 pub use self::error::Error;
 use self::framing::Framing;
 use self::reading::Reading;
-use self::sending::Sending;
-use super::alarm::Alarm;
-use super::failure::Unanswered;
+use self::sending::RequestWriter;
+use super::failure::FailedExchange;
+use super::shared_timer::SharedTimer;
 use crate::proxy::connector::Stream;
 use crate::proxy::headers::Added;
-use crate::proxy::upload::Forwarded;
+use crate::proxy::upload::ForwardedBody;
 
 /// Boxed where it is kept, since it moves from the pool to an answer and back.
 pub struct Connection {
@@ -45,14 +45,14 @@ pub struct Connection {
     /// None on a unix socket.
     peer: Option<SocketAddr>,
     reading: Reading,
-    sending: Sending,
+    sending: RequestWriter,
     /// Of the answer that is being read.
     framing: Framing,
     /// It may serve another request once both sides have ended this one.
     keeps: bool,
     reused: bool,
     /// For how long an answer is waited for.
-    pub alarm: Alarm,
+    pub shared_timer: SharedTimer,
     /// When the last of an answer came, where somebody has looked at the clock since.
     pub heard_at: Option<Instant>,
 }
@@ -63,11 +63,11 @@ impl Connection {
             stream,
             peer,
             reading: Reading::default(),
-            sending: Sending::default(),
+            sending: RequestWriter::default(),
             framing: Framing::Ended,
             keeps: true,
             reused: false,
-            alarm: Alarm::default(),
+            shared_timer: SharedTimer::default(),
             heard_at: None,
         })
     }
@@ -87,16 +87,16 @@ impl Connection {
         &mut self,
         head: &mut Parts,
         added: &Added<'_>,
-        body: &Forwarded,
-    ) -> Result<Response<()>, Unanswered> {
+        body: &ForwardedBody,
+    ) -> Result<Response<()>, FailedExchange> {
         let reused = std::mem::replace(&mut self.reused, true);
         // One that has served before was looked at when it was taken.
         if !reused && !self.is_ready() {
-            return Err(Unanswered::unsent(Error::Closed("the request was sent")));
+            return Err(FailedExchange::unsent(Error::Closed("the request was sent")));
         }
-        self.reading.heard = false;
+        self.reading.received = false;
         self.keeps = true;
-        let mut awaited = Awaited::default();
+        let mut awaited = HeadSearch::default();
         let answered = match self.sending.begin(head, added, body) {
             Ok(closes) => {
                 self.keeps = !closes;
@@ -104,8 +104,8 @@ impl Connection {
             }
             Err(error) => Err(error),
         };
-        let unheard = reused && !self.reading.heard;
-        answered.map_err(|error| Unanswered { unsent: false, refused: false, unheard, error: error.into() })
+        let closed_silently = reused && !self.reading.received;
+        answered.map_err(|error| FailedExchange { unsent: false, refused: false, closed_silently, error: error.into() })
     }
 
     /// Whether something of the request is still to be sent.
@@ -164,7 +164,7 @@ impl Connection {
         &mut self,
         cx: &mut Context<'_>,
         head: &mut Parts,
-        awaited: &mut Awaited,
+        awaited: &mut HeadSearch,
     ) -> Poll<Result<Response<()>, Error>> {
         // What could not be sent may have been answered before: too large a body, for one.
         if let Poll::Ready(Err(error)) = self.poll_send(cx) {
@@ -178,7 +178,7 @@ impl Connection {
         &mut self,
         cx: &mut Context<'_>,
         head: &mut Parts,
-        awaited: &mut Awaited,
+        awaited: &mut HeadSearch,
     ) -> Poll<Result<Response<()>, Error>> {
         loop {
             let taken = answer::take(&mut self.reading.bytes, awaited, &head.method, &mut head.headers)?;

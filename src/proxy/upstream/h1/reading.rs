@@ -22,12 +22,12 @@ pub struct Reading {
     /// The buffer has been larger than an idle connection's.
     grown: bool,
     /// Whether anything came since the request began.
-    pub heard: bool,
+    pub received: bool,
 }
 
 impl Default for Reading {
     fn default() -> Self {
-        Self { bytes: BytesMut::new(), next: LEAST, poor: false, grown: false, heard: false }
+        Self { bytes: BytesMut::new(), next: LEAST, poor: false, grown: false, received: false }
     }
 }
 
@@ -43,7 +43,7 @@ impl Reading {
             self.bytes.reserve(room);
         }
         let came = ready!(pin!(stream.read_buf(&mut self.bytes)).poll(cx))?;
-        self.heard |= came > 0;
+        self.received |= came > 0;
         self.learn(came);
         Poll::Ready(Ok(came))
     }

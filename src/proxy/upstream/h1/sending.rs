@@ -13,7 +13,7 @@ use tokio::io::AsyncWrite;
 use super::error::Error;
 use super::request::{self, BodyFraming};
 use crate::proxy::headers::Added;
-use crate::proxy::upload::{BodyError, Forwarded};
+use crate::proxy::upload::{BodyError, ForwardedBody};
 
 /// To copy this much costs less than to hand the system a list of pieces.
 const SHORT: usize = 2048;
@@ -22,7 +22,7 @@ const FULL: usize = 16 * 1024;
 /// What an idle connection keeps to write its next head into.
 const KEPT: usize = 4096;
 
-pub struct Sending<B = Forwarded> {
+pub struct RequestWriter<B = ForwardedBody> {
     /// The head, and what is written around the frames of the body; sent up to `sent`.
     front: Vec<u8>,
     sent: usize,
@@ -36,13 +36,13 @@ pub struct Sending<B = Forwarded> {
     failure: Option<io::Error>,
 }
 
-impl<B> Default for Sending<B> {
+impl<B> Default for RequestWriter<B> {
     fn default() -> Self {
         Self { front: Vec::new(), sent: 0, data: Bytes::new(), tail: b"", body: None, unflushed: false, failure: None }
     }
 }
 
-impl<B: Body<Data = Bytes, Error = BodyError> + Clone + Unpin> Sending<B> {
+impl<B: Body<Data = Bytes, Error = BodyError> + Clone + Unpin> RequestWriter<B> {
     /// The next request. Whether it asks for the connection to be closed after it.
     pub fn begin(&mut self, head: &Parts, added: &Added<'_>, body: &B) -> Result<bool, Error> {
         // Nothing of a head that cannot be written is ever sent.

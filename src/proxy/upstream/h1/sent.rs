@@ -99,7 +99,7 @@ fn received<F: Future<Output = ()> + 'static>(send: impl FnOnce(UnixStream) -> F
 fn ours(request: Request<Frames>) -> Vec<u8> {
     received(|mut stream| async move {
         let (head, body) = request.into_parts();
-        let mut sending = Sending::<Frames>::default();
+        let mut sending = RequestWriter::<Frames>::default();
         if sending.begin(&head, &Vec::new(), &body).is_ok() {
             // An error closes the connection, as it does where it is used.
             let _ = std::future::poll_fn(|cx| sending.poll(cx, Pin::new(&mut stream))).await;
@@ -198,7 +198,7 @@ fn what_cannot_be_sent_does_not_gather() {
         let (mut near, _far) = UnixStream::pair().expect("a pair of sockets");
         let pieces = vec![(false, Piece::Data(2000)); 2000];
         let (head, body) = request(&Method::POST, &[], Frames::new(&pieces, false, false)).into_parts();
-        let mut sending = Sending::<Frames>::default();
+        let mut sending = RequestWriter::<Frames>::default();
         sending.begin(&head, &Vec::new(), &body).expect("the head can be sent");
         for _ in 0..2000 {
             let polled = std::future::poll_fn(|cx| Poll::Ready(sending.poll(cx, Pin::new(&mut near)))).await;

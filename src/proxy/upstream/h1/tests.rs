@@ -122,7 +122,7 @@ impl Play {
         self.run(|stream| async move {
             let mut connection = Connection::open(Stream::Unix(stream), None);
             let (mut head, ()) = request.into_parts();
-            let response = match connection.exchange(&mut head, &Vec::new(), &Forwarded::default()).await {
+            let response = match connection.exchange(&mut head, &Vec::new(), &ForwardedBody::default()).await {
                 Ok(response) => response,
                 Err(unanswered) => return Outcome::Failed(unanswered.error.to_string()),
             };
