@@ -50,6 +50,8 @@ pub enum Denial {
     UpstreamUnreachable(String),
     UpstreamInvalid(String),
     UpstreamTimeout,
+    /// Before there was an answer.
+    TooOld,
     Misdirected,
     /// The client left before there was an answer, or broke off what it sent.
     ClientGone,
@@ -91,6 +93,7 @@ impl Denial {
             Self::UpstreamUnreachable(_) => Reason::UpstreamUnreachable,
             Self::UpstreamInvalid(_) => Reason::UpstreamInvalid,
             Self::UpstreamTimeout => Reason::UpstreamTimeout,
+            Self::TooOld => Reason::MaxAge,
             Self::Misdirected => Reason::Misdirected,
             Self::ClientGone => Reason::ClientGone,
             Self::ShuttingDown => Reason::ShuttingDown,
@@ -129,6 +132,7 @@ impl Denial {
             | Self::UpstreamUnreachable(_)
             | Self::UpstreamInvalid(_)
             | Self::UpstreamTimeout
+            | Self::TooOld
             | Self::Misdirected
             | Self::ClientGone
             | Self::ShuttingDown

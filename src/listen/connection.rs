@@ -249,7 +249,12 @@ where
                 let (now, (wait, progress)) = (Instant::now(), Wait::of_connection(&turns));
                 match (wait, observation.again(now, wait, progress)) {
                     (Wait::Request, waited) if waited >= PARK_AFTER && !leaving => break,
-                    (wait, waited) if waited >= wait.patience(bounds) => return Err(io::ErrorKind::TimedOut.into()),
+                    (wait, waited) if waited >= wait.patience(bounds) => {
+                        if wait == Wait::Stream {
+                            turns.progress.borrow().ends_idle();
+                        }
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
                     (Wait::Request, _) => look_again.as_mut().reset(now + PARK_AFTER),
                     _ => look_again.as_mut().reset(now + tick(bounds)),
                 }

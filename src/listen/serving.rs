@@ -323,5 +323,8 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         self.active.ended |= self.body.is_end_stream();
+        if self.active.progress.has_ended_idle() {
+            self.body.end_idle();
+        }
     }
 }

@@ -51,7 +51,12 @@ impl Stream {
         let open = self.open.take().filter(|_| wait == Wait::Stream).and_then(|open| open.upgrade());
         match open {
             Some(open) => open.end(CloseReason::Idle),
-            None => self.task.abort(),
+            None => {
+                if wait == Wait::Stream {
+                    self.progress.ends_idle();
+                }
+                self.task.abort();
+            }
         }
     }
 }

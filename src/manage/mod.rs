@@ -1,6 +1,6 @@
 //! Keeping keys beyond the store's own rules: over HTTP by those who are signed in, and what needs the gate's eyes.
 //!
-//! Requests come from the workers' `proxy::queue` to one thread of their own, where nobody's request waits for a disk or for
+//! Requests come from the workers' `proxy::management` to one thread of their own, where nobody's request waits for a disk or for
 //! the session endpoint. `api` is their way on one screen; each file beside it has one concern. `store::keyring` is what both
 //! this door and the command line change keys through.
 

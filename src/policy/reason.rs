@@ -32,6 +32,8 @@ pub enum Reason {
     UpstreamUnreachable,
     UpstreamInvalid,
     UpstreamTimeout,
+    /// It was open for `streams.max_age` without an answer.
+    MaxAge,
     Misdirected,
     /// Nobody is left to read the answer.
     ClientGone,
@@ -60,7 +62,7 @@ struct Row {
 }
 
 impl Reason {
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::BadRequest,
         Self::BadPath,
         Self::AmbiguousKey,
@@ -87,6 +89,7 @@ impl Reason {
         Self::UpstreamUnreachable,
         Self::UpstreamInvalid,
         Self::UpstreamTimeout,
+        Self::MaxAge,
         Self::Misdirected,
         Self::ClientGone,
         Self::ShuttingDown,
@@ -163,6 +166,7 @@ impl Reason {
             Self::UpstreamUnreachable => same("upstream_unreachable", 502, "The service cannot be reached"),
             Self::UpstreamInvalid => same("upstream_invalid", 502, "The service gave no valid answer"),
             Self::UpstreamTimeout => same("upstream_timeout", 504, "The service did not answer in time"),
+            Self::MaxAge => same("max_age", 503, "The request was open for too long"),
             Self::Misdirected => same("misdirected", 421, "This host is not served on this connection"),
             Self::ClientGone => same("client_gone", 499, "The request broke off"),
             Self::ShuttingDown => same("shutting_down", 503, "The gate ended before there was an answer"),

@@ -11,7 +11,9 @@ use hyper::body::{Body, Frame, SizeHint};
 use thiserror::Error;
 use tracing::{debug, warn};
 
+use super::close_reason::CloseReason;
 use super::open::{Finish, OpenRequest};
+use super::respond;
 use super::upstream::failure::{Failure, chain};
 use super::upstream::h1;
 use crate::observe::metrics::{BrokenBy, Counted};
@@ -67,6 +69,13 @@ impl Outgoing {
         }
     }
 
+    /// Nothing of it has passed for too long.
+    pub fn end_idle(&self) {
+        if let Payload::Upstream(request) = &self.payload {
+            request.end(CloseReason::Idle);
+        }
+    }
+
     /// Whether the gate answers, and no upstream is left that could still read the request.
     pub fn is_the_gates_own(&self) -> bool {
         matches!(self.payload, Payload::Words(_))
@@ -119,9 +128,11 @@ fn poll_answer(request: &Rc<OpenRequest>, cx: &mut Context<'_>) -> Poll<Option<R
     let mut answer = request.answer();
     let Some(stream) = answer.as_mut() else { return Poll::Ready(last(request)) };
     match Pin::new(&mut *stream).poll_frame(cx) {
-        Poll::Ready(frame) => {
-            if let Some(Err(failure)) = &frame {
-                failed(request, failure);
+        Poll::Ready(mut frame) => {
+            match &mut frame {
+                Some(Ok(frame)) => frame.trailers_mut().into_iter().for_each(respond::clean_trailers),
+                Some(Err(failure)) => failed(request, failure),
+                None => {}
             }
             // A client that reads no more is not asked for its turn: it is looked after before.
             if frame.is_some() && !stream.is_end_stream() {

@@ -15,6 +15,17 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// What a client is answered that has no answer yet.
+    pub fn before_an_answer(self) -> Denial {
+        match self {
+            Self::Denied(denial) => denial,
+            Self::TooOld => Denial::TooOld,
+            // Nothing falls silent before it has begun to speak.
+            Self::Idle => Denial::UpstreamTimeout,
+            Self::ShuttingDown => Denial::ShuttingDown,
+        }
+    }
+
     /// As the log names it.
     pub fn name(&self) -> &'static str {
         match self {

@@ -4,7 +4,13 @@
 use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method, Version};
+
+/// Whether a request may be a call: each is a POST (gRPC over HTTP/2, "Requests"), so that no cache keeps what it is answered
+/// with. Bridges carry calls over HTTP/1.1, too.
+pub fn is_call(method: &Method, version: Version) -> bool {
+    *method == Method::POST && version != Version::HTTP_10
+}
 
 /// `application/grpc`, `application/grpc+proto`, …: a client that reads status and message from trailers alone.
 pub fn is_spoken(content_type: &HeaderValue) -> bool {

@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tracing::info;
 use super::close_reason::CloseReason;
 use super::request_id::RequestId;
 use super::upload::Cancellation;
+use super::upstream::LongWait;
 use super::upstream::response_body::UpstreamBody;
 use super::{respond, settings};
 use crate::gate::{Basis, Denial, Gate, Permit};
@@ -156,6 +158,11 @@ impl OpenRequests {
         }
     }
 
+    /// How long anything is open at most, also where its age is only observed: longer than the sweep lets it be.
+    pub fn longest(&self) -> Duration {
+        self.settings.get().max_age + 2 * SLOWEST_SWEEP
+    }
+
     /// How long until the sweep looks again; also until the store is asked again that gave no answer.
     fn pace(&self) -> Duration {
         (self.settings.get().recheck / 4).min(SLOWEST_SWEEP)
@@ -207,23 +214,33 @@ impl OpenRequest {
     }
 
     pub async fn over(self: &Rc<Self>) {
-        std::future::poll_fn(|cx| self.poll_over(cx)).await;
+        poll_fn(|cx| self.poll_over(cx)).await;
     }
 
-    /// What `work` gives, unless the request is over before. Borrowed, since a future that is moved into another takes room
-    /// in both.
+    /// When its key is to be asked about again, or it may be too old.
+    pub fn long_wait(&self) -> LongWait {
+        let settings::Streams { recheck, max_age } = self.all.settings.get();
+        LongWait::from(self.started + recheck.min(max_age))
+    }
+
+    /// What `work` gives, unless the request is over before. It is looked after once the wait is a long one. Borrowed, since a
+    /// future that is moved into another takes room in both.
     pub async fn unless_over<T>(
         self: &Rc<Self>,
-        work: Pin<&mut impl Future<Output = Result<T, Denial>>>,
+        mut work: Pin<&mut impl Future<Output = Result<T, Denial>>>,
+        wait: &LongWait,
     ) -> Result<T, Denial> {
-        tokio::select! {
-            biased;
-            () = self.over() => Err(match self.over.take() {
-                Some(CloseReason::Denied(denial)) => denial,
-                _ => Denial::UpstreamTimeout,
-            }),
-            done = work => done,
-        }
+        poll_fn(|cx| {
+            if !self.is_over() {
+                let done = work.as_mut().poll(cx);
+                if done.is_ready() || !wait.has_begun() {
+                    return done;
+                }
+            }
+            let ended = || self.over.take().map_or(Denial::UpstreamTimeout, CloseReason::before_an_answer);
+            self.poll_over(cx).map(|()| Err(ended()))
+        })
+        .await
     }
 
     /// The upstream's answer goes on from here. `is_grpc`: to a client that takes a status behind it.

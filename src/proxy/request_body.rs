@@ -30,6 +30,8 @@ pub struct Progress {
     offered: Cell<bool>,
     /// The answer has ended.
     over: Cell<bool>,
+    /// Nothing has passed for too long: the gate ends it.
+    idle: Cell<bool>,
     /// What nobody wanted of a body.
     unread: RefCell<Option<Incoming>>,
 }
@@ -57,7 +59,7 @@ impl Progress {
     pub fn begin(&self, has_body: bool) {
         self.arriving.set(has_body);
         self.heard_out.store(!has_body, Relaxed);
-        for flag in [&self.awaited, &self.answered, &self.offered, &self.over] {
+        for flag in [&self.awaited, &self.answered, &self.offered, &self.over, &self.idle] {
             flag.set(false);
         }
     }
@@ -79,6 +81,15 @@ impl Progress {
         if frame {
             self.moved();
         }
+    }
+
+    /// An answer that has begun is ended because nothing passes.
+    pub fn ends_idle(&self) {
+        self.idle.set(true);
+    }
+
+    pub fn has_ended_idle(&self) -> bool {
+        self.idle.get()
     }
 
     /// Whether all of the request has been read.
@@ -135,6 +146,11 @@ impl RequestBody {
     /// `in_turn`: over HTTP/1.1, where the next request stands behind this body on the same connection.
     pub fn new(stream: Incoming, progress: Rc<Progress>, in_turn: bool) -> Self {
         Self { stream: Some(stream), progress, in_turn, returns: true }
+    }
+
+    /// Whether the client's next frame is waited for.
+    pub fn is_awaited(&self) -> bool {
+        self.progress.awaited.get()
     }
 
     /// Whether the listener still takes back what is left: before the answer where the next request stands behind it, else

@@ -89,7 +89,7 @@ impl RequestInfo {
             version: head.version,
             user_agent: user_agent.cloned(),
             origin: origin.cloned(),
-            grpc: head.version != Version::HTTP_10 && content_type.is_some_and(grpc::is_spoken),
+            grpc: grpc::is_call(&head.method, head.version) && content_type.is_some_and(grpc::is_spoken),
         }
     }
 }

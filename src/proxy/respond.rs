@@ -9,6 +9,7 @@ use http::header::{
 use http::{Response, StatusCode};
 
 use super::close_reason::CloseReason;
+use super::request_id::X_REQUEST_ID;
 use super::settings::{RateLimitHeaders, Reset};
 use crate::gate::{Denial, LimitNow, Trail};
 use crate::observe::values::Values;
@@ -102,6 +103,7 @@ pub fn denied(
         | Denial::UpstreamUnreachable(_)
         | Denial::UpstreamInvalid(_)
         | Denial::UpstreamTimeout
+        | Denial::TooOld
         | Denial::Misdirected
         | Denial::ClientGone
         | Denial::ShuttingDown => {}
@@ -130,6 +132,8 @@ fn as_grpc(reason: Reason, worded: &Worded, mut headers: HeaderMap) -> Response<
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(GRPC_STATUS, grpc_status(reason.status()).into());
     set(&mut headers, &GRPC_MESSAGE, &grpc_message(&worded.detail));
+    // It looks like an answer that went well to whatever stands between.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let mut response = Response::new(Bytes::new());
     *response.headers_mut() = headers;
     response
@@ -225,6 +229,13 @@ pub fn rate_limit_headers(
             format!(r#""{}";r={};t={}"#, limit.policy_name(), limit.now.remaining, limit.effective_in_seconds())
         });
         set(headers, &RATELIMIT, &states.collect::<Vec<_>>().join(", "));
+    }
+}
+
+/// Takes out of an answer's trailers what the gate says in its head.
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    for name in [X_LIMIT, X_REMAINING, X_RESET, RATELIMIT, RATELIMIT_POLICY, X_REQUEST_ID] {
+        trailers.remove(name);
     }
 }
 

@@ -158,12 +158,13 @@ impl Service {
             span: &info.span,
             grpc: info.grpc,
             times,
+            long_wait: &open.long_wait(),
+            longest: self.open.longest(),
         };
         let body = ForwardedBody::new(body, open.permit().most_of_a_body(), self.upstreams.reserved(), &open);
         let response = {
             let forwarded = pin!(self.upstreams.forward(head, &body, &context));
-            // The wait for an answer alone is bounded; a body that is still to come is not.
-            if body.upload().is_some() { open.unless_over(forwarded).await? } else { forwarded.await? }
+            open.unless_over(forwarded, context.long_wait).await?
         };
         let is_grpc = info.grpc && info.version == Version::HTTP_2 && grpc::is_answer(response.headers());
         Ok(response.map(|answer| {

@@ -115,6 +115,11 @@ impl Upload {
         self.state.get() == State::BrokenOff
     }
 
+    /// Whether its client's next frame is waited for.
+    pub fn awaits_its_client(&self) -> bool {
+        self.stream.borrow().is_awaited()
+    }
+
     /// Reads what is left of it, for nobody.
     pub async fn drain(&self) {
         while let Some(Ok(_)) = std::future::poll_fn(|cx| self.poll_frame(cx)).await {}

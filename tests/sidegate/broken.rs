@@ -88,6 +88,32 @@ fn a_stream_that_the_gate_ends_is_counted_as_the_gates_doing() {
 }
 
 #[test]
+fn an_answer_that_falls_silent_is_ended_by_the_gate_which_says_so() {
+    for http2 in [false, true] {
+        let stage = Stage::set();
+        let begun = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n";
+        let upstream = RawUpstream::that_answers(begun);
+        let gate = stage.gate(&format!(
+            "listen: {{address: '127.0.0.1:0', limits: {{stream_idle: 1s}}}}\nupstream: 'http://{}'\n\
+             routes: {{/public: public}}",
+            upstream.address
+        ));
+        if http2 {
+            let mut client = ask(&gate);
+            let _open = upstream.next();
+            client.find(PATIENCE, |frame| frame.kind == frames::RST_STREAM).expect("it is broken off");
+        } else {
+            let mut client = Wire::to(gate.address);
+            client.send("GET /public HTTP/1.1\r\nHost: a\r\n\r\n");
+            let _open = upstream.next();
+            assert!(client.rest().contains("data: 1"));
+        }
+        is_told(&gate, "gate");
+        assert!(gate.said("a stream was ended").contains("stream_idle"), "HTTP/2: {http2}");
+    }
+}
+
+#[test]
 fn an_answer_that_is_whole_is_nobodys_fault() {
     for (method, answer) in [
         ("GET", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole"),

@@ -3,7 +3,7 @@
 use std::{
     net::{SocketAddr, TcpListener},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
 
-use crate::support::{AnswerTo as _, Gate, Stage, client, until, upstream::frames};
+use crate::support::{AnswerTo as _, Gate, Stage, bytes::Wire, client, until, upstream::frames};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_connection_is_opened_when_the_streams_of_one_are_used_up() {
@@ -104,6 +104,69 @@ async fn ten_thousand_small_frames_pass_both_ways() {
     assert_eq!(answer.body.len(), FRAMES * FRAME.len());
     let seen = stage.upstream.until("the whole request", |seen| seen.complete);
     assert_eq!(seen.body.len(), FRAMES * FRAME.len());
+}
+
+#[test]
+fn what_a_client_sends_behind_its_answer_reaches_no_upstream() {
+    const LATE: usize = 500_000;
+    let (read, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counts = (read.clone(), ended.clone());
+    let mut builder = Builder::new();
+    builder.initial_window_size(1 << 20).initial_connection_window_size(1 << 20);
+    let upstream = Upstream::play(builder, move |_, request, mut answer| {
+        let mut sends = answer.send_response(http::Response::new(()), false).expect("the stream stands");
+        sends.send_data(Bytes::from_static(b"ok"), true).expect("the stream stands");
+        let (read, ended) = counts.clone();
+        tokio::spawn(async move {
+            let mut body = request.into_body();
+            while let Some(Ok(data)) = body.data().await {
+                read.fetch_add(data.len(), Ordering::SeqCst);
+            }
+            ended.fetch_add(1, Ordering::SeqCst);
+        });
+    });
+    let (_stage, gate) = before(&upstream, 100);
+    let mut client = Wire::to(gate.address);
+    client.send("POST /public HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nbegun");
+    assert!(client.until(b"ok\r\n0\r\n\r\n").starts_with("HTTP/1.1 200 "));
+    client.fill(LATE);
+    until("the stream to end", || (ended.load(Ordering::SeqCst) == 1).then_some(()));
+    let read = read.load(Ordering::SeqCst);
+    assert!(read < LATE, "{read} bytes were sent to who has answered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_on_which_an_upload_got_no_window_gets_no_other() {
+    let unread = Arc::new(Mutex::new(Vec::new()));
+    let upstream = Upstream::play(Builder::new(), move |_, request, mut answer| {
+        let (path, mut body) = (request.uri().path().to_owned(), request.into_body());
+        if path == "/stuck" {
+            // Neither read nor let go of: the connection's window is never given back, though the service lives.
+            return unread.lock().expect("nobody panics").push((body, answer));
+        }
+        tokio::spawn(async move {
+            while let Some(Ok(data)) = body.data().await {
+                body.flow_control().release_capacity(data.len()).expect("it was taken");
+            }
+            ok(&mut answer);
+        });
+    });
+    let stage = Stage::set();
+    let gate = stage.gate(&format!(
+        "workers: 1\nupstream: 'h2c://{}'\nroutes: {{/public: public, /stuck: {{public: true, response_timeout: 1s}}}}",
+        upstream.address
+    ));
+    let much = vec![b'x'; 200_000];
+    let stuck = gate.post("/stuck").body(much.clone()).answer().await;
+    assert_eq!(stuck.denial(), (504, "upstream_timeout".to_owned()));
+    assert_eq!(gate.post("/public").body(much).answer().await.status, 200);
+    assert_eq!(upstream.seen.connections(), 2);
+    gate.said("an upload got no window");
+    // One that is late for another reason stays.
+    let late = gate.post("/stuck").body("little").answer().await;
+    assert_eq!(late.denial(), (504, "upstream_timeout".to_owned()));
+    assert_eq!(gate.get("/public").answer().await.status, 200);
+    assert_eq!(upstream.seen.connections(), 2);
 }
 
 /// An upstream that does with each stream what the test says.

@@ -72,3 +72,4 @@ mod unreadable;
 mod upgrades;
 mod upstreams;
 mod usage;
+mod waits;

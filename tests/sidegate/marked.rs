@@ -50,16 +50,19 @@ const OUTCOMES: &[&str] = &[
 
 const NO_ROOM: &[&str] = &["overloaded", "shutting_down"];
 
+const TOO_OLD: &[&str] = &["max_age"];
+
 const OVER_TLS: &[&str] = &["misdirected"];
 
 /// Each scene asserts that its own log names what is listed for it.
 #[test]
 fn every_reason_there_is_was_met_with_a_key() {
-    let met: BTreeSet<&str> = [OUTCOMES, NO_ROOM, OVER_TLS, key_api::OUTCOMES, key_api::FULL, observed::OUTCOMES]
-        .into_iter()
-        .flatten()
-        .copied()
-        .collect();
+    let met: BTreeSet<&str> =
+        [OUTCOMES, NO_ROOM, TOO_OLD, OVER_TLS, key_api::OUTCOMES, key_api::FULL, observed::OUTCOMES]
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect();
     let all: BTreeSet<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
     assert_eq!(met, all);
 }
@@ -140,6 +143,15 @@ fn a_gate_that_has_no_room_shows_no_key() {
     }
     // What it holds is cut off when the gate ends.
     scene.shows_nothing(NO_ROOM);
+}
+
+#[test]
+fn what_waits_for_too_long_shows_no_key() {
+    let mut scene = Scene::set("streams: {max_age: 300ms}");
+    let good = scene.mint(json!({"business": "acme"}));
+    scene.stage.upstream.fall_silent();
+    scene.asks("max_age", &good, "GET /things/x", "");
+    scene.shows_nothing(TOO_OLD);
 }
 
 #[tokio::test]

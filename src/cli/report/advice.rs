@@ -52,6 +52,9 @@ fn of(reason: Reason) -> &'static str {
         Reason::UpstreamUnreachable | Reason::UpstreamInvalid | Reason::UpstreamTimeout => {
             "the service failed, not the gate; see its own log, and `upstream.response_timeout`"
         }
+        Reason::MaxAge => {
+            "requests without an answer outlast `streams.max_age`; raise it, or see why they take so long"
+        }
         Reason::ShuttingDown => {
             "requests outlast the drain; raise `drain.deadline`, and the grace period of the pod or unit"
         }

@@ -18,12 +18,13 @@ use hyper::client::conn::{TrySendError, http2};
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::AbortHandle;
+use tracing::warn;
 
 use super::failure::FailedExchange;
 use super::first_read::FirstRead;
 use crate::proxy::connector::Stream;
 use crate::proxy::truncated_body::TruncatedBody;
-use crate::proxy::upload::{BodyError, ForwardedBody};
+use crate::proxy::upload::{BodyError, ForwardedBody, Upload};
 
 /// What one peer may make the gate hold (YARDSTICK's table); a dead one is noticed by its silence.
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -46,6 +47,8 @@ struct StreamLimit {
     most: Cell<usize>,
     last_used: Cell<Instant>,
     used: Cell<bool>,
+    /// An upload got no room on it for too long. No other request is to wait for that.
+    stalled: Cell<bool>,
 }
 
 /// One request's place on a connection.
@@ -74,7 +77,9 @@ struct BodyTask(Rc<OnceCell<AbortHandle>>);
 /// body or with a reset, and waits for ever where the other side neither reads nor resets.
 struct SentBody {
     body: ForwardedBody,
-    first: Option<(Tasks, BodyTask)>,
+    tasks: Tasks,
+    sending: BodyTask,
+    begun: bool,
 }
 
 impl Connection {
@@ -94,6 +99,7 @@ impl Connection {
             most: Cell::new(most(connection.current_max_send_streams())),
             last_used: Cell::new(Instant::now()),
             used: Cell::new(false),
+            stalled: Cell::new(false),
         });
         let driven = room.clone();
         tokio::task::spawn_local(async move {
@@ -113,9 +119,9 @@ impl Connection {
         self.peer.as_ref()
     }
 
-    /// Closed, or told by a GOAWAY to go elsewhere and asked for a stream since.
+    /// Closed, or told by a GOAWAY to go elsewhere and asked for a stream since, or stalled: it ends with what is open on it.
     pub fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+        self.sender.is_closed() || self.room.stalled.get()
     }
 
     /// Without a stream for this long.
@@ -135,14 +141,25 @@ impl Connection {
 }
 
 impl Exchange {
+    /// For whoever waits, once nothing of the body has passed for too long: where it is the upstream that gives it no room, the
+    /// connection is left, though it may live (RFC 9113 §5.2).
+    pub fn when_late(&self) -> impl Fn(&Upload) + use<> {
+        let (room, sending) = (self.slot.room.clone(), self.slot.sending.clone());
+        move |upload| {
+            if sending.is_under_way() && !upload.awaits_its_client() && !room.stalled.replace(true) {
+                warn!("an upload got no window from an upstream for too long; its connection gets no more requests");
+            }
+        }
+    }
+
     pub async fn exchange(
         mut self,
         mut request: Request<ForwardedBody>,
     ) -> Result<(Response<Incoming>, StreamSlot), FailedExchange> {
         to_absolute_form(&mut request, &self.scheme);
         let reused = self.slot.room.used.replace(true);
-        let first = Some((self.tasks, self.slot.sending.clone()));
-        match self.sender.try_send_request(request.map(|body| SentBody { body, first })).await {
+        let (tasks, sending) = (self.tasks, self.slot.sending.clone());
+        match self.sender.try_send_request(request.map(|body| SentBody { body, tasks, sending, begun: false })).await {
             Ok(response) => Ok((response, self.slot)),
             Err(failed) => Err(failed_exchange(failed, reused)),
         }
@@ -152,7 +169,7 @@ impl Exchange {
 impl StreamSlot {
     /// Whether the request's body is still being sent.
     pub fn is_sending(&self) -> bool {
-        self.sending.0.get().is_some_and(|task| !task.is_finished())
+        self.sending.is_under_way()
     }
 
     /// Sends no more of it: what is left of the stream is reset.
@@ -160,6 +177,12 @@ impl StreamSlot {
         if let Some(task) = self.sending.0.get() {
             task.abort();
         }
+    }
+}
+
+impl BodyTask {
+    fn is_under_way(&self) -> bool {
+        self.0.get().is_some_and(|task| !task.is_finished())
     }
 }
 
@@ -185,9 +208,8 @@ impl Body for SentBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some((tasks, sending)) = self.first.take() {
-            // Where no task is needed the next one is that of the answer, which has ended when anybody can stop it.
-            tasks.0.replace(Some(sending));
+        if !std::mem::replace(&mut self.begun, true) {
+            self.tasks.0.replace(Some(self.sending.clone()));
         }
         Pin::new(&mut self.body).poll_frame(cx)
     }
@@ -198,6 +220,13 @@ impl Body for SentBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Drop for SentBody {
+    /// Sent as a whole at once: the next task is that of the answer.
+    fn drop(&mut self) {
+        self.tasks.0.borrow_mut().take_if(|next| Rc::ptr_eq(&next.0, &self.sending.0));
     }
 }
 

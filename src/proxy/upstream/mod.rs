@@ -11,6 +11,7 @@ pub mod pool;
 pub mod response_body;
 mod shared_timer;
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -72,6 +73,16 @@ pub struct ForwardContext<'a> {
     /// Whether this is a gRPC call.
     pub grpc: bool,
     pub times: &'a Times,
+    pub long_wait: &'a LongWait,
+    /// How long a client's own deadline is heeded at most.
+    pub longest: Duration,
+}
+
+/// A wait for an answer that is so long that the request's key is asked about again meanwhile. Few are, and nothing is done for
+/// the others: the timer that bounds the wait rings for this, too.
+pub struct LongWait {
+    from: Instant,
+    begun: Cell<bool>,
 }
 
 /// How long an answer's head is waited for: so long from the last frame of the request's body.
@@ -119,7 +130,7 @@ impl Upstreams {
         body: &ForwardedBody,
         context: &ForwardContext<'_>,
     ) -> Result<Response<UpstreamBody>, Denial> {
-        let ForwardContext { permit, policy, asked, arrival, request_id, span, grpc, times: _ } = *context;
+        let ForwardContext { permit, policy, asked, arrival, request_id, span, .. } = *context;
         // The configuration resolves every id that a route or a format names.
         let unknown = || Denial::UpstreamUnreachable("no such upstream".to_owned());
         let service = self.upstreams.get(permit.upstream().0).ok_or_else(unknown)?;
@@ -154,15 +165,11 @@ impl Upstreams {
             head.headers.insert(HOST, service.name.clone());
         }
         let configured = permit.route().response_timeout.unwrap_or(service.settings.response_timeout);
-        let timeouts = Timeouts::new(configured, grpc, &head.headers);
+        let timeouts = Timeouts::new(configured, context, &head.headers);
         let mut response = service.send(head, &added, body, timeouts, context).await?;
         let is_upgraded = response.body().is_upgraded();
         upgrade::grant(wanted, &mut response, is_upgraded)?;
-        if response.status() == StatusCode::RESET_CONTENT && !response.body().is_end_stream() {
-            // It has no content (RFC 9110 §15.3.6): what was sent as such ends with its connection or stream.
-            response.headers_mut().remove(CONTENT_LENGTH);
-            *response.body_mut() = UpstreamBody::nothing();
-        }
+        without_content(&mut response);
         headers::backward(response.headers_mut(), takes_trailers);
         Ok(response)
     }
@@ -170,9 +177,30 @@ impl Upstreams {
 
 impl Timeouts {
     /// A gRPC client says itself how long it waits for a call that may be one long stream.
-    fn new(configured: Duration, grpc: bool, headers: &HeaderMap) -> Self {
-        let theirs = if grpc { grpc::timeout(headers) } else { None };
-        Self { time: theirs.map_or(configured, |theirs| theirs.max(configured)), only_after_body: grpc }
+    fn new(configured: Duration, context: &ForwardContext<'_>, headers: &HeaderMap) -> Self {
+        let theirs = if context.grpc { grpc::timeout(headers) } else { None };
+        let time = theirs.map_or(configured, |theirs| theirs.min(context.longest).max(configured));
+        Self { time, only_after_body: context.grpc }
+    }
+}
+
+impl LongWait {
+    pub fn from(from: Instant) -> Self {
+        Self { from, begun: Cell::new(false) }
+    }
+
+    pub fn has_begun(&self) -> bool {
+        self.begun.get()
+    }
+
+    /// Whether it begins now that the timer has rung for this deadline.
+    fn begins(&self, deadline: Instant) -> bool {
+        !self.has_begun() && self.from <= deadline && !self.begun.replace(true)
+    }
+
+    /// When the timer is to ring for a wait until this deadline.
+    fn or_until(&self, deadline: Instant) -> Instant {
+        if self.has_begun() { deadline } else { deadline.min(self.from) }
     }
 }
 
@@ -204,7 +232,7 @@ impl Destination {
         timeouts: Timeouts,
         context: &ForwardContext<'_>,
     ) -> Result<Response<UpstreamBody>, Denial> {
-        let first = match self.attempt(head, added, body, false, timeouts, context.times).await? {
+        let first = match self.attempt(head, added, body, false, timeouts, context).await? {
             Ok(response) => return Ok(response),
             Err(unanswered) => unanswered,
         };
@@ -213,7 +241,7 @@ impl Destination {
         }
         let (request_id, trace_id) = (context.request_id.as_str(), context.span.trace_id());
         tracing::debug!(request_id, trace_id, error = chain(&first.error), "the request is sent again");
-        let second = Box::pin(self.attempt(head, added, body, true, timeouts, context.times)).await?;
+        let second = Box::pin(self.attempt(head, added, body, true, timeouts, context)).await?;
         second.map_err(|unanswered| self.failed(&unanswered.error, body.upload()))
     }
 
@@ -225,9 +253,9 @@ impl Destination {
         body: &ForwardedBody,
         fresh: bool,
         timeouts: Timeouts,
-        times: &Times,
+        context: &ForwardContext<'_>,
     ) -> Result<Result<Response<UpstreamBody>, FailedExchange>, Denial> {
-        let upload = body.upload();
+        let (upload, times, wait) = (body.upload(), context.times, context.long_wait);
         let kept = if fresh { None } else { self.pool.take_idle(times.latest()) };
         let (connection, now) = match kept {
             Some(connection) => (PooledConnection::H1(connection), times.latest()),
@@ -239,9 +267,10 @@ impl Destination {
         match connection {
             PooledConnection::H1(mut connection) => {
                 let mut shared_timer = std::mem::take(&mut connection.shared_timer);
-                let answered =
-                    within(timeouts, upload, now, &mut shared_timer, pin!(connection.exchange(head, added, body)))
-                        .await?;
+                let answered = {
+                    let exchange = pin!(connection.exchange(head, added, body));
+                    within(timeouts, wait, upload, now, &mut shared_timer, |_| (), exchange).await?
+                };
                 connection.shared_timer = shared_timer;
                 connection.heard_at = Some(times.answered());
                 Ok(answered.map(|response| {
@@ -255,12 +284,13 @@ impl Destination {
             PooledConnection::H2(stream) => {
                 let mut request = Request::from_parts(head.clone(), body.clone());
                 request.headers_mut().extend(headers::fields(added));
-                let exchange = Box::pin(stream.exchange(request));
-                let answered = within(timeouts, upload, now, &mut SharedTimer::default(), pin!(exchange)).await?;
+                let late = stream.when_late();
+                let exchange = pin!(Box::pin(stream.exchange(request)));
+                let answered = within(timeouts, wait, upload, now, &mut SharedTimer::default(), late, exchange).await?;
                 times.answered();
                 Ok(answered.map(|(response, place)| {
                     let bodiless = h1::framing::is_bodiless(&head.method, response.status());
-                    response.map(|stream| UpstreamBody::from_h2(stream, bodiless, place))
+                    response.map(|stream| UpstreamBody::from_h2(stream, bodiless, place, upload))
                 }))
             }
         }
@@ -299,12 +329,27 @@ fn aim(asked: &Uri, target: &str) -> Result<Uri, Denial> {
     Ok(made.into())
 }
 
-/// Waits for the head: from now, or from the last frame of the request body that was forwarded.
+/// A 204 has no length (RFC 9110 §8.6), and a 205 none but 0, nor content: what was sent as such ends with its connection or
+/// stream (§15.3.6).
+fn without_content(response: &mut Response<UpstreamBody>) {
+    let is_reset = response.status() == StatusCode::RESET_CONTENT;
+    let says_otherwise = || response.headers().get(CONTENT_LENGTH).is_some_and(|length| length != "0");
+    if response.status() == StatusCode::NO_CONTENT || (is_reset && says_otherwise()) {
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
+    if is_reset && !response.body().is_end_stream() {
+        *response.body_mut() = UpstreamBody::nothing();
+    }
+}
+
+/// Waits for the head: from now, or from the last frame of the request body that was forwarded. `late`: when that is too long ago.
 async fn within<T>(
     Timeouts { time, only_after_body }: Timeouts,
+    wait: &LongWait,
     upload: Option<&Rc<Upload>>,
     now: Instant,
     shared_timer: &mut SharedTimer,
+    late: impl Fn(&Upload),
     mut answer: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Denial> {
     let mut deadline = now + time;
@@ -313,14 +358,20 @@ async fn within<T>(
             return Poll::Ready(Ok(answered));
         }
         loop {
-            ready!(shared_timer.poll(cx, deadline));
-            match upload.and_then(|upload| upload.last_frame()) {
-                Some(last) if last + time > deadline => deadline = last + time,
-                _ if only_after_body && upload.is_some_and(|upload| !upload.has_ended()) => {
-                    deadline = Instant::now() + time
-                }
-                _ => return Poll::Ready(Err(Denial::UpstreamTimeout)),
+            ready!(shared_timer.poll(cx, wait.or_until(deadline)));
+            if wait.begins(deadline) {
+                continue;
             }
+            let extended = upload.and_then(|upload| upload.last_frame()).map(|last| last + time);
+            if let Some(later) = extended.filter(|later| *later > deadline) {
+                deadline = later;
+                continue;
+            }
+            upload.into_iter().for_each(|upload| late(upload));
+            if !only_after_body || upload.is_none_or(|upload| upload.has_ended()) {
+                return Poll::Ready(Err(Denial::UpstreamTimeout));
+            }
+            deadline = Instant::now() + time;
         }
     })
     .await

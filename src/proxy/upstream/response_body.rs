@@ -51,13 +51,14 @@ enum StreamHold {
     Open {
         _slot: h2::StreamSlot,
     },
-    /// By a task that ends the sending some time behind the answer.
-    Lingering {
+    /// By a task that ends the sending with the answer.
+    Sending {
         _released_when_dropped: oneshot::Sender<()>,
     },
 }
 
-/// How long a client may go on sending when it has its answer. To close at once would reset the answer away.
+/// How long a client may go on sending when it has its answer. To close at once would reset the answer away. The service that
+/// shares its connection with other requests is not sent the rest: what it does not read would take their room.
 const LINGER: Duration = Duration::from_secs(1);
 
 impl UpstreamBody {
@@ -83,10 +84,11 @@ impl UpstreamBody {
         Self(Source::Upgraded(connection))
     }
 
-    pub fn from_h2(stream: Incoming, bodiless: bool, slot: h2::StreamSlot) -> Self {
-        let held = match slot.is_sending() {
-            false => StreamHold::Open { _slot: slot },
-            true => StreamHold::Lingering { _released_when_dropped: linger(slot) },
+    /// `upload`: the request's body, if it has one.
+    pub fn from_h2(stream: Incoming, bodiless: bool, slot: h2::StreamSlot, upload: Option<&Rc<Upload>>) -> Self {
+        let held = match upload.filter(|_| slot.is_sending()) {
+            None => StreamHold::Open { _slot: slot },
+            Some(upload) => StreamHold::Sending { _released_when_dropped: send_meanwhile(slot, upload.clone()) },
         };
         Self(Source::H2 { stream, bodiless, _held: held })
     }
@@ -204,16 +206,16 @@ fn drive(
     (failed, held)
 }
 
-/// Has the rest of a request sent as long as its answer is not released, and for the time that its client has to finish. An
-/// upstream that has answered, and neither reads more nor says so, would hold the client for as long as that waits.
-fn linger(slot: h2::StreamSlot) -> oneshot::Sender<()> {
+/// Has the rest of a request sent until its answer has ended or is released, and what its client sends after that thrown away.
+fn send_meanwhile(slot: h2::StreamSlot, upload: Rc<Upload>) -> oneshot::Sender<()> {
     let (held, released) = oneshot::channel::<()>();
     tokio::task::spawn_local(async move {
         let _ = released.await;
         if slot.is_sending() {
-            sleep(LINGER).await;
+            slot.stop_sending();
+            drop(slot);
+            let _ = timeout(LINGER, upload.drain()).await;
         }
-        slot.stop_sending();
     });
     held
 }
