@@ -1,45 +1,87 @@
-//! Wall-clock time as the documents and the limits use it: milliseconds since the Unix epoch, and RFC 3339 text.
+//! This machine's clocks: wall-clock time as the documents and the limits use it (milliseconds since the Unix epoch, RFC 3339
+//! text), the uptime for what was how long ago, and the units that durations are written in.
 //!
-//! The pure rooms (`limit`, `keys`, `policy`) never call `now_ms`; they take the time as an argument. What a request is
+//! The pure rooms (`limit`, `keys`, `policy`) never read a clock; they take the time as an argument. What a request is
 //! decided by is the store's own clock, so that a sidecar with a wrong one neither gives nor takes quota.
 
 use std::cell::Cell;
+use std::thread::LocalKey;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
 
 /// Milliseconds since the Unix epoch by this machine's clock.
 pub fn now_ms() -> u64 {
     whole_ms(since_epoch())
 }
 
-/// How long a look at both clocks is good for: a wall clock that is set shows that much later.
+/// Milliseconds since the machine was started. Nobody sets this clock, and it goes on while the machine is suspended, which
+/// `Instant` does not.
+pub fn uptime_ms() -> u64 {
+    whole_ms(uptime())
+}
+
+/// How long a look at a clock is good for: what happens to it (it is set, the machine is suspended) shows that much later.
 const COMPARED: Duration = Duration::from_secs(1);
 
+/// What a clock showed at an instant.
+type Look = Cell<Option<(Instant, Duration)>>;
+
 thread_local! {
-    /// The wall clock's time at an instant.
-    static BOTH: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
+    static WALL: Look = const { Cell::new(None) };
+    static UPTIME: Look = const { Cell::new(None) };
 }
 
 /// What `now_ms` was at an instant that is just past, without another look at the clock.
 pub fn ms_at(instant: Instant) -> u64 {
-    if let Some((at, wall)) = BOTH.get()
+    whole_ms(shown_at(instant, &WALL, since_epoch))
+}
+
+/// The same of `uptime_ms`. Never later than it was: a suspension that does not show yet makes what is reckoned from this
+/// older, not younger.
+pub fn uptime_ms_at(instant: Instant) -> u64 {
+    whole_ms(shown_at(instant, &UPTIME, uptime))
+}
+
+fn shown_at(instant: Instant, last: &'static LocalKey<Look>, read: impl FnOnce() -> Duration) -> Duration {
+    if let Some((at, shown)) = last.get()
         && let Some(since) = instant.checked_duration_since(at)
         && since < COMPARED
     {
-        return whole_ms(wall + since);
+        return shown + since;
     }
-    let (at, wall) = (Instant::now(), since_epoch());
-    BOTH.set(Some((at, wall)));
-    whole_ms(wall.saturating_sub(at.saturating_duration_since(instant)))
+    let (at, shown) = (Instant::now(), read());
+    last.set(Some((at, shown)));
+    shown.saturating_sub(at.saturating_duration_since(instant))
 }
 
 fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+fn uptime() -> Duration {
+    // CLOCK_BOOTTIME: in the vDSO of x86-64 and arm64, as the clocks of std are.
+    clock_gettime(ClockId::Boottime).try_into().unwrap_or_default()
+}
+
 fn whole_ms(since: Duration) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The units that durations are written in, the longest first.
+const UNITS: [(&str, u64); 4] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
+
+/// How long a unit of `90d`, `24h`, `5m` or `10s` is, in milliseconds.
+pub fn unit_ms(unit: &str) -> Option<u64> {
+    UNITS.iter().find(|(name, _)| *name == unit).map(|(_, ms)| *ms)
+}
+
+/// `1m`, `10s`: whole seconds as a whole number of the longest unit that divides them.
+pub fn short_duration(ms: u64) -> String {
+    let dividing = UNITS.iter().find(|(_, unit_ms)| ms.is_multiple_of(*unit_ms));
+    let (unit, unit_ms) = dividing.copied().unwrap_or(("s", 1000));
+    format!("{}{unit}", ms / unit_ms)
 }
 
 /// `2026-03-23T14:30:00Z`: RFC 3339 UTC in whole seconds, as every document and answer writes it.
@@ -89,13 +131,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_instant_is_told_as_the_wall_clock_told_it() {
-        for _ in 0..100 {
-            let (before, instant, after) = (now_ms(), Instant::now(), now_ms());
-            // Two clocks are compared, each of which may be set finely in between.
-            assert!((before - 1..=after + 1).contains(&ms_at(instant)), "{before} {} {after}", ms_at(instant));
+    fn an_instant_is_what_a_clock_showed_at_it() {
+        let clocks: [(fn() -> u64, fn(Instant) -> u64); 2] = [(now_ms, ms_at), (uptime_ms, uptime_ms_at)];
+        for (now, at) in clocks {
+            for _ in 0..100 {
+                let (before, instant, after) = (now(), Instant::now(), now());
+                // Two clocks are compared, each of which may be set finely in between.
+                assert!((before - 1..=after + 1).contains(&at(instant)), "{before} {} {after}", at(instant));
+            }
+            assert!(at(Instant::now() - Duration::from_secs(5)) <= now() - 4_999);
         }
-        assert!(ms_at(Instant::now() - Duration::from_secs(5)) <= now_ms() - 4_999);
     }
 
     #[test]

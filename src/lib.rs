@@ -20,8 +20,8 @@
 //! A room names only those above it in this list, and within a room no files name each other in a circle; `tests/walls` holds
 //! both.
 //!
-//! - [`secret`], [`clock`], [`log_throttle`], [`network`]: text that is never printed; time as documents write it; what a log need not
-//!   say again so soon; networks as everybody writes them.
+//! - [`secret`], [`clock`], [`log_throttle`], [`network`], [`client_tls`]: text that is never printed; time as documents write it;
+//!   what a log need not say again so soon; networks as everybody writes them; TLS towards servers.
 //! - [`limit`]: windows, buckets, and what a request asks of them. Pure arithmetic; the same stands in Lua, and a differential
 //!   test keeps the two alike.
 //! - [`keys`]: how a key looks, how one is minted, what a new one must have. Only digests go further than the gate.
@@ -52,6 +52,7 @@
 
 pub mod admin;
 pub mod cli;
+pub mod client_tls;
 pub mod clock;
 pub mod config;
 pub mod gate;

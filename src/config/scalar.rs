@@ -7,6 +7,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::suggestion;
+use crate::clock;
 use crate::network::NetworkError;
 
 /// Why a value cannot be read, and what to write instead.
@@ -41,14 +42,7 @@ const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 pub fn duration(text: &str) -> Result<Duration, ScalarError> {
     let wrong = || ScalarError::Duration(text.to_owned());
     let (count, unit) = split_unit(text).ok_or_else(wrong)?;
-    let unit_ms: u64 = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(wrong()),
-    };
+    let unit_ms = if unit == "ms" { 1 } else { clock::unit_ms(unit).ok_or_else(wrong)? };
     let duration = count.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(wrong)?;
     if duration > LONGEST { Err(wrong()) } else { Ok(duration) }
 }

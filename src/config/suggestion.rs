@@ -14,31 +14,13 @@ pub fn advice<'a>(name: &str, known: impl IntoIterator<Item = &'a str> + Clone) 
 /// The closest of `known`, if it is close: a third of the letters may differ, rounded up, and at most three.
 fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let most = name.chars().count().div_ceil(3).clamp(1, 3);
-    let distances = known.into_iter().map(|candidate| (distance(name, candidate), candidate));
+    // Without regard to case; letters swapped with their neighbour are one slip.
+    let distance = |candidate: &str| strsim::osa_distance(&name.to_lowercase(), &candidate.to_lowercase());
+    let distances = known.into_iter().map(|candidate| (distance(candidate), candidate));
     let close = distances.filter(|(distance, _)| *distance <= most);
     // Of two that are equally close, the one that begins alike.
     let alike = |candidate: &str| name.chars().zip(candidate.chars()).take_while(|(a, b)| a == b).count();
     close.min_by_key(|(distance, candidate)| (*distance, Reverse(alike(candidate)))).map(|(_, candidate)| candidate)
-}
-
-/// Letters to insert, delete, replace, or swap with their neighbour (optimal string alignment), without regard to case.
-fn distance(a: &str, b: &str) -> usize {
-    let a: Vec<char> = a.to_lowercase().chars().collect();
-    let b: Vec<char> = b.to_lowercase().chars().collect();
-    let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut least = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                least = least.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(least);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]

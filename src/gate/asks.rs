@@ -21,7 +21,7 @@ use crate::store::layout;
 pub struct Asked {
     pub question: Question,
     /// In the order of the buckets.
-    limits: SmallVec<[(Arc<Limit>, Arc<Windows>); 1]>,
+    limits: SmallVec<[Arc<Limit>; 2]>,
 }
 
 /// What `Outcome::Spent` says.
@@ -76,8 +76,8 @@ pub fn of_key(asking: &KeyQuestion<'_>) -> Asked {
     };
     let ask = draft.ask(&slot);
     ask.not_after_ms = standing.caller.key.expires_at;
-    if let Some(member) = &standing.must_own {
-        ask.member = Some(Member { set: layout::BUSINESSES.into(), member: member.into() });
+    if let Some(member) = standing.must_own() {
+        ask.member = Some(Box::new(Member { set: layout::BUSINESSES.into(), member: member.into() }));
     }
     for limit in &asking.route.limits {
         if let Some((slot, subject)) = subject(limit.by, &asking.key.tenant, standing, asking.client) {
@@ -91,7 +91,7 @@ pub fn of_key(asking: &KeyQuestion<'_>) -> Asked {
 #[derive(Debug, Default)]
 struct Draft {
     asks: Vec<Ask>,
-    limits: Vec<Vec<(Arc<Limit>, Arc<Windows>)>>,
+    limits: Vec<Vec<Arc<Limit>>>,
 }
 
 impl Draft {
@@ -113,10 +113,10 @@ impl Draft {
         self.asks[index].buckets.push(BucketAsk {
             name,
             algorithm: limit.algorithm,
-            windows: windows.clone(),
+            windows,
             observes: limit.mode == Mode::Observe,
         });
-        self.limits[index].push((limit.clone(), windows));
+        self.limits[index].push(limit.clone());
     }
 
     fn index(&mut self, slot: &str) -> usize {
@@ -142,14 +142,15 @@ impl Asked {
         let Counted { granted, windows: answered, observed } = counted;
         let mut named = LimitsNow::with_capacity(answered.iter().map(SmallVec::len).sum());
         let mut observed = observed.into_iter();
-        for ((limit, windows), states) in self.limits.iter().zip(answered) {
-            let one_of_several = windows.as_slice().len() > 1;
+        for ((limit, bucket), states) in self.limits.iter().zip(self.question.buckets()).zip(answered) {
+            let windows = bucket.windows.as_slice();
+            let one_of_several = windows.len() > 1;
             // What one that observes would have done to what is denied without it is not asked.
             let had_no_room = match limit.mode {
                 Mode::Enforce => granted == 0,
                 Mode::Observe => observed.next() == Some(0) && granted > 0,
             };
-            for (window, now) in windows.as_slice().iter().zip(states) {
+            for (window, now) in windows.iter().zip(states) {
                 let over = had_no_room && now.wait_ms != Some(0);
                 named.push(LimitNow { limit: limit.clone(), one_of_several, window: *window, now, now_ms, over });
             }
@@ -166,9 +167,8 @@ fn subject(by: By, tenant: &Tenant, standing: &Standing, client: IpAddr) -> Opti
         By::Key => Some(by_key()),
         By::Business => {
             // What another business has left is not for this key to see.
-            let business =
-                caller.business.as_ref().filter(|_| caller.key.business.is_some() || !standing.is_foreign())?;
-            Some((layout::business_slot(business), business.clone()))
+            let business = caller.business().filter(|_| caller.key.business.is_some() || !standing.is_foreign())?;
+            Some((layout::business_slot(business), business.to_owned()))
         }
         // A key without a user counts as a user of its own.
         By::User => Some(caller.key.user.as_ref().map_or_else(by_key, |user| (layout::user_slot(user), user.clone()))),

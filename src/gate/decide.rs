@@ -100,7 +100,13 @@ impl From<Oversize> for Denial {
 impl Gate {
     pub fn new(policy: Arc<Policy>, store: Store, shared: SharedState, deadline: Duration) -> Self {
         let unrouted = unrouted(&policy);
-        Self { policy, store, shared, unrouted, records: Rc::default(), tally: None, deadline }
+        let records = Rc::new(Records::of_one_in(1));
+        Self { policy, store, shared, unrouted, records, tally: None, deadline }
+    }
+
+    /// The same, with this memory of keys.
+    pub fn remembering(self, records: Rc<Records>) -> Self {
+        Self { records, ..self }
     }
 
     /// The same, with use counted there.
@@ -190,9 +196,7 @@ impl Gate {
         let (Some(tally), Some(caller), Some(at_ms)) = (&self.tally, &trail.caller, trail.store_ms) else { return };
         let request = tally::Request { at_ms, denied: denial.is_some() && mode == Mode::Enforce };
         tally.key(digest, &caller.key, request);
-        if let (None, Some(business), None | Some(Denial::RateLimited { .. })) =
-            (&caller.key.business, &caller.business, denial)
-        {
+        if let (Some(business), None | Some(Denial::RateLimited { .. })) = (&caller.named, denial) {
             tally.business(business, request);
         }
     }
@@ -227,7 +231,10 @@ impl Gate {
             let fallback = &self.shared.fallback;
             let (answer, fell_back) = match self.ask(&asked, deadline, trail).await.map(|(answer, _)| answer) {
                 // No key is at stake: the limits alone decide what an outage means.
-                Err(error) if error.is_outage() => (fallback.answer(&asked.question, clock::now_ms())?, true),
+                Err(error) if error.is_outage() => {
+                    let now_ms = fallback.clock().at(clock::uptime_ms());
+                    (fallback.answer(&asked.question, now_ms)?, true)
+                }
                 answer => (answer?, false),
             };
             let Outcome::Spent { granted, windows, observed } = answer.outcome else { return Err(unexpected()) };
@@ -251,7 +258,8 @@ impl Gate {
         let answer = answer?;
         trail.store_ms = Some(answer.now_ms);
         let (asked, answered) = (began.into_std(), answered.into_std());
-        let seen = Seen { asked, answered, store_ms: answer.now_ms, wall_ms: clock::ms_at(asked) };
+        let seen = Seen { asked, answered, store_ms: answer.now_ms, uptime_ms: clock::uptime_ms_at(asked) };
+        self.shared.fallback.clock().showed(seen.store_ms, seen.uptime_ms);
         Ok((answer, seen))
     }
 }

@@ -3,6 +3,7 @@
 //! Plain data for those who ask, weigh and remember; nothing here says who may pass.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -30,14 +31,14 @@ pub struct KnownKey {
 /// A business as it was last seen.
 #[derive(Debug)]
 pub struct KnownBusiness {
-    pub id: String,
+    pub id: Rc<str>,
     pub document: Known<BusinessDocument>,
     outdated: Cell<bool>,
 }
 
 impl KnownBusiness {
-    pub fn new(id: String, document: Known<BusinessDocument>) -> Self {
-        Self { id, document, outdated: Cell::new(false) }
+    pub fn new(id: impl Into<Rc<str>>, document: Known<BusinessDocument>) -> Self {
+        Self { id: id.into(), document, outdated: Cell::new(false) }
     }
 
     /// Whether something else has been seen since.

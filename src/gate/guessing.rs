@@ -4,6 +4,9 @@
 //! Counted in this process alone, and only what the store did not know. There is no memory of unknown keys: a key works as
 //! soon as it is created. Keys that this process has seen to exist are never slowed, so that a guesser behind the same
 //! address hurts nobody who was here before; a key that is new to this process waits until the address has room again.
+//!
+//! Windows go by the machine's uptime: no other process has to agree on them, and a wall clock that is set back would leave an
+//! address waiting for hours.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -42,29 +45,29 @@ impl Guessing {
     /// In how many milliseconds a key that this worker has not seen may be looked up for this client; `None`: now.
     ///
     /// What was asked but not answered is not counted yet: look-ups that are in flight together may go beyond the windows.
-    pub fn wait_ms(&self, client: IpAddr, digest: &Digest, now_ms: u64) -> Option<u64> {
+    pub fn wait_ms(&self, client: IpAddr, digest: &Digest, uptime_ms: u64) -> Option<u64> {
         let address = counted_address(client);
         let wait_ms = {
             let mut shard = self.guesses.of(&address);
             let bucket = shard.get_mut(&address)?;
-            self.spend(bucket, now_ms, 0).1
+            self.spend(bucket, uptime_ms, 0).1
         };
         wait_ms.filter(|ms| *ms > 0 && !self.existing.of(digest).contains(digest))
     }
 
     /// The store did not know the key.
-    pub fn unknown(&self, client: IpAddr, now_ms: u64) {
+    pub fn unknown(&self, client: IpAddr, uptime_ms: u64) {
         let address = counted_address(client);
         let mut shard = self.guesses.of(&address);
         if shard.len() >= MOST_ADDRESSES / SHARDS && !shard.contains_key(&address) {
-            shard.retain(|_, bucket| bucket.ends_ms() > now_ms);
+            shard.retain(|_, bucket| bucket.ends_ms() > uptime_ms);
             if shard.len() >= MOST_ADDRESSES / SHARDS {
                 shard.clear();
             }
         }
         let bucket = shard.entry(address).or_default();
         // A look-up that was in flight when the last room went is counted nowhere; the address is slowed already.
-        self.spend(bucket, now_ms, 1);
+        self.spend(bucket, uptime_ms, 1);
     }
 
     /// The store knew the key.
@@ -77,9 +80,9 @@ impl Guessing {
     }
 
     /// Spends one, or reads; how often it was granted, and the longest wait.
-    fn spend(&self, bucket: &mut Bucket, now_ms: u64, n: u32) -> (u32, Option<u64>) {
+    fn spend(&self, bucket: &mut Bucket, uptime_ms: u64, n: u32) -> (u32, Option<u64>) {
         let mut buckets = [(std::mem::take(bucket), &self.ask)];
-        let spent = spend(&mut buckets, now_ms, 1, n);
+        let spent = spend(&mut buckets, uptime_ms, 1, n);
         let [(spent_from, _)] = buckets;
         *bucket = spent_from;
         let Outcome::Spent { granted, windows, .. } = spent else { return (0, None) };
@@ -91,7 +94,8 @@ impl Guessing {
 mod tests {
     use super::*;
 
-    const START: u64 = 1_774_276_200_000;
+    /// A full minute, in which windows begin.
+    const START: u64 = 7_200_000;
 
     fn guessing() -> Guessing {
         Guessing::new(Arc::new(Windows::parse(["3/1m"]).expect("the test's window is valid")))

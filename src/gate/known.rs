@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use super::documents::{Documents, Known, KnownBusiness, KnownKey};
 use super::sharded::{SHARDS, Sharded};
 use super::standing::Standing;
-use crate::clock;
 use crate::keys::Digest;
 use crate::limit::Outcome;
 use crate::store::record::BusinessDocument;
@@ -35,38 +34,19 @@ pub struct Seen {
     pub asked: Instant,
     pub answered: Instant,
     pub store_ms: u64,
-    /// What this machine's clock said when it was made.
-    pub wall_ms: u64,
-}
-
-/// A moment by both of this machine's clocks.
-#[derive(Debug, Clone, Copy)]
-pub struct Now {
-    pub instant: Instant,
-    pub wall_ms: u64,
-}
-
-impl Now {
-    pub fn look() -> Self {
-        Self { instant: Instant::now(), wall_ms: clock::now_ms() }
-    }
+    /// This machine's uptime when it was made.
+    pub uptime_ms: u64,
 }
 
 impl Seen {
-    /// How long ago that is, by whichever of the two clocks has gone further since. What time the wall clock says does not
-    /// matter, so that one that is set wrong neither shortens a key's life nor prolongs it; but it goes on where the other
-    /// stands still, in a machine that is suspended.
-    fn age_ms(&self, now: Now) -> u64 {
-        let gone = now.instant.saturating_duration_since(self.asked).as_millis();
-        u64::try_from(gone).unwrap_or(u64::MAX).max(now.wall_ms.saturating_sub(self.wall_ms))
+    /// How long ago that is at this uptime: a wall clock that is set neither shortens a key's life nor prolongs it, and what the
+    /// machine was suspended for counts.
+    fn age_ms(&self, uptime_ms: u64) -> u64 {
+        uptime_ms.saturating_sub(self.uptime_ms)
     }
 
-    fn is_fresh(&self, now: Now, known_for: Duration) -> bool {
-        Duration::from_millis(self.age_ms(now)) <= known_for
-    }
-
-    fn answered(&self) -> Now {
-        Now { instant: self.answered, wall_ms: self.wall_ms }
+    fn is_fresh(&self, uptime_ms: u64, known_for: Duration) -> bool {
+        Duration::from_millis(self.age_ms(uptime_ms)) <= known_for
     }
 }
 
@@ -127,7 +107,7 @@ impl KnownKeys {
     pub fn learn_business(&self, KnownBusiness { id, document, .. }: &KnownBusiness, seen: Seen) {
         match document {
             Known::Unseen => self.forget_business(id, seen.answered),
-            Known::Absent | Known::Is { .. } => self.businesses.learn(id.as_str(), document, seen, self.known_for),
+            Known::Absent | Known::Is { .. } => self.businesses.learn(&**id, document, seen, self.known_for),
         }
     }
 
@@ -145,17 +125,17 @@ impl KnownKeys {
 
     /// The key as it was last confirmed, if that was not too long ago, and what time it is: the store's clock as it has gone on
     /// since.
-    pub fn key(&self, digest: &Digest, now: Now) -> Option<(KnownKey, u64)> {
-        let (key, seen) = self.keys.recall(digest, now, self.known_for)?;
-        Some((key, seen.store_ms.saturating_add(seen.age_ms(now))))
+    pub fn key(&self, digest: &Digest, uptime_ms: u64) -> Option<(KnownKey, u64)> {
+        let (key, seen) = self.keys.recall(digest, uptime_ms, self.known_for)?;
+        Some((key, seen.store_ms.saturating_add(seen.age_ms(uptime_ms))))
     }
 
-    pub fn business(&self, id: &str, now: Now) -> Option<Known<BusinessDocument>> {
-        Some(self.businesses.recall(id, now, self.known_for)?.0)
+    pub fn business(&self, id: &str, uptime_ms: u64) -> Option<Known<BusinessDocument>> {
+        Some(self.businesses.recall(id, uptime_ms, self.known_for)?.0)
     }
 
-    pub fn owns(&self, user: &str, business: &str, now: Now) -> bool {
-        self.owners.recall(&(user.to_owned(), business.to_owned()), now, self.known_for).is_some()
+    pub fn owns(&self, user: &str, business: &str, uptime_ms: u64) -> bool {
+        self.owners.recall(&(user.to_owned(), business.to_owned()), uptime_ms, self.known_for).is_some()
     }
 }
 
@@ -202,7 +182,7 @@ impl<K: Hash + Eq, V: PartialEq + Clone> Confirmed<K, V> {
             Some(_) => shard.remove(key, seen.answered),
             None if late => {}
             None => {
-                shard.make_room(seen.answered(), known_for);
+                shard.make_room(seen, known_for);
                 shard.entries.insert(key.to_owned(), (value.clone(), seen));
             }
         }
@@ -215,13 +195,13 @@ impl<K: Hash + Eq, V: PartialEq + Clone> Confirmed<K, V> {
         self.0.of(key).remove(key, now);
     }
 
-    fn recall<Q: Hash + Eq + ?Sized>(&self, key: &Q, now: Now, known_for: Duration) -> Option<(V, Seen)>
+    fn recall<Q: Hash + Eq + ?Sized>(&self, key: &Q, uptime_ms: u64, known_for: Duration) -> Option<(V, Seen)>
     where
         K: Borrow<Q>,
     {
         let shard = self.0.of(key);
         let (value, seen) = shard.entries.get(key)?;
-        seen.is_fresh(now, known_for).then(|| (value.clone(), *seen))
+        seen.is_fresh(uptime_ms, known_for).then(|| (value.clone(), *seen))
     }
 }
 
@@ -235,19 +215,19 @@ impl<K: Hash + Eq, V> Shard<K, V> {
     }
 
     /// Drops what is too old to be used, and where that is not enough the older half.
-    fn make_room(&mut self, now: Now, known_for: Duration) {
+    fn make_room(&mut self, now: Seen, known_for: Duration) {
         const MOST_HERE: usize = MOST / SHARDS;
         if self.entries.len() < MOST_HERE {
             return;
         }
-        self.entries.retain(|_, (_, seen)| seen.is_fresh(now, known_for));
+        self.entries.retain(|_, (_, seen)| seen.is_fresh(now.uptime_ms, known_for));
         if self.entries.len() >= MOST_HERE {
             let mut asked: Vec<Instant> = self.entries.values().map(|(_, seen)| seen.asked).collect();
             let middle = asked.len() / 2;
             let (_, &mut median, _) = asked.select_nth_unstable(middle);
             self.entries.retain(|_, (_, seen)| seen.asked > median);
         }
-        self.removed = self.removed.max(Some(now.instant));
+        self.removed = self.removed.max(Some(now.answered));
     }
 }
 
@@ -262,8 +242,7 @@ mod tests {
     use crate::store::record::KeyDocument;
 
     const STORE_MS: u64 = 1_774_276_200_000;
-    /// This machine's clock is an hour ahead.
-    const WALL_MS: u64 = STORE_MS + 3_600_000;
+    const UPTIME_MS: u64 = 7_200_000;
     const FIVE_MINUTES: Duration = Duration::from_secs(300);
 
     struct Clock(Instant);
@@ -274,13 +253,13 @@ mod tests {
         }
 
         fn seen(&self, asked: u64, answered: u64) -> Seen {
-            let (store_ms, wall_ms) = (STORE_MS + asked, WALL_MS + asked);
-            Seen { asked: self.at(asked), answered: self.at(answered), store_ms, wall_ms }
+            let (store_ms, uptime_ms) = (STORE_MS + asked, UPTIME_MS + asked);
+            Seen { asked: self.at(asked), answered: self.at(answered), store_ms, uptime_ms }
         }
+    }
 
-        fn now(&self, ms: u64) -> Now {
-            Now { instant: self.at(ms), wall_ms: WALL_MS + ms }
-        }
+    fn uptime(ms: u64) -> u64 {
+        UPTIME_MS + ms
     }
 
     fn key(json: &str) -> KnownKey {
@@ -293,19 +272,19 @@ mod tests {
         key(r#"{"id":"k1","business":"acme","scopes":["read"]}"#)
     }
 
-    fn knows(known: &KnownKeys, now: Now) -> bool {
-        known.key(&Digest::of("k"), now).is_some()
+    fn knows(known: &KnownKeys, uptime_ms: u64) -> bool {
+        known.key(&Digest::of("k"), uptime_ms).is_some()
     }
 
     #[test]
     fn a_key_is_known_for_so_long_after_it_was_last_confirmed() {
         let (known, clock) = (KnownKeys::new(FIVE_MINUTES), Clock(Instant::now()));
         known.learn_key(&Digest::of("k"), &live(), clock.seen(0, 1));
-        assert!(knows(&known, clock.now(300_000)));
-        assert!(!knows(&known, clock.now(300_001)));
+        assert!(knows(&known, uptime(300_000)));
+        assert!(!knows(&known, uptime(300_001)));
         known.learn_key(&Digest::of("k"), &live(), clock.seen(200_000, 200_001));
-        assert!(knows(&known, clock.now(500_000)));
-        assert!(known.key(&Digest::of("other"), clock.now(0)).is_none());
+        assert!(knows(&known, uptime(500_000)));
+        assert!(known.key(&Digest::of("other"), uptime(0)).is_none());
     }
 
     #[test]
@@ -316,11 +295,11 @@ mod tests {
             let (known, clock) = (KnownKeys::new(FIVE_MINUTES), Clock(Instant::now()));
             known.learn_key(&Digest::of("k"), &live(), clock.seen(0, 1));
             known.learn_key(&Digest::of("k"), &gone, clock.seen(10, 20));
-            assert!(!knows(&known, clock.now(20)));
+            assert!(!knows(&known, uptime(20)));
             known.learn_key(&Digest::of("k"), &live(), clock.seen(15, 30));
-            assert!(!knows(&known, clock.now(30)), "that call was under way when the key was seen revoked");
+            assert!(!knows(&known, uptime(30)), "that call was under way when the key was seen revoked");
             known.learn_key(&Digest::of("k"), &live(), clock.seen(21, 31));
-            assert!(knows(&known, clock.now(31)), "this one began later: the revocation was taken back");
+            assert!(knows(&known, uptime(31)), "this one began later: the revocation was taken back");
         }
     }
 
@@ -330,60 +309,58 @@ mod tests {
         let (known, clock) = (KnownKeys::new(FIVE_MINUTES), Clock(Instant::now()));
         known.learn_key(&Digest::of("k"), &live(), clock.seen(0, 10));
         known.learn_key(&Digest::of("k"), &narrower, clock.seen(11, 12));
-        let (found, _) = known.key(&Digest::of("k"), clock.now(13)).expect("it is known");
+        let (found, _) = known.key(&Digest::of("k"), uptime(13)).expect("it is known");
         assert_eq!(found.document, narrower.document);
         known.learn_key(&Digest::of("k"), &live(), clock.seen(5, 14));
-        assert!(!knows(&known, clock.now(15)), "the calls overlapped");
+        assert!(!knows(&known, uptime(15)), "the calls overlapped");
     }
 
     #[test]
     fn it_is_what_the_stores_clock_said_and_what_has_passed_since() {
         let (known, clock) = (KnownKeys::new(FIVE_MINUTES), Clock(Instant::now()));
         known.learn_key(&Digest::of("k"), &live(), clock.seen(0, 1));
-        let time = |now| known.key(&Digest::of("k"), now).map(|(_, ms)| ms);
-        assert_eq!(time(clock.now(2000)), Some(STORE_MS + 2000), "an hour ahead is no hour that has passed");
-        let set_back = Now { wall_ms: WALL_MS - 3_600_000, ..clock.now(2000) };
-        assert_eq!(time(set_back), Some(STORE_MS + 2000), "a clock that is set back makes no key live longer");
-        let slept = |ms| Now { wall_ms: WALL_MS + ms, ..clock.now(2000) };
-        assert_eq!(time(slept(60_000)), Some(STORE_MS + 60_000), "the machine stood still for a minute");
-        assert_eq!(time(slept(300_001)), None, "for too long");
+        let time = |uptime_ms| known.key(&Digest::of("k"), uptime_ms).map(|(_, ms)| ms);
+        assert_eq!(time(uptime(2000)), Some(STORE_MS + 2000));
+        assert_eq!(time(uptime(300_000)), Some(STORE_MS + 300_000));
+        assert_eq!(time(uptime(300_001)), None, "too long ago");
+        assert_eq!(time(0), Some(STORE_MS), "a clock that goes back makes nothing older");
     }
 
     #[test]
     fn an_answer_that_granted_nothing_confirms_nothing() {
         let (known, clock) = (KnownKeys::new(FIVE_MINUTES), Clock(Instant::now()));
         let (digest, key) = (Digest::of("k"), live());
-        let business = KnownBusiness::new("acme".to_owned(), Known::Absent);
+        let business = KnownBusiness::new("acme", Known::Absent);
         let documents = Documents { digest: &digest, key: &key, business: Some(&business) };
         let spent = |granted| Outcome::Spent { granted, windows: Default::default(), observed: Vec::new() };
         known.heard(&documents, None, &spent(0), clock.seen(0, 1));
-        assert!(!knows(&known, clock.now(1)));
+        assert!(!knows(&known, uptime(1)));
         known.heard(&documents, None, &spent(1), clock.seen(2, 3));
-        assert!(knows(&known, clock.now(3)) && known.business("acme", clock.now(3)).is_some());
+        assert!(knows(&known, uptime(3)) && known.business("acme", uptime(3)).is_some());
         for outcome in [Outcome::Expired, Outcome::Broken("a count".to_owned())] {
             known.heard(&documents, None, &spent(1), clock.seen(10, 11));
             known.heard(&documents, None, &outcome, clock.seen(12, 13));
-            assert!(!knows(&known, clock.now(13)));
+            assert!(!knows(&known, uptime(13)));
         }
     }
 
     #[test]
     fn businesses_and_owners_are_known_as_keys_are() {
         let (known, clock) = (KnownKeys::new(FIVE_MINUTES), Clock(Instant::now()));
-        assert!(known.business("acme", clock.now(0)).is_none() && !known.owns("u", "acme", clock.now(0)));
-        known.learn_business(&KnownBusiness::new("acme".to_owned(), Known::Absent), clock.seen(0, 1));
+        assert!(known.business("acme", uptime(0)).is_none() && !known.owns("u", "acme", uptime(0)));
+        known.learn_business(&KnownBusiness::new("acme", Known::Absent), clock.seen(0, 1));
         known.learn_owner("u", "acme", clock.seen(0, 1));
-        assert!(matches!(known.business("acme", clock.now(2)), Some(Known::Absent)));
-        assert!(known.owns("u", "acme", clock.now(2)) && !known.owns("u", "other", clock.now(2)));
+        assert!(matches!(known.business("acme", uptime(2)), Some(Known::Absent)));
+        assert!(known.owns("u", "acme", uptime(2)) && !known.owns("u", "other", uptime(2)));
         known.forget_owner("u", "acme", clock.at(3));
-        assert!(!known.owns("u", "acme", clock.now(4)));
-        assert!(known.business("acme", clock.now(300_001)).is_none());
+        assert!(!known.owns("u", "acme", uptime(4)));
+        assert!(known.business("acme", uptime(300_001)).is_none());
     }
 
     #[test]
     fn memory_is_bounded() {
         let (confirmed, clock) = (Confirmed::<u64, ()>::default(), Clock(Instant::now()));
-        let held = |n: u64| confirmed.recall(&n, clock.now(n), FIVE_MINUTES).is_some();
+        let held = |n: u64| confirmed.recall(&n, uptime(n), FIVE_MINUTES).is_some();
         let all = 3 * MOST as u64;
         for n in 0..all {
             confirmed.learn(&n, &(), clock.seen(n, n), FIVE_MINUTES);

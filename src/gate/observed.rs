@@ -6,10 +6,12 @@
 
 use std::sync::Arc;
 
+use http::Method;
+
 use super::weigh::rate_limited;
 use super::{Denial, Gate, GateRequest, Permit, Recheck, Trail, business, credential, path};
 use crate::policy::route::Found;
-use crate::policy::{Access, Mode, Route, UpstreamId};
+use crate::policy::{Access, Mode, Policy, Route, UpstreamId};
 
 impl Gate {
     /// The denial, or where it is only observed a permit; then `trail` says what it would have been denied for.
@@ -19,7 +21,9 @@ impl Gate {
         inquiry: &GateRequest<'_>,
         trail: &mut Trail,
     ) -> Result<Permit, Denial> {
-        if !denial.is_observable() || self.mode(inquiry, trail) == Mode::Enforce {
+        if !denial.is_observable()
+            || mode(self.policy(), trail.route.as_deref(), inquiry.method, inquiry.path) == Mode::Enforce
+        {
             return Err(denial);
         }
         let route = trail.route.as_ref().unwrap_or(self.unrouted()).clone();
@@ -54,15 +58,6 @@ impl Gate {
         trail.caller.is_some() || remembered().is_some()
     }
 
-    fn mode(&self, inquiry: &GateRequest<'_>, trail: &Trail) -> Mode {
-        match &trail.route {
-            Some(route) => route.mode,
-            None if self.policy().mode == Mode::Enforce => Mode::Enforce,
-            // What is no path was refused before.
-            None => path::read(inquiry.path).map_or(Mode::Enforce, |path| self.policy().mode_beside_routes(&path.text)),
-        }
-    }
-
     /// What of an open stream's end becomes under the configuration that is in force: its route's mode now, where there still
     /// is one.
     pub fn mode_of(&self, route: &Route) -> Mode {
@@ -86,6 +81,16 @@ impl Gate {
         let named = business::named(&policy.business_sources, &parameters, query, inquiry.headers).ok()?;
         let recheck = Recheck { digest: presented.digest, named, client: inquiry.client };
         Some((recheck, presented.upstream))
+    }
+}
+
+/// Whether denials of a request are enforced.
+pub fn mode(policy: &Policy, route: Option<&Route>, method: &Method, path: &str) -> Mode {
+    match route {
+        Some(route) => route.mode,
+        None if policy.mode == Mode::Enforce => Mode::Enforce,
+        // What is no path was refused before.
+        None => path::read(path).map_or(Mode::Enforce, |path| policy.mode_beside_routes(method, &path.text)),
     }
 }
 

@@ -1,14 +1,18 @@
 //! What this worker has seen of keys and businesses: remembered, and never trusted unasked.
 //!
 //! Each decision names the documents that it rests on, and the store answers `Stale` when one has changed; then what is
-//! remembered here is replaced. Bounded by two generations: what is used stays, what is not falls out with the older one.
+//! remembered here is replaced. Bounded for the whole process by two generations a worker: what is used stays, what is not falls
+//! out with the older one, which goes after some minutes without a use, too.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::task::spawn_local;
+use tokio::time::sleep;
 
 use super::documents::{Documents, Known, KnownBusiness, KnownKey};
 use super::weigh::Weighings;
@@ -18,14 +22,19 @@ use crate::limit::{Believed, Question};
 use crate::store::record::{BusinessDocument, KeyDocument};
 use crate::store::{StoreError, layout};
 
-/// Entries of one kind that are remembered at the least; twice as many at the most.
-const REMEMBERED: usize = 8192;
+/// Keys that all workers of a process remember together at the most, and as many businesses: about 35 MB (`tests/memory` counts what
+/// one takes). Workers get equal parts, whose halves fill maps of 2ⁿ places, since those double when they are seven eighths full.
+const MOST: usize = 14_000;
+/// What a worker gets however many there are: with fewer, keys in use would push one another out.
+const LEAST: usize = 1_750;
+/// What has not been used for so long is forgotten within as long again.
+const UNUSED: Duration = Duration::from_secs(300);
 
 /// One worker's memory. Borrows never cross an await.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Records {
     keys: RefCell<Generations<Digest, Rc<Remembered>, Bare>>,
-    businesses: RefCell<Generations<String, Rc<KnownBusiness>>>,
+    businesses: RefCell<Generations<Rc<str>, Rc<KnownBusiness>>>,
 }
 
 /// A key, and how its requests were weighed by what is known of it.
@@ -36,6 +45,25 @@ pub struct Remembered {
 }
 
 impl Records {
+    /// The part of one of so many workers.
+    pub fn of_one_in(workers: usize) -> Self {
+        let most = (MOST / workers.max(1)).max(LEAST);
+        Self { keys: RefCell::new(Generations::new(most)), businesses: RefCell::new(Generations::new(most)) }
+    }
+
+    /// The same, where what is not used is forgotten. Must be called on the worker's own runtime.
+    pub fn start(workers: usize) -> Rc<Self> {
+        let records = Rc::new(Self::of_one_in(workers));
+        spawn_local(age(Rc::downgrade(&records)));
+        records
+    }
+
+    /// Forgets keys that were not used since this was called last, and businesses that no key goes by.
+    fn age(&self) {
+        self.keys.borrow_mut().age();
+        self.businesses.borrow_mut().retain(|business| Rc::strong_count(business) > 1);
+    }
+
     pub fn key(&self, digest: &Digest) -> Option<Rc<Remembered>> {
         self.keys.borrow_mut().get(digest).cloned()
     }
@@ -94,7 +122,7 @@ impl Records {
     /// What was last seen of a business, until that is outdated.
     pub fn business(&self, id: &str) -> Rc<KnownBusiness> {
         let held = self.businesses.borrow_mut().get(id).cloned();
-        held.unwrap_or_else(|| Rc::new(KnownBusiness::new(id.to_owned(), Known::Unseen)))
+        held.unwrap_or_else(|| Rc::new(KnownBusiness::new(id, Known::Unseen)))
     }
 
     /// Takes in the business's document as the store has it now, where `believed` was asked about.
@@ -115,26 +143,53 @@ impl Records {
     }
 }
 
+/// Until the memory is gone.
+async fn age(records: Weak<Records>) {
+    loop {
+        sleep(UNUSED).await;
+        match records.upgrade() {
+            Some(records) => records.age(),
+            None => return,
+        }
+    }
+}
+
 /// A bounded map: when the younger generation is full it becomes the older one, and the older one is dropped.
 #[derive(Debug)]
 struct Generations<K, V, S = RandomState> {
+    /// In each of the two.
+    most: usize,
     young: HashMap<K, V, S>,
     old: HashMap<K, V, S>,
 }
 
-impl<K, V, S: Default> Default for Generations<K, V, S> {
-    fn default() -> Self {
-        Self { young: HashMap::default(), old: HashMap::default() }
-    }
-}
-
 impl<K: Hash + Eq, V, S: BuildHasher + Default> Generations<K, V, S> {
+    /// `most`: in both together.
+    fn new(most: usize) -> Self {
+        Self { most: most / 2, young: HashMap::default(), old: HashMap::default() }
+    }
+
+    /// Forgets what was not used since the last time.
+    fn age(&mut self) {
+        self.old = std::mem::take(&mut self.young);
+    }
+
+    /// What is left takes no more room than it needs.
+    fn retain(&mut self, mut is_kept: impl FnMut(&V) -> bool) {
+        for generation in [&mut self.young, &mut self.old] {
+            generation.retain(|_, value| is_kept(value));
+            generation.shrink_to_fit();
+        }
+    }
+
     fn get<Q>(&mut self, key: &Q) -> Option<&V>
     where
         K: std::borrow::Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
+        // What is in use is mostly in the younger one, whose memory is then all that is looked at.
         if !self.old.is_empty()
+            && !self.young.contains_key(key)
             && let Some((key, value)) = self.old.remove_entry(key)
         {
             self.insert(key, value);
@@ -144,8 +199,8 @@ impl<K: Hash + Eq, V, S: BuildHasher + Default> Generations<K, V, S> {
 
     fn insert(&mut self, key: K, value: V) {
         self.old.remove(&key);
-        if self.young.len() >= REMEMBERED && !self.young.contains_key(&key) {
-            self.old = std::mem::take(&mut self.young);
+        if self.young.len() >= self.most && !self.young.contains_key(&key) {
+            self.age();
         }
         self.young.insert(key, value);
     }
@@ -164,20 +219,59 @@ impl<K: Hash + Eq, V, S: BuildHasher + Default> Generations<K, V, S> {
 mod tests {
     use super::*;
 
+    fn held<V>(map: &RefCell<Generations<Digest, V, Bare>>) -> usize {
+        map.borrow().young.len() + map.borrow().old.len()
+    }
+
     #[test]
     fn memory_is_bounded_and_what_is_used_stays() {
-        let mut map: Generations<usize, usize> = Generations::default();
-        for n in 0..10 * REMEMBERED {
+        let mut map: Generations<usize, usize> = Generations::new(2000);
+        for n in 0..20_000 {
             map.insert(n, n);
             assert_eq!(map.get(&0), Some(&0));
-            assert!(map.young.len() + map.old.len() <= 2 * REMEMBERED);
+            assert!(map.young.len() + map.old.len() <= 2000);
         }
         assert_eq!(map.get(&1), None);
     }
 
     #[test]
+    fn all_workers_together_remember_no_more_keys_than_one() {
+        let tenant = Tenant::User("u".to_owned());
+        for workers in [1, 2, 3, 4, 8] {
+            let all: Vec<Records> = (0..workers).map(|_| Records::of_one_in(workers)).collect();
+            for n in 0..2 * MOST {
+                let key = Digest::of(&n.to_string());
+                all[n % workers].remember_tenant(key, tenant.clone());
+            }
+            let together: usize = all.iter().map(|records| held(&records.keys)).sum();
+            assert!((MOST / 2 - workers..=MOST).contains(&together), "{workers} workers remember {together}");
+        }
+        assert_eq!(Records::of_one_in(1000).keys.borrow().most, LEAST / 2, "what keeps many workers from thrashing");
+    }
+
+    #[test]
+    fn what_is_not_used_is_forgotten_and_what_is_used_is_not() {
+        let records = Records::of_one_in(1);
+        let (used, unused, tenant) = (Digest::of("used"), Digest::of("unused"), Tenant::User("u".to_owned()));
+        records.remember_tenant(used, tenant.clone());
+        records.remember_tenant(unused, tenant);
+        let believed = records.business("acme");
+        records.learn_business(&believed, None).expect("there is no document");
+        let gone_by = records.business("acme");
+        for _ in 0..2 {
+            records.age();
+            assert!(records.key(&used).is_some());
+            assert!(Rc::ptr_eq(&records.business("acme"), &gone_by));
+        }
+        assert!(records.key(&unused).is_none());
+        drop(gone_by);
+        records.age();
+        assert!(records.businesses.borrow().young.is_empty() && records.businesses.borrow().old.is_empty());
+    }
+
+    #[test]
     fn a_document_in_another_tenants_slot_is_not_believed() {
-        let records = Records::default();
+        let records = Records::of_one_in(1);
         let digest = Digest::of("k");
         let raw = Bytes::from_static(br#"{"id":"k1","name":"n","business":"acme","scopes":[]}"#);
         assert!(records.learn_key(digest, &Tenant::Business("acme".to_owned()), Some(raw.clone())).is_ok());
@@ -187,7 +281,7 @@ mod tests {
 
     #[test]
     fn all_who_go_by_a_finding_see_that_it_is_outdated() {
-        let records = Records::default();
+        let records = Records::of_one_in(1);
         let unseen = records.business("acme");
         let document = |plan: &str| Some(Bytes::from(format!(r#"{{"plan":"{plan}"}}"#)));
         let learn =

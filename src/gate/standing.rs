@@ -17,8 +17,6 @@ use crate::store::record::{BusinessDocument, KeyDocument, Status};
 pub struct Standing {
     pub caller: Rc<Caller>,
     pub verdict: Result<(), Denial>,
-    /// The business of someone else's key that the user must own for the key to reach it.
-    pub must_own: Option<String>,
 }
 
 /// What the request brings besides the key.
@@ -32,14 +30,19 @@ pub struct Circumstances<'a> {
 }
 
 impl Standing {
+    /// The business that the user must own for the key, which is bound to none, to reach it.
+    pub fn must_own(&self) -> Option<&str> {
+        self.caller.named.as_deref()
+    }
+
     /// The user who must own a business for this request to pass, and the business.
     pub fn owner(&self) -> Option<(&str, &str)> {
-        Some((self.caller.key.user.as_deref().unwrap_or_default(), self.must_own.as_deref()?))
+        Some((self.caller.key.user.as_deref().unwrap_or_default(), self.must_own()?))
     }
 
     /// Who asks, where the store did not come to say whether the business named is the user's.
     pub fn unconfirmed(&self) -> Rc<Caller> {
-        match self.must_own {
+        match self.must_own() {
             None => self.caller.clone(),
             Some(_) => Rc::new(Caller { key: self.caller.key.clone(), ..Caller::default() }),
         }
@@ -69,12 +72,11 @@ pub fn judge(
 ) -> Standing {
     // A business that is not the user's, or is not asked about, is the client's own word: it comes into no log and no metric.
     let named = circumstances.named.filter(|_| !circumstances.disowned && !key.revoked);
-    let effective = effective_business(key, named).map(str::to_owned);
+    let named = named.filter(|_| key.business.is_none()).map(str::to_owned);
     let plan_name = business.and_then(|business| business.plan.clone());
-    let must_own = if key.business.is_none() { effective.clone() } else { None };
-    let caller = Caller { key: key.clone(), business: effective, plan: plan_name, ..Caller::default() };
+    let caller = Caller { key: key.clone(), named, plan: plan_name, ..Caller::default() };
     let verdict = verdict(policy, &caller, business, plan(policy, business), circumstances);
-    Standing { caller: Rc::new(caller), verdict, must_own }
+    Standing { caller: Rc::new(caller), verdict }
 }
 
 /// All reasons for a 401 before all reasons for a 403.
@@ -95,11 +97,11 @@ fn verdict(
     if key.allow_addresses.as_ref().is_some_and(|nets| !nets.iter().any(|net| net.contains(&client))) {
         return Err(Denial::DeniedAddress);
     }
-    if disowned || named.is_some_and(|named| caller.business.as_deref() != Some(named)) {
+    if disowned || named.is_some_and(|named| caller.business() != Some(named)) {
         return Err(Denial::BusinessForbidden);
     }
     // A key that is bound to no business and names none must not slip past what is decided by business.
-    if caller.business.is_none()
+    if caller.business().is_none()
         && (policy.plans.is_some() || route.limits.iter().any(|limit| limit.by == By::Business))
     {
         return Err(Denial::BusinessForbidden);

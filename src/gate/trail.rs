@@ -39,23 +39,47 @@ pub struct Trail {
 #[derive(Debug, Default)]
 pub struct Caller {
     pub key: Arc<KeyDocument>,
-    /// The business that the request is about: the key's own, or the one that an unscoped key named and its user owns.
-    pub business: Option<String>,
+    /// The business that the request names with an unscoped key, and that its user owns.
+    pub named: Option<String>,
     pub plan: Option<String>,
     pub identity_headers: IdentityHeaders,
 }
 
+impl Caller {
+    /// Whether the two are one, as far as is known of them.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.key, &other.key) && self.named == other.named && self.plan == other.plan
+    }
+
+    /// The business that the request is about: the key's own, or the one that it names.
+    pub fn business(&self) -> Option<&str> {
+        self.key.business.as_deref().or(self.named.as_deref())
+    }
+}
+
 /// What services are told of a caller, as headers' values by the teller's numbers for them: each made once, since most
-/// callers come again. Absent: there is nothing to tell.
+/// callers come again. A chain as long as what is told, which is little, while callers are many.
 #[derive(Debug, Default)]
-pub struct IdentityHeaders([OnceCell<Option<HeaderValue>>; Self::MOST]);
+pub struct IdentityHeaders(OnceCell<Box<Written>>);
+
+#[derive(Debug)]
+struct Written {
+    number: usize,
+    /// Absent: there is nothing to tell.
+    value: Option<HeaderValue>,
+    others: IdentityHeaders,
+}
 
 impl IdentityHeaders {
-    /// Numbers are smaller.
-    pub const MOST: usize = 7;
-
     pub fn value(&self, number: usize, make: impl FnOnce() -> Option<HeaderValue>) -> Option<&HeaderValue> {
-        self.0[number].get_or_init(make).as_ref()
+        match self.0.get() {
+            Some(written) if written.number == number => written.value.as_ref(),
+            Some(written) => written.others.value(number, make),
+            None => {
+                let write = || Box::new(Written { number, value: make(), others: Self::default() });
+                self.0.get_or_init(write).value.as_ref()
+            }
+        }
     }
 }
 
@@ -80,7 +104,7 @@ impl LimitNow {
     /// `per-key`, or `per-key-1s` where the limit has several windows.
     pub fn policy_name(&self) -> Cow<'_, str> {
         if self.one_of_several {
-            format!("{}-{}", self.limit.name, crate::limit::window::short_duration(self.window.duration_ms)).into()
+            format!("{}-{}", self.limit.name, crate::clock::short_duration(self.window.duration_ms)).into()
         } else {
             self.limit.name.as_str().into()
         }

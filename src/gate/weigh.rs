@@ -8,8 +8,6 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use super::Denial;
 use super::asks::{self, Asked, KeyQuestion};
 use super::documents::{Documents, KnownBusiness, KnownKey};
@@ -62,12 +60,26 @@ pub struct Weighed {
     pub asked: Asked,
 }
 
+impl Weighed {
+    /// Holds in common with another weighing of the same key what both of them come to.
+    fn share(&mut self, other: &Self) {
+        if self.asked.question.asks == other.asked.question.asks {
+            self.asked.question.asks = other.asked.question.asks.clone();
+        }
+        if let (Some(standing), Some(other)) = (&mut self.standing, &other.standing)
+            && standing.caller.is(&other.caller)
+        {
+            standing.caller = other.caller.clone();
+        }
+    }
+}
+
 /// Different requests of one key that are remembered: most keys make the same one over and over.
 const MOST_WEIGHINGS: usize = 2;
 
 /// The last weighings of one key, as long as its own document does not change.
 #[derive(Debug, Default)]
-pub struct Weighings(RefCell<SmallVec<[Rc<Weighing>; MOST_WEIGHINGS]>>);
+pub struct Weighings(RefCell<[Option<Rc<Weighing>>; MOST_WEIGHINGS]>);
 
 /// One weighing, and all that it rests on besides the key: which finding of the business it was, not just which
 /// business.
@@ -111,18 +123,22 @@ impl Weighing {
 impl Weighings {
     /// What was weighed before, where nothing that counts has changed.
     pub fn recall(&self, routed: &Routed<'_>, disowned: bool) -> Option<Rc<Weighing>> {
-        self.0.borrow().iter().find(|one| one.holds(routed, disowned)).cloned()
+        self.0.borrow().iter().flatten().find(|one| one.holds(routed, disowned)).cloned()
     }
 
     /// Whether the key was weighed under this policy before, as far as is remembered.
     pub fn know(&self, policy: &Arc<Policy>) -> bool {
-        self.0.borrow().iter().any(|one| Arc::ptr_eq(&one.policy, policy))
+        self.0.borrow().iter().flatten().any(|one| Arc::ptr_eq(&one.policy, policy))
     }
 
-    pub fn keep(&self, weighing: &Rc<Weighing>) {
+    /// In the place of the oldest.
+    pub fn keep(&self, mut weighing: Weighing) -> Rc<Weighing> {
         let mut held = self.0.borrow_mut();
-        held.truncate(MOST_WEIGHINGS - 1);
-        held.insert(0, weighing.clone());
+        held.iter().flatten().for_each(|other| weighing.weighed.share(&other.weighed));
+        let weighing = Rc::new(weighing);
+        held.rotate_right(1);
+        held[0] = Some(weighing.clone());
+        weighing
     }
 }
 

@@ -308,14 +308,8 @@ pub(super) fn duration_ms(text: &str) -> Option<u64> {
 
 /// `90d` is 90 times so many milliseconds. Digits that are too many for a number are the largest one.
 fn amount_and_unit(text: &str) -> Option<(u64, u64)> {
-    let unit_ms: u64 = match text.as_bytes().last()? {
-        b's' => 1000,
-        b'm' => 60_000,
-        b'h' => 3_600_000,
-        b'd' => 86_400_000,
-        _ => return None,
-    };
-    let amount = &text[..text.len() - 1];
+    let (amount, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let unit_ms = clock::unit_ms(unit)?;
     if amount.is_empty() || !amount.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
@@ -324,7 +318,7 @@ fn amount_and_unit(text: &str) -> Option<(u64, u64)> {
 
 /// `did you mean `a` or `b`?`: the known names that differ by a slip, the closest first.
 pub(super) fn near_misses<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
-    let mut near: Vec<(usize, &str)> = known.map(|known| (distance(name, known), known)).collect();
+    let mut near: Vec<(usize, &str)> = known.map(|known| (strsim::osa_distance(name, known), known)).collect();
     near.sort_unstable();
     near.dedup();
     near.retain(|(distance, known)| *distance <= (known.len() / 3).clamp(1, 4));
@@ -346,22 +340,6 @@ pub fn check_id(what: Required, id: Option<&str>) -> Result<(), RuleError> {
         Some(id) if !is_id(id) => Err(RuleError::BadId { what, id: id.to_owned() }),
         Some(_) | None => Ok(()),
     }
-}
-
-/// Levenshtein: how many characters to insert, delete or replace.
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in other.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[other.len()]
 }
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ pub struct Ask {
     /// The hash tag without braces: `b:acme`, `u:u_42`, `ip:192.0.2.1`, `global`.
     pub slot: Text,
     pub documents: SmallVec<[Document; 2]>,
-    pub member: Option<Member>,
+    /// Apart: hardly any ask has one, and there are many of them.
+    pub member: Option<Box<Member>>,
     /// The question is answered `Expired` from this store time on (milliseconds since the Unix epoch).
     pub not_after_ms: Option<u64>,
     pub buckets: SmallVec<[BucketAsk; 1]>,

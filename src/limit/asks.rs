@@ -102,7 +102,7 @@ mod tests {
     fn asks(business: &str, believed: Believed) -> Asks {
         let document = Document { name: "business".into(), believed };
         let member = Member { set: "businesses".into(), member: business.into() };
-        let first = Ask { slot: "u:ü".into(), member: Some(member), ..Ask::default() };
+        let first = Ask { slot: "u:ü".into(), member: Some(Box::new(member)), ..Ask::default() };
         let second = Ask { slot: format!("b:{business}").into(), documents: vec![document].into(), ..Ask::default() };
         [first, second].into()
     }

@@ -6,6 +6,8 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::clock::{self, short_duration};
+
 /// How a window counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Algorithm {
@@ -80,13 +82,7 @@ impl Window {
         let limit = digits(count.trim()).ok_or_else(not_a_window)?;
         let duration = duration.trim();
         let (amount, unit) = duration.split_at(duration.len() - duration.chars().last().map_or(0, char::len_utf8));
-        let unit_ms: u64 = match unit {
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return Err(not_a_window()),
-        };
+        let unit_ms = clock::unit_ms(unit).ok_or_else(not_a_window)?;
         let amount = if amount.is_empty() { 1 } else { digits(amount).ok_or_else(not_a_window)? };
         if amount == 0 {
             return Err(WindowsError::NoDuration(text.to_owned()));
@@ -138,16 +134,6 @@ impl fmt::Display for Windows {
         }
         Ok(())
     }
-}
-
-/// `1m`, `10s`: a whole number of the largest unit that divides it.
-pub fn short_duration(ms: u64) -> String {
-    for (unit_ms, unit) in [(86_400_000, 'd'), (3_600_000, 'h'), (60_000, 'm')] {
-        if ms.is_multiple_of(unit_ms) {
-            return format!("{}{unit}", ms / unit_ms);
-        }
-    }
-    format!("{}s", ms / 1000)
 }
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ struct Seen {
 impl Seen {
     fn nothing_of(key: &StoredKey) -> Self {
         let business = match &key.tenant {
-            Tenant::Business(id) => Some(KnownBusiness::new(id.clone(), Known::Unseen)),
+            Tenant::Business(id) => Some(KnownBusiness::new(id.as_str(), Known::Unseen)),
             Tenant::User(_) => None,
         };
         let known = KnownKey { tenant: key.tenant.clone(), document: Known::Unseen };

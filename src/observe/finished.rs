@@ -95,6 +95,6 @@ impl Finished<'_> {
     }
 
     pub fn business(&self) -> Option<&str> {
-        self.trail.caller.as_ref()?.business.as_deref()
+        self.trail.caller.as_ref()?.business()
     }
 }

@@ -19,6 +19,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::Method;
+
 use http::HeaderName;
 use ipnet::IpNet;
 
@@ -51,10 +53,10 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// What becomes of a request for which there is no route. One that an enforced route's backend could take for that
-    /// route's, or that only has another method, does not slip past it.
-    pub fn mode_beside_routes(&self, path: &str) -> Mode {
-        if self.mode == Mode::Observe && self.routes.guard(path) { Mode::Enforce } else { self.mode }
+    /// What becomes of a request for which there is no route. One that a backend could take for an enforced route's does not
+    /// slip past it.
+    pub fn mode_beside_routes(&self, method: &Method, path: &str) -> Mode {
+        if self.mode == Mode::Observe && self.routes.guard(method, path) { Mode::Enforce } else { self.mode }
     }
 
     /// Whether any request may be refused for what it is.

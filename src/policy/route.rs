@@ -208,10 +208,10 @@ impl RouteTable {
         self.enforces
     }
 
-    /// Whether the path, of which no route takes this method, is one that a route enforces, or that a lenient backend would
-    /// take for such a one.
-    pub fn guard(&self, path: &str) -> bool {
-        self.enforces && self.tree.all_meant(path).into_iter().any(|id| self.endpoints[id].enforces())
+    /// Whether a request for which there is no route could be taken by some backend for one that a route enforces: under
+    /// another spelling of the path, or by another method.
+    pub fn guard(&self, method: &Method, path: &str) -> bool {
+        self.enforces && self.tree.all_meant(path).into_iter().any(|id| self.endpoints[id].guards(method))
     }
 
     /// Every route at a cost of 0, for a gate that is asked and must not spend.
@@ -230,6 +230,17 @@ impl RouteTable {
 impl Endpoint {
     fn enforces(&self) -> bool {
         self.routes.iter().any(|entry| entry.route.mode == Mode::Enforce)
+    }
+
+    /// Backends read a method's case leniently, and let a form or a header turn a POST into another method; what only reads
+    /// is never taken for more.
+    fn guards(&self, method: &Method) -> bool {
+        match method {
+            &Method::GET | &Method::HEAD | &Method::OPTIONS => {
+                self.entry(method).is_some_and(|entry| entry.route.mode == Mode::Enforce)
+            }
+            _ => self.enforces(),
+        }
     }
 
     /// A named method beats none, an explicit HEAD beats GET's.
@@ -371,12 +382,20 @@ mod tests {
     fn what_could_be_an_enforced_route_to_some_backend_is_guarded() {
         let table = table(&["GET /admin", "/open/{watched}", "/open/secret", "/v1/{watched}"]);
         for path in ["/admin", "/ADMIN", "/admin/", "/admin%20", "/Open/secret.", "/%61dmin;x"] {
-            assert!(table.guard(path), "{path}");
+            assert!(table.guard(&Method::GET, path) && table.guard(&Method::POST, path), "{path}");
         }
         for path in ["/", "/elsewhere", "/open/x", "/Open/x", "/V1/admin", "/administrator"] {
-            assert!(!table.guard(path), "{path}");
+            assert!(!table.guard(&Method::GET, path) && !table.guard(&Method::POST, path), "{path}");
         }
-        assert!(!self::table(&["/watched"]).guard("/watched"));
+        assert!(!self::table(&["/watched"]).guard(&Method::GET, "/watched"));
+        let written = self::table(&["POST /admin"]);
+        for (method, guarded) in
+            [("GET", false), ("HEAD", false), ("OPTIONS", false), ("get", true), ("PUT", true), ("QUERY", true)]
+        {
+            let method = Method::from_bytes(method.as_bytes()).expect("the test's methods are tokens");
+            assert_eq!(written.guard(&method, "/Admin"), guarded, "{method}");
+        }
+        assert!(table.guard(&Method::HEAD, "/admin"), "GET implies it");
     }
 
     #[test]

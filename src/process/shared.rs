@@ -11,6 +11,7 @@ use super::counting::Counting;
 use super::start_error::StartError;
 use crate::clock;
 use crate::config::Settings;
+use crate::gate::records::Records;
 use crate::gate::{Gate, Guessing, KnownKeys, SharedState};
 use crate::listen;
 use crate::listen::tls::Acceptor;
@@ -131,8 +132,8 @@ impl Shared {
         move || {
             let tally = store.ledger().map(Tally::start);
             let store = store.start(&self.shared.fallback);
-            let gate = Gate::new(self.policy.clone(), store, self.shared.clone(), self.store_deadline).counting(tally);
-            let gate = Rc::new(gate);
+            let gate = Gate::new(self.policy.clone(), store, self.shared.clone(), self.store_deadline);
+            let gate = Rc::new(gate.counting(tally).remembering(Records::start(self.listen.workers)));
             let upstreams = self.upstreams();
             let open = OpenRequests::new(gate.clone(), self.proxy.streams, self.metrics.clone());
             self.with(gate, upstreams, open)

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::client_tls::ClientTlsError;
 use crate::listen::tls::TlsError;
 use crate::proxy::connector::ConnectorError;
 use crate::store::StoreError;
@@ -24,7 +25,7 @@ pub enum StartError {
     #[error("{}: {error}", file.display())]
     Store { file: PathBuf, error: StoreError },
     #[error("store.tls: {0}")]
-    RedisTls(#[from] crate::store::redis::tls::TlsError),
+    RedisTls(#[from] ClientTlsError),
     #[error("the metrics cannot be set up: {0}")]
     Metrics(#[from] prometheus::Error),
     #[error("{0}")]

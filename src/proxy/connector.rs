@@ -11,9 +11,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -24,6 +23,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::resolve::Resolver;
 use super::settings::{Protocol, Target, Upstream, UpstreamTls};
+use crate::client_tls::{self, ClientTlsError};
 
 /// Read once, for all workers.
 #[derive(Clone)]
@@ -35,16 +35,10 @@ pub struct Connector {
 /// Why an upstream's TLS settings cannot be used.
 #[derive(Debug, Error)]
 pub enum ConnectorError {
-    #[error("{file}: {error}; it must be a PEM file")]
-    Pem { file: String, error: rustls::pki_types::pem::Error },
-    #[error("{0} holds no certificate")]
-    Empty(String),
     #[error("`{0}` is no name that a certificate could hold")]
     Name(String),
-    #[error("the system's certificate authorities cannot be read ({0}); name a file as `tls.ca`")]
-    System(String),
-    #[error("{0}")]
-    Tls(#[from] rustls::Error),
+    #[error(transparent)]
+    Tls(#[from] ClientTlsError),
 }
 
 /// A connection before any HTTP.
@@ -201,39 +195,12 @@ async fn first(addresses: &[SocketAddr], deadline: Instant) -> io::Result<(TcpSt
     Err(failed)
 }
 
-fn client_config(settings: &UpstreamTls) -> Result<ClientConfig, ConnectorError> {
-    let mut roots = RootCertStore::empty();
-    match &settings.ca {
-        Some(file) => {
-            for certificate in certificates(file)? {
-                roots.add(certificate)?;
-            }
-        }
-        None => {
-            let found = rustls_native_certs::load_native_certs();
-            let (added, _) = roots.add_parsable_certificates(found.certs);
-            if added == 0 {
-                let errors: Vec<_> = found.errors.iter().map(ToString::to_string).collect();
-                return Err(ConnectorError::System(errors.join("; ")));
-            }
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let builder = builder.with_root_certificates(roots);
-    let mut config = match &settings.client {
-        None => builder.with_no_client_auth(),
-        Some((cert, key)) => {
-            let pem = |error| ConnectorError::Pem { file: key.display().to_string(), error };
-            builder.with_client_auth_cert(certificates(cert)?, PrivateKeyDer::from_pem_file(key).map_err(pem)?)?
-        }
+fn client_config(settings: &UpstreamTls) -> Result<ClientConfig, ClientTlsError> {
+    let roots = match &settings.ca {
+        Some(file) => client_tls::roots_in(file)?,
+        None => client_tls::system_roots("tls.ca")?,
     };
+    let mut config = client_tls::client_config(roots, settings.client.as_ref())?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
-}
-
-fn certificates(file: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, ConnectorError> {
-    let pem = |error| ConnectorError::Pem { file: file.display().to_string(), error };
-    let found: Vec<_> = CertificateDer::pem_file_iter(file).map_err(pem)?.collect::<Result<_, _>>().map_err(pem)?;
-    if found.is_empty() { Err(ConnectorError::Empty(file.display().to_string())) } else { Ok(found) }
 }

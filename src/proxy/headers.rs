@@ -10,7 +10,7 @@ use super::arrival::Arrival;
 use super::hygiene;
 use super::request_id::{RequestId, X_REQUEST_ID};
 use super::settings::{Identity, Upstream};
-use crate::gate::trail::{Caller, IdentityHeaders};
+use crate::gate::trail::Caller;
 use crate::gate::{Permit, credential};
 use crate::observe::Span;
 use crate::observe::trace::{TRACEPARENT, TRACESTATE};
@@ -210,9 +210,6 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Every part has a place among what is kept of a caller.
-const _: () = assert!(Identity::PLACEHOLDERS.len() <= IdentityHeaders::MOST);
-
 fn identity<'a>(added: &mut Added<'a>, permit: &'a Permit, upstream: &'a Upstream, request_id: &RequestId) {
     for (name, template) in &upstream.identity {
         let value = || {
@@ -235,7 +232,7 @@ fn introduce(caller: Option<&Caller>, part: Identity, request_id: &RequestId, te
     match part {
         Identity::KeyId => text.push_str(key.map_or("", |key| &key.id)),
         Identity::KeyName => push_header_text(text, key.map_or("", |key| &key.name)),
-        Identity::Business => text.push_str(caller.and_then(|c| c.business.as_deref()).unwrap_or_default()),
+        Identity::Business => text.push_str(caller.and_then(Caller::business).unwrap_or_default()),
         Identity::User => text.push_str(key.and_then(|key| key.user.as_deref()).unwrap_or_default()),
         Identity::Scopes => push_header_text(text, &key.map_or(String::new(), |key| key.scopes.join(" "))),
         Identity::Plan => push_header_text(text, caller.and_then(|c| c.plan.as_deref()).unwrap_or_default()),

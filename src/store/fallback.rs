@@ -9,6 +9,8 @@ use super::StoreError;
 use super::calls::Calls;
 use super::counts::Counts;
 use super::outage::LimitsOutage;
+use super::store_clock::StoreClock;
+use crate::clock;
 use crate::limit::{Answer, BucketAsk, Outcome, Question, Window, Windows, WindowsNow};
 
 /// One per process, behind an `Arc`: all workers count together.
@@ -17,18 +19,25 @@ pub struct Fallback {
     /// Looked at only while the store is away, and changed at a reload.
     outage: Mutex<LimitsOutage>,
     counts: Counts,
+    clock: StoreClock,
     calls: Arc<Calls>,
 }
 
 impl Fallback {
     /// `calls`: where it is counted that this was needed.
     pub fn new(outage: LimitsOutage, calls: Arc<Calls>) -> Self {
-        Self { outage: Mutex::new(outage), counts: Counts::new(), calls }
+        let clock = StoreClock::new(clock::now_ms(), clock::uptime_ms());
+        Self { outage: Mutex::new(outage), counts: Counts::new(), clock, calls }
     }
 
     /// From now on; what was counted stays counted.
     pub fn follow(&self, outage: LimitsOutage) {
         *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = outage;
+    }
+
+    /// By which limits are counted meanwhile.
+    pub fn clock(&self) -> &StoreClock {
+        &self.clock
     }
 
     /// Answers a question's limits. With `Allow` each bucket has an empty list of windows: nothing is known of them. With

@@ -25,6 +25,7 @@ pub mod refusal;
 pub mod registry;
 pub mod settings;
 pub mod shared;
+pub mod store_clock;
 pub mod usage;
 
 use std::future::Future;

@@ -79,6 +79,9 @@ impl KeyDocument {
                 return Err(RecordError(format!("{member}: `{id}` is no id")));
             }
         }
+        let mut scopes = stored.scopes.unwrap_or_default();
+        // Kept for as long as the key is in use; a list that was read has room for more.
+        scopes.shrink_to_fit();
         Ok(Self {
             created_at: time("created_at", stored.created_at.as_deref())?,
             expires_at: time("expires_at", stored.expires_at.as_deref())?,
@@ -88,7 +91,7 @@ impl KeyDocument {
             hint: stored.hint.unwrap_or_default(),
             business: stored.business,
             user: stored.user,
-            scopes: stored.scopes.unwrap_or_default(),
+            scopes,
             revoked: stored.revoked_at.is_some(),
             limits: stored.limits.map(|limits| limits.0).unwrap_or_default(),
         })

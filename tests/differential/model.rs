@@ -163,7 +163,7 @@ impl Dice {
         Ask {
             slot: slot.into(),
             documents,
-            member: self.once_in(5).then_some(member),
+            member: self.once_in(5).then(|| Box::new(member)),
             not_after_ms: self.once_in(4).then_some(not_after_ms),
             buckets,
         }

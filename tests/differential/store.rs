@@ -134,7 +134,9 @@ async fn an_expired_question_and_one_of_no_member_spend_nothing() {
     expired.asks.change(|asks| asks[0].not_after_ms = Some(1));
     assert_eq!(outcome(&store, expired).await, Outcome::Expired);
     let mut member = question(Believed::Absent);
-    member.asks.change(|asks| asks[0].member = Some(Member { set: "businesses".into(), member: "acme".into() }));
+    member
+        .asks
+        .change(|asks| asks[0].member = Some(Box::new(Member { set: "businesses".into(), member: "acme".into() })));
     assert_eq!(outcome(&store, member.clone()).await, Outcome::Refused);
     server.client().sadd::<_, _, ()>("sg:{b:acme}:businesses", "acme").expect("SADD works");
     assert_eq!(remaining(&outcome(&store, member).await), 59);
@@ -155,7 +157,7 @@ async fn a_value_of_the_wrong_type_harms_its_question_alone() {
     redis.rpush::<_, _, ()>("sg:{b:document}:business", "x").expect("RPUSH works");
     redis.set::<_, _, ()>("sg:{b:set}:businesses", "x").expect("SET works");
     let mut set = other("b:set");
-    set.asks.change(|asks| asks[0].member = Some(Member { set: "businesses".into(), member: "acme".into() }));
+    set.asks.change(|asks| asks[0].member = Some(Box::new(Member { set: "businesses".into(), member: "acme".into() })));
     let questions = [other("b:list"), other("b:text"), other("b:document"), set, other("b:good")];
     let answers = together(&store, &questions).await;
     for (answer, name) in answers.iter().zip(["list", "text", "document", "set"]) {

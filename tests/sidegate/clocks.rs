@@ -14,7 +14,8 @@ use crate::support::{Answer, Gate, Key, PATIENCE, Stage, client, until, whole, w
 const HOUR: i64 = 3600;
 const DAY_MS: u64 = 86_400_000;
 
-/// Sets the wall clock of whoever loads it: by so many seconds, from the moment on that a file is there.
+/// Sets the wall clock of whoever loads it, and the uptime where that is asked for: by so many seconds, from the moment on that
+/// a file is there.
 const SHIM: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -26,7 +27,8 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
     if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
     int result = real(clock, time);
     const char *wrong = getenv("WRONG_BY"), *from = getenv("WRONG_FROM");
-    if (result == 0 && wrong && clock == CLOCK_REALTIME && (!from || access(from, F_OK) == 0)) time->tv_sec += atol(wrong);
+    int is_wrong = clock == CLOCK_REALTIME || (clock == CLOCK_BOOTTIME && getenv("WRONG_UPTIME"));
+    if (result == 0 && wrong && is_wrong && (!from || access(from, F_OK) == 0)) time->tv_sec += atol(wrong);
     return result;
 }
 "#;
@@ -45,23 +47,60 @@ impl Shim {
         Self { folder }
     }
 
-    /// A gate whose clock is wrong by so many seconds, at once or from the moment on that there is such a file.
-    fn gate(&self, stage: &Stage, yaml: &str, by: i64, from: Option<PathBuf>) -> Gate {
+    /// A gate whose clock is wrong in this way.
+    fn gate(&self, stage: &Stage, yaml: &str, wrong: Wrong) -> Gate {
+        let set = |name: &str, value: String| (name.to_owned(), value);
         let mut environment = stage.environment();
-        let library = self.folder.path().join("shim.so").display().to_string();
-        environment.extend([("LD_PRELOAD".to_owned(), library), ("WRONG_BY".to_owned(), by.to_string())]);
-        let wrong_now = if from.is_none() { by } else { 0 };
-        environment.extend(from.map(|file| ("WRONG_FROM".to_owned(), file.display().to_string())));
+        environment.push(set("LD_PRELOAD", self.folder.path().join("shim.so").display().to_string()));
+        let (Wrong::Always(by) | Wrong::Set(by) | Wrong::Suspended(by)) = wrong;
+        environment.push(set("WRONG_BY", by.to_string()));
+        if !matches!(wrong, Wrong::Always(_)) {
+            environment.push(set("WRONG_FROM", self.event().display().to_string()));
+        }
+        if matches!(wrong, Wrong::Suspended(_)) {
+            environment.push(set("WRONG_UPTIME", "1".to_owned()));
+        }
         let gate = Gate::start(&whole(yaml), environment).ready();
-        let said: Value = serde_json::from_str(&gate.said("\"listening\"")).expect("a log line is JSON");
-        let written: jiff::Timestamp = said["timestamp"].as_str().expect("it has a time").parse().expect("RFC 3339");
-        assert!((written.as_second() - now_s() - wrong_now).abs() < 60, "the shim is loaded: {said}");
+        let wrong_now = if matches!(wrong, Wrong::Always(_)) { by } else { 0 };
+        assert_eq!(wrong_by(&gate.said("\"listening\"")), Some(wrong_now), "the shim is loaded");
         gate
     }
 
-    fn three(&self, stage: &Stage, yaml: &str) -> [Gate; 3] {
-        [-HOUR, 0, HOUR].map(|by| self.gate(stage, yaml, by, None))
+    /// What happens to the clocks happens now; `work` makes the gate write lines, until they show it.
+    fn happens(&self, gate: &Gate, work: impl Fn()) {
+        std::fs::write(self.event(), "").expect("the folder is writable");
+        until("the wall clock to be set", || {
+            work();
+            gate.written().lines().any(|line| wrong_by(line).is_some_and(|by| by != 0)).then_some(())
+        });
     }
+
+    fn event(&self) -> PathBuf {
+        self.folder.path().join("event")
+    }
+
+    fn three(&self, stage: &Stage, yaml: &str) -> [Gate; 3] {
+        [-HOUR, 0, HOUR].map(|by| self.gate(stage, yaml, Wrong::Always(by)))
+    }
+}
+
+/// By how many seconds a clock is wrong.
+#[derive(Clone, Copy)]
+enum Wrong {
+    /// The wall clock, from the start.
+    Always(i64),
+    /// The wall clock is set while the gate runs.
+    Set(i64),
+    /// The machine is suspended: only the monotonic clock stands still.
+    Suspended(i64),
+}
+
+/// By how many hours, in seconds, the time of a log line is wrong.
+fn wrong_by(line: &str) -> Option<i64> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    let written: jiff::Timestamp = line["timestamp"].as_str()?.parse().ok()?;
+    let hours = (written.as_second() - now_s()) as f64 / HOUR as f64;
+    Some(hours.round() as i64 * HOUR)
 }
 
 fn now_s() -> i64 {
@@ -141,16 +180,63 @@ fn while_the_store_is_away_a_key_ends_by_the_clock_that_it_had() {
     }
 }
 
-/// As it looks to a machine that was suspended: its wall clock goes on at once, its monotonic clock has stood still.
 #[test]
-fn what_was_known_before_the_machine_stood_still_is_as_old_as_the_wall_clock_says() {
+fn what_was_known_before_the_machine_was_suspended_is_that_much_older() {
     let (mut stage, shim) = (Stage::set(), Shim::build());
-    let asleep = shim.folder.path().join("asleep");
-    let gate = shim.gate(&stage, KNOWN, HOUR, Some(asleep.clone()));
-    let key = stage.redis.mint(json!({"business": "acme"}));
-    until("the key to be known", || (ask(&gate, &key).status == 200).then_some(()));
-    stage.redis.kill();
-    assert_eq!(ask(&gate, &key).status, 200);
-    std::fs::write(&asleep, "").expect("the folder is writable");
+    let gate = shim.gate(&stage, KNOWN, Wrong::Suspended(HOUR));
+    let key = known_in_an_outage(&mut stage, &gate);
+    shim.happens(&gate, || drop(ask(&gate, &key)));
     assert_eq!(ask(&gate, &key).status, 503, "an hour is longer than it may be known");
+}
+
+#[test]
+fn what_is_known_is_not_forgotten_where_the_wall_clock_is_set() {
+    for by in [-HOUR, HOUR] {
+        let (mut stage, shim) = (Stage::set(), Shim::build());
+        let gate = shim.gate(&stage, KNOWN, Wrong::Set(by));
+        let key = known_in_an_outage(&mut stage, &gate);
+        shim.happens(&gate, || drop(ask(&gate, &key)));
+        assert_eq!(ask(&gate, &key).status, 200, "the clock was set by {by} s");
+    }
+}
+
+/// A key that passes while the store is away.
+fn known_in_an_outage(stage: &mut Stage, gate: &Gate) -> Key {
+    let key = stage.redis.mint(json!({"business": "acme"}));
+    until("the key to be known", || (ask(gate, &key).status == 200).then_some(()));
+    stage.redis.kill();
+    assert_eq!(ask(gate, &key).status, 200);
+    key
+}
+
+#[test]
+fn who_guessed_keys_waits_no_longer_where_the_wall_clock_is_set_back() {
+    let (stage, shim) = (Stage::set(), Shim::build());
+    let gate = shim.gate(&stage, "keys: {guessing: 3/1m}\nroutes: {/things: any}", Wrong::Set(-2 * HOUR));
+    let guess = || gate.raw("GET", "/things", &[b"Authorization: Bearer sg_a_guess"]);
+    until("the address to be slowed", || (guess().status == 429).then_some(()));
+    shim.happens(&gate, || drop(guess()));
+    let answer = ask(&gate, &stage.redis.mint(json!({"business": "acme"})));
+    assert!(answer.status == 200 || answer.number("retry-after") <= 60, "{answer:?}");
+}
+
+const SIGNUP: &str = "limits: {signup: {by: ip, windows: 2/1h}}\nroutes: {/signup: {public: true, limits: [signup]}}";
+
+#[test]
+fn while_the_store_is_away_windows_are_where_it_had_them() {
+    for wrong in [Wrong::Always(HOUR), Wrong::Set(-2 * HOUR)] {
+        let (mut stage, shim) = (Stage::set(), Shim::build());
+        let gate = shim.gate(&stage, SIGNUP, wrong);
+        let sign_up = || gate.raw("GET", "/signup", &[]);
+        assert_eq!(sign_up().status, 200);
+        stage.redis.kill();
+        until("the address to be over its limit", || (sign_up().status == 429).then_some(()));
+        if matches!(wrong, Wrong::Set(_)) {
+            shim.happens(&gate, || drop(sign_up()));
+        }
+        let answer = sign_up();
+        let end_s = i64::try_from(answer.number("x-ratelimit-reset")).expect("it is not that late");
+        assert!(end_s <= now_s() + HOUR + 1, "this hour ends within an hour: {answer:?}");
+        assert!(answer.status == 200 || answer.number("retry-after") <= 3600, "{answer:?}");
+    }
 }

@@ -67,7 +67,7 @@ async fn the_gate_proves_itself_to_an_upstream_that_asks_it_to() {
             format!(", cert: '{}', key: '{}'", own.cert_file().display(), own.key_file().display())
         });
         let gate = stage.gate(&format!(
-            "upstream: {{url: 'https://localhost:{}', tls: {{ca: '{}'{own}}}}}\nroutes: {{/public: public}}",
+            "upstream: {{url: 'https://localhost:{}', connect_timeout: 30s, tls: {{ca: '{}'{own}}}}}\nroutes: {{/public: public}}",
             upstream.address.port(),
             server.cert_file().display(),
         ));
@@ -83,7 +83,7 @@ async fn a_client_certificate_that_is_replaced_is_used_for_the_next_request() {
     let upstream = Upstream::start_mutual(&server, &authority);
     let (mine, another) = (Authority::new().sign("gate"), authority.sign("gate"));
     let yaml = format!(
-        "upstream: {{url: 'https://localhost:{}', tls: {{ca: '{}', cert: '{}', key: '{}'}}}}\nroutes: {{/public: public}}",
+        "upstream: {{url: 'https://localhost:{}', connect_timeout: 30s, tls: {{ca: '{}', cert: '{}', key: '{}'}}}}\nroutes: {{/public: public}}",
         upstream.address.port(),
         server.cert_file().display(),
         mine.cert_file().display(),

@@ -212,7 +212,8 @@ async fn a_target_longer_than_a_gate_takes_is_observed() {
 #[tokio::test]
 async fn a_route_may_enforce_where_the_configuration_observes() {
     let Yard { stage, gate, key } = &Yard::set(
-        "mode: observe\nroutes: {/admin: {scopes: admin, mode: enforce}, /v1/**: any, GET /read: {any: true, mode: enforce}}",
+        "mode: observe\nroutes: {/admin: {scopes: admin, mode: enforce}, /v1/**: any, GET /read: {any: true, mode: enforce}, \
+         POST /write: {any: true, mode: enforce}}",
     );
     assert_eq!(gate.get("/admin").answer().await.status, 401);
     assert_eq!(gate.get("/admin").bearer_auth(&key.text).answer().await.denial().0, 403);
@@ -221,7 +222,13 @@ async fn a_route_may_enforce_where_the_configuration_observes() {
         assert_eq!(gate.raw("GET", path, &[]).status, status, "{path}");
     }
     assert_eq!(gate.post("/read").answer().await.status, 405);
+    let said = text(&gate.command(&["explain", "POST /read"]).stdout);
+    assert!(said.contains("enforce: a service could take it for a route that is enforced"), "{said}");
     assert!(stage.upstream.take().is_empty());
+    // What only reads is never taken for what writes.
+    assert_eq!(gate.get("/write").answer().await.status, 200);
+    assert_eq!(stage.upstream.only().header(WOULD_DENY), Some("method_not_allowed"));
+    assert_eq!(gate.raw("get", "/write", &[]).status, 405);
     for path in ["/v1/x", "/elsewhere"] {
         let header = ("x-original-url", "/admin");
         assert_eq!(gate.get(path).header(header.0, header.1).answer().await.status, 200);

@@ -100,7 +100,7 @@ async fn an_https_upstream_is_asked_by_the_protocol_that_it_agrees_on() {
     for (offered, spoken) in agreed {
         let upstream = Upstream::start_tls_by(&certificate, offered);
         let gate = stage.gate(&format!(
-            "upstream: {{url: 'https://localhost:{}', tls: {{ca: '{}'}}}}\nroutes: {{/public: public}}",
+            "upstream: {{url: 'https://localhost:{}', connect_timeout: 30s, tls: {{ca: '{}'}}}}\nroutes: {{/public: public}}",
             upstream.address.port(),
             certificate.cert_file().display(),
         ));

@@ -108,7 +108,7 @@ async fn the_upstream_may_speak_tls_and_must_prove_its_name() {
         [(&its_own, "localhost", 200), (&another, "localhost", 502), (&its_own, "127.0.0.1", 502)]
     {
         let gate = stage.gate(&format!(
-            "upstream: {{url: 'https://{name}:{}', tls: {{ca: '{}'}}}}\nroutes: {{/public: public}}",
+            "upstream: {{url: 'https://{name}:{}', connect_timeout: 30s, tls: {{ca: '{}'}}}}\nroutes: {{/public: public}}",
             upstream.address.port(),
             trusted.cert_file().display(),
         ));

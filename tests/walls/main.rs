@@ -10,11 +10,12 @@ use crate::names::{Naming, namings};
 use crate::source::{below, sources};
 
 /// Rooms from the ground up: each may name those before it, and itself.
-const ROOMS: [&str; 19] = [
+const ROOMS: [&str; 20] = [
     "secret",
     "clock",
     "log_throttle",
     "network",
+    "client_tls",
     "limit",
     "keys",
     "policy",
@@ -36,7 +37,7 @@ const ROOMS: [&str; 19] = [
 const CONFINED: [(&str, &[&str]); 7] = [
     ("httparse", &["proxy/upstream/h1"]),
     ("redis", &["store/redis"]),
-    ("rustls", &["listen/tls.rs", "proxy/connector.rs", "store/redis/tls.rs"]),
+    ("rustls", &["client_tls.rs", "listen/tls.rs", "proxy/connector.rs", "store/redis/tls.rs"]),
     ("tokio_rustls", &["listen/tls.rs", "proxy/connector.rs", "store/redis/tls.rs"]),
     ("anyhow", &["cli"]),
     ("sd_notify", &["process/systemd.rs"]),

@@ -16,7 +16,7 @@ pub fn of(explanation: &Explanation<'_>) -> Value {
         json!({
             "id": caller.key.id,
             "name": caller.key.name,
-            "business": caller.business,
+            "business": caller.business(),
             "user": caller.key.user,
             "scopes": caller.key.scopes,
             "plan": caller.plan,
@@ -45,7 +45,7 @@ pub fn of(explanation: &Explanation<'_>) -> Value {
         "why": candidates.why,
         "notes": notes,
         "others": others.collect::<Vec<_>>(),
-        "mode": route.as_ref().map_or(settings.policy.mode, |route| route.mode).name(),
+        "mode": explanation.mode().name(),
         "with_key": explained.with_key,
         "key": caller,
         "allowed": allowed,

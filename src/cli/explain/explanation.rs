@@ -6,7 +6,8 @@ use super::candidates::Candidates;
 use super::outcome::Outcome;
 use super::request::ExplainedRequest;
 use crate::config::Settings;
-use crate::policy::Route;
+use crate::gate::observed;
+use crate::policy::{Mode, Route};
 
 /// All that is known of the request.
 pub struct Explanation<'s> {
@@ -18,4 +19,11 @@ pub struct Explanation<'s> {
     pub outcome: Outcome,
     /// What holds beyond the verdict.
     pub notes: Vec<String>,
+}
+
+impl Explanation<'_> {
+    /// Whether a denial would be enforced.
+    pub fn mode(&self) -> Mode {
+        observed::mode(&self.settings.policy, self.route.as_deref(), self.explained.method(), self.explained.path())
+    }
 }

@@ -89,7 +89,7 @@ fn of_what_failed(denial: &Denial) -> Option<String> {
 /// The gate's answer does not say which plan, and neither does the reason.
 fn of_plan(denial: &Denial, settings: &Settings, outcome: &Outcome) -> Option<String> {
     let caller = outcome.trail.caller.as_ref().filter(|_| matches!(denial, Denial::PlanRequired))?;
-    let why = why_plan_required(caller.business.as_deref(), caller.plan.as_deref(), &settings.keys);
+    let why = why_plan_required(caller.business(), caller.plan.as_deref(), &settings.keys);
     Some(format!("Why: {why}."))
 }
 

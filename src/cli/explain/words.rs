@@ -24,10 +24,9 @@ pub fn of(explanation: &Explanation<'_>, style: Style) -> String {
     if let Some(route) = route {
         needs(&mut text, route);
     }
-    let mode = route.as_ref().map_or(settings.policy.mode, |route| route.mode);
-    fact(&mut text, "mode", if mode == Mode::Observe { "observe: denials are counted and logged" } else { "enforce" });
+    fact(&mut text, "mode", mode(explanation));
     if let Some(caller) = &outcome.trail.caller {
-        let business = caller.business.as_deref().map_or(String::new(), |business| format!(", business {business}"));
+        let business = caller.business().map_or(String::new(), |business| format!(", business {business}"));
         let plan = caller.plan.as_deref().map(|named| format!(", plan {}", plan(Some(named), &settings.keys)));
         let plan = plan.unwrap_or_default();
         let scopes = if caller.key.scopes.is_empty() { "none".to_owned() } else { caller.key.scopes.join(", ") };
@@ -57,6 +56,16 @@ pub fn of(explanation: &Explanation<'_>, style: Style) -> String {
     }
     notes.iter().for_each(|note| fact(&mut text, "note", &printable(note)));
     text
+}
+
+fn mode(explanation: &Explanation<'_>) -> &'static str {
+    match explanation.mode() {
+        Mode::Observe => "observe: denials are counted and logged",
+        Mode::Enforce if explanation.route.is_none() && explanation.settings.policy.mode == Mode::Observe => {
+            "enforce: a service could take it for a route that is enforced"
+        }
+        Mode::Enforce => "enforce",
+    }
 }
 
 fn fact(text: &mut String, name: &str, value: &str) {

@@ -14,7 +14,7 @@ use crate::clock;
 use crate::gate::Denial;
 use crate::gate::asks::{Asked, Counted};
 use crate::gate::documents::{Documents, Known, KnownBusiness};
-use crate::gate::known::{Now, Seen};
+use crate::gate::known::Seen;
 use crate::gate::permit::Basis;
 use crate::gate::records::Remembered;
 use crate::gate::standing::Standing;
@@ -109,15 +109,15 @@ impl Gate {
         let kept = if routed.spends { weighings.recall(routed, disowned) } else { None };
         kept.unwrap_or_else(|| {
             let business = business_to_confirm(key, routed.named.as_deref()).map(|id| self.records.business(id));
-            let weighing = Rc::new(Weighing::of(&self.policy, (digest, key), business, routed, disowned));
-            if routed.spends {
-                // What is remembered outlives a reload, and may name what another configuration had.
-                if !weighings.know(&self.policy) {
-                    self.tell_unknown_names(&Documents { digest, key, business: weighing.business.as_deref() });
-                }
-                weighings.keep(&weighing);
+            let weighing = Weighing::of(&self.policy, (digest, key), business, routed, disowned);
+            if !routed.spends {
+                return Rc::new(weighing);
             }
-            weighing
+            // What is remembered outlives a reload, and may name what another configuration had.
+            if !weighings.know(&self.policy) {
+                self.tell_unknown_names(&Documents { digest, key, business: weighing.business.as_deref() });
+            }
+            weighings.keep(weighing)
         })
     }
 
@@ -129,12 +129,12 @@ impl Gate {
         error: StoreError,
         trail: &mut Trail,
     ) -> Result<Rc<Caller>, Denial> {
-        let now = Now::look();
+        let now = clock::uptime_ms();
         let Some(known) = &self.shared.known else { return Err(error.into()) };
         let Some((key, now_ms)) = known.key(digest, now) else { return Err(error.into()) };
         let business = match business_to_confirm(&key, routed.named.as_deref()) {
             None => None,
-            Some(id) => Some(KnownBusiness::new(id.to_owned(), known.business(id, now).ok_or(error.clone())?)),
+            Some(id) => Some(KnownBusiness::new(id, known.business(id, now).ok_or(error.clone())?)),
         };
         let documents = Documents { digest, key: &key, business: business.as_ref() };
         let Weighed { standing: Some(standing), asked } = documents.weigh(&self.policy, routed, false) else {
@@ -167,7 +167,7 @@ impl Gate {
             return Ok(known);
         }
         if let Some(guessing) = &self.shared.guessing
-            && let Some(wait_ms) = guessing.wait_ms(client, digest, clock::now_ms())
+            && let Some(wait_ms) = guessing.wait_ms(client, digest, clock::uptime_ms())
         {
             trail.guess_slowed = true;
             let retry_after = Some(wait_ms.div_ceil(1000).max(1));
@@ -217,7 +217,7 @@ impl Gate {
     /// Whose key it is as far as it could be read, where something else could not.
     fn believed(&self, digest: &Digest) -> Option<Rc<Caller>> {
         let key = self.records.key(digest)?.key.document.document()?.clone();
-        Some(Rc::new(Caller { business: key.business.clone(), key, ..Caller::default() }))
+        Some(Rc::new(Caller { key, ..Caller::default() }))
     }
 
     fn tell_unknown_names(&self, documents: &Documents<'_>) {
@@ -241,7 +241,7 @@ impl Gate {
         if let Some(guessing) = &self.shared.guessing
             && unknown
         {
-            guessing.unknown(client, clock::now_ms());
+            guessing.unknown(client, clock::uptime_ms());
         }
     }
 

@@ -105,7 +105,9 @@ fn an_answer_is_the_first_that_holds_in_the_order_of_the_contract() {
     let store = folder.open();
     let mut question = about("u:u_42", layout::BUSINESS, Believed::Is("x".into()));
     question.asks.change(|asks| asks[0].not_after_ms = Some(NOW));
-    question.asks.change(|asks| asks[0].member = Some(Member { set: layout::BUSINESSES.into(), member: "b9".into() }));
+    question
+        .asks
+        .change(|asks| asks[0].member = Some(Box::new(Member { set: layout::BUSINESSES.into(), member: "b9".into() })));
     let windows = Arc::new(Windows::parse(["2/1m"]).expect("a window"));
     let bucket = BucketAsk { name: "count:l:u:u_42".into(), algorithm: Algorithm::Fixed, windows, observes: false };
     question.asks.change(|asks| asks[0].buckets.push(bucket));
@@ -115,7 +117,9 @@ fn an_answer_is_the_first_that_holds_in_the_order_of_the_contract() {
     assert_eq!(outcome(&store, &question), Outcome::Expired);
     question.asks.change(|asks| asks[0].not_after_ms = Some(NOW + 1));
     assert_eq!(outcome(&store, &question), Outcome::Refused);
-    question.asks.change(|asks| asks[0].member = Some(Member { set: layout::BUSINESSES.into(), member: "7".into() }));
+    question
+        .asks
+        .change(|asks| asks[0].member = Some(Box::new(Member { set: layout::BUSINESSES.into(), member: "7".into() })));
     for granted in [1, 1, 0] {
         let Outcome::Spent { granted: now, .. } = outcome(&store, &question) else { panic!("it is spent") };
         assert_eq!(now, granted);

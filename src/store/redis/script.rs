@@ -203,7 +203,7 @@ fn index_or_push<T: PartialEq>(held: &mut Vec<T>, wanted: T) -> usize {
 }
 
 fn members(question: &Question) -> impl Iterator<Item = (&Ask, &Member)> {
-    question.asks.iter().filter_map(|ask| Some((ask, ask.member.as_ref()?)))
+    question.asks.iter().filter_map(|ask| Some((ask, ask.member.as_deref()?)))
 }
 
 fn buckets(question: &Question) -> impl Iterator<Item = (&Ask, &BucketAsk)> {
@@ -432,7 +432,7 @@ mod tests {
             asks: [Ask {
                 slot: "b:acme".into(),
                 documents: vec![Document { name: "business".into(), believed }].into(),
-                member: Some(Member { set: "businesses".into(), member: "acme".into() }),
+                member: Some(Box::new(Member { set: "businesses".into(), member: "acme".into() })),
                 not_after_ms: None,
                 buckets: [BucketAsk {
                     name: "count:l:acme".into(),

@@ -49,7 +49,9 @@ impl Batch {
         if self.counts >= MOST && !self.subjects.contains_key(&subject) {
             return used.counts.len() as u64;
         }
-        let standing = self.subjects.entry(subject).or_default();
+        // With room for what is known: most have no more than that until they are sent.
+        let new = || Used { last_ms: 0, counts: Vec::with_capacity(used.counts.len()) };
+        let standing = self.subjects.entry(subject).or_insert_with(new);
         standing.last_ms = standing.last_ms.max(used.last_ms);
         let mut lost = 0;
         for (span, count) in used.counts {
