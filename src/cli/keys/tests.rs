@@ -115,15 +115,15 @@ async fn a_person_is_told_that_the_key_is_shown_once() {
 async fn a_new_key_that_is_not_known_at_once_or_opens_nothing_says_so_beside_the_document() {
     let mut shell = standard();
     for (routes, warned) in [("/a: contacts:read, /b: public", true), ("/a: contacts:read, /b: any", false)] {
-        let yaml = format!("upstream: http://h\nstore: file:keys.yaml\nroutes: {{{routes}}}\n");
+        let yaml = format!("listen: 127.0.0.1:1\nupstream: http://h\nstore: file:keys.yaml\nroutes: {{{routes}}}\n");
         let settings = crate::config::load::from_text(&yaml, Path::new("."), "gate.yaml").expect("it is good");
         shell.setting.policy = Some(settings.policy);
         for (scopes, warned) in [(&[][..], warned), (&["--scopes", "contacts:read"], false)] {
-            let said =
+            let output =
                 shell.run(&[&["create", "--name", "job", "--business", "acme", "--json"], scopes].concat(), "").await;
-            serde_json::from_str::<Value>(&said.out).expect("one JSON document");
-            assert!(said.err.contains("within a second"), "{}", said.err);
-            assert_eq!(said.err.contains("the key has no scopes"), warned, "{routes}: {}", said.err);
+            serde_json::from_str::<Value>(&output.out).expect("one JSON document");
+            assert!(output.err.contains("within a second"), "{}", output.err);
+            assert_eq!(output.err.contains("the key has no scopes"), warned, "{routes}: {}", output.err);
         }
     }
 }
