@@ -50,6 +50,7 @@ mod paths;
 mod prometheus;
 mod proxied;
 mod reached;
+mod rechecks;
 mod refusals;
 mod reload;
 mod resets;
