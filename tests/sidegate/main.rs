@@ -73,3 +73,4 @@ mod unreadable;
 mod upgrades;
 mod upstreams;
 mod usage;
+mod watchdog;
