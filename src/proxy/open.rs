@@ -374,11 +374,7 @@ async fn ask_again(request: Rc<OpenRequest>) {
     }
 }
 
-/// The store is away, or the address may not ask for a while.
+/// The store is away.
 fn is_unanswered(denial: &Denial) -> bool {
-    match denial {
-        Denial::StoreUnavailable(error) => error.is_outage(),
-        Denial::RateLimited { .. } => true,
-        _ => false,
-    }
+    matches!(denial, Denial::StoreUnavailable(error) if error.is_outage())
 }

@@ -83,6 +83,8 @@ pub const GLOBAL_SLOT: &str = "global";
 /// Names below a slot.
 pub const BUSINESS: &str = "business";
 pub const BUSINESSES: &str = "businesses";
+/// A count of the gate's own, which ends a second after it was made; no limit has a name like this.
+pub const PROBE: &str = "probe";
 
 pub fn key_name(digest: &Digest) -> String {
     format!("key:{}", digest.to_hex())

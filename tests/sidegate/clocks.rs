@@ -2,14 +2,12 @@
 
 use std::{
     path::PathBuf,
-    process::Command,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use crate::support::{Answer, Gate, Key, PATIENCE, Stage, client, until, whole, within};
+use crate::support::{Answer, Gate, Key, PATIENCE, Preloaded, Stage, until, whole, within};
 
 const HOUR: i64 = 3600;
 const DAY_MS: u64 = 86_400_000;
@@ -33,25 +31,18 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
 }
 "#;
 
-struct Shim {
-    folder: TempDir,
-}
+struct Shim(Preloaded);
 
 impl Shim {
     fn build() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        std::fs::write(folder.path().join("shim.c"), SHIM).expect("the folder is writable");
-        let mut cc = Command::new("cc");
-        cc.args(["-shared", "-fPIC", "-o", "shim.so", "shim.c", "-ldl"]).current_dir(&folder);
-        client::printed_by(&mut cc, "`apt-get install gcc`: Rust links with it too");
-        Self { folder }
+        Self(Preloaded::build(SHIM))
     }
 
     /// A gate whose clock is wrong in this way.
     fn gate(&self, stage: &Stage, yaml: &str, wrong: Wrong) -> Gate {
         let set = |name: &str, value: String| (name.to_owned(), value);
         let mut environment = stage.environment();
-        environment.push(set("LD_PRELOAD", self.folder.path().join("shim.so").display().to_string()));
+        environment.push(self.0.variable());
         let (Wrong::Always(by) | Wrong::Set(by) | Wrong::Suspended(by)) = wrong;
         environment.push(set("WRONG_BY", by.to_string()));
         if !matches!(wrong, Wrong::Always(_)) {
@@ -76,7 +67,7 @@ impl Shim {
     }
 
     fn event(&self) -> PathBuf {
-        self.folder.path().join("event")
+        self.0.file("event")
     }
 
     fn three(&self, stage: &Stage, yaml: &str) -> [Gate; 3] {

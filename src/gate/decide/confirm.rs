@@ -3,7 +3,6 @@
 //! While the store is away, what it confirmed not long ago answers, where the configuration says so. What a request asks under
 //! these documents is left to `weigh`; what the answers leave behind, to `records`, `known`, `guessing` and `unknown`.
 
-use std::net::IpAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -41,7 +40,7 @@ impl Gate {
                 Ok((self.recall(routed, digest, error, trail)?, Basis::KnownFor))
             }
             Err(denial) => {
-                self.remember_denial(&denial, digest, routed.client);
+                self.remember_denial(&denial, digest, routed);
                 Err(denial)
             }
             Ok(caller) => Ok((caller, Basis::Key)),
@@ -56,7 +55,7 @@ impl Gate {
         deadline: Instant,
         trail: &mut Trail,
     ) -> Result<Rc<Caller>, Denial> {
-        let mut remembered = self.find_key(digest, routed.client, deadline, trail).await?;
+        let mut remembered = self.find_key(digest, routed, deadline, trail).await?;
         let mut looked_again = false;
         let mut disowned = false;
         for _ in 0..ROUNDS {
@@ -155,11 +154,12 @@ impl Gate {
         }
     }
 
-    /// What this worker remembers of the key, or the store's hint where to look.
+    /// What this worker remembers of the key, or the store's hint where to look. What is still open was let
+    /// pass before, and is asked about whoever guesses keys at its address.
     async fn find_key(
         &self,
         digest: &Digest,
-        client: IpAddr,
+        routed: &Routed<'_>,
         deadline: Instant,
         trail: &mut Trail,
     ) -> Result<Rc<Remembered>, Denial> {
@@ -167,7 +167,8 @@ impl Gate {
             return Ok(known);
         }
         if let Some(guessing) = &self.shared.guessing
-            && let Some(wait_ms) = guessing.wait_ms(client, digest, clock::uptime_ms())
+            && routed.spends
+            && let Some(wait_ms) = guessing.wait_ms(routed.client, digest, clock::uptime_ms())
         {
             trail.guess_slowed = true;
             let retry_after = Some(wait_ms.div_ceil(1000).max(1));
@@ -231,7 +232,7 @@ impl Gate {
     }
 
     /// What a denial says of the key, for the requests that follow.
-    fn remember_denial(&self, denial: &Denial, digest: &Digest, client: IpAddr) {
+    fn remember_denial(&self, denial: &Denial, digest: &Digest, routed: &Routed<'_>) {
         let unknown = matches!(denial, Denial::UnknownKey);
         if let Some(known) = &self.shared.known
             && (unknown || matches!(denial, Denial::StoreUnavailable(_)))
@@ -240,8 +241,9 @@ impl Gate {
         }
         if let Some(guessing) = &self.shared.guessing
             && unknown
+            && routed.spends
         {
-            guessing.unknown(client, clock::uptime_ms());
+            guessing.unknown(routed.client, clock::uptime_ms());
         }
     }
 

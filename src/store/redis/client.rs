@@ -140,13 +140,6 @@ impl Client {
         self.send(slot, Command::Plain(get), deadline).await
     }
 
-    /// A hash tag in this slot; where there is one node, any will do.
-    fn hash_tag_in(&self, slot: u16) -> String {
-        let tags = (0_u32..).map(|number| format!("probe-{number}"));
-        let mut fitting = tags.filter(|tag| self.is_one_node() || slot_of(tag) == slot);
-        fitting.next().unwrap_or_default()
-    }
-
     /// The node that health knows calls to this slot by.
     fn node(&self, slot: u16) -> String {
         match &self.connections {
@@ -155,10 +148,19 @@ impl Client {
         }
     }
 
-    /// After a failed call: probes the node with a call of the same kind until it is served. A lost connection is the supervisor's
+    /// Whether the node is no master any more, and no other took over this slot.
+    fn has_left(&self, node: &str, slot: u16) -> bool {
+        match &self.connections {
+            Connections::One(_) => false,
+            Connections::Cluster(cluster) => cluster.has_left(node, slot),
+        }
+    }
+
+    /// After a failed call: probes the node with a call of the same kind until it is served, or the node has left its cluster. A lost connection is the supervisor's
     /// task, and a cluster's redirects are no failure.
     fn probe_after(&self, slot: u16, error: &StoreError, kind: impl FnOnce() -> ProbeKind) {
-        let begin = |error: &StoreError| ProbeGuard::begin(&self.shared.health, &self.node(slot), error);
+        let node = self.node(slot);
+        let begin = |error: &StoreError| ProbeGuard::begin(&self.shared.health, &node, error);
         let guard = match error {
             StoreError::Refused(text) if call::is_redirect(text) => {
                 // It was a standalone server when it was connected to.
@@ -169,10 +171,15 @@ impl Client {
             StoreError::Unreachable(_) | StoreError::Broken(_) => None,
         };
         if let Some(guard) = guard {
-            let (client, kind) = (self.clone(), Arc::new(kind()));
+            let probed = Arc::new((self.clone(), kind(), node));
             probe::spawn(guard, move || {
-                let (client, kind) = (client.clone(), kind.clone());
-                Box::pin(async move { client.run_probe(&kind).await })
+                let probed = probed.clone();
+                Box::pin(async move {
+                    let (client, kind, node) = &*probed;
+                    // A slot without a master is probed as long as the node that refused it serves others: nothing else would
+                    // learn soon that it is served again.
+                    if client.has_left(node, slot) { Ok(()) } else { client.run_probe(kind).await }
+                })
             });
         }
     }
@@ -182,8 +189,8 @@ impl Client {
         match kind {
             ProbeKind::Lookup(key) => self.get(slot_of(key), cmd("GET").arg(key), deadline).await.map(drop),
             ProbeKind::Read(slot) => self.decide_in_slot(*slot, &[], deadline).await.map(drop),
-            ProbeKind::Count(slot) => {
-                let question = probe::counting_question(&self.hash_tag_in(*slot));
+            ProbeKind::Count { slot, tag } => {
+                let question = probe::counting_question(tag);
                 // Twice: a count that is there already is changed by another command than the one that begins it.
                 self.decide_in_slot(*slot, &question, deadline).await?;
                 self.decide_in_slot(*slot, &question, deadline).await.map(drop)

@@ -116,6 +116,17 @@ impl Cluster {
         moved.or_else(mapped).unwrap_or_default()
     }
 
+    /// Whether the map says that the node is no master any more, and that the slot has none.
+    pub(super) fn has_left(&self, node: &str, slot: u16) -> bool {
+        let has_moved = self.0.lock().moved.contains_key(&slot);
+        match &*self.0.map.borrow() {
+            Some(Ok(map)) if !has_moved && map.master(slot).is_none() => {
+                !map.masters().iter().any(|master| master.to_string() == node)
+            }
+            _ => false,
+        }
+    }
+
     async fn master(&self, slot: u16, deadline: Instant) -> Result<Address, StoreError> {
         if let Some(moved) = self.0.lock().moved.get(&slot) {
             return Ok(moved.clone());
@@ -243,7 +254,32 @@ impl SlotMapRefresher {
 
 #[cfg(test)]
 mod tests {
+    use redis::Value;
+
     use super::*;
+
+    #[test]
+    fn a_node_has_left_that_is_no_master_any_more_where_no_other_took_its_slot() {
+        let master = |first, last, port| {
+            let host = Value::BulkString(b"127.0.0.1".to_vec());
+            Value::Array(vec![Value::Int(first), Value::Int(last), Value::Array(vec![host, Value::Int(port)])])
+        };
+        let address = |port| Address { host: "127.0.0.1".to_owned(), port };
+        let slots = Value::Array(vec![master(0, 99, 7001), master(200, 299, 7002)]);
+        let map = SlotMap::read(&slots, &address(7001)).expect("it is what CLUSTER SLOTS answers");
+        let node = Settings::from_url("redis://127.0.0.1:7001").expect("an address");
+        let settings = Settings { topology: Topology::Cluster(node.topology.addresses().to_vec()), ..node };
+        let (publish, map) = watch::channel(Some(Ok(Arc::new(map))));
+        let inner = Inner { settings, health: Arc::default(), map, refresh: Arc::default(), nodes: Mutex::default() };
+        let cluster = Cluster(Arc::new(inner));
+        assert!(cluster.has_left("127.0.0.1:7003", 150), "nobody serves the slot");
+        assert!(!cluster.has_left("127.0.0.1:7003", 99), "another serves it");
+        assert!(!cluster.has_left("127.0.0.1:7001", 150), "it serves others");
+        cluster.0.lock().moved.insert(150, address(7003));
+        assert!(!cluster.has_left("127.0.0.1:7003", 150), "it is newer than the map");
+        publish.send_replace(Some(Err(StoreError::Deadline)));
+        assert!(!cluster.has_left("127.0.0.1:7003", 151), "nobody knows");
+    }
 
     #[tokio::test]
     async fn nothing_of_it_is_kept_once_nobody_has_it() {

@@ -13,6 +13,7 @@ pub mod gate;
 pub mod h2;
 pub mod load;
 pub mod port;
+pub mod preloaded;
 pub mod prometheus;
 pub mod redis;
 pub mod scripted;
@@ -29,6 +30,7 @@ pub use self::{
     certificate::{Authority, Certificate},
     gate::Gate,
     port::Port,
+    preloaded::Preloaded,
     redis::{Key, Redis},
     upstream::Upstream,
 };
