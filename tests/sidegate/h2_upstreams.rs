@@ -99,11 +99,13 @@ async fn ten_thousand_small_frames_pass_both_ways() {
         up.send_bytes(Bytes::from_static(&FRAME));
         down.send_bytes(Bytes::from_static(&FRAME));
     }
-    drop((up, down));
-    let answer = client.post(gate.url("/public")).body(reqwest::Body::wrap(body)).answer().await;
-    assert_eq!(answer.body.len(), FRAMES * FRAME.len());
+    drop(up);
+    let answer = tokio::spawn(client.post(gate.url("/public")).body(reqwest::Body::wrap(body)).answer());
     let seen = stage.upstream.until("the whole request", |seen| seen.complete);
     assert_eq!(seen.body.len(), FRAMES * FRAME.len());
+    // Behind the end of its answer a service gets no more of the request.
+    drop(down);
+    assert_eq!(answer.await.expect("it is answered").body.len(), FRAMES * FRAME.len());
 }
 
 #[test]
