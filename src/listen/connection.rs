@@ -249,7 +249,9 @@ where
                 let (now, (wait, progress)) = (Instant::now(), Wait::of_connection(&turns));
                 match (wait, look.again(now, wait, progress)) {
                     (Wait::Request, waited) if waited >= PARK_AFTER && !leaving => break,
-                    (wait, waited) if waited >= wait.patience(bounds) => return Err(io::ErrorKind::TimedOut.into()),
+                    (wait, waited) if waited >= wait.patience(bounds, live.is_full()) => {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
                     (Wait::Request, _) => look_again.as_mut().reset(now + PARK_AFTER),
                     _ => look_again.as_mut().reset(now + tick(bounds)),
                 }
@@ -274,7 +276,7 @@ async fn tunnel(live: &Live, turns: &Http1Turns, bounds: &Bounds) {
         loop {
             sleep(tick(bounds)).await;
             let wait = if turns.upgraded.one_side_has_ended() { Wait::Body } else { Wait::Stream };
-            if look.again(Instant::now(), wait, turns.activity.passed()) >= wait.patience(bounds) {
+            if look.again(Instant::now(), wait, turns.activity.passed()) >= wait.patience(bounds, false) {
                 break;
             }
         }
@@ -321,10 +323,10 @@ where
                 connection.as_mut().graceful_shutdown();
             }
             () = &mut look_again => {
-                let now = Instant::now();
-                streams.look(now, bounds);
+                let (now, is_full) = (Instant::now(), live.is_full());
+                streams.look(now, bounds, is_full);
                 let (wait, progress) = if activity.is_blocked() { (Wait::Taking, activity.written()) } else { streams.wait() };
-                let (waited, patience) = (look.again(now, wait, progress), wait.patience(bounds));
+                let (waited, patience) = (look.again(now, wait, progress), wait.patience(bounds, is_full));
                 // What an idle connection has still to send could keep it open for ever.
                 let over = if wait == Wait::Request { patience.saturating_add(bounds.body_idle) } else { patience };
                 if waited >= over {
