@@ -249,7 +249,7 @@ where
                 let (now, (wait, progress)) = (Instant::now(), Wait::of_connection(&turns));
                 match (wait, observation.again(now, wait, progress)) {
                     (Wait::Request, waited) if waited >= PARK_AFTER && !leaving => break,
-                    (wait, waited) if waited >= wait.patience(bounds) => {
+                    (wait, waited) if waited >= wait.patience(bounds, worker.is_full()) => {
                         if wait == Wait::Stream {
                             turns.progress.borrow().ends_idle();
                         }
@@ -279,7 +279,7 @@ async fn tunnel(worker: &WorkerState, turns: &Http1Turns, bounds: &Bounds) {
         loop {
             sleep(tick(bounds)).await;
             let wait = if turns.upgraded.one_side_has_ended() { Wait::Body } else { Wait::Stream };
-            if observation.again(Instant::now(), wait, turns.activity.passed()) >= wait.patience(bounds) {
+            if observation.again(Instant::now(), wait, turns.activity.passed()) >= wait.patience(bounds, false) {
                 break;
             }
         }
@@ -332,10 +332,10 @@ where
                 connection.as_mut().graceful_shutdown();
             }
             () = &mut look_again => {
-                let now = Instant::now();
-                streams.check(now, bounds);
+                let (now, is_full) = (Instant::now(), worker.is_full());
+                streams.check(now, bounds, is_full);
                 let (wait, progress) = if activity.is_blocked() { (Wait::Taking, activity.written()) } else { streams.wait() };
-                let (waited, patience) = (observation.again(now, wait, progress), wait.patience(bounds));
+                let (waited, patience) = (observation.again(now, wait, progress), wait.patience(bounds, is_full));
                 // What an idle connection has still to send could keep it open for ever.
                 let over = if wait == Wait::Request { patience.saturating_add(bounds.body_idle) } else { patience };
                 if waited >= over {

@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context as Waker, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT, HOST};
@@ -27,9 +26,9 @@ use crate::proxy::body::{InterruptedBody, Outgoing};
 use crate::proxy::request_body::{Progress, RequestBody};
 use crate::proxy::tunnel::Upgraded;
 
-/// How much of a body that nobody wants is read, and for how long, so that an HTTP/1.1 connection can be kept.
+/// A body that nobody wants and that says to be longer is not read so that its HTTP/1.1 connection can be kept. One that does not
+/// say is, within the bounds on what any connection is read for after its last answer.
 const DRAIN_BYTES: u64 = 64 * 1024;
-const DRAIN: Duration = Duration::from_secs(1);
 
 /// The connection that a request came on.
 #[derive(Clone)]
@@ -60,7 +59,7 @@ impl Transport {
             }
         };
         progress.begin(!request.body().is_end_stream());
-        ActiveRequest { progress, transport: self.clone(), ended: false }
+        ActiveRequest { progress, transport: self.clone(), forwarded: false, ended: false }
     }
 
     /// What becomes of the connection where the request upgrades it; over HTTP/2 none does.
@@ -88,35 +87,40 @@ impl Transport {
 pub struct ActiveRequest {
     progress: Rc<Progress>,
     transport: Transport,
+    /// The answer comes from behind the gate.
+    forwarded: bool,
     ended: bool,
 }
 
 impl ActiveRequest {
-    /// Has the rest of a body read and thrown away, so that the connection can serve on; says whether it will, as far as that
-    /// is known. A body of a known length is left to come behind the answer: who waits for the one to send the other gets it.
-    async fn drain(&self, unread: Incoming) -> bool {
-        let Transport::H1(turns) = &self.transport else { return false };
-        match unread.size_hint().exact() {
-            Some(length) if length <= DRAIN_BYTES => {
-                let (progress, activity) = (self.progress.clone(), turns.activity.clone());
-                tokio::task::spawn_local(async move {
-                    // Dropped before its end it closes the connection, which lingers so that the answer is read.
-                    if drain(unread, DRAIN_BYTES, DRAIN).await {
-                        progress.drained();
-                        activity.all_came();
-                    }
-                });
-                true
-            }
-            Some(_) => false,
-            None => {
-                let drained = drain(unread, DRAIN_BYTES, DRAIN).await;
-                if drained {
-                    self.progress.drained();
-                }
-                drained
-            }
+    /// Over HTTP/1.1 there is an answer to a request whose body has not come to its end.
+    fn leave_unread(&self, response: &mut Response<Outgoing>, may_stay: bool, is_long: bool) {
+        let unread = self.progress.take_unread();
+        // A service that refuses so much before it has come will hardly read it: its client need not send it.
+        let is_refused = is_long && refuses(response.status());
+        let over = unread.is_some() || is_refused || response.body().is_the_gates_own();
+        let kept = may_stay && unread.is_some_and(|unread| self.drain(unread));
+        if over && !kept {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+    }
+
+    /// Has the rest of a body read and thrown away, so that the connection can serve on; says whether it will, as far as that
+    /// is known. The body is left to come behind the answer: who waits for the one to send the other gets it.
+    fn drain(&self, unread: Incoming) -> bool {
+        let Transport::H1(turns) = &self.transport else { return false };
+        if unread.size_hint().lower() > DRAIN_BYTES {
+            return false;
+        }
+        let (progress, activity) = (self.progress.clone(), turns.activity.clone());
+        tokio::task::spawn_local(async move {
+            // Dropped before its end it closes the connection, which lingers so that the answer is read.
+            if drain(unread).await {
+                progress.drained();
+                activity.all_came();
+            }
+        });
+        true
     }
 }
 
@@ -125,11 +129,15 @@ impl Drop for ActiveRequest {
         match &self.transport {
             Transport::H1(turns) => turns.end(&self.progress),
             Transport::H2(streams) => {
-                streams.ended(!self.ended);
+                if !self.progress.has_answered() {
+                    streams.given_up();
+                } else if self.ended && self.forwarded {
+                    streams.served();
+                }
                 // Dropped at once, its stream would be reset in one piece with the answer, and many clients then look at the
                 // reset alone. Their body is taken for a while instead, as behind an HTTP/1.1 connection's last answer.
                 if let Some(unread) = self.progress.over().filter(|_| self.ended) {
-                    tokio::task::spawn_local(drain(unread, LINGER_BYTES as u64, LINGER));
+                    tokio::task::spawn_local(drain(unread));
                 }
             }
         }
@@ -143,34 +151,24 @@ pub fn answer(
     worker: &Rc<WorkerState>,
     request: Request<Incoming>,
     peer: &Peer,
-    active: ActiveRequest,
+    mut active: ActiveRequest,
 ) -> Pin<Box<impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<>>> {
     let (worker, context) = (worker.clone(), worker.now());
-    let slot = InFlight::take(&worker.in_flight);
-    let arrival = arrival(&context, &request, peer, &active.transport, &slot);
+    // One that is refused for want of room takes none.
+    let slot = (!worker.is_full()).then(|| InFlight::take(&worker.in_flight));
+    let arrival = arrival(&context, &request, peer, &active.transport, slot.is_some());
     let returns = matches!(active.transport, Transport::H1(_));
     // What follows is asked only where a body may be left over.
     let has_body = returns && !active.progress.has_arrived();
     // A client that waits to be asked for its body is told the answer instead (RFC 9110 §10.1.1).
-    let waits_to_be_asked = has_body && request.headers().contains_key(EXPECT);
-    let is_last = has_body && (worker.is_leaving() || is_last(&request));
+    let may_stay = has_body && !request.headers().contains_key(EXPECT) && !worker.is_leaving() && !is_last(&request);
     let is_long = has_body && request.body().size_hint().upper().is_none_or(|length| length > DRAIN_BYTES);
     let (mut head, stream) = request.into_parts();
     let body = RequestBody::new(stream, active.progress.clone(), returns);
     Box::pin(async move {
         let mut response = context.service.handle(&mut head, body, &arrival, active.transport.upgraded()).await;
         if returns && !active.progress.has_arrived() {
-            let unread = active.progress.take_unread();
-            // A service that refuses so much before it has come will hardly read it: its client need not send it.
-            let is_refused = is_long && refuses(response.status());
-            let over = unread.is_some() || is_refused || response.body().is_the_gates_own();
-            let kept = match unread {
-                Some(unread) if !waits_to_be_asked && !is_last => active.drain(unread).await,
-                _ => false,
-            };
-            if over && !kept {
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
+            active.leave_unread(&mut response, may_stay, is_long);
         }
         if returns {
             worker.end_connection_when_leaving(&mut response);
@@ -179,11 +177,14 @@ pub fn answer(
             streams.closes_with_status(&active.progress, open);
         }
         active.progress.answered();
-        Ok(response.map(|body| ResponseBody { body, active, cut: None, _slot: slot }))
+        active.forwarded = !response.body().is_the_gates_own();
+        // The gate's own words are whole; when they are taken is their client's affair.
+        let slot = slot.filter(|_| active.forwarded);
+        Ok(response.map(|body| ResponseBody { body, active, cut: None, slot }))
     })
 }
 
-fn arrival<B>(context: &Context, request: &Request<B>, peer: &Peer, transport: &Transport, slot: &InFlight) -> Arrival {
+fn arrival<B>(context: &Context, request: &Request<B>, peer: &Peer, transport: &Transport, has_room: bool) -> Arrival {
     let proxies = &context.settings.trusted_proxies;
     let Peer { address, secure, .. } = peer;
     let trusted = client_addr::is_trusted(address.ip(), proxies);
@@ -191,24 +192,13 @@ fn arrival<B>(context: &Context, request: &Request<B>, peer: &Peer, transport: &
         true => client_addr::of(address.ip(), request.headers(), proxies).into(),
         false => address.clone(),
     };
-    let refused = refused(context, request, peer, transport, slot);
+    let refused = refused(request, peer, transport, has_room);
     Arrival { peer: address.clone(), client, trusted, secure: *secure, refused }
 }
 
-fn refused<B>(
-    context: &Context,
-    request: &Request<B>,
-    peer: &Peer,
-    transport: &Transport,
-    slot: &InFlight,
-) -> Option<Refused> {
-    let bounds = &context.settings.bounds;
-    // Each worker has its share, so that they need not ask each other.
-    let most_in_flight = bounds.in_flight.div_ceil(context.settings.workers);
-    if slot.0.get() > most_in_flight {
+fn refused<B>(request: &Request<B>, peer: &Peer, transport: &Transport, has_room: bool) -> Option<Refused> {
+    if !has_room {
         Some(Refused::Overloaded)
-    } else if request.headers().len() > bounds.headers {
-        Some(Refused::TooManyHeaders)
     } else if matches!(transport, Transport::H2(_)) && request.headers().values().any(is_padded) {
         Some(Refused::PaddedValue)
     } else if peer.presented.as_ref().is_some_and(|presented| presented.is_misdirected(host(request))) {
@@ -242,15 +232,15 @@ fn is_padded(value: &HeaderValue) -> bool {
 }
 
 /// Reads the rest of a body and throws it away; says whether it came to its end within the bounds.
-async fn drain(mut unread: Incoming, most: u64, patience: Duration) -> bool {
+async fn drain(mut unread: Incoming) -> bool {
     let read = async {
-        let mut left = most;
+        let mut left = LINGER_BYTES;
         loop {
             match unread.frame().await {
                 None => return true,
                 Some(Err(_)) => return false,
                 Some(Ok(frame)) => {
-                    let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                    let length = frame.data_ref().map_or(0, Bytes::len);
                     let Some(less) = left.checked_sub(length) else { return false };
                     left = less;
                     // hyper says that nothing follows only once it reads the next head.
@@ -261,7 +251,7 @@ async fn drain(mut unread: Incoming, most: u64, patience: Duration) -> bool {
             }
         }
     };
-    timeout(patience, read).await.unwrap_or(false)
+    timeout(LINGER, read).await.unwrap_or(false)
 }
 
 /// One of the requests that are served at once, until dropped.
@@ -286,7 +276,8 @@ pub struct ResponseBody {
     active: ActiveRequest,
     /// Why it ends too early, until all that came before is out.
     cut: Option<InterruptedBody>,
-    _slot: InFlight,
+    /// Until the last of it has come: only the client is waited for then, and nothing behind the gate is held.
+    slot: Option<InFlight>,
 }
 
 impl Body for ResponseBody {
@@ -299,6 +290,9 @@ impl Body for ResponseBody {
         }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         self.active.progress.offered(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        if polled.is_ready() && self.body.is_end_stream() {
+            self.slot = None;
+        }
         // An upstream that broke off is not the client's giving up.
         self.active.ended |= matches!(polled, Poll::Ready(None | Some(Err(_))));
         if let Poll::Ready(Some(Err(cut))) = polled {

@@ -21,6 +21,13 @@ pub struct Settings {
     pub workers: usize,
 }
 
+impl Settings {
+    /// How many requests one worker serves at once: each has its share, so that they need not ask each other.
+    pub fn in_flight_each(&self) -> usize {
+        self.bounds.in_flight.div_ceil(self.workers)
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Tls {
     /// PEM files; the first pair is the default, others are chosen by SNI. Never empty.
@@ -52,7 +59,8 @@ pub struct Bounds {
     pub body_idle: Duration,
     /// How long an answer that has begun may go without a frame in either direction, and an upgraded connection without a byte.
     pub stream_idle: Duration,
-    /// Requests served at once, by all workers together; an upgraded connection is one until it ends.
+    /// Requests served at once, by all workers together, each until the last of its answer has come; an upgraded connection is
+    /// one until it ends.
     pub in_flight: usize,
     pub h2: H2Bounds,
 }

@@ -18,6 +18,9 @@ pub const TRICKLE: Duration = Duration::from_millis(5);
 const SLOWEST: Duration = Duration::from_secs(2);
 const FASTEST: Duration = Duration::from_millis(25);
 
+/// How long a client may pause, in what it sends or takes, while there is no room for others.
+const PRESSED: Duration = Duration::from_secs(2);
+
 /// What a connection or a stream waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
@@ -61,9 +64,11 @@ impl Observation {
 }
 
 impl Wait {
-    /// The bound on such a wait.
-    pub fn patience(self, bounds: &Bounds) -> Duration {
+    /// The bound on such a wait. `is_full`: others are refused meanwhile. Whoever pauses then makes room for them, or a few
+    /// clients that take nothing could keep out all others for as long as they please.
+    pub fn patience(self, bounds: &Bounds, is_full: bool) -> Duration {
         match self {
+            Self::Body | Self::Taking if is_full => bounds.body_idle.min(PRESSED),
             Self::Request => bounds.idle,
             Self::Head => bounds.header_read,
             Self::Body | Self::Taking | Self::Leave => bounds.body_idle,

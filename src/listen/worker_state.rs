@@ -68,6 +68,11 @@ impl WorkerState {
         self.leaving.get()
     }
 
+    /// Whether as many requests are served as may be.
+    pub fn is_full(&self) -> bool {
+        self.in_flight.get() >= self.context.borrow().settings.in_flight_each()
+    }
+
     /// For an answer on HTTP/1, whose connection ends with it (RFC 9112 §9.6) while the process is leaving. One that switched
     /// protocols has no connection to end.
     pub fn end_connection_when_leaving<B>(&self, response: &mut Response<B>) {

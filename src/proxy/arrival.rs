@@ -62,7 +62,6 @@ impl From<IpAddr> for Address {
 pub enum Refused {
     /// As many are in flight as may be.
     Overloaded,
-    TooManyHeaders,
     /// Whitespace around a field's value, which HTTP/2 does not have (RFC 9113 §8.2.1) and HTTP/1.1 would take off again.
     PaddedValue,
     /// The host belongs to another certificate than the connection's.
@@ -73,7 +72,6 @@ impl From<Refused> for Denial {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Overloaded => Self::Overloaded,
-            Refused::TooManyHeaders => Self::HeadersTooLarge,
             Refused::PaddedValue => Self::BadRequest("A header's value begins or ends with whitespace".into()),
             Refused::Misdirected => Self::Misdirected,
         }

@@ -58,10 +58,12 @@ pub fn check(head: &mut Parts, uri: &Uri, settings: &Settings, allow: impl FnOnc
 }
 
 fn is_oversize(fields: &Fields<'_>, head: &Parts, settings: &Settings) -> bool {
-    match head.version {
-        Version::HTTP_2 => fields.size + BESIDE_H2_FIELD * head.headers.len() > settings.h2_header_bytes,
-        _ => fields.size > settings.header_bytes,
-    }
+    let count = head.headers.len();
+    let (size, most) = match head.version {
+        Version::HTTP_2 => (fields.size + BESIDE_H2_FIELD * count, settings.h2_header_bytes),
+        _ => (fields.size, settings.header_bytes),
+    };
+    size > most || count > settings.headers
 }
 
 /// What one walk along the fields finds.

@@ -69,6 +69,11 @@ impl Progress {
         self.answered.set(true);
     }
 
+    /// Whether the client has been given the answer's head.
+    pub fn has_answered(&self) -> bool {
+        self.answered.get()
+    }
+
     /// The answer has ended, or nobody waits for it any more. Returns what nobody wanted of the request until then.
     pub fn over(&self) -> Option<Incoming> {
         self.over.set(true);

@@ -18,6 +18,8 @@ pub struct Settings {
     pub header_bytes: usize,
     /// The same over HTTP/2, which counts 32 bytes more for each field (`listen.limits.h2_header_bytes`; RFC 9113 §6.5.2).
     pub h2_header_bytes: usize,
+    /// How many there may be (`listen.limits.headers`).
+    pub headers: usize,
     pub streams: Streams,
     /// Absent: the gate says nothing to browsers.
     pub cors: Option<Cors>,

@@ -166,11 +166,13 @@ routes:
     for (path, status) in [("/guarded", 401), ("/small", 413), ("/limited", 429), ("/nowhere", 404)] {
         for chunked in [false, true] {
             let mut sent = body_of(path, 1024 * 1024, chunked);
-            sent.extend_from_slice(canary);
+            // Behind a body that does not say how long it is the connection serves on, where that ends soon.
+            let closes = (!chunked).then_some("close");
+            sent.extend_from_slice(if chunked { &[] } else { &canary[..] });
             for _ in 0..5 {
                 let answer = Answer::parse(&read_whole(&gate, &sent));
                 assert_eq!(answer.status, status, "{path}");
-                assert_eq!(answer.header("connection"), Some("close"), "{path}");
+                assert_eq!(answer.header("connection"), closes, "{path}");
                 assert_eq!(answer.number("content-length") as usize, answer.body.len(), "{path}");
             }
         }

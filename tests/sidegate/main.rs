@@ -70,6 +70,7 @@ mod tools;
 mod topology;
 mod traces;
 mod unreadable;
+mod untaken;
 mod upgrades;
 mod upstreams;
 mod usage;

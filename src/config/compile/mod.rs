@@ -86,6 +86,7 @@ fn settings(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
             rate_limit_headers,
             header_bytes: listen.bounds.header_bytes,
             h2_header_bytes: listen.bounds.h2.header_bytes as usize,
+            headers: listen.bounds.headers,
             streams,
             cors,
         },

@@ -1,0 +1,135 @@
+//! HTTP/2 clients that open a window of 0 and take nothing: what they leave lying keeps nobody else from being served.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::{
+    Answer, Gate, Stage,
+    bytes::Wire,
+    frames::{Connection, DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, WINDOW_UPDATE, frame, request, setting},
+    until,
+};
+
+const LONG: Duration = Duration::from_secs(30);
+/// At once, in the one worker.
+const IN_FLIGHT: usize = 50;
+/// On each of two connections.
+const STREAMS: usize = (IN_FLIGHT + 100) / 2;
+
+/// Whoever pauses is let go of late, as long as there is room.
+fn yard(upstream: &str) -> (Stage, Gate) {
+    let stage = Stage::set();
+    let upstream = match upstream {
+        "" => String::new(),
+        scheme => format!("upstream: '{scheme}://{}'", stage.upstream.address),
+    };
+    let limits = format!("in_flight: {IN_FLIGHT}, header_read: 1s, body_idle: 10m, stream_idle: 10m");
+    let gate = stage.gate(&format!(
+        "listen: {{address: '127.0.0.1:0', limits: {{{limits}}}}}\nworkers: 1\n{upstream}\n\
+         routes: {{/public: public, /guarded: any}}"
+    ));
+    (stage, gate)
+}
+
+/// Two connections that ask and take nothing but heads; returned once all are answered.
+fn take_nothing(gate: &Gate, path: &str) -> [Connection; 2] {
+    [1, 2].map(|_| {
+        let mut connection = Connection::open(gate.address, &setting(4, 0));
+        for stream in (1..).step_by(2).take(STREAMS) {
+            connection.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &request("GET", path, &[])));
+            assert!(connection.find(LONG, |frame| frame.kind == HEADERS).is_some(), "an answer's head needs no window");
+        }
+        connection
+    })
+}
+
+fn open(gate: &Gate) -> usize {
+    gate.metric("sidegate_requests_in_flight", &[]) as usize
+}
+
+#[test]
+fn denials_that_nobody_takes_leave_all_room_to_others() {
+    let (stage, gate) = yard("");
+    let key = format!("Authorization: Bearer {}", stage.redis.mint(json!({"business": "acme"})).text);
+    for path in ["/guarded", "/nowhere"] {
+        let held = take_nothing(&gate, path);
+        for time in 0..10 {
+            assert_eq!(gate.raw("GET", "/guarded", &[key.as_bytes()]).status, 200, "{path}, {time}");
+        }
+        assert_eq!(open(&gate), 2 * STREAMS, "{path}: they are open all the while");
+        drop(held);
+        until("them to end", || (open(&gate) == 0).then_some(()));
+    }
+    assert_eq!(gate.metric("sidegate_denials_total", &["reason=\"overloaded\""]), 0.0);
+}
+
+#[test]
+fn whole_answers_that_nobody_takes_leave_all_room_to_others() {
+    for scheme in ["http", "h2c"] {
+        let (stage, gate) = yard(scheme);
+        stage.upstream.respond_with(200, &[], "a short answer");
+        let held = take_nothing(&gate, "/public");
+        for time in 0..10 {
+            let answer = gate.raw("GET", "/public", &[]);
+            assert_eq!((answer.status, answer.text().as_str()), (200, "a short answer"), "{scheme}, {time}");
+        }
+        assert_eq!(open(&gate), 2 * STREAMS, "{scheme}: they are open all the while");
+        assert_eq!(gate.metric("sidegate_denials_total", &["reason=\"overloaded\""]), 0.0);
+        drop(held);
+    }
+}
+
+#[test]
+fn a_short_answer_comes_whole_once_its_client_makes_room() {
+    let (stage, gate) = yard("http");
+    stage.upstream.respond_with(200, &[], "a short answer");
+    let [mut connection, _other] = take_nothing(&gate, "/public");
+    let last = u32::try_from(2 * STREAMS - 1).expect("a few");
+    connection.send(&frame(WINDOW_UPDATE, 0, last, &100_u32.to_be_bytes()));
+    let data = connection.find(LONG, |frame| frame.kind == DATA && !frame.payload.is_empty()).expect("the answer");
+    assert_eq!((data.stream, &data.payload[..]), (last, &b"a short answer"[..]));
+}
+
+/// What is still to come holds its upstream's connection, so it needs its place; but only as long as nobody else does.
+#[test]
+fn clients_that_take_nothing_of_long_answers_are_ended_where_others_need_the_room() {
+    let (stage, gate) = yard("http");
+    stage.upstream.respond_with(200, &[], vec![b'x'; 1024 * 1024]);
+    let mut held = take_nothing(&gate, "/public");
+    for _ in 0..3 {
+        until("there to be room", || (gate.raw("GET", "/public", &[]).status == 200).then_some(()));
+    }
+    let reset = held[0].find(LONG, |frame| frame.kind == RST_STREAM).expect("it made room");
+    assert_ne!(reset.payload, [0; 4], "its answer has not ended");
+}
+
+#[test]
+fn a_chunked_body_is_denied_before_it_comes_and_its_connection_serves_on() {
+    let (_stage, gate) = yard("");
+    let long = format!("{:x}\r\n{}\r\n0\r\n\r\n", 1024 * 1024, "x".repeat(1024 * 1024));
+    for body in ["5\r\nhello\r\n0\r\n\r\n", long.as_str()] {
+        until("a body to come in time", || {
+            let mut wire = Wire::to(gate.address);
+            wire.send("POST /guarded HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+            let head = wire.head();
+            assert!(head.starts_with("HTTP/1.1 401 ") && !head.to_lowercase().contains("connection: close"), "{head}");
+            wire.send(format!("{body}GET /nowhere HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+            // More than a second may have passed, on a machine that does other things.
+            wire.rest().contains("HTTP/1.1 404 ").then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_chunked_body_that_does_not_end_ends_its_connection_behind_the_answer() {
+    let (stage, gate) = yard("");
+    for body in [String::new(), "5\r\nhel".to_owned(), format!("{:x}\r\n{}\r\n", 100_000, "x".repeat(100_000))] {
+        let mut wire = Wire::to(gate.address);
+        wire.send(format!("POST /guarded HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}"));
+        let answer = Answer::parse(wire.rest().as_bytes());
+        assert_eq!(answer.denial(), (401, "missing_key".to_owned()), "{} bytes", body.len());
+    }
+    until("nothing to be in flight", || (open(&gate) == 0).then_some(()));
+    assert!(stage.upstream.seen().is_empty());
+}
