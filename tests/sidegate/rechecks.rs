@@ -68,7 +68,7 @@ async fn an_open_stream_is_asked_about_whoever_guesses_keys_at_its_address() {
 
     let gate_of_others = gate(&keys);
     for _ in 0..2 {
-        assert!(matches!(decide(&gate_of_others, "a guess").await, Err(Denial::UnknownKey)));
+        assert!(matches!(decide(&gate_of_others, "guess").await, Err(Denial::UnknownKey)));
     }
     assert!(matches!(decide(&gate_of_others, "open").await, Err(Denial::RateLimited { .. })), "it is new there");
     let answered = gate_of_others.recheck(permit.route(), again).await;
