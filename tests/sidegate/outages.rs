@@ -23,7 +23,7 @@ async fn a_server_that_is_stopped() {
     let scene = Scene::set("").await;
     let fault = scene.fault("kill -STOP, then -CONT").await;
     scene.stage.redis.signal("STOP");
-    fault.refuses(503).await;
+    fault.refuses_all().await;
     scene.stage.redis.signal("CONT");
     scene.recovers(fault);
 }
@@ -33,7 +33,7 @@ async fn a_server_that_is_killed_and_comes_back_with_its_file() {
     let mut scene = Scene::set("").await;
     let fault = scene.fault("kill -9, restarted with its file").await;
     scene.stage.redis.stop();
-    fault.refuses(503).await;
+    fault.refuses_all().await;
     scene.stage.redis.restart();
     scene.recovers(fault);
 }
@@ -43,7 +43,7 @@ async fn a_server_that_is_killed_and_comes_back_empty() {
     let mut scene = Scene::set("").await;
     let fault = scene.fault("kill -9, restarted empty, the good key written again").await;
     scene.stage.redis.kill();
-    fault.refuses(503).await;
+    fault.refuses_all().await;
     scene.stage.redis.restart();
     let began = Instant::now();
     while scene.ask(&scene.good).await.status == 503 {
@@ -62,7 +62,7 @@ async fn a_server_that_is_down_when_the_gate_starts() {
     scene.stage.redis.stop();
     scene.gate = scene.stage.unready_gate(&scene.yaml);
     let fault = scene.fault("down when the gate starts").await;
-    fault.refuses(503).await;
+    fault.refuses_all().await;
     scene.stage.redis.restart();
     scene.recovers(fault);
 }
@@ -71,10 +71,10 @@ async fn a_server_that_is_down_when_the_gate_starts() {
 async fn a_server_that_is_paused() {
     let scene = Scene::set("").await;
     let fault = scene.fault("CLIENT PAUSE").await;
-    scene.stage.redis.ask::<()>(&["CLIENT", "PAUSE", &(FAULT.as_millis() + 500).to_string(), "ALL"]);
-    fault.refuses(503).await;
-    // Answered as soon as anything is.
-    scene.stage.redis.ask::<()>(&["PING"]);
+    // Writes alone, as each script call may be: a pause of all holds what ends it too.
+    scene.stage.redis.ask::<()>(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+    fault.refuses_all().await;
+    scene.stage.redis.ask::<()>(&["CLIENT", "UNPAUSE"]);
     scene.recovers(fault);
 }
 
@@ -83,7 +83,7 @@ async fn a_network_that_swallows_everything() {
     let scene = Scene::set("").await;
     let fault = scene.fault("blackhole").await;
     scene.proxy.mood(Mood::Silent);
-    fault.refuses(503).await;
+    fault.refuses_all().await;
     scene.proxy.mood(Mood::Pass);
     scene.recovers(fault);
 }
@@ -135,7 +135,7 @@ async fn a_server_that_accepts_and_never_speaks() {
     let fault = scene.fault("accepts and never speaks").await;
     scene.proxy.mood(Mood::Silent);
     scene.proxy.sever();
-    fault.refuses(503).await;
+    fault.refuses_all().await;
     scene.proxy.mood(Mood::Pass);
     scene.recovers(fault);
 }
@@ -188,7 +188,7 @@ async fn answers_that_take_longer_than_the_deadline() {
     let fault = scene.fault("+200 ms").await;
     // Each way.
     scene.proxy.mood(Mood::Delay(Duration::from_millis(100)));
-    fault.refuses(503).await;
+    fault.refuses().await;
     scene.proxy.mood(Mood::Pass);
     scene.recovers(fault);
 }
@@ -198,7 +198,7 @@ async fn answers_that_are_cut_in_the_middle() {
     let scene = Scene::set("").await;
     let fault = scene.fault("each answer cut in the middle").await;
     scene.proxy.mood(Mood::Cut);
-    fault.refuses(503).await;
+    fault.refuses().await;
     scene.proxy.mood(Mood::Pass);
     scene.recovers(fault);
 }
@@ -208,7 +208,7 @@ async fn answers_that_are_garbled() {
     let scene = Scene::set("").await;
     let fault = scene.fault("each answer garbled").await;
     scene.proxy.mood(Mood::Garble);
-    fault.refuses(503).await;
+    fault.refuses().await;
     scene.proxy.mood(Mood::Pass);
     scene.recovers(fault);
 }
@@ -228,7 +228,7 @@ async fn a_master_that_becomes_a_replica_and_a_master_again() {
     let scene = Scene::set("").await;
     let fault = scene.fault("READONLY, the master is a replica meanwhile").await;
     scene.stage.redis.ask::<()>(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]);
-    fault.refuses(503).await;
+    fault.refuses_all().await;
     scene.stage.redis.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
     scene.recovers(fault);
 }
@@ -254,7 +254,7 @@ async fn the_breaker_is_told_once_and_answers_are_quick_while_it_is_open() {
         assert_eq!(scene.ask(&scene.good).await.denial(), (503, "store_unavailable".to_owned()));
     }
     let fault = scene.fault("the breaker is open").await;
-    fault.refuses(503).await;
+    fault.refuses_all().await;
     let asked = fault.load.end();
     Figures::bounded(&asked, Duration::from_millis(1), fault.began, Instant::now()).report(fault.name);
     assert_eq!(scene.gate.operators("/readyz").status, 503);

@@ -18,7 +18,7 @@ async fn a_server_that_loads_its_file() {
     // Microseconds for each name: minutes of loading, which end when this test says so.
     let slowly = ["--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024"];
     scene.stage.redis.restart_with(&slowly);
-    fault.refuses(503).await;
+    fault.refuses_all().await;
     let redis = &scene.stage.redis;
     redis.ask::<()>(&["CONFIG", "SET", "key-load-delay", "0"]);
     until("the file to be loaded", || {
@@ -50,7 +50,7 @@ async fn a_server_that_cannot_save() {
     let scene = Scene::set(NOTHING_UNCOUNTED).await;
     let fault = scene.fault("MISCONF, a save failed").await;
     scene.stage.redis.fail_to_save();
-    fault.admits_nobody().await;
+    fault.refuses_all().await;
     scene.stage.redis.ask::<()>(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]);
     scene.recovers(fault);
 }
@@ -59,7 +59,7 @@ async fn refuses(name: &'static str, begin: &[&str], end: &[&str]) {
     let scene = Scene::set(NOTHING_UNCOUNTED).await;
     let fault = scene.fault(name).await;
     scene.stage.redis.ask::<()>(begin);
-    fault.admits_nobody().await;
+    fault.refuses_all().await;
     scene.stage.redis.ask::<()>(end);
     scene.recovers(fault);
 }

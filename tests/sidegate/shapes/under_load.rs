@@ -74,7 +74,8 @@ async fn a_master_that_dies_harms_its_own_slots_alone_until_its_replica_takes_ov
     let stage = Stage::set();
     let mut cluster = Cluster::start();
     let gate = stage.gate(&format!(
-        "store: {}
+        "workers: 1
+store: {}
 limits: {{all: {{by: global, windows: 100000/1d}}}}
 routes: {{/things: any, /counted: {{any: true, limits: [all]}}}}",
         cluster.store()
@@ -88,7 +89,7 @@ routes: {{/things: any, /counted: {{any: true, limits: [all]}}}}",
     let key = gate.new_key(&["--name", "test", "--business", owned(true), "--scopes", "*"]);
     let elsewhere = gate.new_key(&["--name", "test", "--business", owned(false), "--scopes", "*"]);
     let status = async |path: &str, key: &str| gate.get(path).bearer_auth(key).answer().await.status;
-    // Where their tenants are looked up may be the doomed one; the worker of this connection knows them from now on.
+    // Where their tenants are looked up may be the doomed one; the worker knows them from now on.
     assert_eq!((status("/things", &key).await, status("/counted", &elsewhere).await), (200, 200));
     let unlimited = 1_000_000;
     let quick = limited(&stage, &cluster.store_within("100ms"), unlimited);

@@ -172,6 +172,11 @@ impl Load {
         self.until("20 answers 429", || self.count(429) >= 20).await;
     }
 
+    /// Until the store has failed one.
+    pub async fn missed(&self) {
+        self.until("an answer 503", || self.count(503) > 0).await;
+    }
+
     /// Until so many of whatever kind were answered, in whatever way.
     pub async fn answered(&self, count: usize) {
         self.until("any answers", || self.state.answers().len() >= count).await;
