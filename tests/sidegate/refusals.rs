@@ -1,9 +1,6 @@
 //! A store that answers and refuses: whom that harms, and that the operator is told by log, metric and readiness, and until when.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -70,14 +67,7 @@ async fn a_refusal_is_told_where_known_keys_pass_it() {
 #[tokio::test]
 async fn a_redis_that_cannot_save_is_told_by_its_own_words() {
     let (stage, gate, key) = yard("{keys: deny, limits: deny}");
-    let (_, folder): (String, String) = stage.redis.ask(&["CONFIG", "GET", "dir"]);
-    let in_the_way = std::path::Path::new(&folder).join("dump.rdb");
-    fs::create_dir(&in_the_way).expect("the folder is writable");
-    stage.redis.ask::<()>(&["CONFIG", "SET", "save", "3600 1000000"]);
-    stage.redis.ask::<()>(&["BGSAVE"]);
-    until("the saving to fail", || {
-        stage.redis.ask::<String>(&["INFO", "persistence"]).contains("rdb_last_bgsave_status:err").then_some(())
-    });
+    stage.redis.fail_to_save();
     assert_eq!(ask(&gate, "/things", &key).await, 503);
     is_told(&gate, "MISCONF");
     stage.redis.ask::<()>(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]);
@@ -186,9 +176,7 @@ async fn a_cluster_with_a_node_out_of_reach_is_not_up_and_its_gates_stay_ready_f
     let asked = async |key: &str| gate.get("/things").bearer_auth(key).answer().await.status;
     // Where their tenants are looked up may be the dead one: they are known from now on.
     assert_eq!((asked(&gone).await, asked(&served).await), (200, 200));
-    let master = format!("master_port:{}\r", cluster.nodes[dead].port);
-    let of_dead = |node: &Server| node.ask::<String>(&["INFO", "replication"]).contains(&master);
-    let replica = cluster.nodes.iter().position(of_dead).expect("each master has one");
+    let replica = cluster.replica_of(dead);
     cluster.nodes[replica].kill();
     cluster.nodes[dead].kill();
     assert_eq!(asked(&gone).await, 503);

@@ -208,8 +208,13 @@ impl Cluster {
 
     /// `store` for a gate: two of the nodes are named.
     pub fn store(&self) -> String {
+        self.store_within("5s")
+    }
+
+    /// The same with this deadline.
+    pub fn store_within(&self, deadline: &str) -> String {
         let named = self.nodes[..2].iter().map(|node| format!("'redis://127.0.0.1:{}'", node.port));
-        format!("{{redis: {{cluster: [{}]}}, deadline: 5s}}", named.collect::<Vec<_>>().join(", "))
+        format!("{{redis: {{cluster: [{}]}}, deadline: {deadline}}}", named.collect::<Vec<_>>().join(", "))
     }
 
     /// The slot of a hash tag, and which node is its master.
@@ -218,6 +223,13 @@ impl Cluster {
         let serves = |node: &Server| node.try_ask::<Option<String>>(&["GET", &format!("{{{tag}}}")]).is_ok();
         let owner = self.nodes.iter().position(|node| is_master(node) && serves(node));
         (slot, owner.expect("some master serves each slot"))
+    }
+
+    /// Which node is the replica of this master.
+    pub fn replica_of(&self, master: usize) -> usize {
+        let line = format!("master_port:{}\r", self.nodes[master].port);
+        let is_its = |node: &Server| node.ask::<String>(&["INFO", "replication"]).contains(&line);
+        self.nodes.iter().position(is_its).expect("each master has one")
     }
 
     /// Moves a slot the way `redis-cli --cluster reshard` does, and leaves it half moved for a while.
@@ -244,7 +256,7 @@ impl Cluster {
     }
 }
 
-fn is_master(node: &Server) -> bool {
+pub fn is_master(node: &Server) -> bool {
     // Who promotes it closes its connections, this one too.
     let role = node.try_ask::<Vec<redis::Value>>(&["ROLE"]).unwrap_or_default();
     role.first() == Some(&redis::Value::BulkString(b"master".to_vec()))

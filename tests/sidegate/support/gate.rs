@@ -241,9 +241,11 @@ impl Drop for Gate {
     }
 }
 
-/// The binary with these arguments, and an environment in which nothing of the caller's own sidegate is left.
+/// The binary (or the one that `SIDEGATE_BINARY` names, as `benches/faults` does with a released one) with these arguments, and an
+/// environment in which nothing of the caller's own sidegate is left.
 pub fn sidegate(arguments: &[&str], environment: &[(String, String)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sidegate"));
+    let built = env!("CARGO_BIN_EXE_sidegate");
+    let mut command = Command::new(std::env::var_os("SIDEGATE_BINARY").unwrap_or_else(|| built.into()));
     command.args(arguments).env_remove("SIDEGATE_CONFIG").env_remove("RUST_LOG").env_remove("SESSION_URL");
     command.env("SIDEGATE_LISTEN", "127.0.0.1:0").env("SIDEGATE_ADMIN", "127.0.0.1:0").env("SIDEGATE_PREFIX", PREFIX);
     command.envs(environment.iter().cloned());

@@ -8,6 +8,7 @@ pub mod certificate;
 pub mod client;
 pub mod cluster;
 pub mod faults;
+pub mod figures;
 pub mod frames;
 pub mod gate;
 pub mod h2;

@@ -38,7 +38,7 @@ impl Redis {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let port = Port::reserve();
-        Self { server: Some(serve(port.number, &folder)), port, folder }
+        Self { server: Some(serve(port.number, &folder, &[])), port, folder }
     }
 
     pub fn url(&self) -> String {
@@ -64,7 +64,24 @@ impl Redis {
 
     /// Starts it again where it stood, with what it held.
     pub fn restart(&mut self) {
-        self.server = Some(serve(self.port.number, &self.folder));
+        self.restart_with(&[]);
+    }
+
+    /// The same with these arguments, for this once.
+    pub fn restart_with(&mut self, arguments: &[&str]) {
+        self.server = Some(serve(self.port.number, &self.folder, arguments));
+    }
+
+    /// Lets a save fail, after which it refuses to write (MISCONF).
+    pub fn fail_to_save(&self) {
+        let (_, folder): (String, String) = self.ask(&["CONFIG", "GET", "dir"]);
+        let in_the_way = std::path::Path::new(&folder).join("dump.rdb");
+        std::fs::create_dir(in_the_way).expect("the folder is writable");
+        self.ask::<()>(&["CONFIG", "SET", "save", "3600 1000000"]);
+        self.ask::<()>(&["BGSAVE"]);
+        until("the saving to fail", || {
+            self.ask::<String>(&["INFO", "persistence"]).contains("rdb_last_bgsave_status:err").then_some(())
+        });
     }
 
     /// Asks with one command, on a connection of its own.
@@ -95,7 +112,7 @@ impl Redis {
 
     /// Writes a key as another service would: the document first, then where it is found. What is left out gets a value.
     pub fn mint(&self, document: Value) -> Key {
-        self.mint_as(&format!("sg_{}{}", Uuid::new_v4().simple(), &Uuid::new_v4().simple().to_string()[..11]), document)
+        self.mint_as(&key_text(), document)
     }
 
     pub fn mint_as(&self, text: &str, document: Value) -> Key {
@@ -233,12 +250,17 @@ impl Watch {
     }
 }
 
+/// A key that nobody has yet.
+pub fn key_text() -> String {
+    format!("sg_{}{}", Uuid::new_v4().simple(), &Uuid::new_v4().simple().to_string()[..11])
+}
+
 pub fn sha256(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Sets each member of `changes` in `document`; null removes it.
-fn merge(document: &mut Value, changes: Value) {
+pub fn merge(document: &mut Value, changes: Value) {
     let (Value::Object(document), Value::Object(changes)) = (document, changes) else {
         panic!("documents are JSON objects");
     };
@@ -250,10 +272,11 @@ fn merge(document: &mut Value, changes: Value) {
     }
 }
 
-fn serve(port: u16, folder: &TempDir) -> Child {
+fn serve(port: u16, folder: &TempDir, further: &[&str]) -> Child {
     let mut server = Command::new("redis-server")
         .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no", "--dir"])
         .arg(folder.path())
+        .args(further)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

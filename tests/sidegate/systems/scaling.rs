@@ -1,7 +1,5 @@
 //! scaling: machine-readable errors with request ids (rows G0 to G6 of the profile).
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -119,7 +117,6 @@ async fn a_key_is_replaced_without_a_moment_in_which_neither_works() {
     let wanted = json!({"name": "Pager", "business_id": "acme"});
     let old = gate.signed_in("sid=1", "POST", "/v1/keys").json(&wanted).answer().await.json();
     let text = |key: &Value, member: &str| key[member].as_str().unwrap_or_default().to_owned();
-    let gate = Arc::new(gate);
     let before = Load::on(QUICK_START, &gate, &text(&old, "key"), 4);
     before.passed(50).await;
     let path = format!("/v1/keys/{}/rotate", text(&old, "id"));
@@ -128,8 +125,8 @@ async fn a_key_is_replaced_without_a_moment_in_which_neither_works() {
     let after = Load::on(QUICK_START, &gate, &text(&rotated.json(), "key"), 4);
     after.passed(50).await;
     before.passed(100).await;
-    let statuses = [before.end().await, after.end().await].concat();
-    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+    let answers = [before.end(), after.end()].concat();
+    assert!(answers.iter().all(|one| one.status == 200), "{answers:?}");
     let path = format!("/v1/keys/{}", text(&old, "id"));
     assert_eq!(gate.signed_in("sid=1", "DELETE", &path).answer().await.status, 204);
     is_unauthorized(&ask(&gate, &text(&old, "key")).await, "invalid_api_key");
