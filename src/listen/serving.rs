@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context as Waker, Poll};
+use std::task::{Context as TaskContext, Poll};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT, HOST};
@@ -284,7 +284,10 @@ impl Body for ResponseBody {
     type Data = Bytes;
     type Error = InterruptedBody;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Waker<'_>) -> Poll<Option<Result<Frame<Bytes>, InterruptedBody>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, InterruptedBody>>> {
         if self.cut.is_some() {
             return if self.active.transport.owes() { Poll::Pending } else { Poll::Ready(self.cut.take().map(Err)) };
         }

@@ -158,7 +158,7 @@ fn failed(request: &OpenRequest, failure: &Failure) {
     let (request_id, trace_id) = request.ids();
     let error = chain(failure);
     let by_client = match failure {
-        Failure::H1(error) => matches!(error, h1::Error::Body(_)),
+        Failure::H1(error) => matches!(error, h1::error::Error::Body(_)),
         // Once an answer has begun, nothing else ends a stream from here.
         Failure::H2(error) => error.is_our_own(),
     };

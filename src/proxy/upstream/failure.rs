@@ -3,7 +3,7 @@
 use http::Method;
 use thiserror::Error;
 
-use super::h1;
+use super::h1::error;
 use crate::proxy::truncated_body::TruncatedBody;
 use crate::proxy::upload::ForwardedBody;
 
@@ -11,7 +11,7 @@ use crate::proxy::upload::ForwardedBody;
 #[derive(Debug, Error)]
 pub enum Failure {
     #[error(transparent)]
-    H1(#[from] h1::Error),
+    H1(#[from] error::Error),
     #[error(transparent)]
     H2(#[from] TruncatedBody),
 }

@@ -32,7 +32,7 @@ enum Source {
     Driven {
         connection: Rc<RefCell<Box<h1::Connection>>>,
         /// Told when the request's body fails: what answers a part of it is no whole answer.
-        failed: Option<oneshot::Receiver<h1::Error>>,
+        failed: Option<oneshot::Receiver<h1::error::Error>>,
         _released_when_dropped: oneshot::Sender<()>,
     },
     H2 {
@@ -165,9 +165,9 @@ impl Body for UpstreamBody {
 
 fn poll_driven(
     connection: &RefCell<Box<h1::Connection>>,
-    failed: &mut Option<oneshot::Receiver<h1::Error>>,
+    failed: &mut Option<oneshot::Receiver<h1::error::Error>>,
     cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, h1::Error>>> {
+) -> Poll<Option<Result<Frame<Bytes>, h1::error::Error>>> {
     if let Some(failure) = failed
         && let Poll::Ready(told) = Pin::new(failure).poll(cx)
     {
@@ -184,7 +184,7 @@ fn poll_driven(
 fn drive(
     connection: Rc<RefCell<Box<h1::Connection>>>,
     upload: Rc<Upload>,
-) -> (oneshot::Receiver<h1::Error>, oneshot::Sender<()>) {
+) -> (oneshot::Receiver<h1::error::Error>, oneshot::Sender<()>) {
     let (held, released) = oneshot::channel();
     let (tell, failed) = oneshot::channel();
     tokio::task::spawn_local(async move {

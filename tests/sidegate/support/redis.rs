@@ -284,7 +284,8 @@ fn serve(port: u16, folder: &TempDir, further: &[&str]) -> Child {
     until("redis-server to answer", || {
         assert_eq!(server.try_wait().expect("the child can be asked"), None, "redis-server ends at its start");
         let mut connection = connect(port).ok()?;
-        redis::cmd("PING").query::<String>(&mut connection).ok()
+        // Answered while it loads its file, too.
+        redis::cmd("CONFIG").arg(&["GET", "dir"]).query::<(String, String)>(&mut connection).ok()
     });
     server
 }

@@ -7,7 +7,7 @@
 
 pub mod answer;
 mod chunked;
-mod error;
+pub mod error;
 mod fields;
 pub mod framing;
 mod reading;
@@ -29,7 +29,7 @@ use http::request::Parts;
 use hyper::body::{Frame, SizeHint};
 
 use self::answer::{Answer, HeadSearch};
-pub use self::error::Error;
+use self::error::Error;
 use self::framing::Framing;
 use self::reading::Reading;
 use self::sending::RequestWriter;
