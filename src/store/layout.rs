@@ -83,8 +83,9 @@ pub const GLOBAL_SLOT: &str = "global";
 /// Names below a slot.
 pub const BUSINESS: &str = "business";
 pub const BUSINESSES: &str = "businesses";
-/// A count of the gate's own, which ends a second after it was made; no limit has a name like this.
-pub const PROBE: &str = "probe";
+/// A count of the gate's own, which ends a second after it was made. It stands where the gate's login may count; no limit has an
+/// empty name.
+pub const PROBE: &str = "count::probe";
 
 pub fn key_name(digest: &Digest) -> String {
     format!("key:{}", digest.to_hex())

@@ -68,6 +68,33 @@ async fn the_gates_user_decides_and_cannot_mint_and_the_keepers_user_mints() {
 }
 
 #[tokio::test]
+async fn the_gates_user_may_probe_a_redis_that_refused_its_counts() {
+    let stage = Stage::set();
+    let redis = Server::plain(&[]);
+    redis.user("gate", &format!(">gates-secret {GATE_ACL}"));
+    redis.user("keeper", &format!(">keepers-secret {KEEPER_ACL}"));
+    let as_user = |user: &str| {
+        format!(
+            "workers: 1\nstore: {{redis: 'redis://127.0.0.1:{}', username: {user}, password: {user}s-secret, deadline: 10s}}{YAML}",
+            redis.port
+        )
+    };
+    let gate = stage.gate(&as_user("gate"));
+    let arguments = ["keys", "create", "--name", "test", "--business", "acme", "--scopes", "*", "--json"];
+    let minted = on_config(&whole(&as_user("keeper")), &arguments, &stage.environment());
+    let minted: serde_json::Value = serde_json::from_str(&text(&minted.stdout)).expect("the keeper mints");
+    let key = minted["key"].as_str().expect("the document holds the key");
+    let status = async || gate.get("/things").bearer_auth(key).answer().await.status;
+    assert_eq!(status().await, 200);
+    redis.ask::<()>(&["CONFIG", "SET", "maxmemory", "1mb"]);
+    assert_eq!((status().await, gate.operators("/readyz").status), (503, 503));
+    redis.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    // Nobody asks meanwhile: a pod that is not ready gets no requests.
+    until("readiness", || (gate.operators("/readyz").status == 200).then_some(()));
+    assert_eq!(status().await, 200);
+}
+
+#[tokio::test]
 async fn a_rotated_password_file_is_read_at_the_next_connection() {
     let stage = Stage::set();
     let redis = Server::plain(&[]);

@@ -154,8 +154,8 @@ impl Gate {
         }
     }
 
-    /// What this worker remembers of the key, or the store's hint where to look. What is still open was let
-    /// pass before, and is asked about whoever guesses keys at its address.
+    /// What this worker remembers of the key, or the store's hint where to look. What is still open was let pass before, and is
+    /// asked about whoever guesses keys at its address.
     async fn find_key(
         &self,
         digest: &Digest,

@@ -156,8 +156,8 @@ impl Client {
         }
     }
 
-    /// After a failed call: probes the node with a call of the same kind until it is served, or the node has left its cluster. A lost connection is the supervisor's
-    /// task, and a cluster's redirects are no failure.
+    /// After a failed call: probes the node with a call of the same kind until it is served, or the node has left its cluster. A lost
+    /// connection is the supervisor's task, and a cluster's redirects are no failure.
     fn probe_after(&self, slot: u16, error: &StoreError, kind: impl FnOnce() -> ProbeKind) {
         let node = self.node(slot);
         let begin = |error: &StoreError| ProbeGuard::begin(&self.shared.health, &node, error);
