@@ -41,6 +41,7 @@ class Field:
         self.by_workers, self.tls, self.idle_kib = {}, {}, {}
 
     def start(self):
+        tools.read_anew(["nginx", "haproxy", *self.binaries.values()])
         self.certificate()
         redis = ["redis-server", "--port", self.redis_port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         self.redis_process = self.run("redis", redis + ["--dir", self.folder], self.redis_port)

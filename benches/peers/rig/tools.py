@@ -56,6 +56,16 @@ def build(root):
     return os.path.join(target, "release", "sidegate")
 
 
+def read_anew(programs):
+    """Lets the system forget the programs' pages, so that each is read from the disk as after a start of the machine. Right after it was
+    written, a file is cached in larger pieces, and a process maps whole pieces: its resident memory would tell how old the file is."""
+    for program in programs:
+        file = os.open(shutil.which(program), os.O_RDONLY)
+        os.fsync(file)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(file)
+
+
 def first_line(*command):
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     return (done.stdout + done.stderr).strip().split("\n")[0]
