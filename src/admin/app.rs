@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::settings::{AppProbe, Check};
-use crate::proxy::exchange::{ExchangeError, driven};
+use crate::proxy::exchange::{ExchangeError, drive};
 
 /// More of an answer is not waited for.
 const LARGEST_ANSWER: usize = 10 * 1024;
@@ -90,7 +90,7 @@ async fn http(
             let _ = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
             Ok(status)
         };
-        driven(connection, exchange).await
+        drive(connection, exchange).await
     };
     match status.await {
         Ok(status) if (200..400).contains(&status.as_u16()) => Ok(()),
@@ -115,7 +115,7 @@ async fn grpc(stream: TokioIo<TcpStream>, probe: &AppProbe, service: &str) -> Re
             said.extend(body.trailers().cloned().unwrap_or_default());
             Ok((body.to_bytes(), said))
         };
-        driven(connection, exchange).await
+        drive(connection, exchange).await
     }
     .await;
     let (message, said) = answer.map_err(|error| format!("no answer: {error}"))?;

@@ -31,11 +31,11 @@ pub struct Capacity {
 impl Capacity {
     pub fn new(settings: &Settings) -> Self {
         let capacity = Self { most: AtomicUsize::default(), tls: AtomicBool::default() };
-        capacity.follow(settings);
+        capacity.reconfigure(settings);
         capacity
     }
 
-    pub fn follow(&self, settings: &Settings) {
+    pub fn reconfigure(&self, settings: &Settings) {
         self.most.store(settings.bounds.connections, Ordering::Relaxed);
         self.tls.store(settings.tls.is_some(), Ordering::Relaxed);
     }

@@ -30,7 +30,7 @@ use super::http1_turns::Http1Turns;
 use super::monitored::MonitoredStream;
 use super::poll_on_wake::PollOnWake;
 use super::proxy_protocol;
-use super::serving::{self, InFlight, Peer, ResponseBody, Transport};
+use super::serving::{self, InFlight, MonitoredBody, Peer, Transport};
 use super::settings::{Bounds, Settings};
 use super::streams::Streams;
 use super::watch::{Observation, TRICKLE, Wait, tick};
@@ -251,7 +251,7 @@ where
                     (Wait::Request, waited) if waited >= PARK_AFTER && !leaving => break,
                     (wait, waited) if waited >= wait.patience(bounds, worker.is_full()) => {
                         if wait == Wait::Stream {
-                            turns.progress.borrow().ends_idle();
+                            turns.progress.borrow().end_idle();
                         }
                         return Err(io::ErrorKind::TimedOut.into());
                     }
@@ -368,7 +368,7 @@ fn service(
     worker: Rc<WorkerState>,
     peer: Peer,
     transport: Transport,
-) -> impl HttpService<Incoming, ResBody = ResponseBody, Error = Infallible, Future: 'static> + Unpin {
+) -> impl HttpService<Incoming, ResBody = MonitoredBody, Error = Infallible, Future: 'static> + Unpin {
     service_fn(move |request: Request<Incoming>| {
         // At once: the stream's task is asked for right after.
         let active = transport.begin(&request);

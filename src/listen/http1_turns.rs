@@ -22,7 +22,7 @@ impl Http1Turns {
     /// `requests`: so many were served before.
     pub fn new(activity: Arc<Activity>, requests: u32) -> Self {
         Self {
-            progress: RefCell::new(Rc::new(Progress::of(activity.heard_out.clone()))),
+            progress: RefCell::new(Rc::new(Progress::of(activity.request_read.clone()))),
             activity,
             requests: Cell::new(requests),
             upgraded: Upgraded::default(),
@@ -35,13 +35,13 @@ impl Http1Turns {
         let mut progress = self.progress.borrow_mut();
         if Rc::get_mut(&mut progress).is_none() {
             // Somebody still holds the last request's body, and must not speak for this one's.
-            *progress = Rc::new(Progress::of(self.activity.heard_out.clone()));
+            *progress = Rc::new(Progress::of(self.activity.request_read.clone()));
         }
         progress.clone()
     }
 
     pub(super) fn end(&self, progress: &Progress) {
-        if !progress.has_arrived() {
+        if !progress.is_request_read() {
             self.activity.more_to_come();
         }
         self.activity.exchange_ended();

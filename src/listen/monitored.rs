@@ -35,7 +35,7 @@ pub struct Activity {
     /// HTTP/1.1 alone: a request is served.
     busy: AtomicBool,
     /// Whether all of that request has been read. Whoever reads its body says so; said too early, it costs a read and no more.
-    pub heard_out: Arc<AtomicBool>,
+    pub request_read: Arc<AtomicBool>,
     /// `reads` when the last request was through.
     reads_before: AtomicU32,
     more_to_come: AtomicBool,
@@ -63,7 +63,7 @@ impl Activity {
 
     /// Whether the client has said all that it has to say before its answer.
     fn is_awaited(&self) -> bool {
-        self.is_busy() && self.heard_out.load(Relaxed)
+        self.is_busy() && self.request_read.load(Relaxed)
     }
 
     /// Whether the next request has begun to come.

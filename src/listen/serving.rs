@@ -22,7 +22,7 @@ use super::tls::Presented;
 use super::worker_state::{Context, WorkerState};
 use crate::proxy::Arrival;
 use crate::proxy::arrival::{Address, Refused};
-use crate::proxy::body::{InterruptedBody, Outgoing};
+use crate::proxy::body::{InterruptedBody, ResponseBody};
 use crate::proxy::request_body::{Progress, RequestBody};
 use crate::proxy::tunnel::Upgraded;
 
@@ -94,11 +94,11 @@ pub struct ActiveRequest {
 
 impl ActiveRequest {
     /// Over HTTP/1.1 there is an answer to a request whose body has not come to its end.
-    fn leave_unread(&self, response: &mut Response<Outgoing>, may_stay: bool, is_long: bool) {
+    fn leave_unread(&self, response: &mut Response<ResponseBody>, may_stay: bool, is_long: bool) {
         let unread = self.progress.take_unread();
         // A service that refuses so much before it has come will hardly read it: its client need not send it.
         let is_refused = is_long && refuses(response.status());
-        let over = unread.is_some() || is_refused || response.body().is_the_gates_own();
+        let over = unread.is_some() || is_refused || response.body().is_local();
         let kept = may_stay && unread.is_some_and(|unread| self.drain(unread));
         if over && !kept {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -136,7 +136,7 @@ impl Drop for ActiveRequest {
                 }
                 // Dropped at once, its stream would be reset in one piece with the answer, and many clients then look at the
                 // reset alone. Their body is taken for a while instead, as behind an HTTP/1.1 connection's last answer.
-                if let Some(unread) = self.progress.over().filter(|_| self.ended) {
+                if let Some(unread) = self.progress.end().filter(|_| self.ended) {
                     tokio::task::spawn_local(drain(unread));
                 }
             }
@@ -152,14 +152,14 @@ pub fn answer(
     request: Request<Incoming>,
     peer: &Peer,
     mut active: ActiveRequest,
-) -> Pin<Box<impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<>>> {
+) -> Pin<Box<impl Future<Output = Result<Response<MonitoredBody>, Infallible>> + use<>>> {
     let (worker, context) = (worker.clone(), worker.now());
     // One that is refused for want of room takes none.
     let slot = (!worker.is_full()).then(|| InFlight::take(&worker.in_flight));
     let arrival = arrival(&context, &request, peer, &active.transport, slot.is_some());
     let returns = matches!(active.transport, Transport::H1(_));
     // What follows is asked only where a body may be left over.
-    let has_body = returns && !active.progress.has_arrived();
+    let has_body = returns && !active.progress.is_request_read();
     // A client that waits to be asked for its body is told the answer instead (RFC 9110 §10.1.1).
     let may_stay = has_body && !request.headers().contains_key(EXPECT) && !worker.is_leaving() && !is_last(&request);
     let is_long = has_body && request.body().size_hint().upper().is_none_or(|length| length > DRAIN_BYTES);
@@ -167,7 +167,7 @@ pub fn answer(
     let body = RequestBody::new(stream, active.progress.clone(), returns);
     Box::pin(async move {
         let mut response = context.service.handle(&mut head, body, &arrival, active.transport.upgraded()).await;
-        if returns && !active.progress.has_arrived() {
+        if returns && !active.progress.is_request_read() {
             active.leave_unread(&mut response, may_stay, is_long);
         }
         if returns {
@@ -177,10 +177,10 @@ pub fn answer(
             streams.closes_with_status(&active.progress, open);
         }
         active.progress.answered();
-        active.forwarded = !response.body().is_the_gates_own();
+        active.forwarded = !response.body().is_local();
         // The gate's own words are whole; when they are taken is their client's affair.
         let slot = slot.filter(|_| active.forwarded);
-        Ok(response.map(|body| ResponseBody { body, active, cut: None, slot }))
+        Ok(response.map(|body| MonitoredBody { body, active, cut: None, slot }))
     })
 }
 
@@ -271,8 +271,8 @@ impl Drop for InFlight {
 }
 
 /// An answer's body on its last yards: the listener sees whether the client takes it.
-pub struct ResponseBody {
-    body: Outgoing,
+pub struct MonitoredBody {
+    body: ResponseBody,
     active: ActiveRequest,
     /// Why it ends too early, until all that came before is out.
     cut: Option<InterruptedBody>,
@@ -280,7 +280,7 @@ pub struct ResponseBody {
     slot: Option<InFlight>,
 }
 
-impl Body for ResponseBody {
+impl Body for MonitoredBody {
     type Data = Bytes;
     type Error = InterruptedBody;
 
@@ -292,7 +292,7 @@ impl Body for ResponseBody {
             return if self.active.transport.owes() { Poll::Pending } else { Poll::Ready(self.cut.take().map(Err)) };
         }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        self.active.progress.offered(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        self.active.progress.frame_ready(matches!(polled, Poll::Ready(Some(Ok(_)))));
         if polled.is_ready() && self.body.is_end_stream() {
             self.slot = None;
         }
@@ -317,7 +317,7 @@ impl Body for ResponseBody {
     }
 }
 
-impl Drop for ResponseBody {
+impl Drop for MonitoredBody {
     fn drop(&mut self) {
         self.active.ended |= self.body.is_end_stream();
         if self.active.progress.has_ended_idle() {

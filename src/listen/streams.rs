@@ -61,7 +61,7 @@ impl Stream {
             Some(open) => open.end(CloseReason::Idle),
             None => {
                 if wait == Wait::Stream {
-                    self.progress.ends_idle();
+                    self.progress.end_idle();
                 }
                 self.task.abort();
             }

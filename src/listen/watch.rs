@@ -80,10 +80,10 @@ impl Wait {
     /// What an exchange waits for, and how far that has come.
     pub fn of(progress: &Progress) -> (Self, u32) {
         let wait = match progress.waits() {
-            Waits::Within => Self::Within,
-            Waits::Body => Self::Body,
-            Waits::Taking => Self::Taking,
-            Waits::Either => Self::Stream,
+            Waits::Internal => Self::Within,
+            Waits::RequestBody => Self::Body,
+            Waits::ClientRead => Self::Taking,
+            Waits::Stream => Self::Stream,
         };
         (wait, progress.frames())
     }
@@ -101,7 +101,7 @@ impl Wait {
         }
         match Self::of(&progress) {
             // The answer is out, and the body it answers is still read.
-            _ if !busy && !progress.has_arrived() => (Self::Body, activity.passed()),
+            _ if !busy && !progress.is_request_read() => (Self::Body, activity.passed()),
             _ if !busy && activity.next_has_begun() => (Self::Head, requests),
             _ if !busy => (Self::Request, requests),
             (Self::Stream | Self::Taking, _) => (Self::Stream, activity.passed()),

@@ -61,7 +61,7 @@ impl WorkerState {
     /// The worker ends, with all that it serves; whichever configuration that began under, it is told so. What is given is
     /// gone once its client was told a status.
     pub fn cut(&self) -> Vec<Weak<OpenRequest>> {
-        self.now().service.open.cut()
+        self.now().service.open.shut_down()
     }
 
     pub fn is_leaving(&self) -> bool {

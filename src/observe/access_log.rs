@@ -41,12 +41,12 @@ impl AccessLog {
         };
         let (enabled, sample) = (AtomicBool::default(), AtomicU64::default());
         let log = Self { lines, text, enabled, sample, counter: AtomicU64::new(0) };
-        log.follow(settings);
+        log.reconfigure(settings);
         Ok(log)
     }
 
     /// Level and sample from now on; the format stays.
-    pub fn follow(&self, settings: &Settings) {
+    pub fn reconfigure(&self, settings: &Settings) {
         self.enabled.store(settings.level >= tracing::Level::INFO, Ordering::Relaxed);
         // The product of 2³² and a share is exact enough for a sample.
         let sample = (settings.sample.clamp(0.0, 1.0) * 4_294_967_296.0) as u64;

@@ -38,7 +38,7 @@ pub fn init(settings: &Settings) {
 }
 
 /// The level from now on; the format stays.
-pub fn follow(settings: &Settings) {
+pub fn reconfigure(settings: &Settings) {
     if let Some(installed) = FILTER.get() {
         // The only error is that the log is gone, and then there is nobody to tell.
         let _ = installed.reload(filter(settings));

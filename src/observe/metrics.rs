@@ -296,12 +296,12 @@ impl Metrics {
         }
         metrics.last_reload_successful.set(1);
         metrics.start_business(OTHER);
-        metrics.follow(policy, config_hash);
+        metrics.reconfigure(policy, config_hash);
         Ok(metrics)
     }
 
     /// The configuration that is in force from now on. What its routes and limits have counted before goes on.
-    pub fn follow(&self, policy: &Policy, config_hash: &str) {
+    pub fn reconfigure(&self, policy: &Policy, config_hash: &str) {
         self.config_info.reset();
         self.config_info.with_label_values(&[config_hash]).set(1);
         self.enforcing.set(i64::from(policy.mode == Mode::Enforce));

@@ -48,7 +48,7 @@ impl Running {
             }
         }
         if let Some(reading) = reading {
-            watch.follow(&reading);
+            watch.restart(&reading);
         }
         systemd::ready();
     }
@@ -75,7 +75,7 @@ impl Running {
             health.probe_within(settings.store.deadline);
             health.need(settings.policy.enforces());
         }
-        self.capacity.follow(&settings.listen);
+        self.capacity.reconfigure(&settings.listen);
         if settings.listen.bounds.connections > self.settings.listen.bounds.connections {
             descriptors::raise(settings.listen.bounds.connections);
         }
@@ -122,9 +122,9 @@ fn prepare(
 
 /// What operators see of a configuration that is in force from now on.
 pub fn publish(settings: &Settings, tls: Option<&Acceptor>, metrics: &Metrics, access_log: &AccessLog) {
-    log::follow(&settings.observe);
-    access_log.follow(&settings.observe);
-    metrics.follow(&settings.policy, &settings.hash);
+    log::reconfigure(&settings.observe);
+    access_log.reconfigure(&settings.observe);
+    metrics.reconfigure(&settings.policy, &settings.hash);
     warn_what_is_observed(&settings.policy);
     let operations = settings.management.as_ref().map(operation::labels).unwrap_or_default();
     metrics.start_routes(operations.iter().map(String::as_str));

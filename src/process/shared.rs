@@ -123,7 +123,7 @@ impl Shared {
 
     /// The same after a reload.
     pub fn renewed(&self, prepared: &Prepared) -> Self {
-        self.shared.fallback.follow(prepared.settings.store.limits_outage);
+        self.shared.fallback.reconfigure(prepared.settings.store.limits_outage);
         Self::new(prepared, &self.shared, self.metrics.clone(), self.access_log.clone())
     }
 
@@ -147,7 +147,7 @@ impl Shared {
             let gate = Rc::new(former.service.gate.renewed(policy, shared, self.store_deadline));
             let upstreams = self.upstreams().keeping(&former.service.upstreams);
             let open = former.service.open.clone();
-            open.follow(gate.clone(), self.proxy.streams);
+            open.reconfigure(gate.clone(), self.proxy.streams);
             self.with(gate, upstreams, open)
         })
     }

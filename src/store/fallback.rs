@@ -31,7 +31,7 @@ impl Fallback {
     }
 
     /// From now on; what was counted stays counted.
-    pub fn follow(&self, outage: LimitsOutage) {
+    pub fn reconfigure(&self, outage: LimitsOutage) {
         *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = outage;
     }
 

@@ -146,7 +146,7 @@ fn forwarded(permit: &Permit, explained: &ExplainedRequest, settings: &Settings)
             reserved: &reserved,
             arrival: &explained.arrival,
             version: Version::HTTP_11,
-            trails: false,
+            may_have_trailers: false,
             request_id: &request_id,
             span: &span,
         },
