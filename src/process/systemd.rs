@@ -45,7 +45,7 @@ pub async fn watchdog(workers: Arc<[Worker]>) {
 
 /// Asked all at once. A worker that has ended after draining is well.
 async fn all_respond(workers: &[Worker]) -> bool {
-    let asked: Vec<_> = workers.iter().map(|worker| (worker, worker.responds())).collect();
+    let asked: Vec<_> = workers.iter().map(|worker| (worker, worker.ping())).collect();
     for (worker, answer) in asked {
         if answer.await.is_err() && !worker.has_ended() {
             return false;
