@@ -68,7 +68,7 @@ pub async fn peek(policy: &Policy, store: &Store, key: &StoredKey) -> Result<Pee
             Outcome::Expired => (Some(Reason::ExpiredKey), LimitsNow::new()),
             Outcome::Refused => (Some(Reason::BusinessForbidden), LimitsNow::new()),
             Outcome::Spent { granted, windows, observed } => {
-                (refused, asked.named(Counted { granted, windows, observed }, answer.now_ms))
+                (refused, asked.limits_now(Counted { granted, windows, observed }, answer.now_ms))
             }
         };
         let business = seen.business.and_then(|business| business.document.document().cloned());
@@ -114,7 +114,7 @@ impl Seen {
         let route = self.route(policy);
         let document = self.key.document.document();
         let business = self.business.as_ref().and_then(|business| business.document.document()).map(Arc::as_ref);
-        let circumstances = |client| Circumstances { route: &route, named: None, client, disowned: false };
+        let circumstances = |client| Circumstances { route: &route, named: None, client, not_owned: false };
         let client = document.and_then(an_allowed).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let standing = document.map(|key| judge(policy, key, business, circumstances(client)));
         let refused = match &standing {

@@ -161,7 +161,7 @@ impl Service {
             long_wait: &open.long_wait(),
             longest: self.open.longest(),
         };
-        let body = ForwardedBody::new(body, open.permit().most_of_a_body(), self.upstreams.reserved(), &open);
+        let body = ForwardedBody::new(body, open.permit().max_body(), self.upstreams.reserved(), &open);
         let response = {
             let forwarded = pin!(self.upstreams.forward(head, &body, &context));
             open.unless_ended(forwarded, context.long_wait).await?

@@ -133,7 +133,7 @@ impl Upstreams {
         // The configuration resolves every id that a route or a format names.
         let unknown = || Denial::UpstreamUnreachable("no such upstream".to_owned());
         let service = self.upstreams.get(permit.upstream().0).ok_or_else(unknown)?;
-        if let (Some(most), Some(length)) = (permit.most_of_a_body(), body.size_hint().exact())
+        if let (Some(most), Some(length)) = (permit.max_body(), body.size_hint().exact())
             && length > most
         {
             return Err(Denial::BodyTooLarge);
