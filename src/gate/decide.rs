@@ -263,7 +263,7 @@ impl Gate {
         trail.store_ms = Some(answer.now_ms);
         let (asked, answered) = (began.into_std(), answered.into_std());
         let seen = CallTimes { asked, answered, store_ms: answer.now_ms, uptime_ms: clock::uptime_ms_at(asked) };
-        self.shared.fallback.clock().showed(seen.store_ms, seen.uptime_ms);
+        self.shared.fallback.clock().update(seen.store_ms, seen.uptime_ms);
         Ok((answer, seen))
     }
 }

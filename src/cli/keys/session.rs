@@ -60,7 +60,7 @@ pub fn in_session(
         let (input, out, err) = (&mut BufReader::new(io::stdin()), &mut Out, &mut io::stderr());
         let mut session = Session { input, out, err, actor, now_ms };
         let code = command(&setting, &mut session).await;
-        if let Some(error) = setting.keyring.unrecorded().await {
+        if let Some(error) = setting.keyring.take_audit_error().await {
             writeln!(session.err, "warning: what was changed acts, but is not in the audit: {error}")?;
         }
         code

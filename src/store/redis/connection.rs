@@ -162,7 +162,7 @@ impl Supervisor {
             tokio::select! {
                 () = sleep(jitter(backoff)) => backoff = (backoff * 2).min(LONGEST_BACKOFF),
                 // Another worker has connected: this attempt is worth waiting for.
-                () = self.health.revived(), if !ended_soon => drop(self.publisher.send_replace(State::Connecting)),
+                () = self.health.reconnected(), if !ended_soon => drop(self.publisher.send_replace(State::Connecting)),
                 () = self.publisher.closed() => return,
             }
         }
