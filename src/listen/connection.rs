@@ -1,7 +1,7 @@
 //! One client connection from its first byte to its last: the PROXY protocol, TLS, then HTTP/1.1 or HTTP/2, each wait bounded.
 //!
-//! hyper speaks HTTP; `watch` samples whatever may take long. An idle HTTP/1.1 connection is parked: hyper's state is dropped with its
-//! buffers, and made again at the next byte.
+//! hyper speaks HTTP; `watch` samples whatever may take long. An idle HTTP/1.1 connection is parked: hyper's state is dropped
+//! with its buffers, and made again at the next byte.
 
 use std::convert::Infallible;
 use std::error::Error as _;
@@ -38,23 +38,23 @@ use super::worker_state::WorkerState;
 use crate::observe::metrics::FailedAt;
 use crate::proxy::arrival::Address;
 
-/// The connection preface (RFC 9113 §3.4); no HTTP/1.1 request begins like it. All of it is waited for here, since hyper does not bound
-/// the wait for its rest.
+/// The connection preface (RFC 9113 §3.4); no HTTP/1.1 request begins like it. All of it is waited for here, since hyper does not
+/// bound the wait for its rest.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long an HTTP/1.1 connection is idle before it is parked. Waking it costs about as much as reading a request: little to a
 /// client with fewer than ten requests a second, nothing to one with more.
 const PARK_AFTER: Duration = Duration::from_millis(100);
 
-/// How many times the allowed number of header fields hyper reads. It reserves stack for as many with each request, 64 bytes a field,
-/// which is not touched where there are fewer.
+/// How many times the allowed number of header fields hyper reads. It reserves stack for as many with each request, 64 bytes a
+/// field, which is not touched where there are fewer.
 const HEADERS_READ: usize = 4;
 
-/// How many bytes beyond the allowed HTTP/2 head are read, so that a request that is too large gets an answer that says so, and is
-/// counted. Past that h2 answers a bare 431, and past four times that it ends the connection.
+/// How many bytes beyond the allowed HTTP/2 head are read, so that a request that is too large gets an answer that says so, and
+/// is counted. Past that h2 answers a bare 431, and past four times that it ends the connection.
 const H2_HEADERS_READ: u32 = 48 * 1024;
 
-/// How long an idle HTTP/1.1 connection stays open once draining closes connections: a request that is on its way gets an answer with
-/// `Connection: close` instead of a reset.
+/// How long an idle HTTP/1.1 connection stays open once draining closes connections: a request that is on its way gets an answer
+/// with `Connection: close` instead of a reset.
 const H1_LINGER: Duration = Duration::from_millis(500);
 
 /// Serves the connection until it ends, or until draining ends it.
@@ -101,7 +101,7 @@ fn failed(worker: &WorkerState, peer: IpAddr, at: FailedAt, error: &io::Error) {
     let context = worker.now();
     let metrics = &context.service.counts.metrics;
     metrics.connection_failed(at);
-    if metrics.said.is_news(at.name(), Instant::now().into_std()) {
+    if metrics.throttle.is_news(at.name(), Instant::now().into_std()) {
         let what = match at {
             FailedAt::Http2 => "an HTTP/2 connection was ended, with every request on it",
             FailedAt::Tls | FailedAt::Proxy | FailedAt::Head => "a connection failed before its request",
@@ -269,8 +269,8 @@ where
     Ok(Some(stream))
 }
 
-/// Serves an upgraded connection, a request in flight, until it ends or nothing passes for `stream_idle`; once it is half closed, for
-/// `body_idle`.
+/// Serves an upgraded connection, a request in flight, until it ends or nothing passes for `stream_idle`; once it is half closed,
+/// for `body_idle`.
 async fn tunnel(worker: &WorkerState, turns: &Http1Turns, bounds: &Bounds) {
     let _slot = InFlight::take(&worker.in_flight);
     turns.activity.set_tunnel();

@@ -43,8 +43,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// The head is borrowed, as below, since an async function's arguments are moved twice. `upgraded`: where the connection finds its
-    /// tunnel; none over HTTP/2.
+    /// The head is borrowed, as below, since an async function's arguments are moved twice. `upgraded`: where the connection
+    /// finds its tunnel; none over HTTP/2.
     pub async fn handle(
         &self,
         head: &mut Parts,
@@ -201,8 +201,8 @@ impl Service {
         reply
     }
 
-    /// A store's error goes to the log, not to the client. An outage is logged and counted by the store itself; a document that cannot
-    /// be read is noticed only here, and logged once a minute.
+    /// A store's error goes to the log, not to the client. An outage is logged and counted by the store itself; a document that
+    /// cannot be read is noticed only here, and logged once a minute.
     fn log_store_error(&self, denial: &Denial, info: &RequestInfo) {
         let Denial::StoreUnavailable(error) = denial else { return };
         let (request_id, trace_id) = (info.id.as_str(), info.span.trace_id());
@@ -212,7 +212,7 @@ impl Service {
         };
         let metrics = &self.counts.metrics;
         metrics.document_unreadable();
-        if metrics.said.is_news(what, Instant::now()) {
+        if metrics.throttle.is_news(what, Instant::now()) {
             warn!(request_id, trace_id, error = %what, "the store holds what cannot be read; requests that need it are refused");
         }
     }
