@@ -32,8 +32,8 @@ pub struct Counted {
     pub observed: Vec<u32>,
 }
 
-/// What a key's question is made from. It has the key's documents confirmed and the request's cost spent; nothing is spent where the
-/// verdict is a denial.
+/// What a key's question is made from. It has the key's documents confirmed and the request's cost spent; nothing is spent where
+/// the verdict is a denial.
 #[derive(Debug)]
 pub struct KeyQuestion<'a> {
     pub digest: &'a Digest,

@@ -26,8 +26,8 @@ pub enum KeysToStrip {
     Candidates,
     /// The same, where `read` has found the only one, so that it need not be parsed again.
     In(HeaderName),
-    /// Values that hold something of a key's format, and the one candidate if the store knows it: in observe mode anything else may be
-    /// the service's own credential.
+    /// Values that hold something of a key's format, and the one candidate if the store knows it: in observe mode anything else
+    /// may be the service's own credential.
     Recognised { known: bool },
 }
 
@@ -113,8 +113,8 @@ pub fn strip(credentials: &Credentials, headers: &mut HeaderMap, taken: &KeysToS
     }
 }
 
-/// Whether a word of the value has the format of a key that this gate accepts or mints: also behind a wrong scheme, without one, or
-/// with white space around it.
+/// Whether a word of the value has the format of a key that this gate accepts or mints: also behind a wrong scheme, without one,
+/// or with white space around it.
 fn holds_a_key(credentials: &Credentials, value: &HeaderValue) -> bool {
     let Ok(text) = value.to_str() else { return false };
     text.split([' ', '\t', ',']).any(|word| credentials.formats.claim(word))

@@ -189,8 +189,8 @@ impl Gate {
         Ok(counted(Permit::key(basis, routed, caller, presented), trail))
     }
 
-    /// Counts the usage of a key that exists. A business that an unscoped key names is counted only where the store has confirmed that
-    /// its user owns it, so that nobody counts against another's business.
+    /// Counts the usage of a key that exists. A business that an unscoped key names is counted only where the store has confirmed
+    /// that its user owns it, so that nobody counts against another's business.
     fn count(&self, digest: &Digest, trail: &Trail, mode: Mode, denial: Option<&Denial>) {
         let (Some(tally), Some(caller), Some(at_ms)) = (&self.tally, &trail.caller, trail.store_ms) else { return };
         let request = tally::Request { at_ms, denied: denial.is_some() && mode == Mode::Enforce };

@@ -101,8 +101,8 @@ impl Denial {
         }
     }
 
-    /// Whether it may pass in observe mode: a decision of the policy; not a request that two servers may read differently, nor one that
-    /// cannot be served.
+    /// Whether it may pass in observe mode: a decision of the policy; not a request that two servers may read differently, nor
+    /// one that cannot be served.
     pub fn is_observable(&self) -> bool {
         match self {
             Self::RouteNotFound

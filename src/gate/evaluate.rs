@@ -1,7 +1,7 @@
 //! Evaluates a request with a key against one set of documents: the verdict, and what it asks the store to spend.
 //!
-//! Pure, and the same whether the store has just given the documents or confirmed them a while ago (`known`). Since most keys make the
-//! same request under the same documents, the last evaluations are cached beside the key.
+//! Pure, and the same whether the store has just given the documents or confirmed them a while ago (`known`). Since most keys
+//! make the same request under the same documents, the last evaluations are cached beside the key.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -81,7 +81,8 @@ const MOST_CACHED: usize = 2;
 #[derive(Debug, Default)]
 pub struct EvaluationCache(RefCell<[Option<Rc<CachedEvaluation>>; MOST_CACHED]>);
 
-/// An evaluation, and everything it depends on besides the key; of the business the very instance that was cached, not just its id.
+/// An evaluation, and everything it depends on besides the key; of the business the very instance that was cached, not just its
+/// id.
 #[derive(Debug)]
 pub struct CachedEvaluation {
     policy: Arc<Policy>,

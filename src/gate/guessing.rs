@@ -1,9 +1,9 @@
-//! `keys.guessing`: an address that keeps sending unknown keys gets 429 without a lookup, so that guessing puts a bounded load on the
-//! store and does not affect other clients.
+//! `keys.guessing`: an address that keeps sending unknown keys gets 429 without a lookup, so that guessing puts a bounded load on
+//! the store and does not affect other clients.
 //!
-//! Counted in this process alone, and only keys that the store did not know. Unknown keys are not cached: a key works as soon as it is
-//! created. Keys that this process has seen to exist are never slowed, so that a guesser behind the same address does not affect their
-//! holders; a key that is new to this process waits until the address is below its limit again.
+//! Counted in this process alone, and only keys that the store did not know. Unknown keys are not cached: a key works as soon as
+//! it is created. Keys that this process has seen to exist are never slowed, so that a guesser behind the same address does not
+//! affect their holders; a key that is new to this process waits until the address is below its limit again.
 //!
 //! Windows go by the machine's uptime: no other process has to agree on them, and a wall clock that is set back would leave an
 //! address waiting for hours.

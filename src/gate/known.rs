@@ -1,7 +1,7 @@
 //! The keys that pass during an outage (`outage.keys: {known_for: 5m}`).
 //!
-//! Filled from what the store confirmed, and read only while it does not answer. It fails closed: whatever any worker saw revoked,
-//! expired, deleted or unreadable is removed at once, and what two overlapping calls saw differently is removed as well.
+//! Filled from what the store confirmed, and read only while it does not answer. It fails closed: whatever any worker saw
+//! revoked, expired, deleted or unreadable is removed at once, and what two overlapping calls saw differently is removed as well.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -59,8 +59,8 @@ impl KnownKeys {
         self.known_for
     }
 
-    /// Takes in the store's answer to a question about these documents. Stale documents are brought here by the caller, once it has
-    /// parsed the new ones.
+    /// Takes in the store's answer to a question about these documents. Stale documents are brought here by the caller, once it
+    /// has parsed the new ones.
     pub fn on_answer(
         &self,
         documents: &Documents<'_>,
@@ -151,8 +151,8 @@ struct Confirmed<K, V>(Sharded<Shard<K, V>>);
 #[derive(Debug)]
 struct Shard<K, V> {
     entries: HashMap<K, (V, CallTimes)>,
-    /// When something was last removed. A call that was in flight then may have seen what is no longer true, so it adds no entry; the
-    /// next confirmation does.
+    /// When something was last removed. A call that was in flight then may have seen what is no longer true, so it adds no entry;
+    /// the next confirmation does.
     removed: Option<Instant>,
 }
 

@@ -1,10 +1,9 @@
 //! The decision: may this request pass, and if not, why. One file per check, in the order they are made.
 //!
-//! `path` → `preflight` → (policy's routes) → `query` → `business` → `credential` → `standing` → `asks` ⇒ `permit` or `denial`. The rule
-//! files are pure functions over plain data (`documents`, `trail`), `evaluate` puts them together; `decide` alone awaits the store, for
-//! keys in `decide/confirm`.
-//! State is kept in `records` (per worker), `known`, `guessing` and `unknown` (per process). Only this module can make a `Permit`; from an
-//! observed denial `observed` makes one.
+//! `path` → `preflight` → (policy's routes) → `query` → `business` → `credential` → `standing` → `asks` ⇒ `permit` or `denial`.
+//! The rule files are pure functions over plain data (`documents`, `trail`), `evaluate` puts them together; `decide` alone awaits
+//! the store, for keys in `decide/confirm`. State is kept in `records` (per worker), `known`, `guessing` and `unknown` (per
+//! process). Only this module can make a `Permit`; from an observed denial `observed` makes one.
 
 pub mod asks;
 pub mod business;

@@ -94,8 +94,8 @@ impl Permit {
         Self { basis: Basis::Observed(denial), ..self }
     }
 
-    /// For observe mode: with the target as received, and with credentials that are not keys left in place. `known`: the store knows the
-    /// candidate as a key.
+    /// For observe mode: with the target as received, and with credentials that are not keys left in place. `known`: the store
+    /// knows the candidate as a key.
     pub(super) fn untouched(self, target: String, known: bool) -> Self {
         Self { target, keys: KeysToStrip::Recognised { known }, ..self }
     }

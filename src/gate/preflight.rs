@@ -1,5 +1,5 @@
-//! Recognises a CORS preflight, which asks whether a method may be sent (Fetch, "CORS-preflight request"). It never carries a key, so
-//! that it can pass only where the configuration says so.
+//! Recognises a CORS preflight, which asks whether a method may be sent (Fetch, "CORS-preflight request"). It never carries a
+//! key, so that it can pass only where the configuration says so.
 
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use http::{HeaderMap, Method};

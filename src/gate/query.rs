@@ -39,8 +39,8 @@ pub fn clamped<'q>(query: &'q str, clamps: &[(String, u64)]) -> Result<Cow<'q, s
     Ok(forwarded)
 }
 
-/// The values of a parameter, percent-decoded; `None` for one that is not UTF-8, and for one that only some servers would take for
-/// this parameter.
+/// The values of a parameter, percent-decoded; `None` for one that is not UTF-8, and for one that only some servers would take
+/// for this parameter.
 pub fn values<'q>(query: &'q str, name: &'q str) -> impl Iterator<Item = Option<String>> + 'q {
     pairs(query).filter_map(move |(_, pair)| match naming(pair, name) {
         Naming::Another => None,

@@ -1,7 +1,8 @@
 //! One worker's cache of key and business documents, which are never trusted without the store's confirmation.
 //!
 //! Each decision sends the documents that it rests on, and the store answers `Stale` when one has changed; then the cached one is
-//! replaced. Bounded for the whole process, by two generations per worker: what is used stays, the rest is dropped with the older one.
+//! replaced. Bounded for the whole process, by two generations per worker: what is used stays, the rest is dropped with the older
+//! one.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -18,8 +19,8 @@ use crate::limit::{Believed, Question};
 use crate::store::record::{BusinessDocument, KeyDocument};
 use crate::store::{StoreError, layout};
 
-/// Keys that all workers of a process cache together, and as many businesses: about 35 MB (`tests/memory` measures what one takes).
-/// Workers get equal shares, whose halves fill maps of 2ⁿ buckets, since those grow when they are seven eighths full.
+/// Keys that all workers of a process cache together, and as many businesses: about 35 MB (`tests/memory` measures what one
+/// takes). Workers get equal shares, whose halves fill maps of 2ⁿ buckets, since those grow when they are seven eighths full.
 const MOST: usize = 14_000;
 /// The least that a worker gets, however many there are: with fewer, keys in use would evict one another.
 const LEAST: usize = 1_750;

@@ -57,8 +57,8 @@ impl Caller {
     }
 }
 
-/// A cache of a caller's identity header values, each made once. Keyed by a number that `proxy::headers` gives; a linked list, since
-/// there are few values per caller, and many callers.
+/// A cache of a caller's identity header values, each made once. Keyed by a number that `proxy::headers` gives; a linked list,
+/// since there are few values per caller, and many callers.
 #[derive(Debug, Default)]
 pub struct IdentityHeaders(OnceCell<Box<CachedValue>>);
 
@@ -115,8 +115,8 @@ impl LimitNow {
         self.now.reset_ms.saturating_sub(self.now_ms).div_ceil(1000)
     }
 
-    /// The `t` of `RateLimit`, in whole seconds: where the window denies the request, until it would pass, so that `Retry-After` never names
-    /// an earlier time (draft-ietf-httpapi-ratelimit-headers); else until the window resets.
+    /// The `t` of `RateLimit`, in whole seconds: where the window denies the request, until it would pass, so that `Retry-After`
+    /// never names an earlier time (draft-ietf-httpapi-ratelimit-headers); else until the window resets.
     pub fn effective_in_seconds(&self) -> u64 {
         let wait_ms = self.now.wait_ms.filter(|_| self.over);
         wait_ms.map_or_else(|| self.reset_in_seconds(), |ms| ms.div_ceil(1000).max(1))

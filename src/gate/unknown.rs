@@ -1,8 +1,8 @@
-//! Reports limits, scopes and plans that documents of keys and businesses name and the configuration does not. They have no effect, and
-//! a misspelt limit looks like one that is in force.
+//! Reports limits, scopes and plans that documents of keys and businesses name and the configuration does not. They have no
+//! effect, and a misspelt limit looks like one that is in force.
 //!
-//! Checked when a document is parsed, not when the store only confirms it. One per process, shared by all workers; `observe` exports the
-//! counter.
+//! Checked when a document is parsed, not when the store only confirms it. One per process, shared by all workers; `observe`
+//! exports the counter.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};

@@ -12,8 +12,8 @@ pub fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&peer))
 }
 
-/// The first address from the right that is not a trusted proxy's. What stands left of it, or is not an address, a client could have
-/// written itself.
+/// The first address from the right that is not a trusted proxy's. What stands left of it, or is not an address, a client could
+/// have written itself.
 pub fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let mut client = peer.to_canonical();
     if !is_trusted(client, trusted) {

@@ -6,8 +6,8 @@ use tracing::warn;
 /// Descriptors besides connections: listeners, the store, files, and one for a connection that is refused.
 const BESIDE: u64 = 64;
 
-/// Raises the soft limit to the hard one, and warns when that is still too few: each request may need one descriptor for the client
-/// and one for the upstream.
+/// Raises the soft limit to the hard one, and warns when that is still too few: each request may need one descriptor for the
+/// client and one for the upstream.
 pub fn raise(connections: usize) {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

@@ -1,4 +1,5 @@
-//! The stages of a graceful shutdown, signalled to everything that serves: not ready, no new connections, then what is left is cut off.
+//! The stages of a graceful shutdown, signalled to everything that serves: not ready, no new connections, then what is left is
+//! cut off.
 
 use tokio::sync::watch;
 

@@ -1,5 +1,5 @@
-//! The state that an HTTP/1.1 connection shares with its requests, which are served one after the other. `connection` and `watch` read
-//! it, `serving` begins and ends requests in it. The counterpart for HTTP/2 is `streams`.
+//! The state that an HTTP/1.1 connection shares with its requests, which are served one after the other. `connection` and `watch`
+//! read it, `serving` begins and ends requests in it. The counterpart for HTTP/2 is `streams`.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

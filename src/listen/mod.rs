@@ -1,10 +1,10 @@
 //! Client connections: accepted in one place, served by the worker with the fewest, drained at shutdown.
 //!
-//! `accept` is the accept loop, `worker` a thread with its own runtime, gate and upstream pools, `connection` speaks TLS and HTTP on one
-//! connection, `client_addr` finds the client's address, `worker_state` holds the current context, `drain` signals shutdown. For one
-//! connection: `proxy_protocol` reads a load balancer's header, `monitored` is its stream, `watch` enforces timeouts, `serving` serves one
-//! request, `http1_turns` is the state of HTTP/1.1, `streams` that of HTTP/2. `refusal` and `descriptors` deal with too many connections,
-//! `heartbeat` and `poll_on_wake` keep timers and rare events cheap.
+//! `accept` is the accept loop, `worker` a thread with its own runtime, gate and upstream pools, `connection` speaks TLS and HTTP
+//! on one connection, `client_addr` finds the client's address, `worker_state` holds the current context, `drain` signals
+//! shutdown. For one connection: `proxy_protocol` reads a load balancer's header, `monitored` is its stream, `watch` enforces
+//! timeouts, `serving` serves one request, `http1_turns` is the state of HTTP/1.1, `streams` that of HTTP/2. `refusal` and
+//! `descriptors` deal with too many connections, `heartbeat` and `poll_on_wake` keep timers and rare events cheap.
 
 pub mod accept;
 pub mod client_addr;

@@ -1,6 +1,6 @@
-//! A connection's stream that records its activity: whether bytes passed, and whether writes are blocked. It also detects a client that
-//! disconnects while it waits for its answer, and lingers when it is closed.
-//! Nothing here reads a clock while requests are served; `watch` samples the activity from time to time.
+//! A connection's stream that records its activity: whether bytes passed, and whether writes are blocked. It also detects a
+//! client that disconnects while it waits for its answer, and lingers when it is closed. Nothing here reads a clock while
+//! requests are served; `watch` samples the activity from time to time.
 
 use std::future::Future;
 use std::io;
@@ -16,8 +16,8 @@ use tokio::time::{Sleep, sleep};
 
 use super::poll_on_wake::PollOnWake;
 
-/// How long what a client still sends is read and discarded after the last answer (lingering close). Closing at once would reset the
-/// connection, and with it an answer that the client has not read yet (RFC 9112 §9.6).
+/// How long what a client still sends is read and discarded after the last answer (lingering close). Closing at once would reset
+/// the connection, and with it an answer that the client has not read yet (RFC 9112 §9.6).
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 /// How much is read and discarded at most.
 pub(super) const LINGER_BYTES: usize = 16 * 1024 * 1024;
@@ -144,8 +144,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MonitoredStream<S> {
         self.ahead = if self.ahead.is_empty() { bytes } else { [bytes, self.ahead.split_off(0)].concat().into() };
     }
 
-    /// An error once the client disconnects while it waits for its answer. hyper would detect that itself, but with a read into a new
-    /// buffer of 8 KiB per request, since the former one holds the request's head. A byte that is read instead of an end is put back.
+    /// An error once the client disconnects while it waits for its answer. hyper would detect that itself, but with a read into a
+    /// new buffer of 8 KiB per request, since the former one holds the request's head. A byte that is read instead of an end is
+    /// put back.
     fn check_disconnect(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if !self.activity.client_waits() || !self.ahead.is_empty() {
             return Ok(());

@@ -1,5 +1,5 @@
-//! Polls a future only when it has woken. Drains, timers and disconnects are rare, and a task that waits for them beside its work would
-//! otherwise poll all of them whenever its work goes on.
+//! Polls a future only when it has woken. Drains, timers and disconnects are rare, and a task that waits for them beside its work
+//! would otherwise poll all of them whenever its work goes on.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -105,8 +105,8 @@ impl ActiveRequest {
         }
     }
 
-    /// Has the rest of a body read and discarded, so that the connection can be kept; whether that is to be expected. The answer is not
-    /// held back meanwhile: a client may wait for it before it sends the rest.
+    /// Has the rest of a body read and discarded, so that the connection can be kept; whether that is to be expected. The answer
+    /// is not held back meanwhile: a client may wait for it before it sends the rest.
     fn drain(&self, unread: Incoming) -> bool {
         let Transport::H1(turns) = &self.transport else { return false };
         if unread.size_hint().lower() > DRAIN_BYTES {
@@ -144,8 +144,8 @@ impl Drop for ActiveRequest {
     }
 }
 
-/// Serves a request that `Transport::begin` has begun. What needs no await is done before the future is made, since an async function
-/// moves its arguments twice. The future is boxed, so that an idle connection holds no memory for it.
+/// Serves a request that `Transport::begin` has begun. What needs no await is done before the future is made, since an async
+/// function moves its arguments twice. The future is boxed, so that an idle connection holds no memory for it.
 pub fn answer(
     worker: &Rc<WorkerState>,
     request: Request<Incoming>,

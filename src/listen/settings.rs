@@ -54,13 +54,13 @@ pub struct Bounds {
     pub headers: usize,
     /// How long a connection may be without a request.
     pub idle: Duration,
-    /// How long a client may pause in sending a request's body, and in reading an answer; how long nothing may pass through a half-closed
-    /// tunnel.
+    /// How long a client may pause in sending a request's body, and in reading an answer; how long nothing may pass through a
+    /// half-closed tunnel.
     pub body_idle: Duration,
     /// How long an answer that has begun may go without a frame in either direction, and an upgraded connection without a byte.
     pub stream_idle: Duration,
-    /// Requests served at once, by all workers together, each until the upstream's last frame; an upgraded connection counts until it
-    /// ends.
+    /// Requests served at once, by all workers together, each until the upstream's last frame; an upgraded connection counts
+    /// until it ends.
     pub in_flight: usize,
     pub h2: H2Bounds,
 }

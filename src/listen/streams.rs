@@ -1,8 +1,8 @@
-//! The streams of one HTTP/2 connection: each a task on its worker's thread, ended when its client stalls; and how many of them the
-//! client cancelled before their answers began, which tells a browser that navigates away from an attack.
+//! The streams of one HTTP/2 connection: each a task on its worker's thread, ended when its client stalls; and how many of them
+//! the client cancelled before their answers began, which tells a browser that navigates away from an attack.
 //!
-//! A cancelled stream no longer counts against the concurrency limit while work is still done for it. One that is cancelled after its
-//! answer began is not counted, since it has held its slot for as long: event streams and gRPC's watches end in no other way.
+//! A cancelled stream no longer counts against the concurrency limit while work is still done for it. One that is cancelled after
+//! its answer began is not counted, since it has held its slot for as long: event streams and gRPC's watches end in no other way.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -21,8 +21,8 @@ use crate::proxy::request_body::Progress;
 
 /// The debt at which the connection is closed (rapid reset, CVE-2023-44487): two hundred cancelled streams.
 const MOST_DEBT: u64 = 200 * PER_CANCELLED;
-/// The debt for each. A stream that an upstream served to its end pays as much back: it was no cheaper for the client than a cancelled
-/// one. Local replies may be, and pay nothing.
+/// The debt for each. A stream that an upstream served to its end pays as much back: it was no cheaper for the client than a
+/// cancelled one. Local replies may be, and pay nothing.
 const PER_CANCELLED: u64 = 1000;
 /// What is forgiven per millisecond: ten streams a second, so that clients whose calls have short deadlines can go on for ever.
 const FORGIVEN_PER_MS: u64 = 10;
@@ -111,7 +111,8 @@ impl Streams {
         self.0.debt.set(self.0.debt.get().saturating_sub(paid));
     }
 
-    /// Resolves once the client has cancelled too many. Without a waker: polled whenever the connection is, which every stream wakes.
+    /// Resolves once the client has cancelled too many. Without a waker: polled whenever the connection is, which every stream
+    /// wakes.
     pub async fn abused(&self) {
         poll_fn(|_| if self.has_too_much_debt() { Poll::Ready(()) } else { Poll::Pending }).await;
     }

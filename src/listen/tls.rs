@@ -1,5 +1,5 @@
-//! TLS towards the client: 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN, a certificate by SNI, the first by default; with `client_ca`,
-//! mutual TLS.
+//! TLS towards the client: 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN, a certificate by SNI, the first by default; with
+//! `client_ca`, mutual TLS.
 
 use std::io;
 use std::path::Path;
@@ -78,8 +78,8 @@ impl Acceptor {
         Self::with_tickets(settings, aws_lc_rs::Ticketer::new()?)
     }
 
-    /// The acceptor after a reload; earlier sessions can be resumed. No certificate that has expired at `now_ms` replaces a valid one;
-    /// where the one in use has expired as well, nothing gets worse, and the rest of the reload may take effect.
+    /// The acceptor after a reload; earlier sessions can be resumed. No certificate that has expired at `now_ms` replaces a valid
+    /// one; where the one in use has expired as well, nothing gets worse, and the rest of the reload may take effect.
     pub fn renewed(&self, settings: &Tls, now_ms: u64) -> Result<Self, TlsError> {
         let renewed = Self::with_tickets(settings, self.tickets.clone())?;
         let ended = |one: &&Certificate| one.has_ended(now_ms);
@@ -124,15 +124,15 @@ impl Certificate {
 }
 
 impl Presented {
-    /// Whether `host` belongs to another certificate than this connection's (RFC 9110 §15.5.20). A host that belongs to none is served:
-    /// certificates need not name all hosts.
+    /// Whether `host` belongs to another certificate than this connection's (RFC 9110 §15.5.20). A host that belongs to none is
+    /// served: certificates need not name all hosts.
     pub fn is_misdirected(&self, host: &str) -> bool {
         !self.by_name.holds(self.index, host) && self.by_name.find(host).is_some()
     }
 }
 
-/// AES-128 comes first, as in Mozilla's guidelines: it is out of reach for any attack, and its SHA-256 is done in hardware where the
-/// SHA-384 that goes with AES-256 is not, so that a handshake costs less.
+/// AES-128 comes first, as in Mozilla's guidelines: it is out of reach for any attack, and its SHA-256 is done in hardware where
+/// the SHA-384 that goes with AES-256 is not, so that a handshake costs less.
 fn provider() -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     let is_first = |suite: CipherSuite| {
@@ -163,8 +163,8 @@ fn server_config(
         Some(file) => {
             let verifier = client_verifier(file, provider)?;
             let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(certificates);
-            // No resumption: a resumed session does not present its certificate again, so that one that has expired, or whose authority
-            // is no longer trusted, would go on.
+            // No resumption: a resumed session does not present its certificate again, so that one that has expired, or whose
+            // authority is no longer trusted, would go on.
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
             config
@@ -251,8 +251,8 @@ fn leaf<'k>(key: &'k CertifiedKey, files: &CertificateFiles) -> Result<webpki::E
     webpki::EndEntityCert::try_from(first).map_err(|error| TlsError::Certificate { cert: cert(), error })
 }
 
-/// A certificate's expiry. `webpki` gives it only in its error: so the certificate is verified at the end of time, which fails on its
-/// dates before anything else is checked.
+/// A certificate's expiry. `webpki` gives it only in its error: so the certificate is verified at the end of time, which fails on
+/// its dates before anything else is checked.
 fn not_after(leaf: &webpki::EndEntityCert<'_>) -> u64 {
     let never = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
     let usage = webpki::KeyUsage::server_auth();

@@ -1,7 +1,7 @@
 //! Timeouts on clients by sampling, so that a request sets no timer.
 //!
-//! A sample says what is waited for, and a count of progress. When two samples differ, something has moved; when they do not, the wait
-//! is as old as the first of them. A timeout is enforced at most one tick late.
+//! A sample says what is waited for, and a count of progress. When two samples differ, something has moved; when they do not, the
+//! wait is as old as the first of them. A timeout is enforced at most one tick late.
 
 use std::time::Duration;
 
@@ -64,8 +64,8 @@ impl Observation {
 }
 
 impl Wait {
-    /// The limit on such a wait. `is_full`: other requests are refused meanwhile. Pauses are cut short then, or a few clients that do
-    /// not read could keep out all others for as long as they please.
+    /// The limit on such a wait. `is_full`: other requests are refused meanwhile. Pauses are cut short then, or a few clients
+    /// that do not read could keep out all others for as long as they please.
     pub fn time_limit(self, bounds: &Bounds, is_full: bool) -> Duration {
         match self {
             Self::Body | Self::ClientRead if is_full => bounds.body_idle.min(PAUSE_WHEN_FULL),
@@ -88,7 +88,8 @@ impl Wait {
         (wait, progress.frames())
     }
 
-    /// The same for an HTTP/1.1 connection, where bytes count rather than frames: a frame that hyper has taken may not be written yet.
+    /// The same for an HTTP/1.1 connection, where bytes count rather than frames: a frame that hyper has taken may not be written
+    /// yet.
     pub fn of_connection(turns: &Http1Turns) -> (Self, u32) {
         let (activity, progress) = (&turns.activity, turns.progress.borrow());
         let (busy, requests) = (turns.activity.is_busy(), turns.requests.get());

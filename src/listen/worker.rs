@@ -127,8 +127,8 @@ struct WorkerLoop {
 }
 
 impl WorkerLoop {
-    /// Handles commands until no connection follows and none is left, or until draining cuts off what is left, which ends with the
-    /// runtime.
+    /// Handles commands until no connection follows and none is left, or until draining cuts off what is left, which ends with
+    /// the runtime.
     async fn run(self, mut commands: UnboundedReceiver<Command>) {
         let mut connections = JoinSet::new();
         let (mut leaving, mut ending) = (self.drain.clone(), self.drain.clone());

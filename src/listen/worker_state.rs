@@ -1,5 +1,5 @@
-//! A worker's current context. A reload replaces it; each request holds the one that it began with, so that it sees one configuration
-//! from its first byte to its answer.
+//! A worker's current context. A reload replaces it; each request holds the one that it began with, so that it sees one
+//! configuration from its first byte to its answer.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -58,7 +58,8 @@ impl WorkerState {
         self.leaving.set(true);
     }
 
-    /// Draining has reached its deadline. Returns the requests that are closed with a gRPC status, each dropped once it is written.
+    /// Draining has reached its deadline. Returns the requests that are closed with a gRPC status, each dropped once it is
+    /// written.
     pub fn cut(&self) -> Vec<Weak<OpenRequest>> {
         self.now().service.open.shut_down()
     }
@@ -72,8 +73,8 @@ impl WorkerState {
         self.in_flight.get() >= self.context.borrow().settings.in_flight_each()
     }
 
-    /// Sets `Connection: close` on an HTTP/1 answer (RFC 9112 §9.6) while the process is leaving. Not on a 101, whose `Connection` names
-    /// the upgrade.
+    /// Sets `Connection: close` on an HTTP/1 answer (RFC 9112 §9.6) while the process is leaving. Not on a 101, whose
+    /// `Connection` names the upgrade.
     pub fn end_connection_when_leaving<B>(&self, response: &mut Response<B>) {
         if self.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

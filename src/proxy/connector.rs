@@ -73,7 +73,8 @@ impl Connector {
         Ok(Self { target: Arc::new(target.clone()), tls })
     }
 
-    /// Connects to the first address that answers. The caller bounds the whole; `time_limit` says how to divide it among addresses.
+    /// Connects to the first address that answers. The caller bounds the whole; `time_limit` says how to divide it among
+    /// addresses.
     pub async fn connect(&self, resolver: Option<&Rc<Resolver>>, time_limit: Duration) -> io::Result<Connected> {
         let (protocol, resolver) = match (&*self.target, resolver) {
             (Target::Tcp { protocol, .. }, Some(resolver)) => (protocol, resolver),

@@ -3,8 +3,8 @@
 //! The files in the order in which a request meets them, each naming only those before it: `head` checks what HTTP requires, and
 //! `management` takes requests to the key-management API. `headers` sets what the upstream gets, `upload` streams the request's
 //! body, `upstream` exchanges it for an answer, and `upgrade` checks a 101. `open` ends an open request whose key is no longer
-//! valid, `body` is the response body, `tunnel` an upgraded connection. `respond` turns denials into answers, `cors` lets browsers
-//! read them, and `request_record` logs and counts each request once, however it ends.
+//! valid, `body` is the response body, `tunnel` an upgraded connection. `respond` turns denials into answers, `cors` lets
+//! browsers read them, and `request_record` logs and counts each request once, however it ends.
 //!
 //! Bodies are streamed, not buffered: `truncated_body` tells one that broke off from one that ended. `connector` and `resolve`
 //! reach a server, `exchange` makes a single request to one.

@@ -1,8 +1,8 @@
-//! Open requests: long bodies, event streams, gRPC, upgraded connections. While one is open its key is rechecked at the store; it is
-//! ended when the key is no longer valid, or when it is too old.
+//! Open requests: long bodies, event streams, gRPC, upgraded connections. While one is open its key is rechecked at the store; it
+//! is ended when the key is no longer valid, or when it is too old.
 //!
-//! One sweep per worker covers all of them, so that none has a timer of its own. An answer that is complete at once, as most are, is
-//! never registered with it.
+//! One sweep per worker covers all of them, so that none has a timer of its own. An answer that is complete at once, as most are,
+//! is never registered with it.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
@@ -98,8 +98,8 @@ impl OpenRequests {
         })
     }
 
-    /// Draining has reached its deadline: what ends from now on counts as ended by the gate. Ends at once those that can close with a
-    /// gRPC status and returns them; each is dropped once its status has been written.
+    /// Draining has reached its deadline: what ends from now on counts as ended by the gate. Ends at once those that can close
+    /// with a gRPC status and returns them; each is dropped once its status has been written.
     pub fn shut_down(&self) -> Vec<Weak<OpenRequest>> {
         self.shutting_down.set(true);
         let open: Vec<Rc<OpenRequest>> = self.open.borrow().values().filter_map(Weak::upgrade).collect();
@@ -158,8 +158,8 @@ impl OpenRequests {
         }
     }
 
-    /// How long a client's own deadline is honoured at most: longer than the sweep leaves a request open, so that `max_age` ends it
-    /// first; a bound also where that is only observed.
+    /// How long a client's own deadline is honoured at most: longer than the sweep leaves a request open, so that `max_age` ends
+    /// it first; a bound also where that is only observed.
     pub fn longest(&self) -> Duration {
         self.settings.get().max_age + 2 * SLOWEST_SWEEP
     }
@@ -225,8 +225,8 @@ impl OpenRequest {
         LongWait::from(self.started + recheck.min(max_age))
     }
 
-    /// The result of `work`, unless the gate ends the request before. Registers it only once the wait is a long one. `work` is borrowed,
-    /// since a future that is moved into another takes memory in both.
+    /// The result of `work`, unless the gate ends the request before. Registers it only once the wait is a long one. `work` is
+    /// borrowed, since a future that is moved into another takes memory in both.
     pub async fn unless_ended<T>(
         self: &Rc<Self>,
         mut work: Pin<&mut impl Future<Output = Result<T, Denial>>>,

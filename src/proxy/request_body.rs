@@ -1,5 +1,5 @@
-//! The client's body as it arrives, and an exchange's progress for the listener's timeouts: who waits for whom, and whether frames
-//! still pass. Nothing here reads a clock: the listener samples the progress from time to time (`listen::watch`).
+//! The client's body as it arrives, and an exchange's progress for the listener's timeouts: who waits for whom, and whether
+//! frames still pass. Nothing here reads a clock: the listener samples the progress from time to time (`listen::watch`).
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -158,8 +158,8 @@ impl RequestBody {
         self.progress.awaits_client.get()
     }
 
-    /// Whether the listener still takes back the rest: over HTTP/1.1 until the answer's head, which says whether the connection is
-    /// kept; over HTTP/2 until the answer has ended.
+    /// Whether the listener still takes back the rest: over HTTP/1.1 until the answer's head, which says whether the connection
+    /// is kept; over HTTP/2 until the answer has ended.
     fn is_taken_back(&self) -> bool {
         let too_late = if self.is_h1 { &self.progress.answered } else { &self.progress.ended };
         self.returns && !too_late.get()
@@ -213,6 +213,7 @@ impl Drop for RequestBody {
         } else if is_taken_back && !self.progress.is_request_read() {
             self.progress.unread.replace(Some(stream));
         }
-        // Else it is dropped here, and hyper resets the stream, or closes the connection, which lingers so that the answer is read.
+        // Else it is dropped here, and hyper resets the stream, or closes the connection, which lingers so that the answer is
+        // read.
     }
 }

@@ -10,8 +10,8 @@ use crate::observe::values::Values;
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The id of one request: a UUID, as `X-Request-Id` carries it to the upstream and back. 36 bytes inline, since to copy them costs
-/// less than to count references to shared ones.
+/// The id of one request: a UUID, as `X-Request-Id` carries it to the upstream and back. 36 bytes inline, since to copy them
+/// costs less than to count references to shared ones.
 #[derive(Debug, Clone)]
 pub struct RequestId([u8; Hyphenated::LENGTH]);
 

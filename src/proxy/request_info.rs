@@ -24,8 +24,8 @@ pub struct RequestInfo {
     pub grpc: bool,
 }
 
-/// When each step of a request was done, as far as it got. Each step reads the clock once, and what needs the time in between uses
-/// the last step's: reading it costs as much as a hundred instructions.
+/// When each step of a request was done, as far as it got. Each step reads the clock once, and what needs the time in between
+/// uses the last step's: reading it costs as much as a hundred instructions.
 pub struct Times {
     pub arrived: Instant,
     decided: Cell<Option<Instant>>,

@@ -1,5 +1,5 @@
-//! Counts and logs each request exactly once, however it ends: also where its client disconnects, or the process ends, before there
-//! is an answer, which drops the request's future.
+//! Counts and logs each request exactly once, however it ends: also where its client disconnects, or the process ends, before
+//! there is an answer, which drops the request's future.
 
 use std::time::Instant;
 

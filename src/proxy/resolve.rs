@@ -1,7 +1,7 @@
 //! Resolves an upstream's name: one worker's cache of the last answer, which is never used when it is old.
 //!
-//! A lookup belongs to the resolver, not to a request: the system's resolver holds a thread until it has an answer, whether or not
-//! anybody still waits, so that the next lookup starts only when the one before has ended.
+//! A lookup belongs to the resolver, not to a request: the system's resolver holds a thread until it has an answer, whether or
+//! not anybody still waits, so that the next lookup starts only when the one before has ended.
 
 use std::cell::RefCell;
 use std::io;

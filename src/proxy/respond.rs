@@ -139,8 +139,8 @@ fn as_grpc(reason: Reason, worded: &Worded, mut headers: HeaderMap) -> Response<
     response
 }
 
-/// The trailers of a gRPC answer that the gate ends. UNAVAILABLE where nothing is wrong with the call, as gRPC's own servers do with
-/// what is too old or idle: its client may call again, and DEADLINE_EXCEEDED would mean the client's own deadline.
+/// The trailers of a gRPC answer that the gate ends. UNAVAILABLE where nothing is wrong with the call, as gRPC's own servers do
+/// with what is too old or idle: its client may call again, and DEADLINE_EXCEEDED would mean the client's own deadline.
 pub fn grpc_trailers(close_reason: &CloseReason, request_id: &str, policy: &Policy) -> HeaderMap {
     let worded;
     let (status, message) = match close_reason {

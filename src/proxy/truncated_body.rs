@@ -2,8 +2,8 @@
 //!
 //! An HTTP/2 stream ends with END_STREAM alone. hyper ends its body as well when the stream, or its connection, is reset with
 //! NO_ERROR, since a server may do that behind a whole answer (RFC 9113 §8.1), so that a truncated body would pass for complete.
-//! Through a reset h2 remembers whether END_STREAM was received; only where a connection fails it may forget, and then a body that
-//! was complete counts as truncated.
+//! Through a reset h2 remembers whether END_STREAM was received; only where a connection fails it may forget, and then a body
+//! that was complete counts as truncated.
 
 use std::error::Error;
 use std::io;
@@ -26,7 +26,8 @@ pub enum TruncatedBody {
 impl TruncatedBody {
     /// Whether the sender violated the protocol, rather than disconnected.
     pub fn is_malformed(&self) -> bool {
-        // hyper's HTTP/1.1 decoder gives these kinds for invalid chunks; h2 calls an error of its own detection one of the library.
+        // hyper's HTTP/1.1 decoder gives these kinds for invalid chunks; h2 calls an error of its own detection one of the
+        // library.
         let in_chunks = self.source_as::<io::Error>().map(io::Error::kind);
         let in_frames = self.source_as::<h2::Error>();
         matches!(in_chunks, Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))

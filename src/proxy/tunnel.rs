@@ -1,5 +1,5 @@
-//! An upgraded connection: bytes both ways once the upstream has answered 101. Until then whatever a client sends behind its request
-//! is parsed as a request and decided on like every other (Pingora CVE-2026-2833).
+//! An upgraded connection: bytes both ways once the upstream has answered 101. Until then whatever a client sends behind its
+//! request is parsed as a request and decided on like every other (Pingora CVE-2026-2833).
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Cursor};
@@ -37,8 +37,8 @@ pub struct Upgraded {
     one_side_has_ended: Cell<bool>,
 }
 
-/// The answer as the client gets it. The tunnel of a granted upgrade is left with the connection, and counts as a request in flight
-/// until it ends.
+/// The answer as the client gets it. The tunnel of a granted upgrade is left with the connection, and counts as a request in
+/// flight until it ends.
 pub fn hand_over(
     mut response: Response<Payload>,
     in_flight: Counted,

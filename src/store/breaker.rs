@@ -1,8 +1,8 @@
-//! The circuit breaker before Redis: after failures in a row, calls fail at once instead of each waiting for its deadline, until a
-//! probe succeeds.
+//! The circuit breaker before Redis: after failures in a row, calls fail at once instead of each waiting for its deadline, until
+//! a probe succeeds.
 //!
-//! `State` is the pure rule; `Breaker` is one per process, shared by all workers. `Store` probes: the worker that opened the breaker
-//! probes with the real script, so that no request serves as a probe, and the breaker closes without traffic.
+//! `State` is the pure rule; `Breaker` is one per process, shared by all workers. `Store` probes: the worker that opened the
+//! breaker probes with the real script, so that no request serves as a probe, and the breaker closes without traffic.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::StoreError;
 
-/// How many failures in a row open it. Calls that were in flight at the same time count as one failure: fifty requests on one broken
-/// connection are one incident, after which it is reconnected within milliseconds.
+/// How many failures in a row open it. Calls that were in flight at the same time count as one failure: fifty requests on one
+/// broken connection are one incident, after which it is reconnected within milliseconds.
 const FAILURES: u32 = 3;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

@@ -1,5 +1,5 @@
-//! Metrics of the calls to the store, counted where they are made: one call may answer many requests, or none that still waits. One per
-//! process, shared by all workers; `observe` exports them.
+//! Metrics of the calls to the store, counted where they are made: one call may answer many requests, or none that still waits.
+//! One per process, shared by all workers; `observe` exports them.
 
 use std::time::Duration;
 

@@ -64,7 +64,8 @@ impl Counts {
 }
 
 impl Buckets {
-    /// Drops ended buckets whenever the map has doubled since the last sweep, so that the amortised cost per question is constant.
+    /// Drops ended buckets whenever the map has doubled since the last sweep, so that the amortised cost per question is
+    /// constant.
     fn sweep_when_due(&mut self, now_ms: u64) {
         if self.by_name.len() < self.sweep_at.max(SWEEP_FROM) {
             return;

@@ -1,9 +1,9 @@
-//! A short-lived cache of denials by a limit: until there can be room again the store is asked about each denied question ten times
-//! a second at most, and other requests get the cached denial, so that an abuser costs the store next to nothing.
+//! A short-lived cache of denials by a limit: until there can be room again the store is asked about each denied question ten
+//! times a second at most, and other requests get the cached denial, so that an abuser costs the store next to nothing.
 //!
-//! The key is the whole question: buckets, windows, cost, and the documents that the store confirmed. So a request that was evaluated
-//! with a raised limit is another question and is not denied here, and the worst case is a 429 for a moment where 401 or the
-//! upstream's answer was due.
+//! The key is the whole question: buckets, windows, cost, and the documents that the store confirmed. So a request that was
+//! evaluated with a raised limit is another question and is not denied here, and the worst case is a 429 for a moment where 401
+//! or the upstream's answer was due.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -16,12 +16,12 @@ use crate::limit::{Algorithm, Answer, BucketsNow, Outcome, Question, WindowsNow}
 /// How often the store is asked about one question.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 
-/// The first denials of a question do not delay the next ask: a person who has just raised a limit sees it act on the next request, and
-/// only repeated requests are paced.
+/// The first denials of a question do not delay the next ask: a person who has just raised a limit sees it act on the next
+/// request, and only repeated requests are paced.
 const AT_ONCE: u32 = 2;
 
-/// The age at which an entry is not used any more, so that it ends even if the request that was to ask again never did (its client
-/// disconnected, the store is silent).
+/// The age at which an entry is not used any more, so that it ends even if the request that was to ask again never did (its
+/// client disconnected, the store is silent).
 const OLDEST: Duration = Duration::from_millis(200);
 
 const SHARDS: usize = 16;
@@ -153,8 +153,8 @@ impl DenialCache {
 }
 
 impl Denied {
-    /// When the entry ends. Counted from when the store was asked, less the part of a millisecond that its clock truncates, so that it
-    /// is never later than when there is room again.
+    /// When the entry ends. Counted from when the store was asked, less the part of a millisecond that its clock truncates, so
+    /// that it is never later than when there is room again.
     fn ends(&self) -> Instant {
         // Observed limits deny nothing.
         let enforced = self.question.buckets().zip(self.windows()).filter(|(bucket, _)| !bucket.observes);
@@ -175,8 +175,8 @@ impl Denied {
         }
     }
 
-    /// The answer as the store would give it now, if nobody else spends. Counted from when it answered, so that a wait is never too
-    /// short.
+    /// The answer as the store would give it now, if nobody else spends. Counted from when it answered, so that a wait is never
+    /// too short.
     fn answer_at(&self, now: Instant) -> Answer {
         let passed = now.saturating_duration_since(self.answered).as_millis();
         let passed_ms = u64::try_from(passed).unwrap_or(u64::MAX);

@@ -19,10 +19,10 @@ pub enum StoreError {
     Broken(String),
 }
 
-/// Errors of a server that can serve no request for now: it loads its data, is a replica, requires a login, has lost its cluster, or is
-/// stuck in a script. OOM, MISCONF, NOREPLICAS and NOPERM are not among them: they are answered at once, and to some calls only, while
-/// keys can still be judged and routes without limits pass. They are reported (`refusal`) and fail the requests that they concern. Nor
-/// is ERR, which may be about one document.
+/// Errors of a server that can serve no request for now: it loads its data, is a replica, requires a login, has lost its cluster,
+/// or is stuck in a script. OOM, MISCONF, NOREPLICAS and NOPERM are not among them: they are answered at once, and to some calls
+/// only, while keys can still be judged and routes without limits pass. They are reported (`refusal`) and fail the requests that
+/// they concern. Nor is ERR, which may be about one document.
 const SERVER_UNUSABLE: [&str; 7] = ["LOADING", "READONLY", "MASTERDOWN", "NOAUTH", "WRONGPASS", "CLUSTERDOWN", "BUSY"];
 
 const BREAKER_OPEN: &str = "it failed repeatedly and is being probed";

@@ -1,7 +1,7 @@
 //! Limits during an outage of the shared store, by `outage.limits`: counted here, not counted, or denied.
 //!
-//! Keys (`outage.keys`) are decided on by the gate; a question that is asked here has its documents confirmed or needs none. Counts made
-//! here are not written to the store later.
+//! Keys (`outage.keys`) are decided on by the gate; a question that is asked here has its documents confirmed or needs none.
+//! Counts made here are not written to the store later.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -40,8 +40,8 @@ impl Fallback {
         &self.clock
     }
 
-    /// Answers a question's limits. With `Allow` each bucket has an empty list of windows, since nothing is known of them. With `Deny` a
-    /// question that would spend from a bucket is an error.
+    /// Answers a question's limits. With `Allow` each bucket has an empty list of windows, since nothing is known of them. With
+    /// `Deny` a question that would spend from a bucket is an error.
     pub fn answer(&self, question: &Question, now_ms: u64) -> Result<Answer, StoreError> {
         let outage = *self.outage.lock().unwrap_or_else(PoisonError::into_inner);
         if question.asks.iter().any(|ask| !ask.buckets.is_empty()) {
@@ -91,8 +91,8 @@ fn scale(bucket: &mut BucketAsk, cost: u64, share: (u64, u64)) {
     }
 }
 
-/// At least one request, if the whole limit allows it: with less, a route would be closed during the whole outage. A limit of 0 stays
-/// 0.
+/// At least one request, if the whole limit allows it: with less, a route would be closed during the whole outage. A limit of 0
+/// stays 0.
 pub fn share_of(limit: u64, cost: u64, (part, whole): (u64, u64)) -> u64 {
     let share = u128::from(limit) * u128::from(part) / u128::from(whole.max(1));
     u64::try_from(share).unwrap_or(limit).clamp(limit.min(cost.max(1)), limit)

@@ -1,8 +1,8 @@
 //! The embedded store: keys and businesses in a YAML file that people read and edit, counts in memory, one process.
 //!
-//! It answers questions exactly as Redis does, from documents under the same names. A thread of its own polls the file about once a
-//! second, so that changes act within one, and no request waits for a disk or for 64 MiB of YAML. `snapshot` parses the file, `edit`
-//! changes it.
+//! It answers questions exactly as Redis does, from documents under the same names. A thread of its own polls the file about once
+//! a second, so that changes act within one, and no request waits for a disk or for 64 MiB of YAML. `snapshot` parses the file,
+//! `edit` changes it.
 
 mod claim;
 mod edit;

@@ -82,8 +82,8 @@ impl StoreHealth {
         self.probe_within.store(milliseconds(deadline), Ordering::Relaxed);
     }
 
-    /// Whether calls are made and succeed. A restored connection is not enough while the breaker is open, nor are successful reads while
-    /// writes are refused.
+    /// Whether calls are made and succeed. A restored connection is not enough while the breaker is open, nor are successful
+    /// reads while writes are refused.
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed) && !self.breaker.is_open() && !self.refusal.stands()
     }
@@ -99,8 +99,8 @@ impl StoreHealth {
         }
     }
 
-    /// Whether the gate is ready: also without a store where nothing needs it. Of a cluster one node is enough that is up and refuses
-    /// nothing, since keys on it work, and would not if the gate were taken out of service.
+    /// Whether the gate is ready: also without a store where nothing needs it. Of a cluster one node is enough that is up and
+    /// refuses nothing, since keys on it work, and would not if the gate were taken out of service.
     pub fn is_good_enough(&self) -> bool {
         self.is_up() || !self.needed.load(Ordering::Relaxed) || self.is_up_in_part()
     }

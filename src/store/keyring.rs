@@ -1,7 +1,7 @@
 //! Changes to keys and businesses, for the command line and management over HTTP alike.
 //!
-//! `keys` and the requester's role decide what is allowed; `registry` applies a change atomically; `audit` records it. The callers parse
-//! a request, call one function here, and format its result.
+//! `keys` and the requester's role decide what is allowed; `registry` applies a change atomically; `audit` records it. The
+//! callers parse a request, call one function here, and format its result.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -379,8 +379,8 @@ fn rotatable(key: &StoredKey, now_ms: u64) -> Result<&KeyDocument, RuleError> {
     Ok(document)
 }
 
-/// The predecessor's members and its successor's: the same rights, a new id, and an expiry for the old one, never later than the one
-/// that it had.
+/// The predecessor's members and its successor's: the same rights, a new id, and an expiry for the old one, never later than the
+/// one that it had.
 fn succession(
     before: &StoredKey,
     document: &KeyDocument,

@@ -48,8 +48,8 @@ impl Layout {
         self.in_slot(&tenant.to_string(), "keys")
     }
 
-    /// `P:{<tenant>}:minted` → how many keys have become active since there is a maximum; it only grows, and expires an hour after
-    /// the last key.
+    /// `P:{<tenant>}:minted` → how many keys have become active since there is a maximum; it only grows, and expires an hour
+    /// after the last key.
     pub fn minted(&self, tenant: &Tenant) -> String {
         self.in_slot(&tenant.to_string(), "minted")
     }
@@ -83,8 +83,8 @@ pub const GLOBAL_SLOT: &str = "global";
 /// Names below a slot.
 pub const BUSINESS: &str = "business";
 pub const BUSINESSES: &str = "businesses";
-/// A probe's bucket, which expires after a second. Its name fits the patterns that the gate's login may write; no limit has an empty
-/// name.
+/// A probe's bucket, which expires after a second. Its name fits the patterns that the gate's login may write; no limit has an
+/// empty name.
 pub const PROBE: &str = "count::probe";
 
 pub fn key_name(digest: &Digest) -> String {

@@ -1,7 +1,7 @@
 //! Logs calls that missed their deadline: while the breaker stays closed, nothing else would log them.
 //!
-//! To the breaker concurrent misses are one failure, and an answer in between resets its count: so a Redis that stalls now and then never
-//! opens it. One line counts all misses within `GATHER_FOR`, the next one those of the minute after.
+//! To the breaker concurrent misses are one failure, and an answer in between resets its count: so a Redis that stalls now and
+//! then never opens it. One line counts all misses within `GATHER_FOR`, the next one those of the minute after.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -82,8 +82,8 @@ impl Store {
     }
 }
 
-/// Makes a call to Redis through the breaker: while it is open, the call fails at once. The call is a closure, since a future as an
-/// argument would take memory twice in every request's future.
+/// Makes a call to Redis through the breaker: while it is open, the call fails at once. The call is a closure, since a future as
+/// an argument would take memory twice in every request's future.
 async fn guarded<T, F: Future<Output = Result<T, StoreError>>>(
     redis: &RedisStore,
     now: Instant,
@@ -109,7 +109,8 @@ fn count_missed<T>(redis: &RedisStore, answer: Result<T, StoreError>) -> Result<
     answer
 }
 
-/// Probes with the script until it succeeds, and closes the breaker. There is one prober: the call that opened the breaker started it.
+/// Probes with the script until it succeeds, and closes the breaker. There is one prober: the call that opened the breaker
+/// started it.
 async fn probe(redis: RedisStore) {
     let prober = Prober(redis.health().clone());
     for pause in breaker::pauses() {

@@ -15,8 +15,8 @@ pub enum KeysOutage {
 /// Limits during an outage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitsOutage {
-    /// Each process counts for itself; `share` is its part of each limit (1/4 for each of four processes), at least one request per
-    /// window.
+    /// Each process counts for itself; `share` is its part of each limit (1/4 for each of four processes), at least one request
+    /// per window.
     Local { share: Option<(u64, u64)> },
     /// Requests pass uncounted.
     Allow,

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::StoreError;
 use super::health::StoreHealth;
 
-/// Held by the prober of a node, of which there is one at a time. Dropping it ends the node's refusal, also if the prober ended with its
-/// worker: the next refused call records it again.
+/// Held by the prober of a node, of which there is one at a time. Dropping it ends the node's refusal, also if the prober ended
+/// with its worker: the next refused call records it again.
 #[derive(Debug)]
 pub struct ProbeGuard {
     health: Arc<StoreHealth>,

@@ -1,10 +1,10 @@
 //! Parses the documents of keys and businesses. Other services write them too, so everything is checked.
 //!
-//! It fails closed: an invalid member that decisions rest on makes the whole document unreadable, and an unreadable key is refused.
-//! Unknown members are ignored.
+//! It fails closed: an invalid member that decisions rest on makes the whole document unreadable, and an unreadable key is
+//! refused. Unknown members are ignored.
 //!
-//! A duplicate member is an error, at the top level (serde's derived structs) and among the limits (below), so that two parsers of one
-//! document cannot see two different keys. Unknown members may be duplicated; nobody reads them.
+//! A duplicate member is an error, at the top level (serde's derived structs) and among the limits (below), so that two parsers
+//! of one document cannot see two different keys. Unknown members may be duplicated; nobody reads them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -107,8 +107,8 @@ impl KeyDocument {
         Ok(document)
     }
 
-    /// The document as JSON. A revoked one has `"revoked_at":true`, since the time is not kept here: to change a stored document, edit
-    /// its JSON instead.
+    /// The document as JSON. A revoked one has `"revoked_at":true`, since the time is not kept here: to change a stored document,
+    /// edit its JSON instead.
     pub fn to_json(&self) -> String {
         let written = WrittenKey {
             id: &self.id,

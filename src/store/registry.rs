@@ -1,8 +1,8 @@
-//! The keys and businesses of a store, for key management: to add, find, list and change them. Not on the path of a request; `keyring`
-//! decides who may do what.
+//! The keys and businesses of a store, for key management: to add, find, list and change them. Not on the path of a request;
+//! `keyring` decides who may do what.
 //!
-//! One interface over both stores; what differs is in `in_redis` and `in_file`, and `stored` has the common rules. Documents are changed
-//! as JSON, so that members of other services are kept.
+//! One interface over both stores; what differs is in `in_redis` and `in_file`, and `stored` has the common rules. Documents are
+//! changed as JSON, so that members of other services are kept.
 
 mod in_file;
 mod in_redis;
@@ -133,8 +133,8 @@ impl Registry {
         Ok(keys)
     }
 
-    /// Changes a key atomically into what `decide` makes of its current document. When this returns, every gate that asks this store
-    /// decides by it.
+    /// Changes a key atomically into what `decide` makes of its current document. When this returns, every gate that asks this
+    /// store decides by it.
     pub async fn change(
         &self,
         key: &StoredKey,

@@ -29,8 +29,8 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Whether a running store need not be replaced for the other settings. A login in files is read again for every connection, so that
-    /// its rotation makes no difference.
+    /// Whether a running store need not be replaced for the other settings. A login in files is read again for every connection,
+    /// so that its rotation makes no difference.
     pub fn is_same(&self, other: &Self) -> bool {
         let (Self::Redis(mine), Self::Redis(theirs)) = (self, other) else { return self == other };
         let mut theirs = theirs.clone();

@@ -1,12 +1,13 @@
 //! The store's clock, also during an outage: its last time, and what has passed since.
 //!
-//! So limits that are counted locally have the same windows as in the store, and clients are shown the same resets. This machine's wall
-//! clock is read once, for the time before the first answer: if it were followed and set back, windows would exist that have not begun.
+//! So limits that are counted locally have the same windows as in the store, and clients are shown the same resets. This
+//! machine's wall clock is read once, for the time before the first answer: if it were followed and set back, windows would exist
+//! that have not begun.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Differences up to this, from varying round trips, are not stored: all workers read the value with every answer, and would contend for
-/// its cache line.
+/// Differences up to this, from varying round trips, are not stored: all workers read the value with every answer, and would
+/// contend for its cache line.
 const TOLERANCE_MS: u64 = 1000;
 
 /// One per process.

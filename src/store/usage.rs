@@ -8,8 +8,8 @@
 //! - `P:{<tenant>}:usage:last`, a sorted set: the last use of each key, and of the business itself as `*`, in milliseconds;
 //! - `P:{global}:usage:since`, a sorted set: since when usage is counted;
 //!
-//! where a subject is `key:<id>` or `business`. Each worker counts for itself (`tally`), the process adds that up (`ledger`) and sends it
-//! with plain commands (`store::redis::usage_writer`), off the path of requests. The embedded store counts no usage.
+//! where a subject is `key:<id>` or `business`. Each worker counts for itself (`tally`), the process adds that up (`ledger`) and
+//! sends it with plain commands (`store::redis::usage_writer`), off the path of requests. The embedded store counts no usage.
 
 pub mod batch;
 mod counted;

@@ -86,8 +86,8 @@ impl Login {
     }
 }
 
-/// What to do about what Redis refuses: who logs in as the gate may not keep keys where the gate's login is as small as it can be,
-/// and a Redis that has no memory left takes no change but those that take something away.
+/// What to do about what Redis refuses: who logs in as the gate may not keep keys where the gate's login is as small as it can
+/// be, and a Redis that has no memory left takes no change but those that take something away.
 fn with_a_way_out(error: anyhow::Error, login: &Login) -> anyhow::Error {
     let says = |what: &str| error.chain().any(|cause| cause.to_string().contains(what));
     if says("NOPERM") {

@@ -1,4 +1,5 @@
-//! Has the store confirm a key's documents and spend in the same call, and repeats it with the new documents when they were stale.
+//! Has the store confirm a key's documents and spend in the same call, and repeats it with the new documents when they were
+//! stale.
 //!
 //! During an outage what the store confirmed within `known_for` decides, if that is configured. What a request asks under these
 //! documents is left to `evaluate`; what is kept of the answers, to `records`, `known`, `guessing` and `unknown`.
@@ -83,7 +84,8 @@ impl Gate {
                     }
                     match self.records.key(digest) {
                         Some(known) if !matches!(known.key.document, Known::Absent) => remembered = known,
-                        // No document in the tenant's slot: the key may have moved to another tenant, so the hint is read once more.
+                        // No document in the tenant's slot: the key may have moved to another tenant, so the hint is read once
+                        // more.
                         _ if looked_again => return Err(self.unknown(digest)),
                         _ => {
                             looked_again = true;

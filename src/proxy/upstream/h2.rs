@@ -73,8 +73,8 @@ struct Tasks(Rc<RefCell<Option<BodyTask>>>);
 #[derive(Clone, Default)]
 struct BodyTask(Rc<OnceCell<AbortHandle>>);
 
-/// A request's body. hyper polls the first frame itself, and right after spawns a task that sends the rest; that task ends with the
-/// body or with a reset, and never where the upstream neither reads nor resets.
+/// A request's body. hyper polls the first frame itself, and right after spawns a task that sends the rest; that task ends with
+/// the body or with a reset, and never where the upstream neither reads nor resets.
 struct SentBody {
     body: ForwardedBody,
     tasks: Tasks,
@@ -141,8 +141,8 @@ impl Connection {
 }
 
 impl Exchange {
-    /// To be called when no frame of the body has passed for too long: if it is the upstream that gives no window, the connection is not
-    /// used any more, though it may be alive (RFC 9113 §5.2).
+    /// To be called when no frame of the body has passed for too long: if it is the upstream that gives no window, the connection
+    /// is not used any more, though it may be alive (RFC 9113 §5.2).
     pub fn on_late(&self) -> impl Fn(&Upload) + use<> {
         let (limit, sending) = (self.slot.limit.clone(), self.slot.sending.clone());
         move |upload| {

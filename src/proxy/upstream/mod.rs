@@ -78,8 +78,8 @@ pub struct ForwardContext<'a> {
     pub longest: Duration,
 }
 
-/// A wait for an answer that is so long that the key must be rechecked meanwhile. Few are; for the others this costs nothing, since
-/// the timer that bounds the wait fires for this, too.
+/// A wait for an answer that is so long that the key must be rechecked meanwhile. Few are; for the others this costs nothing,
+/// since the timer that bounds the wait fires for this, too.
 pub struct LongWait {
     from: Instant,
     begun: Cell<bool>,
@@ -205,8 +205,8 @@ impl LongWait {
 
 impl Destination {
     fn new(settings: &Upstream, connector: &Connector) -> Self {
-        // A plain service beside the gate gets the client's Host, as without a gate. One that is reached by name over TLS or HTTP/2
-        // gets its own name, as its certificate and `:authority` require.
+        // A plain service beside the gate gets the client's Host, as without a gate. One that is reached by name over TLS or
+        // HTTP/2 gets its own name, as its certificate and `:authority` require.
         let (name, plain) = match &settings.target {
             Target::Unix(_) => ("localhost".to_owned(), true),
             Target::Tcp { host, port, protocol } => {
@@ -329,8 +329,8 @@ fn forwarded_target(uri: &Uri, target: &str) -> Result<Uri, Denial> {
     Ok(made.into())
 }
 
-/// A 204 has no length (RFC 9110 §8.6), and a 205 none but 0, nor content (§15.3.6): a body that was sent all the same is dropped with
-/// its connection or stream.
+/// A 204 has no length (RFC 9110 §8.6), and a 205 none but 0, nor content (§15.3.6): a body that was sent all the same is dropped
+/// with its connection or stream.
 fn without_content(response: &mut Response<UpstreamBody>) {
     let is_reset = response.status() == StatusCode::RESET_CONTENT;
     let says_otherwise = || response.headers().get(CONTENT_LENGTH).is_some_and(|length| length != "0");
@@ -342,8 +342,8 @@ fn without_content(response: &mut Response<UpstreamBody>) {
     }
 }
 
-/// Waits for the head, bounded from `now` or from the last forwarded frame of the request's body. `on_late` is called when that has
-/// passed.
+/// Waits for the head, bounded from `now` or from the last forwarded frame of the request's body. `on_late` is called when that
+/// has passed.
 async fn await_head<T>(
     Timeouts { response, only_after_body }: Timeouts,
     wait: &LongWait,

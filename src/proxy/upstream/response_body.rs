@@ -1,5 +1,5 @@
-//! An answer's body as it comes from the upstream. It holds its connection: once it is read to its end the connection returns to the
-//! pool; dropped before, the connection is closed.
+//! An answer's body as it comes from the upstream. It holds its connection: once it is read to its end the connection returns to
+//! the pool; dropped before, the connection is closed.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -57,8 +57,8 @@ enum StreamHold {
     },
 }
 
-/// How long a client may go on sending once the answer has ended. To close at once would reset the connection before it has read the
-/// answer. Over HTTP/2 the upstream is not sent the rest: what it does not read would use up other requests' window.
+/// How long a client may go on sending once the answer has ended. To close at once would reset the connection before it has read
+/// the answer. Over HTTP/2 the upstream is not sent the rest: what it does not read would use up other requests' window.
 const LINGER: Duration = Duration::from_secs(1);
 
 impl UpstreamBody {

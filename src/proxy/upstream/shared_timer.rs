@@ -1,5 +1,5 @@
-//! One timer for the response timeouts of all requests on a connection, one after the other: it is reset only when it fires before
-//! the current deadline. To set and cancel a timer for each request costs as much as to write its head.
+//! One timer for the response timeouts of all requests on a connection, one after the other: it is reset only when it fires
+//! before the current deadline. To set and cancel a timer for each request costs as much as to write its head.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -1,7 +1,7 @@
 //! Detects another process that serves from the same file: each has its own counts, so that a limit of 60 would let 120 pass.
 //!
-//! It only warns the operator: where it cannot be detected (a read-only folder, a file system without locks) there is no warning, and a
-//! gate may start while its predecessor still drains.
+//! It only warns the operator: where it cannot be detected (a read-only folder, a file system without locks) there is no warning,
+//! and a gate may start while its predecessor still drains.
 
 use std::fs::{self, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;

@@ -23,8 +23,8 @@ const NEW_FILE: &str =
 ";
 
 impl FileStore {
-    /// Changes the file under an exclusive lock: `change` gets its contents, and returns whether it changed them. When this returns,
-    /// this process decides by the new contents.
+    /// Changes the file under an exclusive lock: `change` gets its contents, and returns whether it changed them. When this
+    /// returns, this process decides by the new contents.
     pub fn edit<T, E: From<StoreError>>(
         &self,
         change: impl FnOnce(&mut Contents) -> Result<(T, bool), E>,
@@ -70,8 +70,8 @@ fn lock(path: &Path) -> io::Result<File> {
     Ok(lock)
 }
 
-/// Writes a temporary file and renames it over the old one. It gets the old one's mode and, where this process may change owners, its
-/// owner: an operator who edits as root must not lock the gate out.
+/// Writes a temporary file and renames it over the old one. It gets the old one's mode and, where this process may change owners,
+/// its owner: an operator who edits as root must not lock the gate out.
 fn replace(path: &Path, yaml: &[u8]) -> io::Result<()> {
     let temporary = beside(path, &format!("{}.tmp", Uuid::new_v4()));
     let written = write_new(&temporary, path, yaml).and_then(|()| fs::rename(&temporary, path));

@@ -1,7 +1,7 @@
 //! The file, parsed: its keys and businesses as the documents that Redis would hold, under the same names.
 //!
-//! A file whose YAML is invalid is refused as a whole, and the store keeps its last snapshot. An invalid entry is refused alone, so that
-//! a typing mistake in one key cannot delay the revocation of another.
+//! A file whose YAML is invalid is refused as a whole, and the store keeps its last snapshot. An invalid entry is refused alone,
+//! so that a typing mistake in one key cannot delay the revocation of another.
 
 use std::collections::{HashMap, HashSet};
 
@@ -49,8 +49,8 @@ const USERS: &str = "users";
 const SHA256: &str = "sha256";
 
 impl Snapshot {
-    /// Makes a snapshot of `contents`. What `earlier` knew as revoked stays revoked: an editor that writes in place leaves half of an
-    /// entry for a moment, in which a revoked key must not become valid.
+    /// Makes a snapshot of `contents`. What `earlier` knew as revoked stays revoked: an editor that writes in place leaves half
+    /// of an entry for a moment, in which a revoked key must not become valid.
     pub fn read(contents: &Contents, earlier: &Snapshot) -> Reading {
         let mut reading = Reading { snapshot: Self::default(), warnings: Vec::new() };
         reading.snapshot.revoked.clone_from(&earlier.revoked);

@@ -179,7 +179,8 @@ impl Inner {
     }
 }
 
-/// The task that reads the map. It holds the cluster for a moment at a time only, so that connections end with the last `Cluster`.
+/// The task that reads the map. It holds the cluster for a moment at a time only, so that connections end with the last
+/// `Cluster`.
 struct SlotMapRefresher {
     settings: Settings,
     refresh: Arc<Notify>,

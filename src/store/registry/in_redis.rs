@@ -1,8 +1,8 @@
-//! Key management in Redis. The document is written before `at`, so that `at` never points to nothing; on deletion the document goes
-//! first.
+//! Key management in Redis. The document is written before `at`, so that `at` never points to nothing; on deletion the document
+//! goes first.
 //!
-//! Everything is read in pages, so that Redis is not blocked while it serves requests. `scripts/update_keys.lua` checks and writes
-//! atomically.
+//! Everything is read in pages, so that Redis is not blocked while it serves requests. `scripts/update_keys.lua` checks and
+//! writes atomically.
 
 use std::time::Duration;
 
@@ -111,8 +111,8 @@ impl InRedis<'_> {
         Err(RegistryError::Contended)
     }
 
-    /// A successor's pointer is written before its document: nobody has the key yet, and it must work as soon as its predecessor may
-    /// expire.
+    /// A successor's pointer is written before its document: nobody has the key yet, and it must work as soon as its predecessor
+    /// may expire.
     async fn update_with_successor(
         self,
         successor: &StoredKey,
@@ -138,8 +138,8 @@ impl InRedis<'_> {
         Ok(self.key_admin.update(&KeyUpdate { set, minted, counted, documents }).await?)
     }
 
-    /// Writes a key's document unchanged, so that this connection can `WAIT` for it: the last change may have been another connection's,
-    /// or one whose confirmation timed out.
+    /// Writes a key's document unchanged, so that this connection can `WAIT` for it: the last change may have been another
+    /// connection's, or one whose confirmation timed out.
     pub async fn rewrite(self, key: &StoredKey) -> Result<(), RegistryError> {
         let name = self.layout.key(&key.tenant, &key.digest);
         for attempt in 0..ATTEMPTS {
@@ -154,8 +154,8 @@ impl InRedis<'_> {
         Err(RegistryError::Contended)
     }
 
-    /// Checks the maximum of active keys, and returns the counter for the atomic update; `None` where there is no maximum or no key is
-    /// added. The counter is read before the keys, so that a key which is added meanwhile is noticed.
+    /// Checks the maximum of active keys, and returns the counter for the atomic update; `None` where there is no maximum or no
+    /// key is added. The counter is read before the keys, so that a key which is added meanwhile is noticed.
     async fn check_maximum(self, tenant: &Tenant, bounds: Bounds, growth: u64) -> Result<Option<u64>, RegistryError> {
         let Tenant::Business(business) = tenant else { return Ok(None) };
         if bounds.applies_to(tenant).is_none() || growth == 0 {

@@ -114,8 +114,8 @@ impl StoredKey {
         self.members.contains_key("revoked_at")
     }
 
-    /// Whether it counts towards the maximum of its business: not if it is revoked or expired, nor if it was rotated and is in its
-    /// overlap.
+    /// Whether it counts towards the maximum of its business: not if it is revoked or expired, nor if it was rotated and is in
+    /// its overlap.
     pub fn is_active(&self, now_ms: u64) -> bool {
         let Ok(document) = &self.document else { return false };
         let was_rotated = document.expires_at.is_some() && self.text(SUCCESSOR).is_some();
@@ -186,8 +186,8 @@ impl Changed {
     }
 }
 
-/// The result of inserting a digest that exists: the existing key, if it has all members that are wanted; others that it has beyond that
-/// (a generated id, a revocation) make no difference.
+/// The result of inserting a digest that exists: the existing key, if it has all members that are wanted; others that it has
+/// beyond that (a generated id, a revocation) make no difference.
 pub(super) fn compare(standing: StoredKey, wanted: &Members) -> Result<Insertion, RegistryError> {
     let other = wanted.iter().find(|(member, value)| standing.members.get(*member) != Some(*value));
     match other {

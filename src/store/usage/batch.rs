@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use super::subject::{Count, DAY_MS, MINUTE_MS, Span, Subject};
 use crate::keys::Tenant;
 
-/// The most counts that wait, each of one subject in one day or minute; about 20 MB. During an outage minutes multiply, so that they get
-/// no more than half.
+/// The most counts that wait, each of one subject in one day or minute; about 20 MB. During an outage minutes multiply, so that
+/// they get no more than half.
 const MOST: usize = 100_000;
 const MOST_WITH_MINUTES: usize = MOST / 2;
 
@@ -27,8 +27,8 @@ pub struct Used {
 }
 
 impl Batch {
-    /// Adds a subject's count within the minute of `at_ms`, and the same to the business that a key is bound to. Returns how many counts
-    /// are lost because the batch is full.
+    /// Adds a subject's count within the minute of `at_ms`, and the same to the business that a key is bound to. Returns how many
+    /// counts are lost because the batch is full.
     pub fn add(&mut self, subject: Subject, at_ms: u64, count: Count) -> u64 {
         let business = match &subject {
             Subject::Key { tenant: Tenant::Business(id), .. } => Some(Subject::Business(id.clone())),

@@ -1,8 +1,8 @@
 //! Adds up the workers' counts and sends them: one task on the main thread, over a connection of its own.
 //!
-//! A process that is killed loses what is here and what its workers have not passed on: at most ten seconds of usage. Counts that cannot
-//! be sent wait and are added up; a command whose answer is lost may have been executed and is not sent again, so that nothing is
-//! counted twice.
+//! A process that is killed loses what is here and what its workers have not passed on: at most ten seconds of usage. Counts that
+//! cannot be sent wait and are added up; a command whose answer is lost may have been executed and is not sent again, so that
+//! nothing is counted twice.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

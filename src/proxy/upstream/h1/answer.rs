@@ -53,8 +53,8 @@ struct Field {
     value: (usize, usize),
 }
 
-/// Takes the answer's head off `read`, once all of it is there; interim ones (1xx) are skipped. `reused`: the request's map, which the
-/// answer takes over, since to allocate a new one costs more than to fill it.
+/// Takes the answer's head off `read`, once all of it is there; interim ones (1xx) are skipped. `reused`: the request's map,
+/// which the answer takes over, since to allocate a new one costs more than to fill it.
 pub fn take(
     read: &mut BytesMut,
     search: &mut HeadSearch,
@@ -141,8 +141,8 @@ fn status_line(head: &httparse::Response<'_, '_>) -> Result<Response<()>, Error>
     Ok(response)
 }
 
-/// Fills the map with the fields, whose values share the buffer. A `Connection` that names no other field is left out: it is meant
-/// for the gate alone.
+/// Fills the map with the fields, whose values share the buffer. A `Connection` that names no other field is left out: it is
+/// meant for the gate alone.
 fn fill(headers: &mut HeaderMap, head: &Bytes, fields: &[Field], version: Version) -> Result<AnswerFields, Error> {
     headers.reserve(fields.len() + ADDED_FIELDS);
     let mut said = AnswerFields { close: false, keep_alive: version == Version::HTTP_11, encoded: false };

@@ -1,5 +1,5 @@
-//! Decodes the chunked transfer coding (RFC 9112 §7.1). What stands around the chunks is parsed byte by byte, so that it means the
-//! same wherever reads split it.
+//! Decodes the chunked transfer coding (RFC 9112 §7.1). What stands around the chunks is parsed byte by byte, so that it means
+//! the same wherever reads split it.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};

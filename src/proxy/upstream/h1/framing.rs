@@ -20,7 +20,8 @@ pub enum Framing {
     UntilClose,
 }
 
-/// Lengths from here on are refused: many parsers, hyper among them, use the largest numbers as markers of bodies without a length.
+/// Lengths from here on are refused: many parsers, hyper among them, use the largest numbers as markers of bodies without a
+/// length.
 const TOO_LONG: u64 = u64::MAX - 1;
 
 /// Whether the answer ends with its head, whatever that says (RFC 9110 §6.4.1).
@@ -55,8 +56,8 @@ impl Framing {
             // Two ends, as in response splitting (RFC 9112 §6.3).
             return Err(Error::Malformed("it has both a Transfer-Encoding and a Content-Length"));
         }
-        // Another coding is neither passed on, since transfer codings are hop-by-hop, nor decoded here: the client would take what is
-        // encoded for the body.
+        // Another coding is neither passed on, since transfer codings are hop-by-hop, nor decoded here: the client would take
+        // what is encoded for the body.
         let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
         let is_chunked = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
         if is_chunked && codings.next().is_none() {

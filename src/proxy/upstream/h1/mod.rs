@@ -1,8 +1,9 @@
-//! One HTTP/1.1 connection to an upstream, and the exchanges on it. It has no task of its own: the task that waits for the answer, or
-//! for more of its body, drives it, so that a request wakes no other task and an abandoned exchange closes its connection by being
-//! dropped.
+//! One HTTP/1.1 connection to an upstream, and the exchanges on it. It has no task of its own: the task that waits for the
+//! answer, or for more of its body, drives it, so that a request wakes no other task and an abandoned exchange closes its
+//! connection by being dropped.
 //!
-//! `request` and `sending` write a request, `reading` and `answer` read its answer's head; `framing` and `chunked` decode the body.
+//! `request` and `sending` write a request, `reading` and `answer` read its answer's head; `framing` and `chunked` decode the
+//! body.
 
 pub mod answer;
 mod chunked;
@@ -80,8 +81,8 @@ impl Connection {
         self.reading.is_silent(&mut self.stream)
     }
 
-    /// Sends a request, and waits for the head of its answer; the rest of the request's body may still have to be sent then. Once a
-    /// head was read, `head` has lost its fields, whose map the answer reuses: such a request is never sent again.
+    /// Sends a request, and waits for the head of its answer; the rest of the request's body may still have to be sent then. Once
+    /// a head was read, `head` has lost its fields, whose map the answer reuses: such a request is never sent again.
     pub async fn exchange(
         &mut self,
         head: &mut Parts,

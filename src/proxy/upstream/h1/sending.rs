@@ -1,5 +1,5 @@
-//! Writes a request: its head, then the frames of its body as they arrive, each once the one before has been written. Short frames
-//! are copied behind the head and written with it; long ones are never copied.
+//! Writes a request: its head, then the frames of its body as they arrive, each once the one before has been written. Short
+//! frames are copied behind the head and written with it; long ones are never copied.
 
 use std::io::{self, IoSlice, Write as _};
 use std::pin::Pin;
