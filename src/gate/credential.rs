@@ -1,7 +1,7 @@
-//! The key that a request presents: one candidate, or a clear refusal, without asking any store.
+//! Extracts the key that a request presents: exactly one candidate, or a denial, without asking the store.
 //!
-//! Where and how it is looked for stands in the contract under "reading a credential". Two readers of one request must not
-//! find two different keys, so more than one candidate is refused even when they are equal (Istio CVE-2026-31838).
+//! Two parsers of one request must not find two different keys, so more than one candidate is refused even when they are equal
+//! (Istio CVE-2026-31838).
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -9,42 +9,42 @@ use super::Denial;
 use crate::keys::{Digest, FormatAction, Reading};
 use crate::policy::{Credentials, KeySource, UpstreamId};
 
-/// A key by its digest; the key itself goes no further.
+/// A key by its digest; the key itself is not kept.
 #[derive(Debug)]
 pub struct Presented {
     pub digest: Digest,
-    /// Where it stands, alone; no other header holds a candidate.
+    /// The header that holds it; no other holds a candidate.
     pub header: HeaderName,
-    /// Where keys of this format are served, whatever the route says.
+    /// The upstream of keys of this format, which overrides the route's.
     pub upstream: Option<UpstreamId>,
 }
 
-/// What is taken for a key when a request is forwarded.
+/// Which values are removed as keys when a request is forwarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeysToStrip {
-    /// Whatever stands where a key would.
+    /// Every candidate in a configured header.
     Candidates,
-    /// The same, where `read` has found the only one: nothing is read again.
+    /// The same, where `read` has found the only one, so that it need not be parsed again.
     In(HeaderName),
-    /// What holds something that looks like a key, and the one candidate where the store knows it: anything else is the
-    /// service's own.
+    /// Values that hold something of a key's format, and the one candidate if the store knows it: in observe mode anything else
+    /// may be the service's own credential.
     Recognised { known: bool },
 }
 
-/// What one header value is to one source.
+/// How one source reads one header value.
 enum Candidate<'v> {
     Ours {
         key: &'v str,
         upstream: Option<UpstreamId>,
     },
     Foreign(&'v str),
-    /// A comma: to some readers these are two values.
+    /// With a comma: some parsers read two values.
     Several,
-    /// Meant for this source, but no key.
+    /// For this source, but not a key.
     Malformed {
         white_space: bool,
     },
-    /// Another scheme, or text that is no header value of ours: not for this source.
+    /// Not for this source: another scheme, or not text.
     NotOurs,
 }
 
@@ -85,8 +85,7 @@ pub fn read(credentials: &Credentials, headers: &HeaderMap) -> Result<Presented,
     }
 }
 
-/// Takes every candidate off that is taken for a key, so that the upstream never sees one; what is not ours by scheme or format
-/// stays.
+/// Removes the values that `taken` says, so that the upstream never sees a key; other schemes and formats stay.
 pub fn strip(credentials: &Credentials, headers: &mut HeaderMap, taken: &KeysToStrip) {
     if credentials.forward {
         return;
@@ -114,8 +113,8 @@ pub fn strip(credentials: &Credentials, headers: &mut HeaderMap, taken: &KeysToS
     }
 }
 
-/// Whether a word of the value has the looks of a key that this gate knows or mints: also behind a scheme too many, without
-/// the one that belongs there, or with white space around it.
+/// Whether a word of the value has the format of a key that this gate accepts or mints: also behind a wrong scheme, without one,
+/// or with white space around it.
 fn holds_a_key(credentials: &Credentials, value: &HeaderValue) -> bool {
     let Ok(text) = value.to_str() else { return false };
     text.split([' ', '\t', ',']).any(|word| credentials.formats.claim(word))
@@ -130,7 +129,7 @@ fn candidate<'v>(credentials: &'v Credentials, source: &KeySource, value: &'v He
         None => text,
         Some(scheme) => match after_scheme(text, scheme) {
             Some(key) => key,
-            // `Basic abc, Bearer key` is one header to some readers and two to others.
+            // `Basic abc, Bearer key` is one value to some parsers and two to others.
             None if text.split(',').skip(1).any(|part| after_scheme(part.trim(), scheme).is_some()) => {
                 return Candidate::Several;
             }
@@ -138,7 +137,7 @@ fn candidate<'v>(credentials: &'v Credentials, source: &KeySource, value: &'v He
         },
     };
     match credentials.formats.read(key) {
-        // Neither holds a comma.
+        // Neither can hold a comma.
         Reading::Any => Candidate::Ours { key, upstream: None },
         Reading::Ours(format) => Candidate::Ours { key, upstream: upstream(credentials, format.action()) },
         Reading::Foreign(_) | Reading::NotOurs if key.contains(',') => Candidate::Several,
@@ -147,7 +146,7 @@ fn candidate<'v>(credentials: &'v Credentials, source: &KeySource, value: &'v He
     }
 }
 
-/// What follows `Bearer `, exactly one space on; the scheme is compared without case (RFC 9110 §11.1).
+/// What follows `Bearer` and exactly one space; the scheme is case-insensitive (RFC 9110 §11.1).
 fn after_scheme<'v>(text: &'v str, scheme: &str) -> Option<&'v str> {
     let (start, rest) = text.split_at_checked(scheme.len())?;
     if !start.eq_ignore_ascii_case(scheme) {
@@ -156,7 +155,7 @@ fn after_scheme<'v>(text: &'v str, scheme: &str) -> Option<&'v str> {
     match rest.bytes().next() {
         None => Some(rest),
         Some(b' ') => Some(&rest[1..]),
-        // A tab is no separator here; with it the rest fits no key, and the answer says why.
+        // A tab is no separator; it is kept so that the value fits no format, and the denial says why.
         Some(b'\t') => Some(rest),
         Some(_) => None,
     }

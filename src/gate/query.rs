@@ -39,8 +39,8 @@ pub fn clamped<'q>(query: &'q str, clamps: &[(String, u64)]) -> Result<Cow<'q, s
     Ok(forwarded)
 }
 
-/// The values of a parameter, percent-decoded; `None` for one that is not UTF-8, and for one that only some servers take for
-/// this parameter's.
+/// The values of a parameter, percent-decoded; `None` for one that is not UTF-8, and for one that only some servers would take
+/// for this parameter.
 pub fn values<'q>(query: &'q str, name: &'q str) -> impl Iterator<Item = Option<String>> + 'q {
     pairs(query).filter_map(move |(_, pair)| match naming(pair, name) {
         Naming::Another => None,
@@ -52,7 +52,7 @@ pub fn values<'q>(query: &'q str, name: &'q str) -> impl Iterator<Item = Option<
     })
 }
 
-/// Each `name=value` with its place.
+/// Each `name=value` with its offset.
 fn pairs(query: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut next = 0;
     query.split('&').map(move |pair| {
@@ -62,7 +62,7 @@ fn pairs(query: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// What a pair is to a parameter.
+/// Whether a pair names a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Naming {
     Exact,
@@ -87,8 +87,7 @@ fn naming(pair: &str, name: &str) -> Naming {
     if pair.split(';').any(|part| part.len() >= name.len() && alike(part)) { Naming::Alike } else { Naming::Another }
 }
 
-/// Whether a server could take the one name for the other that does not care for case, or for which `.`, a blank and a `[`
-/// that nothing closes are `_`.
+/// Whether the names are equal to a server that ignores case, or that reads `.`, a blank and an unclosed `[` as `_`.
 fn is_loosely(written: &[u8], name: &str) -> bool {
     let loose = |byte: &u8| match byte {
         b'.' | b' ' | b'[' => b'_',

@@ -1,4 +1,4 @@
-//! The accept loop: each connection goes to the worker with the fewest. It survives whatever `accept` says.
+//! The accept loop: each connection goes to the worker with the fewest. No error of `accept` ends it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,33 +15,33 @@ use super::settings::Settings;
 use super::worker::{Accepted, Worker};
 use crate::observe::Metrics;
 
-/// How long to leave `accept` alone when descriptors or memory have run out: connections that end give some back.
+/// How long to wait when descriptors or memory have run out, until connections that end free some.
 const EXHAUSTED: Duration = Duration::from_millis(50);
 
-/// How many connections wait to be accepted, where the system lets so many (`net.core.somaxconn` as Linux has it).
+/// The listen backlog, as far as the system allows it (4096 is Linux's default `net.core.somaxconn`).
 pub const BACKLOG: i32 = 4096;
 
-/// How many connections there is room for, and how the others are refused. A reload may change it.
+/// The limit on connections, and how those beyond it are refused. A reload may change both.
 #[derive(Debug)]
 pub struct Capacity {
-    most: AtomicUsize,
+    connections: AtomicUsize,
     tls: AtomicBool,
 }
 
 impl Capacity {
     pub fn new(settings: &Settings) -> Self {
-        let capacity = Self { most: AtomicUsize::default(), tls: AtomicBool::default() };
-        capacity.follow(settings);
+        let capacity = Self { connections: AtomicUsize::default(), tls: AtomicBool::default() };
+        capacity.reconfigure(settings);
         capacity
     }
 
-    pub fn follow(&self, settings: &Settings) {
-        self.most.store(settings.bounds.connections, Ordering::Relaxed);
+    pub fn reconfigure(&self, settings: &Settings) {
+        self.connections.store(settings.bounds.connections, Ordering::Relaxed);
         self.tls.store(settings.tls.is_some(), Ordering::Relaxed);
     }
 }
 
-/// Accepts until draining closes; a connection for which there is no room is refused.
+/// Accepts until draining closes the listener; connections beyond the limit are refused.
 pub async fn run(
     listener: TcpListener,
     workers: Arc<[Worker]>,
@@ -51,7 +51,7 @@ pub async fn run(
 ) {
     let refusal = Refusal::default();
     let give = |stream: TcpStream, peer: SocketAddr| {
-        if workers.iter().map(Worker::open).sum::<usize>() >= capacity.most.load(Ordering::Relaxed) {
+        if workers.iter().map(Worker::open).sum::<usize>() >= capacity.connections.load(Ordering::Relaxed) {
             metrics.connection_refused();
             refusal.refuse(stream, capacity.tls.load(Ordering::Relaxed));
             return;
@@ -71,7 +71,7 @@ pub async fn run(
                 exhausted = false;
                 give(stream, peer);
             }
-            Err(error) if is_the_connections_own(&error) => {}
+            Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 if !std::mem::replace(&mut exhausted, true) {
                     warn!(%error, "no connection can be accepted for now; trying again until one can");
@@ -80,12 +80,12 @@ pub async fn run(
             }
         }
     }
-    connected_already(listener, give);
+    accept_backlog(listener, give);
 }
 
-/// Those who have connected are served: closing the listener would reset them. More have not; those who come while others are
-/// accepted are too late.
-fn connected_already(listener: TcpListener, give: impl Fn(TcpStream, SocketAddr)) {
+/// Serves the connections in the backlog, which closing the listener would reset. At most `BACKLOG`: connections that arrive
+/// meanwhile must not keep this going for ever.
+fn accept_backlog(listener: TcpListener, give: impl Fn(TcpStream, SocketAddr)) {
     let Ok(listener) = listener.into_std() else { return };
     for _ in 0..BACKLOG {
         let Ok((stream, peer)) = listener.accept() else { return };
@@ -96,8 +96,8 @@ fn connected_already(listener: TcpListener, give: impl Fn(TcpStream, SocketAddr)
     }
 }
 
-/// Errors of a connection that was gone before it was accepted say nothing of the next one (accept(2), "Error handling").
-fn is_the_connections_own(error: &io::Error) -> bool {
+/// Errors of a connection that was gone before it was accepted do not concern the next one (accept(2), "Error handling").
+fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

@@ -1,13 +1,13 @@
-//! How many connections the system lets this process have.
+//! The process's limit on open files.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 
-/// What a process needs beside connections: listeners, the store, files, and one for whoever is refused.
+/// Descriptors besides connections: listeners, the store, files, and one for a connection that is refused.
 const BESIDE: u64 = 64;
 
-/// Raises the soft limit on descriptors to the hard one, and says so when that is still too few: each request may need one
-/// towards the client and one towards the upstream.
+/// Raises the soft limit to the hard one, and warns when that is still too few: each request may need one descriptor for the
+/// client and one for the upstream.
 pub fn raise(connections: usize) {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

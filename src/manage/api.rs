@@ -33,7 +33,7 @@ use crate::store::registry::{Registry, RegistryError, StoredKey};
 use crate::store::settings::{Backend, StoreSettings};
 use crate::store::{Store, StoreError};
 
-/// What the API is made of.
+/// The parts of the API.
 pub struct ApiParts {
     pub settings: Settings,
     pub policy: Arc<Policy>,
@@ -49,7 +49,7 @@ pub struct ManagementApi {
     policy: Arc<Policy>,
     rules: Rules,
     store_settings: StoreSettings,
-    /// The gate's own way to the store, for what management's login may not.
+    /// The gate's own store client, for what management's login may not do.
     store: Store,
     sessions: Sessions,
     rate: CreateRate,
@@ -57,7 +57,7 @@ pub struct ManagementApi {
     described: Bytes,
 }
 
-/// One request of somebody who is signed in.
+/// One request with a session.
 struct SignedIn<'d> {
     api: &'d ManagementApi,
     keyring: Rc<Keyring>,
@@ -95,7 +95,7 @@ impl ManagementApi {
 
     pub async fn handle(&self, request: &ManagementRequest) -> Result<Response<Bytes>, Denial> {
         self.answer(request).await.map_err(|denial| match denial {
-            // It may quote what was sent, and somebody pastes a key into the wrong field.
+            // The error may quote the body, in which somebody may have pasted a key into the wrong field.
             Denial::Unmanaged { reason, detail: Some(detail) } => {
                 let masked = mask(&detail, &self.policy.credentials.formats).into_owned();
                 refusal(reason, Some(masked))
@@ -128,7 +128,7 @@ impl ManagementApi {
             ApiCall::Usage(id) => caller.usage(&id).await,
         };
         if let Err(Denial::StoreUnavailable(_)) = &answered {
-            // Connections that fail are made anew by the next request.
+            // The next request reconnects.
             self.keyring.take();
         }
         answered
@@ -151,7 +151,7 @@ impl ManagementApi {
             return Ok((keyring, now_ms));
         }
         let registry = match (&self.store, &self.store_settings.backend) {
-            // The gate's very own: what is changed here acts at once.
+            // The gate's own instance, so that changes take effect at once.
             (Store::File { file, .. }, _) => Registry::File { store: file.clone() },
             (Store::Redis(_), Backend::Redis(gates)) => {
                 Registry::connect(self.store_settings.management_redis.as_ref().unwrap_or(gates)).await?
@@ -243,7 +243,7 @@ impl SignedIn<'_> {
         Ok(answer(StatusCode::CREATED, &document))
     }
 
-    /// When it is answered, every gate refuses the key.
+    /// When this is answered, every gate refuses the key.
     async fn revoke(&self, id: &str) -> Result<Response<Bytes>, Denial> {
         let (key, granted) = self.key(id).await?;
         let revoked = self.keyring.revoke(&key, self.requester(&granted)).await.map_err(denied)?;
@@ -268,7 +268,7 @@ impl SignedIn<'_> {
     async fn usage(&self, id: &str) -> Result<Response<Bytes>, Denial> {
         let (key, _) = self.key(id).await?;
         let registry = &self.keyring.registry;
-        // This is a gate's own process: what it counts is what is counted, also beside a file.
+        // This is the gate's process, so that also the embedded store's counts are the real ones.
         let used = usage::of_key(&self.api.policy, &self.api.store, registry, &key, self.now_ms, true).await?;
         let business = usage::of_business_of(registry, &key, self.now_ms).await?;
         let mut document = json!(used);
@@ -278,7 +278,7 @@ impl SignedIn<'_> {
         Ok(answer(StatusCode::OK, &document))
     }
 
-    /// The owner is who asks, whatever the body says.
+    /// The owner is the session's user, whatever the body says.
     fn wanted(&self, creation: Creation) -> Result<KeyRequest, Denial> {
         let Creation { name, business_id, unscoped, scopes, expires_at } = creation;
         match (&business_id, unscoped) {
@@ -294,7 +294,7 @@ impl SignedIn<'_> {
         Ok(KeyRequest { name, business: business_id, user, scopes, expires: expires_at, ..KeyRequest::default() })
     }
 
-    /// A key that is the caller's to keep, and what he may give it.
+    /// A key that the caller may manage, and what the caller may grant it.
     async fn key(&self, id: &str) -> Result<(StoredKey, Granted), Denial> {
         let found = match is_id(id) {
             true => self.keyring.registry.find_id(id).await.map_err(denied)?,

@@ -10,9 +10,9 @@ use crate::limit::{Algorithm, Ask, BucketAsk, Outcome, Question, Windows};
 use crate::store::layout::{count_name, user_slot};
 use crate::store::{Store, StoreError};
 
-/// No configured limit can be called this.
+/// Not a valid name of a configured limit.
 const NAME: &str = "@create";
-/// A person waits for it.
+/// Longer than a request's, since a person waits for it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub struct CreateRate {
@@ -24,7 +24,7 @@ impl CreateRate {
         Self { windows }
     }
 
-    /// One more key of this user, or why not now. While the store is away, none.
+    /// Counts a new key of this user, or denies it. During an outage it is denied.
     pub async fn spend(&self, store: &Store, user: &str) -> Result<(), Denial> {
         let bucket = BucketAsk {
             name: count_name(NAME, user).into(),

@@ -1,7 +1,7 @@
-//! Who asks: the service behind the gate knows its sessions, and is asked about each request's anew.
+//! The caller's session: asked of the service's session endpoint for every request.
 //!
-//! It gets the caller's cookies and `Authorization`, and of these nothing that could be a key of this gate: whoever runs the
-//! session endpoint has no business with keys. Whatever is not the answer that the contract names is no session.
+//! It gets the caller's cookies and `Authorization`, but nothing that could be a key of this gate: the session endpoint
+//! must not see keys. Any answer other than the documented one is no session.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -25,11 +25,11 @@ use crate::proxy::settings::Target;
 use crate::proxy::upstream::failure::chain;
 use crate::store::Store;
 
-/// The whole question, connecting included.
+/// For the whole exchange, connecting included.
 const PATIENCE: Duration = Duration::from_secs(2);
 const LARGEST_ANSWER: usize = 64 * 1024;
 
-/// Who is signed in, and what he is in which business.
+/// The signed-in user, and the user's role in each business.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Session {
     pub user: String,
@@ -42,7 +42,7 @@ pub struct Membership {
     pub role: String,
 }
 
-/// Belongs to the thread that it is made on.
+/// Must be made on the thread that uses it.
 pub struct Sessions {
     endpoint: SessionEndpoint,
     connector: Connector,
@@ -59,7 +59,7 @@ impl Sessions {
         Self { endpoint, connector, resolver }
     }
 
-    /// The caller's session, if there is one. Nothing of it is remembered.
+    /// The caller's session, if there is one. It is not cached.
     pub async fn ask(&self, headers: &HeaderMap, formats: &Formats, store: &Store) -> Result<Option<Session>, Denial> {
         let mut shown = HeaderMap::new();
         shown.extend(cookies(headers, formats).map(|cookies| (COOKIE, cookies)));
@@ -107,12 +107,12 @@ impl Sessions {
     }
 }
 
-/// Ids stand in the store's names, so that none is taken that is not one.
+/// Ids become part of the store's key names, so that invalid ones are refused.
 fn read(body: &[u8]) -> Option<Session> {
     let session: Session = match serde_json::from_slice(body) {
         Ok(session) => session,
         Err(error) => {
-            // Its text may be somebody's page: only where it stops to be what is expected is told.
+            // The body may hold anything, so that only the position of the error is reported.
             let (line, column) = (error.line(), error.column());
             warn!(line, column, "management.session answered with something else than a session");
             return None;

@@ -1,4 +1,4 @@
-//! One request as metrics and logs see it, once its response head is known or nobody is left to get one.
+//! A finished request for metrics and logs: its response head is known, or its client has gone.
 
 use std::time::{Duration, Instant};
 
@@ -11,18 +11,18 @@ use crate::policy::Reason;
 #[derive(Debug)]
 pub struct Finished<'a> {
     pub method: &'a Method,
-    /// As it came, without the query.
+    /// As received, without the query.
     pub path: &'a str,
-    /// Its address, as digits, dots and colons.
+    /// Its address; only digits, dots and colons.
     pub client: &'a str,
     pub user_agent: Option<&'a str>,
-    /// Digits and hyphens.
+    /// Only hexadecimal digits and hyphens.
     pub request_id: &'a [u8],
     pub span: &'a Span,
     pub trail: &'a Trail,
     pub denial: Option<&'a Denial>,
     pub status: u16,
-    /// When there was a response head.
+    /// When the response head was ready.
     pub ended: Instant,
     /// Until then.
     pub took: Duration,
@@ -32,14 +32,14 @@ pub struct Finished<'a> {
     pub upstream_took: Option<Duration>,
 }
 
-/// What became of a request, as metrics name it.
+/// The `decision` label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
     Allowed,
     Denied,
-    /// It would have been denied, where that is only observed.
+    /// It would have been denied, in observe mode.
     Observed,
-    /// The store or the upstream failed, or the client left before there was an answer.
+    /// The store or the upstream failed, or the client disconnected before there was an answer.
     Failed,
 }
 
@@ -66,12 +66,12 @@ impl Finished<'_> {
         }
     }
 
-    /// Why it was not served, or would not have been.
+    /// Why it was denied, or would have been.
     pub fn reason(&self) -> Option<Reason> {
         self.denial.map(Denial::reason).or(self.trail.observed)
     }
 
-    /// What was wrong with the store, where that is why it was not served.
+    /// The store's error, if it is the reason.
     pub fn store_error(&self) -> Option<&'static str> {
         match self.denial {
             Some(Denial::StoreUnavailable(error)) => Some(error.cause()),

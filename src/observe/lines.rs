@@ -1,6 +1,6 @@
-//! Lines on their way to standard output: whoever has one appends it, and one thread writes what has gathered.
+//! A buffered writer for standard output: lines are appended to a buffer, which one thread writes.
 //!
-//! Whoever reads standard output too slowly loses lines, which are counted; nobody who appends waits for it.
+//! If standard output is read too slowly, lines are dropped and counted; appending never blocks on it.
 
 use std::io::Write as _;
 use std::mem;
@@ -9,127 +9,127 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Bytes that may wait to be written; some eight thousand access log lines.
+/// The largest buffer; some eight thousand access log lines.
 const MOST: usize = 4 * 1024 * 1024;
 
-/// What is kept of an empty buffer's memory: what gathers under a heavy load, so that nobody who appends waits for memory.
+/// The capacity that an empty buffer keeps: as much as gathers under a heavy load, so that appending does not allocate.
 const KEPT: usize = 1024 * 1024;
 
-/// How long lines gather; a reader sees each within about this. The thread that writes takes a processor from somebody each
-/// time, and who is woken by an append costs who appends (measured: 9–12 µs of 43 µs a request).
+/// How long lines gather; each is written within about this. Each write preempts a worker, and waking the thread costs the
+/// request that appends (measured: 9–12 µs of 43 µs a request).
 const GATHER: Duration = Duration::from_millis(20);
 
 /// How long the last lines may take to be written.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// Shared by all who write lines. Dropping it ends the thread once all is written.
+/// Shared by all writers. Dropping it ends the thread once all is written.
 pub struct Lines {
-    gathering: Arc<Gathering>,
+    buffer: Arc<Buffer>,
     dropped: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
-struct Gathering {
-    /// Held to append or to take everything away, never while anything is written.
+struct Buffer {
+    /// Locked to append or to take everything, never while writing.
     waiting: Mutex<Waiting>,
-    news: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Default)]
 struct Waiting {
     text: Vec<u8>,
-    /// Told when all that stands here is written.
+    /// Notified once `text` is written.
     flushes: Vec<SyncSender<()>>,
-    /// Nobody appends any more.
-    over: bool,
-    /// The thread sleeps until there is something to write.
+    /// Nothing will be appended any more.
+    closed: bool,
+    /// The thread waits for a first line.
     idle: bool,
 }
 
 impl Lines {
     /// Starts the writing thread.
     pub fn start() -> std::io::Result<Self> {
-        let gathering = Arc::<Gathering>::default();
-        let written = gathering.clone();
+        let buffer = Arc::<Buffer>::default();
+        let written = buffer.clone();
         std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write(&written))?;
-        Ok(Self { gathering, dropped: Arc::default() })
+        Ok(Self { buffer, dropped: Arc::default() })
     }
 
-    /// How many lines were lost because nobody read them in time.
+    /// How many lines were dropped because the buffer was full.
     pub fn dropped(&self) -> Arc<AtomicU64> {
         self.dropped.clone()
     }
 
     /// One whole line, its end included.
     pub fn push(&self, line: &[u8]) {
-        let mut waiting = self.gathering.waiting();
+        let mut waiting = self.buffer.waiting();
         if waiting.text.len() + line.len() > MOST {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
         waiting.text.extend_from_slice(line);
-        self.gathering.tell(waiting);
+        self.buffer.wake(waiting);
     }
 
-    /// Waits until what was appended before is on standard output. Nobody is waited for who does not read.
+    /// Waits until all earlier lines are on standard output; at most `FLUSH`, if nobody reads it.
     pub fn flush(&self) {
-        let (tell, told) = sync_channel(1);
-        let mut waiting = self.gathering.waiting();
-        waiting.flushes.push(tell);
-        self.gathering.news.notify_one();
+        let (sender, flushed) = sync_channel(1);
+        let mut waiting = self.buffer.waiting();
+        waiting.flushes.push(sender);
+        self.buffer.changed.notify_one();
         drop(waiting);
-        let _ = told.recv_timeout(FLUSH);
+        let _ = flushed.recv_timeout(FLUSH);
     }
 }
 
 impl Drop for Lines {
     fn drop(&mut self) {
-        self.gathering.waiting().over = true;
-        self.gathering.news.notify_one();
+        self.buffer.waiting().closed = true;
+        self.buffer.changed.notify_one();
     }
 }
 
-impl Gathering {
+impl Buffer {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        // Nothing panics halfway through a change.
+        // Consistent even when poisoned.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the thread where it waits for a first line; while lines come in, it comes by itself.
-    fn tell(&self, mut waiting: MutexGuard<'_, Waiting>) {
+    /// Wakes the thread if it waits for a first line; else it wakes after `GATHER` by itself.
+    fn wake(&self, mut waiting: MutexGuard<'_, Waiting>) {
         let idle = mem::take(&mut waiting.idle);
         drop(waiting);
         if idle {
-            self.news.notify_one();
+            self.changed.notify_one();
         }
     }
 
-    /// Exchanges `text`, which is empty, for what waits, once there is anything, and says who is to be told. `None`: nothing
-    /// will come any more.
+    /// Waits for lines and swaps them into `text`, which is empty; returns the flushes to notify. `None`: nothing will be
+    /// appended any more.
     fn take(&self, text: &mut Vec<u8>) -> Option<Vec<SyncSender<()>>> {
         let mut waiting = self.waiting();
         while waiting.text.is_empty() && waiting.flushes.is_empty() {
-            if waiting.over {
+            if waiting.closed {
                 return None;
             }
             waiting.idle = true;
-            waiting = self.news.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
         mem::swap(&mut waiting.text, text);
         Some(mem::take(&mut waiting.flushes))
     }
 
-    /// Lets lines gather, unless somebody waits for them.
+    /// Lets lines gather, unless a flush waits for them.
     fn gather(&self) {
-        let alone = |waiting: &mut Waiting| waiting.flushes.is_empty() && !waiting.over;
-        let _ = self.news.wait_timeout_while(self.waiting(), GATHER, alone);
+        let alone = |waiting: &mut Waiting| waiting.flushes.is_empty() && !waiting.closed;
+        let _ = self.changed.wait_timeout_while(self.waiting(), GATHER, alone);
     }
 }
 
-/// Writes whole lines, all that are waiting at once.
-fn write(gathering: &Gathering) {
+/// The writing thread: writes all that has gathered at once.
+fn write(buffer: &Buffer) {
     let mut text = Vec::new();
-    while let Some(flushes) = gathering.take(&mut text) {
+    while let Some(flushes) = buffer.take(&mut text) {
         let mut out = std::io::stdout().lock();
         // A closed standard output is no reason to stop serving.
         let _ = out.write_all(&text).and_then(|()| out.flush());
@@ -139,6 +139,6 @@ fn write(gathering: &Gathering) {
         }
         text.clear();
         text.shrink_to(KEPT);
-        gathering.gather();
+        buffer.gather();
     }
 }

@@ -23,9 +23,9 @@ pub fn init(settings: &Settings) {
     };
     let (filter, handle) = reload::Layer::new(filter(settings));
     let log = tracing_subscriber::registry().with(filter);
-    // A line that cannot be written would be complained of on standard error too, with a macro that panics.
+    // An error of writing a line would be reported on standard error too, with a macro that panics.
     let mut lines = fmt::layer().with_writer(std::io::stderr).with_target(false).log_internal_errors(false);
-    // On a terminal colours are the default, unless NO_COLOR says otherwise.
+    // On a terminal the default is colours, unless NO_COLOR is set.
     if !terminal {
         lines.set_ansi(false);
     }
@@ -37,16 +37,16 @@ pub fn init(settings: &Settings) {
     }
 }
 
-/// The level from now on; the format stays.
-pub fn follow(settings: &Settings) {
+/// Changes the level; the format is fixed.
+pub fn reconfigure(settings: &Settings) {
     if let Some(installed) = FILTER.get() {
-        // The only error is that the log is gone, and then there is nobody to tell.
+        // The only error is that the log was dropped.
         let _ = installed.reload(filter(settings));
     }
 }
 
-/// Our own lines follow the configured level, those of libraries are kept from `warn` on, since at trace level they print the
-/// bytes of requests.
+/// The configured level applies to our own lines; of libraries only `warn` and above are kept, since at trace level they print
+/// the bytes of requests.
 fn filter(settings: &Settings) -> Targets {
     Targets::new().with_default(LevelFilter::WARN).with_target("sidegate", settings.level)
 }

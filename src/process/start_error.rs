@@ -1,4 +1,4 @@
-//! Why a process cannot start; the command line says it and what to do.
+//! Why a process cannot start, with what to do, for the command line.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! What systemd is told (`Type=notify` or `notify-reload`, `WatchdogSec=`): that the gate serves, reloads, ends, and that its
-//! workers are well. Without systemd nothing is said.
+//! Notifications to systemd (`Type=notify` or `notify-reload`, `WatchdogSec=`): ready, reloading, stopping, and the watchdog.
+//! Without systemd they do nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,43 +10,43 @@ use tracing::{debug, warn};
 
 use crate::listen::worker::Worker;
 
-/// Requests are served from here on.
+/// The process serves requests.
 pub fn ready() {
-    tell(&[NotifyState::Ready]);
+    notify(&[NotifyState::Ready]);
 }
 
-/// To be followed by `ready`, whatever comes of it.
+/// To be followed by `ready`, whether or not the reload succeeds.
 pub fn reloading() {
-    // systemd takes a reload for failed that does not say when it began (sd_notify(3), RELOADING=1).
+    // Without the time at which it began systemd considers a reload failed (sd_notify(3), RELOADING=1).
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(error) => warn!(%error, "the clock cannot be read; systemd is not notified of the reload"),
     }
 }
 
 pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
 }
 
-/// Feeds the watchdog at half its interval, for as long as every worker answers within that time. One that hangs stops that,
-/// and systemd restarts the process.
+/// Feeds the watchdog at half its interval, as long as every worker answers within that time. If one hangs, systemd restarts the
+/// process.
 pub async fn watchdog(workers: Arc<[Worker]>) {
-    let Some(patience) = sd_notify::watchdog_enabled() else { return };
-    let half = (patience / 2).max(Duration::from_millis(1));
+    let Some(timeout_after) = sd_notify::watchdog_enabled() else { return };
+    let half = (timeout_after / 2).max(Duration::from_millis(1));
     let mut ticks = interval(half);
     loop {
         ticks.tick().await;
         match timeout(half, all_respond(&workers)).await {
-            Ok(true) => tell(&[NotifyState::Watchdog]),
+            Ok(true) => notify(&[NotifyState::Watchdog]),
             Ok(false) | Err(_) => warn!("a worker does not respond; the watchdog is not fed"),
         }
     }
 }
 
-/// Asked all at once. A worker that has ended after draining is well.
+/// Pings all at once. A worker that has ended after draining counts as healthy.
 async fn all_respond(workers: &[Worker]) -> bool {
-    let asked: Vec<_> = workers.iter().map(|worker| (worker, worker.responds())).collect();
-    for (worker, answer) in asked {
+    let pings: Vec<_> = workers.iter().map(|worker| (worker, worker.ping())).collect();
+    for (worker, answer) in pings {
         if answer.await.is_err() && !worker.has_ended() {
             return false;
         }
@@ -54,7 +54,7 @@ async fn all_respond(workers: &[Worker]) -> bool {
     true
 }
 
-fn tell(states: &[NotifyState<'_>]) {
+fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         debug!(%error, "systemd could not be told");
     }

@@ -1,7 +1,7 @@
-//! Keys and businesses kept by the rules: the one place through which the command line and management over HTTP change them.
+//! Changes to keys and businesses, for the command line and management over HTTP alike.
 //!
-//! What may be is decided by `keys` and by the role of who asks; `registry` makes it so in one step; `audit` keeps who did it.
-//! A door reads what somebody wants, calls one function here, and words what comes back.
+//! `keys` and the requester's role decide what is allowed; `registry` applies a change atomically; `audit` records it. The
+//! callers parse a request, call one function here, and format its result.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,16 +27,16 @@ use crate::limit::Windows;
 use crate::policy::Scopes;
 use crate::secret::Secret;
 
-/// An opened store and the rules by which its keys are kept.
+/// An opened store, and the rules for its keys.
 #[derive(Debug)]
 pub struct Keyring {
     pub formats: Formats,
     pub rules: Rules,
     pub registry: Registry,
-    unrecorded: Mutex<Option<StoreError>>,
+    audit_error: Mutex<Option<StoreError>>,
 }
 
-/// What somebody may give to a key.
+/// What a requester may grant to a key.
 #[derive(Debug, Clone, Copy)]
 pub enum Granting<'a> {
     Everything,
@@ -47,7 +47,7 @@ pub enum Granting<'a> {
     },
 }
 
-/// Who asks, and what they may give.
+/// Who makes a change, and what they may grant.
 #[derive(Debug, Clone, Copy)]
 pub struct Requester<'a> {
     pub actor: &'a Actor,
@@ -56,7 +56,7 @@ pub struct Requester<'a> {
     pub now_ms: u64,
 }
 
-/// A new key, which nobody can read back.
+/// A new key; only its digest is stored.
 #[derive(Debug)]
 pub struct Minted {
     pub key: Secret,
@@ -92,7 +92,7 @@ pub enum KeyringError {
 
 impl Keyring {
     pub fn new(formats: Formats, rules: Rules, registry: Registry) -> Self {
-        Self { formats, rules, registry, unrecorded: Mutex::default() }
+        Self { formats, rules, registry, audit_error: Mutex::default() }
     }
 
     /// Opens the store with management's own credentials where there are such.
@@ -100,13 +100,13 @@ impl Keyring {
         Ok(Self::new(formats, rules, Registry::open(store).await?))
     }
 
-    /// Whether a key that is wanted obeys the rules and is no more than the asker may give; nothing is made.
+    /// Whether a key would be valid and within what the requester may grant, without creating it.
     pub fn check(&self, wanted: KeyRequest, requester: Requester<'_>) -> Result<(), RuleError> {
         let valid = self.rules.validate(wanted, requester.now_ms)?;
         requester.granting.check(&valid.scopes)
     }
 
-    /// Mints a key that obeys the rules and stores its digest. `prefix` picks the format; without it the first.
+    /// Mints a valid key and stores its digest. `prefix` picks the format; without it the first.
     pub async fn create(
         &self,
         wanted: KeyRequest,
@@ -124,7 +124,7 @@ impl Keyring {
         minted(key, stored)
     }
 
-    /// Adds a key that exists elsewhere by its digest. No maximum holds: it is the operator who moves a system over.
+    /// Adds an existing key by its digest. No maximum applies: the operator migrates another system.
     pub async fn import(
         &self,
         digest: &Digest,
@@ -139,7 +139,7 @@ impl Keyring {
         Ok(insertion)
     }
 
-    /// Changes a key's name, scopes, end, limits or addresses. It acts on the next request.
+    /// Changes a key's name, scopes, expiry, limits or addresses. It acts on the next request.
     pub async fn update(
         &self,
         key: &StoredKey,
@@ -154,7 +154,7 @@ impl Keyring {
         Ok(changed)
     }
 
-    /// Revokes a key: it stays, is listed, and is refused. When this returns, every gate that asks this store refuses it.
+    /// Revokes a key, which stays listed. When this returns, every gate that asks this store refuses it.
     pub async fn revoke(&self, key: &StoredKey, requester: Requester<'_>) -> Result<Revocation, RegistryError> {
         let at = clock::rfc3339(requester.now_ms);
         let decide = |before: &StoredKey| {
@@ -173,15 +173,14 @@ impl Keyring {
         Ok(Revocation::Revoked(changed.after.unwrap_or(changed.before)))
     }
 
-    /// Removes a key: nothing is left of it but the audit.
+    /// Deletes a key: only its audit records are left.
     pub async fn delete(&self, key: &StoredKey, requester: Requester<'_>) -> Result<StoredKey, RegistryError> {
         let changed = self.registry.change(key, self.bounds(requester.now_ms), |_| Ok(Edit::Deleted)).await?;
         self.record_change(requester, Action::KeyDeleted, &changed).await;
         Ok(changed.before)
     }
 
-    /// Replaces a key by one with the same rights and a new id. The old one goes on for `overlap` (`24h`; none by default)
-    /// and is refused by itself from then on.
+    /// Replaces a key by one with the same rights and a new id. The old one expires after `overlap` (`24h`; at once by default).
     pub async fn rotate(
         &self,
         key: &StoredKey,
@@ -233,16 +232,16 @@ impl Keyring {
         Ok(changed)
     }
 
-    /// Keeps a record of something that a door did beside these functions.
+    /// Writes an audit record, also of a change that was not made through these functions.
     pub async fn write_audit(&self, record: Record) {
         if let Err(error) = audit::write(&self.registry, &record).await {
-            *self.unrecorded.lock().await = Some(error);
+            *self.audit_error.lock().await = Some(error);
         }
     }
 
-    /// Why the last changes are not in the audit, where they are not; it is told once.
-    pub async fn unrecorded(&self) -> Option<StoreError> {
-        self.unrecorded.lock().await.take()
+    /// Takes the error because of which the last changes are not in the audit, if there was one.
+    pub async fn take_audit_error(&self) -> Option<StoreError> {
+        self.audit_error.lock().await.take()
     }
 
     async fn record_change(&self, requester: Requester<'_>, action: Action, changed: &Changed) {
@@ -260,7 +259,7 @@ impl Keyring {
         Bounds { most: self.rules.max_active_keys, now_ms }
     }
 
-    /// A successor looks like its predecessor where that format is still minted.
+    /// The prefix of a key's format, if that is still minted: a successor keeps it.
     fn prefix_of(&self, key: &StoredKey) -> Option<&str> {
         let hint = key.text("hint")?;
         let format = self.formats.by_prefix().iter().find(|format: &&Format| hint.starts_with(format.prefix()))?;
@@ -324,7 +323,7 @@ fn changed(before: &StoredKey, change: &ValidChange) -> Result<Members, RuleErro
     Ok(members)
 }
 
-/// A predecessor that went on beside its successor would be one key more than the maximum.
+/// A rotated key must not be extended: with its successor there would be one key more than the maximum.
 fn check_end_of_rotated(before: &StoredKey, end: Option<u64>) -> Result<(), RuleError> {
     let standing = before.document.as_ref().ok().and_then(|document| document.expires_at);
     match standing.filter(|_| before.text(SUCCESSOR).is_some()) {
@@ -380,8 +379,8 @@ fn rotatable(key: &StoredKey, now_ms: u64) -> Result<&KeyDocument, RuleError> {
     Ok(document)
 }
 
-/// The predecessor's members and its successor's: the same rights, a new name in the store, and an end for the old one,
-/// never later than the one that it had.
+/// The predecessor's members and its successor's: the same rights, a new id, and an expiry for the old one, never later than the
+/// one that it had.
 fn succession(
     before: &StoredKey,
     document: &KeyDocument,

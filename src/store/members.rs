@@ -1,5 +1,5 @@
-//! What a key's document is made of, member by member, as JSON: for those who write it and must leave alone what they do not
-//! know. What the gate makes of a document is `record`'s.
+//! The members of a key's document, as JSON: for code that writes documents and must keep members that it does not know. `record`
+//! parses them.
 
 use serde_json::{Map, Value};
 

@@ -1,8 +1,8 @@
-//! The keys and businesses of a store for those who manage them: to add, to find, to list, to change. Not on the way of a
-//! request, and without an opinion on who may do what: that is the `keyring`'s.
+//! The keys and businesses of a store, for key management: to add, find, list and change them. Not on the path of a request;
+//! `keyring` decides who may do what.
 //!
-//! One face for the command line and for management over both stores; what differs is in `in_redis` and `in_file`, and `stored` has the rules that are the same.
-//! Documents are changed as JSON, so that members of other services survive.
+//! One interface over both stores; what differs is in `in_redis` and `in_file`, and `stored` has the common rules. Documents are
+//! changed as JSON, so that members of other services are kept.
 
 mod in_file;
 mod in_redis;
@@ -24,7 +24,7 @@ use crate::clock;
 use crate::keys::rules::RuleError;
 use crate::keys::{Digest, Tenant};
 
-/// A store, opened to keep its keys.
+/// A store, opened for key management.
 #[derive(Debug)]
 pub enum Registry {
     Redis { documents: RedisDocuments, key_admin: Box<KeyAdmin>, layout: Layout },
@@ -62,7 +62,7 @@ impl Registry {
         }
     }
 
-    /// The clock that keys end by: the store's, in milliseconds since the Unix epoch.
+    /// The clock by which keys expire: the store's, in milliseconds since the Unix epoch.
     pub async fn now_ms(&self) -> Result<u64, StoreError> {
         match self {
             Self::Redis { key_admin, .. } => key_admin.now_ms().await,
@@ -70,7 +70,7 @@ impl Registry {
         }
     }
 
-    /// Adds a key. A document without `id` or `created_at` gets them. Doing it twice is the same as doing it once.
+    /// Adds a key. A document without `id` or `created_at` gets them. Idempotent.
     pub async fn insert(&self, digest: &Digest, wanted: Members, bounds: Bounds) -> Result<Insertion, RegistryError> {
         let new = StoredKey::new(*digest, &wanted, bounds.now_ms)?;
         match self {
@@ -115,7 +115,7 @@ impl Registry {
         Ok(keys)
     }
 
-    /// All keys of these tenants, the oldest first. Nothing else is looked at.
+    /// All keys of these tenants, the oldest first; other tenants' are not read.
     pub async fn list_of(&self, tenants: &[Tenant]) -> Result<Vec<StoredKey>, RegistryError> {
         let mut keys = Vec::new();
         match self {
@@ -133,8 +133,8 @@ impl Registry {
         Ok(keys)
     }
 
-    /// Changes a key that was found into what `decide` makes of it, whatever has become of it meanwhile: all of it in one
-    /// step. When this returns, every gate that asks this store decides by it.
+    /// Changes a key atomically into what `decide` makes of its current document. When this returns, every gate that asks this
+    /// store decides by it.
     pub async fn change(
         &self,
         key: &StoredKey,
@@ -147,7 +147,7 @@ impl Registry {
         }
     }
 
-    /// Returns when this many replicas hold the key as it is now, its end included.
+    /// Returns once this many replicas hold the key's current document.
     pub async fn wait_for_replicas(&self, key: &StoredKey, wanted: u64) -> Result<(), RegistryError> {
         let Self::Redis { key_admin, layout, .. } = self else {
             return Err(RegistryError::NotHere("a file has no replicas; leave `--wait-replicas` out"));

@@ -34,7 +34,7 @@ fn of_options(explained: &ExplainedRequest, settings: &Settings) -> Option<Strin
     if explained.method() != Method::OPTIONS {
         return None;
     }
-    let Some(method) = preflight::asked_about(explained.method(), explained.request.headers()) else {
+    let Some(method) = preflight::requested_method(explained.method(), explained.request.headers()) else {
         return Some(
             "It is no preflight: one has an `Origin` and an `Access-Control-Request-Method`; give them with --header to ask about it."
                 .to_owned(),

@@ -8,7 +8,9 @@ use http::{HeaderMap, HeaderName, Response, Version};
 use super::request::ExplainedRequest;
 use crate::cli::keys::session::gate_store;
 use crate::config::Settings;
-use crate::gate::{Denial, Gate, GateRequest, Permit, SharedState, Trail, UnknownNames, observed, path, query, weigh};
+use crate::gate::{
+    Denial, Gate, GateRequest, Permit, SharedState, Trail, UnknownNames, evaluate, observed, path, query,
+};
 use crate::policy::{Mode, Reason, Route};
 use crate::proxy::headers::{self, Forwarding};
 use crate::proxy::request_id::RequestIds;
@@ -91,7 +93,7 @@ async fn decide(
         return Ok(decided);
     }
     if !has_room(trail, Mode::Enforce, cost) {
-        return Ok(gate.unless_observed(weigh::rate_limited(trail), &inquiry, trail));
+        return Ok(gate.unless_observed(evaluate::rate_limited(trail), &inquiry, trail));
     }
     has_room(trail, Mode::Observe, cost);
     Ok(decided.map(|permit| observed::counted(permit, trail)))
@@ -146,7 +148,7 @@ fn forwarded(permit: &Permit, explained: &ExplainedRequest, settings: &Settings)
             reserved: &reserved,
             arrival: &explained.arrival,
             version: Version::HTTP_11,
-            trails: false,
+            may_have_trailers: false,
             request_id: &request_id,
             span: &span,
         },

@@ -143,7 +143,7 @@ fn nobody_waits_while_the_file_is_read() {
     let folder = Folder::new();
     folder.write(&file(&[entry("one", ", business: acme")]));
     let store = folder.open();
-    let reading = store.seen();
+    let reading = store.last_read();
     let (tell, told) = mpsc::channel();
     let asking = store.clone();
     thread::spawn(move || {
@@ -174,18 +174,18 @@ fn a_bad_file_leaves_the_last_good_reading_in_force() {
     let store = folder.open();
     for bad in ["keys: [", "key: []", "keys: 1", "- x", "", "\n"] {
         folder.write(bad);
-        store.refresh(&mut store.seen());
+        store.refresh(&mut store.last_read());
         assert_eq!(stored(&store, "one").map(|d| d.revoked), Some(true), "{bad:?}");
-        assert!(store.seen().complaint.is_some(), "{bad:?}");
+        assert!(store.last_read().logged.is_some(), "{bad:?}");
     }
     fs::remove_file(folder.path()).expect("the file is there");
-    store.refresh(&mut store.seen());
+    store.refresh(&mut store.last_read());
     assert_eq!(stored(&store, "one").map(|d| d.revoked), Some(true));
     let good = file(&[entry("one", ", business: acme, revoked_at: now")]);
     for good in [good.clone(), good, file(&[])] {
         folder.write(&good);
-        store.refresh(&mut store.seen());
-        assert_eq!(store.seen().complaint, None);
+        store.refresh(&mut store.last_read());
+        assert_eq!(store.last_read().logged, None);
     }
     assert_eq!(stored(&store, "one"), None);
 }
@@ -196,10 +196,10 @@ fn a_revoked_key_never_comes_back_while_the_process_lives() {
     folder.write(&file(&[entry("one", ", business: acme, revoked_at: now")]));
     let store = folder.open();
     folder.write(&file(&[]));
-    store.refresh(&mut store.seen());
+    store.refresh(&mut store.last_read());
     assert_eq!(stored(&store, "one"), None);
     folder.write(&file(&[entry("one", ", business: acme")]));
-    store.refresh(&mut store.seen());
+    store.refresh(&mut store.last_read());
     assert_eq!(stored(&store, "one").map(|d| d.revoked), Some(true));
 }
 

@@ -1,4 +1,4 @@
-//! Key management in the embedded store's file: every change under its lock.
+//! Key management in the embedded store's file; every change holds its lock.
 
 use super::stored::{Bounds, Changed, ChangedBusiness, Edit, Insertion, RegistryError, StoredKey, compare, json};
 use crate::keys::rules::RuleError;
@@ -70,7 +70,7 @@ fn add(contents: &mut Contents, standing: &[StoredKey], new: &StoredKey) -> Resu
     Ok(())
 }
 
-/// Entries that belong to nobody are no keys; the store has said so when it read them.
+/// Entries without a tenant are skipped; the store has warned of them when it read the file.
 fn keys(contents: &Contents) -> Vec<StoredKey> {
     let read = |(digest, members): (Digest, Members)| {
         Some(StoredKey::read(digest, tenant_of(&members)?, json(&members).as_bytes()))

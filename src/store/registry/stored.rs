@@ -1,4 +1,4 @@
-//! Keys and businesses for those who manage them, what is to become of one, and why it cannot. The rules that hold in either store.
+//! Keys and businesses in key management, their changes and errors, and the rules that are common to both stores.
 
 use serde_json::Value;
 use thiserror::Error;
@@ -16,26 +16,26 @@ use crate::store::record::{KeyDocument, RecordError};
 pub struct StoredKey {
     pub digest: Digest,
     pub tenant: Tenant,
-    /// All members, also those that the contract does not know; empty when the document is no JSON object.
+    /// All members, unknown ones included; empty when the document is no JSON object.
     pub members: Members,
-    /// What the gate makes of it.
+    /// The document as the gate parses it.
     pub document: Result<KeyDocument, RecordError>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Insertion {
     Inserted(StoredKey),
-    /// The same digest stands there with the same facts; what an interrupted insertion left out has been added.
+    /// The same digest exists with the same members; what an interrupted insertion left out has been added.
     AlreadyThere(StoredKey),
 }
 
-/// What is to become of a key that stands.
+/// A change to an existing key.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Edit {
     Unchanged,
     Changed(Members),
     Deleted,
-    /// The key goes on as the first and gets a successor in the same step.
+    /// The key gets the members `old`, and a successor in the same step.
     Replaced {
         old: Members,
         digest: Digest,
@@ -47,12 +47,12 @@ pub enum Edit {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Changed {
     pub before: StoredKey,
-    /// `None`: it is gone.
+    /// `None`: it was deleted.
     pub after: Option<StoredKey>,
     pub successor: Option<StoredKey>,
 }
 
-/// How many keys of one business may be active, and when that is asked.
+/// The maximum of active keys of one business, and the current time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// `None`: any number.
@@ -98,7 +98,7 @@ pub enum RegistryError {
 }
 
 impl StoredKey {
-    /// What stands under the digest in the slot of `tenant`, readable or not.
+    /// From the document under the digest in the slot of `tenant`, readable or not.
     pub(super) fn read(digest: Digest, tenant: Tenant, json: &[u8]) -> Self {
         let document = KeyDocument::parse_in(&tenant, json);
         let members = serde_json::from_slice(json).unwrap_or_default();
@@ -114,15 +114,15 @@ impl StoredKey {
         self.members.contains_key("revoked_at")
     }
 
-    /// Whether it counts towards the maximum of its business: not when it is revoked or expired, nor when it was rotated
-    /// and ends soon.
+    /// Whether it counts towards the maximum of its business: not if it is revoked or expired, nor if it was rotated and is in
+    /// its overlap.
     pub fn is_active(&self, now_ms: u64) -> bool {
         let Ok(document) = &self.document else { return false };
         let was_rotated = document.expires_at.is_some() && self.text(SUCCESSOR).is_some();
         !document.revoked && !was_rotated && document.expires_at.is_none_or(|end| now_ms < end)
     }
 
-    /// A document with an id and a creation time, as the gate will read it.
+    /// A new key, with an id and a creation time.
     pub(super) fn new(digest: Digest, wanted: &Members, now_ms: u64) -> Result<Self, RegistryError> {
         let mut members = wanted.clone();
         members.entry("id").or_insert_with(|| Uuid::new_v4().to_string().into());
@@ -131,7 +131,7 @@ impl StoredKey {
         Ok(Self { digest, tenant: document.tenant(), members, document: Ok(document) })
     }
 
-    /// The same key with other members. What the gate cannot read is not made of what it can.
+    /// The same key with other members. An error if that would make a readable document unreadable.
     pub(super) fn with(&self, members: Members) -> Result<Self, RegistryError> {
         let document = KeyDocument::parse_in(&self.tenant, json(&members).as_bytes());
         match document {
@@ -153,14 +153,14 @@ impl Bounds {
         Err(RegistryError::Full { business: business.clone(), most })
     }
 
-    /// The maximum is a business's: a key that is bound to none is its user's.
+    /// The maximum, if the tenant is a business: unscoped keys have none.
     pub(super) fn applies_to(&self, tenant: &Tenant) -> Option<u64> {
         self.most.filter(|_| matches!(tenant, Tenant::Business(_)))
     }
 }
 
 impl Edit {
-    /// The key and its successor as they will be.
+    /// The key and its successor after the change.
     pub(super) fn apply(self, before: &StoredKey, now_ms: u64) -> Result<Changed, RegistryError> {
         let (after, successor) = match self {
             Self::Unchanged => (Some(before.clone()), None),
@@ -175,7 +175,7 @@ impl Edit {
 }
 
 impl Changed {
-    /// How many more keys are active by it.
+    /// How many more keys are active after it.
     pub(super) fn growth(&self, now_ms: u64) -> u64 {
         let active = |key: Option<&StoredKey>| u64::from(key.is_some_and(|key| key.is_active(now_ms)));
         (active(self.after.as_ref()) + active(self.successor.as_ref())).saturating_sub(active(Some(&self.before)))
@@ -186,8 +186,8 @@ impl Changed {
     }
 }
 
-/// What stands there answers an insertion of the same digest: it has all that is wanted, or something else. What it has
-/// beyond that (an id given to it, its revocation) is no difference.
+/// The result of inserting a digest that exists: the existing key, if it has all members that are wanted; others that it has
+/// beyond that (a generated id, a revocation) make no difference.
 pub(super) fn compare(standing: StoredKey, wanted: &Members) -> Result<Insertion, RegistryError> {
     let other = wanted.iter().find(|(member, value)| standing.members.get(*member) != Some(*value));
     match other {
