@@ -84,11 +84,12 @@ async fn reset(name: &str, key: &StoredKey, setting: &KeysSetting, session: &Ses
         after.insert("limit".to_owned(), name.into());
         after.insert("bucket".to_owned(), bucket.name.into());
         let subject = key.text("id").unwrap_or_default();
-        let record = (&Members::new(), &after);
-        setting
-            .keyring
-            .write_audit(Record::new(&session.actor, Action::LimitReset, subject, record, session.now_ms))
-            .await;
+        let members = (&Members::new(), &after);
+        let record = Record::new(&session.actor, Action::LimitReset, subject, members, session.now_ms);
+        // Whose key it is stands beside the change: by that it is found again.
+        let text = |member: &str| key.text(member).map(str::to_owned);
+        let record = Record { hint: text("hint"), business: text("business"), ..record };
+        setting.keyring.write_audit(record).await;
     }
     Ok(())
 }
