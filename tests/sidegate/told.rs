@@ -1,6 +1,7 @@
 //! What the commands about keys tell: nothing that is not so, and who did it.
 
 mod audited;
+mod listed;
 
 use serde_json::{Value, json};
 

@@ -54,7 +54,7 @@ pub(super) async fn run(args: UpdateArgs, setting: &KeysSetting, session: &mut S
     };
     let key = changed.after.unwrap_or(changed.before);
     if json {
-        session.print_json(&words::document(&key))?
+        session.print_json(&words::document(&key, session.now_ms))?
     } else {
         show::print(&key, &setting.keyring.rules, session)?
     }

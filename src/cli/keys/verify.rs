@@ -38,7 +38,7 @@ pub(super) async fn run(args: VerifyArgs, setting: &KeysSetting, session: &mut S
     let reason = if policy.deny.holds_key(&digest) { Some("denied_key") } else { refusal(&peek) };
     let routes = routes(policy, &peek);
     if args.json {
-        let mut document = words::document(&key);
+        let mut document = words::document(&key, session.now_ms);
         document["stands"] = reason.is_none().into();
         document["reason"] = reason.into();
         document["plan"] = peek.business.as_ref().and_then(|business| business.plan.as_deref()).into();
