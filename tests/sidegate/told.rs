@@ -1,7 +1,10 @@
 //! What the commands about keys tell: nothing that is not so, and who did it.
 
 mod audited;
+mod counted;
+mod doubted;
 mod listed;
+mod verified;
 
 use serde_json::{Value, json};
 
