@@ -15,6 +15,7 @@ use crate::keys::{Digest, Tenant};
 use crate::limit::{Ask, BucketAsk, BucketsNow, Document, Member, Question, Windows};
 use crate::policy::{By, Limit, Mode, Plan, Route};
 use crate::store::layout;
+use crate::store::record::{BusinessDocument, KeyDocument, Limits};
 
 /// A question, and the limit that each of its buckets belongs to.
 #[derive(Debug)]
@@ -82,10 +83,27 @@ pub fn of_key(asking: &KeyQuestion<'_>) -> Asked {
     }
     for limit in &asking.route.limits {
         if let Some((slot, subject)) = subject(limit.by, &asking.key.tenant, standing, asking.client) {
-            draft.spend(slot, &subject, limit, windows(limit, asking, standing));
+            let business = asking.business.and_then(|business| business.document.document());
+            let (windows, _) = windows(limit, Some(&standing.caller.key), business.map(Arc::as_ref), asking.plan);
+            draft.spend(slot, &subject, limit, windows.clone());
         }
     }
     draft.finish(cost)
+}
+
+/// What the keys of a business share, without any of them; a question about it spends nothing.
+pub fn of_business<'l>(
+    id: &str,
+    business: Option<&BusinessDocument>,
+    plan: Option<&Plan>,
+    limits: impl Iterator<Item = &'l Arc<Limit>>,
+) -> Asked {
+    let mut draft = Draft::default();
+    for limit in limits.filter(|limit| limit.by == By::Business) {
+        let (windows, _) = windows(limit, None, business, plan);
+        draft.spend(layout::business_slot(id), id, limit, windows.clone());
+    }
+    draft.finish(0)
 }
 
 /// A question under construction.
@@ -195,12 +213,27 @@ pub(super) fn counted_address(client: IpAddr) -> IpAddr {
     }
 }
 
-/// The windows for this caller: the key's override, else the business's, the plan's, the configuration's.
-fn windows(limit: &Limit, asking: &KeyQuestion<'_>, standing: &Standing) -> Arc<Windows> {
-    let of_key = standing.caller.key.limits.get(&limit.name).filter(|_| limit.by == By::Key);
-    let of_business = || asking.business?.document.document()?.limits.get(&limit.name);
-    let of_plan = || asking.plan?.limits.get(&limit.name);
-    of_key.or_else(of_business).or_else(of_plan).unwrap_or(&limit.windows).clone()
+/// Who says how large a limit is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    Key,
+    Business,
+    Plan,
+    Configuration,
+}
+
+/// The windows that hold, and whose they are: the key's own, else the business's, the plan's, the configuration's.
+pub fn windows<'a>(
+    limit: &'a Limit,
+    key: Option<&'a KeyDocument>,
+    business: Option<&'a BusinessDocument>,
+    plan: Option<&'a Plan>,
+) -> (&'a Arc<Windows>, Origin) {
+    let own = |limits: Option<&'a Limits>, origin| Some((limits?.get(&limit.name)?, origin));
+    own(key.map(|key| &key.limits).filter(|_| limit.by == By::Key), Origin::Key)
+        .or_else(|| own(business.map(|business| &business.limits), Origin::Business))
+        .or_else(|| own(plan.map(|plan| &plan.limits), Origin::Plan))
+        .unwrap_or((&limit.windows, Origin::Configuration))
 }
 
 #[cfg(test)]

@@ -202,6 +202,11 @@ impl Format {
         &self.prefix
     }
 
+    /// Characters after the prefix, the checksum included.
+    pub fn length(&self) -> &RangeInclusive<usize> {
+        &self.length
+    }
+
     pub fn alphabet(&self) -> Alphabet {
         self.alphabet
     }
@@ -227,7 +232,8 @@ impl Format {
         if self.checksum { CHECKSUM_LENGTH } else { 0 }
     }
 
-    fn has_shape_of(&self, value: &str) -> bool {
+    /// Whether prefix, length and alphabet fit; the checksum is not looked at.
+    pub fn has_shape_of(&self, value: &str) -> bool {
         let Some(rest) = value.strip_prefix(&*self.prefix) else { return false };
         if self.is_rejected() {
             return true;

@@ -266,6 +266,7 @@ fn schemas() -> Value {
         "Use": object(&used, of_use),
         "Limit": object(&["name", "by", "window", "limit", "used", "remaining", "resets_at"], json!({
             "name": text(), "by": text(), "window": text(), "limit": count(),
+            "from": {"type": "string", "description": "Who says how large it is: `key`, `business`, `plan pro`, `configuration`."},
             "used": unseen("integer"), "remaining": unseen("integer"), "resets_at": time(),
         })),
         "Minutes": object(&["requests", "denials"], json!({"requests": counts(&count), "denials": counts(&count)})),

@@ -77,6 +77,28 @@ pub async fn peek(policy: &Policy, store: &Store, key: &StoredKey) -> Result<Pee
     Err(StoreError::Broken("the key's document kept changing".to_owned()))
 }
 
+/// What is left of the limits that the keys of a business share, whether or not it has any. Spends nothing.
+pub async fn peek_business(
+    policy: &Policy,
+    store: &Store,
+    id: &str,
+    business: Option<&BusinessDocument>,
+) -> Result<LimitsNow, StoreError> {
+    let asked = asks::of_business(id, business, standing::plan(policy, business), policy.limits.values());
+    if asked.question.asks.is_empty() {
+        return Ok(LimitsNow::new());
+    }
+    let answer = store.decide(&asked.question, Instant::now(), Instant::now() + PATIENCE).await?;
+    match answer.outcome {
+        Outcome::Spent { granted, windows, observed } => {
+            Ok(asked.named(Counted { granted, windows, observed }, answer.now_ms))
+        }
+        Outcome::Broken(what) => Err(StoreError::Broken(what)),
+        // It rests on no document, no end and no owner.
+        Outcome::Stale(_) | Outcome::Expired | Outcome::Refused => Ok(LimitsNow::new()),
+    }
+}
+
 /// The buckets that count a key, whatever is in them.
 pub fn buckets(policy: &Policy, key: &StoredKey) -> Vec<Bucket> {
     let mut seen = Seen::nothing_of(key);

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::peek::{Peek, peek};
+use super::peek::{Peek, peek, peek_business};
 use crate::clock;
-use crate::gate::LimitNow;
+use crate::gate::asks::{Origin, windows};
+use crate::gate::{LimitNow, standing};
 use crate::keys::Tenant;
-use crate::policy::{By, Policy};
-use crate::store::registry::{Filter, Registry, RegistryError, StoredKey};
+use crate::policy::Policy;
+use crate::store::record::{BusinessDocument, KeyDocument};
+use crate::store::registry::{Registry, StoredKey};
 use crate::store::usage::{self, Count, Subject, Use};
 use crate::store::{Store, StoreError};
 
@@ -42,6 +44,9 @@ pub struct LimitUse {
     pub by: &'static str,
     /// `60/1m`.
     pub window: String,
+    /// Who says so: `key`, `business`, `plan pro`, `configuration`; not told where nobody asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
     pub limit: u64,
     pub used: Option<u64>,
     pub remaining: Option<u64>,
@@ -60,7 +65,7 @@ pub async fn of_key(
 ) -> Result<Usage, StoreError> {
     // An unreadable key has no limits to show.
     let limits = match &key.document {
-        Ok(_) => limits(&peek(policy, store, key).await?, seen),
+        Ok(_) => limits(policy, &peek(policy, store, key).await?, seen),
         Err(_) => Vec::new(),
     };
     let subject = Subject::Key { tenant: key.tenant.clone(), id: key.text("id").unwrap_or_default().to_owned() };
@@ -68,24 +73,18 @@ pub async fn of_key(
     Ok(Usage::new(used.as_ref(), limits))
 }
 
-/// A business's usage, and the limits that its keys share.
-///
-/// The limits are read through one of its keys; a business without an active one has no limits to show.
+/// A business's usage, and the limits that its keys share, whether or not it has any.
 pub async fn of_business(
     policy: &Policy,
     store: &Store,
     registry: &Registry,
-    id: &str,
+    (id, document): (&str, Option<&BusinessDocument>),
     now_ms: u64,
-) -> Result<Usage, RegistryError> {
+) -> Result<Usage, StoreError> {
     let used = read(registry, &Subject::Business(id.to_owned()), now_ms).await?;
-    let filter = Filter { business: Some(id.to_owned()), ..Filter::default() };
-    let keys = registry.list(&filter).await?;
-    let mut shared = match keys.iter().find(|key| key.is_active(now_ms)) {
-        Some(key) => limits(&peek(policy, store, key).await?, sees_counts(registry)),
-        None => Vec::new(),
-    };
-    shared.retain(|limit| limit.by == By::Business.name());
+    let now = peek_business(policy, store, id, document).await?;
+    let seen = sees_counts(registry);
+    let shared = now.iter().map(|now| LimitUse::of(now, seen).said_by(from(policy, now, None, document))).collect();
     Ok(Usage::new(used.as_ref(), shared))
 }
 
@@ -132,8 +131,24 @@ pub async fn unused_since(
 }
 
 /// Every window of every limit that a peek has seen. `seen`: whether its counts are those of the gates.
-pub fn limits(peek: &Peek, seen: bool) -> Vec<LimitUse> {
-    peek.limits.iter().map(|now| LimitUse::of(now, seen)).collect()
+pub fn limits(policy: &Policy, peek: &Peek, seen: bool) -> Vec<LimitUse> {
+    let (key, business) = (peek.document.as_deref(), peek.business.as_deref());
+    peek.limits.iter().map(|now| LimitUse::of(now, seen).said_by(from(policy, now, key, business))).collect()
+}
+
+/// Who says how large the limit is, by name.
+fn from(policy: &Policy, now: &LimitNow, key: Option<&KeyDocument>, business: Option<&BusinessDocument>) -> String {
+    match windows(&now.limit, key, business, standing::plan(policy, business)).1 {
+        Origin::Key => "key".to_owned(),
+        Origin::Business => "business".to_owned(),
+        Origin::Plan => {
+            let plans = policy.plans.as_ref();
+            let named = business.and_then(|business| business.plan.as_deref());
+            let known = |name: &&str| plans.is_some_and(|plans| plans.iter().any(|(known, _)| known == name));
+            format!("plan {}", named.filter(known).unwrap_or("default"))
+        }
+        Origin::Configuration => "configuration".to_owned(),
+    }
 }
 
 impl LimitUse {
@@ -142,11 +157,16 @@ impl LimitUse {
             name: now.limit.name.clone(),
             by: now.limit.by.name(),
             window: now.window.to_string(),
+            from: None,
             limit: now.window.limit,
             used: seen.then(|| now.window.limit.saturating_sub(now.now.remaining)),
             remaining: seen.then_some(now.now.remaining),
             resets_at: seen.then(|| clock::rfc3339(now.now.reset_ms)),
         }
+    }
+
+    fn said_by(self, from: String) -> Self {
+        Self { from: Some(from), ..self }
     }
 }
 

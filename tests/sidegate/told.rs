@@ -1,9 +1,15 @@
 //! What the commands about keys tell: nothing that is not so, and who did it.
 
-use serde_json::json;
+mod audited;
+mod counted;
+mod doubted;
+mod listed;
+mod verified;
+
+use serde_json::{Value, json};
 
 use crate::support::{
-    Stage,
+    Gate, Stage,
     gate::{on_config, text},
     whole,
 };
@@ -81,10 +87,26 @@ fn without_a_users_name_the_audit_has_its_number() {
             text(&output.stdout)
         };
         run(&["keys", "create", "--name", "n", "--business", "acme"]);
-        let audit: serde_json::Value = serde_json::from_str(&run(&["keys", "audit", "--json"])).expect("a document");
+        let audit: Value = serde_json::from_str(&run(&["keys", "audit", "--json"])).expect("a document");
         audit["changes"][0]["actor"].as_str().expect("somebody").to_owned()
     };
     assert_eq!((audited("ann", ""), audited("", "bob")), ("ann".to_owned(), "bob".to_owned()));
     let number = audited("", "");
     assert!(number.strip_prefix("uid ").is_some_and(|uid| uid.parse::<u32>().is_ok()), "{number}");
+}
+
+/// The exit code, and what a command says on both of its outputs.
+fn run(gate: &Gate, arguments: &[&str], input: &str) -> (Option<i32>, String) {
+    let output = gate.command_reading(arguments, input);
+    (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+}
+
+fn works(gate: &Gate, arguments: &[&str]) -> String {
+    let (code, said) = run(gate, arguments, "");
+    assert_eq!(code, Some(0), "{arguments:?}: {said}");
+    said
+}
+
+fn member<'a>(document: &'a Value, name: &str) -> &'a str {
+    document[name].as_str().unwrap_or_else(|| panic!("{name} of {document}"))
 }

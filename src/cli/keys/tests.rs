@@ -287,7 +287,7 @@ async fn a_list_that_finds_nothing_does_not_say_that_there_are_no_keys() {
     let shell = standard();
     shell.run(&["create", "--name", "n", "--user", "u"], "").await;
     let output = shell.run(&["list", "--older-than", "1d"], "").await.out;
-    assert!(output.starts_with("No key is like that."), "{output}");
+    assert!(output.starts_with("No key matches."), "{output}");
 }
 
 #[tokio::test]
