@@ -70,9 +70,9 @@ impl Process {
         // The rest is made of the settings, now and at each reload.
         let shared = SharedState { fallback, known: None, guessing: None, rules, unknown };
         Ok(Self {
-            listener: bind(settings.listen.address)?,
-            admin: bind(settings.admin.admin)?,
-            probes: settings.admin.probes.map(bind).transpose()?,
+            listener: bind("listen", settings.listen.address)?,
+            admin: bind("admin", settings.admin.admin)?,
+            probes: settings.admin.probes.map(|address| bind("probes", address)).transpose()?,
             prepared,
             store,
             shared,
@@ -233,12 +233,13 @@ async fn all_ended(workers: &[Worker]) {
     }
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+/// `field`: what says the address, for an error.
+fn bind(field: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     let bound = TcpListener::bind(address).and_then(|listener| {
         // The standard library has 128 wait, so that a burst is refused while the gate is busy; to listen again changes just that.
         rustix::net::listen(&listener, accept::BACKLOG)?;
         listener.set_nonblocking(true)?;
         Ok(listener)
     });
-    bound.map_err(|error| StartError::Bind { address, error })
+    bound.map_err(|error| StartError::Bind { field, address, error })
 }
