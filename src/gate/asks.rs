@@ -15,6 +15,7 @@ use crate::keys::{Digest, Tenant};
 use crate::limit::{Ask, BucketAsk, BucketsNow, Document, Member, Question, Windows};
 use crate::policy::{By, Limit, Mode, Plan, Route};
 use crate::store::layout;
+use crate::store::record::{BusinessDocument, KeyDocument};
 
 /// A question, and which limit each of its buckets belongs to.
 #[derive(Debug)]
@@ -42,6 +43,15 @@ pub struct KeyQuestion<'a> {
     pub plan: Option<&'a Plan>,
     pub route: &'a Route,
     pub client: IpAddr,
+}
+
+/// Who says the windows that hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WindowsOf {
+    Key,
+    Business,
+    Plan,
+    Configuration,
 }
 
 /// What a public route spends: limits by address and for all.
@@ -194,12 +204,22 @@ pub(super) fn counted_address(client: IpAddr) -> IpAddr {
     }
 }
 
-/// The windows that hold for this caller: the key's own, the business's, the plan's, the configuration's.
 fn windows(limit: &Limit, asking: &KeyQuestion<'_>, standing: &Standing) -> Arc<Windows> {
-    let of_key = standing.caller.key.limits.get(&limit.name).filter(|_| limit.by == By::Key);
-    let of_business = || asking.business?.document.document()?.limits.get(&limit.name);
-    let of_plan = || asking.plan?.limits.get(&limit.name);
-    of_key.or_else(of_business).or_else(of_plan).unwrap_or(&limit.windows).clone()
+    let business = asking.business.and_then(|business| business.document.document()).map(AsRef::as_ref);
+    windows_that_hold(limit, &standing.caller.key, business, asking.plan).0.clone()
+}
+
+/// The windows that hold for a key: its own, the business's, the plan's, the configuration's; and whose they are.
+pub fn windows_that_hold<'w>(
+    limit: &'w Limit,
+    key: &'w KeyDocument,
+    business: Option<&'w BusinessDocument>,
+    plan: Option<&'w Plan>,
+) -> (&'w Arc<Windows>, WindowsOf) {
+    let of_key = key.limits.get(&limit.name).filter(|_| limit.by == By::Key).map(|windows| (windows, WindowsOf::Key));
+    let of_business = || Some((business?.limits.get(&limit.name)?, WindowsOf::Business));
+    let of_plan = || Some((plan?.limits.get(&limit.name)?, WindowsOf::Plan));
+    of_key.or_else(of_business).or_else(of_plan).unwrap_or((&limit.windows, WindowsOf::Configuration))
 }
 
 #[cfg(test)]
