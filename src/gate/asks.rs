@@ -215,7 +215,7 @@ pub(super) fn counted_address(client: IpAddr) -> IpAddr {
 
 /// Who says how large a limit is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub enum LimitSource {
     Key,
     Business,
     Plan,
@@ -228,12 +228,12 @@ pub fn windows<'a>(
     key: Option<&'a KeyDocument>,
     business: Option<&'a BusinessDocument>,
     plan: Option<&'a Plan>,
-) -> (&'a Arc<Windows>, Origin) {
+) -> (&'a Arc<Windows>, LimitSource) {
     let own = |limits: Option<&'a Limits>, origin| Some((limits?.get(&limit.name)?, origin));
-    own(key.map(|key| &key.limits).filter(|_| limit.by == By::Key), Origin::Key)
-        .or_else(|| own(business.map(|business| &business.limits), Origin::Business))
-        .or_else(|| own(plan.map(|plan| &plan.limits), Origin::Plan))
-        .unwrap_or((&limit.windows, Origin::Configuration))
+    own(key.map(|key| &key.limits).filter(|_| limit.by == By::Key), LimitSource::Key)
+        .or_else(|| own(business.map(|business| &business.limits), LimitSource::Business))
+        .or_else(|| own(plan.map(|plan| &plan.limits), LimitSource::Plan))
+        .unwrap_or((&limit.windows, LimitSource::Configuration))
 }
 
 #[cfg(test)]

@@ -22,6 +22,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::settings::{CertificateFiles, Tls};
+use crate::clock;
+
+/// With fewer days left a certificate is due to be renewed, as the alert of `deploy/prometheus` has it.
+const SOON_DAYS: u64 = 14;
 
 /// Why the listener's certificates cannot be used, and with which file.
 #[derive(Debug, Error)]
@@ -36,6 +40,13 @@ pub enum TlsError {
     Nameless(String),
     #[error("{cert}: {error}; it must be an X.509 certificate for a server")]
     Certificate { cert: String, error: webpki::Error },
+    #[error(
+        "{0} is an X.509 certificate of version 1, which has no names of hosts and no client takes; make one of version 3, with \
+         `subjectAltName` (openssl: `-addext subjectAltName=DNS:api.example.com`, or `-extfile` where a request is signed)"
+    )]
+    Version(String),
+    #[error("{0} ends before it begins, so that it is never valid; make one whose dates are in order")]
+    Dates(String),
     #[error("{file}: {error}; it must hold the authorities that clients' certificates come from")]
     ClientCa { file: String, error: VerifierBuilderError },
     #[error("{file}: {error}; every certificate in it must be an authority's")]
@@ -120,6 +131,22 @@ impl Acceptor {
 impl Certificate {
     pub fn has_ended(&self, now_ms: u64) -> bool {
         self.not_after < now_ms / 1000
+    }
+
+    /// Whether it is valid, and time to renew it.
+    pub fn ends_soon(&self, now_ms: u64) -> bool {
+        !self.has_ended(now_ms) && self.days_left(now_ms) < SOON_DAYS
+    }
+
+    /// Whole days until its end.
+    pub fn days_left(&self, now_ms: u64) -> u64 {
+        self.not_after.saturating_sub(now_ms / 1000) / (24 * 60 * 60)
+    }
+
+    /// `2026-11-26`; `None`: it ends beyond what can be told.
+    pub fn end_day(&self) -> Option<String> {
+        let ms = self.not_after.checked_mul(1000)?;
+        clock::rfc3339(ms).split_once('T').map(|(day, _)| day.to_owned())
     }
 }
 
@@ -208,8 +235,9 @@ impl ByName {
 
     fn certificates(&self, files: &[CertificateFiles]) -> Result<Arc<[Certificate]>, TlsError> {
         let certificates = self.named.iter().zip(files).map(|((_, key), files)| {
-            let not_after = not_after(&leaf(key, files)?);
-            Ok(Certificate { file: files.cert.display().to_string(), not_after })
+            let file = files.cert.display().to_string();
+            let not_after = not_after(&leaf(key, files)?).ok_or_else(|| TlsError::Dates(file.clone()))?;
+            Ok(Certificate { file, not_after })
         });
         certificates.collect()
     }
@@ -251,20 +279,26 @@ fn leaf<'k>(key: &'k CertifiedKey, files: &CertificateFiles) -> Result<webpki::E
     webpki::EndEntityCert::try_from(first).map_err(|error| TlsError::Certificate { cert: cert(), error })
 }
 
-/// A certificate's expiry. `webpki` gives it only in its error: so the certificate is verified at the end of time, which fails on
-/// its dates before anything else is checked.
-fn not_after(leaf: &webpki::EndEntityCert<'_>) -> u64 {
+/// A certificate's expiry; `None` where it expires before it begins. `webpki` gives it only in its error: so the certificate is
+/// verified at the end of time, which fails on its dates before anything else is checked.
+fn not_after(leaf: &webpki::EndEntityCert<'_>) -> Option<u64> {
     let never = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
     let usage = webpki::KeyUsage::server_auth();
     match leaf.verify_for_usage(&[], &[], &[], never, usage, None, None) {
-        Err(webpki::Error::CertExpired { not_after, .. }) => not_after.as_secs(),
+        Err(webpki::Error::CertExpired { not_after, .. }) => Some(not_after.as_secs()),
+        Err(webpki::Error::InvalidCertValidity) => None,
         // It expires later than `webpki` can say.
-        _ => u64::MAX,
+        _ => Some(u64::MAX),
     }
 }
 
 fn certified_key(files: &CertificateFiles, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
     let chain = chain(&files.cert)?;
+    // Said before the key is compared with it, which such a certificate fails as well.
+    let first = chain.first().map(webpki::EndEntityCert::try_from);
+    if let Some(Err(webpki::Error::UnsupportedCertVersion)) = first {
+        return Err(TlsError::Version(files.cert.display().to_string()));
+    }
     let key = PrivateKeyDer::from_pem_file(&files.key)
         .map_err(|error| TlsError::Pem { file: files.key.display().to_string(), error })?;
     CertifiedKey::from_der(chain, key, provider).map_err(|error| TlsError::Pair {

@@ -91,7 +91,7 @@ pub async fn peek_business(
     let answer = store.decide(&asked.question, Instant::now(), Instant::now() + PATIENCE).await?;
     match answer.outcome {
         Outcome::Spent { granted, windows, observed } => {
-            Ok(asked.named(Counted { granted, windows, observed }, answer.now_ms))
+            Ok(asked.limits_now(Counted { granted, windows, observed }, answer.now_ms))
         }
         Outcome::Broken(what) => Err(StoreError::Broken(what)),
         // It rests on no document, no end and no owner.

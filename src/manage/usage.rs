@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::peek::{Peek, peek, peek_business};
 use crate::clock;
-use crate::gate::asks::{Origin, windows};
+use crate::gate::asks::{LimitSource, windows};
 use crate::gate::{LimitNow, standing};
 use crate::keys::Tenant;
 use crate::policy::Policy;
@@ -139,15 +139,15 @@ pub fn limits(policy: &Policy, peek: &Peek, seen: bool) -> Vec<LimitUse> {
 /// Who says how large the limit is, by name.
 fn from(policy: &Policy, now: &LimitNow, key: Option<&KeyDocument>, business: Option<&BusinessDocument>) -> String {
     match windows(&now.limit, key, business, standing::plan(policy, business)).1 {
-        Origin::Key => "key".to_owned(),
-        Origin::Business => "business".to_owned(),
-        Origin::Plan => {
+        LimitSource::Key => "key".to_owned(),
+        LimitSource::Business => "business".to_owned(),
+        LimitSource::Plan => {
             let plans = policy.plans.as_ref();
             let named = business.and_then(|business| business.plan.as_deref());
             let known = |name: &&str| plans.is_some_and(|plans| plans.iter().any(|(known, _)| known == name));
             format!("plan {}", named.filter(known).unwrap_or("default"))
         }
-        Origin::Configuration => "configuration".to_owned(),
+        LimitSource::Configuration => "configuration".to_owned(),
     }
 }
 

@@ -70,9 +70,9 @@ impl Process {
         // `Shared::new` makes the rest from the settings, now and at each reload.
         let shared = SharedState { fallback, known: None, guessing: None, rules, unknown };
         Ok(Self {
-            listener: bind(settings.listen.address)?,
-            admin: bind(settings.admin.admin)?,
-            probes: settings.admin.probes.map(bind).transpose()?,
+            listener: bind("listen", settings.listen.address)?,
+            admin: bind("admin", settings.admin.admin)?,
+            probes: settings.admin.probes.map(|address| bind("probes", address)).transpose()?,
             prepared,
             store,
             shared,
@@ -233,7 +233,8 @@ async fn all_ended(workers: &[Worker]) {
     }
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+/// `field`: what says the address, for an error.
+fn bind(field: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     let bound = TcpListener::bind(address).and_then(|listener| {
         // The standard library sets a backlog of 128, too small for a burst while the gate is busy; listening again changes only
         // that.
@@ -241,5 +242,5 @@ fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
         listener.set_nonblocking(true)?;
         Ok(listener)
     });
-    bound.map_err(|error| StartError::Bind { address, error })
+    bound.map_err(|error| StartError::Bind { field, address, error })
 }

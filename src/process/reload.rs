@@ -134,6 +134,10 @@ pub fn publish(settings: &Settings, tls: Option<&Acceptor>, metrics: &Metrics, a
     for one in certificates.iter().filter(|one| one.has_ended(now_ms)) {
         warn!(file = one.file, "this certificate has expired; clients will refuse it");
     }
+    for one in certificates.iter().filter(|one| one.ends_soon(now_ms)) {
+        let (ends, days) = (one.end_day(), one.days_left(now_ms));
+        warn!(file = one.file, ends, days, "this certificate ends soon; renew it");
+    }
 }
 
 /// Warns of observe mode, in which denials are not enforced.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, Response, Version};
 
+use super::limits::{self, Holding};
 use super::request::ExplainedRequest;
 use crate::cli::keys::session::gate_store;
 use crate::config::Settings;
@@ -28,6 +29,8 @@ pub struct Outcome {
     pub trail: Trail,
     /// Whether what is counted can be seen from here: a file's counts are in the memory of its gate.
     pub sees_counts: bool,
+    /// The route's limits as they hold for the key; none where no key is known.
+    pub holding: Vec<Holding>,
 }
 
 pub struct Forwarded {
@@ -64,7 +67,12 @@ pub async fn of(explained: &ExplainedRequest, settings: &Settings, cost: u64) ->
         Ok(permit) => Ok(forwarded(&permit, explained, settings)),
         Err(denial) => Err(denied(denial, &trail, explained, settings)),
     };
-    Ok(Outcome { verdict, trail, sees_counts })
+    let holding = match (&trail.route, &trail.caller) {
+        // Without them the configured ones are shown: the verdict is told all the same.
+        (Some(route), Some(caller)) => limits::of(route, caller, settings).await.unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    Ok(Outcome { verdict, trail, sees_counts, holding })
 }
 
 /// The questions of `proxy/service`, in its order; `cost`: what the limits must have room for, where their counts are seen.

@@ -7,6 +7,7 @@ use super::mode::mode;
 use super::name::{NAME_ADVICE, is_name};
 use super::reader::entries;
 use super::reader::{Reader, items};
+use crate::clock::short_duration;
 use crate::config::field_path::FieldPath;
 use crate::config::raw::{self, List, Root, Scalar};
 use crate::config::{scalar, suggestion};
@@ -94,6 +95,24 @@ fn warn_of_idle(path: &FieldPath, windows: &[Window], reader: &mut Reader<'_>) {
                 ),
             );
         }
+    }
+}
+
+/// An override replaces all windows: one that it does not name bounds nothing any more, save where what it names is as tight.
+fn warn_of_lost_windows(path: &FieldPath, replaced: &Windows, windows: &Windows, reader: &mut Reader<'_>) {
+    let still_bounds = |lost: &Window| {
+        windows.as_slice().iter().any(|one| {
+            one.duration_ms == lost.duration_ms || (one.duration_ms > lost.duration_ms && one.limit <= lost.limit)
+        })
+    };
+    for lost in replaced.as_slice().iter().filter(|window| !still_bounds(window)) {
+        let duration = short_duration(lost.duration_ms);
+        reader.warn(
+            path,
+            format_args!(
+                "this replaces all windows of the limit, so that `{lost}` does not hold here; add one of {duration} if it should"
+            ),
+        );
     }
 }
 
@@ -200,7 +219,11 @@ pub fn plans(root: &Root, limits: &Limits, reader: &mut Reader<'_>) -> Option<Pl
             if !limits.names.contains(limit) {
                 limits.unknown(&path, limit, reader);
             }
-            overrides.extend(windows(&path, list, reader).map(|windows| (limit.clone(), windows)));
+            let Some(windows) = windows(&path, list, reader) else { continue };
+            if let Some(replaced) = limits.compiled.get(limit) {
+                warn_of_lost_windows(&path, &replaced.windows, &windows, reader);
+            }
+            overrides.insert(limit.clone(), windows);
         }
         plans.insert(name.clone(), Plan { api, limits: overrides });
     }

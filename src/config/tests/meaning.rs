@@ -20,7 +20,8 @@ fn they_come_all_at_once_in_the_order_of_the_file() {
     let expected = [
         "gate.yaml: store: it is missing; write `store: redis://127.0.0.1:6379/0`, or `store: file:sidegate-keys.yaml` for one process alone",
         "gate.yaml:1:9: listen.address: `127.0.0.1` is no address with a port; write one such as `127.0.0.1:8080`",
-        "gate.yaml:2:12: upstream.url: an upstream has no path and no query: the request's own are forwarded; end it after the port",
+        "gate.yaml:2:12: upstream.url: an upstream has no path and no query: sidegate forwards the request's own byte for byte and rewrites none; \
+             end it after the port, and let the service, or a proxy behind the gate, map the path",
         "gate.yaml:4:7: limits.l.by: there is no `kye` here; did you mean `key`?",
         "gate.yaml:4:16: limits.l.windows: `0/1m` lets nothing through; write a number above 0 (a key, a business or a plan is closed in its document)",
         "gate.yaml:5:3: limits.unused: no route uses it; name it in `defaults.limits` or in a route's `limits`, or remove it",
@@ -188,6 +189,7 @@ fn upstreams_and_stores_that_cannot_be_meant_are_refused() {
     each_has_one_error(&[
         ("upstream: http://hunter2@localhost", "upstream.url", "a login does not belong"),
         ("upstream: localhost:3000", "upstream.url", "this is no upstream"),
+        ("upstream: http://localhost/v1", "upstream.url", "rewrites none"),
         (
             "upstream: {url: http://localhost, headers: {Transfer-Encoding: x}}",
             "upstream.headers.Transfer-Encoding",
@@ -444,9 +446,42 @@ fn what_may_not_be_meant_is_a_warning() {
              routes: {/a: {any: true, cost: 5, limits: l}, /b: {any: true, cost: 2, limits: l}}",
             "one request costs 5, and 1/4 of `l` (10/1d) is 2",
         ),
+        ("store: {redis: 'redis://h', outage: {keys: {known_for: 5m}}}", "write `ready: {store: false}`"),
+        (
+            "base_path: /api/v1\nroutes: {/a: any, 'GET /api/v1/b/{id}': any}",
+            "routes.\"GET /api/v1/b/{id}\": `base_path` stands before every route, so that this one is `/api/v1/api/v1/b/{id}`",
+        ),
+        (
+            "upstreams: {default: {url: http://localhost, identity: {X-A: '{user}'}}, rt: http://localhost:1}",
+            "upstreams.rt: `default` is told who calls and this service is not",
+        ),
+        (
+            "upstreams: {default: http://localhost, rt: {url: http://localhost:1, identity: {X-A: '{user}'}}}",
+            "upstreams.default: `rt` is told who calls",
+        ),
+        (
+            "limits: {l: {by: business, windows: [20/1s, 10000/1d]}}\nplans: {pro: {limits: {l: 20/1m}}}\n\
+             routes: {/a: {any: true, limits: l}}",
+            "plans.pro.limits.l: this replaces all windows of the limit, so that `10000/1d` does not hold here; add one of 1d",
+        ),
+        (
+            "mode: observe\nupstream: {url: http://localhost, identity: {X-A: '{user}'}}",
+            "upstream.identity: in observe mode, too, copies of x-a that come in do not reach the service",
+        ),
     ] {
         let warnings = good(given).warnings;
         assert!(warnings.len() == 1 && warnings[0].contains(words), "{given}\n{warnings:?}");
+    }
+    for given in [
+        "store: {redis: 'redis://h', outage: {keys: {known_for: 5m}}}\nready: {store: false}",
+        "mode: observe\nstore: {redis: 'redis://h', outage: {keys: {known_for: 5m}}}",
+        "base_path: /api\nroutes: {/apis: any, /v1/api: any}",
+        "upstreams: {default: {url: http://localhost, identity: {X-A: '{user}'}}, rt: {url: http://localhost:1, identity: {}}}",
+        "limits: {l: {by: key, windows: [20/1s, 60/1m]}}\nplans: {pro: {limits: {l: [90/1m, 30/1s]}}, low: {limits: {l: 10/1m}}}\n\
+         routes: {/a: {any: true, limits: l}}",
+        "mode: observe",
+    ] {
+        assert_eq!(good(given).warnings, Vec::<String>::new(), "{given}");
     }
     assert!(whole("").contains("127.0.0.1:3000"));
 }

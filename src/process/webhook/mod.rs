@@ -46,8 +46,8 @@ impl Webhook {
         let tls = Acceptor::new(&settings.tls())?;
         let counts = Counts::new()?;
         counts.certificates(tls.certificates());
-        let probes = settings.probes.map(bind).transpose()?;
-        Ok(Self { listener: bind(settings.address)?, probes, tls, files, counts, settings })
+        let probes = settings.probes.map(|address| bind("--probes", address)).transpose()?;
+        Ok(Self { listener: bind("--address", settings.address)?, probes, tls, files, counts, settings })
     }
 
     /// Serves until SIGTERM or SIGINT, then drains.
