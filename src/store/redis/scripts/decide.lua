@@ -439,11 +439,23 @@ for _ = 1, asked[5] do
   at, size = next_at, length
 end
 
+local written = false
 for key, ends in pairs(changed) do
+  written = true
   if ends then
     call('SET', KEYS[key], found[key], 'PX', (floor(ends / SLACK_MS) + 2) * SLACK_MS - now)
   else
     call('SETRANGE', KEYS[key], '0', found[key])
+  end
+end
+-- A master that has become a replica goes on answering, by what was true then. A write shows it. Where there is none, writing
+-- no bytes does, which makes no key and changes none. What else keeps the server from writing (OOM, NOREPLICAS) is no reason to
+-- refuse those who are not counted. The key is in the slot of the call, and where the gate's login may count.
+if not written and KEYS[1] then
+  local bucket = strings > texts and KEYS[texts + 1] or KEYS[1]:match('^[^}]*}:') .. 'count::probe'
+  local refused = redis.pcall('SETRANGE', bucket, '0', '')
+  if type(refused) == 'table' and refused.err:find('READONLY', 1, true) then
+    return { err = 'READONLY this is a replica, which may not decide' }
   end
 end
 return cmsgpack.pack(answers)
