@@ -69,7 +69,7 @@ impl Held {
         if self.buckets.len() < self.sweep_at.max(SWEEP_FROM) {
             return;
         }
-        self.buckets.retain(|_, bucket| bucket.ends_ms() > now_ms);
+        self.buckets.retain(|_, bucket| bucket.counts_at(now_ms));
         if self.buckets.len() >= MOST_BUCKETS {
             self.forget_half();
         }

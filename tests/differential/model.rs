@@ -126,7 +126,7 @@ impl Dice {
     /// Where the clock goes: mostly on, by little or to a boundary, sometimes back.
     pub fn step(&mut self, now_ms: u64) -> u64 {
         let duration = self.pick(&DURATIONS);
-        match self.below(10) {
+        match self.below(12) {
             0 | 1 => now_ms,
             2 => now_ms + 1,
             3 | 4 => now_ms + self.below(1500),
@@ -134,6 +134,9 @@ impl Dice {
             6 => now_ms - now_ms % duration + duration,
             7 => now_ms - now_ms % duration + duration - 1,
             8 => now_ms + duration,
+            9 => now_ms - self.below(2 * duration),
+            // To the edge of what begins a window anew.
+            10 => now_ms - duration - self.below(2),
             _ => now_ms - self.below(5000),
         }
     }
@@ -237,11 +240,13 @@ impl Dice {
             let used = [self.below(50), self.below(most / 2), most / 2][self.below(3) as usize];
             let previous = if algorithm == Algorithm::Sliding { [0, 7, most / 2][self.below(3) as usize] } else { 0 };
             let start = now_ms - now_ms % duration_ms;
-            let mark_ms = match self.below(8) {
+            let mark_ms = match self.below(10) {
                 0 => (1 << 53) - 2 * duration_ms,
                 1 => now_ms - self.below(3 * duration_ms),
                 2 => 0,
                 3 | 4 => start - duration_ms,
+                5 => start + duration_ms * self.below(4),
+                6 => now_ms + duration_ms + self.below(2),
                 _ => start,
             };
             Entry { algorithm, duration_ms, mark_ms, used, previous }
