@@ -194,10 +194,12 @@ pub(super) fn counted_address(client: IpAddr) -> IpAddr {
     }
 }
 
-/// The windows that hold for this caller: the key's own, the business's, the plan's, the configuration's.
+/// The windows that hold for this caller: the key's own, the business's, the plan's, the configuration's. A document knows no
+/// algorithm: what the limit's cannot count in has no effect.
 fn windows(limit: &Limit, asking: &KeyQuestion<'_>, standing: &Standing) -> Arc<Windows> {
-    let of_key = standing.caller.key.limits.get(&limit.name).filter(|_| limit.by == By::Key);
-    let of_business = || asking.business?.document.document()?.limits.get(&limit.name);
+    let is_counted = |windows: &&Arc<Windows>| windows.check_for(limit.algorithm).is_ok();
+    let of_key = standing.caller.key.limits.get(&limit.name).filter(|_| limit.by == By::Key).filter(is_counted);
+    let of_business = || asking.business?.document.document()?.limits.get(&limit.name).filter(is_counted);
     let of_plan = || asking.plan?.limits.get(&limit.name);
     of_key.or_else(of_business).or_else(of_plan).unwrap_or(&limit.windows).clone()
 }

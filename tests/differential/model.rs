@@ -196,9 +196,11 @@ impl Dice {
         let mut durations: Vec<u64> = (0..=self.below(3)).map(|_| self.pick(&DURATIONS)).collect();
         durations.sort_unstable();
         durations.dedup();
-        let windows = durations.into_iter().map(|duration_ms| Window { limit: self.limit(duration_ms), duration_ms });
+        let algorithm = self.algorithm();
+        let limit = |duration_ms| Window { limit: self.limit(algorithm, duration_ms), duration_ms };
+        let windows = durations.into_iter().map(limit);
         let windows = Arc::new(Windows::new(windows.collect()).expect("durations are distinct and limits in range"));
-        let (name, algorithm) = (self.pick(&BUCKETS).to_owned(), self.algorithm());
+        let name = self.pick(&BUCKETS).to_owned();
         BucketAsk { name: name.into(), algorithm, windows, observes: self.once_in(4) }
     }
 
@@ -206,14 +208,16 @@ impl Dice {
     fn ordinary_bucket_ask(&mut self) -> BucketAsk {
         let at = self.below(BUCKETS.len() as u64) as usize;
         let durations = DURATIONS.iter().skip(at).step_by(2).take(at + 1);
-        let windows = durations.map(|&duration_ms| Window { limit: self.limit(duration_ms), duration_ms }).collect();
+        let limit = |&duration_ms| Window { limit: self.limit(Algorithm::Fixed, duration_ms), duration_ms };
+        let windows = durations.map(limit).collect();
         let windows = Arc::new(Windows::new(windows).expect("durations are distinct and limits in range"));
         BucketAsk { name: BUCKETS[at].into(), algorithm: Algorithm::Fixed, windows, observes: self.once_in(20) }
     }
 
-    fn limit(&mut self, duration_ms: u64) -> u64 {
+    fn limit(&mut self, algorithm: Algorithm, duration_ms: u64) -> u64 {
         match self.below(20) {
             0 => 0,
+            1 if algorithm == Algorithm::Fixed => 1_000_000_000_000_000 - 1,
             1 => ((1 << 50) - 1) / duration_ms,
             2..5 => 1 + self.below(5),
             _ => 5 + self.below(40),
