@@ -222,14 +222,18 @@ pub enum LimitSource {
     Configuration,
 }
 
-/// The windows that hold, and whose they are: the key's own, else the business's, the plan's, the configuration's.
+/// The windows that hold, and whose they are: the key's own, else the business's, the plan's, the configuration's. A document knows
+/// no algorithm: windows that the limit's cannot count have no effect.
 pub fn windows<'a>(
     limit: &'a Limit,
     key: Option<&'a KeyDocument>,
     business: Option<&'a BusinessDocument>,
     plan: Option<&'a Plan>,
 ) -> (&'a Arc<Windows>, LimitSource) {
-    let own = |limits: Option<&'a Limits>, origin| Some((limits?.get(&limit.name)?, origin));
+    let own = |limits: Option<&'a Limits>, origin| {
+        let windows = limits?.get(&limit.name)?;
+        windows.check_for(limit.algorithm).is_ok().then_some((windows, origin))
+    };
     own(key.map(|key| &key.limits).filter(|_| limit.by == By::Key), LimitSource::Key)
         .or_else(|| own(business.map(|business| &business.limits), LimitSource::Business))
         .or_else(|| own(plan.map(|plan| &plan.limits), LimitSource::Plan))

@@ -63,7 +63,10 @@ impl UnknownNames {
     /// Checks a key's document that was just parsed.
     pub(super) fn in_key(&self, key: &KnownKey, rules: &Rules) {
         let Some(document) = key.document.document() else { return };
-        let limits = document.limits.keys().filter_map(|name| wrong(LIMIT, rules.check_limit(Holder::Key, name)));
+        let limits = document.limits.iter().filter_map(|(name, windows)| {
+            let checked = rules.check_limit(Holder::Key, name).and_then(|()| rules.check_windows(name, windows));
+            wrong(LIMIT, checked)
+        });
         let scopes = document.scopes.iter().filter_map(|scope| wrong(SCOPE, rules.check_scope(scope)));
         self.report("key", &document.id, limits.chain(scopes).collect());
     }
@@ -71,7 +74,10 @@ impl UnknownNames {
     /// Checks a business's document that was just parsed.
     pub(super) fn in_business(&self, business: &KnownBusiness, rules: &Rules) {
         let Some(document) = business.document.document() else { return };
-        let limits = document.limits.keys().filter_map(|name| wrong(LIMIT, rules.check_limit(Holder::Business, name)));
+        let limits = document.limits.iter().filter_map(|(name, windows)| {
+            let checked = rules.check_limit(Holder::Business, name).and_then(|()| rules.check_windows(name, windows));
+            wrong(LIMIT, checked)
+        });
         // Where no plan is configured, plans have no meaning.
         let plan = document.plan.as_ref().filter(|_| !rules.known_plans.is_empty());
         let plan = plan.and_then(|plan| wrong(PLAN, rules.check_plan(plan)));

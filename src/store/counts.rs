@@ -70,7 +70,7 @@ impl Buckets {
         if self.by_name.len() < self.sweep_at.max(SWEEP_FROM) {
             return;
         }
-        self.by_name.retain(|_, bucket| bucket.ends_ms() > now_ms);
+        self.by_name.retain(|_, bucket| bucket.counts_at(now_ms));
         if self.by_name.len() >= MOST_BUCKETS {
             self.drop_half();
         }

@@ -193,10 +193,15 @@ impl Keyring {
         let new_key = mint(&self.formats, format, getrandom::fill)?;
         let (digest, hint) = (Digest::of(new_key.expose()), hint(new_key.expose(), format));
         let id = Uuid::new_v4().to_string();
+        let end_ms = match overlap_ms {
+            // It is to have come by the clock that judges the key; the requester's may be another node's, and ahead of it.
+            0 => self.registry.now_ms_of(&key.tenant).await.map_err(RegistryError::from)?.min(requester.now_ms),
+            overlap_ms => requester.now_ms.saturating_add(overlap_ms),
+        };
         let decide = |before: &StoredKey| {
             let document = rotatable(before, requester.now_ms)?;
             requester.granting.check(&document.scopes)?;
-            let (old, new) = succession(before, document, (&id, &hint), requester.now_ms, overlap_ms);
+            let (old, new) = succession(before, document, (&id, &hint), requester.now_ms, end_ms);
             Ok(Edit::Replaced { old, digest, new })
         };
         let changed = self.registry.change(key, self.bounds(requester.now_ms), decide).await?;
@@ -386,10 +391,9 @@ fn succession(
     document: &KeyDocument,
     (id, hint): (&str, &str),
     now_ms: u64,
-    overlap_ms: u64,
+    end_ms: u64,
 ) -> (Members, Members) {
-    let end = now_ms.saturating_add(overlap_ms);
-    let end = document.expires_at.map_or(end, |standing| standing.min(end));
+    let end = document.expires_at.map_or(end_ms, |standing| standing.min(end_ms));
     let mut old = before.members.clone();
     old.insert("expires_at".to_owned(), clock::rfc3339(end).into());
     old.insert(SUCCESSOR.to_owned(), id.into());

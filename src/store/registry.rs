@@ -65,7 +65,15 @@ impl Registry {
     /// The clock by which keys expire: the store's, in milliseconds since the Unix epoch.
     pub async fn now_ms(&self) -> Result<u64, StoreError> {
         match self {
-            Self::Redis { key_admin, .. } => key_admin.now_ms().await,
+            Self::Redis { key_admin, .. } => key_admin.now_ms("").await,
+            Self::File { .. } => Ok(clock::now_ms()),
+        }
+    }
+
+    /// The same where this tenant's keys are judged: an end that is to act at once must not be later than that clock.
+    pub async fn now_ms_of(&self, tenant: &Tenant) -> Result<u64, StoreError> {
+        match self {
+            Self::Redis { key_admin, layout, .. } => key_admin.now_ms(&layout.keys(tenant)).await,
             Self::File { .. } => Ok(clock::now_ms()),
         }
     }

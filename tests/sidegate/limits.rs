@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::support::{Answer, AnswerTo as _, Gate, PATIENCE, Stage, client};
+use crate::support::{Answer, AnswerTo as _, Gate, PATIENCE, Stage, client, gate::text};
 
 #[tokio::test]
 async fn a_denial_by_one_window_spends_none_of_the_others() {
@@ -210,6 +210,35 @@ async fn the_headers_describe_the_window_with_the_least_remaining() {
     assert_eq!(stands(&answer), (5, 4));
     let now = stage.redis.now_ms() / 1000;
     assert_eq!(answer.number("x-ratelimit-reset"), (now / 3600 + 1) * 3600);
+}
+
+/// What a fixed window counts to has no bound that anybody meets; the others measure in milliseconds too.
+#[tokio::test]
+async fn a_month_has_room_for_millions_in_a_fixed_window() {
+    let stage = Stage::set();
+    let gate = stage.gate(
+        "
+plans: {default: {}, pro: {limits: {month: 9000000000/30d}}}
+limits:
+  month: {by: business, windows: 1000000/30d}
+  sliding: {by: key, windows: 400000/30d, algorithm: sliding-window}
+routes: {/month: {any: true, limits: [month]}, /sliding: {any: true, limits: [sliding]}}
+",
+    );
+    let key = stage.redis.mint(json!({"business": "acme", "limits": {"sliding": "2000000/30d"}}));
+    stage.redis.room(30 * 86_400_000, 30_000);
+    let left = async |path: &str| stands(&gate.get(path).bearer_auth(&key.text).answer().await);
+    assert_eq!(left("/month").await, (1_000_000, 999_999));
+    stage.redis.set_business("acme", json!({"plan": "pro"}));
+    assert_eq!(left("/month").await, (9_000_000_000, 8_999_999_998));
+    stage.redis.set_business("acme", json!({"limits": {"month": "800000000000000/30d"}}));
+    assert_eq!(left("/month").await, (800_000_000_000_000, 799_999_999_999_997));
+    assert_eq!(left("/sliding").await, (400_000, 399_999), "what it cannot count has no effect");
+    let labels = ["in=\"key\"", "what=\"limit\""];
+    assert_eq!(gate.metric("sidegate_unknown_names_total", &labels), 1.0, "and is told");
+    gate.said("the limit `sliding`: `2000000/30d` is too large");
+    let refused = gate.command(&["keys", "update", &key.id, "--limit", "sliding=2000000/30d"]);
+    assert!(!refused.status.success() && text(&refused.stderr).contains("too large"), "{refused:?}");
 }
 
 #[tokio::test]

@@ -55,12 +55,17 @@ fn limit(name: &str, path: &FieldPath, raw: &raw::Limit, reader: &mut Reader<'_>
     if raw.windows.is_none() {
         reader.fail(&path, "it is missing; write one window, such as `60/1m`, or several in a list");
     }
-    let windows = windows(&path, raw.windows.as_ref()?, reader);
+    let windows = windows(&path, raw.windows.as_ref()?, algorithm, reader);
     Some(Limit { name: name.to_owned(), by: counted?, algorithm, windows: windows?, mode })
 }
 
 /// A list of windows, none of which closes: that is for overrides in documents.
-pub fn windows(path: &FieldPath, list: &List<Scalar>, reader: &mut Reader<'_>) -> Option<Arc<Windows>> {
+pub fn windows(
+    path: &FieldPath,
+    list: &List<Scalar>,
+    algorithm: Algorithm,
+    reader: &mut Reader<'_>,
+) -> Option<Arc<Windows>> {
     let before = reader.problems.len();
     let mut parsed = Vec::new();
     for (path, scalar) in items(path, list) {
@@ -72,7 +77,8 @@ pub fn windows(path: &FieldPath, list: &List<Scalar>, reader: &mut Reader<'_>) -
         }
         parsed.push(window);
     }
-    let windows = Windows::new(parsed).map_err(|error| {
+    let windows = Windows::new(parsed).and_then(|windows| windows.check_for(algorithm).map(|()| windows));
+    let windows = windows.map_err(|error| {
         // Of windows that could not be read, that none is left says nothing.
         if reader.problems.len() == before {
             reader.fail(path, error);
@@ -137,6 +143,11 @@ impl Limits {
     /// The names, and whether a key may have windows of its own.
     pub fn known(&self) -> Vec<(String, bool)> {
         self.compiled.values().map(|limit| (limit.name.clone(), limit.by == By::Key)).collect()
+    }
+
+    /// By name, how each counts.
+    pub fn algorithms(&self) -> BTreeMap<String, Algorithm> {
+        self.compiled.values().map(|limit| (limit.name.clone(), limit.algorithm)).collect()
     }
 
     fn unknown(&self, path: &FieldPath, name: &str, reader: &mut Reader<'_>) {
@@ -219,7 +230,8 @@ pub fn plans(root: &Root, limits: &Limits, reader: &mut Reader<'_>) -> Option<Pl
             if !limits.names.contains(limit) {
                 limits.unknown(&path, limit, reader);
             }
-            let Some(windows) = windows(&path, list, reader) else { continue };
+            let algorithm = limits.compiled.get(limit).map_or(Algorithm::Fixed, |limit| limit.algorithm);
+            let Some(windows) = windows(&path, list, algorithm, reader) else { continue };
             if let Some(replaced) = limits.compiled.get(limit) {
                 warn_of_lost_windows(&path, &replaced.windows, &windows, reader);
             }

@@ -122,7 +122,12 @@ fn policy(
     let rules = keys::rules(root, routes.as_ref(), reader);
     let rules = management::rules(
         root,
-        Rules { known_limits: limits.known(), known_plans: limits::names(plans.as_ref()), ..rules },
+        Rules {
+            known_limits: limits.known(),
+            algorithms: limits.algorithms(),
+            known_plans: limits::names(plans.as_ref()),
+            ..rules
+        },
         reader,
     );
     let business_sources = keys::business_sources(root, routes.as_ref(), reader);

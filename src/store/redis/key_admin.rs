@@ -49,9 +49,10 @@ impl KeyAdmin {
         Ok(Self { client: PlainClient::find(settings).await? })
     }
 
-    /// The store's clock, in milliseconds since the Unix epoch.
-    pub async fn now_ms(&self) -> Result<u64, StoreError> {
-        let (seconds, micros): (u64, u64) = self.client.query("", &cmd("TIME")).await?;
+    /// The store's clock, in milliseconds since the Unix epoch: that of the node which judges what stands at `key`. Those of a
+    /// cluster's nodes may differ.
+    pub async fn now_ms(&self, key: &str) -> Result<u64, StoreError> {
+        let (seconds, micros): (u64, u64) = self.client.query(key, &cmd("TIME")).await?;
         Ok(seconds * 1000 + micros / 1000)
     }
 
