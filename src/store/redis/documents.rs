@@ -8,7 +8,7 @@ use redis::cmd;
 use super::cluster_check;
 use super::connection::master_only;
 use super::plain_client::{PlainClient, query_in_time};
-use super::settings::Settings;
+use super::settings::{Address, Settings};
 use crate::store::StoreError;
 
 /// How many elements a page of SCAN and SSCAN looks at, so that listing never holds up the requests of others.
@@ -43,6 +43,10 @@ impl RedisDocuments {
             // Without a login the first command says it.
             _ => Ok(Self { client }),
         }
+    }
+
+    pub fn sends_to(&self, master: &Address) -> bool {
+        self.client.sends_to(master)
     }
 
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>, StoreError> {
