@@ -148,7 +148,11 @@ impl Keyring {
     ) -> Result<Changed, RegistryError> {
         let change = self.rules.validate_change(change, requester.now_ms)?;
         requester.granting.check(change.scopes.as_deref().unwrap_or_default())?;
-        let decide = |before: &StoredKey| Ok(Edit::Changed(changed(before, &change)?));
+        let decide = |before: &StoredKey| {
+            let after = changed(before, &change)?;
+            requester.granting.check(&prolonged(before, &change, &after))?;
+            Ok(Edit::Changed(after))
+        };
         let changed = self.registry.change(key, self.bounds(requester.now_ms), decide).await?;
         self.record_change(requester, Action::KeyUpdated, &changed).await;
         Ok(changed)
@@ -321,6 +325,23 @@ fn changed(before: &StoredKey, change: &ValidChange) -> Result<Members, RuleErro
     }
     set_limits(&mut members, &change.limits);
     Ok(members)
+}
+
+/// The scopes of a key that works for longer after a change, or works again: whoever prolongs it grants them anew. None where it
+/// does not.
+fn prolonged(before: &StoredKey, change: &ValidChange, after: &Members) -> Vec<String> {
+    match &before.document {
+        Ok(document) => {
+            let is_later = |end: Option<u64>| document.expires_at.is_some_and(|at| end.is_none_or(|end| end > at));
+            if change.expires_at.is_some_and(is_later) { document.scopes.clone() } else { Vec::new() }
+        }
+        // No gate could read it; perhaps they can afterwards.
+        Err(_) => {
+            let after =
+                serde_json::to_vec(after).ok().and_then(|json| KeyDocument::parse_in(&before.tenant, &json).ok());
+            after.map(|document| document.scopes).unwrap_or_default()
+        }
+    }
 }
 
 /// A rotated key must not be extended: with its successor there would be one key more than the maximum.

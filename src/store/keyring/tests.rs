@@ -3,6 +3,7 @@
 use tempfile::TempDir;
 
 use super::*;
+use crate::keys::change::Until;
 use crate::store::audit::Origin;
 use crate::store::file::FileStore;
 
@@ -52,6 +53,35 @@ async fn nobody_gives_a_key_more_than_their_role_may() {
     assert!(keyring.update(&strong, change(&["read"]), some).await.is_ok());
     let records = audit::last(&keyring.registry, 10).await.expect("the audit is read");
     assert_eq!((records.len(), records[0]["from"].as_str()), (5, Some("http 192.0.2.7")));
+}
+
+#[tokio::test]
+async fn nobody_prolongs_a_key_that_their_role_may_not_give() {
+    let folder = TempDir::new().expect("a folder");
+    let keyring = keyring(&folder);
+    let actor = Actor { name: "u_1".to_owned(), from: Origin::CommandLine };
+    let all = Requester { actor: &actor, granting: Granting::Everything, now_ms: NOW };
+    let (scopes, granted) = (Scopes::new(Vec::new()), texts(&["write"]));
+    let some = Requester { granting: Granting::UpTo { granted: &granted, scopes: &scopes }, ..all };
+    let until = |until: Until| Change { expires: Some(until), ..Change::default() };
+    let at = |end: &str| until(Until::At(end.to_owned()));
+    for (own, may) in [("admin", false), ("write", true)] {
+        let wanted = KeyRequest { expires: Some("1h".to_owned()), ..wanted(&[own]) };
+        let key = keyring.create(wanted, None, all).await.expect("an operator may").stored;
+        assert!(keyring.update(&key, at("30m"), some).await.is_ok(), "{own}: it ends sooner");
+        for (later, now_ms) in [(at("2h"), NOW), (until(Until::Never), NOW), (until(Until::Never), NOW + 7_200_000)] {
+            let updated = keyring.update(&key, later, Requester { now_ms, ..some }).await;
+            let is_refused = matches!(updated, Err(RegistryError::Rule(RuleError::NotGranted(_))));
+            assert_eq!((updated.is_ok(), is_refused), (may, !may), "{own}");
+            keyring.update(&key, at("30m"), all).await.expect("an operator may");
+        }
+        let narrowed = Change { scopes: Some(texts(&["write"])), ..until(Until::Never) };
+        assert_eq!(keyring.update(&key, narrowed, some).await.is_ok(), may, "{own}");
+        let renamed = Change { name: Some("other".to_owned()), ..Change::default() };
+        assert!(keyring.update(&key, renamed, some).await.is_ok(), "{own}");
+        assert!(keyring.update(&key, until(Until::Never), all).await.is_ok(), "{own}: an operator may");
+        assert!(keyring.revoke(&key, some).await.is_ok(), "{own}");
+    }
 }
 
 #[tokio::test]
