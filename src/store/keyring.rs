@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::audit::{self, Action, Actor, Record};
-use super::members::{Members, SUCCESSOR};
+use super::members::{Members, PREDECESSOR_UNTIL, SUCCESSOR};
 use super::record::{KeyDocument, RecordError};
 use super::registry::{Bounds, Changed, ChangedBusiness, Edit, Filter, Insertion, Registry, RegistryError, StoredKey};
 use super::{StoreError, settings};
@@ -200,6 +200,7 @@ impl Keyring {
         let decide = |before: &StoredKey| {
             let document = rotatable(before, requester.now_ms)?;
             requester.granting.check(&document.scopes)?;
+            check_predecessor(before, requester.now_ms, overlap_ms)?;
             let (old, new) = succession(before, document, (&id, &hint), requester.now_ms, overlap_ms);
             Ok(Edit::Replaced { old, digest, new })
         };
@@ -400,6 +401,16 @@ fn rotatable(key: &StoredKey, now_ms: u64) -> Result<&KeyDocument, RuleError> {
     Ok(document)
 }
 
+/// With an overlap there would be a third key beside this one and its predecessor, then a fourth, and the maximum would be none.
+fn check_predecessor(key: &StoredKey, now_ms: u64, overlap_ms: u64) -> Result<(), RuleError> {
+    match key.text(PREDECESSOR_UNTIL) {
+        Some(until) if overlap_ms > 0 && clock::parse_rfc3339(until).is_some_and(|until| now_ms < until) => {
+            Err(RuleError::PredecessorWorks(until.to_owned()))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// The predecessor's members and its successor's: the same rights, a new id, and an expiry for the old one, never later than the
 /// one that it had.
 fn succession(
@@ -418,6 +429,10 @@ fn succession(
     new.insert("id".to_owned(), id.into());
     new.insert("hint".to_owned(), hint.into());
     new.insert("created_at".to_owned(), clock::rfc3339(now_ms).into());
+    // Without overlap it has the predecessor's own predecessor beside it, if that still works.
+    if overlap_ms > 0 {
+        new.insert(PREDECESSOR_UNTIL.to_owned(), clock::rfc3339(end).into());
+    }
     (old, new)
 }
 

@@ -103,3 +103,25 @@ async fn a_key_that_has_ended_is_not_rotated_and_an_overlap_never_prolongs_one()
     let text = ended(keyring.rotate(&successor, None, None, requester).await);
     assert!(text.is_err_and(|text| text.starts_with("this key is revoked")));
 }
+
+#[tokio::test]
+async fn beside_a_key_there_is_one_predecessor_at_the_most() {
+    let folder = TempDir::new().expect("a folder");
+    let keyring = keyring(&folder);
+    let actor = Actor { name: "u_1".to_owned(), from: Origin::CommandLine };
+    let requester = Requester { actor: &actor, granting: Granting::Everything, now_ms: NOW };
+    let first = keyring.create(wanted(&[]), None, requester).await.expect("it is made").stored;
+    let second = keyring.rotate(&first, Some("1h"), None, requester).await.expect("it is rotated").successor.stored;
+    let later = |ms: u64| Requester { now_ms: NOW + ms, ..requester };
+    let is_refused = |rotated: Result<Rotated, KeyringError>| match rotated {
+        Ok(_) => false,
+        Err(error) => error.to_string().starts_with("the key before this one works until 2026-03-23T15:30:00Z"),
+    };
+    assert!(is_refused(keyring.rotate(&second, Some("1h"), None, later(60_000)).await));
+    // Without overlap as often as is wanted: the first key stays the one beside it.
+    let third = keyring.rotate(&second, None, None, later(60_000)).await.expect("it is rotated").successor.stored;
+    assert!(is_refused(keyring.rotate(&third, Some("1s"), None, later(3_599_999)).await));
+    let fourth = keyring.rotate(&third, Some("1h"), None, later(3_600_000)).await;
+    let fourth = fourth.expect("the first key has ended").successor.stored;
+    assert_eq!(fourth.text(PREDECESSOR_UNTIL), Some("2026-03-23T16:30:00Z"));
+}
