@@ -14,9 +14,9 @@ use crate::store::StoreError;
 /// How many elements a page of SCAN and SSCAN looks at, so that listing never holds up the requests of others.
 const PAGE: usize = 500;
 
-/// Sets a value only where it is still what the caller read.
+/// Sets a value only where it is still what the caller read. It vanishes by itself when it would have.
 const COMPARE_AND_SET: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2])
+redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
 return 1";
 
 /// Connections for a command that runs once.
