@@ -117,6 +117,11 @@ pub enum RuleError {
     Ended(&'static str),
     #[error("this key was rotated already; its successor is `{0}`")]
     Rotated(String),
+    #[error(
+        "the key before this one works until {0}, and beside a key there is one predecessor at the most; rotate without overlap, or \
+         wait until then"
+    )]
+    PredecessorWorks(String),
     #[error("this key was rotated and ends at {0}; its end can only come sooner")]
     LaterThanOverlap(String),
 }

@@ -146,6 +146,7 @@ impl ManagementApi {
     async fn keyring(&self) -> Result<(Rc<Keyring>, u64), StoreError> {
         let held = self.keyring.borrow().clone();
         if let Some(keyring) = held
+            && keyring.registry.follows_master().await?
             && let Ok(now_ms) = keyring.registry.now_ms().await
         {
             return Ok((keyring, now_ms));
@@ -249,7 +250,7 @@ impl SignedIn<'_> {
         let revoked = self.keyring.revoke(&key, self.requester(&granted)).await.map_err(denied)?;
         let (Revocation::Revoked(key) | Revocation::AlreadyRevoked(key)) = revoked;
         self.confirm(&key).await.map_err(|error| {
-            let done = unconfirmed("The key is revoked, and every gate refuses it", &error);
+            let done = unconfirmed("The key is revoked", &error);
             refusal(Reason::Unconfirmed, Some(format!("{done}. Ask again to wait again")))
         })?;
         let mut response = Response::new(Bytes::new());

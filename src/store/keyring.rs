@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::audit::{self, Action, Actor, Record};
-use super::members::{Members, SUCCESSOR};
+use super::members::{Members, PREDECESSOR_UNTIL, SUCCESSOR};
 use super::record::{KeyDocument, RecordError};
 use super::registry::{Bounds, Changed, ChangedBusiness, Edit, Filter, Insertion, Registry, RegistryError, StoredKey};
 use super::{StoreError, settings};
@@ -148,7 +148,11 @@ impl Keyring {
     ) -> Result<Changed, RegistryError> {
         let change = self.rules.validate_change(change, requester.now_ms)?;
         requester.granting.check(change.scopes.as_deref().unwrap_or_default())?;
-        let decide = |before: &StoredKey| Ok(Edit::Changed(changed(before, &change)?));
+        let decide = |before: &StoredKey| {
+            let after = changed(before, &change)?;
+            requester.granting.check(&prolonged(before, &change, &after))?;
+            Ok(Edit::Changed(after))
+        };
         let changed = self.registry.change(key, self.bounds(requester.now_ms), decide).await?;
         self.record_change(requester, Action::KeyUpdated, &changed).await;
         Ok(changed)
@@ -201,6 +205,7 @@ impl Keyring {
         let decide = |before: &StoredKey| {
             let document = rotatable(before, requester.now_ms)?;
             requester.granting.check(&document.scopes)?;
+            check_predecessor(before, requester.now_ms, overlap_ms)?;
             let (old, new) = succession(before, document, (&id, &hint), requester.now_ms, end_ms);
             Ok(Edit::Replaced { old, digest, new })
         };
@@ -328,6 +333,23 @@ fn changed(before: &StoredKey, change: &ValidChange) -> Result<Members, RuleErro
     Ok(members)
 }
 
+/// The scopes of a key that works for longer after a change, or works again: whoever prolongs it grants them anew. None where it
+/// does not.
+fn prolonged(before: &StoredKey, change: &ValidChange, after: &Members) -> Vec<String> {
+    match &before.document {
+        Ok(document) => {
+            let is_later = |end: Option<u64>| document.expires_at.is_some_and(|at| end.is_none_or(|end| end > at));
+            if change.expires_at.is_some_and(is_later) { document.scopes.clone() } else { Vec::new() }
+        }
+        // No gate could read it; perhaps they can afterwards.
+        Err(_) => {
+            let after =
+                serde_json::to_vec(after).ok().and_then(|json| KeyDocument::parse_in(&before.tenant, &json).ok());
+            after.map(|document| document.scopes).unwrap_or_default()
+        }
+    }
+}
+
 /// A rotated key must not be extended: with its successor there would be one key more than the maximum.
 fn check_end_of_rotated(before: &StoredKey, end: Option<u64>) -> Result<(), RuleError> {
     let standing = before.document.as_ref().ok().and_then(|document| document.expires_at);
@@ -384,6 +406,16 @@ fn rotatable(key: &StoredKey, now_ms: u64) -> Result<&KeyDocument, RuleError> {
     Ok(document)
 }
 
+/// With an overlap there would be a third key beside this one and its predecessor, then a fourth, and the maximum would be none.
+fn check_predecessor(key: &StoredKey, now_ms: u64, overlap_ms: u64) -> Result<(), RuleError> {
+    match key.text(PREDECESSOR_UNTIL) {
+        Some(until) if overlap_ms > 0 && clock::parse_rfc3339(until).is_some_and(|until| now_ms < until) => {
+            Err(RuleError::PredecessorWorks(until.to_owned()))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// The predecessor's members and its successor's: the same rights, a new id, and an expiry for the old one, never later than the
 /// one that it had.
 fn succession(
@@ -401,6 +433,10 @@ fn succession(
     new.insert("id".to_owned(), id.into());
     new.insert("hint".to_owned(), hint.into());
     new.insert("created_at".to_owned(), clock::rfc3339(now_ms).into());
+    // Without overlap it has the predecessor's own predecessor beside it, if that still works.
+    if end_ms > now_ms {
+        new.insert(PREDECESSOR_UNTIL.to_owned(), clock::rfc3339(end).into());
+    }
     (old, new)
 }
 

@@ -6,6 +6,9 @@ use serde_json::{Map, Value};
 /// The member of a rotated key that names the id of its successor.
 pub const SUCCESSOR: &str = "rotated_to";
 
+/// The member of a successor that says until when its predecessor works beside it.
+pub const PREDECESSOR_UNTIL: &str = "predecessor_until";
+
 /// The members of a key's document, in the order in which they are written.
 pub const MEMBERS: [&str; 12] = [
     "id",

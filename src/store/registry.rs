@@ -62,6 +62,14 @@ impl Registry {
         }
     }
 
+    /// Whether the sentinels, where there are any, still name the master that this writes to: an old master that was cut off
+    /// takes writes and loses them. An error if none of them answers.
+    pub async fn follows_master(&self) -> Result<bool, StoreError> {
+        let Self::Redis { documents, key_admin, .. } = self else { return Ok(true) };
+        let master = key_admin.master_now().await?;
+        Ok(master.is_none_or(|master| documents.sends_to(&master) && key_admin.sends_to(&master)))
+    }
+
     /// The clock by which keys expire: the store's, in milliseconds since the Unix epoch.
     pub async fn now_ms(&self) -> Result<u64, StoreError> {
         match self {

@@ -197,7 +197,16 @@ fn login(
         (settings.username, settings.password) = (address.username, address.password);
         // Of several nodes an address names one, and they know the others.
         match settings.topology {
-            Topology::Node(_) => (settings.topology, settings.db) = (address.topology, address.db),
+            Topology::Node(_) => {
+                if address.db != gates.db {
+                    let (named, stored) = (address.db, gates.db);
+                    reader.fail(
+                        &url_path,
+                        format_args!("this is database {named}, and the keys are in database {stored}; write `/{stored}` at its end"),
+                    );
+                }
+                settings.topology = address.topology;
+            }
             Topology::Member(_) | Topology::Sentinels(_) | Topology::Cluster(_) => {}
         }
     }

@@ -329,6 +329,16 @@ fn the_process_has_bounds() {
             "needs a password",
         ),
         (
+            "store: redis://h/3\nmanagement: {roles: a, session: 'unix:s', redis: 'redis://u:p@h'}",
+            "management.redis",
+            "this is database 0, and the keys are in database 3; write `/3` at its end",
+        ),
+        (
+            "store: redis://h\nmanagement: {roles: a, session: 'unix:s', redis: {url: 'redis://h/1'}}",
+            "management.redis.url",
+            "this is database 1, and the keys are in database 0",
+        ),
+        (
             "store: file:k\nmanagement: {roles: a, session: 'unix:s', redis: 'redis://h'}",
             "management.redis",
             "is a file",
@@ -501,6 +511,10 @@ fn keepers_have_their_own_login_and_everything_else_of_the_gates_redis() {
     assert_eq!((management_redis.prefix.as_str(), settings.store.wait_replicas), ("kc", 2));
     assert_eq!((settings.keys.max_active_keys, settings.keys.grants["member"].len()), (Some(3), 1));
     assert!(good("").store.management_redis.is_none());
+    let elsewhere =
+        good("store: redis://h/3\nmanagement: {roles: a, session: 'unix:s', redis: 'redis://u:p@other:7/3'}");
+    let management_redis = elsewhere.store.management_redis.expect("they have a login");
+    assert_eq!((management_redis.topology.to_string().contains("other:7"), management_redis.db), (true, 3));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::errors::pipeline_error;
 use super::plain_client::{COMMAND_TIMEOUT, PlainClient};
-use super::settings::Settings;
+use super::settings::{Address, Settings};
 use crate::store::StoreError;
 
 const UPDATE_KEYS: &str = include_str!("scripts/update_keys.lua");
@@ -47,6 +47,15 @@ pub struct KeyAdmin {
 impl KeyAdmin {
     pub async fn connect(settings: &Settings) -> Result<Self, StoreError> {
         Ok(Self { client: PlainClient::find(settings).await? })
+    }
+
+    /// The master that the sentinels name now; `None` where there are none to ask.
+    pub async fn master_now(&self) -> Result<Option<Address>, StoreError> {
+        self.client.master_now().await
+    }
+
+    pub fn sends_to(&self, master: &Address) -> bool {
+        self.client.sends_to(master)
     }
 
     /// The store's clock, in milliseconds since the Unix epoch: that of the node which judges what stands at `key`. Those of a

@@ -35,6 +35,7 @@ pub struct PlainClient {
     connections: Mutex<HashMap<Address, Connected>>,
     /// The one node, or the cluster's first master.
     first_master: Address,
+    sentinels: Option<Mutex<SentinelClient>>,
 }
 
 #[derive(Debug)]
@@ -47,15 +48,30 @@ struct Connected {
 impl PlainClient {
     /// Finds out where the nodes are; connects to none of them yet.
     pub async fn find(settings: &Settings) -> Result<Self, StoreError> {
+        let mut sentinels = SentinelClient::of(settings);
         let (map, first_master) = match &settings.topology {
             Topology::Cluster(addresses) => {
                 let map = any_slot_map(settings, addresses).await?;
                 let first_master = map.masters().into_iter().next();
                 (Some(map), first_master.ok_or_else(|| StoreError::Unreachable("no master serves a slot".to_owned()))?)
             }
-            topology => (None, locate_master(topology, SentinelClient::of(settings).as_mut()).await?),
+            topology => (None, locate_master(topology, sentinels.as_mut()).await?),
         };
-        Ok(Self { settings: Box::new(settings.clone()), map, connections: Mutex::default(), first_master })
+        let (settings, sentinels) = (Box::new(settings.clone()), sentinels.map(Mutex::new));
+        Ok(Self { settings, map, connections: Mutex::default(), first_master, sentinels })
+    }
+
+    /// The master that the sentinels name now; `None` where there are none to ask.
+    pub async fn master_now(&self) -> Result<Option<Address>, StoreError> {
+        match &self.sentinels {
+            Some(sentinels) => sentinels.lock().await.master().await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether this is the node that it sends to.
+    pub fn sends_to(&self, master: &Address) -> bool {
+        self.first_master == *master
     }
 
     pub fn is_cluster(&self) -> bool {
