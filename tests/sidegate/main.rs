@@ -76,3 +76,4 @@ mod upstreams;
 mod usage;
 mod waits;
 mod watchdog;
+mod whose;
