@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::authority::{Authority, Granted};
 use super::operation::Operation;
-use super::rate::CreateRate;
+use super::rate::UserRate;
 use super::refusal::{broken, denied, failed, refusal, unconfirmed};
 use super::resource::{self, Creation, answer, document, unprocessable};
 use super::session::{Session, Sessions};
@@ -52,7 +52,8 @@ pub struct ManagementApi {
     /// The gate's own store client, for what management's login may not do.
     store: Store,
     sessions: Sessions,
-    rate: CreateRate,
+    creations: UserRate,
+    changes: UserRate,
     keyring: RefCell<Option<Rc<Keyring>>>,
     described: Bytes,
 }
@@ -82,7 +83,8 @@ impl ManagementApi {
         let ApiParts { settings, policy, rules, store: store_settings, session } = parts;
         Self {
             sessions: Sessions::new(settings.session.clone(), session),
-            rate: CreateRate::new(settings.create_rate.clone()),
+            creations: UserRate::of_creations(settings.create_rate.clone()),
+            changes: UserRate::of_changes(),
             described: openapi::document(&settings.served_at()).to_string().into(),
             keyring: RefCell::default(),
             settings,
@@ -224,6 +226,7 @@ impl SignedIn<'_> {
     async fn update(&self, id: &str, change: Change) -> Result<Response<Bytes>, Denial> {
         self.keyring.rules.validate_change(change.clone(), self.now_ms).map_err(broken)?;
         let (key, granted) = self.key(id).await?;
+        self.spend_change().await?;
         let changed = self.keyring.update(&key, change, self.requester(&granted)).await.map_err(denied)?;
         let key = changed.after.unwrap_or(changed.before);
         Ok(answer(StatusCode::OK, &self.document(&key).await?))
@@ -247,6 +250,7 @@ impl SignedIn<'_> {
     /// When this is answered, every gate refuses the key.
     async fn revoke(&self, id: &str) -> Result<Response<Bytes>, Denial> {
         let (key, granted) = self.key(id).await?;
+        self.spend_change().await?;
         let revoked = self.keyring.revoke(&key, self.requester(&granted)).await.map_err(denied)?;
         let (Revocation::Revoked(key) | Revocation::AlreadyRevoked(key)) = revoked;
         self.confirm(&key).await.map_err(|error| {
@@ -307,7 +311,15 @@ impl SignedIn<'_> {
     }
 
     async fn spend(&self) -> Result<(), Denial> {
-        self.api.rate.spend(&self.api.store, &self.actor.name).await
+        self.api.creations.spend(&self.api.store, &self.actor.name).await
+    }
+
+    /// What cannot be counted is done all the same: a full Redis, or a login that may not count, must hold up no revocation.
+    async fn spend_change(&self) -> Result<(), Denial> {
+        match self.api.changes.spend(&self.api.store, &self.actor.name).await {
+            Err(denial @ Denial::RateLimited { .. }) => Err(denial),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     async fn document(&self, key: &StoredKey) -> Result<Value, Denial> {

@@ -168,8 +168,10 @@ impl Registry {
         let Self::Redis { key_admin, layout, .. } = self else {
             return Err(RegistryError::NotHere("a file has no replicas; leave `--wait-replicas` out"));
         };
-        self.in_redis()?.rewrite(key).await?;
-        match key_admin.wait(&layout.keys(&key.tenant), wanted).await? {
+        // A key that is gone was deleted over this connection.
+        let rewritten = self.in_redis()?.rewrite(key).await?;
+        let node = rewritten.unwrap_or_else(|| key_admin.serving(&layout.keys(&key.tenant)));
+        match key_admin.wait(&node, wanted).await? {
             answered if answered >= wanted => Ok(()),
             answered => Err(RegistryError::Replicas { answered, wanted }),
         }

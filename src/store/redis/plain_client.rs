@@ -3,6 +3,7 @@
 //! Its connections have no supervisor: each is opened on first use, and a command that fails is not repeated.
 
 use std::collections::HashMap;
+use std::sync::{Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -32,6 +33,8 @@ pub struct PlainClient {
     settings: Box<Settings>,
     /// Where there is a cluster: which master serves which slots.
     map: Option<SlotMap>,
+    /// What redirects have said since the map was read: where a command is sent first. Never held across an await.
+    moved: StdMutex<HashMap<u16, Address>>,
     connections: Mutex<HashMap<Address, Connected>>,
     /// The one node, or the cluster's first master.
     first_master: Address,
@@ -58,7 +61,8 @@ impl PlainClient {
             topology => (None, locate_master(topology, sentinels.as_mut()).await?),
         };
         let (settings, sentinels) = (Box::new(settings.clone()), sentinels.map(Mutex::new));
-        Ok(Self { settings, map, connections: Mutex::default(), first_master, sentinels })
+        let (moved, connections) = (StdMutex::default(), Mutex::default());
+        Ok(Self { settings, map, moved, connections, first_master, sentinels })
     }
 
     /// The master that the sentinels name now; `None` where there are none to ask.
@@ -85,13 +89,22 @@ impl PlainClient {
 
     /// Every master.
     pub fn masters(&self) -> Vec<Address> {
-        self.map.as_ref().map_or_else(|| vec![self.first_master.clone()], SlotMap::masters)
+        let Some(map) = &self.map else { return vec![self.first_master.clone()] };
+        let mut masters = map.masters();
+        masters.extend(self.moved().values().cloned());
+        masters.sort_unstable();
+        masters.dedup();
+        masters
     }
 
     /// Sends the command to the node that serves `key`, wherever a cluster has moved it.
     pub async fn query<T: FromRedisValue>(&self, key: &str, command: &Cmd) -> Result<T, StoreError> {
-        let serving = self.map.as_ref().and_then(|map| map.master(slot_of(key)));
-        let mut address = serving.unwrap_or(&self.first_master).clone();
+        self.query_from(key, command).await.map(|(_, answer)| answer)
+    }
+
+    /// The same, with the node that answered.
+    pub async fn query_from<T: FromRedisValue>(&self, key: &str, command: &Cmd) -> Result<(Address, T), StoreError> {
+        let mut address = self.serving(key);
         let mut asking = false;
         for _ in 0..MOST_REDIRECTS {
             let connection = self.node(&address).await?;
@@ -100,15 +113,33 @@ impl PlainClient {
             } else {
                 query_in_time(&connection, command).await
             };
-            let Err(error) = answer else { return answer };
+            let error = match answer {
+                Ok(answer) => return Ok((address, answer)),
+                Err(error) => error,
+            };
             match Redirect::of(&error, &address) {
-                Some(Redirect::Moved(elsewhere)) => (address, asking) = (elsewhere, false),
+                Some(Redirect::Moved(elsewhere)) => {
+                    self.moved().insert(slot_of(key), elsewhere.clone());
+                    (address, asking) = (elsewhere, false);
+                }
                 Some(Redirect::Ask(elsewhere)) => (address, asking) = (elsewhere, true),
                 Some(Redirect::TryAgain) => sleep(TRY_AGAIN_AFTER).await,
                 None => return Err(error),
             }
         }
         Err(StoreError::Unreachable("the cluster leads from node to node".to_owned()))
+    }
+
+    /// The node that serves `key`, as far as is known.
+    pub fn serving(&self, key: &str) -> Address {
+        let Some(map) = &self.map else { return self.first_master.clone() };
+        let slot = slot_of(key);
+        let moved = self.moved().get(&slot).cloned();
+        moved.or_else(|| map.master(slot).cloned()).unwrap_or_else(|| self.first_master.clone())
+    }
+
+    fn moved(&self) -> MutexGuard<'_, HashMap<u16, Address>> {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub async fn node(&self, address: &Address) -> Result<MultiplexedConnection, StoreError> {

@@ -15,8 +15,8 @@ use crate::keys::{Digest, Tenant};
 use crate::store::StoreError;
 use crate::store::layout::Layout;
 use crate::store::members::Members;
-use crate::store::redis::RedisDocuments;
 use crate::store::redis::key_admin::{DocumentUpdate, KeyAdmin, KeyUpdate};
+use crate::store::redis::{Address, RedisDocuments};
 
 /// How many documents are read at once.
 const PAGE: usize = 500;
@@ -135,19 +135,22 @@ impl InRedis<'_> {
         documents: Vec<DocumentUpdate>,
     ) -> Result<bool, RegistryError> {
         let (set, minted) = (self.layout.keys(tenant), self.layout.minted(tenant));
-        Ok(self.key_admin.update(&KeyUpdate { set, minted, counted, documents }).await?)
+        Ok(self.key_admin.update(&KeyUpdate { set, minted, counted, documents }).await?.is_some())
     }
 
     /// Writes a key's document unchanged, so that this connection can `WAIT` for it: the last change may have been another
-    /// connection's, or one whose confirmation timed out.
-    pub async fn rewrite(self, key: &StoredKey) -> Result<(), RegistryError> {
+    /// connection's, or one whose confirmation timed out. `None`: there is no key any more.
+    pub async fn rewrite(self, key: &StoredKey) -> Result<Option<Address>, RegistryError> {
+        let (set, minted) = (self.layout.keys(&key.tenant), self.layout.minted(&key.tenant));
         let name = self.layout.key(&key.tenant, &key.digest);
         for attempt in 0..ATTEMPTS {
-            let Some(found) = self.documents.get(&name).await? else { return Ok(()) };
+            let Some(found) = self.documents.get(&name).await? else { return Ok(None) };
             let (was, becomes) = (Some(found.clone()), Some(found));
             let document = DocumentUpdate { name: name.clone(), digest: key.digest.to_hex(), was, becomes };
-            if self.update(&key.tenant, None, vec![document]).await? {
-                return Ok(());
+            let (set, minted) = (set.clone(), minted.clone());
+            let update = KeyUpdate { set, minted, counted: None, documents: vec![document] };
+            if let Some(node) = self.key_admin.update(&update).await? {
+                return Ok(Some(node));
             }
             pause(attempt).await;
         }
