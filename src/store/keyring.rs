@@ -1,7 +1,9 @@
 //! Keys and businesses kept by the rules: the one place through which the command line and management over HTTP change them.
 //!
 //! What may be is decided by `keys` and by the role of who asks; `registry` makes it so in one step; `audit` keeps who did it.
-//! A door reads what somebody wants, calls one function here, and words what comes back.
+//! A door reads what somebody wants, calls one function here, and words what comes back. What exists elsewhere comes in by `import`.
+
+pub mod import;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -124,21 +126,6 @@ impl Keyring {
         minted(key, stored)
     }
 
-    /// Adds a key that exists elsewhere by its digest. No maximum holds: it is the operator who moves a system over.
-    pub async fn import(
-        &self,
-        digest: &Digest,
-        wanted: Members,
-        requester: Requester<'_>,
-    ) -> Result<Insertion, RegistryError> {
-        let bounds = Bounds { most: None, now_ms: requester.now_ms };
-        let insertion = self.registry.insert(digest, wanted, bounds).await?;
-        if let Insertion::Inserted(key) = &insertion {
-            self.record(requester, Action::KeyImported, key, (&Members::new(), &key.members)).await;
-        }
-        Ok(insertion)
-    }
-
     /// Changes a key's name, scopes, end, limits or addresses. It acts on the next request.
     pub async fn update(
         &self,
@@ -146,7 +133,17 @@ impl Keyring {
         change: Change,
         requester: Requester<'_>,
     ) -> Result<Changed, RegistryError> {
-        let change = self.rules.validate_change(change, requester.now_ms)?;
+        self.update_by(&self.rules, key, change, requester).await
+    }
+
+    async fn update_by(
+        &self,
+        rules: &Rules,
+        key: &StoredKey,
+        change: Change,
+        requester: Requester<'_>,
+    ) -> Result<Changed, RegistryError> {
+        let change = rules.validate_change(change, requester.now_ms)?;
         requester.granting.check(change.scopes.as_deref().unwrap_or_default())?;
         let decide = |before: &StoredKey| Ok(Edit::Changed(changed(before, &change)?));
         let changed = self.registry.change(key, self.bounds(requester.now_ms), decide).await?;
@@ -226,7 +223,17 @@ impl Keyring {
         requester: Requester<'_>,
     ) -> Result<ChangedBusiness, RegistryError> {
         check_id(Required::Business, Some(id))?;
-        let change = self.rules.validate_business(change)?;
+        self.set_business_by(&self.rules, id, change, requester).await
+    }
+
+    async fn set_business_by(
+        &self,
+        rules: &Rules,
+        id: &str,
+        change: BusinessChange,
+        requester: Requester<'_>,
+    ) -> Result<ChangedBusiness, RegistryError> {
+        let change = rules.validate_business(change)?;
         let changed = self.registry.change_business(id, |before| changed_business(before, &change)).await?;
         let members = (&changed.before, &changed.after);
         self.write_audit(Record::new(requester.actor, Action::BusinessChanged, id, members, requester.now_ms)).await;
