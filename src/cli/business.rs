@@ -1,5 +1,8 @@
 //! `sidegate business`: a business's plan, status and limits. What is set acts on the next request of each of its keys.
 
+mod export;
+mod import;
+
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -42,6 +45,11 @@ enum BusinessCommand {
     /// List the businesses that have a plan, a status or limits of their own
     #[command(after_help = "Example:\n  sidegate business list")]
     List(ListArgs),
+    /// Set the plan, status and limits of many businesses, from JSON lines; doing it twice changes nothing
+    Import(import::ImportArgs),
+    /// Print all businesses as the JSON lines that `import` reads
+    #[command(after_help = "Example:\n  sidegate business export > businesses.jsonl")]
+    Export,
 }
 
 #[derive(Debug, Args)]
@@ -104,6 +112,8 @@ pub fn with(settings: Settings, args: BusinessArgs) -> anyhow::Result<u8> {
         BusinessCommand::Usage(args) => usage(args, setting, session).await,
         BusinessCommand::Set(args) => set(args, setting, session).await,
         BusinessCommand::List(args) => list(args, setting, session).await,
+        BusinessCommand::Import(args) => import::run(args, setting, session).await,
+        BusinessCommand::Export => export::run(setting, session).await,
     })
 }
 

@@ -167,6 +167,21 @@ impl Rules {
         self.known_scopes.iter().any(|known| known.starts_with(resource))
     }
 
+    /// The same where these names are known, too.
+    pub fn knowing<'a>(
+        &self,
+        scopes: impl IntoIterator<Item = &'a String>,
+        limits: impl IntoIterator<Item = &'a String>,
+        plan: Option<&str>,
+    ) -> Self {
+        let mut rules = self.clone();
+        rules.known_scopes.extend(scopes.into_iter().filter(|scope| !scope.is_empty()).cloned());
+        // The first of a name is the one that counts.
+        rules.known_limits.splice(0..0, limits.into_iter().map(|name| (name.clone(), true)));
+        rules.known_plans.extend(plan.map(str::to_owned));
+        rules
+    }
+
     fn advice(&self, scope: &str) -> String {
         let known = self.known_scopes.iter().map(String::as_str);
         near_misses(scope, known).unwrap_or_else(|| format!("known scopes: {}", self.listed()))

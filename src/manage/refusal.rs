@@ -32,6 +32,7 @@ pub fn denied(error: RegistryError) -> Denial {
         RegistryError::Unreadable(_)
         | RegistryError::IdTaken(_)
         | RegistryError::Differs { .. }
+        | RegistryError::BusinessDiffers { .. }
         | RegistryError::Contended
         | RegistryError::Replicas { .. }
         | RegistryError::NotHere(_) => StoreError::Refused(error.to_string()).into(),

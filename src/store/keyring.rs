@@ -2,6 +2,9 @@
 //!
 //! `keys` and the requester's role decide what is allowed; `registry` applies a change atomically; `audit` records it. The
 //! callers parse a request, call one function here, and format its result.
+//! Keys that exist elsewhere come in by `import`.
+
+pub mod import;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -124,21 +127,6 @@ impl Keyring {
         minted(key, stored)
     }
 
-    /// Adds an existing key by its digest. No maximum applies: the operator migrates another system.
-    pub async fn import(
-        &self,
-        digest: &Digest,
-        wanted: Members,
-        requester: Requester<'_>,
-    ) -> Result<Insertion, RegistryError> {
-        let bounds = Bounds { most: None, now_ms: requester.now_ms };
-        let insertion = self.registry.insert(digest, wanted, bounds).await?;
-        if let Insertion::Inserted(key) = &insertion {
-            self.record(requester, Action::KeyImported, key, (&Members::new(), &key.members)).await;
-        }
-        Ok(insertion)
-    }
-
     /// Changes a key's name, scopes, expiry, limits or addresses. It acts on the next request.
     pub async fn update(
         &self,
@@ -146,7 +134,17 @@ impl Keyring {
         change: Change,
         requester: Requester<'_>,
     ) -> Result<Changed, RegistryError> {
-        let change = self.rules.validate_change(change, requester.now_ms)?;
+        self.update_by(&self.rules, key, change, requester).await
+    }
+
+    async fn update_by(
+        &self,
+        rules: &Rules,
+        key: &StoredKey,
+        change: Change,
+        requester: Requester<'_>,
+    ) -> Result<Changed, RegistryError> {
+        let change = rules.validate_change(change, requester.now_ms)?;
         requester.granting.check(change.scopes.as_deref().unwrap_or_default())?;
         let decide = |before: &StoredKey| {
             let after = changed(before, &change)?;
@@ -235,7 +233,17 @@ impl Keyring {
         requester: Requester<'_>,
     ) -> Result<ChangedBusiness, RegistryError> {
         check_id(Required::Business, Some(id))?;
-        let change = self.rules.validate_business(change)?;
+        self.set_business_by(&self.rules, id, change, requester).await
+    }
+
+    async fn set_business_by(
+        &self,
+        rules: &Rules,
+        id: &str,
+        change: BusinessChange,
+        requester: Requester<'_>,
+    ) -> Result<ChangedBusiness, RegistryError> {
+        let change = rules.validate_business(change)?;
         let changed = self.registry.change_business(id, |before| changed_business(before, &change)).await?;
         let members = (&changed.before, &changed.after);
         self.write_audit(Record::new(requester.actor, Action::BusinessChanged, id, members, requester.now_ms)).await;

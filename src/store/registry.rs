@@ -95,6 +95,14 @@ impl Registry {
         }
     }
 
+    /// What stands already where an insertion of `new` would write.
+    pub async fn standing(&self, new: &StoredKey) -> Result<Option<StoredKey>, RegistryError> {
+        match self {
+            Self::Redis { .. } => self.in_redis()?.standing(new).await,
+            Self::File { store } => Ok(in_file::all(store)?.into_iter().find(|key| key.digest == new.digest)),
+        }
+    }
+
     /// The key with this id.
     pub async fn find_id(&self, id: &str) -> Result<Option<StoredKey>, RegistryError> {
         match self {

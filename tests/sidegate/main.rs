@@ -33,6 +33,7 @@ mod h2_clients;
 mod h2_denials;
 mod h2_upstreams;
 mod heads;
+mod imports;
 mod inject;
 mod keys_life;
 mod keys_traces;

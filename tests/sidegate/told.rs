@@ -40,14 +40,15 @@ async fn an_override_of_a_limit_that_there_is_not_is_marked() {
 }
 
 #[tokio::test]
-async fn an_import_warns_of_what_the_gate_will_not_heed() {
+async fn an_import_that_allows_unknown_names_warns_of_what_the_gate_will_not_heed() {
     let stage = Stage::set();
     let gate = stage.gate(LIMITS);
     let line = |digit: &str, more: &str| {
         format!("{{\"sha256\": \"{}\", \"name\": \"n\", \"business\": \"acme\"{more}}}\n", digit.repeat(64))
     };
     let wrong = r#", "scopes": ["nothings"], "limits": {"per-business": "5/1m"}"#;
-    let output = gate.command_reading(&["keys", "import"], &(line("1", "") + &line("2", wrong)));
+    let lines = line("1", "") + &line("2", wrong);
+    let output = gate.command_reading(&["keys", "import", "--allow-unknown"], &lines);
     let said = text(&output.stderr);
     assert!(output.status.success() && text(&output.stdout).contains("2 imported"), "{said}");
     assert_eq!(said.lines().filter(|line| line.starts_with("line 2: warning: ")).count(), 2, "{said}");

@@ -11,7 +11,7 @@ pub fn insert(store: &FileStore, wanted: &Members, new: StoredKey, bounds: Bound
     store.edit(|contents| {
         let mut standing = keys(contents);
         if let Some(at) = standing.iter().position(|key| key.digest == new.digest) {
-            return Ok((compare(standing.swap_remove(at), wanted)?, false));
+            return Ok((compare(standing.swap_remove(at), &new, wanted)?, false));
         }
         add(contents, &standing, &new)?;
         bounds.check(&new.tenant, &of_tenant(&standing, &new.tenant), u64::from(new.is_active(bounds.now_ms)))?;

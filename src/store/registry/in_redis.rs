@@ -34,13 +34,8 @@ pub struct InRedis<'r> {
 impl InRedis<'_> {
     /// Claims the id, then writes the document, then the pointer to it. Interrupted anywhere, doing it again completes it.
     pub async fn insert(self, wanted: &Members, new: StoredKey, bounds: Bounds) -> Result<Insertion, RegistryError> {
-        let found = match self.with_digest(&new.digest).await? {
-            Some(found) => Some(found),
-            // An insertion may have been interrupted before `at` was written.
-            None => self.read(new.digest, new.tenant.clone()).await?,
-        };
-        if let Some(standing) = found {
-            let outcome = compare(standing.clone(), wanted)?;
+        if let Some(standing) = self.standing(&new).await? {
+            let outcome = compare(standing.clone(), &new, wanted)?;
             self.set_pointer(&standing).await?;
             return Ok(outcome);
         }
@@ -60,6 +55,15 @@ impl InRedis<'_> {
         }
         self.set_pointer(&new).await?;
         Ok(Insertion::Inserted(new))
+    }
+
+    /// What stands where an insertion of `new` would write.
+    pub async fn standing(self, new: &StoredKey) -> Result<Option<StoredKey>, RegistryError> {
+        match self.with_digest(&new.digest).await? {
+            Some(found) => Ok(Some(found)),
+            // An insertion may have been interrupted before `at` was written.
+            None => self.read(new.digest, new.tenant.clone()).await,
+        }
     }
 
     async fn put_new(self, new: &StoredKey, bounds: Bounds) -> Result<(), RegistryError> {

@@ -1,5 +1,7 @@
 //! Keys and businesses in key management, their changes and errors, and the rules that are common to both stores.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 use thiserror::Error;
 use uuid::Uuid;
@@ -77,6 +79,8 @@ pub enum RegistryError {
     IdTaken(String),
     #[error("this key stands there already, as `{id}` with another `{member}`; nothing was changed")]
     Differs { id: String, member: String },
+    #[error("the business `{id}` stands there already, with another `{member}`; nothing was changed")]
+    BusinessDiffers { id: String, member: &'static str },
     #[error("no key has this id or hint; `sidegate keys list` shows those there are")]
     NotFound,
     #[error("{} keys have the hint `{hint}`; name the one that you mean by its id: {}", ids.len(), ids.join(", "))]
@@ -122,8 +126,36 @@ impl StoredKey {
         !document.revoked && !was_rotated && document.expires_at.is_none_or(|end| now_ms < end)
     }
 
+    /// The members of `wanted` that mean something else here than in `new`, which is made of them. `null` means absence, save
+    /// that of `revoked_at`.
+    pub fn differing<'w>(&self, new: &Self, wanted: &'w Members) -> Vec<&'w str> {
+        let differs = |member: &str, value: &Value| match self.members.get(member) {
+            Some(standing) if value.is_null() && member != "revoked_at" => !standing.is_null(),
+            Some(standing) => standing != value && !self.means_the_same(new, member),
+            None if member == "revoked_at" => true,
+            None => !value.is_null() && !self.means_the_same(new, member),
+        };
+        wanted.iter().filter(|(member, value)| differs(member, value)).map(|(member, _)| member.as_str()).collect()
+    }
+
+    /// One list of scopes in another order, or one end in another time zone, is no difference.
+    fn means_the_same(&self, other: &Self, member: &str) -> bool {
+        let (Ok(one), Ok(other)) = (&self.document, &other.document) else { return false };
+        let scopes = |document: &KeyDocument| document.scopes.iter().cloned().collect::<BTreeSet<_>>();
+        // What a change writes has whole seconds.
+        let end = |document: &KeyDocument| document.expires_at.map(|at| at / 1000);
+        match member {
+            "scopes" => scopes(one) == scopes(other),
+            "created_at" => one.created_at == other.created_at,
+            "expires_at" => end(one) == end(other),
+            "limits" => one.limits == other.limits,
+            "allow_addresses" => one.allow_addresses == other.allow_addresses,
+            _ => false,
+        }
+    }
+
     /// A new key, with an id and a creation time.
-    pub(super) fn new(digest: Digest, wanted: &Members, now_ms: u64) -> Result<Self, RegistryError> {
+    pub(in crate::store) fn new(digest: Digest, wanted: &Members, now_ms: u64) -> Result<Self, RegistryError> {
         let mut members = wanted.clone();
         members.entry("id").or_insert_with(|| Uuid::new_v4().to_string().into());
         members.entry("created_at").or_insert_with(|| clock::rfc3339(now_ms).into());
@@ -132,7 +164,7 @@ impl StoredKey {
     }
 
     /// The same key with other members. An error if that would make a readable document unreadable.
-    pub(super) fn with(&self, members: Members) -> Result<Self, RegistryError> {
+    pub(in crate::store) fn with(&self, members: Members) -> Result<Self, RegistryError> {
         let document = KeyDocument::parse_in(&self.tenant, json(&members).as_bytes());
         match document {
             Err(error) if self.document.is_ok() => Err(error.into()),
@@ -188,14 +220,16 @@ impl Changed {
 
 /// The result of inserting a digest that exists: the existing key, if it has all members that are wanted; others that it has
 /// beyond that (a generated id, a revocation) make no difference.
-pub(super) fn compare(standing: StoredKey, wanted: &Members) -> Result<Insertion, RegistryError> {
-    let other = wanted.iter().find(|(member, value)| standing.members.get(*member) != Some(*value));
-    match other {
+pub(super) fn compare(standing: StoredKey, new: &StoredKey, wanted: &Members) -> Result<Insertion, RegistryError> {
+    match standing.differing(new, wanted).first() {
         None => Ok(Insertion::AlreadyThere(standing)),
-        Some((member, _)) => {
-            let id = standing.text("id").unwrap_or("?").to_owned();
-            Err(RegistryError::Differs { id, member: member.clone() })
-        }
+        Some(member) => Err(RegistryError::differs(&standing, member)),
+    }
+}
+
+impl RegistryError {
+    pub(in crate::store) fn differs(standing: &StoredKey, member: &str) -> Self {
+        Self::Differs { id: standing.text("id").unwrap_or("?").to_owned(), member: member.to_owned() }
     }
 }
 
