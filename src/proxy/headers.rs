@@ -78,6 +78,7 @@ pub fn forward<'a>(headers: &mut HeaderMap, forwarding: &Forwarding<'a>) -> Adde
             || hygiene::names_a_proxy(name)
             || *name == X_REQUEST_ID
             || (!trails && *name == TRAILER)
+            || (!upstream.via && *name == VIA)
             || span.replaces(name)
             || (enforces && hygiene::is_override(name))
             || (foreign && hygiene::says_who_sent_it(name))
@@ -90,11 +91,15 @@ pub fn forward<'a>(headers: &mut HeaderMap, forwarding: &Forwarding<'a>) -> Adde
         added.push((Cow::Owned(TE), Value::fixed("trailers")));
     }
     join_cookies(headers);
-    say_who_sent_it(headers, &mut added, arrival, version);
+    say_who_sent_it(headers, &mut added, arrival);
+    if upstream.via {
+        // Behind those that the request has passed before.
+        added.push((Cow::Owned(VIA), Value::fixed(via(version))));
+    }
     added.push((Cow::Owned(X_REQUEST_ID), Value::RequestId(request_id)));
     added.push((Cow::Owned(TRACEPARENT), Value::Span(span)));
     span.pass_state(headers);
-    identity(&mut added, permit, upstream, request_id);
+    identity(&mut added, forwarding);
     for (name, value) in &upstream.headers {
         if *name == HOST {
             headers.insert(HOST, value.clone());
@@ -159,8 +164,8 @@ pub fn backward(headers: &mut HeaderMap, takes_trailers: bool) {
     hygiene::remove_all(headers, |name, _| hygiene::is_hop_by_hop(name) || (!takes_trailers && *name == TRAILER));
 }
 
-/// `X-Forwarded-*` and `Via`; what an untrusted client said of itself is gone, what a trusted proxy says is continued.
-fn say_who_sent_it<'a>(headers: &mut HeaderMap, added: &mut Added<'a>, arrival: &'a Arrival, version: Version) {
+/// `X-Forwarded-*`; what an untrusted client said of itself is gone, what a trusted proxy says is continued.
+fn say_who_sent_it<'a>(headers: &mut HeaderMap, added: &mut Added<'a>, arrival: &'a Arrival) {
     match hops(headers, arrival) {
         Some(hops) => drop(headers.insert(X_FORWARDED_FOR, hops)),
         None => added.push((Cow::Owned(X_FORWARDED_FOR), Value::Kept(arrival.peer.value()))),
@@ -174,13 +179,15 @@ fn say_who_sent_it<'a>(headers: &mut HeaderMap, added: &mut Added<'a>, arrival: 
     {
         added.push((Cow::Owned(X_FORWARDED_HOST), Value::Made(host.clone())));
     }
-    let via = match version {
+}
+
+/// RFC 9110 §7.6.3. Nothing here looks for it: a request that comes back to the gate is not told by it.
+fn via(version: Version) -> &'static str {
+    match version {
         Version::HTTP_10 => "1.0 sidegate",
         Version::HTTP_2 => "2.0 sidegate",
         _ => "1.1 sidegate",
-    };
-    // Behind those that the request has passed before.
-    added.push((Cow::Owned(VIA), Value::fixed(via)));
+    }
 }
 
 /// Whom the request has passed by a trusted proxy's account, the peer last. A hop that is no text is left out, and no other with
@@ -210,14 +217,16 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn identity<'a>(added: &mut Added<'a>, permit: &'a Permit, upstream: &'a Upstream, request_id: &RequestId) {
+fn identity<'a>(added: &mut Added<'a>, forwarding: &Forwarding<'a>) {
+    let Forwarding { permit, upstream, arrival, .. } = *forwarding;
     for (name, template) in &upstream.identity {
         let value = || {
-            let text = template.render(|part, text| introduce(permit.caller(), part, request_id, text));
+            let text = template.render(|part, text| introduce(forwarding, part, text));
             // One that is no header value (none is known) is left out, never passed on wrong.
             HeaderValue::try_from(text).ok().filter(|value| !value.is_empty())
         };
         let value = match (template.whole(), permit.caller()) {
+            (Some(Identity::Client), _) => Some(Value::Kept(arrival.client.value())),
             (Some(part), Some(caller)) if part != Identity::RequestId => {
                 caller.identity_headers.value(part as usize, value).map(Value::Kept)
             }
@@ -227,7 +236,9 @@ fn identity<'a>(added: &mut Added<'a>, permit: &'a Permit, upstream: &'a Upstrea
     }
 }
 
-fn introduce(caller: Option<&Caller>, part: Identity, request_id: &RequestId, text: &mut String) {
+fn introduce(forwarding: &Forwarding<'_>, part: Identity, text: &mut String) {
+    let Forwarding { permit, arrival, request_id, .. } = *forwarding;
+    let caller = permit.caller();
     let key = caller.map(|caller| &caller.key);
     match part {
         Identity::KeyId => text.push_str(key.map_or("", |key| &key.id)),
@@ -237,6 +248,7 @@ fn introduce(caller: Option<&Caller>, part: Identity, request_id: &RequestId, te
         Identity::Scopes => push_header_text(text, &key.map_or(String::new(), |key| key.scopes.join(" "))),
         Identity::Plan => push_header_text(text, caller.and_then(|c| c.plan.as_deref()).unwrap_or_default()),
         Identity::RequestId => text.push_str(request_id.as_str()),
+        Identity::Client => text.push_str(arrival.client.as_str()),
     }
 }
 
