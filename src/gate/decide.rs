@@ -21,10 +21,10 @@ use super::known::{KnownKeys, Seen};
 use super::observed::counted;
 use super::permit::{Basis, Recheck};
 use super::records::Records;
-use super::trail::{LimitsNow, Trail};
+use super::trail::{Evidence, LimitsNow, Trail};
 use super::unknown::UnknownNames;
 use super::weigh::{Routed, rate_limited};
-use super::{Denial, Permit, business, path, preflight, query};
+use super::{Denial, Permit, business, path, preflight, query, standing};
 use crate::clock;
 use crate::keys::Digest;
 use crate::keys::rules::Rules;
@@ -186,6 +186,9 @@ impl Gate {
         let routed = Routed { route, target, named, client: inquiry.client, spends: true };
         let judged = self.judge(&routed, &presented.digest, deadline, trail).await;
         self.count(&presented.digest, trail, route.mode, judged.as_ref().err());
+        if let Err(denial) = &judged {
+            self.keep_evidence(denial, &presented.digest, trail);
+        }
         let (caller, basis) = judged?;
         Ok(counted(Permit::key(basis, routed, caller, presented), trail))
     }
@@ -199,6 +202,19 @@ impl Gate {
         if let (Some(business), None | Some(Denial::RateLimited { .. })) = (&caller.named, denial) {
             tally.business(business, request);
         }
+    }
+
+    fn keep_evidence(&self, denial: &Denial, digest: &Digest, trail: &mut Trail) {
+        let missing = || {
+            let (key, route) = (&trail.caller.as_ref()?.key, trail.route.as_ref()?);
+            standing::missing_scopes(&self.policy, &key.scopes, &route.access)
+        };
+        let evidence = match denial {
+            Denial::UnknownKey => Some(Evidence::UnknownKey(*digest)),
+            Denial::InsufficientScope { .. } => missing().map(Evidence::MissingScope),
+            _ => None,
+        };
+        trail.evidence = evidence.map(Box::new);
     }
 
     /// Whether the key of something that is still open stands, and on what that rests. Nothing is spent.
