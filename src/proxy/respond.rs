@@ -49,6 +49,7 @@ pub fn denied(
         remaining: binding.map(|binding| binding.now.remaining),
         reset: binding.map(|binding| reset(binding, settings.reset)),
         window: binding.map(|binding| binding.window.duration_ms / 1000),
+        policy: binding.filter(|_| rate_limited).map(|binding| binding.window.to_string()),
         ..Facts::default()
     };
     let mut headers = HeaderMap::new();
