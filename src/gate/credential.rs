@@ -24,7 +24,7 @@ pub struct Presented {
 pub enum KeysToStrip {
     /// Every candidate in a configured header.
     Candidates,
-    /// The same, where `read` has found the only one, so that it need not be parsed again.
+    /// The same, where `read` has found the only one: only what stands beside it is looked at.
     In(HeaderName),
     /// Values that hold something of a key's format, and the one candidate if the store knows it: in observe mode anything else
     /// may be the service's own credential.
@@ -85,20 +85,27 @@ pub fn read(credentials: &Credentials, headers: &HeaderMap) -> Result<Presented,
     }
 }
 
-/// Removes the values that `taken` says, so that the upstream never sees a key; other schemes and formats stay.
+/// Removes the values that `taken` says, and those that hold a key in a form in which none is read, so that the upstream never sees
+/// a key; other schemes and formats stay.
 pub fn strip(credentials: &Credentials, headers: &mut HeaderMap, taken: &KeysToStrip) {
     if credentials.forward {
         return;
     }
     if let KeysToStrip::In(header) = taken {
         headers.remove(header);
-        return;
     }
     for source in &credentials.sources {
+        // Most requests say nothing in the other places.
+        if !headers.contains_key(&source.header) {
+            continue;
+        }
         let ours = |value: &HeaderValue| match (candidate(credentials, source, value), taken) {
             (Candidate::Ours { .. }, KeysToStrip::Recognised { known: true }) => true,
             (_, KeysToStrip::Recognised { .. }) => holds_a_key(credentials, value),
-            (Candidate::Malformed { .. } | Candidate::NotOurs, _) => false,
+            (Candidate::Malformed { white_space }, _) => {
+                (white_space && credentials.formats.take_any()) || holds_a_key(credentials, value)
+            }
+            (Candidate::NotOurs, _) => holds_a_key(credentials, value),
             (_, KeysToStrip::Candidates | KeysToStrip::In(_)) => true,
         };
         let (theirs, kept): (Vec<_>, Vec<_>) = headers.get_all(&source.header).iter().partition(|value| ours(value));
@@ -113,11 +120,22 @@ pub fn strip(credentials: &Credentials, headers: &mut HeaderMap, taken: &KeysToS
     }
 }
 
-/// Whether a word of the value has the format of a key that this gate accepts or mints: also behind a wrong scheme, without one,
-/// or with white space around it.
+/// Whether a word of the value has the format of a key that this gate accepts or mints: also behind a scheme too many, without the
+/// one that belongs there or grown together with it, in quotes, as a parameter (`Token token="…"`), or with white space around it.
+/// A `.` ends no word: the part of a foreign token between two of them may have any form.
 fn holds_a_key(credentials: &Credentials, value: &HeaderValue) -> bool {
-    let Ok(text) = value.to_str() else { return false };
-    text.split([' ', '\t', ',']).any(|word| credentials.formats.claim(word))
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let claim = |word: &str| credentials.formats.claim(word);
+    let schemes = || credentials.sources.iter().filter_map(|source| source.scheme.as_deref());
+    let behind = |word: &str, scheme: &str| {
+        let (start, rest) = word.split_at_checked(scheme.len())?;
+        start.eq_ignore_ascii_case(scheme).then_some(claim(rest))
+    };
+    text.split(|sign: char| " \t,;:\"'".contains(sign) || !sign.is_ascii()).any(|word| {
+        claim(word)
+            || word.rsplit_once('=').is_some_and(|(_, parameter)| claim(parameter))
+            || schemes().any(|scheme| behind(word, scheme) == Some(true))
+    })
 }
 
 fn candidate<'v>(credentials: &'v Credentials, source: &KeySource, value: &'v HeaderValue) -> Candidate<'v> {
@@ -264,10 +282,47 @@ mod tests {
     }
 
     #[test]
-    fn where_a_key_was_read_nothing_else_is_to_be_stripped() {
+    fn a_key_is_stripped_in_whichever_form_it_stands() {
+        let kept = |credentials: &Credentials, name: &'static str, value: &str| {
+            let mut lines = headers(&[(name, value)]);
+            strip(credentials, &mut lines, &KeysToStrip::Candidates);
+            !lines.is_empty()
+        };
+        let (any, formats) = (credentials(vec![]), kaicalls());
+        let minted = format!("sg_{}", "a".repeat(43));
+        for (credentials, key) in [(&any, minted.as_str()), (&formats, KEY)] {
+            for (name, value) in [
+                ("authorization", key.to_owned()),
+                ("authorization", format!("Bearer  {key}")),
+                ("authorization", format!("Bearer\t{key}")),
+                ("authorization", format!("bearer{key}")),
+                ("authorization", format!("Bearer:{key}")),
+                ("authorization", format!("Basic {key}")),
+                ("authorization", format!("Token token=\"{key}\", x=1")),
+                ("authorization", format!("ApiKey key={key}")),
+                ("x-api-key", format!("Bearer {key}")),
+                ("x-api-key", format!("'{key}'")),
+                ("x-api-key", format!("{key} ü")),
+            ] {
+                assert!(!kept(credentials, name, &value), "{name}: {value}");
+            }
+            for value in ["Basic dTpw", "Basic dTpwdTpwdA==", "Digest username=\"a\", realm=\"b\"", "Negotiate"] {
+                assert!(kept(credentials, "authorization", value), "{value}");
+            }
+        }
+        assert!(kept(&formats, "authorization", "Bearer eyJhbGciOi.J9.x"));
+        // Where any value may be a key, two words in its place may be one beside something else.
+        assert!(!kept(&any, "x-api-key", "Bearer imported"));
+        assert!(!kept(&any, "authorization", "Bearer  imported"));
+        assert!(kept(&formats, "x-api-key", "two words"));
+    }
+
+    #[test]
+    fn where_a_key_was_read_the_same_is_stripped_as_where_it_is_looked_for() {
         let credentials = kaicalls();
         let values = ["Basic dTpw", "Bearer", KEY, "theirs", "kc_test_x", ""];
-        let values = values.map(str::to_owned).into_iter().chain([format!("Bearer {KEY}"), format!("{KEY},{KEY}")]);
+        let wrong = [format!("Basic {KEY}"), format!("Bearer  {KEY}"), format!("Bearer {KEY}"), format!("{KEY},{KEY}")];
+        let values = values.map(str::to_owned).into_iter().chain(wrong);
         let values: Vec<String> = values.collect();
         let mut read_some = 0;
         for (authorization, key) in values.iter().flat_map(|first| values.iter().map(move |second| (first, second))) {

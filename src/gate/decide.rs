@@ -22,9 +22,9 @@ use super::known::{CallTimes, KnownKeys};
 use super::observed::counted;
 use super::permit::{Basis, Recheck};
 use super::records::Records;
-use super::trail::{LimitsNow, Trail};
+use super::trail::{Evidence, LimitsNow, Trail};
 use super::unknown::UnknownNames;
-use super::{Denial, Permit, business, path, preflight, query};
+use super::{Denial, Permit, business, path, preflight, query, standing};
 use crate::clock;
 use crate::keys::Digest;
 use crate::keys::rules::Rules;
@@ -185,6 +185,9 @@ impl Gate {
         let routed = Routed { route, target, named, client: request.client, spends: true };
         let judged = self.judge(&routed, &presented.digest, deadline, trail).await;
         self.count(&presented.digest, trail, route.mode, judged.as_ref().err());
+        if let Err(denial) = &judged {
+            self.keep_evidence(denial, &presented.digest, trail);
+        }
         let (caller, basis) = judged?;
         Ok(counted(Permit::key(basis, routed, caller, presented), trail))
     }
@@ -198,6 +201,19 @@ impl Gate {
         if let (Some(business), None | Some(Denial::RateLimited { .. })) = (&caller.named, denial) {
             tally.business(business, request);
         }
+    }
+
+    fn keep_evidence(&self, denial: &Denial, digest: &Digest, trail: &mut Trail) {
+        let missing = || {
+            let (key, route) = (&trail.caller.as_ref()?.key, trail.route.as_ref()?);
+            standing::missing_scopes(&self.policy, &key.scopes, &route.access)
+        };
+        let evidence = match denial {
+            Denial::UnknownKey => Some(Evidence::UnknownKey(*digest)),
+            Denial::InsufficientScope { .. } => missing().map(Evidence::MissingScope),
+            _ => None,
+        };
+        trail.evidence = evidence.map(Box::new);
     }
 
     /// Whether an open request's key is still valid, and on what basis. Nothing is spent.

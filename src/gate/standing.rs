@@ -125,3 +125,10 @@ fn scopes(policy: &Policy, granted: &[String], access: &Access) -> Result<(), De
     };
     if passes { Ok(()) } else { Err(Denial::InsufficientScope { required: required.join(" ") }) }
 }
+
+/// Which of the scopes that a route needs are not granted, separated by spaces.
+pub fn missing_scopes(policy: &Policy, granted: &[String], access: &Access) -> Option<String> {
+    let (Access::All(scopes) | Access::AnyOf(scopes)) = access else { return None };
+    let missing = scopes.iter().map(String::as_str).filter(|scope| !policy.scopes.allow(granted, scope));
+    Some(missing.collect::<Vec<_>>().join(" "))
+}

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 use smallvec::SmallVec;
 
+use crate::keys::Digest;
 use crate::limit::{Window, WindowNow};
 use crate::policy::{Limit, Mode, Reason, Route};
 use crate::store::record::KeyDocument;
@@ -30,10 +31,21 @@ pub struct Trail {
     pub store_ms: Option<u64>,
     /// Why it would have been denied, in observe mode.
     pub observed: Option<Reason>,
+    /// What is to be told of a denial besides its reason; of what passes there is none.
+    pub evidence: Option<Box<Evidence>>,
     /// The key was judged during an outage, by what was last confirmed (`known_for`).
     pub known_for: bool,
     /// The key was not looked up, since its address has sent too many unknown ones.
     pub guess_slowed: bool,
+}
+
+/// What support needs to answer whoever was denied.
+#[derive(Debug)]
+pub enum Evidence {
+    /// The key that the store does not know.
+    UnknownKey(Digest),
+    /// What the key lacks, separated by spaces: of a route that takes one of several scopes, all of them.
+    MissingScope(String),
 }
 
 #[derive(Debug, Default)]

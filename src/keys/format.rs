@@ -144,6 +144,11 @@ impl Formats {
         if self.by_prefix.is_empty() { std::slice::from_ref(&self.standard) } else { &self.by_prefix }
     }
 
+    /// Whether any value may be a key, since no formats are configured.
+    pub fn take_any(&self) -> bool {
+        self.configured.is_empty()
+    }
+
     /// Whether a text is, by its looks, a key that this gate knows or mints; a wrong checksum is no excuse.
     pub fn claim(&self, text: &str) -> bool {
         self.by_prefix().iter().any(|format| format.has_shape_of(text))

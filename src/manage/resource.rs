@@ -156,7 +156,7 @@ fn parameter(query: Option<&str>, name: &str) -> Result<Option<String>, Denial> 
     if values.next().is_some() {
         return Err(unprocessable(format!("{name}: write it once")));
     }
-    value.map(Some).ok_or_else(|| unprocessable(format!("{name}: write it as `{name}`, and its value in UTF-8")))
+    value.map(Some).map_err(|_| unprocessable(format!("{name}: write it as `{name}`, and its value in UTF-8")))
 }
 
 /// Called only if the member is present, so that null differs from absence.

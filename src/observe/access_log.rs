@@ -134,6 +134,12 @@ fn json(finished: &Finished<'_>, method: &str, path: &str, user_agent: Option<&s
         line.text(name!("sidegate.limit"), &binding.policy_name());
         line.number(name!("sidegate.limit.remaining"), binding.now.remaining);
     }
+    line.plain_if(name!("sidegate.limit.window"), finished.refused_by().as_deref().map(str::as_bytes));
+    if let Some(seconds) = finished.retry_after() {
+        line.number(name!("sidegate.retry_after"), seconds);
+    }
+    line.text_if(name!("sidegate.missing_scope"), finished.missing_scope());
+    line.plain_if(name!("sidegate.key_digest"), finished.unknown_key().as_deref().map(str::as_bytes));
     line.milliseconds(name!("sidegate.duration_ms"), finished.took);
     line.milliseconds_if(name!("sidegate.gate.duration_ms"), finished.decided_in);
     line.milliseconds_if(name!("sidegate.store.duration_ms"), trail.store_took);
@@ -154,10 +160,16 @@ fn text(finished: &Finished<'_>, method: &str, path: &str, _: Option<&str>) -> V
         finished.took.as_secs_f64() * 1e3,
     );
     let limit = finished.binding().map(LimitNow::policy_name);
+    let (window, digest) = (finished.refused_by(), finished.unknown_key());
+    let retry_after = finished.retry_after().map(|seconds| seconds.to_string());
     for (name, value) in [
         ("key", finished.key_id()),
         ("business", finished.business()),
         ("limit", limit.as_deref()),
+        ("window", window.as_deref()),
+        ("retry_after", retry_after.as_deref()),
+        ("missing_scope", finished.missing_scope()),
+        ("key_digest", digest.as_deref()),
         ("store", finished.store_error()),
     ] {
         if let Some(value) = value {

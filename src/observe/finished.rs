@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 
 use super::Span;
+use crate::gate::trail::Evidence;
 use crate::gate::{Denial, LimitNow, Trail};
 use crate::policy::Reason;
 
@@ -92,6 +93,38 @@ impl Finished<'_> {
     pub fn binding(&self) -> Option<&LimitNow> {
         let over = self.trail.over().max_by_key(|now| now.now.wait_ms.unwrap_or(u64::MAX));
         over.or_else(|| self.trail.binding(false))
+    }
+
+    /// The window that had no room for it, as it is configured (`20/1s`).
+    pub fn refused_by(&self) -> Option<String> {
+        if self.reason() != Some(Reason::RateLimited) {
+            return None;
+        }
+        self.binding().map(|binding| binding.window.to_string())
+    }
+
+    /// After how many seconds its client was told to come again.
+    pub fn retry_after(&self) -> Option<u64> {
+        match self.denial {
+            Some(Denial::RateLimited { retry_after, .. }) => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// What its key lacks.
+    pub fn missing_scope(&self) -> Option<&str> {
+        match self.trail.evidence.as_deref() {
+            Some(Evidence::MissingScope(scopes)) => Some(scopes),
+            Some(Evidence::UnknownKey(_)) | None => None,
+        }
+    }
+
+    /// How the digest of a key begins that the store does not know: enough to compare with, too little to search for.
+    pub fn unknown_key(&self) -> Option<String> {
+        match self.trail.evidence.as_deref() {
+            Some(Evidence::UnknownKey(digest)) => Some(digest.beginning()),
+            Some(Evidence::MissingScope(_)) | None => None,
+        }
     }
 
     pub fn business(&self) -> Option<&str> {

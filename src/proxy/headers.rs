@@ -88,6 +88,7 @@ pub fn forward<'a>(headers: &mut HeaderMap, forwarding: &Forwarding<'a>) -> Adde
             || hygiene::is_proxy_header(name)
             || *name == X_REQUEST_ID
             || (!may_have_trailers && *name == TRAILER)
+            || (!upstream.via && *name == VIA)
             || span.replaces(name)
             || (enforces && hygiene::is_override(name))
             || (foreign && hygiene::is_forwarded_header(name))
@@ -100,11 +101,15 @@ pub fn forward<'a>(headers: &mut HeaderMap, forwarding: &Forwarding<'a>) -> Adde
         added.push((Cow::Owned(TE), Value::fixed("trailers")));
     }
     join_cookies(headers);
-    set_forwarded(headers, &mut added, arrival, version);
+    set_forwarded(headers, &mut added, arrival);
+    if upstream.via {
+        // Behind those that the request has passed before.
+        added.push((Cow::Owned(VIA), Value::fixed(via(version))));
+    }
     added.push((Cow::Owned(X_REQUEST_ID), Value::RequestId(request_id)));
     added.push((Cow::Owned(TRACEPARENT), Value::Span(span)));
     span.pass_state(headers);
-    identity(&mut added, permit, upstream, request_id);
+    identity(&mut added, forwarding);
     for (name, value) in &upstream.headers {
         if *name == HOST {
             headers.insert(HOST, value.clone());
@@ -171,8 +176,8 @@ pub fn backward(headers: &mut HeaderMap, takes_trailers: bool) {
     hygiene::remove_all(headers, |name, _| hygiene::is_hop_by_hop(name) || (!takes_trailers && *name == TRAILER));
 }
 
-/// Sets `X-Forwarded-*` and `Via`. An untrusted client's have been removed; a trusted proxy's are kept and extended.
-fn set_forwarded<'a>(headers: &mut HeaderMap, added: &mut Added<'a>, arrival: &'a Arrival, version: Version) {
+/// Sets `X-Forwarded-*`. An untrusted client's have been removed; a trusted proxy's are kept and extended.
+fn set_forwarded<'a>(headers: &mut HeaderMap, added: &mut Added<'a>, arrival: &'a Arrival) {
     match hops(headers, arrival) {
         Some(hops) => drop(headers.insert(X_FORWARDED_FOR, hops)),
         None => added.push((Cow::Owned(X_FORWARDED_FOR), Value::Borrowed(arrival.peer.value()))),
@@ -186,13 +191,15 @@ fn set_forwarded<'a>(headers: &mut HeaderMap, added: &mut Added<'a>, arrival: &'
     {
         added.push((Cow::Owned(X_FORWARDED_HOST), Value::Owned(host.clone())));
     }
-    let via = match version {
+}
+
+/// RFC 9110 §7.6.3. Nothing here looks for it: a request that comes back to the gate is not told by it.
+fn via(version: Version) -> &'static str {
+    match version {
         Version::HTTP_10 => "1.0 sidegate",
         Version::HTTP_2 => "2.0 sidegate",
         _ => "1.1 sidegate",
-    };
-    // A line of its own behind those of former proxies (RFC 9110 §7.6.3).
-    added.push((Cow::Owned(VIA), Value::fixed(via)));
+    }
 }
 
 /// The `X-Forwarded-For` of a trusted proxy, extended by the peer. A hop that is not ASCII is left out; the others stay.
@@ -221,14 +228,16 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn identity<'a>(added: &mut Added<'a>, permit: &'a Permit, upstream: &'a Upstream, request_id: &RequestId) {
+fn identity<'a>(added: &mut Added<'a>, forwarding: &Forwarding<'a>) {
+    let Forwarding { permit, upstream, arrival, .. } = *forwarding;
     for (name, template) in &upstream.identity {
         let value = || {
-            let text = template.render(|part, text| write_identity(permit.caller(), part, request_id, text));
+            let text = template.render(|part, text| write_identity(forwarding, part, text));
             // A text that is no header value (none is known) is left out, never forwarded altered.
             HeaderValue::try_from(text).ok().filter(|value| !value.is_empty())
         };
         let value = match (template.whole(), permit.caller()) {
+            (Some(Identity::Client), _) => Some(Value::Borrowed(arrival.client.value())),
             (Some(part), Some(caller)) if part != Identity::RequestId => {
                 caller.identity_headers.value(part as usize, value).map(Value::Borrowed)
             }
@@ -238,7 +247,9 @@ fn identity<'a>(added: &mut Added<'a>, permit: &'a Permit, upstream: &'a Upstrea
     }
 }
 
-fn write_identity(caller: Option<&Caller>, part: Identity, request_id: &RequestId, text: &mut String) {
+fn write_identity(forwarding: &Forwarding<'_>, part: Identity, text: &mut String) {
+    let Forwarding { permit, arrival, request_id, .. } = *forwarding;
+    let caller = permit.caller();
     let key = caller.map(|caller| &caller.key);
     match part {
         Identity::KeyId => text.push_str(key.map_or("", |key| &key.id)),
@@ -248,6 +259,7 @@ fn write_identity(caller: Option<&Caller>, part: Identity, request_id: &RequestI
         Identity::Scopes => push_header_text(text, &key.map_or(String::new(), |key| key.scopes.join(" "))),
         Identity::Plan => push_header_text(text, caller.and_then(|c| c.plan.as_deref()).unwrap_or_default()),
         Identity::RequestId => text.push_str(request_id.as_str()),
+        Identity::Client => text.push_str(arrival.client.as_str()),
     }
 }
 

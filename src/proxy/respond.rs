@@ -21,6 +21,9 @@ const X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining")
 const X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+/// What `rate_limit_headers.x` and `.ietf` stand for.
+static X_FIELDS: [HeaderName; 3] = [X_LIMIT, X_REMAINING, X_RESET];
+static IETF_FIELDS: [HeaderName; 2] = [RATELIMIT, RATELIMIT_POLICY];
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
@@ -46,6 +49,7 @@ pub fn denied(
         remaining: binding.map(|binding| binding.now.remaining),
         reset: binding.map(|binding| reset(binding, settings.reset)),
         window: binding.map(|binding| binding.window.duration_ms / 1000),
+        policy: binding.filter(|_| rate_limited).map(|binding| binding.window.to_string()),
         ..Facts::default()
     };
     let mut headers = HeaderMap::new();
@@ -206,15 +210,23 @@ fn set(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
     }
 }
 
-/// The limit headers of an answer to a request that was counted; the upstream's own copies are replaced.
+/// The limit headers of an answer to a request that was counted. The upstream's own copies are replaced, or where the gate says
+/// nothing in a field removed: they would contradict what it says in the others. What the configuration's words for a denial
+/// say there stays.
 pub fn rate_limit_headers(
     headers: &mut HeaderMap,
     trail: &Trail,
-    denied: bool,
+    denial: Option<&Denial>,
     settings: RateLimitHeaders,
     values: &Values,
 ) {
-    let Some(binding) = trail.binding(denied) else { return };
+    let Some(binding) = trail.binding(matches!(denial, Some(Denial::RateLimited { .. }))) else { return };
+    if denial.is_none() {
+        let unsaid = [(settings.x, &X_FIELDS[..]), (settings.ietf, &IETF_FIELDS)];
+        for name in unsaid.into_iter().filter(|(said, _)| !said).flat_map(|(_, names)| names) {
+            headers.remove(name);
+        }
+    }
     if settings.x {
         headers.insert(X_LIMIT, values.number(binding.window.limit));
         headers.insert(X_REMAINING, values.number(binding.now.remaining));
@@ -234,7 +246,7 @@ pub fn rate_limit_headers(
 
 /// Removes from an answer's trailers the fields that the gate sets in its head.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
-    for name in [X_LIMIT, X_REMAINING, X_RESET, RATELIMIT, RATELIMIT_POLICY, X_REQUEST_ID] {
+    for name in X_FIELDS.iter().chain(&IETF_FIELDS).chain([&X_REQUEST_ID]) {
         trailers.remove(name);
     }
 }

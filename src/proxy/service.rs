@@ -61,10 +61,9 @@ impl Service {
             Ok(response) => (response, None),
             Err(denial) => (self.local_reply(self.denied(&denial, trail, &info), &info), Some(denial)),
         };
-        let rate_limited = matches!(denial, Some(Denial::RateLimited { .. }));
         if trail.is_enforced() {
             let (headers, settings) = (response.headers_mut(), self.settings.rate_limit_headers);
-            respond::rate_limit_headers(headers, trail, rate_limited, settings, &self.ids.values);
+            respond::rate_limit_headers(headers, trail, denial.as_ref(), settings, &self.ids.values);
         }
         response.headers_mut().insert(X_REQUEST_ID, self.ids.value(&info.id));
         record.close(denial.as_ref(), response.status().as_u16());

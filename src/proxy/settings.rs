@@ -54,6 +54,8 @@ pub struct Upstream {
     pub idle: Duration,
     /// Requests at once on one HTTP/2 connection; the upstream may allow fewer.
     pub h2_streams: usize,
+    /// Whether it is told in `Via` that requests have passed a proxy; where not, nobody else's passes either.
+    pub via: bool,
     /// Set on the forwarded request; a client's own copy never passes. One that renders empty is left out.
     pub identity: Vec<(HeaderName, Template<Identity>)>,
     /// Fixed, set last.
@@ -111,6 +113,8 @@ pub enum Identity {
     Scopes,
     Plan,
     RequestId,
+    /// Its address: the peer's, or whom a trusted proxy names.
+    Client,
 }
 
 impl Identity {
@@ -122,6 +126,7 @@ impl Identity {
         ("scopes", Self::Scopes),
         ("plan", Self::Plan),
         ("request_id", Self::RequestId),
+        ("client", Self::Client),
     ];
 }
 

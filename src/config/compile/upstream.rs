@@ -155,6 +155,7 @@ fn upstream(name: &str, path: &FieldPath, raw: &Short<raw::Upstream>, reader: &m
         response_timeout: reader.read(&path.field("response_timeout"), response, seconds(15), scalar::time),
         idle: reader.read(&path.field("idle"), fields.idle.as_ref(), seconds(60), scalar::time),
         h2_streams: reader.read(&path.field("h2_streams"), streams, 100, scalar::count(1, 100_000)),
+        via: reader.read(&path.field("via"), fields.via.as_ref(), true, scalar::flag),
         identity,
         headers,
         tls: tls(&path.field("tls"), fields.tls.as_ref(), &target, reader),
@@ -254,9 +255,10 @@ fn identity(
     identity
 }
 
-/// A request without a key has all but its own id of these empty.
+/// A request without a key has all of these empty but its own id and its client's address.
 fn may_be_empty(template: &Template<Identity>) -> bool {
-    template.render(|part, text| text.push_str(if part == Identity::RequestId { "id" } else { "" })).is_empty()
+    let always = [Identity::RequestId, Identity::Client];
+    template.render(|part, text| text.push_str(if always.contains(&part) { "some" } else { "" })).is_empty()
 }
 
 fn headers(
@@ -272,9 +274,23 @@ fn headers(
             identity.iter().map(|(name, _)| name).chain(headers.iter().map(|(name, _)| name)).cloned().collect();
         let name = header::new_name(reader, &path, text, Use::Fixed, others);
         let value = reader.text_or_file(&path, value).and_then(|text| secret_value(&path, &text, reader));
+        if let Some(placeholder) = value.as_ref().and_then(placeholder) {
+            reader.fail(
+                &path,
+                format_args!(
+                    "a fixed header has no placeholders; write `{text}: \"{{{placeholder}}}\"` under `identity`"
+                ),
+            );
+        }
         headers.extend(name.zip(value));
     }
     headers
+}
+
+/// The placeholder of identity headers that the whole value is; it would be sent as it stands.
+fn placeholder(value: &HeaderValue) -> Option<&'static str> {
+    let name = value.to_str().ok()?.strip_prefix('{')?.strip_suffix('}')?;
+    Identity::PLACEHOLDERS.iter().map(|(known, _)| *known).find(|known| *known == name)
 }
 
 /// The value is not repeated in errors: it is likely a secret.

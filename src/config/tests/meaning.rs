@@ -202,6 +202,12 @@ fn upstreams_and_stores_that_cannot_be_meant_are_refused() {
             "write another header, or a value that is never empty",
         ),
         (
+            "upstream: {url: http://localhost, headers: {X-Real-IP: '{client}'}}",
+            "upstream.headers.X-Real-IP",
+            "write `X-Real-IP: \"{client}\"` under `identity`",
+        ),
+        ("upstream: {url: http://localhost, via: no}", "upstream.via", "`no`"),
+        (
             "upstream: {url: http://localhost, identity: {tracestate: '{key_id}{plan}'}}",
             "upstream.identity.tracestate",
             "write another header, or a value that is never empty",
