@@ -42,7 +42,7 @@ impl InRedis<'_> {
         self.claim_id(&new).await?;
         if let Some(standing) = self.claim_pointer(&new).await? {
             self.unclaim_id(&new).await?;
-            return compare(standing, wanted);
+            return compare(standing, &new, wanted);
         }
         match self.put_new(&new, bounds).await {
             Ok(()) => {}
@@ -63,7 +63,7 @@ impl InRedis<'_> {
             let written = Some(json(&new.members).into());
             self.update(&new.tenant, None, vec![self.document_update(&new, written, None)]).await?;
             self.unclaim_id(&new).await?;
-            return compare(standing, wanted);
+            return compare(standing, &new, wanted);
         }
         Ok(Insertion::Inserted(new))
     }
