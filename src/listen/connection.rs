@@ -22,7 +22,7 @@ use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::drain::Watch;
@@ -33,7 +33,7 @@ use super::proxy_protocol;
 use super::serving::{self, InFlight, Peer, ResponseBody, Transport};
 use super::settings::{Bounds, Settings};
 use super::streams::Streams;
-use super::watch::{Observation, TRICKLE, Wait, tick};
+use super::watch::{Observation, Wait, tick};
 use super::worker_state::WorkerState;
 use crate::observe::metrics::FailedAt;
 use crate::proxy::arrival::Address;
@@ -80,13 +80,16 @@ async fn connected(worker: &Rc<WorkerState>, mut stream: TcpStream, peer: IpAddr
     let address = Address::from(ip);
     match tls {
         None => {
-            let h2 = timed(bounds.header_read, speaks_h2(&stream, bounds.header_read)).await?;
+            let (first, h2) = timed(bounds.header_read, speaks_h2(&mut stream)).await?;
+            let mut stream = MonitoredStream::new(stream);
+            stream.put_back(first);
             http(worker, settings, stream, Peer { address, secure: false, presented: None }, h2, drain).await
         }
         Some(acceptor) => {
             // Boxed, as what follows: a connection that is parked holds no room for what is past.
             let shaken = timed(bounds.handshake, Box::pin(acceptor.accept(stream))).await;
             let (stream, h2, presented) = shaken.inspect_err(|error| failed(worker, ip, FailedAt::Tls, error))?;
+            let stream = MonitoredStream::new(stream);
             http(worker, settings, stream, Peer { address, secure: true, presented }, h2, drain).await
         }
     }
@@ -114,29 +117,24 @@ async fn timed<T>(patience: Duration, wait: impl Future<Output = io::Result<T>>)
     timeout(patience, wait).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Looks at the first bytes without taking them: HTTP/2 by prior knowledge announces itself.
-async fn speaks_h2(stream: &TcpStream, patience: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + patience;
+/// Reads the first bytes, which belong to the connection still, and says whether they are HTTP/2's: by prior knowledge it announces
+/// itself. They are taken rather than looked at: a socket with something left to read would have to be asked again and again.
+async fn speaks_h2(stream: &mut TcpStream) -> io::Result<(Bytes, bool)> {
     let mut first = [0; H2_PREFACE.len()];
-    loop {
-        let seen = timeout_at(deadline, stream.peek(&mut first)).await.map_err(|_| io::ErrorKind::TimedOut)??;
-        if seen == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+    let mut came = 0;
+    while came < first.len() && first[..came] == H2_PREFACE[..came] {
+        match stream.read(&mut first[came..]).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            length => came += length,
         }
-        if first[..seen] != H2_PREFACE[..seen] {
-            return Ok(false);
-        }
-        if seen == first.len() {
-            return Ok(true);
-        }
-        sleep(TRICKLE).await;
     }
+    Ok((Bytes::copy_from_slice(&first[..came]), first == *H2_PREFACE))
 }
 
 async fn http<S>(
     worker: &Rc<WorkerState>,
     settings: Arc<Settings>,
-    stream: S,
+    stream: MonitoredStream<S>,
     peer: Peer,
     h2: bool,
     mut drain: Watch,
@@ -144,7 +142,6 @@ async fn http<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let stream = MonitoredStream::new(stream);
     if h2 {
         return Box::pin(http2(worker, &settings.bounds, stream, peer, drain)).await;
     }

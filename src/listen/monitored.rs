@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{BufMut, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
@@ -200,8 +200,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
         let had = buffer.filled().len();
         if !self.ahead.is_empty() {
             let length = self.ahead.len().min(buffer.remaining());
-            buffer.put_slice(&self.ahead[..length]);
-            self.ahead.advance(length);
+            // Split off, so that nothing is held of what has been read.
+            buffer.put_slice(&self.ahead.split_to(length));
         }
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         // The stream wakes only who asked last.
