@@ -29,6 +29,9 @@ use crate::proxy::upload::{BodyError, ForwardedBody, Upload};
 /// What one peer may make the gate hold (YARDSTICK's table); a dead one is noticed by its silence.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Clients that leave have their streams reset. h2 remembers so many of these for a second, for each stream in use, and ignores
+/// what still comes for them.
+const RESETS_REMEMBERED: usize = 8;
 const HEADER_BYTES: u32 = 64 * 1024;
 const PING: Duration = Duration::from_secs(30);
 const PING_ANSWER: Duration = Duration::from_secs(10);
@@ -87,7 +90,7 @@ impl Connection {
     pub async fn open(stream: Stream, scheme: Scheme, streams: usize, peer: Option<SocketAddr>) -> io::Result<Self> {
         let (stream, first_read) = FirstRead::watch(stream);
         let tasks = Tasks::default();
-        let handshake = builder(tasks.clone()).handshake(TokioIo::new(stream));
+        let handshake = builder(tasks.clone(), streams).handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(io::Error::other)?;
         // Its first frame is its SETTINGS (RFC 9113 §3.4); the task that reads it runs before this one goes on.
         first_read
@@ -230,7 +233,7 @@ impl Drop for SentBody {
     }
 }
 
-fn builder(tasks: Tasks) -> http2::Builder<Tasks> {
+fn builder(tasks: Tasks, streams: usize) -> http2::Builder<Tasks> {
     let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
@@ -239,7 +242,11 @@ fn builder(tasks: Tasks) -> http2::Builder<Tasks> {
         .max_header_list_size(HEADER_BYTES)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING_ANSWER)
-        .keep_alive_while_idle(true);
+        .keep_alive_while_idle(true)
+        .max_concurrent_reset_streams(streams.saturating_mul(RESETS_REMEMBERED))
+        // Frames for a stream that is forgotten count as errors, over the connection's whole life. That protects servers from
+        // their clients; here the gate's clients would end what others' requests are on.
+        .max_local_error_reset_streams(None);
     builder
 }
 

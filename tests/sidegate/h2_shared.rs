@@ -1,0 +1,75 @@
+//! One HTTP/2 connection to a service, shared by the requests of many clients: what one of them does, or leaves undone, costs no
+//! other its answer; and what a connection that is no good any more costs.
+
+use std::{iter, time::Duration};
+
+use crate::support::{
+    Gate, Stage,
+    bytes::Wire,
+    frames::{ACK, Connection, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, Upstream, block, frame, request},
+};
+
+const LONG: Duration = Duration::from_secs(15);
+const GET: &str = "GET /public HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// h2 remembers fifty streams that were reset, and bears 1,024 frames for others in a connection's life, unless it is told otherwise.
+#[test]
+fn clients_that_leave_in_the_middle_of_their_answers_cost_nobody_else_the_connection() {
+    const OTHERS: usize = 99;
+    let (_stage, upstream, gate) = yard("h2_streams: 100");
+    let mut victim = ask(&gate);
+    let mut service = upstream.next();
+    let kept = asked(&mut service);
+    service.send(&frame(HEADERS, END_HEADERS, kept, &answer("200")));
+    assert!(victim.head().starts_with("HTTP/1.1 200 "));
+    let others: Vec<Wire> = iter::repeat_with(|| ask(&gate)).take(OTHERS).collect();
+    for _ in 0..OTHERS {
+        asked(&mut service);
+    }
+    drop(others);
+    let left: Vec<u32> = iter::repeat_with(|| {
+        service.find(LONG, |frame| frame.kind == RST_STREAM).expect("each stream is given up").stream
+    })
+    .take(OTHERS)
+    .collect();
+    // One at a time: while the reset of a stream is still to be sent, h2 knows it.
+    for _ in 0..30 {
+        for stream in &left {
+            service.send(&frame(DATA, 0, *stream, &[b'x'; 256]));
+        }
+        is_heard(&mut service);
+    }
+    service.send(&frame(DATA, END_STREAM, kept, b"whole"));
+    assert!(victim.until(b"\r\n0\r\n\r\n").contains("whole"));
+}
+
+fn yard(settings: &str) -> (Stage, Upstream, Gate) {
+    let (stage, upstream) = (Stage::set(), Upstream::open());
+    let gate = stage.gate(&format!(
+        "workers: 1\nupstream: {{url: 'h2c://{}', {settings}}}\nroutes: {{/public: public}}",
+        upstream.address
+    ));
+    (stage, upstream, gate)
+}
+
+fn ask(gate: &Gate) -> Wire {
+    let mut wire = Wire::to(gate.address);
+    wire.send(GET);
+    wire
+}
+
+/// The stream of the next request that comes.
+fn asked(service: &mut Connection) -> u32 {
+    service.find(LONG, |frame| frame.kind == HEADERS).expect("a request comes").stream
+}
+
+/// Waits until the gate has read all that was sent.
+fn is_heard(service: &mut Connection) {
+    service.send(&frame(PING, 0, 0, &[7; 8]));
+    let answered = service.find(LONG, |frame| frame.kind == PING && frame.flags & ACK != 0);
+    assert!(answered.is_some(), "the connection has ended");
+}
+
+fn answer(status: &str) -> Vec<u8> {
+    block(&[(":status", status)])
+}
