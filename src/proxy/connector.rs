@@ -24,6 +24,7 @@ use tokio_rustls::client::TlsStream;
 use super::resolve::Resolver;
 use super::settings::{Protocol, Target, Upstream, UpstreamTls};
 use crate::client_tls::{self, ClientTlsError};
+use crate::keep_alive;
 
 /// Read once, for all workers.
 #[derive(Clone)]
@@ -85,6 +86,7 @@ impl Connector {
         };
         let (tcp, peer) = resolved(resolver, Instant::now() + patience).await?;
         tcp.set_nodelay(true)?;
+        keep_alive::probe(&tcp)?;
         let (stream, h2) = match &self.tls {
             None => (Stream::Tcp(tcp), *protocol == Protocol::H2c),
             Some((tls, name)) => {

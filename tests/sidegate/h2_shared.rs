@@ -43,6 +43,21 @@ fn clients_that_leave_in_the_middle_of_their_answers_cost_nobody_else_the_connec
     assert!(victim.until(b"\r\n0\r\n\r\n").contains("whole"));
 }
 
+/// gRPC servers end a connection that brings more than one PING in five minutes without data ("too many pings").
+#[test]
+fn a_quiet_stream_is_not_asked_after_every_half_minute() {
+    let (_stage, upstream, gate) = yard("");
+    let mut client = ask(&gate);
+    let mut service = upstream.next();
+    let stream = asked(&mut service);
+    service.send(&frame(HEADERS, END_HEADERS, stream, &answer("200")));
+    assert!(client.head().starts_with("HTTP/1.1 200 "));
+    let asked = service.find(Duration::from_secs(33), |frame| frame.kind == PING && frame.flags & ACK == 0);
+    assert!(asked.is_none(), "{asked:?}");
+    service.send(&frame(DATA, END_STREAM, stream, b"whole"));
+    assert!(client.until(b"\r\n0\r\n\r\n").contains("whole"));
+}
+
 fn yard(settings: &str) -> (Stage, Upstream, Gate) {
     let (stage, upstream) = (Stage::set(), Upstream::open());
     let gate = stage.gate(&format!(

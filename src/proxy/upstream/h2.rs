@@ -26,15 +26,18 @@ use crate::proxy::connector::Stream;
 use crate::proxy::truncated_body::TruncatedBody;
 use crate::proxy::upload::{BodyError, ForwardedBody, Upload};
 
-/// What one peer may make the gate hold (YARDSTICK's table); a dead one is noticed by its silence.
+/// What one peer may make the gate hold (YARDSTICK's table).
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Clients that leave have their streams reset. h2 remembers so many of these for a second, for each stream in use, and ignores
 /// what still comes for them.
 const RESETS_REMEMBERED: usize = 8;
 const HEADER_BYTES: u32 = 64 * 1024;
-const PING: Duration = Duration::from_secs(30);
-const PING_ANSWER: Duration = Duration::from_secs(10);
+/// gRPC servers take one PING in five minutes, none without a call, and end the connection at the third beyond that ("too many
+/// pings", <https://github.com/grpc/grpc/blob/master/doc/keepalive.md>). A dead host is noticed sooner by TCP, and a silent
+/// connection by the first request that waits in vain.
+const PING: Duration = Duration::from_secs(310);
+const PING_ANSWER: Duration = Duration::from_secs(30);
 
 pub struct Connection {
     sender: http2::SendRequest<SentBody>,
@@ -242,7 +245,7 @@ fn builder(tasks: Tasks, streams: usize) -> http2::Builder<Tasks> {
         .max_header_list_size(HEADER_BYTES)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING_ANSWER)
-        .keep_alive_while_idle(true)
+        .keep_alive_while_idle(false)
         .max_concurrent_reset_streams(streams.saturating_mul(RESETS_REMEMBERED))
         // Frames for a stream that is forgotten count as errors, over the connection's whole life. That protects servers from
         // their clients; here the gate's clients would end what others' requests are on.
