@@ -26,9 +26,14 @@ use crate::proxy::connector::Stream;
 use crate::proxy::truncated_body::TruncatedBody;
 use crate::proxy::upload::{BodyError, ForwardedBody, Upload};
 
-/// What one peer may make the gate hold (YARDSTICK's table).
+/// What is held at most of an answer that its client does not take; of a connection's answers, as much for each stream.
 const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// The connection's window is so many times what all its streams can hold, so that no stream ever waits for what another's client
+/// does not take. It is larger than that because h2 allows small frames that wait unread, which cost more than their bytes, in
+/// proportion to it, and ends the connection past that: this is enough for frames of 64 bytes on every stream.
+const CONNECTION_WINDOWS: u32 = 8;
+/// RFC 9113 §6.9.1.
+const LARGEST_WINDOW: u32 = (1 << 31) - 1;
 /// Clients that leave have their streams reset. h2 remembers so many of these for a second, for each stream in use, and ignores
 /// what still comes for them.
 const RESETS_REMEMBERED: usize = 8;
@@ -237,11 +242,13 @@ impl Drop for SentBody {
 }
 
 fn builder(tasks: Tasks, streams: usize) -> http2::Builder<Tasks> {
+    let all_streams = u32::try_from(streams).unwrap_or(u32::MAX).saturating_mul(STREAM_WINDOW);
+    let connection_window = all_streams.saturating_mul(CONNECTION_WINDOWS).min(LARGEST_WINDOW);
     let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(connection_window)
         .max_header_list_size(HEADER_BYTES)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING_ANSWER)
