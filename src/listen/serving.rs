@@ -30,6 +30,10 @@ use crate::proxy::tunnel::Upgraded;
 /// say is, within the bounds on what any connection is read for after its last answer.
 const DRAIN_BYTES: u64 = 64 * 1024;
 
+/// What is handed over of an answer at once over HTTP/2, where a client's progress is counted in such pieces: one that takes half a
+/// kilobyte a second is seen to go on within `body_idle`. It is also what a frame holds at most unless a client asks for more.
+const PIECE: usize = 16 * 1024;
+
 /// The connection that a request came on.
 #[derive(Clone)]
 pub enum Transport {
@@ -180,7 +184,7 @@ pub fn answer(
         active.forwarded = !response.body().is_the_gates_own();
         // The gate's own words are whole; when they are taken is their client's affair.
         let slot = slot.filter(|_| active.forwarded);
-        Ok(response.map(|body| ResponseBody { body, active, cut: None, slot }))
+        Ok(response.map(|body| ResponseBody { body, active, cut: None, rest: Bytes::new(), slot }))
     })
 }
 
@@ -276,6 +280,8 @@ pub struct ResponseBody {
     active: ActiveRequest,
     /// Why it ends too early, until all that came before is out.
     cut: Option<InterruptedBody>,
+    /// What is left of a frame that is handed over in pieces.
+    rest: Bytes,
     /// Until the last of it has come: only the client is waited for then, and nothing behind the gate is held.
     slot: Option<InFlight>,
 }
@@ -291,6 +297,11 @@ impl Body for ResponseBody {
         if self.cut.is_some() {
             return if self.active.transport.owes() { Poll::Pending } else { Poll::Ready(self.cut.take().map(Err)) };
         }
+        if !self.rest.is_empty() {
+            self.active.progress.offered(true);
+            let length = self.rest.len().min(PIECE);
+            return Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))));
+        }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         self.active.progress.offered(matches!(polled, Poll::Ready(Some(Ok(_)))));
         if polled.is_ready() && self.body.is_end_stream() {
@@ -305,21 +316,39 @@ impl Body for ResponseBody {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        polled
+        match (polled, &self.active.transport) {
+            (Poll::Ready(Some(Ok(frame))), Transport::H2(_)) => {
+                Poll::Ready(Some(Ok(first_piece(frame, &mut self.rest))))
+            }
+            (polled, _) => polled,
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
+        // hyper asks before it takes the first frame, and never again.
         self.body.size_hint()
+    }
+}
+
+/// As much of a frame as is handed over at once, and what is left of it.
+fn first_piece(frame: Frame<Bytes>, rest: &mut Bytes) -> Frame<Bytes> {
+    match frame.into_data() {
+        Ok(mut data) if data.len() > PIECE => {
+            *rest = data.split_off(PIECE);
+            Frame::data(data)
+        }
+        Ok(data) => Frame::data(data),
+        Err(trailers) => trailers,
     }
 }
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        self.active.ended |= self.body.is_end_stream();
+        self.active.ended |= self.is_end_stream();
         if self.active.progress.has_ended_idle() {
             self.body.end_idle();
         }

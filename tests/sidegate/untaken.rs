@@ -1,4 +1,5 @@
-//! HTTP/2 clients that open a window of 0 and take nothing: what they leave lying keeps nobody else from being served.
+//! HTTP/2 clients that take nothing, or little: what they leave lying keeps nobody else from being served, and who goes on, however
+//! slowly, is served on.
 
 use std::time::Duration;
 
@@ -7,7 +8,10 @@ use serde_json::json;
 use crate::support::{
     Answer, Gate, Stage,
     bytes::Wire,
-    frames::{Connection, DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, WINDOW_UPDATE, frame, request, setting},
+    frames::{
+        Connection, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, WINDOW_UPDATE, frame, request,
+        setting,
+    },
     until,
 };
 
@@ -102,6 +106,42 @@ fn clients_that_take_nothing_of_long_answers_are_ended_where_others_need_the_roo
     }
     let reset = held[0].find(LONG, |frame| frame.kind == RST_STREAM).expect("it made room");
     assert_ne!(reset.payload, [0; 4], "its answer has not ended");
+}
+
+/// As over HTTP/1.1, where each byte that is taken counts: 32 KB/s here, where a pause may take 2 s.
+#[test]
+fn a_client_that_takes_a_little_at_a_time_pauses_never() {
+    const FIRST: u32 = 256 * 1024;
+    const THEN: u32 = 16 * 1024;
+    let (_stage, gate) = before_a_long_answer("body_idle: 2s");
+    let mut client = Connection::open(gate.address, &setting(4, FIRST));
+    client.send(&frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 24).to_be_bytes()));
+    client.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &request("GET", "/public", &[])));
+    take(&mut client, FIRST);
+    for _ in 0..14 {
+        std::thread::sleep(Duration::from_millis(500));
+        client.send(&frame(WINDOW_UPDATE, 0, 1, &THEN.to_be_bytes()));
+        take(&mut client, THEN);
+    }
+}
+
+fn before_a_long_answer(limits: &str) -> (Stage, Gate) {
+    let stage = Stage::set();
+    stage.upstream.respond_with(200, &[], vec![b'x'; 4 * 1024 * 1024]);
+    let gate =
+        stage.gate(&format!("listen: {{address: '127.0.0.1:0', limits: {{{limits}}}}}\nroutes: {{/public: public}}"));
+    (stage, gate)
+}
+
+/// Takes so many bytes of an answer's body.
+fn take(client: &mut Connection, wanted: u32) {
+    let mut taken = 0;
+    while taken < wanted as usize {
+        let frame = client.find(LONG, |frame| [DATA, RST_STREAM, GOAWAY].contains(&frame.kind));
+        let frame = frame.expect("the connection stands");
+        assert_eq!(frame.kind, DATA, "{frame:?}");
+        taken += frame.payload.len();
+    }
 }
 
 #[test]
