@@ -27,7 +27,7 @@ use tracing::{debug, warn};
 
 use super::drain::Watch;
 use super::http1_turns::Http1Turns;
-use super::monitored::MonitoredStream;
+use super::monitored::{Activity, MonitoredStream};
 use super::poll_on_wake::PollOnWake;
 use super::proxy_protocol;
 use super::serving::{self, InFlight, Peer, ResponseBody, Transport};
@@ -41,6 +41,10 @@ use crate::proxy::arrival::Address;
 /// The connection preface (RFC 9113 §3.4); no HTTP/1.1 request begins like it. It is waited for whole, since nothing bounds
 /// the wait for its rest once the connection is hyper's.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// hyper's own verdict on a PING without answer is put off: it does not see that a client takes what is written before the PING.
+const PING_ANSWERED_LATE: Duration = Duration::from_secs(24 * 60 * 60);
+/// More than that written to a client is an answer that it takes its time with. A PING stands behind it, maybe in a buffer.
+const A_LITTLE: u32 = 1024;
 /// How long an HTTP/1.1 connection has nothing to do before it is parked. Setting it up again costs about as much as reading
 /// a request, so that one which asks ten times a second pays nothing worth mentioning.
 const PARK_AFTER: Duration = Duration::from_millis(100);
@@ -305,7 +309,7 @@ where
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut closing = pin!(drain.closing());
     let mut look_again = pin!(sleep(tick(bounds)));
-    let (mut observation, mut leaving) = (Observation::begin(), false);
+    let (mut observation, mut leaving, mut liveness) = (Observation::begin(), false, Liveness::begin());
     loop {
         tokio::select! {
             biased;
@@ -335,7 +339,7 @@ where
                 let (waited, patience) = (observation.again(now, wait, progress), wait.patience(bounds, is_full));
                 // What an idle connection has still to send could keep it open for ever.
                 let over = if wait == Wait::Request { patience.saturating_add(bounds.body_idle) } else { patience };
-                if waited >= over {
+                if waited >= over || liveness.is_lost(now, &activity, bounds) {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
                 if waited >= patience && !leaving {
@@ -345,6 +349,30 @@ where
                 look_again.as_mut().reset(now + tick(bounds));
             }
         }
+    }
+}
+
+/// Whether an HTTP/2 client is still there: hyper asks with a PING when no request has come for `h2_ping`.
+struct Liveness {
+    heard: Observation,
+    taken: Observation,
+}
+
+impl Liveness {
+    fn begin() -> Self {
+        Self { heard: Observation::begin(), taken: Observation::begin() }
+    }
+
+    /// Nothing has come for so long that a PING must have been sent and answered, and nothing was taken meanwhile. A client that has
+    /// an answer to take may pause as long as in any body.
+    fn is_lost(&mut self, now: Instant, activity: &Activity, bounds: &Bounds) -> bool {
+        let answer = match activity.written_unheard() > A_LITTLE {
+            true => bounds.h2.ping_answer.max(bounds.body_idle),
+            false => bounds.h2.ping_answer,
+        };
+        let unheard = self.heard.again(now, Wait::Streams, activity.read());
+        let untaken = self.taken.again(now, Wait::Taking, activity.written());
+        unheard >= bounds.h2.ping.saturating_add(answer) && untaken >= answer
     }
 }
 
@@ -398,7 +426,7 @@ fn http2_builder(bounds: &Bounds, streams: Streams) -> http2::Builder<Streams> {
         .initial_stream_window_size(bounds.stream_window)
         .initial_connection_window_size(bounds.connection_window)
         .keep_alive_interval(bounds.ping)
-        .keep_alive_timeout(bounds.ping_answer)
+        .keep_alive_timeout(PING_ANSWERED_LATE)
         .max_pending_accept_reset_streams(bounds.pending_resets)
         .max_local_error_reset_streams(bounds.local_resets);
     builder

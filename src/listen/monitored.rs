@@ -31,6 +31,8 @@ const SHORT: usize = 2048;
 pub struct Activity {
     reads: AtomicU32,
     writes: AtomicU32,
+    /// Bytes that were written since the last read.
+    unheard: AtomicU32,
     blocked: AtomicBool,
     /// HTTP/1.1 alone: a request is served.
     busy: AtomicBool,
@@ -108,6 +110,16 @@ impl Activity {
     /// Differs from what it was whenever bytes were taken in between.
     pub fn written(&self) -> u32 {
         self.writes.load(Relaxed)
+    }
+
+    /// Differs from what it was whenever bytes have come in between.
+    pub fn read(&self) -> u32 {
+        self.reads.load(Relaxed)
+    }
+
+    /// How much was written since the client was last heard.
+    pub fn written_unheard(&self) -> u32 {
+        self.unheard.load(Relaxed)
     }
 
     /// Differs from what it was whenever bytes have passed in between.
@@ -210,6 +222,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
             return polled;
         }
         self.activity.reads.fetch_add(1, Relaxed);
+        self.activity.unheard.store(0, Relaxed);
         // An error will be met again.
         Poll::Ready(Ok(()))
     }
@@ -219,6 +232,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MonitoredStream<S> {
     fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.activity.blocked.store(polled.is_pending(), Relaxed);
         self.activity.writes.fetch_add(u32::from(polled.is_ready()), Relaxed);
+        if let Poll::Ready(Ok(length)) = &polled {
+            // One task writes and reads; whoever looks beside it may be late.
+            let unheard = self.activity.unheard.load(Relaxed);
+            let length = u32::try_from(*length).unwrap_or(u32::MAX);
+            self.activity.unheard.store(unheard.saturating_add(length), Relaxed);
+        }
         polled
     }
 }

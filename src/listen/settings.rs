@@ -78,7 +78,8 @@ pub struct H2Bounds {
     pub pending_resets: usize,
     /// Streams that the client made us reset (CVE-2025-8671).
     pub local_resets: usize,
-    /// How long a connection may be silent before it is asked whether it lives, and how long it may take to answer.
+    /// How long a connection may be silent before it is asked whether it lives, and how long it may take to answer; no less than
+    /// `body_idle` where it has an answer to take.
     pub ping: Duration,
     pub ping_answer: Duration,
 }

@@ -9,7 +9,7 @@ use crate::support::{
     Answer, Gate, Stage,
     bytes::Wire,
     frames::{
-        Connection, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, WINDOW_UPDATE, frame, request,
+        Connection, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, WINDOW_UPDATE, frame, request,
         setting,
     },
     until,
@@ -123,6 +123,21 @@ fn a_client_that_takes_a_little_at_a_time_pauses_never() {
         client.send(&frame(WINDOW_UPDATE, 0, 1, &THEN.to_be_bytes()));
         take(&mut client, THEN);
     }
+}
+
+/// The question whether it lives stands behind what it has not taken yet.
+#[test]
+fn a_client_that_pauses_in_taking_its_answer_is_not_ended_for_a_ping() {
+    let (_stage, gate) = before_a_long_answer("h2_ping: 1s, h2_ping_answer: 1s, body_idle: 1m");
+    let mut client = Connection::open(gate.address, &[]);
+    client.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &request("GET", "/public", &[])));
+    take(&mut client, 65_535);
+    assert!(client.find(LONG, |frame| frame.kind == PING).is_some(), "it is asked");
+    assert!(client.next(Duration::from_secs(6)).is_none(), "nothing comes, not even a GOAWAY");
+    for stream in [0, 1] {
+        client.send(&frame(WINDOW_UPDATE, 0, stream, &10_000_u32.to_be_bytes()));
+    }
+    take(&mut client, 10_000);
 }
 
 fn before_a_long_answer(limits: &str) -> (Stage, Gate) {
