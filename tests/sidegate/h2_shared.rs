@@ -58,6 +58,25 @@ fn a_quiet_stream_is_not_asked_after_every_half_minute() {
     assert!(client.until(b"\r\n0\r\n\r\n").contains("whole"));
 }
 
+#[test]
+fn an_answer_that_has_no_body_ends_with_its_head_whatever_its_stream_brings() {
+    for (method, status) in [("GET", "204"), ("GET", "304"), ("HEAD", "200")] {
+        for (what, ends) in [("a body", true), ("no end", false)] {
+            let (_stage, upstream, gate) = yard("");
+            let mut client = Connection::open(gate.address, &[]);
+            client.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &request(method, "/public", &[])));
+            let mut service = upstream.next();
+            let stream = asked(&mut service);
+            service.send(&frame(HEADERS, END_HEADERS, stream, &answer(status)));
+            if ends {
+                service.send(&frame(DATA, END_STREAM, stream, b"what has no place here"));
+            }
+            let head = client.find(LONG, |frame| frame.stream == 1).expect("an answer comes");
+            assert_eq!((head.kind, head.flags & END_STREAM), (HEADERS, END_STREAM), "{method}, {status}, {what}");
+        }
+    }
+}
+
 fn yard(settings: &str) -> (Stage, Upstream, Gate) {
     let (stage, upstream) = (Stage::set(), Upstream::open());
     let gate = stage.gate(&format!(

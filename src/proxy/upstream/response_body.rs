@@ -37,8 +37,6 @@ enum Source {
     },
     H2 {
         stream: Incoming,
-        /// The answer has ended with its head; its stream may end later.
-        bodiless: bool,
         _held: StreamHold,
     },
     /// Without a body: the connection goes on without HTTP.
@@ -84,13 +82,17 @@ impl UpstreamBody {
         Self(Source::Upgraded(connection))
     }
 
-    /// `upload`: the request's body, if it has one.
+    /// `upload`: the request's body, if it has one. `bodiless`: the answer has ended with its head, whatever its stream brings.
     pub fn from_h2(stream: Incoming, bodiless: bool, slot: h2::StreamSlot, upload: Option<&Rc<Upload>>) -> Self {
         let held = match upload.filter(|_| slot.is_sending()) {
             None => StreamHold::Open { _slot: slot },
             Some(upload) => StreamHold::Sending { _released_when_dropped: send_meanwhile(slot, upload.clone()) },
         };
-        Self(Source::H2 { stream, bodiless, _held: held })
+        if bodiless && !stream.is_end_stream() {
+            end_meanwhile(stream, held);
+            return Self::nothing();
+        }
+        Self(Source::H2 { stream, _held: held })
     }
 
     /// Of an answer that has no body, whatever its upstream sends.
@@ -104,8 +106,7 @@ impl UpstreamBody {
 
     /// Whether something of it is still to come. One of a known length may be complete before its stream says so.
     pub fn is_unread(&self) -> bool {
-        let bodiless = matches!(self.0, Source::H2 { bodiless: true, .. });
-        !bodiless && !self.is_end_stream() && self.size_hint().exact() != Some(0)
+        !self.is_end_stream() && self.size_hint().exact() != Some(0)
     }
 
     /// What the connection was upgraded to: its stream, and what of it was read already.
@@ -218,4 +219,13 @@ fn send_meanwhile(slot: h2::StreamSlot, upload: Rc<Upload>) -> oneshot::Sender<(
         }
     });
     held
+}
+
+/// Lets a stream end behind an answer that has no body: many do with an empty frame. What brings more is reset.
+fn end_meanwhile(mut stream: Incoming, held: StreamHold) {
+    tokio::task::spawn_local(async move {
+        let next = std::future::poll_fn(|cx| truncated_body::poll_stream(&mut stream, cx));
+        let _ = timeout(LINGER, next).await;
+        drop(held);
+    });
 }
