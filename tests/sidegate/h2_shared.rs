@@ -6,7 +6,10 @@ use std::{iter, time::Duration};
 use crate::support::{
     Gate, Stage,
     bytes::Wire,
-    frames::{ACK, Connection, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, Upstream, block, frame, request},
+    frames::{
+        ACK, Connection, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, Upstream, block, frame,
+        request,
+    },
 };
 
 const LONG: Duration = Duration::from_secs(15);
@@ -41,6 +44,33 @@ fn clients_that_leave_in_the_middle_of_their_answers_cost_nobody_else_the_connec
     }
     service.send(&frame(DATA, END_STREAM, kept, b"whole"));
     assert!(victim.until(b"\r\n0\r\n\r\n").contains("whole"));
+}
+
+#[test]
+fn connections_that_say_goaway_all_at_once_cost_no_request() {
+    for method in ["GET", "POST"] {
+        let (_stage, upstream, gate) = yard("h2_streams: 2");
+        let mut first = ask(&gate);
+        let mut one = upstream.next();
+        let stream = asked(&mut one);
+        let _held = [ask(&gate), ask(&gate)];
+        asked(&mut one);
+        let mut other = upstream.next();
+        asked(&mut other);
+        // Room on both.
+        one.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &answer("204")));
+        assert!(first.head().starts_with("HTTP/1.1 204 "));
+        for connection in [&mut one, &mut other] {
+            connection.send(&frame(GOAWAY, 0, 0, &[0, 0, 0, 3, 0, 0, 0, 0]));
+            is_heard(connection);
+        }
+        let mut late = Wire::to(gate.address);
+        late.send(format!("{method} /public HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let mut third = upstream.next();
+        let stream = asked(&mut third);
+        third.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &answer("204")));
+        assert!(late.head().starts_with("HTTP/1.1 204 "), "{method}");
+    }
 }
 
 /// gRPC servers end a connection that brings more than one PING in five minutes without data ("too many pings").

@@ -232,17 +232,27 @@ impl Destination {
         timeouts: Timeouts,
         context: &ForwardContext<'_>,
     ) -> Result<Response<UpstreamBody>, Denial> {
-        let first = match self.attempt(head, added, body, false, timeouts, context).await? {
+        let mut unanswered = match self.attempt(head, added, body, false, timeouts, context).await? {
             Ok(response) => return Ok(response),
             Err(unanswered) => unanswered,
         };
-        if !first.may_be_sent_again(&head.method, body) {
-            return Err(self.failed(&first.error, body.upload()));
+        // What could not even be sent has found a connection that has ended: each of those that are open may have.
+        let (mut sent, mut unsent) = (0, 0);
+        let ended = self.pool.shared();
+        loop {
+            let again = if unanswered.unsent { &mut unsent } else { &mut sent };
+            let most = if unanswered.unsent { ended } else { 0 };
+            if *again > most || !unanswered.may_be_sent_again(&head.method, body) {
+                return Err(self.failed(&unanswered.error, body.upload()));
+            }
+            *again += 1;
+            let (request_id, trace_id) = (context.request_id.as_str(), context.span.trace_id());
+            tracing::debug!(request_id, trace_id, error = chain(&unanswered.error), "the request is sent again");
+            unanswered = match Box::pin(self.attempt(head, added, body, true, timeouts, context)).await? {
+                Ok(response) => return Ok(response),
+                Err(unanswered) => unanswered,
+            };
         }
-        let (request_id, trace_id) = (context.request_id.as_str(), context.span.trace_id());
-        tracing::debug!(request_id, trace_id, error = chain(&first.error), "the request is sent again");
-        let second = Box::pin(self.attempt(head, added, body, true, timeouts, context)).await?;
-        second.map_err(|unanswered| self.failed(&unanswered.error, body.upload()))
     }
 
     /// One exchange. `fresh`: on no connection that has served before.
