@@ -73,6 +73,20 @@ fn connections_that_say_goaway_all_at_once_cost_no_request() {
     }
 }
 
+#[test]
+fn a_connection_on_which_nothing_comes_while_a_request_waits_gets_no_other() {
+    let (_stage, upstream, gate) = yard("response_timeout: 1s");
+    let mut first = ask(&gate);
+    let mut frozen = upstream.next();
+    asked(&mut frozen);
+    assert!(first.head().starts_with("HTTP/1.1 504 "));
+    let mut second = ask(&gate);
+    let mut service = upstream.next();
+    let stream = asked(&mut service);
+    service.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &answer("204")));
+    assert!(second.head().starts_with("HTTP/1.1 204 "));
+}
+
 /// gRPC servers end a connection that brings more than one PING in five minutes without data ("too many pings").
 #[test]
 fn a_quiet_stream_is_not_asked_after_every_half_minute() {

@@ -18,10 +18,10 @@ use hyper::client::conn::{TrySendError, http2};
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::AbortHandle;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::failure::FailedExchange;
-use super::first_read::FirstRead;
+use super::first_read::{FirstRead, Heard};
 use crate::proxy::connector::Stream;
 use crate::proxy::truncated_body::TruncatedBody;
 use crate::proxy::upload::{BodyError, ForwardedBody, Upload};
@@ -58,8 +58,10 @@ struct StreamLimit {
     most: Cell<usize>,
     last_used: Cell<Instant>,
     used: Cell<bool>,
-    /// An upload got no room on it for too long. No other request is to wait for that.
+    /// An upload got no room on it for too long, or nothing came on it while a request waited in vain. No other request is to
+    /// wait for that.
     stalled: Cell<bool>,
+    heard: Heard,
 }
 
 /// One request's place on a connection.
@@ -96,7 +98,7 @@ struct SentBody {
 impl Connection {
     /// Ready when the other side has said how many streams it takes. `streams`: how many are used at most.
     pub async fn open(stream: Stream, scheme: Scheme, streams: usize, peer: Option<SocketAddr>) -> io::Result<Self> {
-        let (stream, first_read) = FirstRead::watch(stream);
+        let (stream, first_read, heard) = FirstRead::watch(stream);
         let tasks = Tasks::default();
         let handshake = builder(tasks.clone(), streams).handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(io::Error::other)?;
@@ -111,6 +113,7 @@ impl Connection {
             last_used: Cell::new(Instant::now()),
             used: Cell::new(false),
             stalled: Cell::new(false),
+            heard,
         });
         let driven = room.clone();
         tokio::task::spawn_local(async move {
@@ -159,6 +162,17 @@ impl Exchange {
         move |upload| {
             if sending.is_under_way() && !upload.awaits_its_client() && !room.stalled.replace(true) {
                 warn!("an upload got no window from an upstream for too long; its connection gets no more requests");
+            }
+        }
+    }
+
+    /// For whoever has waited in vain for an answer. Where not a byte came since now, the other side may be gone, and requests
+    /// that find another connection need not wait as well.
+    pub fn when_timed_out(&self) -> impl Fn() + use<> {
+        let (room, heard) = (self.slot.room.clone(), self.slot.room.heard.so_far());
+        move || {
+            if room.heard.so_far() == heard && !room.stalled.replace(true) {
+                debug!("an upstream's connection was silent while a request waited; it gets no more requests");
             }
         }
     }

@@ -294,9 +294,10 @@ impl Destination {
             PooledConnection::H2(stream) => {
                 let mut request = Request::from_parts(head.clone(), body.clone());
                 request.headers_mut().extend(headers::fields(added));
-                let late = stream.when_late();
+                let (late, timed_out) = (stream.when_late(), stream.when_timed_out());
                 let exchange = pin!(Box::pin(stream.exchange(request)));
-                let answered = within(timeouts, wait, upload, now, &mut SharedTimer::default(), late, exchange).await?;
+                let answered = within(timeouts, wait, upload, now, &mut SharedTimer::default(), late, exchange).await;
+                let answered = answered.inspect_err(|_| timed_out())?;
                 times.answered();
                 Ok(answered.map(|(response, place)| {
                     let bodiless = h1::framing::is_bodiless(&head.method, response.status());
