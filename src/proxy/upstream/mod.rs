@@ -353,7 +353,8 @@ fn without_content(response: &mut Response<UpstreamBody>) {
     }
 }
 
-/// Waits for the head: from now, or from the last frame of the request body that was forwarded. `late`: when that is too long ago.
+/// Waits for the head: from now, or from the last frame of the request body that was forwarded, and not while the client's next
+/// frame is waited for. `late`: when that is too long ago.
 async fn within<T>(
     Timeouts { time, only_after_body }: Timeouts,
     wait: &LongWait,
@@ -376,6 +377,11 @@ async fn within<T>(
             let extended = upload.and_then(|upload| upload.last_frame()).map(|last| last + time);
             if let Some(later) = extended.filter(|later| *later > deadline) {
                 deadline = later;
+                continue;
+            }
+            // Its client pauses, which is bounded for itself.
+            if upload.is_some_and(|upload| upload.awaits_its_client()) {
+                deadline = Instant::now() + time;
                 continue;
             }
             upload.into_iter().for_each(|upload| late(upload));
