@@ -20,8 +20,9 @@
 //! A room names only those above it in this list, and within a room no files name each other in a circle; `tests/walls` holds
 //! both.
 //!
-//! - [`secret`], [`clock`], [`log_throttle`], [`network`], [`client_tls`]: text that is never printed; time as documents write it;
-//!   what a log need not say again so soon; networks as everybody writes them; TLS towards servers.
+//! - [`secret`], [`clock`], [`log_throttle`], [`network`], [`keep_alive`], [`client_tls`]: text that is never printed; time as
+//!   documents write it; what a log need not say again so soon; networks as everybody writes them; how connections to servers are
+//!   kept, and TLS towards them.
 //! - [`limit`]: windows, buckets, and what a request asks of them. Pure arithmetic; the same stands in Lua, and a differential
 //!   test keeps the two alike.
 //! - [`keys`]: how a key looks, how one is minted, what a new one must have. Only digests go further than the gate.
@@ -57,6 +58,7 @@ pub mod clock;
 pub mod config;
 pub mod gate;
 pub mod inject;
+pub mod keep_alive;
 pub mod keys;
 pub mod limit;
 pub mod listen;

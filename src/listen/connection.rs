@@ -22,18 +22,18 @@ use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::drain::Watch;
 use super::http1_turns::Http1Turns;
-use super::monitored::MonitoredStream;
+use super::monitored::{Activity, MonitoredStream};
 use super::poll_on_wake::PollOnWake;
 use super::proxy_protocol;
 use super::serving::{self, InFlight, MonitoredBody, Peer, Transport};
 use super::settings::{Bounds, Settings};
 use super::streams::Streams;
-use super::watch::{Observation, TRICKLE, Wait, tick};
+use super::watch::{Observation, Wait, tick};
 use super::worker_state::WorkerState;
 use crate::observe::metrics::FailedAt;
 use crate::proxy::arrival::Address;
@@ -41,6 +41,10 @@ use crate::proxy::arrival::Address;
 /// The connection preface (RFC 9113 §3.4); no HTTP/1.1 request begins like it. All of it is waited for here, since hyper does not
 /// bound the wait for its rest.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// hyper's own verdict on a PING without answer is put off: it does not see that a client takes what is written before the PING.
+const PING_ANSWERED_LATE: Duration = Duration::from_secs(24 * 60 * 60);
+/// More than that written to a client is an answer that it takes its time with. A PING stands behind it, maybe in a buffer.
+const A_LITTLE: u32 = 1024;
 /// How long an HTTP/1.1 connection is idle before it is parked. Waking it costs about as much as reading a request: little to a
 /// client with fewer than ten requests a second, nothing to one with more.
 const PARK_AFTER: Duration = Duration::from_millis(100);
@@ -80,13 +84,16 @@ async fn connected(worker: &Rc<WorkerState>, mut stream: TcpStream, peer: IpAddr
     let address = Address::from(ip);
     match tls {
         None => {
-            let h2 = timed(bounds.header_read, speaks_h2(&stream, bounds.header_read)).await?;
+            let (first, h2) = timed(bounds.header_read, speaks_h2(&mut stream)).await?;
+            let mut stream = MonitoredStream::new(stream);
+            stream.put_back(first);
             http(worker, settings, stream, Peer { address, secure: false, presented: None }, h2, drain).await
         }
         Some(acceptor) => {
             // Boxed, like the futures below: a parked connection should not hold memory for steps that are done.
             let accepted = timed(bounds.handshake, Box::pin(acceptor.accept(stream))).await;
             let (stream, h2, presented) = accepted.inspect_err(|error| failed(worker, ip, FailedAt::Tls, error))?;
+            let stream = MonitoredStream::new(stream);
             http(worker, settings, stream, Peer { address, secure: true, presented }, h2, drain).await
         }
     }
@@ -114,29 +121,24 @@ async fn timed<T>(time_limit: Duration, wait: impl Future<Output = io::Result<T>
     timeout(time_limit, wait).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Whether the connection begins with the HTTP/2 preface (prior knowledge), without taking the bytes.
-async fn speaks_h2(stream: &TcpStream, time_limit: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + time_limit;
+/// Reads the first bytes, and whether they are the HTTP/2 preface (prior knowledge). The caller puts them back in front of the
+/// stream. They are read rather than peeked at: a socket that stays readable would have to be polled again and again.
+async fn speaks_h2(stream: &mut TcpStream) -> io::Result<(Bytes, bool)> {
     let mut first = [0; H2_PREFACE.len()];
-    loop {
-        let seen = timeout_at(deadline, stream.peek(&mut first)).await.map_err(|_| io::ErrorKind::TimedOut)??;
-        if seen == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+    let mut came = 0;
+    while came < first.len() && first[..came] == H2_PREFACE[..came] {
+        match stream.read(&mut first[came..]).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            length => came += length,
         }
-        if first[..seen] != H2_PREFACE[..seen] {
-            return Ok(false);
-        }
-        if seen == first.len() {
-            return Ok(true);
-        }
-        sleep(TRICKLE).await;
     }
+    Ok((Bytes::copy_from_slice(&first[..came]), first == *H2_PREFACE))
 }
 
 async fn http<S>(
     worker: &Rc<WorkerState>,
     settings: Arc<Settings>,
-    stream: S,
+    stream: MonitoredStream<S>,
     peer: Peer,
     h2: bool,
     mut drain: Watch,
@@ -144,7 +146,6 @@ async fn http<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let stream = MonitoredStream::new(stream);
     if h2 {
         return Box::pin(http2(worker, &settings.bounds, stream, peer, drain)).await;
     }
@@ -308,7 +309,7 @@ where
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut closing = pin!(drain.closing());
     let mut next_sample = pin!(sleep(tick(bounds)));
-    let (mut observation, mut leaving) = (Observation::begin(), false);
+    let (mut observation, mut leaving, mut liveness) = (Observation::begin(), false, Liveness::begin());
     loop {
         tokio::select! {
             biased;
@@ -338,7 +339,7 @@ where
                 let (waited, limit) = (observation.update(now, wait, progress), wait.time_limit(bounds, is_full));
                 // After a graceful shutdown hyper waits until all is written, which a client that does not read prevents.
                 let hard_limit = if wait == Wait::Request { limit.saturating_add(bounds.body_idle) } else { limit };
-                if waited >= hard_limit {
+                if waited >= hard_limit || liveness.is_lost(now, &activity, bounds) {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
                 if waited >= limit && !leaving {
@@ -348,6 +349,30 @@ where
                 next_sample.as_mut().reset(now + tick(bounds));
             }
         }
+    }
+}
+
+/// Whether an HTTP/2 client is still there: hyper asks with a PING when no request has come for `h2_ping`.
+struct Liveness {
+    heard: Observation,
+    taken: Observation,
+}
+
+impl Liveness {
+    fn begin() -> Self {
+        Self { heard: Observation::begin(), taken: Observation::begin() }
+    }
+
+    /// Nothing has come for so long that a PING must have been sent and answered, and nothing was taken meanwhile. A client that has
+    /// an answer to take may pause as long as in any body.
+    fn is_lost(&mut self, now: Instant, activity: &Activity, bounds: &Bounds) -> bool {
+        let answer = match activity.written_unheard() > A_LITTLE {
+            true => bounds.h2.ping_answer.max(bounds.body_idle),
+            false => bounds.h2.ping_answer,
+        };
+        let unheard = self.heard.update(now, Wait::Streams, activity.read());
+        let untaken = self.taken.update(now, Wait::ClientRead, activity.written());
+        unheard >= bounds.h2.ping.saturating_add(answer) && untaken >= answer
     }
 }
 
@@ -400,7 +425,7 @@ fn http2_builder(bounds: &Bounds, streams: Streams) -> http2::Builder<Streams> {
         .initial_stream_window_size(bounds.stream_window)
         .initial_connection_window_size(bounds.connection_window)
         .keep_alive_interval(bounds.ping)
-        .keep_alive_timeout(bounds.ping_answer)
+        .keep_alive_timeout(PING_ANSWERED_LATE)
         .max_pending_accept_reset_streams(bounds.pending_resets)
         .max_local_error_reset_streams(bounds.local_resets);
     builder

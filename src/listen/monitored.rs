@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{BufMut, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
@@ -30,6 +30,8 @@ const SHORT: usize = 2048;
 pub struct Activity {
     reads: AtomicU32,
     writes: AtomicU32,
+    /// Bytes that were written since the last read.
+    unheard: AtomicU32,
     blocked: AtomicBool,
     /// HTTP/1.1 alone: a request is being served.
     busy: AtomicBool,
@@ -108,6 +110,16 @@ impl Activity {
     /// Writes so far, wrapping: unchanged if the client has taken nothing in between.
     pub fn written(&self) -> u32 {
         self.writes.load(Relaxed)
+    }
+
+    /// Differs from what it was whenever bytes have come in between.
+    pub fn read(&self) -> u32 {
+        self.reads.load(Relaxed)
+    }
+
+    /// How much was written since the client was last heard.
+    pub fn written_unheard(&self) -> u32 {
+        self.unheard.load(Relaxed)
     }
 
     /// Reads and writes so far, wrapping: unchanged if no byte has passed in between.
@@ -201,8 +213,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
         let had = buffer.filled().len();
         if !self.ahead.is_empty() {
             let length = self.ahead.len().min(buffer.remaining());
-            buffer.put_slice(&self.ahead[..length]);
-            self.ahead.advance(length);
+            // Split off, so that nothing is held of what has been read.
+            buffer.put_slice(&self.ahead.split_to(length));
         }
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         // The stream keeps only the last waker, which is not `disconnect`'s any more.
@@ -211,6 +223,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
             return polled;
         }
         self.activity.reads.fetch_add(1, Relaxed);
+        self.activity.unheard.store(0, Relaxed);
         // An error is reported by the next read.
         Poll::Ready(Ok(()))
     }
@@ -220,6 +233,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MonitoredStream<S> {
     fn record_write(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.activity.blocked.store(polled.is_pending(), Relaxed);
         self.activity.writes.fetch_add(u32::from(polled.is_ready()), Relaxed);
+        if let Poll::Ready(Ok(length)) = &polled {
+            // One task writes and reads; whoever looks beside it may be late.
+            let unheard = self.activity.unheard.load(Relaxed);
+            let length = u32::try_from(*length).unwrap_or(u32::MAX);
+            self.activity.unheard.store(unheard.saturating_add(length), Relaxed);
+        }
         polled
     }
 }

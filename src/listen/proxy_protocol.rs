@@ -8,10 +8,8 @@ use ipnet::IpNet;
 use thiserror::Error;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
-use tokio::time::sleep;
 
 use super::client_addr;
-use super::watch::TRICKLE;
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// With its CRLF (§2.1).
@@ -72,20 +70,21 @@ async fn read_v1(stream: &mut TcpStream, first: &[u8]) -> io::Result<ProxyHeader
     }
     let mut line = [0; LONGEST_V1];
     line[..first.len()].copy_from_slice(first);
-    let mut rest = [0; LONGEST_V1 - SIGNATURE.len()];
-    loop {
-        let seen = stream.peek(&mut rest).await?;
-        if let Some(end) = rest[..seen].iter().position(|byte| *byte == b'\n') {
-            let length = first.len() + end + 1;
-            stream.read_exact(&mut line[first.len()..length]).await?;
-            return v1(&line[..length]).map_err(refused);
+    let mut length = first.len();
+    while !line[..length].ends_with(b"\n") {
+        let rest = &mut line[length..];
+        if rest.is_empty() {
+            return Err(refused(HeaderError::TooLong));
         }
-        match seen {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            _ if seen == rest.len() => return Err(refused(HeaderError::TooLong)),
-            _ => sleep(TRICKLE).await,
+        let seen = stream.peek(rest).await?;
+        if seen == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        let part = rest[..seen].iter().position(|byte| *byte == b'\n').map_or(seen, |end| end + 1);
+        stream.read_exact(&mut rest[..part]).await?;
+        length += part;
     }
+    v1(&line[..length]).map_err(refused)
 }
 
 /// `PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n`.

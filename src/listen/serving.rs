@@ -30,6 +30,10 @@ use crate::proxy::tunnel::Upgraded;
 /// the bounds on lingering.
 const DRAIN_BYTES: u64 = 64 * 1024;
 
+/// What is handed over of an answer at once over HTTP/2, where a client's progress is counted in such pieces: one that takes half a
+/// kilobyte a second is seen to go on within `body_idle`. It is also what a frame holds at most unless a client asks for more.
+const PIECE: usize = 16 * 1024;
+
 /// The connection that a request came on.
 #[derive(Clone)]
 pub enum Transport {
@@ -179,7 +183,7 @@ pub fn answer(
         active.forwarded = !response.body().is_local();
         // A local reply is complete, and must not hold a slot until its client has read it.
         let slot = slot.filter(|_| active.forwarded);
-        Ok(response.map(|body| MonitoredBody { body, active, error: None, slot }))
+        Ok(response.map(|body| MonitoredBody { body, active, error: None, rest: Bytes::new(), slot }))
     })
 }
 
@@ -275,6 +279,8 @@ pub struct MonitoredBody {
     active: ActiveRequest,
     /// The body's error, held back until all before it is flushed.
     error: Option<InterruptedBody>,
+    /// What is left of a frame that is handed over in pieces.
+    rest: Bytes,
     /// Until the last frame: from then on only the client is waited for, and nothing behind the gate is held.
     slot: Option<InFlight>,
 }
@@ -294,6 +300,11 @@ impl Body for MonitoredBody {
                 Poll::Ready(self.error.take().map(Err))
             };
         }
+        if !self.rest.is_empty() {
+            self.active.progress.frame_ready(true);
+            let length = self.rest.len().min(PIECE);
+            return Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))));
+        }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         self.active.progress.frame_ready(matches!(polled, Poll::Ready(Some(Ok(_)))));
         if polled.is_ready() && self.body.is_end_stream() {
@@ -308,21 +319,39 @@ impl Body for MonitoredBody {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        polled
+        match (polled, &self.active.transport) {
+            (Poll::Ready(Some(Ok(frame))), Transport::H2(_)) => {
+                Poll::Ready(Some(Ok(first_piece(frame, &mut self.rest))))
+            }
+            (polled, _) => polled,
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
+        // hyper asks before it takes the first frame, and never again.
         self.body.size_hint()
+    }
+}
+
+/// As much of a frame as is handed over at once, and what is left of it.
+fn first_piece(frame: Frame<Bytes>, rest: &mut Bytes) -> Frame<Bytes> {
+    match frame.into_data() {
+        Ok(mut data) if data.len() > PIECE => {
+            *rest = data.split_off(PIECE);
+            Frame::data(data)
+        }
+        Ok(data) => Frame::data(data),
+        Err(trailers) => trailers,
     }
 }
 
 impl Drop for MonitoredBody {
     fn drop(&mut self) {
-        self.active.ended |= self.body.is_end_stream();
+        self.active.ended |= self.is_end_stream();
         if self.active.progress.has_ended_idle() {
             self.body.end_idle();
         }

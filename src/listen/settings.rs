@@ -78,7 +78,8 @@ pub struct H2Bounds {
     pub pending_resets: usize,
     /// Streams that the client made the gate reset (CVE-2025-8671).
     pub local_resets: usize,
-    /// How often an HTTP/2 PING is sent, and how long its answer may take.
+    /// How long a connection may be silent before it gets a PING, and how long the answer may take; no less than `body_idle` while
+    /// the client has an answer to read.
     pub ping: Duration,
     pub ping_answer: Duration,
 }

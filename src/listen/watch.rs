@@ -11,9 +11,6 @@ use super::http1_turns::Http1Turns;
 use super::settings::Bounds;
 use crate::proxy::request_body::{Progress, Waits};
 
-/// How often to peek again at a client that sends its first bytes one by one.
-pub const TRICKLE: Duration = Duration::from_millis(5);
-
 /// The bounds on the sampling interval.
 const SLOWEST: Duration = Duration::from_secs(2);
 const FASTEST: Duration = Duration::from_millis(25);

@@ -24,6 +24,7 @@ use tokio_rustls::client::TlsStream;
 use super::resolve::Resolver;
 use super::settings::{Protocol, Target, Upstream, UpstreamTls};
 use crate::client_tls::{self, ClientTlsError};
+use crate::keep_alive;
 
 /// Made once; each worker has a clone.
 #[derive(Clone)]
@@ -86,6 +87,7 @@ impl Connector {
         };
         let (tcp, peer) = connect_resolved(resolver, Instant::now() + time_limit).await?;
         tcp.set_nodelay(true)?;
+        keep_alive::probe(&tcp)?;
         let (stream, h2) = match &self.tls {
             None => (Stream::Tcp(tcp), *protocol == Protocol::H2c),
             Some((tls, name)) => {

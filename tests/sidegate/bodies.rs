@@ -1,16 +1,36 @@
 //! Bodies where few expect one, none where some send one, and the trailers that are announced: what passes, framed how.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::support::{
     Answer, AnswerTo as _, Gate, Stage,
-    bytes::RawUpstream,
+    bytes::{RawUpstream, Wire},
     client,
     scripted::{OK, Scripted},
     upstream::frames,
 };
 
 const METHODS: [&str; 6] = ["GET", "HEAD", "DELETE", "OPTIONS", "POST", "QUERY"];
+
+/// `body_idle` bounds the pause; the service waits no less than the gate.
+#[test]
+fn a_clients_pause_within_its_body_is_no_lateness_of_the_service() {
+    let stage = Stage::set();
+    for scheme in ["http", "h2c"] {
+        let gate = stage.gate(&format!(
+            "upstream: {{url: '{scheme}://{}', response_timeout: 1s}}\nroutes: {{/public: public}}",
+            stage.upstream.address
+        ));
+        let mut wire = Wire::to(gate.address);
+        wire.send("POST /public HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\nConnection: close\r\n\r\nhello");
+        std::thread::sleep(Duration::from_millis(2500));
+        wire.send("world");
+        let answer = Answer::parse(wire.rest().as_bytes());
+        assert_eq!(answer.status, 200, "{scheme}: {answer:?}");
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_passes_whatever_the_method_and_however_it_is_framed() {

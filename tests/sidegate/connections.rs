@@ -14,7 +14,9 @@ use std::{
 use rustls::{ClientConnection, StreamOwned, pki_types::ServerName};
 
 use crate::support::{
-    AnswerTo as _, Certificate, Gate, Stage, client,
+    AnswerTo as _, Certificate, Gate, Stage,
+    bytes::Wire,
+    client, frames,
     scripted::{OK, Scripted},
     until,
 };
@@ -27,6 +29,45 @@ async fn a_head_that_never_ends_is_given_up() {
         stream.write_all(begun).expect("the connection stands");
         closes(&mut stream, Duration::from_secs(8), &String::from_utf8_lossy(begun));
     }
+}
+
+/// What stays in the socket wakes whoever waits for more of it, again and again.
+#[test]
+fn the_first_bytes_of_a_connection_are_taken_as_they_come() {
+    let (_stage, gate) = yard("{header_read: 10s}");
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let h2 = [&preface[..], &frames::frame(frames::SETTINGS, 0, 0, &[])].concat();
+    let h1 = b"PUT /public HTTP/1.1\r\nHost: a\r\n\r\n".to_vec();
+    for (whole, answered) in [(h1, &b"HTTP/1.1 200 OK"[..]), (h2, &[0, 0])] {
+        for cut in [1, 3] {
+            let mut client = Wire::to(gate.address);
+            client.send(&whole[..cut]);
+            until("the first bytes to be taken", || (unread(&gate, &client) == 0).then_some(()));
+            client.send(&whole[cut..]);
+            let came = client.within(Duration::from_secs(15));
+            assert!(came.starts_with(answered), "{came:?}");
+        }
+    }
+    let stage = Stage::set();
+    let gate = stage.gate(
+        "listen: {address: '127.0.0.1:0', proxy_protocol: true, trusted_proxies: [127.0.0.0/8]}\nroutes: {/public: public}",
+    );
+    let mut client = Wire::to(gate.address);
+    client.send("PROXY TCP4 192.0.2.1 ");
+    until("the first bytes to be taken", || (unread(&gate, &client) == 0).then_some(()));
+    client.send("127.0.0.1 1 2\r\nGET /public HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(client.head().starts_with("HTTP/1.1 200 "));
+}
+
+/// How many bytes of this client's the gate has left in its socket, as Linux lists them.
+fn unread(gate: &Gate, client: &Wire) -> u32 {
+    let port = client.0.local_addr().expect("a connected stream has an address").port();
+    let (here, there) = (format!(":{:04X}", gate.address.port()), format!(":{port:04X}"));
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux lists its sockets");
+    let mut rows = table.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let row = rows.find(|row| row[1].ends_with(&here) && row[2].ends_with(&there)).expect("the connection stands");
+    let (_, received) = row[4].split_once(':').expect("two queues");
+    u32::from_str_radix(received, 16).expect("a hexadecimal number")
 }
 
 #[tokio::test]

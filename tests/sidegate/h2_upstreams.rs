@@ -1,4 +1,5 @@
-//! Upstreams that speak HTTP/2: how many connections they see, what a refused stream costs, and frames of every size.
+//! Upstreams that speak HTTP/2: how many connections they see, what a refused stream costs, what is left unread,
+//! and frames of every size.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -13,7 +14,14 @@ use std::{
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
 
-use crate::support::{AnswerTo as _, Gate, Stage, bytes::Wire, client, until, upstream::frames};
+use crate::support::{
+    AnswerTo as _, Gate, Stage,
+    bytes::Wire,
+    client,
+    frames::{Connection, END_HEADERS, END_STREAM, HEADERS, frame, request, setting},
+    until,
+    upstream::frames,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_connection_is_opened_when_the_streams_of_one_are_used_up() {
@@ -164,11 +172,40 @@ async fn a_connection_on_which_an_upload_got_no_window_gets_no_other() {
     assert_eq!(gate.post("/public").body(much).answer().await.status, 200);
     assert_eq!(upstream.seen.connections(), 2);
     gate.said("an upload got no window");
-    // One that is late for another reason stays.
-    let late = gate.post("/stuck").body("little").answer().await;
-    assert_eq!(late.denial(), (504, "upstream_timeout".to_owned()));
+    // One that is late for another reason stays, as long as others are served on its connection.
+    let seen = upstream.seen.requests();
+    let late = tokio::spawn(gate.post("/stuck").body("little").answer());
+    until("it to be asked for", || (upstream.seen.requests() > seen).then_some(()));
+    assert_eq!(gate.get("/public").answer().await.status, 200);
+    assert_eq!(late.await.expect("it is answered").denial(), (504, "upstream_timeout".to_owned()));
     assert_eq!(gate.get("/public").answer().await.status, 200);
     assert_eq!(upstream.seen.connections(), 2);
+}
+
+/// In large frames they would hold the connection's window, in small ones what h2 lets wait of these.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_take_nothing_leave_an_upstreams_connection_to_others() {
+    const LENGTH: usize = 64 * 1024;
+    for piece in [16 * 1024, 64] {
+        let upstream = Upstream::play(Builder::new(), move |_, _, mut answer| {
+            let mut body = answer.send_response(http::Response::new(()), false).expect("the stream stands");
+            for sent in (0..LENGTH).step_by(piece) {
+                let is_last = sent + piece == LENGTH;
+                body.send_data(Bytes::from(vec![b'x'; piece]), is_last).expect("the stream stands");
+            }
+        });
+        let (_stage, gate) = before(&upstream, 100);
+        let mut unread = Connection::open(gate.address, &setting(4, 0));
+        for stream in (1..).step_by(2).take(60) {
+            unread.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &request("GET", "/public", &[])));
+            assert!(unread.find(Duration::from_secs(30), |frame| frame.kind == HEADERS).is_some());
+        }
+        for _ in 0..3 {
+            let answer = gate.get("/public").answer().await;
+            assert_eq!((answer.status, answer.body.len()), (200, LENGTH), "in pieces of {piece}");
+        }
+        assert_eq!(upstream.seen.connections(), 1, "in pieces of {piece}");
+    }
 }
 
 /// An upstream that does with each stream what the test says.

@@ -31,6 +31,7 @@ mod grpc;
 mod grpc_endings;
 mod h2_clients;
 mod h2_denials;
+mod h2_shared;
 mod h2_upstreams;
 mod heads;
 mod imports;

@@ -1,4 +1,5 @@
-//! HTTP/2 clients that open a window of 0 and take nothing: what they leave lying keeps nobody else from being served.
+//! HTTP/2 clients that take nothing, or little: what they leave lying keeps nobody else from being served, and who goes on, however
+//! slowly, is served on.
 
 use std::time::Duration;
 
@@ -7,7 +8,10 @@ use serde_json::json;
 use crate::support::{
     Answer, Gate, Stage,
     bytes::Wire,
-    frames::{Connection, DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, WINDOW_UPDATE, frame, request, setting},
+    frames::{
+        Connection, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, WINDOW_UPDATE, frame, request,
+        setting,
+    },
     until,
 };
 
@@ -102,6 +106,57 @@ fn clients_that_take_nothing_of_long_answers_are_ended_where_others_need_the_roo
     }
     let reset = held[0].find(LONG, |frame| frame.kind == RST_STREAM).expect("it made room");
     assert_ne!(reset.payload, [0; 4], "its answer has not ended");
+}
+
+/// As over HTTP/1.1, where each byte that is taken counts: 32 KB/s here, where a pause may take 2 s.
+#[test]
+fn a_client_that_takes_a_little_at_a_time_pauses_never() {
+    const FIRST: u32 = 256 * 1024;
+    const THEN: u32 = 16 * 1024;
+    let (_stage, gate) = before_a_long_answer("body_idle: 2s");
+    let mut client = Connection::open(gate.address, &setting(4, FIRST));
+    client.send(&frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 24).to_be_bytes()));
+    client.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &request("GET", "/public", &[])));
+    take(&mut client, FIRST);
+    for _ in 0..14 {
+        std::thread::sleep(Duration::from_millis(500));
+        client.send(&frame(WINDOW_UPDATE, 0, 1, &THEN.to_be_bytes()));
+        take(&mut client, THEN);
+    }
+}
+
+/// The question whether it lives stands behind what it has not taken yet.
+#[test]
+fn a_client_that_pauses_in_taking_its_answer_is_not_ended_for_a_ping() {
+    let (_stage, gate) = before_a_long_answer("h2_ping: 1s, h2_ping_answer: 1s, body_idle: 1m");
+    let mut client = Connection::open(gate.address, &[]);
+    client.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &request("GET", "/public", &[])));
+    take(&mut client, 65_535);
+    assert!(client.find(LONG, |frame| frame.kind == PING).is_some(), "it is asked");
+    assert!(client.next(Duration::from_secs(6)).is_none(), "nothing comes, not even a GOAWAY");
+    for stream in [0, 1] {
+        client.send(&frame(WINDOW_UPDATE, 0, stream, &10_000_u32.to_be_bytes()));
+    }
+    take(&mut client, 10_000);
+}
+
+fn before_a_long_answer(limits: &str) -> (Stage, Gate) {
+    let stage = Stage::set();
+    stage.upstream.respond_with(200, &[], vec![b'x'; 4 * 1024 * 1024]);
+    let gate =
+        stage.gate(&format!("listen: {{address: '127.0.0.1:0', limits: {{{limits}}}}}\nroutes: {{/public: public}}"));
+    (stage, gate)
+}
+
+/// Takes so many bytes of an answer's body.
+fn take(client: &mut Connection, wanted: u32) {
+    let mut taken = 0;
+    while taken < wanted as usize {
+        let frame = client.find(LONG, |frame| [DATA, RST_STREAM, GOAWAY].contains(&frame.kind));
+        let frame = frame.expect("the connection stands");
+        assert_eq!(frame.kind, DATA, "{frame:?}");
+        taken += frame.payload.len();
+    }
 }
 
 #[test]

@@ -10,11 +10,12 @@ use crate::names::{Naming, namings};
 use crate::source::{below, sources};
 
 /// Rooms from the ground up: each may name those before it, and itself.
-const ROOMS: [&str; 20] = [
+const ROOMS: [&str; 21] = [
     "secret",
     "clock",
     "log_throttle",
     "network",
+    "keep_alive",
     "client_tls",
     "limit",
     "keys",

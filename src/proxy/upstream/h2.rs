@@ -18,20 +18,31 @@ use hyper::client::conn::{TrySendError, http2};
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::AbortHandle;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::failure::FailedExchange;
-use super::first_read::FirstRead;
+use super::first_read::{FirstRead, Heard};
 use crate::proxy::connector::Stream;
 use crate::proxy::truncated_body::TruncatedBody;
 use crate::proxy::upload::{BodyError, ForwardedBody, Upload};
 
-/// Bounds on the memory that one upstream may make the gate hold; a dead one is detected by PING.
+/// Bounds on the memory that one upstream may make the gate hold: for each stream so much of an answer that its client does not read.
 const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// The connection's window is so many times what all its streams can hold, so that no stream ever waits for what another's client
+/// does not take. It is larger than that because h2 allows small frames that wait unread, which cost more than their bytes, in
+/// proportion to it, and ends the connection past that: this is enough for frames of 64 bytes on every stream.
+const CONNECTION_WINDOWS: u32 = 8;
+/// RFC 9113 §6.9.1.
+const LARGEST_WINDOW: u32 = (1 << 31) - 1;
+/// Clients that leave have their streams reset. h2 remembers so many of these for a second, for each stream in use, and ignores
+/// what still comes for them.
+const RESETS_REMEMBERED: usize = 8;
 const HEADER_BYTES: u32 = 64 * 1024;
-const PING: Duration = Duration::from_secs(30);
-const PING_ANSWER: Duration = Duration::from_secs(10);
+/// gRPC servers take one PING in five minutes, none without a call, and end the connection at the third beyond that ("too many
+/// pings", <https://github.com/grpc/grpc/blob/master/doc/keepalive.md>). A dead host is noticed sooner by TCP, and a silent
+/// connection by the first request that waits in vain.
+const PING: Duration = Duration::from_secs(310);
+const PING_ANSWER: Duration = Duration::from_secs(30);
 
 pub struct Connection {
     sender: http2::SendRequest<SentBody>,
@@ -47,8 +58,9 @@ struct StreamLimit {
     most: Cell<usize>,
     last_used: Cell<Instant>,
     used: Cell<bool>,
-    /// An upload got no window for too long; the connection takes no more requests.
+    /// An upload got no window for too long, or nothing came while a request waited in vain; the connection takes no more requests.
     stalled: Cell<bool>,
+    heard: Heard,
 }
 
 /// One request's stream on a connection.
@@ -85,9 +97,9 @@ struct SentBody {
 impl Connection {
     /// Ready once the upstream's SETTINGS say how many streams it takes. `streams`: how many are used at most.
     pub async fn open(stream: Stream, scheme: Scheme, streams: usize, peer: Option<SocketAddr>) -> io::Result<Self> {
-        let (stream, first_read) = FirstRead::watch(stream);
+        let (stream, first_read, heard) = FirstRead::watch(stream);
         let tasks = Tasks::default();
-        let handshake = builder(tasks.clone()).handshake(TokioIo::new(stream));
+        let handshake = builder(tasks.clone(), streams).handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(io::Error::other)?;
         // Its first frame is its SETTINGS (RFC 9113 §3.4); the task that reads it runs before this one goes on.
         first_read
@@ -100,6 +112,7 @@ impl Connection {
             last_used: Cell::new(Instant::now()),
             used: Cell::new(false),
             stalled: Cell::new(false),
+            heard,
         });
         let driven = limit.clone();
         tokio::task::spawn_local(async move {
@@ -148,6 +161,17 @@ impl Exchange {
         move |upload| {
             if sending.is_under_way() && !upload.awaits_its_client() && !limit.stalled.replace(true) {
                 warn!("an upload got no window from an upstream for too long; its connection gets no more requests");
+            }
+        }
+    }
+
+    /// For whoever has waited in vain for an answer. Where not a byte came since now, the other side may be gone, and requests
+    /// that find another connection need not wait as well.
+    pub fn on_timeout(&self) -> impl Fn() + use<> {
+        let (limit, heard) = (self.slot.limit.clone(), self.slot.limit.heard.so_far());
+        move || {
+            if limit.heard.so_far() == heard && !limit.stalled.replace(true) {
+                debug!("an upstream's connection was silent while a request waited; it gets no more requests");
             }
         }
     }
@@ -230,16 +254,22 @@ impl Drop for SentBody {
     }
 }
 
-fn builder(tasks: Tasks) -> http2::Builder<Tasks> {
+fn builder(tasks: Tasks, streams: usize) -> http2::Builder<Tasks> {
+    let all_streams = u32::try_from(streams).unwrap_or(u32::MAX).saturating_mul(STREAM_WINDOW);
+    let connection_window = all_streams.saturating_mul(CONNECTION_WINDOWS).min(LARGEST_WINDOW);
     let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(connection_window)
         .max_header_list_size(HEADER_BYTES)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING_ANSWER)
-        .keep_alive_while_idle(true);
+        .keep_alive_while_idle(false)
+        .max_concurrent_reset_streams(streams.saturating_mul(RESETS_REMEMBERED))
+        // Frames for a stream that is forgotten count as errors, over the connection's whole life. That protects servers from
+        // their clients; here the gate's clients would end what others' requests are on.
+        .max_local_error_reset_streams(None);
     builder
 }
 

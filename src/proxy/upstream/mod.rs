@@ -231,17 +231,27 @@ impl Destination {
         timeouts: Timeouts,
         context: &ForwardContext<'_>,
     ) -> Result<Response<UpstreamBody>, Denial> {
-        let first = match self.attempt(head, added, body, false, timeouts, context).await? {
+        let mut unanswered = match self.attempt(head, added, body, false, timeouts, context).await? {
             Ok(response) => return Ok(response),
             Err(unanswered) => unanswered,
         };
-        if !first.may_be_sent_again(&head.method, body) {
-            return Err(self.failed(&first.error, body.upload()));
+        // What could not even be sent has found a connection that has ended: each of those that are open may have.
+        let (mut sent, mut unsent) = (0, 0);
+        let ended = self.pool.shared();
+        loop {
+            let again = if unanswered.unsent { &mut unsent } else { &mut sent };
+            let most = if unanswered.unsent { ended } else { 0 };
+            if *again > most || !unanswered.may_be_sent_again(&head.method, body) {
+                return Err(self.failed(&unanswered.error, body.upload()));
+            }
+            *again += 1;
+            let (request_id, trace_id) = (context.request_id.as_str(), context.span.trace_id());
+            tracing::debug!(request_id, trace_id, error = chain(&unanswered.error), "the request is sent again");
+            unanswered = match Box::pin(self.attempt(head, added, body, true, timeouts, context)).await? {
+                Ok(response) => return Ok(response),
+                Err(unanswered) => unanswered,
+            };
         }
-        let (request_id, trace_id) = (context.request_id.as_str(), context.span.trace_id());
-        tracing::debug!(request_id, trace_id, error = chain(&first.error), "the request is sent again");
-        let second = Box::pin(self.attempt(head, added, body, true, timeouts, context)).await?;
-        second.map_err(|unanswered| self.failed(&unanswered.error, body.upload()))
     }
 
     /// One exchange. `fresh`: not on a reused HTTP/1.1 connection.
@@ -283,10 +293,11 @@ impl Destination {
             PooledConnection::H2(stream) => {
                 let mut request = Request::from_parts(head.clone(), body.clone());
                 request.headers_mut().extend(headers::fields(added));
-                let on_late = stream.on_late();
+                let (on_late, on_timeout) = (stream.on_late(), stream.on_timeout());
                 let exchange = pin!(Box::pin(stream.exchange(request)));
                 let answered =
-                    await_head(timeouts, wait, upload, now, &mut SharedTimer::default(), on_late, exchange).await?;
+                    await_head(timeouts, wait, upload, now, &mut SharedTimer::default(), on_late, exchange).await;
+                let answered = answered.inspect_err(|_| on_timeout())?;
                 times.answered();
                 Ok(answered.map(|(response, place)| {
                     let bodiless = h1::framing::is_bodiless(&head.method, response.status());
@@ -342,8 +353,8 @@ fn without_content(response: &mut Response<UpstreamBody>) {
     }
 }
 
-/// Waits for the head, bounded from `now` or from the last forwarded frame of the request's body. `on_late` is called when that
-/// has passed.
+/// Waits for the head, bounded from `now` or from the last forwarded frame of the request's body, and not while the client's next
+/// frame is awaited. `on_late` is called when that has passed.
 async fn await_head<T>(
     Timeouts { response, only_after_body }: Timeouts,
     wait: &LongWait,
@@ -366,6 +377,11 @@ async fn await_head<T>(
             let extended = upload.and_then(|upload| upload.last_frame()).map(|last| last + response);
             if let Some(later) = extended.filter(|later| *later > deadline) {
                 deadline = later;
+                continue;
+            }
+            // The client pauses, which has a bound of its own.
+            if upload.is_some_and(|upload| upload.awaits_its_client()) {
+                deadline = Instant::now() + response;
                 continue;
             }
             upload.into_iter().for_each(|upload| on_late(upload));

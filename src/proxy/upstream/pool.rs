@@ -124,6 +124,11 @@ impl Pool {
         }
     }
 
+    /// HTTP/2 connections that are open, of which some may have ended without a word to the pool.
+    pub fn shared(&self) -> usize {
+        self.shared.borrow().len()
+    }
+
     fn take_stream(&self) -> Option<h2::Exchange> {
         let mut shared = self.shared.borrow_mut();
         if shared.is_empty() {

@@ -37,8 +37,6 @@ enum Source {
     },
     H2 {
         stream: Incoming,
-        /// The answer has no body (HEAD, 204, 304); its stream may end later.
-        bodiless: bool,
         _held: StreamHold,
     },
     /// Upgraded: no body follows.
@@ -83,13 +81,17 @@ impl UpstreamBody {
         Self(Source::Upgraded(connection))
     }
 
-    /// `upload`: the request's body, if it has one.
+    /// `upload`: the request's body, if it has one. `bodiless`: the answer has ended with its head, whatever its stream brings.
     pub fn from_h2(stream: Incoming, bodiless: bool, slot: h2::StreamSlot, upload: Option<&Rc<Upload>>) -> Self {
         let held = match upload.filter(|_| slot.is_sending()) {
             None => StreamHold::Open { _slot: slot },
             Some(upload) => StreamHold::Sending { _released_when_dropped: keep_sending(slot, upload.clone()) },
         };
-        Self(Source::H2 { stream, bodiless, _held: held })
+        if bodiless && !stream.is_end_stream() {
+            end_meanwhile(stream, held);
+            return Self::nothing();
+        }
+        Self(Source::H2 { stream, _held: held })
     }
 
     /// The body of an answer that has none, whatever the upstream sends.
@@ -103,8 +105,7 @@ impl UpstreamBody {
 
     /// Whether it was not read to its end. One of known length may be complete before its stream has ended.
     pub fn is_unread(&self) -> bool {
-        let bodiless = matches!(self.0, Source::H2 { bodiless: true, .. });
-        !bodiless && !self.is_end_stream() && self.size_hint().exact() != Some(0)
+        !self.is_end_stream() && self.size_hint().exact() != Some(0)
     }
 
     /// An upgraded connection's stream, and the bytes that were read ahead.
@@ -216,4 +217,13 @@ fn keep_sending(slot: h2::StreamSlot, upload: Rc<Upload>) -> oneshot::Sender<()>
         }
     });
     held
+}
+
+/// Lets a stream end behind an answer that has no body: many do with an empty frame. What brings more is reset.
+fn end_meanwhile(mut stream: Incoming, held: StreamHold) {
+    tokio::task::spawn_local(async move {
+        let next = std::future::poll_fn(|cx| truncated_body::poll_stream(&mut stream, cx));
+        let _ = timeout(LINGER, next).await;
+        drop(held);
+    });
 }

@@ -7,11 +7,9 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError};
-use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -22,13 +20,9 @@ use super::errors::store_error;
 use super::pipeline::{self, Pipeline, Socket};
 use super::settings::{Address, Settings};
 use super::tls;
+use crate::keep_alive;
 use crate::secret::{self, Secret};
 use crate::store::StoreError;
-
-/// When an idle connection is probed first, how soon again, and how often in vain.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-const KEEP_ALIVE_AGAIN: Duration = Duration::from_secs(5);
-const KEEP_ALIVE_TIMES: u32 = 3;
 
 /// What a server sends before any command, and closes: protected mode, or too many clients.
 const UNSOLICITED: [&str; 2] = ["DENIED ", "ERR max number of clients"];
@@ -82,20 +76,11 @@ async fn connect(settings: &Settings, address: &Address) -> Result<Box<dyn Socke
     let Address { host, port } = address;
     let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
     stream.set_nodelay(true).map_err(unreachable)?;
-    keep_alive(&stream).map_err(|error| unreachable(error.into()))?;
+    keep_alive::probe(&stream).map_err(|error| unreachable(error.into()))?;
     Ok(match &settings.tls {
         None => Box::new(stream),
         Some(tls) => Box::new(tls::connect(tls, host, stream).await?),
     })
-}
-
-/// Probes whether the other side is still there while the connection is idle: a path that forgets idle connections keeps this one,
-/// and a server that went away silently is found before a request needs it.
-fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
-    sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, KEEP_ALIVE)?;
-    sockopt::set_tcp_keepintvl(stream, KEEP_ALIVE_AGAIN)?;
-    sockopt::set_tcp_keepcnt(stream, KEEP_ALIVE_TIMES)
 }
 
 /// The crate's own response timeout would leave the connection as it is; deadlines are the callers' and the supervisor's.
