@@ -1,6 +1,7 @@
 //! The same promises for both stores: every test runs against a file and against a real `redis-server`.
 
-use std::net::TcpListener;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -37,9 +38,19 @@ impl Server {
         panic!("redis-server did not come up on any of ten ports");
     }
 
+    /// The number that one command answers.
+    fn number(&self, command: &str) -> i64 {
+        let port = self.settings.topology.addresses()[0].port;
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("redis-server answers");
+        stream.write_all(format!("{command}\r\n").as_bytes()).expect("redis-server reads");
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).expect("redis-server answers");
+        line.trim_start_matches(':').trim_end().parse().unwrap_or_else(|_| panic!("{command}: {line}"))
+    }
+
     fn answers(&mut self) -> bool {
         for _ in 0..500 {
-            if std::net::TcpStream::connect(("127.0.0.1", self.settings.topology.addresses()[0].port)).is_ok() {
+            if TcpStream::connect(("127.0.0.1", self.settings.topology.addresses()[0].port)).is_ok() {
                 return true;
             }
             if self.process.try_wait().is_ok_and(|ended| ended.is_some()) {
@@ -243,11 +254,9 @@ async fn a_document_that_is_to_vanish_by_itself_still_does_after_a_change() {
     insert(registry, "one", document("k1")).await.expect("it is inserted");
     let business = |plan: &'static str| move |_: &Members| members(json!({"plan": plan}));
     registry.change_business("acme", business("pro")).await.expect("it is made");
-    let client = ::redis::Client::open(("127.0.0.1", both.server.settings.topology.addresses()[0].port));
-    let mut connection = client.and_then(|client| client.get_connection()).expect("redis-server answers");
     let names = [format!("sg:{{b:acme}}:key:{}", Digest::of("one").to_hex()), "sg:{b:acme}:business".to_owned()];
     for name in &names {
-        ::redis::cmd("EXPIRE").arg(name).arg(3600).query::<()>(&mut connection).expect("it stands");
+        assert_eq!(both.server.number(&format!("EXPIRE {name} 3600")), 1);
     }
     let key = registry.find("k1").await.expect("it is found");
     let renamed = |before: &StoredKey| {
@@ -258,7 +267,7 @@ async fn a_document_that_is_to_vanish_by_itself_still_does_after_a_change() {
     registry.change(&key, Bounds { most: None, now_ms: NOW }, renamed).await.expect("it is changed");
     registry.change_business("acme", business("free")).await.expect("it is changed");
     for name in &names {
-        let left: i64 = ::redis::cmd("TTL").arg(name).query(&mut connection).expect("it stands");
+        let left = both.server.number(&format!("TTL {name}"));
         assert!(left > 0, "{name}: {left}");
     }
 }
