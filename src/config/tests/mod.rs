@@ -2,6 +2,7 @@
 
 mod defaults;
 mod garbage;
+mod management;
 mod meaning;
 mod schema;
 mod shapes;
