@@ -1,16 +1,16 @@
-//! Lines on their way to standard output: whoever has one appends it, and one thread writes what has gathered.
+//! Lines of a log on their way to standard output or standard error: whoever has one appends it, and one thread writes what has
+//! gathered.
 //!
-//! Whoever reads standard output too slowly loses lines, which are counted; nobody who appends waits for it.
+//! Whoever reads too slowly loses lines, which are counted; nobody who appends waits for it.
 
 use std::io::Write as _;
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Bytes that may wait to be written; some eight thousand access log lines.
-const MOST: usize = 4 * 1024 * 1024;
+use tracing::warn;
 
 /// What is kept of an empty buffer's memory: what gathers under a heavy load, so that nobody who appends waits for memory.
 const KEPT: usize = 1024 * 1024;
@@ -19,11 +19,21 @@ const KEPT: usize = 1024 * 1024;
 /// time, and who is woken by an append costs who appends (measured: 9–12 µs of 43 µs a request).
 const GATHER: Duration = Duration::from_millis(20);
 
-/// How long the last lines may take to be written.
-const FLUSH: Duration = Duration::from_secs(1);
+/// How long nothing more is said of lines that were lost.
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// Which log, and so where its lines go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Log {
+    /// Standard output.
+    Access,
+    /// Standard error.
+    Process,
+}
 
 /// Shared by all who write lines. Dropping it ends the thread once all is written.
 pub struct Lines {
+    log: Log,
     gathering: Arc<Gathering>,
     dropped: Arc<AtomicU64>,
 }
@@ -46,16 +56,59 @@ struct Waiting {
     idle: bool,
 }
 
-impl Lines {
-    /// Starts the writing thread.
-    pub fn start() -> std::io::Result<Self> {
-        let gathering = Arc::<Gathering>::default();
-        let written = gathering.clone();
-        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write(&written))?;
-        Ok(Self { gathering, dropped: Arc::default() })
+impl Log {
+    /// As metrics and lines name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Access => "access",
+            Self::Process => "process",
+        }
     }
 
-    /// How many lines were lost because nobody read them in time.
+    fn thread(self) -> &'static str {
+        match self {
+            Self::Access => "access-log",
+            Self::Process => "process-log",
+        }
+    }
+
+    /// Bytes that may wait to be written: some eight thousand access log lines, or a thousand of the process's own.
+    fn most(self) -> usize {
+        match self {
+            Self::Access => 4 * 1024 * 1024,
+            Self::Process => 256 * 1024,
+        }
+    }
+
+    /// How long the last lines may take to be written.
+    fn flush_within(self) -> Duration {
+        match self {
+            Self::Access => Duration::from_secs(1),
+            Self::Process => Duration::from_millis(500),
+        }
+    }
+
+    fn write(self, text: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Access => {
+                let mut out = std::io::stdout().lock();
+                out.write_all(text).and_then(|()| out.flush())
+            }
+            Self::Process => std::io::stderr().lock().write_all(text),
+        }
+    }
+}
+
+impl Lines {
+    /// Starts the writing thread.
+    pub fn start(log: Log) -> std::io::Result<Self> {
+        let (gathering, dropped) = (Arc::<Gathering>::default(), Arc::<AtomicU64>::default());
+        let (written, lost) = (gathering.clone(), dropped.clone());
+        std::thread::Builder::new().name(log.thread().to_owned()).spawn(move || write(&written, log, &lost))?;
+        Ok(Self { log, gathering, dropped })
+    }
+
+    /// How many lines were lost because nobody read them in time, or they could not be written.
     pub fn dropped(&self) -> Arc<AtomicU64> {
         self.dropped.clone()
     }
@@ -63,7 +116,7 @@ impl Lines {
     /// One whole line, its end included.
     pub fn push(&self, line: &[u8]) {
         let mut waiting = self.gathering.waiting();
-        if waiting.text.len() + line.len() > MOST {
+        if waiting.text.len() + line.len() > self.log.most() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -71,14 +124,14 @@ impl Lines {
         self.gathering.tell(waiting);
     }
 
-    /// Waits until what was appended before is on standard output. Nobody is waited for who does not read.
+    /// Waits until what was appended before is written. Nobody is waited for who does not read.
     pub fn flush(&self) {
         let (tell, told) = sync_channel(1);
         let mut waiting = self.gathering.waiting();
         waiting.flushes.push(tell);
         self.gathering.news.notify_one();
         drop(waiting);
-        let _ = told.recv_timeout(FLUSH);
+        let _ = told.recv_timeout(self.log.flush_within());
     }
 }
 
@@ -127,18 +180,48 @@ impl Gathering {
 }
 
 /// Writes whole lines, all that are waiting at once.
-fn write(gathering: &Gathering) {
+fn write(gathering: &Gathering, log: Log, dropped: &AtomicU64) {
     let mut text = Vec::new();
+    let mut losses = Losses::default();
     while let Some(flushes) = gathering.take(&mut text) {
-        let mut out = std::io::stdout().lock();
-        // A closed standard output is no reason to stop serving.
-        let _ = out.write_all(&text).and_then(|()| out.flush());
-        drop(out);
+        // An output that is closed, or a disk that is full, is no reason to stop serving.
+        match log.write(&text) {
+            Ok(()) => losses.tell(log, dropped.load(Ordering::Relaxed)),
+            Err(_) => {
+                dropped.fetch_add(count_lines(&text), Ordering::Relaxed);
+            }
+        }
         for flush in flushes {
             let _ = flush.try_send(());
         }
         text.clear();
         text.shrink_to(KEPT);
         gathering.gather();
+    }
+}
+
+fn count_lines(text: &[u8]) -> u64 {
+    text.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
+/// What was said of lines that were lost.
+#[derive(Debug, Default)]
+struct Losses {
+    told: u64,
+    told_at: Option<Instant>,
+}
+
+impl Losses {
+    /// Says in the process's log, now that lines are written again, how many were lost until then.
+    fn tell(&mut self, log: Log, dropped: u64) {
+        let lines = dropped.saturating_sub(self.told);
+        if lines == 0 || self.told_at.is_some_and(|at| at.elapsed() < AGAIN_AFTER) {
+            return;
+        }
+        (self.told, self.told_at) = (dropped, Some(Instant::now()));
+        warn!(
+            log = log.name(),
+            lines, "log lines were lost, since nobody read them in time or they could not be written"
+        );
     }
 }
