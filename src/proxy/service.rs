@@ -184,21 +184,30 @@ impl Service {
     fn words(&self, denial: &Denial, trail: &Trail, info: &RequestInfo) -> Response<bytes::Bytes> {
         // What failed behind the gate is the operator's to know, not the client's.
         self.tell_of_store(denial, info);
-        let (request_id, trace_id) = (info.id.as_str(), info.span.trace_id());
         match denial {
-            Denial::UpstreamUnreachable(error) => warn!(request_id, trace_id, error, "the upstream cannot be reached"),
-            Denial::UpstreamInvalid(error) => {
-                warn!(request_id, trace_id, error, "the upstream gave no valid answer");
-            }
+            Denial::UpstreamUnreachable(error) => self.tell_of_upstream("the upstream cannot be reached", error, info),
+            Denial::UpstreamInvalid(error) => self.tell_of_upstream("the upstream gave no valid answer", error, info),
             _ => {}
         }
         let policy = self.gate.policy();
+        let request_id = info.id.as_str();
         let mut words = respond::denied(denial, trail, request_id, info.grpc, policy, self.settings.rate_limit_headers);
         if info.version < Version::HTTP_2 && matches!(denial.reason().status(), 400 | 499) {
             // What follows on the connection could be the rest of what was malformed, or broke off (request smuggling).
             words.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         words
+    }
+
+    /// Once a minute for each upstream, since one that is away fails every request; each has its reason in the access log.
+    fn tell_of_upstream(&self, what: &str, error: &str, info: &RequestInfo) {
+        let (request_id, trace_id) = (info.id.as_str(), info.span.trace_id());
+        // It begins with which upstream it is.
+        let upstream = error.split(": ").next().unwrap_or_default();
+        match self.counts.metrics.said.news(&format!("{what}: {upstream}"), Instant::now()) {
+            Some(repeated) => warn!(request_id, trace_id, error, repeated, "{what}"),
+            None => debug!(request_id, trace_id, error, "{what}"),
+        }
     }
 
     /// What is wrong with the store is the operator's to know, not the client's. An outage has words and metrics of its own;
