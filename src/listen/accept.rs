@@ -4,15 +4,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
+use super::descriptors;
 use super::drain::Watch;
 use super::refusal::Refusal;
 use super::settings::Settings;
 use super::worker::{Accepted, Worker};
+use crate::log_throttle::LogThrottle;
 use crate::observe::Metrics;
 
 /// How long to leave `accept` alone when descriptors or memory have run out: connections that end give some back.
@@ -26,17 +28,20 @@ pub const BACKLOG: i32 = 4096;
 pub struct Capacity {
     most: AtomicUsize,
     tls: AtomicBool,
+    /// How many the system had descriptors for at the start.
+    room: usize,
 }
 
 impl Capacity {
     pub fn new(settings: &Settings) -> Self {
-        let capacity = Self { most: AtomicUsize::default(), tls: AtomicBool::default() };
+        let (most, tls) = (AtomicUsize::default(), AtomicBool::default());
+        let capacity = Self { most, tls, room: descriptors::room(settings.workers) };
         capacity.follow(settings);
         capacity
     }
 
     pub fn follow(&self, settings: &Settings) {
-        self.most.store(settings.bounds.connections, Ordering::Relaxed);
+        self.most.store(settings.bounds.connections.min(descriptors::room(settings.workers)), Ordering::Relaxed);
         self.tls.store(settings.tls.is_some(), Ordering::Relaxed);
     }
 }
@@ -49,7 +54,7 @@ pub async fn run(
     metrics: Arc<Metrics>,
     mut drain: Watch,
 ) {
-    let refusal = Refusal::default();
+    let refusal = Refusal::beside(capacity.room);
     let give = |stream: TcpStream, peer: SocketAddr| {
         if workers.iter().map(Worker::open).sum::<usize>() >= capacity.most.load(Ordering::Relaxed) {
             metrics.connection_refused();
@@ -60,27 +65,37 @@ pub async fn run(
             worker.give(Accepted { stream, peer: peer.ip(), counted: metrics.connection() });
         }
     };
-    let mut exhausted = false;
+    let exhaustion = Exhaustion::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = drain.closing() => break,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                exhausted = false;
-                give(stream, peer);
-            }
-            Err(error) if is_the_connections_own(&error) => {}
-            Err(error) => {
-                if !std::mem::replace(&mut exhausted, true) {
-                    warn!(%error, "no connection can be accepted for now; trying again until one can");
-                }
-                tokio::time::sleep(EXHAUSTED).await;
-            }
+            Ok((stream, peer)) => give(stream, peer),
+            Err(error) => exhaustion.wait(&error, || metrics.accept_failed()).await,
         }
     }
     connected_already(listener, give);
+}
+
+/// What an accept loop does about errors: those that last are counted, said once a minute, and waited out.
+#[derive(Debug, Default)]
+pub struct Exhaustion {
+    said: LogThrottle,
+}
+
+impl Exhaustion {
+    pub async fn wait(&self, error: &io::Error, count: impl FnOnce()) {
+        if is_the_connections_own(error) {
+            return;
+        }
+        count();
+        if self.said.is_news("exhausted", Instant::now()) {
+            warn!(%error, "no connection can be accepted for now; trying again until one can");
+        }
+        tokio::time::sleep(EXHAUSTED).await;
+    }
 }
 
 /// Those who have connected are served: closing the listener would reset them. More have not; those who come while others are

@@ -23,13 +23,12 @@ pub struct Refusal {
     waiting: Arc<Semaphore>,
 }
 
-impl Default for Refusal {
-    fn default() -> Self {
-        Self { waiting: Arc::new(Semaphore::new(WAITED_FOR)) }
-    }
-}
-
 impl Refusal {
+    /// Beside so many connections that are served: those that are waited for hold descriptors, too.
+    pub fn beside(connections: usize) -> Self {
+        Self { waiting: Arc::new(Semaphore::new(WAITED_FOR.min(connections / 4).max(1))) }
+    }
+
     /// Tells the client, without waiting for anything itself.
     pub fn refuse(&self, stream: TcpStream, tls: bool) {
         // A handshake would cost more than what it refuses.
