@@ -8,6 +8,7 @@ use sd_notify::NotifyState;
 use tokio::time::{interval, timeout};
 use tracing::{debug, warn};
 
+use crate::listen::pulse::all_respond;
 use crate::listen::worker::Worker;
 
 /// Requests are served from here on.
@@ -28,10 +29,15 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
+/// How long workers may be silent, where systemd looks after that.
+pub fn patience() -> Option<Duration> {
+    sd_notify::watchdog_enabled()
+}
+
 /// Feeds the watchdog at half its interval, for as long as every worker answers within that time. One that hangs stops that,
 /// and systemd restarts the process.
 pub async fn watchdog(workers: Arc<[Worker]>) {
-    let Some(patience) = sd_notify::watchdog_enabled() else { return };
+    let Some(patience) = patience() else { return };
     let half = (patience / 2).max(Duration::from_millis(1));
     let mut ticks = interval(half);
     loop {
@@ -41,17 +47,6 @@ pub async fn watchdog(workers: Arc<[Worker]>) {
             Ok(false) | Err(_) => warn!("a worker does not respond; the watchdog is not fed"),
         }
     }
-}
-
-/// Asked all at once. A worker that has ended after draining is well.
-async fn all_respond(workers: &[Worker]) -> bool {
-    let asked: Vec<_> = workers.iter().map(|worker| (worker, worker.responds())).collect();
-    for (worker, answer) in asked {
-        if answer.await.is_err() && !worker.has_ended() {
-            return false;
-        }
-    }
-    true
 }
 
 fn tell(states: &[NotifyState<'_>]) {
