@@ -77,7 +77,7 @@ impl Watch {
     }
 
     /// From now on another reading counts, whatever came of it: what cannot be used is told once, not at every look.
-    pub fn follow(&mut self, reading: &Reading) {
+    pub fn restart(&mut self, reading: &Reading) {
         self.files = Files::seen(reading);
     }
 }

@@ -1,11 +1,11 @@
-//! Asks the service what the kubelet would ask it, on loopback, where the kubelet does not come.
+//! Probes the service on loopback, which the kubelet cannot reach, in its place.
 //!
-//! As the kubelet does: one connection for each question, 200 to 399 is well, redirects are not followed, nothing is verified but
-//! the answer. What the service says beyond that stays here.
+//! As the kubelet does: one connection for each probe, 200 to 399 is healthy, redirects are not followed, nothing is verified but
+//! the status. The service's body is not passed on.
 //!
-//! The listener for probes can be reached from the network, and a flood of questions there is to be no flood upon the service: each
-//! probe is asked once at a time, and whoever asks meanwhile is told the same. None is turned away, for then a flood could have
-//! the kubelet's own questions refused and the service restarted.
+//! The listener for probes can be reached from the network, and a flood there must not become a flood on the service: each
+//! probe runs once at a time, and concurrent requests share its result. None is refused, or a flood could have
+//! the kubelet's own requests refused and the service restarted.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,14 +22,14 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::settings::{AppProbe, Check};
-use crate::proxy::exchange::{ExchangeError, driven};
+use crate::proxy::exchange::{ExchangeError, drive};
 
-/// More of an answer is not waited for.
+/// The largest body that is read.
 const LARGEST_ANSWER: usize = 10 * 1024;
-/// Services that treat probes in a way of their own know them by this beginning.
+/// The prefix by which services recognise the kubelet's probes.
 const AGENT: HeaderValue = HeaderValue::from_static("kube-probe/sidegate");
 
-/// Whoever holds it asks the service; inside is when the last answer came, and which.
+/// Locked while the service is probed; holds the last result and its time.
 type ProbeState = tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>;
 
 /// Each probe's state, by its path: as many as configurations have named.
@@ -46,7 +46,7 @@ pub async fn ask(probe: &AppProbe) -> Result<(), String> {
         return answer.clone();
     }
     let probe = probe.clone();
-    // To its end, even when the one who asked has gone: else who asks and goes at once, again and again, is not held back.
+    // Spawned, so that it runs to its end even if the client disconnects: clients that do so repeatedly would start many.
     let asked = tokio::spawn(async move {
         let answer = ask_service(&probe).await;
         *last = Some((Instant::now(), answer.clone()));
@@ -86,11 +86,11 @@ async fn http(
         let exchange = async {
             let response = sender.send_request(request).await?;
             let status = response.status();
-            // A service that is hung up on while it writes may take that for an error of its own.
+            // A service whose connection is closed while it writes may log an error.
             let _ = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await;
             Ok(status)
         };
-        driven(connection, exchange).await
+        drive(connection, exchange).await
     };
     match status.await {
         Ok(status) if (200..400).contains(&status.as_u16()) => Ok(()),
@@ -115,7 +115,7 @@ async fn grpc(stream: TokioIo<TcpStream>, probe: &AppProbe, service: &str) -> Re
             said.extend(body.trailers().cloned().unwrap_or_default());
             Ok((body.to_bytes(), said))
         };
-        driven(connection, exchange).await
+        drive(connection, exchange).await
     }
     .await;
     let (message, said) = answer.map_err(|error| format!("no answer: {error}"))?;

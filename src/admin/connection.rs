@@ -1,9 +1,9 @@
-//! One connection that strangers may open too, from where its protocol is known: it is closed when nothing is asked on it, when its
-//! answers are not taken, and after a while in any case. Of the operators' listeners and of the webhook's; how many there may
+//! Serves one connection of a listener that is open to any client: it is closed when it is idle, when its
+//! answers are not read, and after a while in any case. Used by the operators' listeners and the webhook's; how many there may
 //! be is left to `connection_limit`.
 //!
-//! hyper bounds the head of a request over HTTP/1.1 and pings over HTTP/2. It does not bound the wait for HTTP/2's preface, nor for
-//! a client that asks and does not read, nor does a ping tell a client that asks from one that only holds the place.
+//! hyper bounds the head of a request over HTTP/1.1 and pings over HTTP/2. It does not bound the wait for HTTP/2's preface, nor
+//! for a client that sends requests and does not read, nor does a ping tell an active client from one that only holds the slot.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -27,16 +27,16 @@ use crate::listen::drain::Watch;
 use crate::listen::monitored::{Activity, MonitoredStream};
 use crate::proxy::on_this_thread::OnThisThread;
 
-/// How long a client may take to ask for the first time, to send a head, to take its answers, and to take its leave.
+/// How long a client may take to send its first request, to send a head, to read its answers, and to close.
 /// A kubelet, a Prometheus and an API server give up before that, unless they were told otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// How long nothing may be asked on a connection that was of use.
+/// How long a connection may be idle after its first request.
 const IDLE: Duration = Duration::from_secs(60);
-/// How long it is of use at most. An API server makes another one.
+/// How long it is kept at most. An API server opens another one.
 const AGE: Duration = Duration::from_secs(600);
-/// The least that HTTP/2 allows: what a client sends ahead is kept for every connection.
+/// The least that HTTP/2 allows: what a client sends ahead is buffered for every connection.
 const WINDOW: u32 = 65_535;
-/// A head has no more; an API server's has some hundred bytes.
+/// The largest head; an API server's has some hundred bytes.
 const HEAD: usize = 16 * 1024;
 
 /// How a connection is used.
@@ -58,7 +58,7 @@ impl ConnectionUse {
         InFlight(self.clone())
     }
 
-    /// When it ends if nothing more is asked.
+    /// When it ends without another request.
     fn ends(&self) -> Instant {
         let oldest = self.begun + AGE;
         match self.last.get() {
@@ -95,7 +95,7 @@ pub async fn serve<A>(
         let (in_flight, answer) = (usage.one(), answer(request));
         async move {
             let _in_flight = in_flight;
-            // One answer in a turn: however many requests a client sends ahead, others have theirs in between.
+            // One answer per poll, so that a client that pipelines many requests does not delay others.
             yield_now().await;
             Ok::<_, Infallible>(answer.await)
         }
@@ -109,10 +109,10 @@ pub async fn serve<A>(
         }
     });
     loop {
-        // Nobody tells when a client begins to leave its answers where they are.
+        // Nothing notifies when a client stops reading, so it is polled.
         let ends = usage.ends().min(Instant::now() + PATIENCE);
         tokio::select! {
-            // What goes wrong on a connection, its other side sees.
+            // An error concerns the client alone, which sees it.
             _ = connection.as_mut() => return,
             () = closing.as_mut() => break,
             () = sleep_until(ends) => {}
@@ -125,13 +125,13 @@ pub async fn serve<A>(
         }
     }
     connection.as_mut().graceful_shutdown();
-    // What is under way is answered within this as well.
+    // Requests in flight are answered within this, too.
     let _ = timeout(PATIENCE, connection).await;
 }
 
 fn builder(h2: bool) -> auto::Builder<OnThisThread> {
     let builder = auto::Builder::new(OnThisThread);
-    // Not by its first bytes, which nothing would bound the wait for.
+    // Not by peeking at the first bytes: nothing would bound that wait.
     let mut builder = if h2 { builder.http2_only() } else { builder.http1_only() };
     builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD);
     builder

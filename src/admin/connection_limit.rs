@@ -1,5 +1,5 @@
-//! How many connections an operators' listener has at most, and which is closed when one more comes: not the new one, or a client
-//! that holds all of them would keep out the kubelet, and have the pod restarted.
+//! Limits the connections of an operators' listener. Beyond the limit an old one is closed, not the new one, or a client
+//! that holds all of them could keep out the kubelet, and have the pod restarted.
 //!
 //! It is the oldest of the address that has most. A client with one or two keeps them until there are as many addresses.
 
@@ -28,7 +28,7 @@ pub struct ConnectionLimit {
 struct Entry {
     number: u64,
     from: IpAddr,
-    /// Dropped, it tells the connection that its slot is another's.
+    /// Dropping it tells the connection that its slot was given to another.
     _release: oneshot::Sender<Infallible>,
 }
 
@@ -49,8 +49,8 @@ impl ConnectionLimit {
         self.entries.borrow().is_empty()
     }
 
-    /// Accepts until dropped. Each connection is served beside the others, on this thread, until that is over or its slot is
-    /// needed. `failed` counts what stood in the way of accepting.
+    /// Accepts until dropped. Connections are served concurrently on this thread, each until it ends or its slot is
+    /// needed. `failed` counts errors of accepting.
     pub async fn accept<C>(
         self: &Rc<Self>,
         listener: &TcpListener,

@@ -1,8 +1,8 @@
-//! The operators' listeners: `/metrics`, `/livez`, `/readyz`. They live apart from the workers, so that a busy gate still tells
-//! how it is.
+//! The operators' listeners: `/metrics`, `/livez`, `/readyz`. They are served apart from the workers, so that a busy gate still
+//! answers.
 //!
 //! Of the two, `admin` also takes `POST /drain`, which a pod's `preStop` sends, and `probes` also answers for the service
-//! (`probes.app`, asked by `app`). `connection_limit` and `connection` bound what a stranger can hold
+//! (`probes.app`, by `app`). `connection_limit` and `connection` bound what any client can hold
 //! open; the webhook's listeners are bounded by the same.
 
 mod app;
@@ -34,13 +34,13 @@ use crate::store::health::StoreHealth;
 /// On each listener. A kubelet has one for each probe, a Prometheus one; what a flood takes of them is some 50 KiB each.
 const CONNECTIONS: usize = 200;
 
-/// What the operators' answers rest on.
+/// The state that the answers are made from.
 pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// Absent where readiness does not depend on a store, or the store is the process's own file.
     pub needs_store: Option<Arc<StoreHealth>>,
     pub drain: Watch,
-    /// Told when an operator asks for the drain to begin.
+    /// Notified when an operator asks to drain.
     pub asked_to_drain: Arc<Notify>,
     pub app: Vec<AppProbe>,
     pub pulse: Pulse,
@@ -92,7 +92,7 @@ impl Admin {
         }
     }
 
-    /// As the first SIGTERM does, but the process stays until that comes. For those on this machine alone, and for no page in
+    /// As the first SIGTERM, but the process runs on until it gets a signal. Only for clients on this machine, not for pages in
     /// their browser.
     fn begin_drain(&self, method: &Method, headers: &HeaderMap, is_near: bool) -> Response<Full<Bytes>> {
         if *method != Method::POST {
@@ -109,7 +109,7 @@ impl Admin {
         self.app.iter().find(|probe| probe.path == path)
     }
 
-    /// What the service says of itself.
+    /// The service's own probes.
     async fn app(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         let Some(probe) = self.probe(path).filter(|_| matches!(*method, Method::GET | Method::HEAD)) else {
             return self.answer(method, path);

@@ -1,4 +1,4 @@
-//! What operators' listeners answer in: plain text, and Prometheus's text format.
+//! Responses of the operators' listeners: plain text, and Prometheus's text format.
 
 use std::fmt::Display;
 
@@ -8,7 +8,7 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use tracing::warn;
 
-/// A page of metrics, or that it cannot be written.
+/// A page of metrics, or an error.
 pub fn metrics(rendered: Result<Vec<u8>, impl Display>) -> Response<Full<Bytes>> {
     match rendered {
         Ok(rendered) => {

@@ -1,4 +1,4 @@
-//! What the configuration says of the operators' listeners.
+//! Settings of the operators' listeners.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,10 +18,10 @@ pub struct Settings {
     pub ready_needs_store: bool,
 }
 
-/// A question to the service that the kubelet would ask itself if the service did not listen on loopback alone.
+/// A probe of the service, which the kubelet would send itself if the service did not listen on loopback alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppProbe {
-    /// Where it is asked for on the listener `probes`.
+    /// Its path on the listener `probes`.
     pub path: String,
     /// On loopback, always.
     pub address: SocketAddr,
@@ -31,9 +31,9 @@ pub struct AppProbe {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Check {
-    /// GET; 200 to 399 is well.
+    /// GET; 200 to 399 is healthy.
     Http { target: PathAndQuery, headers: HeaderMap },
-    /// A connection that is accepted is well.
+    /// A connection that is accepted is healthy.
     Tcp,
     /// The gRPC health protocol (`grpc.health.v1`); the empty service is the whole server.
     Grpc { service: String },

@@ -1,20 +1,25 @@
 //! `sidegate business`: a business's plan, status and limits. What is set acts on the next request of each of its keys.
 
+mod export;
+mod import;
+
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::exit::{DONE, FAILED};
+use super::keys::doubts::suspended;
 use super::keys::name;
 use super::keys::session::{By, KeysSetting, Session, in_session};
-use super::keys::usage::{print_limits, print_use};
+use super::keys::usage::{print_days, print_limits, print_use};
 use super::keys::words::{self, print_facts, print_table, printable};
 use crate::config::Settings;
 use crate::keys::change::BusinessChange;
 use crate::keys::rules::{Holder, Required, Rules, check_id};
 use crate::manage::usage::{Usage, of_business};
 use crate::store::members::Members;
-use crate::store::registry::Filter;
+use crate::store::record::{BusinessDocument, Status};
+use crate::store::registry::{Filter, RegistryError, StoredKey};
 
 /// The part of the command line that follows `sidegate business`.
 #[derive(Debug, Args)]
@@ -40,6 +45,11 @@ enum BusinessCommand {
     /// List the businesses that have a plan, a status or limits of their own
     #[command(after_help = "Example:\n  sidegate business list")]
     List(ListArgs),
+    /// Set the plan, status and limits of many businesses, from JSON lines; doing it twice changes nothing
+    Import(import::ImportArgs),
+    /// Print all businesses as the JSON lines that `import` reads
+    #[command(after_help = "Example:\n  sidegate business export > businesses.jsonl")]
+    Export,
 }
 
 #[derive(Debug, Args)]
@@ -102,6 +112,8 @@ pub fn with(settings: Settings, args: BusinessArgs) -> anyhow::Result<u8> {
         BusinessCommand::Usage(args) => usage(args, setting, session).await,
         BusinessCommand::Set(args) => set(args, setting, session).await,
         BusinessCommand::List(args) => list(args, setting, session).await,
+        BusinessCommand::Import(args) => import::run(args, setting, session).await,
+        BusinessCommand::Export => export::run(setting, session).await,
     })
 }
 
@@ -113,8 +125,7 @@ async fn show(args: ShowArgs, setting: &KeysSetting, session: &mut Session<'_>) 
     let filter = Filter { business: Some(args.id.clone()), ..Filter::default() };
     let keys = setting.keyring.list(&filter).await?;
     if found.is_none() && keys.is_empty() {
-        writeln!(session.err, "error: nothing is known of `{}`; `sidegate business set` gives it a plan", args.id)?;
-        return Ok(FAILED);
+        return unknown(&args.id, session);
     }
     let active = keys.iter().filter(|key| key.is_active(session.now_ms)).count();
     let mut document = document(&args.id, &found.unwrap_or_default());
@@ -139,18 +150,53 @@ struct UsageDocument<'u> {
 }
 
 async fn usage(args: UsageArgs, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<u8> {
-    if let Err(error) = check_id(Required::Business, Some(&args.id)) {
+    let id = &args.id;
+    if let Err(error) = check_id(Required::Business, Some(id)) {
         return session.wrong_arguments(error);
     }
     let (policy, store) = setting.gate()?;
-    let usage = of_business(policy, &store, &setting.keyring.registry, &args.id, session.now_ms).await?;
+    let registry = &setting.keyring.registry;
+    let found = registry.business(id).await?;
+    let document = found.map(|members| BusinessDocument::parse(&serde_json::to_vec(&members).unwrap_or_default()));
+    let document = document.transpose().map_err(RegistryError::from)?;
+    let keys = setting.keyring.list(&Filter { business: Some(id.clone()), ..Filter::default() }).await?;
+    let usage = of_business(policy, &store, registry, (id, document.as_ref()), session.now_ms).await?;
+    // Requests of its owners' keys count as its use, too.
+    let is_known = document.is_some() || !keys.is_empty() || usage.last_used_at.is_some();
     if args.json {
-        session.print_json(&UsageDocument { id: &args.id, usage })?;
-        return Ok(DONE);
+        session.print_json(&UsageDocument { id, usage })?;
+    } else {
+        print_limits(
+            &usage.limits,
+            "No limit is shared by its keys; `sidegate keys usage` shows those of a key.",
+            session,
+        )?;
+        print_use("business", &usage, session)?;
+        print_days(&usage, session)?;
+        print_doubts(id, document.as_ref(), &keys, session)?;
     }
-    print_limits(&usage.limits, session)?;
-    print_use("business", &usage, session)?;
-    Ok(DONE)
+    if is_known { Ok(DONE) } else { unknown(id, session) }
+}
+
+/// Why nobody uses it up.
+fn print_doubts(
+    id: &str,
+    document: Option<&BusinessDocument>,
+    keys: &[StoredKey],
+    session: &mut Session<'_>,
+) -> anyhow::Result<()> {
+    if document.is_some_and(|document| document.status != Status::Active) {
+        writeln!(session.out, "{}.", suspended(id))?;
+    }
+    if !keys.is_empty() && !keys.iter().any(|key| key.is_active(session.now_ms)) {
+        writeln!(session.out, "None of its keys ({}) is active.", keys.len())?;
+    }
+    Ok(())
+}
+
+fn unknown(id: &str, session: &mut Session<'_>) -> anyhow::Result<u8> {
+    writeln!(session.err, "error: nothing is known of `{id}`; `sidegate business set` gives it a plan")?;
+    Ok(FAILED)
 }
 
 async fn set(args: SetArgs, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<u8> {

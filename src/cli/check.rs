@@ -11,10 +11,10 @@ use ipnet::IpNet;
 use super::exit::{DONE, WRONG};
 use super::{denied, out};
 use crate::admin::settings::{AppProbe, Check};
-use crate::clock::short_duration;
+use crate::clock::{self, short_duration};
 use crate::config::{self, Settings};
 use crate::keys::format::{FormatAction, Formats};
-use crate::listen::tls::Acceptor;
+use crate::listen::tls::{Acceptor, Certificate};
 use crate::policy::{Access, By, DenyList, Limit, Mode, Plan, Policy, Route};
 use crate::proxy::settings::{Protocol, Target, Upstream};
 use crate::proxy::upstream;
@@ -32,24 +32,32 @@ pub fn run(config: &Path, store_doubts: impl FnOnce(&Settings) -> Vec<String>) -
             return Ok(WRONG);
         }
     };
-    let unusable = unusable_files(&settings);
-    if !unusable.is_empty() {
-        unusable.iter().for_each(|problem| out::remark(format_args!("{}: {problem}", config.display())));
-        return Ok(WRONG);
-    }
+    let certificates = match certificates(&settings) {
+        Ok(certificates) => certificates,
+        Err(unusable) => {
+            unusable.iter().for_each(|problem| out::remark(format_args!("{}: {problem}", config.display())));
+            return Ok(WRONG);
+        }
+    };
+    let now_ms = clock::now_ms();
     let mut warnings = settings.warnings.clone();
     if reload::is_replaced(config) {
         warnings.push(format!("{}: {}", config.display(), reload::REPLACED));
     }
+    warnings.extend(certificates.iter().filter_map(|one| certificate_warning(one, now_ms)));
     warnings.extend(store_doubts(&settings));
-    out::say(format_args!("{} is good.\n\n{}", config.display(), Summary(&settings)))?;
+    let summary = Summary { settings: &settings, certificates: &certificates, now_ms };
+    out::say(format_args!("{} is good.\n\n{summary}", config.display()))?;
     out::say(warnings.iter().map(|warning| format!("warning: {warning}\n")).collect::<String>())?;
     Ok(DONE)
 }
 
-/// Reads every certificate and key as `run` would.
-fn unusable_files(settings: &Settings) -> Vec<String> {
-    let listener = settings.listen.tls.as_ref().and_then(|tls| Acceptor::new(tls).err());
+/// Reads every certificate and key as `run` would: the listener's certificates, or what cannot be used.
+fn certificates(settings: &Settings) -> Result<Vec<Certificate>, Vec<String>> {
+    let (acceptor, listener) = match settings.listen.tls.as_ref().map(Acceptor::new).transpose() {
+        Ok(acceptor) => (acceptor, None),
+        Err(error) => (None, Some(error)),
+    };
     let upstreams = upstream::connectors(&settings.proxy.upstreams).err();
     let store = match &settings.store.backend {
         Backend::Redis(redis) => redis.tls.as_ref().and_then(|tls| redis::tls::client_config(tls).err()),
@@ -60,7 +68,31 @@ fn unusable_files(settings: &Settings) -> Vec<String> {
         upstreams.map(|e| format!("upstream.tls: {e}")),
         store.map(|e| format!("store.tls: {e}")),
     ];
-    problems.into_iter().flatten().collect()
+    let problems: Vec<_> = problems.into_iter().flatten().collect();
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    Ok(acceptor.map(|acceptor| acceptor.certificates().to_vec()).unwrap_or_default())
+}
+
+/// What `run` would warn of, and a reload refuse or an alert tell.
+fn certificate_warning(certificate: &Certificate, now_ms: u64) -> Option<String> {
+    let advice = match (certificate.has_ended(now_ms), certificate.ends_soon(now_ms)) {
+        (true, _) => "clients refuse it; write one that is valid",
+        (false, true) => "renew it",
+        (false, false) => return None,
+    };
+    Some(format!("listen.tls: {} {}; {advice}", certificate.file, end_words(certificate, now_ms)))
+}
+
+/// `ends 2026-11-26, in 3 days`.
+fn end_words(certificate: &Certificate, now_ms: u64) -> String {
+    let Some(day) = certificate.end_day() else { return "has no end".to_owned() };
+    match (certificate.has_ended(now_ms), certificate.days_left(now_ms)) {
+        (true, _) => format!("has expired on {day}"),
+        (false, 0) => format!("ends {day}, within a day"),
+        (false, days) => format!("ends {day}, in {}", counted(days, "day")),
+    }
 }
 
 /// Whether the store answers, and knows whom the configuration denies; that it does not is no mistake in the configuration.
@@ -83,12 +115,17 @@ pub fn store_doubts(settings: &Settings) -> Vec<String> {
 }
 
 /// What the gate will do, for a person.
-pub struct Summary<'s>(pub &'s Settings);
+struct Summary<'s> {
+    settings: &'s Settings,
+    /// The listener's.
+    certificates: &'s [Certificate],
+    now_ms: u64,
+}
 
 impl Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let settings = self.0;
-        listeners(settings, f)?;
+        let settings = self.settings;
+        self.listeners(f)?;
         for upstream in &settings.proxy.upstreams {
             line(f, "upstream", &upstream_words(upstream))?;
         }
@@ -107,29 +144,34 @@ impl Display for Summary<'_> {
     }
 }
 
-fn line(f: &mut fmt::Formatter<'_>, name: &str, words: &str) -> fmt::Result {
-    writeln!(f, "{name:<10}{words}")
+impl Summary<'_> {
+    fn listeners(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (settings, listen) = (self.settings, &self.settings.listen);
+        let tls = match &listen.tls {
+            None => "plain text".to_owned(),
+            Some(tls) => {
+                let clients = tls.client_ca.as_ref().map_or("", |_| ", for clients with a certificate");
+                format!("TLS with {}{clients}", counted(tls.certificates.len(), "certificate"))
+            }
+        };
+        let base = settings.base_path.as_ref().map_or(String::new(), |base| format!(", everything below {base}"));
+        line(f, "listen", &format!("{}, {tls}, {}{base}", listen.address, counted(listen.workers, "worker")))?;
+        for one in self.certificates {
+            line(f, "", &format!("{} {}", one.file, end_words(one, self.now_ms)))?;
+        }
+        if !listen.trusted_proxies.is_empty() {
+            let header = if listen.proxy_protocol { "their connections begin with a PROXY header, " } else { "" };
+            let proxies = networks(&listen.trusted_proxies);
+            line(f, "proxies", &format!("{proxies}: {header}their X-Forwarded-For names the client"))?;
+        }
+        line(f, "admin", &settings.admin.admin.to_string())?;
+        settings.admin.probes.map_or(Ok(()), |probes| line(f, "probes", &probes.to_string()))?;
+        settings.admin.app.iter().try_for_each(|probe| line(f, "", &app_probe_words(probe)))
+    }
 }
 
-fn listeners(settings: &Settings, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let listen = &settings.listen;
-    let tls = match &listen.tls {
-        None => "plain text".to_owned(),
-        Some(tls) => {
-            let clients = tls.client_ca.as_ref().map_or("", |_| ", for clients with a certificate");
-            format!("TLS with {}{clients}", counted(tls.certificates.len(), "certificate"))
-        }
-    };
-    let base = settings.base_path.as_ref().map_or(String::new(), |base| format!(", everything below {base}"));
-    line(f, "listen", &format!("{}, {tls}, {}{base}", listen.address, counted(listen.workers, "worker")))?;
-    if !listen.trusted_proxies.is_empty() {
-        let header = if listen.proxy_protocol { "their connections begin with a PROXY header, " } else { "" };
-        let proxies = networks(&listen.trusted_proxies);
-        line(f, "proxies", &format!("{proxies}: {header}their X-Forwarded-For names the client"))?;
-    }
-    line(f, "admin", &settings.admin.admin.to_string())?;
-    settings.admin.probes.map_or(Ok(()), |probes| line(f, "probes", &probes.to_string()))?;
-    settings.admin.app.iter().try_for_each(|probe| line(f, "", &app_probe_words(probe)))
+fn line(f: &mut fmt::Formatter<'_>, name: &str, words: &str) -> fmt::Result {
+    writeln!(f, "{name:<10}{words}")
 }
 
 /// What is shut out without asking the store.
@@ -387,7 +429,7 @@ mod tests {
     fn summary(yaml: &str) -> String {
         let settings = config::load::from_text(yaml, Path::new("."), "gate.yaml");
         let settings = settings.unwrap_or_else(|errors| panic!("{errors}"));
-        Summary(&settings).to_string()
+        Summary { settings: &settings, certificates: &[], now_ms: 0 }.to_string()
     }
 
     #[test]

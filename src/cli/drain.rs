@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::config::Settings;
-use crate::proxy::exchange::{ExchangeError, driven};
+use crate::proxy::exchange::{ExchangeError, drive};
 
 /// The operators' listener answers at once, or not at all.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<u8> {
             let request = Request::post("/drain").header(HOST, admin.to_string()).header(CONNECTION, "close");
             let request = request.body(Empty::<Bytes>::new())?;
             let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-            driven(connection, async { Ok(sender.send_request(request).await?.status()) }).await
+            drive(connection, async { Ok(sender.send_request(request).await?.status()) }).await
         };
         timeout(PATIENCE, exchange).await?
     });

@@ -1,14 +1,15 @@
 //! `sidegate explain`: what one request would meet, and why. The gate itself is asked, at a cost of 0, so that nothing is read
 //! in another way than it reads it, and nothing is spent.
 //!
-//! `request` reads what is asked about, `candidates` says why this route and not another one, `outcome` asks the gate, `notes`
-//! says what else holds, `words` and `document` show that `explanation`; what is the key API's is told by `key_api`. Exits with 0
-//! whatever the verdict.
+//! `request` reads what is asked about, `candidates` says why this route and not another one, `outcome` asks the gate,
+//! `limits` says whose limits hold, `notes` what else does, `words` and `document` show that `explanation`; what is the key API's
+//! is told by `key_api`. Exits with 0 whatever the verdict.
 
 mod candidates;
 mod document;
 mod explanation;
 mod key_api;
+mod limits;
 mod notes;
 mod outcome;
 mod request;

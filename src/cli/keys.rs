@@ -6,7 +6,9 @@
 
 mod audit;
 pub mod create;
+pub mod doubts;
 mod export;
+mod given;
 mod import;
 mod list;
 pub mod name;

@@ -12,6 +12,7 @@ mod drain;
 mod exit;
 mod explain;
 mod inject;
+mod json_lines;
 pub mod keys;
 mod logs;
 mod openapi;

@@ -15,7 +15,7 @@ use serde::de::IgnoredAny;
 use super::compile::{self, Problem};
 use super::raw::Root;
 use super::replace::Sources;
-use super::{Settings, precheck, suggestion};
+use super::{Settings, foreign, precheck, suggestion};
 use crate::keys::Digest;
 
 /// A configuration larger than this is another file.
@@ -169,7 +169,7 @@ fn of_yaml(name: &str, error: &serde_yaml::Error) -> ConfigError {
     let said = place.and_then(|(line, column)| text.strip_suffix(&format!(" at line {line} column {column}")));
     let said = said.unwrap_or(&text);
     let (path, message) = split_path(said);
-    ConfigError { file: name.to_owned(), place, path: path.to_owned(), message: reword(message) }
+    ConfigError { file: name.to_owned(), place, path: path.to_owned(), message: reword(path, message) }
 }
 
 /// The path before the message, where there is one. Serde's own messages begin with one of a few words.
@@ -183,12 +183,15 @@ fn split_path(said: &str) -> (&str, &str) {
 }
 
 /// Serde's words in ours. What was found is named by its kind alone: it may be a secret in the wrong place.
-fn reword(message: &str) -> String {
+fn reword(path: &str, message: &str) -> String {
     if let Some(rest) = message.strip_prefix("unknown field `") {
         let (field, rest) = rest.split_once('`').unwrap_or((rest, ""));
         if field == "<<" {
             return "merge keys (`<<`) are not read; write the fields out, or use an alias for a whole value"
                 .to_owned();
+        }
+        if let Some(advice) = foreign::advice(path, field) {
+            return format!("there is no field `{field}` here: {advice}");
         }
         let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
         return format!("there is no field `{field}` here; {}", suggestion::advice(field, known));

@@ -1,11 +1,12 @@
 //! The configuration: one YAML file in, each room's settings out, or everything that is wrong with it.
 //!
 //! `load` reads the file; `precheck` looks it over; `raw` knows the YAML's shapes; `replace` fills in `${…}`; `scalar` reads single
-//! values; `compile` makes the settings and finds what contradicts itself; `field_path` says where in the
-//! file; `outline` reads what a pod has to agree with. Nothing on the way of a request comes here.
+//! values; `compile` makes the settings and finds what contradicts itself; `field_path` says where in the file; `foreign` knows words
+//! of other gateways; `outline` reads what a pod has to agree with. Nothing on the way of a request comes here.
 
 mod compile;
 mod field_path;
+mod foreign;
 pub mod load;
 pub mod outline;
 mod precheck;

@@ -1,4 +1,4 @@
-//! The question that a request puts to the store: which documents it rests on, and which buckets it spends from.
+//! The question that a request asks the store: which documents must be confirmed, and which buckets it spends from.
 //!
 //! One ask per slot, so that a cluster can answer them one by one; overrides are applied here (key, business, plan, then the
 //! configuration).
@@ -15,8 +15,9 @@ use crate::keys::{Digest, Tenant};
 use crate::limit::{Ask, BucketAsk, BucketsNow, Document, Member, Question, Windows};
 use crate::policy::{By, Limit, Mode, Plan, Route};
 use crate::store::layout;
+use crate::store::record::{BusinessDocument, KeyDocument, Limits};
 
-/// A question, and which limit each of its buckets belongs to.
+/// A question, and the limit that each of its buckets belongs to.
 #[derive(Debug)]
 pub struct Asked {
     pub question: Question,
@@ -24,7 +25,7 @@ pub struct Asked {
     limits: SmallVec<[Arc<Limit>; 2]>,
 }
 
-/// What `Outcome::Spent` says.
+/// The fields of `Outcome::Spent`.
 #[derive(Debug)]
 pub struct Counted {
     pub granted: u32,
@@ -32,7 +33,8 @@ pub struct Counted {
     pub observed: Vec<u32>,
 }
 
-/// A key's question: its documents are confirmed, and what it may spend is spent. Spends nothing where it does not stand.
+/// What a key's question is made from. It has the key's documents confirmed and the request's cost spent; nothing is spent where
+/// the verdict is a denial.
 #[derive(Debug)]
 pub struct KeyQuestion<'a> {
     pub digest: &'a Digest,
@@ -44,7 +46,7 @@ pub struct KeyQuestion<'a> {
     pub client: IpAddr,
 }
 
-/// What a public route spends: limits by address and for all.
+/// The question of a public route: limits by address and global ones.
 pub fn of_public(route: &Route, client: IpAddr) -> Asked {
     let mut draft = Draft::default();
     for limit in &route.limits {
@@ -81,13 +83,30 @@ pub fn of_key(asking: &KeyQuestion<'_>) -> Asked {
     }
     for limit in &asking.route.limits {
         if let Some((slot, subject)) = subject(limit.by, &asking.key.tenant, standing, asking.client) {
-            draft.spend(slot, &subject, limit, windows(limit, asking, standing));
+            let business = asking.business.and_then(|business| business.document.document());
+            let (windows, _) = windows(limit, Some(&standing.caller.key), business.map(Arc::as_ref), asking.plan);
+            draft.spend(slot, &subject, limit, windows.clone());
         }
     }
     draft.finish(cost)
 }
 
-/// A question that is being put together.
+/// What the keys of a business share, without any of them; a question about it spends nothing.
+pub fn of_business<'l>(
+    id: &str,
+    business: Option<&BusinessDocument>,
+    plan: Option<&Plan>,
+    limits: impl Iterator<Item = &'l Arc<Limit>>,
+) -> Asked {
+    let mut draft = Draft::default();
+    for limit in limits.filter(|limit| limit.by == By::Business) {
+        let (windows, _) = windows(limit, None, business, plan);
+        draft.spend(layout::business_slot(id), id, limit, windows.clone());
+    }
+    draft.finish(0)
+}
+
+/// A question under construction.
 #[derive(Debug, Default)]
 struct Draft {
     asks: Vec<Ask>,
@@ -130,28 +149,28 @@ impl Draft {
 }
 
 impl Asked {
-    /// Leaves what confirms the documents.
+    /// Removes the buckets, and leaves only what confirms the documents.
     pub fn spend_nothing(&mut self) {
         let confirming = self.question.asks.iter().filter(|ask| !ask.documents.is_empty());
         let asks = confirming.map(|ask| Ask { buckets: SmallVec::new(), ..ask.clone() }).collect();
         *self = Self { question: Question { asks, cost: 0, n: 1 }, limits: SmallVec::new() };
     }
 
-    /// Names what the store answered to one request, bucket by bucket.
-    pub fn named(&self, counted: Counted, now_ms: u64) -> LimitsNow {
+    /// The windows after the request, from what the store answered, bucket by bucket.
+    pub fn limits_now(&self, counted: Counted, now_ms: u64) -> LimitsNow {
         let Counted { granted, windows: answered, observed } = counted;
         let mut named = LimitsNow::with_capacity(answered.iter().map(SmallVec::len).sum());
         let mut observed = observed.into_iter();
         for ((limit, bucket), states) in self.limits.iter().zip(self.question.buckets()).zip(answered) {
             let windows = bucket.windows.as_slice();
             let one_of_several = windows.len() > 1;
-            // What one that observes would have done to what is denied without it is not asked.
-            let had_no_room = match limit.mode {
+            // The store does not say what an observed limit would have decided about a request that an enforced one denies.
+            let is_over = match limit.mode {
                 Mode::Enforce => granted == 0,
                 Mode::Observe => observed.next() == Some(0) && granted > 0,
             };
             for (window, now) in windows.iter().zip(states) {
-                let over = had_no_room && now.wait_ms != Some(0);
+                let over = is_over && now.wait_ms != Some(0);
                 named.push(LimitNow { limit: limit.clone(), one_of_several, window: *window, now, now_ms, over });
             }
         }
@@ -159,14 +178,14 @@ impl Asked {
     }
 }
 
-/// The slot and the name of what a limit counts for this request; `None` where it counts nothing.
+/// The slot and the subject that a limit counts for this request; `None` where it does not count it.
 fn subject(by: By, tenant: &Tenant, standing: &Standing, client: IpAddr) -> Option<(String, String)> {
     let caller = &standing.caller;
     let by_key = || (tenant.to_string(), caller.key.id.clone());
     match by {
         By::Key => Some(by_key()),
         By::Business => {
-            // What another business has left is not for this key to see.
+            // A key must not learn what another business has left.
             let business = caller.business().filter(|_| caller.key.business.is_some() || !standing.is_foreign())?;
             Some((layout::business_slot(business), business.to_owned()))
         }
@@ -186,7 +205,7 @@ fn global() -> (String, String) {
     (layout::GLOBAL_SLOT.to_owned(), layout::GLOBAL_SLOT.to_owned())
 }
 
-/// Of an IPv6 address its /64, which is what one subscriber is given (RFC 6177); an IPv4 address whole.
+/// The address that is counted: of IPv6 its /64, which is the least that a subscriber is given (RFC 6177).
 pub(super) fn counted_address(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -194,12 +213,31 @@ pub(super) fn counted_address(client: IpAddr) -> IpAddr {
     }
 }
 
-/// The windows that hold for this caller: the key's own, the business's, the plan's, the configuration's.
-fn windows(limit: &Limit, asking: &KeyQuestion<'_>, standing: &Standing) -> Arc<Windows> {
-    let of_key = standing.caller.key.limits.get(&limit.name).filter(|_| limit.by == By::Key);
-    let of_business = || asking.business?.document.document()?.limits.get(&limit.name);
-    let of_plan = || asking.plan?.limits.get(&limit.name);
-    of_key.or_else(of_business).or_else(of_plan).unwrap_or(&limit.windows).clone()
+/// Who says how large a limit is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitSource {
+    Key,
+    Business,
+    Plan,
+    Configuration,
+}
+
+/// The windows that hold, and whose they are: the key's own, else the business's, the plan's, the configuration's. A document knows
+/// no algorithm: windows that the limit's cannot count have no effect.
+pub fn windows<'a>(
+    limit: &'a Limit,
+    key: Option<&'a KeyDocument>,
+    business: Option<&'a BusinessDocument>,
+    plan: Option<&'a Plan>,
+) -> (&'a Arc<Windows>, LimitSource) {
+    let own = |limits: Option<&'a Limits>, origin| {
+        let windows = limits?.get(&limit.name)?;
+        windows.check_for(limit.algorithm).is_ok().then_some((windows, origin))
+    };
+    own(key.map(|key| &key.limits).filter(|_| limit.by == By::Key), LimitSource::Key)
+        .or_else(|| own(business.map(|business| &business.limits), LimitSource::Business))
+        .or_else(|| own(plan.map(|plan| &plan.limits), LimitSource::Plan))
+        .unwrap_or((&limit.windows, LimitSource::Configuration))
 }
 
 #[cfg(test)]

@@ -22,7 +22,10 @@ pub fn named(
                 }
             }
             BusinessSource::Query(name) => {
-                query::values(query, name).try_for_each(|value| agree(&mut agreed, value))?;
+                query::values(query, name).try_for_each(|value| match value {
+                    Ok(value) => agree(&mut agreed, Some(value)),
+                    Err(unreadable) => Err(unreadable.denial(name)),
+                })?;
             }
             BusinessSource::Header(name) => {
                 let values = headers.get_all(name).iter();

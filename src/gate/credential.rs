@@ -1,7 +1,7 @@
-//! The key that a request presents: one candidate, or a clear refusal, without asking any store.
+//! Extracts the key that a request presents: exactly one candidate, or a denial, without asking the store.
 //!
-//! Where and how it is looked for stands in the contract under "reading a credential". Two readers of one request must not
-//! find two different keys, so more than one candidate is refused even when they are equal (Istio CVE-2026-31838).
+//! Two parsers of one request must not find two different keys, so more than one candidate is refused even when they are equal
+//! (Istio CVE-2026-31838).
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -9,42 +9,42 @@ use super::Denial;
 use crate::keys::{Digest, FormatAction, Reading};
 use crate::policy::{Credentials, KeySource, UpstreamId};
 
-/// A key by its digest; the key itself goes no further.
+/// A key by its digest; the key itself is not kept.
 #[derive(Debug)]
 pub struct Presented {
     pub digest: Digest,
-    /// Where it stands, alone; no other header holds a candidate.
+    /// The header that holds it; no other holds a candidate.
     pub header: HeaderName,
-    /// Where keys of this format are served, whatever the route says.
+    /// The upstream of keys of this format, which overrides the route's.
     pub upstream: Option<UpstreamId>,
 }
 
-/// What is taken for a key when a request is forwarded.
+/// Which values are removed as keys when a request is forwarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeysToStrip {
-    /// Whatever stands where a key would.
+    /// Every candidate in a configured header.
     Candidates,
-    /// The same, where `read` has found the only one: nothing is read again.
+    /// The same, where `read` has found the only one: only what stands beside it is looked at.
     In(HeaderName),
-    /// What holds something that looks like a key, and the one candidate where the store knows it: anything else is the
-    /// service's own.
+    /// Values that hold something of a key's format, and the one candidate if the store knows it: in observe mode anything else
+    /// may be the service's own credential.
     Recognised { known: bool },
 }
 
-/// What one header value is to one source.
+/// How one source reads one header value.
 enum Candidate<'v> {
     Ours {
         key: &'v str,
         upstream: Option<UpstreamId>,
     },
     Foreign(&'v str),
-    /// A comma: to some readers these are two values.
+    /// With a comma: some parsers read two values.
     Several,
-    /// Meant for this source, but no key.
+    /// For this source, but not a key.
     Malformed {
         white_space: bool,
     },
-    /// Another scheme, or text that is no header value of ours: not for this source.
+    /// Not for this source: another scheme, or not text.
     NotOurs,
 }
 
@@ -85,21 +85,27 @@ pub fn read(credentials: &Credentials, headers: &HeaderMap) -> Result<Presented,
     }
 }
 
-/// Takes every candidate off that is taken for a key, so that the upstream never sees one; what is not ours by scheme or format
-/// stays.
+/// Removes the values that `taken` says, and those that hold a key in a form in which none is read, so that the upstream never sees
+/// a key; other schemes and formats stay.
 pub fn strip(credentials: &Credentials, headers: &mut HeaderMap, taken: &KeysToStrip) {
     if credentials.forward {
         return;
     }
     if let KeysToStrip::In(header) = taken {
         headers.remove(header);
-        return;
     }
     for source in &credentials.sources {
+        // Most requests say nothing in the other places.
+        if !headers.contains_key(&source.header) {
+            continue;
+        }
         let ours = |value: &HeaderValue| match (candidate(credentials, source, value), taken) {
             (Candidate::Ours { .. }, KeysToStrip::Recognised { known: true }) => true,
             (_, KeysToStrip::Recognised { .. }) => holds_a_key(credentials, value),
-            (Candidate::Malformed { .. } | Candidate::NotOurs, _) => false,
+            (Candidate::Malformed { white_space }, _) => {
+                (white_space && credentials.formats.take_any()) || holds_a_key(credentials, value)
+            }
+            (Candidate::NotOurs, _) => holds_a_key(credentials, value),
             (_, KeysToStrip::Candidates | KeysToStrip::In(_)) => true,
         };
         let (theirs, kept): (Vec<_>, Vec<_>) = headers.get_all(&source.header).iter().partition(|value| ours(value));
@@ -114,11 +120,22 @@ pub fn strip(credentials: &Credentials, headers: &mut HeaderMap, taken: &KeysToS
     }
 }
 
-/// Whether a word of the value has the looks of a key that this gate knows or mints: also behind a scheme too many, without
-/// the one that belongs there, or with white space around it.
+/// Whether a word of the value has the format of a key that this gate accepts or mints: also behind a scheme too many, without the
+/// one that belongs there or grown together with it, in quotes, as a parameter (`Token token="…"`), or with white space around it.
+/// A `.` ends no word: the part of a foreign token between two of them may have any form.
 fn holds_a_key(credentials: &Credentials, value: &HeaderValue) -> bool {
-    let Ok(text) = value.to_str() else { return false };
-    text.split([' ', '\t', ',']).any(|word| credentials.formats.claim(word))
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let claim = |word: &str| credentials.formats.claim(word);
+    let schemes = || credentials.sources.iter().filter_map(|source| source.scheme.as_deref());
+    let behind = |word: &str, scheme: &str| {
+        let (start, rest) = word.split_at_checked(scheme.len())?;
+        start.eq_ignore_ascii_case(scheme).then_some(claim(rest))
+    };
+    text.split(|sign: char| " \t,;:\"'".contains(sign) || !sign.is_ascii()).any(|word| {
+        claim(word)
+            || word.rsplit_once('=').is_some_and(|(_, parameter)| claim(parameter))
+            || schemes().any(|scheme| behind(word, scheme) == Some(true))
+    })
 }
 
 fn candidate<'v>(credentials: &'v Credentials, source: &KeySource, value: &'v HeaderValue) -> Candidate<'v> {
@@ -130,7 +147,7 @@ fn candidate<'v>(credentials: &'v Credentials, source: &KeySource, value: &'v He
         None => text,
         Some(scheme) => match after_scheme(text, scheme) {
             Some(key) => key,
-            // `Basic abc, Bearer key` is one header to some readers and two to others.
+            // `Basic abc, Bearer key` is one value to some parsers and two to others.
             None if text.split(',').skip(1).any(|part| after_scheme(part.trim(), scheme).is_some()) => {
                 return Candidate::Several;
             }
@@ -138,7 +155,7 @@ fn candidate<'v>(credentials: &'v Credentials, source: &KeySource, value: &'v He
         },
     };
     match credentials.formats.read(key) {
-        // Neither holds a comma.
+        // Neither can hold a comma.
         Reading::Any => Candidate::Ours { key, upstream: None },
         Reading::Ours(format) => Candidate::Ours { key, upstream: upstream(credentials, format.action()) },
         Reading::Foreign(_) | Reading::NotOurs if key.contains(',') => Candidate::Several,
@@ -147,7 +164,7 @@ fn candidate<'v>(credentials: &'v Credentials, source: &KeySource, value: &'v He
     }
 }
 
-/// What follows `Bearer `, exactly one space on; the scheme is compared without case (RFC 9110 §11.1).
+/// What follows `Bearer` and exactly one space; the scheme is case-insensitive (RFC 9110 §11.1).
 fn after_scheme<'v>(text: &'v str, scheme: &str) -> Option<&'v str> {
     let (start, rest) = text.split_at_checked(scheme.len())?;
     if !start.eq_ignore_ascii_case(scheme) {
@@ -156,7 +173,7 @@ fn after_scheme<'v>(text: &'v str, scheme: &str) -> Option<&'v str> {
     match rest.bytes().next() {
         None => Some(rest),
         Some(b' ') => Some(&rest[1..]),
-        // A tab is no separator here; with it the rest fits no key, and the answer says why.
+        // A tab is no separator; it is kept so that the value fits no format, and the denial says why.
         Some(b'\t') => Some(rest),
         Some(_) => None,
     }
@@ -265,10 +282,47 @@ mod tests {
     }
 
     #[test]
-    fn where_a_key_was_read_nothing_else_is_to_be_stripped() {
+    fn a_key_is_stripped_in_whichever_form_it_stands() {
+        let kept = |credentials: &Credentials, name: &'static str, value: &str| {
+            let mut lines = headers(&[(name, value)]);
+            strip(credentials, &mut lines, &KeysToStrip::Candidates);
+            !lines.is_empty()
+        };
+        let (any, formats) = (credentials(vec![]), kaicalls());
+        let minted = format!("sg_{}", "a".repeat(43));
+        for (credentials, key) in [(&any, minted.as_str()), (&formats, KEY)] {
+            for (name, value) in [
+                ("authorization", key.to_owned()),
+                ("authorization", format!("Bearer  {key}")),
+                ("authorization", format!("Bearer\t{key}")),
+                ("authorization", format!("bearer{key}")),
+                ("authorization", format!("Bearer:{key}")),
+                ("authorization", format!("Basic {key}")),
+                ("authorization", format!("Token token=\"{key}\", x=1")),
+                ("authorization", format!("ApiKey key={key}")),
+                ("x-api-key", format!("Bearer {key}")),
+                ("x-api-key", format!("'{key}'")),
+                ("x-api-key", format!("{key} ü")),
+            ] {
+                assert!(!kept(credentials, name, &value), "{name}: {value}");
+            }
+            for value in ["Basic dTpw", "Basic dTpwdTpwdA==", "Digest username=\"a\", realm=\"b\"", "Negotiate"] {
+                assert!(kept(credentials, "authorization", value), "{value}");
+            }
+        }
+        assert!(kept(&formats, "authorization", "Bearer eyJhbGciOi.J9.x"));
+        // Where any value may be a key, two words in its place may be one beside something else.
+        assert!(!kept(&any, "x-api-key", "Bearer imported"));
+        assert!(!kept(&any, "authorization", "Bearer  imported"));
+        assert!(kept(&formats, "x-api-key", "two words"));
+    }
+
+    #[test]
+    fn where_a_key_was_read_the_same_is_stripped_as_where_it_is_looked_for() {
         let credentials = kaicalls();
         let values = ["Basic dTpw", "Bearer", KEY, "theirs", "kc_test_x", ""];
-        let values = values.map(str::to_owned).into_iter().chain([format!("Bearer {KEY}"), format!("{KEY},{KEY}")]);
+        let wrong = [format!("Basic {KEY}"), format!("Bearer  {KEY}"), format!("Bearer {KEY}"), format!("{KEY},{KEY}")];
+        let values = values.map(str::to_owned).into_iter().chain(wrong);
         let values: Vec<String> = values.collect();
         let mut read_some = 0;
         for (authorization, key) in values.iter().flat_map(|first| values.iter().map(move |second| (first, second))) {

@@ -1,4 +1,4 @@
-//! Why a request is not served, with what this one case knows beyond its reason.
+//! Why a request is not served: its reason, with the data of this case.
 //!
 //! The rest of the process reads a denial through `reason()`; `proxy/respond` alone turns it into an answer.
 
@@ -10,7 +10,7 @@ use crate::store::StoreError;
 #[derive(Debug, Clone)]
 pub enum Denial {
     BadRequest(Cow<'static, str>),
-    /// A parameter that the policy reads says what it cannot read; the request itself is well-formed.
+    /// A parameter that the policy reads has an invalid value; the request itself is well-formed.
     BadParameter(Cow<'static, str>),
     BadPath(&'static str),
     AmbiguousKey,
@@ -19,7 +19,7 @@ pub enum Denial {
         allow: String,
     },
     MissingKey,
-    /// With words for the client where they help and tell nothing about other keys.
+    /// With a text for the client where it helps and reveals nothing about other keys.
     MalformedKey(Option<&'static str>),
     /// The format's own text.
     ForeignFormat(String),
@@ -41,23 +41,23 @@ pub enum Denial {
     RateLimited {
         /// Whole seconds, at least 1, after which this request passes; `None`: never, as the limits stand.
         retry_after: Option<u64>,
-        /// The policies that had no room.
+        /// The policies that denied it.
         violated: Vec<String>,
     },
     StoreUnavailable(StoreError),
     Overloaded,
-    /// With the operator's half of the story; it goes to the log, not to the client.
+    /// With the error, which goes to the log, not to the client.
     UpstreamUnreachable(String),
     UpstreamInvalid(String),
     UpstreamTimeout,
-    /// Before there was an answer.
+    /// `streams.max_age` was reached before there was an answer.
     TooOld,
     Misdirected,
-    /// The client left before there was an answer, or broke off what it sent.
+    /// The client disconnected before there was an answer, or broke off its body.
     ClientGone,
     /// The process ended before there was an answer.
     ShuttingDown,
-    /// What the key-management API will not do, in its own words where the reason's do not tell enough.
+    /// A denial of the key-management API, with a text of its own where the reason's is not enough.
     Unmanaged {
         reason: Reason,
         detail: Option<String>,
@@ -101,8 +101,8 @@ impl Denial {
         }
     }
 
-    /// Whether it may be let pass where denials are only observed: it is the policy's, and neither of a request that two
-    /// servers read differently, nor of something that cannot be served.
+    /// Whether it may pass in observe mode: a decision of the policy; not a request that two servers may read differently, nor
+    /// one that cannot be served.
     pub fn is_observable(&self) -> bool {
         match self {
             Self::RouteNotFound
@@ -140,7 +140,7 @@ impl Denial {
         }
     }
 
-    /// Whether something failed, behind the gate or before it, rather than the gate refusing.
+    /// Whether something failed, in the gate, behind it or at the client, rather than the gate refusing.
     pub fn is_failure(&self) -> bool {
         self.reason().is_failure()
     }

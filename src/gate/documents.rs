@@ -1,6 +1,6 @@
-//! The documents that a decision rests on, each with what is believed of it: not seen yet, absent, or these bytes.
+//! The documents that a decision rests on, each as it is cached: not seen yet, absent, or these bytes.
 //!
-//! Plain data for those who ask, weigh and remember; nothing here says who may pass.
+//! Plain data for `asks`, `evaluate` and `records`; no rules.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use crate::limit::Believed;
 use crate::store::StoreError;
 use crate::store::record::{BusinessDocument, KeyDocument};
 
-/// What is believed of the key, and of the business that the request is about.
+/// The cached documents of the key, and of the business that the request is about.
 #[derive(Debug, Clone, Copy)]
 pub struct Documents<'a> {
     pub digest: &'a Digest,
@@ -21,7 +21,7 @@ pub struct Documents<'a> {
     pub business: Option<&'a KnownBusiness>,
 }
 
-/// A key as it was last seen, and in whose slot.
+/// A key as it was last seen, and its tenant's slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownKey {
     pub tenant: Tenant,
@@ -41,7 +41,7 @@ impl KnownBusiness {
         Self { id: id.into(), document, outdated: Cell::new(false) }
     }
 
-    /// Whether something else has been seen since.
+    /// Whether another document has been seen since.
     pub fn is_outdated(&self) -> bool {
         self.outdated.get()
     }
@@ -60,7 +60,7 @@ pub enum Known<T> {
 }
 
 impl<T> Known<T> {
-    /// What the store gave: nothing, or bytes to be read.
+    /// From what the store holds: nothing, or a document's bytes.
     pub(super) fn parse(
         found: Option<Bytes>,
         parse: impl FnOnce(&[u8]) -> Result<T, StoreError>,

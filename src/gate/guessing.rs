@@ -1,9 +1,9 @@
-//! `keys.guessing`: an address from which unknown keys keep coming is told 429 without a look-up, so that guessing costs the
-//! store a bounded rate and nobody else anything.
+//! `keys.guessing`: an address that keeps sending unknown keys gets 429 without a lookup, so that guessing puts a bounded load on
+//! the store and does not affect other clients.
 //!
-//! Counted in this process alone, and only what the store did not know. There is no memory of unknown keys: a key works as
-//! soon as it is created. Keys that this process has seen to exist are never slowed, so that a guesser behind the same
-//! address hurts nobody who was here before; a key that is new to this process waits until the address has room again.
+//! Counted in this process alone, and only keys that the store did not know. Unknown keys are not cached: a key works as soon as
+//! it is created. Keys that this process has seen to exist are never slowed, so that a guesser behind the same address does not
+//! affect their holders; a key that is new to this process waits until the address is below its limit again.
 //!
 //! Windows go by the machine's uptime: no other process has to agree on them, and a wall clock that is set back would leave an
 //! address waiting for hours.
@@ -17,7 +17,7 @@ use super::sharded::{SHARDS, Sharded};
 use crate::keys::Digest;
 use crate::limit::{Algorithm, Bucket, BucketAsk, Outcome, Text, Windows, spend};
 
-/// Addresses that are counted at once. Whoever has more of them gets the rest of their windows for free.
+/// Addresses that are counted at once. With more of them in use a shard is cleared, and its counts start over.
 const MOST_ADDRESSES: usize = 65_536;
 /// Keys that are remembered to exist.
 const MOST_KEYS: usize = 65_536;
@@ -32,19 +32,19 @@ pub struct Guessing {
 
 impl Guessing {
     pub fn new(windows: Arc<Windows>) -> Self {
-        // The bucket is in no store, so that its name is never read.
+        // The bucket is in no store, so its name is not used.
         let ask = BucketAsk { name: Text::default(), algorithm: Algorithm::Fixed, windows, observes: false };
         Self { ask, guesses: Sharded::default(), existing: Sharded::default() }
     }
 
-    /// Whether this is what counts these windows.
+    /// Whether it was made with these windows.
     pub fn counts(&self, windows: &Windows) -> bool {
         *self.ask.windows == *windows
     }
 
     /// In how many milliseconds a key that this worker has not seen may be looked up for this client; `None`: now.
     ///
-    /// What was asked but not answered is not counted yet: look-ups that are in flight together may go beyond the windows.
+    /// Lookups in flight are not counted yet: concurrent ones may exceed the windows.
     pub fn wait_ms(&self, client: IpAddr, digest: &Digest, uptime_ms: u64) -> Option<u64> {
         let address = counted_address(client);
         let wait_ms = {
@@ -55,7 +55,7 @@ impl Guessing {
         wait_ms.filter(|ms| *ms > 0 && !self.existing.of(digest).contains(digest))
     }
 
-    /// The store did not know the key.
+    /// Counts a key that the store did not know.
     pub fn unknown(&self, client: IpAddr, uptime_ms: u64) {
         let address = counted_address(client);
         let mut shard = self.guesses.of(&address);
@@ -66,11 +66,11 @@ impl Guessing {
             }
         }
         let bucket = shard.entry(address).or_default();
-        // A look-up that was in flight when the last room went is counted nowhere; the address is slowed already.
+        // A lookup that was in flight when the limit was reached is not counted; the address is slowed already.
         self.spend(bucket, uptime_ms, 1);
     }
 
-    /// The store knew the key.
+    /// Remembers a key that the store knew.
     pub fn exists(&self, digest: &Digest) {
         let mut shard = self.existing.of(digest);
         if shard.len() >= MOST_KEYS / SHARDS {
@@ -79,7 +79,7 @@ impl Guessing {
         shard.insert(*digest);
     }
 
-    /// Spends one, or reads; how often it was granted, and the longest wait.
+    /// Spends `n`, or reads with 0; how many were granted, and the longest wait.
     fn spend(&self, bucket: &mut Bucket, uptime_ms: u64, n: u32) -> (u32, Option<u64>) {
         let mut buckets = [(std::mem::take(bucket), &self.ask)];
         let spent = spend(&mut buckets, uptime_ms, 1, n);

@@ -1,7 +1,7 @@
-//! What the process knows of keys for the time that the store is away (`outage.keys: {known_for: 5m}`).
+//! The keys that pass during an outage (`outage.keys: {known_for: 5m}`).
 //!
-//! Filled from what the store confirmed, and asked only while it does not answer. Closed on doubt: whatever any worker saw
-//! revoked, expired, deleted or unreadable is gone at once, and what two overlapping calls saw differently is gone as well.
+//! Filled from what the store confirmed, and read only while it does not answer. It fails closed: whatever any worker saw
+//! revoked, expired, deleted or unreadable is removed at once, and what two overlapping calls saw differently is removed as well.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -24,13 +24,13 @@ pub struct KnownKeys {
     known_for: Duration,
     keys: Confirmed<Digest, KnownKey>,
     businesses: Confirmed<String, Known<BusinessDocument>>,
-    /// User and business that the user owns.
+    /// Pairs of a user and a business that the user owns.
     owners: Confirmed<(String, String), ()>,
 }
 
 /// When a call to the store was made, when it was answered, and the store's clock in between (milliseconds since the Unix epoch).
 #[derive(Debug, Clone, Copy)]
-pub struct Seen {
+pub struct CallTimes {
     pub asked: Instant,
     pub answered: Instant,
     pub store_ms: u64,
@@ -38,9 +38,9 @@ pub struct Seen {
     pub uptime_ms: u64,
 }
 
-impl Seen {
-    /// How long ago that is at this uptime: a wall clock that is set neither shortens a key's life nor prolongs it, and what the
-    /// machine was suspended for counts.
+impl CallTimes {
+    /// Its age at this uptime, which a wall clock that is set does not change, and which includes the time that the machine was
+    /// suspended.
     fn age_ms(&self, uptime_ms: u64) -> u64 {
         uptime_ms.saturating_sub(self.uptime_ms)
     }
@@ -59,12 +59,18 @@ impl KnownKeys {
         self.known_for
     }
 
-    /// Takes in an answer of the store to a question about these documents. Documents that it calls stale are for the caller
-    /// to read and to bring here.
-    pub fn heard(&self, documents: &Documents<'_>, standing: Option<&Standing>, outcome: &Outcome, seen: Seen) {
+    /// Takes in the store's answer to a question about these documents. Stale documents are brought here by the caller, once it
+    /// has parsed the new ones.
+    pub fn on_answer(
+        &self,
+        documents: &Documents<'_>,
+        standing: Option<&Standing>,
+        outcome: &Outcome,
+        seen: CallTimes,
+    ) {
         let owner = standing.and_then(Standing::owner);
         match outcome {
-            // A refusal may come from what is remembered of an exhausted bucket, and then confirms nothing.
+            // A denial may come from the denial cache, and then confirms nothing.
             Outcome::Spent { granted: 0, .. } => {}
             Outcome::Spent { .. } => {
                 self.learn_key(documents.digest, documents.key, seen);
@@ -91,8 +97,8 @@ impl KnownKeys {
         }
     }
 
-    /// Takes in a key's document as the store has it.
-    pub fn learn_key(&self, digest: &Digest, key: &KnownKey, seen: Seen) {
+    /// Takes in a key's document as the store holds it.
+    pub fn learn_key(&self, digest: &Digest, key: &KnownKey, seen: CallTimes) {
         match key.document.document() {
             Some(document) if !document.revoked => self.keys.learn(digest, key, seen, self.known_for),
             _ => self.keys.forget(digest, seen.answered),
@@ -104,7 +110,7 @@ impl KnownKeys {
     }
 
     /// Takes in a business's document, or that there is none.
-    pub fn learn_business(&self, KnownBusiness { id, document, .. }: &KnownBusiness, seen: Seen) {
+    pub fn learn_business(&self, KnownBusiness { id, document, .. }: &KnownBusiness, seen: CallTimes) {
         match document {
             Known::Unseen => self.forget_business(id, seen.answered),
             Known::Absent | Known::Is { .. } => self.businesses.learn(&**id, document, seen, self.known_for),
@@ -115,7 +121,7 @@ impl KnownKeys {
         self.businesses.forget(id, now);
     }
 
-    pub fn learn_owner(&self, user: &str, business: &str, seen: Seen) {
+    pub fn learn_owner(&self, user: &str, business: &str, seen: CallTimes) {
         self.owners.learn(&(user.to_owned(), business.to_owned()), &(), seen, self.known_for);
     }
 
@@ -123,8 +129,7 @@ impl KnownKeys {
         self.owners.forget(&(user.to_owned(), business.to_owned()), now);
     }
 
-    /// The key as it was last confirmed, if that was not too long ago, and what time it is: the store's clock as it has gone on
-    /// since.
+    /// The key as it was last confirmed, if that is recent enough, and the time by the store's clock, as it has gone on since.
     pub fn key(&self, digest: &Digest, uptime_ms: u64) -> Option<(KnownKey, u64)> {
         let (key, seen) = self.keys.recall(digest, uptime_ms, self.known_for)?;
         Some((key, seen.store_ms.saturating_add(seen.age_ms(uptime_ms))))
@@ -145,9 +150,9 @@ struct Confirmed<K, V>(Sharded<Shard<K, V>>);
 
 #[derive(Debug)]
 struct Shard<K, V> {
-    entries: HashMap<K, (V, Seen)>,
-    /// When something was last removed. A call that was under way then may have seen what is no longer true, so it adds
-    /// nothing; the entry's next confirmation does.
+    entries: HashMap<K, (V, CallTimes)>,
+    /// When something was last removed. A call that was in flight then may have seen what is no longer true, so it adds no entry;
+    /// the next confirmation does.
     removed: Option<Instant>,
 }
 
@@ -164,7 +169,7 @@ impl<K, V> Default for Shard<K, V> {
 }
 
 impl<K: Hash + Eq, V: PartialEq + Clone> Confirmed<K, V> {
-    fn learn<Q>(&self, key: &Q, value: &V, seen: Seen, known_for: Duration)
+    fn learn<Q>(&self, key: &Q, value: &V, seen: CallTimes, known_for: Duration)
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
@@ -178,7 +183,7 @@ impl<K: Hash + Eq, V: PartialEq + Clone> Confirmed<K, V> {
                 }
             }
             Some((known, at)) if seen.asked > at.answered => (*known, *at) = (value.clone(), seen),
-            // Both were under way at the same time and saw different things: which of them is true, nobody knows here.
+            // The calls overlapped and saw different documents: which is the later one cannot be known.
             Some(_) => shard.remove(key, seen.answered),
             None if late => {}
             None => {
@@ -195,7 +200,7 @@ impl<K: Hash + Eq, V: PartialEq + Clone> Confirmed<K, V> {
         self.0.of(key).remove(key, now);
     }
 
-    fn recall<Q: Hash + Eq + ?Sized>(&self, key: &Q, uptime_ms: u64, known_for: Duration) -> Option<(V, Seen)>
+    fn recall<Q: Hash + Eq + ?Sized>(&self, key: &Q, uptime_ms: u64, known_for: Duration) -> Option<(V, CallTimes)>
     where
         K: Borrow<Q>,
     {
@@ -215,7 +220,7 @@ impl<K: Hash + Eq, V> Shard<K, V> {
     }
 
     /// Drops what is too old to be used, and where that is not enough the older half.
-    fn make_room(&mut self, now: Seen, known_for: Duration) {
+    fn make_room(&mut self, now: CallTimes, known_for: Duration) {
         const MOST_HERE: usize = MOST / SHARDS;
         if self.entries.len() < MOST_HERE {
             return;
@@ -252,9 +257,9 @@ mod tests {
             self.0 + Duration::from_millis(ms)
         }
 
-        fn seen(&self, asked: u64, answered: u64) -> Seen {
+        fn seen(&self, asked: u64, answered: u64) -> CallTimes {
             let (store_ms, uptime_ms) = (STORE_MS + asked, UPTIME_MS + asked);
-            Seen { asked: self.at(asked), answered: self.at(answered), store_ms, uptime_ms }
+            CallTimes { asked: self.at(asked), answered: self.at(answered), store_ms, uptime_ms }
         }
     }
 
@@ -333,13 +338,13 @@ mod tests {
         let business = KnownBusiness::new("acme", Known::Absent);
         let documents = Documents { digest: &digest, key: &key, business: Some(&business) };
         let spent = |granted| Outcome::Spent { granted, windows: Default::default(), observed: Vec::new() };
-        known.heard(&documents, None, &spent(0), clock.seen(0, 1));
+        known.on_answer(&documents, None, &spent(0), clock.seen(0, 1));
         assert!(!knows(&known, uptime(1)));
-        known.heard(&documents, None, &spent(1), clock.seen(2, 3));
+        known.on_answer(&documents, None, &spent(1), clock.seen(2, 3));
         assert!(knows(&known, uptime(3)) && known.business("acme", uptime(3)).is_some());
         for outcome in [Outcome::Expired, Outcome::Broken("a count".to_owned())] {
-            known.heard(&documents, None, &spent(1), clock.seen(10, 11));
-            known.heard(&documents, None, &outcome, clock.seen(12, 13));
+            known.on_answer(&documents, None, &spent(1), clock.seen(10, 11));
+            known.on_answer(&documents, None, &outcome, clock.seen(12, 13));
             assert!(!knows(&known, uptime(13)));
         }
     }

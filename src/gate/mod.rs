@@ -1,10 +1,9 @@
-//! The decision: may this request pass, and if not, why. One file per question, in the order they are asked.
+//! The decision: may this request pass, and if not, why. One file per check, in the order they are made.
 //!
-//! `path` → `preflight` → (policy's routes) → `query` → `business` → `credential` → `standing` → `asks` ⇒ `permit` or `denial`. The rule
-//! files are pure functions over plain data (`documents`, `trail`), `weigh` puts them together; `decide` alone awaits the store, for
-//! keys in `decide/confirm`.
-//! What gates remember stands in `records` (a worker's), `known`, `guessing` and `unknown` (the process's). Only this room can make a
-//! `Permit`; of a denial that is only observed `observed` makes one.
+//! `path` → `preflight` → (policy's routes) → `query` → `business` → `credential` → `standing` → `asks` ⇒ `permit` or `denial`.
+//! The rule files are pure functions over plain data (`documents`, `trail`), `evaluate` puts them together; `decide` alone awaits
+//! the store, for keys in `decide/confirm`. State is kept in `records` (per worker), `known`, `guessing` and `unknown` (per
+//! process). Only this module can make a `Permit`; from an observed denial `observed` makes one.
 
 pub mod asks;
 pub mod business;
@@ -12,6 +11,7 @@ pub mod credential;
 pub mod decide;
 pub mod denial;
 pub mod documents;
+pub mod evaluate;
 pub mod guessing;
 pub mod known;
 pub mod observed;
@@ -24,7 +24,6 @@ pub mod sharded;
 pub mod standing;
 pub mod trail;
 pub mod unknown;
-pub mod weigh;
 
 pub use decide::{Gate, GateRequest, Oversize, SharedState};
 pub use denial::Denial;

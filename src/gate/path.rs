@@ -1,14 +1,14 @@
-//! The path in the one form in which it is matched and forwarded, or 400: the gate and the upstream must read it alike.
+//! Normalises the path, for matching and forwarding alike, or refuses it with 400: the gate and the upstream must read it alike.
 //!
 //! Unreserved characters are decoded once (RFC 3986 §6.2.2.2) and all else stays byte for byte; whatever two servers are known
-//! to read differently is refused. The classes and their precedents stand at the tests.
+//! to read differently is refused. The tests list the classes and their precedents.
 
 use unicode_normalization::UnicodeNormalization;
 
 use super::Denial;
 use crate::policy::{Allowances, RouteTable, lenient, percent};
 
-/// A path in its one form, and what a route must have opened by name for it to pass.
+/// A normalised path, and what the route must allow for it to pass.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RequestPath {
     pub text: String,
@@ -19,7 +19,7 @@ pub fn read(raw: &str) -> Result<RequestPath, Denial> {
     normalize(raw).map_err(Denial::BadPath)
 }
 
-/// The methods that these routes take on a path, for `Allow`; none where no route is meant.
+/// The methods that these routes accept on a path, for `Allow`; none where no route matches.
 pub fn allow(raw: &str, routes: &RouteTable) -> String {
     read(raw).map_or_else(|_| String::new(), |path| routes.allow(&path.text).to_owned())
 }
@@ -31,11 +31,10 @@ fn normalize(raw: &str) -> Result<RequestPath, &'static str> {
     if is_plain(raw) {
         return Ok(RequestPath { text: raw.to_owned(), needs: Allowances::default() });
     }
-    decoded_once(raw)
+    decode_once(raw)
 }
 
-/// Letters, digits, `-`, `_` and single slashes: there is nothing to decode and nothing to refuse, and most paths hold nothing
-/// else.
+/// Letters, digits, `-`, `_` and single slashes, like most paths: nothing to decode and nothing to refuse.
 fn is_plain(raw: &str) -> bool {
     let mut before = 0;
     raw.bytes().all(|byte| {
@@ -45,7 +44,7 @@ fn is_plain(raw: &str) -> bool {
     })
 }
 
-fn decoded_once(raw: &str) -> Result<RequestPath, &'static str> {
+fn decode_once(raw: &str) -> Result<RequestPath, &'static str> {
     let mut path = RequestPath { text: String::with_capacity(raw.len()), needs: Allowances::default() };
     let mut beyond_ascii = false;
     let mut rest = raw;
@@ -89,8 +88,8 @@ fn push_encoded(path: &mut RequestPath, meant: u8, triplet: &str) -> Result<(), 
     Ok(())
 }
 
-/// No empty segment but a last one, no dot segment, whatever some backend would drop around the dots, and nothing that is
-/// encoded still when it has been decoded once: `%25%32%65` is `%252e` by then.
+/// No empty segment but a last one, no dot segment, also with what some backends drop around the dots, and nothing that is
+/// still encoded after it was decoded once: `%25%32%65` is `%252e` by then.
 fn check_segments(text: &str) -> Result<(), &'static str> {
     if text.as_bytes().windows(2).any(|pair| pair == b"//") {
         return Err("The path holds an empty segment");
@@ -220,7 +219,7 @@ mod tests {
         #[test]
         fn a_plain_path_is_its_one_form(raw in "/([a-zA-Z0-9_-]{1,3}|[/.;%~]){0,5}") {
             if is_plain(&raw) {
-                prop_assert_eq!(decoded_once(&raw), Ok(RequestPath { text: raw.clone(), needs: Allowances::default() }));
+                prop_assert_eq!(decode_once(&raw), Ok(RequestPath { text: raw.clone(), needs: Allowances::default() }));
             }
         }
 

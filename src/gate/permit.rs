@@ -1,5 +1,5 @@
-//! The proof that a request may be forwarded. Its fields are private and only the gate makes one, so that a request that was
-//! not decided on cannot be forwarded: it would not compile.
+//! The proof that a request may be forwarded. Its fields are private and only the gate can make one, so that forwarding a request
+//! without a decision does not compile.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::Denial;
 use super::credential::{KeysToStrip, Presented};
+use super::evaluate::Routed;
 use super::trail::Caller;
-use super::weigh::Routed;
 use crate::keys::Digest;
 use crate::policy::{Mode, Route, UpstreamId};
 
@@ -20,13 +20,13 @@ pub struct Permit {
     upstream: UpstreamId,
     caller: Option<Rc<Caller>>,
     recheck: Option<Recheck>,
-    /// What is taken for a key and does not pass.
+    /// Which values are removed as keys.
     keys: KeysToStrip,
     /// Whether the store has confirmed the key for this request.
     confirmed: bool,
 }
 
-/// What is asked about again while what was permitted is still open.
+/// What is rechecked while a permitted request is open.
 #[derive(Debug, Clone)]
 pub struct Recheck {
     pub(super) digest: Digest,
@@ -35,18 +35,18 @@ pub struct Recheck {
     pub(super) client: IpAddr,
 }
 
-/// What a request passes on.
+/// Why a request may pass.
 #[derive(Debug, Clone)]
 pub enum Basis {
     /// The route needs no key.
     Public,
-    /// A browser's question before its request, where the route lets it pass.
+    /// A CORS preflight, where the route lets it pass.
     Preflight,
-    /// A key that stands, in a business that stands, with the scopes, within the limits.
+    /// A valid key with the scopes, of an active business, within the limits.
     Key,
-    /// The same as it was last confirmed: the store is away, and the configuration lets keys pass on that for a while.
+    /// The same, as it was confirmed within `known_for` before an outage.
     KnownFor,
-    /// Nothing but that denials are only observed here: this is what it would have been denied for.
+    /// Observe mode: this is what it would have been denied for.
     Observed(Denial),
 }
 
@@ -89,26 +89,26 @@ impl Permit {
         }
     }
 
-    /// The same, with what stands against it in the eyes of a limit or of a route that is only observed.
+    /// The same, with a denial by an observed limit or route.
     pub(super) fn observing(self, denial: Denial) -> Self {
         Self { basis: Basis::Observed(denial), ..self }
     }
 
-    /// As the service got it before there was a gate: this target, and what stands where a key would, as far as it is no
-    /// key. `known`: the store knows it as one.
+    /// For observe mode: with the target as received, and with credentials that are not keys left in place. `known`: the store
+    /// knows the candidate as a key.
     pub(super) fn untouched(self, target: String, known: bool) -> Self {
         Self { target, keys: KeysToStrip::Recognised { known }, ..self }
     }
 
-    /// Of what presents this key, or none. Nobody is named to the service but who stands.
+    /// From an observed denial. `caller`: only where the key is valid, since it is named to the service.
     pub(super) fn of_observed(
         denial: Denial,
         route: Arc<Route>,
         caller: Option<Rc<Caller>>,
-        shown: Option<(Recheck, Option<UpstreamId>)>,
+        presented: Option<(Recheck, Option<UpstreamId>)>,
     ) -> Self {
-        let upstream = shown.as_ref().and_then(|(_, upstream)| *upstream).unwrap_or(route.upstream);
-        let recheck = shown.map(|(recheck, _)| recheck);
+        let upstream = presented.as_ref().and_then(|(_, upstream)| *upstream).unwrap_or(route.upstream);
+        let recheck = presented.map(|(recheck, _)| recheck);
         Self { upstream, caller, recheck, ..Self::without_key(Basis::Observed(denial), route, String::new()) }
     }
 
@@ -116,7 +116,7 @@ impl Permit {
         &self.basis
     }
 
-    /// Why it would have been denied, where that is only observed.
+    /// Why it would have been denied, in observe mode.
     pub fn observed(&self) -> Option<&Denial> {
         match &self.basis {
             Basis::Observed(denial) => Some(denial),
@@ -128,20 +128,20 @@ impl Permit {
         &self.route
     }
 
-    /// How many bytes of a body may pass.
-    pub fn most_of_a_body(&self) -> Option<u64> {
+    /// The largest request body, in bytes.
+    pub fn max_body(&self) -> Option<u64> {
         match self.route.mode {
-            Mode::Enforce => self.most_of_a_body_as_configured(),
+            Mode::Enforce => self.configured_max_body(),
             Mode::Observe => None,
         }
     }
 
-    pub(super) fn most_of_a_body_as_configured(&self) -> Option<u64> {
-        // What needs no key for its question's sake brings nothing else.
+    pub(super) fn configured_max_body(&self) -> Option<u64> {
+        // A preflight passes without a key, so it must not carry a body to the service.
         if matches!(self.basis, Basis::Preflight) { Some(0) } else { self.route.max_body }
     }
 
-    /// What is taken for a key and does not pass.
+    /// Which values are removed as keys.
     pub fn keys(&self) -> &KeysToStrip {
         &self.keys
     }
@@ -164,7 +164,7 @@ impl Permit {
         self.caller.as_deref()
     }
 
-    /// What to ask about again while this is open; `None` where it rests on no key.
+    /// What to recheck while the request is open; `None` without a key.
     pub fn recheck(&self) -> Option<&Recheck> {
         self.recheck.as_ref()
     }

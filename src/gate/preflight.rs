@@ -1,11 +1,11 @@
-//! A browser's question before a request to another origin: may I send this method (Fetch, "CORS-preflight request")? It never
-//! carries a key, so that it can pass only where the configuration says so.
+//! Recognises a CORS preflight, which asks whether a method may be sent (Fetch, "CORS-preflight request"). It never carries a
+//! key, so that it can pass only where the configuration says so.
 
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use http::{HeaderMap, Method};
 
-/// The method that is asked about, where this is such a question.
-pub fn asked_about(method: &Method, headers: &HeaderMap) -> Option<Method> {
+/// The method that a preflight asks for; `None` if this is none.
+pub fn requested_method(method: &Method, headers: &HeaderMap) -> Option<Method> {
     if method != Method::OPTIONS || !headers.contains_key(ORIGIN) {
         return None;
     }
@@ -25,7 +25,7 @@ mod tests {
         for (name, value) in lines {
             headers.append(*name, value.parse().expect("the test's headers are right"));
         }
-        asked_about(&method, &headers)
+        requested_method(&method, &headers)
     }
 
     #[test]

@@ -12,18 +12,17 @@ pub fn clamped<'q>(query: &'q str, clamps: &[(String, u64)]) -> Result<Cow<'q, s
         let mut seen = false;
         let mut changed: Option<String> = None;
         for (at, pair) in pairs(&forwarded) {
-            let refused = |what| Denial::BadParameter(format!("The query parameter `{name}` {what}").into());
             match naming(pair, name) {
                 Naming::Another => continue,
-                Naming::Alike => return Err(refused("is written in a form that servers read differently")),
+                Naming::Alike => return Err(refused(name, READ_DIFFERENTLY)),
                 Naming::Exact => {}
             }
             if std::mem::replace(&mut seen, true) {
-                return Err(refused("is repeated"));
+                return Err(refused(name, "is repeated"));
             }
             let value = pair.split_once('=').map_or("", |(_, value)| value);
             if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
-                return Err(refused("is not a number"));
+                return Err(refused(name, "is not a number"));
             }
             // More digits than a u64 holds is more than any clamp.
             if value.parse::<u64>().is_ok_and(|value| value <= *most) {
@@ -39,20 +38,42 @@ pub fn clamped<'q>(query: &'q str, clamps: &[(String, u64)]) -> Result<Cow<'q, s
     Ok(forwarded)
 }
 
-/// The values of a parameter, percent-decoded; `None` for one that is not UTF-8, and for one that only some servers take for
-/// this parameter's.
-pub fn values<'q>(query: &'q str, name: &'q str) -> impl Iterator<Item = Option<String>> + 'q {
+const READ_DIFFERENTLY: &str = "is written in a form that servers read differently";
+
+fn refused(name: &str, what: &str) -> Denial {
+    Denial::BadParameter(format!("The query parameter `{name}` {what}").into())
+}
+
+/// Why a parameter's value cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreadable {
+    /// Only some servers take its name for this parameter's.
+    Alike,
+    NotUtf8,
+}
+
+impl Unreadable {
+    pub fn denial(self, name: &str) -> Denial {
+        match self {
+            Self::Alike => refused(name, READ_DIFFERENTLY),
+            Self::NotUtf8 => refused(name, "is not UTF-8"),
+        }
+    }
+}
+
+/// The values of a parameter, percent-decoded.
+pub fn values<'q>(query: &'q str, name: &'q str) -> impl Iterator<Item = Result<String, Unreadable>> + 'q {
     pairs(query).filter_map(move |(_, pair)| match naming(pair, name) {
         Naming::Another => None,
-        Naming::Alike => Some(None),
+        Naming::Alike => Some(Err(Unreadable::Alike)),
         Naming::Exact => {
             let value = pair.split_once('=').map_or("", |(_, value)| value);
-            Some(String::from_utf8(percent::decode(value, true)).ok())
+            Some(String::from_utf8(percent::decode(value, true)).map_err(|_| Unreadable::NotUtf8))
         }
     })
 }
 
-/// Each `name=value` with its place.
+/// Each `name=value` with its offset.
 fn pairs(query: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut next = 0;
     query.split('&').map(move |pair| {
@@ -62,7 +83,7 @@ fn pairs(query: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// What a pair is to a parameter.
+/// Whether a pair names a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Naming {
     Exact,
@@ -87,8 +108,7 @@ fn naming(pair: &str, name: &str) -> Naming {
     if pair.split(';').any(|part| part.len() >= name.len() && alike(part)) { Naming::Alike } else { Naming::Another }
 }
 
-/// Whether a server could take the one name for the other that does not care for case, or for which `.`, a blank and a `[`
-/// that nothing closes are `_`.
+/// Whether the names are equal to a server that ignores case, or that reads `.`, a blank and an unclosed `[` as `_`.
 fn is_loosely(written: &[u8], name: &str) -> bool {
     let loose = |byte: &u8| match byte {
         b'.' | b' ' | b'[' => b'_',
@@ -153,9 +173,10 @@ mod tests {
     #[test]
     fn values_are_found_by_their_decoded_name() {
         let found: Vec<_> = values("b=1&%62=a%2Bb+c&bb=2&b=%ff&b", "b").collect();
-        assert_eq!(found, [Some("1".to_owned()), Some("a+b c".to_owned()), None, Some(String::new())]);
+        let ok = |value: &str| Ok(value.to_owned());
+        assert_eq!(found, [ok("1"), ok("a+b c"), Err(Unreadable::NotUtf8), ok("")]);
         for query in ["a=1;b=2", "b[]=2", "%20b=2", "b%00=2", "B=2"] {
-            assert_eq!(values(query, "b").collect::<Vec<_>>(), [None], "{query}");
+            assert_eq!(values(query, "b").collect::<Vec<_>>(), [Err(Unreadable::Alike)], "{query}");
         }
     }
 
@@ -163,7 +184,9 @@ mod tests {
     fn a_name_that_php_or_asp_net_would_read_as_another_is_no_third_one() {
         for written in ["b.id", "b%20id", "b+id", "b[id", "b%5Bid", "b%5bid", "B_ID", "+B.Id", "b.id[]", "b.id%00x"] {
             for name in ["b_id", "b.id"].into_iter().filter(|name| *name != written) {
-                assert_eq!(values(&format!("{written}=2"), name).collect::<Vec<_>>(), [None], "{written} for {name}");
+                let query = format!("{written}=2");
+                let found: Vec<_> = values(&query, name).collect();
+                assert_eq!(found, [Err(Unreadable::Alike)], "{written} for {name}");
             }
         }
         for another in ["b-id", "b[id]", "b__id", "b_i", "b_id_", "bid", "_b_id", "x.b_id"] {

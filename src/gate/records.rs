@@ -1,8 +1,8 @@
-//! What this worker has seen of keys and businesses: remembered, and never trusted unasked.
+//! One worker's cache of key and business documents, which are never trusted without the store's confirmation.
 //!
-//! Each decision names the documents that it rests on, and the store answers `Stale` when one has changed; then what is
-//! remembered here is replaced. Bounded for the whole process by two generations a worker: what is used stays, what is not falls
-//! out with the older one.
+//! Each decision sends the documents that it rests on, and the store answers `Stale` when one has changed; then the cached one is
+//! replaced. Bounded for the whole process, by two generations per worker: what is used stays, the rest is dropped with the older
+//! one.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -12,35 +12,35 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::documents::{Documents, Known, KnownBusiness, KnownKey};
-use super::weigh::Weighings;
+use super::evaluate::EvaluationCache;
 use crate::keys::digest::Bare;
 use crate::keys::{Digest, Tenant};
 use crate::limit::{Believed, Question};
 use crate::store::record::{BusinessDocument, KeyDocument};
 use crate::store::{StoreError, layout};
 
-/// Keys that all workers of a process remember together at the most, and as many businesses: about 35 MB (`tests/memory` counts what
-/// one takes). Workers get equal parts, whose halves fill maps of 2ⁿ places, since those double when they are seven eighths full.
+/// Keys that all workers of a process cache together, and as many businesses: about 35 MB (`tests/memory` measures what one
+/// takes). Workers get equal shares, whose halves fill maps of 2ⁿ buckets, since those grow when they are seven eighths full.
 const MOST: usize = 14_000;
-/// What a worker gets however many there are: with fewer, keys in use would push one another out.
+/// The least that a worker gets, however many there are: with fewer, keys in use would evict one another.
 const LEAST: usize = 1_750;
 
-/// One worker's memory. Borrows never cross an await.
+/// One worker's cache. Borrows never cross an await.
 #[derive(Debug)]
 pub struct Records {
     keys: RefCell<Generations<Digest, Rc<Remembered>, Bare>>,
     businesses: RefCell<Generations<Rc<str>, Rc<KnownBusiness>>>,
 }
 
-/// A key, and how its requests were weighed by what is known of it.
+/// A key, and the cached evaluations of its requests.
 #[derive(Debug)]
 pub struct Remembered {
     pub key: KnownKey,
-    pub weighings: Weighings,
+    pub evaluations: EvaluationCache,
 }
 
 impl Records {
-    /// The part of one of so many workers.
+    /// The share of one of this many workers.
     pub fn of_one_in(workers: usize) -> Self {
         let most = (MOST / workers.max(1)).max(LEAST);
         Self { keys: RefCell::new(Generations::new(most)), businesses: RefCell::new(Generations::new(most)) }
@@ -55,12 +55,12 @@ impl Records {
     }
 
     fn remember(&self, digest: Digest, key: KnownKey) -> Rc<Remembered> {
-        let remembered = Rc::new(Remembered { key, weighings: Weighings::default() });
+        let remembered = Rc::new(Remembered { key, evaluations: EvaluationCache::default() });
         self.keys.borrow_mut().insert(digest, remembered.clone());
         remembered
     }
 
-    /// Takes in the documents of a question as the store has them now.
+    /// Caches the documents of a question as the store holds them now.
     pub fn learn(
         &self,
         documents: &Documents<'_>,
@@ -78,10 +78,10 @@ impl Records {
         Ok(())
     }
 
-    /// Takes in the key's document as the store has it now.
+    /// Caches the key's document as the store holds it now.
     pub fn learn_key(&self, digest: Digest, tenant: &Tenant, found: Option<Bytes>) -> Result<(), StoreError> {
         let document = Known::parse(found, |raw| {
-            // A document of one tenant in another's slot would be limited and revoked in the wrong place.
+            // A document in another tenant's slot would be limited and revoked there, not in its own.
             KeyDocument::parse_in(tenant, raw)
                 .map_err(|error| StoreError::Broken(format!("the document of key {}: {error}", digest.to_hex())))
         });
@@ -101,13 +101,13 @@ impl Records {
         self.keys.borrow_mut().remove(digest);
     }
 
-    /// What was last seen of a business, until that is outdated.
+    /// A business as it was last seen.
     pub fn business(&self, id: &str) -> Rc<KnownBusiness> {
         let held = self.businesses.borrow_mut().get(id).cloned();
         held.unwrap_or_else(|| Rc::new(KnownBusiness::new(id, Known::Unseen)))
     }
 
-    /// Takes in the business's document as the store has it now, where `believed` was asked about.
+    /// Caches the business's document as the store holds it now; `believed` is what the question held.
     fn learn_business(&self, believed: &KnownBusiness, found: Option<Bytes>) -> Result<(), StoreError> {
         if !believed.is_outdated() && believed.document.believed() == Believed::from_found(found.clone()) {
             return Ok(());
@@ -118,14 +118,14 @@ impl Records {
                 .map_err(|error| StoreError::Broken(format!("the document of business {id}: {error}")))
         })?;
         let mut businesses = self.businesses.borrow_mut();
-        // What is remembered may be another than who asked goes by.
+        // The cached one may be another than `believed`.
         [Some(believed), businesses.get(id).map(Rc::as_ref)].into_iter().flatten().for_each(KnownBusiness::outdate);
         businesses.insert(id.clone(), Rc::new(KnownBusiness::new(id.clone(), document)));
         Ok(())
     }
 }
 
-/// A bounded map: when the younger generation is full it becomes the older one, and the older one is dropped.
+/// A bounded map: when the young generation is full it becomes the old one, and the former old one is dropped.
 #[derive(Debug)]
 struct Generations<K, V, S = RandomState> {
     /// In each of the two.
@@ -145,7 +145,7 @@ impl<K: Hash + Eq, V, S: BuildHasher + Default> Generations<K, V, S> {
         K: std::borrow::Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        // What is in use is mostly in the younger one, whose memory is then all that is looked at.
+        // What is in use is mostly in the young one, so that the old one's memory is not touched.
         if !self.old.is_empty()
             && !self.young.contains_key(key)
             && let Some((key, value)) = self.old.remove_entry(key)

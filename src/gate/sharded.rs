@@ -1,17 +1,17 @@
-//! A map behind several small locks: what the workers of a process share without waiting for one another.
+//! State behind several small locks, which the workers of a process share without contention.
 //!
-//! A lock is held for a look-up and never across an await; what is in a shard, and how it is bounded, is its owner's affair.
+//! A lock is held for one operation and never across an await; what is in a shard, and how it is bounded, is left to its owner.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// More than there are workers, so that two of them rarely want the same one.
+/// More than there are workers, so that two rarely lock the same one.
 pub const SHARDS: usize = 16;
 
 pub struct Sharded<S> {
     shards: [Mutex<S>; SHARDS],
-    // Seeded by the process: no client can aim at one shard.
+    // Seeded at random, so that no client can choose a shard.
     hasher: RandomState,
 }
 
@@ -25,7 +25,7 @@ impl<S> Sharded<S> {
     /// The shard that a key belongs to.
     pub fn of(&self, key: &(impl Hash + ?Sized)) -> MutexGuard<'_, S> {
         let shard = self.hasher.hash_one(key) % SHARDS as u64;
-        // Below SHARDS, and so a valid index on every platform. Owners leave a shard whole at every step.
+        // Below SHARDS, and so a valid index. A poisoned shard is consistent: owners never leave one half changed.
         self.shards[shard as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
-//! Where a known key stands with a route: its own state, its business, its plan, its scopes.
+//! Judges a known key on a route: its own state, its business, its plan, its scopes.
 //!
-//! Pure: the documents are as the store last gave them, and the store confirms them in the call that spends. Expiry is not
-//! judged here but by the store's clock.
+//! Pure: the documents are the cached ones, and the store confirms them in the call that spends. Expiry is not judged here but by
+//! the store, with its clock.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -12,35 +12,35 @@ use super::trail::Caller;
 use crate::policy::{Access, By, Plan, Policy, Route};
 use crate::store::record::{BusinessDocument, KeyDocument, Status};
 
-/// A key in the light of one request.
+/// The verdict on a key for one request, before its limits.
 #[derive(Debug)]
 pub struct Standing {
     pub caller: Rc<Caller>,
     pub verdict: Result<(), Denial>,
 }
 
-/// What the request brings besides the key.
+/// The request's part of the input.
 #[derive(Debug, Clone, Copy)]
 pub struct Circumstances<'a> {
     pub route: &'a Route,
     pub named: Option<&'a str>,
     pub client: IpAddr,
     /// The store has said that the user does not own the business named.
-    pub disowned: bool,
+    pub not_owned: bool,
 }
 
 impl Standing {
-    /// The business that the user must own for the key, which is bound to none, to reach it.
+    /// The business that the user of an unscoped key must own for the request to pass.
     pub fn must_own(&self) -> Option<&str> {
         self.caller.named.as_deref()
     }
 
-    /// The user who must own a business for this request to pass, and the business.
+    /// The user and the business that the user must own for this request to pass.
     pub fn owner(&self) -> Option<(&str, &str)> {
         Some((self.caller.key.user.as_deref().unwrap_or_default(), self.must_own()?))
     }
 
-    /// Who asks, where the store did not come to say whether the business named is the user's.
+    /// The caller where the store has not said whether the user owns the business named: without that business.
     pub fn unconfirmed(&self) -> Rc<Caller> {
         match self.must_own() {
             None => self.caller.clone(),
@@ -48,7 +48,7 @@ impl Standing {
         }
     }
 
-    /// Whether the request names a business that is not for this key.
+    /// Whether the request names a business that this key must not reach.
     pub fn is_foreign(&self) -> bool {
         matches!(self.verdict, Err(Denial::BusinessForbidden))
     }
@@ -70,8 +70,8 @@ pub fn judge(
     business: Option<&BusinessDocument>,
     circumstances: Circumstances<'_>,
 ) -> Standing {
-    // A business that is not the user's, or is not asked about, is the client's own word: it comes into no log and no metric.
-    let named = circumstances.named.filter(|_| !circumstances.disowned && !key.revoked);
+    // A business that the store will not confirm is unverified client input: it must not get into logs and metrics.
+    let named = circumstances.named.filter(|_| !circumstances.not_owned && !key.revoked);
     let named = named.filter(|_| key.business.is_none()).map(str::to_owned);
     let plan_name = business.and_then(|business| business.plan.clone());
     let caller = Caller { key: key.clone(), named, plan: plan_name, ..Caller::default() };
@@ -85,7 +85,7 @@ fn verdict(
     caller: &Caller,
     business: Option<&BusinessDocument>,
     plan: Option<&Plan>,
-    Circumstances { route, named, client, disowned }: Circumstances<'_>,
+    Circumstances { route, named, client, not_owned }: Circumstances<'_>,
 ) -> Result<(), Denial> {
     let key = &caller.key;
     if key.revoked {
@@ -97,10 +97,10 @@ fn verdict(
     if key.allow_addresses.as_ref().is_some_and(|nets| !nets.iter().any(|net| net.contains(&client))) {
         return Err(Denial::DeniedAddress);
     }
-    if disowned || named.is_some_and(|named| caller.business() != Some(named)) {
+    if not_owned || named.is_some_and(|named| caller.business() != Some(named)) {
         return Err(Denial::BusinessForbidden);
     }
-    // A key that is bound to no business and names none must not slip past what is decided by business.
+    // An unscoped key that names no business must not evade plans and limits by business.
     if caller.business().is_none()
         && (policy.plans.is_some() || route.limits.iter().any(|limit| limit.by == By::Business))
     {
@@ -124,4 +124,11 @@ fn scopes(policy: &Policy, granted: &[String], access: &Access) -> Result<(), De
         Access::AnyOf(scopes) => (scopes.iter().any(allowed), scopes),
     };
     if passes { Ok(()) } else { Err(Denial::InsufficientScope { required: required.join(" ") }) }
+}
+
+/// Which of the scopes that a route needs are not granted, separated by spaces.
+pub fn missing_scopes(policy: &Policy, granted: &[String], access: &Access) -> Option<String> {
+    let (Access::All(scopes) | Access::AnyOf(scopes)) = access else { return None };
+    let missing = scopes.iter().map(String::as_str).filter(|scope| !policy.scopes.allow(granted, scope));
+    Some(missing.collect::<Vec<_>>().join(" "))
 }

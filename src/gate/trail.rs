@@ -1,6 +1,6 @@
-//! What became known of a request on its way through the gate: for the headers of its answer, its log line, its metrics.
+//! What the gate has found out about a request: for the headers of its answer, its log line, its metrics.
 //!
-//! Filled as the questions are answered, so that a denial at any of them still leaves what was known before.
+//! Filled during the decision, so that after a denial it holds what was known until then.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 use smallvec::SmallVec;
 
+use crate::keys::Digest;
 use crate::limit::{Window, WindowNow};
 use crate::policy::{Limit, Mode, Reason, Route};
 use crate::store::record::KeyDocument;
@@ -18,7 +19,7 @@ use crate::store::record::KeyDocument;
 #[derive(Debug, Default)]
 pub struct Trail {
     pub route: Option<Arc<Route>>,
-    /// The key whose document was found, whether or not it stands.
+    /// The owner of the key, if its document was found, whether or not it is valid.
     pub caller: Option<Rc<Caller>>,
     /// The windows that this request was counted in, once the store has answered.
     pub limits: LimitsNow,
@@ -28,12 +29,23 @@ pub struct Trail {
     pub store_answered: Option<Instant>,
     /// The store's clock when it answered (milliseconds since the Unix epoch); absent where it was not asked.
     pub store_ms: Option<u64>,
-    /// Why it would have been denied, where denials are only observed.
+    /// Why it would have been denied, in observe mode.
     pub observed: Option<Reason>,
-    /// The store was away, and the key was judged by what was last confirmed of it.
+    /// What is to be told of a denial besides its reason; of what passes there is none.
+    pub evidence: Option<Box<Evidence>>,
+    /// The key was judged during an outage, by what was last confirmed (`known_for`).
     pub known_for: bool,
-    /// Unknown keys keep coming from its address, so that its key was not looked up.
+    /// The key was not looked up, since its address has sent too many unknown ones.
     pub guess_slowed: bool,
+}
+
+/// What support needs to answer whoever was denied.
+#[derive(Debug)]
+pub enum Evidence {
+    /// The key that the store does not know.
+    UnknownKey(Digest),
+    /// What the key lacks, separated by spaces: of a route that takes one of several scopes, all of them.
+    MissingScope(String),
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +58,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Whether the two are one, as far as is known of them.
+    /// Whether the two hold the same.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.key, &other.key) && self.named == other.named && self.plan == other.plan
     }
@@ -57,15 +69,15 @@ impl Caller {
     }
 }
 
-/// What services are told of a caller, as headers' values by the teller's numbers for them: each made once, since most
-/// callers come again. A chain as long as what is told, which is little, while callers are many.
+/// A cache of a caller's identity header values, each made once. Keyed by a number that `proxy::headers` gives; a linked list,
+/// since there are few values per caller, and many callers.
 #[derive(Debug, Default)]
-pub struct IdentityHeaders(OnceCell<Box<Written>>);
+pub struct IdentityHeaders(OnceCell<Box<CachedValue>>);
 
 #[derive(Debug)]
-struct Written {
+struct CachedValue {
     number: usize,
-    /// Absent: there is nothing to tell.
+    /// Absent: the header is omitted.
     value: Option<HeaderValue>,
     others: IdentityHeaders,
 }
@@ -73,10 +85,10 @@ struct Written {
 impl IdentityHeaders {
     pub fn value(&self, number: usize, make: impl FnOnce() -> Option<HeaderValue>) -> Option<&HeaderValue> {
         match self.0.get() {
-            Some(written) if written.number == number => written.value.as_ref(),
-            Some(written) => written.others.value(number, make),
+            Some(cached) if cached.number == number => cached.value.as_ref(),
+            Some(cached) => cached.others.value(number, make),
             None => {
-                let write = || Box::new(Written { number, value: make(), others: Self::default() });
+                let write = || Box::new(CachedValue { number, value: make(), others: Self::default() });
                 self.0.get_or_init(write).value.as_ref()
             }
         }
@@ -90,13 +102,13 @@ pub type LimitsNow = SmallVec<[LimitNow; 1]>;
 #[derive(Debug, Clone)]
 pub struct LimitNow {
     pub limit: Arc<Limit>,
-    /// Whether the limit has several windows, so that the window belongs to its name.
+    /// Whether the limit has several windows, so that its policy name includes the window.
     pub one_of_several: bool,
     pub window: Window,
     pub now: WindowNow,
     /// The store's clock (milliseconds since the Unix epoch).
     pub now_ms: u64,
-    /// Whether it had no room for this request.
+    /// Whether it denies this request.
     pub over: bool,
 }
 
@@ -115,8 +127,8 @@ impl LimitNow {
         self.now.reset_ms.saturating_sub(self.now_ms).div_ceil(1000)
     }
 
-    /// Whole seconds that a client is asked to wait for: where the window had no room, until this request passes, so that `Retry-After`
-    /// never names an earlier time (draft-ietf-httpapi-ratelimit-headers); else until it resets.
+    /// The `t` of `RateLimit`, in whole seconds: where the window denies the request, until it would pass, so that `Retry-After`
+    /// never names an earlier time (draft-ietf-httpapi-ratelimit-headers); else until the window resets.
     pub fn effective_in_seconds(&self) -> u64 {
         let wait_ms = self.now.wait_ms.filter(|_| self.over);
         wait_ms.map_or_else(|| self.reset_in_seconds(), |ms| ms.div_ceil(1000).max(1))
@@ -124,13 +136,13 @@ impl LimitNow {
 }
 
 impl Trail {
-    /// One more answer of the store was waited for.
+    /// Adds the time that one store call took.
     pub fn waited(&mut self, took: Duration) {
         *self.store_took.get_or_insert_default() += took;
     }
 
     /// The window that the `X-RateLimit-*` headers describe: the one with the longest wait where there is one, else the one
-    /// with the least remaining (of equal ones the latest reset). A limit that only observes is not the client's to see.
+    /// with the least remaining (of equal ones the latest reset). Observed limits are not shown to clients.
     pub fn binding(&self, denied: bool) -> Option<&LimitNow> {
         if denied {
             return self.enforced().max_by_key(|l| l.now.wait_ms.unwrap_or(u64::MAX));
@@ -138,17 +150,17 @@ impl Trail {
         self.enforced().min_by_key(|l| (l.now.remaining, std::cmp::Reverse(l.now.reset_ms)))
     }
 
-    /// Whether the route that was found is enforced: on others clients see nothing of a gate.
+    /// Whether the route is enforced: on observed ones clients get no rate-limit headers.
     pub fn is_enforced(&self) -> bool {
         self.route.as_ref().is_none_or(|route| route.mode == Mode::Enforce)
     }
 
-    /// The windows that clients are told of.
+    /// The windows of enforced limits.
     pub fn enforced(&self) -> impl Iterator<Item = &LimitNow> {
         self.limits.iter().filter(|now| now.limit.mode == Mode::Enforce)
     }
 
-    /// The windows that had no room for the request.
+    /// The windows that deny the request.
     pub fn over(&self) -> impl Iterator<Item = &LimitNow> {
         self.limits.iter().filter(|now| now.over)
     }

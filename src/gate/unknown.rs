@@ -1,8 +1,8 @@
-//! What the documents of keys and businesses name and the configuration does not: limits, scopes, plans. It has no effect, and
-//! the operator is told, since a misspelt limit looks like one that is in force.
+//! Reports limits, scopes and plans that documents of keys and businesses name and the configuration does not. They have no
+//! effect, and a misspelt limit looks like one that is in force.
 //!
-//! Looked at where a document was read anew, never where the store only confirmed it. One per process, shared by all workers;
-//! `observe` shows what is counted here.
+//! Checked when a document is parsed, not when the store only confirms it. One per process, shared by all workers; `observe`
+//! exports the counter.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
@@ -21,13 +21,13 @@ const LIMIT: &str = "limit";
 const SCOPE: &str = "scope";
 const PLAN: &str = "plan";
 
-/// What a key's document names, and what a business's.
+/// The kinds of names in a key's document, and in a business's.
 const NAMED: [(&str, [&str; 2]); 2] = [("key", [LIMIT, SCOPE]), ("business", [LIMIT, PLAN])];
 
-/// Documents that are known to be counted, at 8 bytes each; beyond them some count again when they are read again.
-const COUNTED: usize = 65_536;
-/// Names that one line tells of.
-const TOLD: usize = 5;
+/// Documents that are remembered as counted, at 8 bytes each; beyond that some are counted again when they are parsed again.
+const MOST_COUNTED: usize = 65_536;
+/// Names in one log line.
+const MOST_NAMES: usize = 5;
 
 #[derive(Debug)]
 pub struct UnknownNames {
@@ -35,7 +35,7 @@ pub struct UnknownNames {
     /// Hashes of documents' ids and what is unknown in them: every worker reads a document for itself.
     counted: Mutex<HashSet<u64>>,
     random: RandomState,
-    said: LogThrottle,
+    throttle: LogThrottle,
 }
 
 /// A name's kind, and what is wrong with it.
@@ -52,34 +52,40 @@ impl UnknownNames {
         for (holder, named) in NAMED {
             named.iter().for_each(|what| drop(total.with_label_values(&[holder, what])));
         }
-        Ok(Self { total, counted: Mutex::default(), random: RandomState::new(), said: LogThrottle::default() })
+        Ok(Self { total, counted: Mutex::default(), random: RandomState::new(), throttle: LogThrottle::default() })
     }
 
-    /// What there is to show.
+    /// The counter, for the registry.
     pub fn collector(&self) -> Box<dyn Collector> {
         Box::new(self.total.clone())
     }
 
-    /// The key's document as it was just read.
+    /// Checks a key's document that was just parsed.
     pub(super) fn in_key(&self, key: &KnownKey, rules: &Rules) {
         let Some(document) = key.document.document() else { return };
-        let limits = document.limits.keys().filter_map(|name| wrong(LIMIT, rules.check_limit(Holder::Key, name)));
+        let limits = document.limits.iter().filter_map(|(name, windows)| {
+            let checked = rules.check_limit(Holder::Key, name).and_then(|()| rules.check_windows(name, windows));
+            wrong(LIMIT, checked)
+        });
         let scopes = document.scopes.iter().filter_map(|scope| wrong(SCOPE, rules.check_scope(scope)));
-        self.heed("key", &document.id, limits.chain(scopes).collect());
+        self.report("key", &document.id, limits.chain(scopes).collect());
     }
 
-    /// The business's document as it was just read.
+    /// Checks a business's document that was just parsed.
     pub(super) fn in_business(&self, business: &KnownBusiness, rules: &Rules) {
         let Some(document) = business.document.document() else { return };
-        let limits = document.limits.keys().filter_map(|name| wrong(LIMIT, rules.check_limit(Holder::Business, name)));
-        // Without any configured plan, plans play no part.
+        let limits = document.limits.iter().filter_map(|(name, windows)| {
+            let checked = rules.check_limit(Holder::Business, name).and_then(|()| rules.check_windows(name, windows));
+            wrong(LIMIT, checked)
+        });
+        // Where no plan is configured, plans have no meaning.
         let plan = document.plan.as_ref().filter(|_| !rules.known_plans.is_empty());
         let plan = plan.and_then(|plan| wrong(PLAN, rules.check_plan(plan)));
-        self.heed("business", &business.id, limits.chain(plan).collect());
+        self.report("business", &business.id, limits.chain(plan).collect());
     }
 
-    /// Counts and tells, once for the same in the same document.
-    fn heed(&self, holder: &str, id: &str, unknown: Vec<Unknown>) {
+    /// Counts and logs, once for the same names in the same document.
+    fn report(&self, holder: &str, id: &str, unknown: Vec<Unknown>) {
         if unknown.is_empty() || !self.is_new(holder, id, &unknown) {
             return;
         }
@@ -90,10 +96,10 @@ impl UnknownNames {
         }
         let now = Instant::now();
         let wrong = unknown.into_iter().map(|(_, wrong)| wrong);
-        let news: Vec<_> = wrong.filter(|wrong| self.said.is_news(wrong, now)).take(TOLD).collect();
+        let news: Vec<_> = wrong.filter(|wrong| self.throttle.is_news(wrong, now)).take(MOST_NAMES).collect();
         if !news.is_empty() {
             let (document, unknown) = (format!("{holder} {id}"), news.join("; "));
-            // As texts they are quoted: whoever writes documents does not write lines of this log.
+            // As strings they are quoted, so that a document's text cannot forge log lines.
             warn!(
                 document = document.as_str(),
                 unknown = unknown.as_str(),
@@ -104,9 +110,9 @@ impl UnknownNames {
 
     fn is_new(&self, holder: &str, id: &str, unknown: &[Unknown]) -> bool {
         let hash = self.random.hash_one((holder, id, unknown));
-        // Whole at every step.
+        // Consistent even when poisoned.
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        if counted.len() >= COUNTED {
+        if counted.len() >= MOST_COUNTED {
             counted.clear();
         }
         counted.insert(hash)

@@ -61,6 +61,12 @@ impl Digest {
         Some(Self(bytes))
     }
 
+    /// The first eight digits: enough to tell two apart in a log, too little to search a store with.
+    pub fn beginning(&self) -> String {
+        let [a, b, c, d, ..] = self.0;
+        format!("{a:02x}{b:02x}{c:02x}{d:02x}")
+    }
+
     /// 64 lower-case hexadecimal digits, as the stores name it.
     pub fn to_hex(&self) -> String {
         use fmt::Write as _;
@@ -73,9 +79,8 @@ impl Digest {
 }
 
 impl fmt::Debug for Digest {
-    /// The first four bytes: enough to tell two apart in a log, too little to search a store with.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Digest({:02x}{:02x}{:02x}{:02x}…)", self.0[0], self.0[1], self.0[2], self.0[3])
+        write!(f, "Digest({}…)", self.beginning())
     }
 }
 

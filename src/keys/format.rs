@@ -144,6 +144,11 @@ impl Formats {
         if self.by_prefix.is_empty() { std::slice::from_ref(&self.standard) } else { &self.by_prefix }
     }
 
+    /// Whether any value may be a key, since no formats are configured.
+    pub fn take_any(&self) -> bool {
+        self.configured.is_empty()
+    }
+
     /// Whether a text is, by its looks, a key that this gate knows or mints; a wrong checksum is no excuse.
     pub fn claim(&self, text: &str) -> bool {
         self.by_prefix().iter().any(|format| format.has_shape_of(text))
@@ -202,6 +207,11 @@ impl Format {
         &self.prefix
     }
 
+    /// Characters after the prefix, the checksum included.
+    pub fn length(&self) -> &RangeInclusive<usize> {
+        &self.length
+    }
+
     pub fn alphabet(&self) -> Alphabet {
         self.alphabet
     }
@@ -227,7 +237,8 @@ impl Format {
         if self.checksum { CHECKSUM_LENGTH } else { 0 }
     }
 
-    fn has_shape_of(&self, value: &str) -> bool {
+    /// Whether prefix, length and alphabet fit; the checksum is not looked at.
+    pub fn has_shape_of(&self, value: &str) -> bool {
         let Some(rest) = value.strip_prefix(&*self.prefix) else { return false };
         if self.is_rejected() {
             return true;

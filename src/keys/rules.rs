@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use super::tenant::is_id;
 use crate::clock;
-use crate::limit::{Windows, WindowsError};
+use crate::limit::{Algorithm, Windows, WindowsError};
 use crate::network::{self, NetworkError};
 
 /// The longest name of a key, in characters.
@@ -31,6 +31,8 @@ pub struct Rules {
     pub known_scopes: Vec<String>,
     /// The configured limits, and whether a key may override them: only those `by: key`.
     pub known_limits: Vec<(String, bool)>,
+    /// How each of them counts: some windows are too large for some.
+    pub algorithms: BTreeMap<String, Algorithm>,
     /// The configured plans; empty where plans play no part.
     pub known_plans: Vec<String>,
     /// How many active keys one business may have.
@@ -115,6 +117,11 @@ pub enum RuleError {
     Ended(&'static str),
     #[error("this key was rotated already; its successor is `{0}`")]
     Rotated(String),
+    #[error(
+        "the key before this one works until {0}, and beside a key there is one predecessor at the most; rotate without overlap, or \
+         wait until then"
+    )]
+    PredecessorWorks(String),
     #[error("this key was rotated and ends at {0}; its end can only come sooner")]
     LaterThanOverlap(String),
 }
@@ -158,6 +165,21 @@ impl Rules {
             return false;
         };
         self.known_scopes.iter().any(|known| known.starts_with(resource))
+    }
+
+    /// The same where these names are known, too.
+    pub fn knowing<'a>(
+        &self,
+        scopes: impl IntoIterator<Item = &'a String>,
+        limits: impl IntoIterator<Item = &'a String>,
+        plan: Option<&str>,
+    ) -> Self {
+        let mut rules = self.clone();
+        rules.known_scopes.extend(scopes.into_iter().filter(|scope| !scope.is_empty()).cloned());
+        // The first of a name is the one that counts.
+        rules.known_limits.splice(0..0, limits.into_iter().map(|name| (name.clone(), true)));
+        rules.known_plans.extend(plan.map(str::to_owned));
+        rules
     }
 
     fn advice(&self, scope: &str) -> String {
@@ -206,9 +228,17 @@ impl Rules {
             self.check_limit(holder, &name)?;
             let windows = Windows::parse(texts.iter().map(String::as_str));
             let windows = windows.map_err(|wrong| RuleError::BadWindows { name: name.clone(), wrong })?;
+            self.check_windows(&name, &windows)?;
             valid.insert(name, Some(Arc::new(windows)));
         }
         Ok(valid)
+    }
+
+    /// Whether the limit can count in these windows; where it cannot, they have no effect.
+    pub fn check_windows(&self, name: &str, windows: &Windows) -> Result<(), RuleError> {
+        let Some(algorithm) = self.algorithms.get(name) else { return Ok(()) };
+        let wrong = |wrong| RuleError::BadWindows { name: name.to_owned(), wrong };
+        windows.check_for(*algorithm).map_err(wrong)
     }
 
     /// Whether the holder may have its own windows of this limit. What a document says of another has no effect.

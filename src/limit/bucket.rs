@@ -64,12 +64,17 @@ impl Bucket {
         self.entries.iter().position(|e| e.algorithm == algorithm && e.duration_ms == duration_ms)
     }
 
-    /// Drops what has ended, save the windows of the asker, who has just written them.
+    /// Whether anything in here still matters.
+    pub fn counts_at(&self, now_ms: u64) -> bool {
+        self.entries.iter().any(|entry| entry.counts_at(now_ms))
+    }
+
+    /// Drops what counts no more, save the windows of the asker, who has just written them.
     pub(super) fn prune(&mut self, ask: &BucketAsk, now_ms: u64) {
         let asked = |e: &Entry| {
             e.algorithm == ask.algorithm && ask.windows.as_slice().iter().any(|w| w.duration_ms == e.duration_ms)
         };
-        self.entries.retain(|entry| asked(entry) || entry.ends_ms() > now_ms);
+        self.entries.retain(|entry| asked(entry) || entry.counts_at(now_ms));
     }
 }
 
@@ -89,6 +94,17 @@ impl Entry {
             Algorithm::Fixed | Algorithm::Token => self.mark_ms + self.duration_ms,
             Algorithm::Sliding => self.mark_ms + 2 * self.duration_ms,
         }
+    }
+
+    /// Whether it is marked so far ahead that the store's clock has gone back, and it has to begin anew: else a limit would stay
+    /// closed until the clock is there again. By less than a duration it may go back when one node takes over from another, and
+    /// then nothing that was counted is given back early.
+    pub(super) fn is_ahead(&self, now_ms: u64) -> bool {
+        self.mark_ms > now_ms.saturating_add(self.duration_ms)
+    }
+
+    fn counts_at(&self, now_ms: u64) -> bool {
+        self.ends_ms() > now_ms && !self.is_ahead(now_ms)
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {

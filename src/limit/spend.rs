@@ -67,11 +67,14 @@ fn settle(bucket: &mut Bucket, ask: &BucketAsk, now_ms: u64, cost: u64, spent: u
 }
 
 /// The window's state at `now_ms`, before anything is spent. A mark ahead of `now_ms` (the store's clock went back after a
-/// failover) stays: nothing that was counted is given back early.
+/// failover) stays, by up to one duration: nothing that was counted is given back early.
 fn advanced(bucket: &Bucket, algorithm: Algorithm, window: Window, now_ms: u64) -> Entry {
     let fresh = Entry::fresh(algorithm, window.duration_ms, now_ms);
     let Some(at) = bucket.position(algorithm, window.duration_ms) else { return fresh };
     let old = bucket.entries[at];
+    if old.is_ahead(now_ms) {
+        return fresh;
+    }
     match algorithm {
         Algorithm::Fixed if old.mark_ms < fresh.mark_ms => fresh,
         Algorithm::Sliding if old.mark_ms + old.duration_ms == fresh.mark_ms => Entry { previous: old.used, ..fresh },
@@ -264,10 +267,27 @@ mod tests {
         for algorithm in [Algorithm::Fixed, Algorithm::Sliding, Algorithm::Token] {
             let (mut one, ask) = (One(Bucket::default()), ask(algorithm, "4/10s"));
             assert_eq!(one.spend(&ask, START + 10_000, 1, 4).0, 4);
-            let (granted, windows) = one.spend(&ask, START + 3000, 1, 1);
-            assert_eq!((granted, windows[0].remaining), (0, 0), "{algorithm:?}");
+            for back_at in [START, START + 3000] {
+                let (granted, windows) = one.spend(&ask, back_at, 1, 1);
+                assert_eq!((granted, windows[0].remaining), (0, 0), "{algorithm:?}");
+            }
+            let (_, windows) = one.spend(&ask, START + 3000, 1, 1);
             let wait = windows[0].wait_ms.expect("the cost is within the limit");
             assert_eq!(one.spend(&ask, START + 3000 + wait, 1, 1).0, 1, "{algorithm:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_went_back_by_more_than_a_window_begins_anew() {
+        for algorithm in [Algorithm::Fixed, Algorithm::Sliding, Algorithm::Token] {
+            let (mut one, asked) = (One(Bucket::default()), ask(algorithm, "4/10s"));
+            one.spend(&ask(algorithm, "9/7s"), START + 86_400_000, 1, 9);
+            assert_eq!(one.spend(&asked, START + 86_400_000, 1, 4).0, 4);
+            let (granted, windows) = one.spend(&asked, START, 1, 5);
+            assert_eq!((granted, windows[0].remaining), (4, 0), "{algorithm:?}");
+            assert!(windows[0].wait_ms.is_some_and(|wait| wait <= 20_000), "{algorithm:?}: {windows:?}");
+            assert_eq!(one.0.entries.len(), 1, "what another asker counted then ends too");
+            assert!(one.0.ends_ms() <= START + 20_000, "{algorithm:?}");
         }
     }
 
@@ -333,6 +353,29 @@ mod tests {
                 *sum += cost * u64::from(granted);
                 prop_assert!(*sum <= limit);
                 prop_assert!(granted == n || *sum + cost > limit, "room was refused");
+            }
+        }
+
+        /// As where one node takes over from another, again and again.
+        #[test]
+        fn clocks_that_differ_by_less_than_a_window_never_admit_more_than_the_limit(
+            limit in 1_u64..20,
+            steps in prop::collection::vec((0_u64..900, 0_u64..7000, 1_u64..4, 1_u32..5), 1..80),
+        ) {
+            let asks = [Algorithm::Fixed, Algorithm::Sliding, Algorithm::Token].map(|a| ask(a, &format!("{limit}/7s")));
+            for ask in asks {
+                let (mut one, mut at, mut admitted) = (One(Bucket::default()), START, std::collections::HashMap::new());
+                let mut last_mark = 0;
+                for &(step, skew, cost, n) in &steps {
+                    at += step;
+                    let (granted, _) = one.spend(&ask, at + skew, cost, n);
+                    let Some(entry) = one.0.entries.first() else { continue };
+                    prop_assert!(entry.mark_ms >= last_mark, "nothing begins anew");
+                    last_mark = entry.mark_ms;
+                    let sum = admitted.entry(last_mark).or_insert(0);
+                    *sum += cost * u64::from(granted);
+                    prop_assert!(*sum <= limit);
+                }
             }
         }
 

@@ -39,15 +39,24 @@ pub enum WindowsError {
     NotAWindow(String),
     #[error("`{0}` lasts no time; write a duration of at least one second, such as `60/1m`")]
     NoDuration(String),
-    #[error("`{0}` is too large to count exactly; the count times the duration in milliseconds must stay below 2^50")]
+    #[error("`{0}` is too large to count exactly; the count, and the duration in milliseconds, must stay below 10^15")]
     TooLarge(String),
+    #[error(
+        "`{0}` is too large for a sliding window or a token bucket, where the count times the duration in milliseconds must stay \
+         below 2^50; write less, or `algorithm: fixed-window`"
+    )]
+    TooManyUnits(String),
     #[error("two windows last equally long (`{0}`); keep the one that you mean")]
     SameDuration(String),
     #[error("no window is given; write one such as `60/1m`")]
     Empty,
 }
 
-/// `limit × duration_ms` stays below this, so that sums of a few such products are exact in a Lua number (2⁵³).
+/// A count and a duration stay below this: it is what a header's field may hold as a number (RFC 9651 §3.3.1), and sums of a few
+/// such are exact in Lua (2⁵³).
+const MOST: u64 = 1_000_000_000_000_000;
+
+/// `limit × duration_ms` stays below this where it matters, for the same sums.
 const MOST_UNITS: u64 = 1 << 50;
 
 impl Windows {
@@ -62,6 +71,22 @@ impl Windows {
             }
         }
         Ok(Self(windows.into()))
+    }
+
+    /// What an algorithm relies on beyond what all do. One that measures in milliseconds multiplies both numbers of a window; a
+    /// fixed window counts requests.
+    pub fn check_for(&self, algorithm: Algorithm) -> Result<(), WindowsError> {
+        let fits = |window: &&Window| match algorithm {
+            Algorithm::Fixed => true,
+            // At least those of one request.
+            Algorithm::Sliding | Algorithm::Token => {
+                window.limit.max(1).checked_mul(window.duration_ms).is_some_and(|units| units < MOST_UNITS)
+            }
+        };
+        match self.0.iter().find(|window| !fits(window)) {
+            Some(window) => Err(WindowsError::TooManyUnits(window.to_string())),
+            None => Ok(()),
+        }
     }
 
     /// Reads each text as one window: `["20/1s", "200/10s"]`.
@@ -90,7 +115,7 @@ impl Window {
         let too_large = || WindowsError::TooLarge(text.to_owned());
         let duration_ms = amount.checked_mul(unit_ms).ok_or_else(too_large)?;
         let window = Self { limit, duration_ms };
-        if window.units().is_none_or(|units| units >= MOST_UNITS) {
+        if window.is_too_large() {
             return Err(too_large());
         }
         Ok(window)
@@ -98,16 +123,15 @@ impl Window {
 
     /// What the arithmetic relies on, whoever made the window.
     fn check(&self) -> Result<(), WindowsError> {
-        match self.units() {
-            Some(0) => Err(WindowsError::NoDuration(self.to_string())),
-            Some(units) if units < MOST_UNITS => Ok(()),
-            _ => Err(WindowsError::TooLarge(self.to_string())),
+        match () {
+            () if self.duration_ms == 0 => Err(WindowsError::NoDuration(self.to_string())),
+            () if self.is_too_large() => Err(WindowsError::TooLarge(self.to_string())),
+            () => Ok(()),
         }
     }
 
-    /// How many units the window holds, at least those of one request.
-    fn units(&self) -> Option<u64> {
-        self.limit.max(1).checked_mul(self.duration_ms)
+    fn is_too_large(&self) -> bool {
+        self.limit >= MOST || self.duration_ms >= MOST
     }
 }
 
@@ -154,8 +178,21 @@ mod tests {
             assert!(matches!(Window::parse(wrong), Err(WindowsError::NotAWindow(_))), "{wrong:?}");
         }
         assert!(matches!(Window::parse("60/0s"), Err(WindowsError::NoDuration(_))));
-        assert!(matches!(Window::parse("99999999999999/1d"), Err(WindowsError::TooLarge(_))));
+        for large in ["1000000000000000/1d", "1/99999999d", "1/999999999999999999d"] {
+            assert!(matches!(Window::parse(large), Err(WindowsError::TooLarge(_))), "{large}");
+        }
         assert!(matches!(Windows::parse(["1/60s", "2/1m"]), Err(WindowsError::SameDuration(_))));
         assert_eq!(Windows::parse([]), Err(WindowsError::Empty));
+    }
+
+    #[test]
+    fn a_fixed_window_counts_requests_and_the_others_also_milliseconds() {
+        for (text, sliding) in [("1000000/30d", false), ("434374/30d", true), ("434375/30d", false), ("0/400d", true)] {
+            let windows = Windows::parse(["1/1s", text]).expect("it is a window");
+            assert_eq!(windows.check_for(Algorithm::Fixed), Ok(()), "{text}");
+            for algorithm in [Algorithm::Sliding, Algorithm::Token] {
+                assert_eq!(windows.check_for(algorithm).is_ok(), sliding, "{text}");
+            }
+        }
     }
 }

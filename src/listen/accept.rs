@@ -1,4 +1,4 @@
-//! The accept loop: each connection goes to the worker with the fewest. It survives whatever `accept` says.
+//! The accept loop: each connection goes to the worker with the fewest. No error of `accept` ends it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,36 +17,37 @@ use super::worker::{Accepted, Worker};
 use crate::log_throttle::LogThrottle;
 use crate::observe::Metrics;
 
-/// How long to leave `accept` alone when descriptors or memory have run out: connections that end give some back.
+/// How long to wait when descriptors or memory have run out, until connections that end free some.
 const EXHAUSTED: Duration = Duration::from_millis(50);
 
-/// How many connections wait to be accepted, where the system lets so many (`net.core.somaxconn` as Linux has it).
+/// The listen backlog, as far as the system allows it (4096 is Linux's default `net.core.somaxconn`).
 pub const BACKLOG: i32 = 4096;
 
-/// How many connections there is room for, and how the others are refused. A reload may change it.
+/// The limit on connections, and how those beyond it are refused. A reload may change both.
 #[derive(Debug)]
 pub struct Capacity {
-    most: AtomicUsize,
+    connections: AtomicUsize,
     tls: AtomicBool,
-    /// How many the system had descriptors for at the start.
+    /// How many connections there were descriptors for at the start.
     room: usize,
 }
 
 impl Capacity {
     pub fn new(settings: &Settings) -> Self {
-        let (most, tls) = (AtomicUsize::default(), AtomicBool::default());
-        let capacity = Self { most, tls, room: descriptors::room(settings.workers) };
-        capacity.follow(settings);
+        let (connections, tls) = (AtomicUsize::default(), AtomicBool::default());
+        let capacity = Self { connections, tls, room: descriptors::room(settings.workers) };
+        capacity.reconfigure(settings);
         capacity
     }
 
-    pub fn follow(&self, settings: &Settings) {
-        self.most.store(settings.bounds.connections.min(descriptors::room(settings.workers)), Ordering::Relaxed);
+    pub fn reconfigure(&self, settings: &Settings) {
+        let connections = settings.bounds.connections.min(descriptors::room(settings.workers));
+        self.connections.store(connections, Ordering::Relaxed);
         self.tls.store(settings.tls.is_some(), Ordering::Relaxed);
     }
 }
 
-/// Accepts until draining closes; a connection for which there is no room is refused.
+/// Accepts until draining closes the listener; connections beyond the limit are refused.
 pub async fn run(
     listener: TcpListener,
     workers: Arc<[Worker]>,
@@ -56,7 +57,7 @@ pub async fn run(
 ) {
     let refusal = Refusal::beside(capacity.room);
     let give = |stream: TcpStream, peer: SocketAddr| {
-        if workers.iter().map(Worker::open).sum::<usize>() >= capacity.most.load(Ordering::Relaxed) {
+        if workers.iter().map(Worker::open).sum::<usize>() >= capacity.connections.load(Ordering::Relaxed) {
             metrics.connection_refused();
             refusal.refuse(stream, capacity.tls.load(Ordering::Relaxed));
             return;
@@ -76,31 +77,31 @@ pub async fn run(
             Err(error) => exhaustion.wait(&error, || metrics.accept_failed()).await,
         }
     }
-    connected_already(listener, give);
+    accept_backlog(listener, give);
 }
 
-/// What an accept loop does about errors: those that last are counted, said once a minute, and waited out.
+/// What an accept loop does about errors: those that last are counted, logged once a minute, and waited out.
 #[derive(Debug, Default)]
 pub struct Exhaustion {
-    said: LogThrottle,
+    throttle: LogThrottle,
 }
 
 impl Exhaustion {
     pub async fn wait(&self, error: &io::Error, count: impl FnOnce()) {
-        if is_the_connections_own(error) {
+        if is_of_one_connection(error) {
             return;
         }
         count();
-        if self.said.is_news("exhausted", Instant::now()) {
+        if self.throttle.is_news("exhausted", Instant::now()) {
             warn!(%error, "no connection can be accepted for now; trying again until one can");
         }
         tokio::time::sleep(EXHAUSTED).await;
     }
 }
 
-/// Those who have connected are served: closing the listener would reset them. More have not; those who come while others are
-/// accepted are too late.
-fn connected_already(listener: TcpListener, give: impl Fn(TcpStream, SocketAddr)) {
+/// Serves the connections in the backlog, which closing the listener would reset. At most `BACKLOG`: connections that arrive
+/// meanwhile must not keep this going for ever.
+fn accept_backlog(listener: TcpListener, give: impl Fn(TcpStream, SocketAddr)) {
     let Ok(listener) = listener.into_std() else { return };
     for _ in 0..BACKLOG {
         let Ok((stream, peer)) = listener.accept() else { return };
@@ -111,8 +112,8 @@ fn connected_already(listener: TcpListener, give: impl Fn(TcpStream, SocketAddr)
     }
 }
 
-/// Errors of a connection that was gone before it was accepted say nothing of the next one (accept(2), "Error handling").
-fn is_the_connections_own(error: &io::Error) -> bool {
+/// Errors of a connection that was gone before it was accepted do not concern the next one (accept(2), "Error handling").
+fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

@@ -1,4 +1,4 @@
-//! Whom a connection speaks for: the peer itself, or the client that a trusted proxy names in `X-Forwarded-For`.
+//! The client's address: the peer's, or the one that a trusted proxy names in `X-Forwarded-For`.
 
 use std::net::IpAddr;
 
@@ -12,14 +12,14 @@ pub fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&peer))
 }
 
-/// Read from the right, past every trusted proxy: the first address that is none is the client. What stands left of it, or is
-/// no address that can be read, a client could have written itself.
+/// The first address from the right that is not a trusted proxy's. What stands left of it, or is not an address, a client could
+/// have written itself.
 pub fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let mut client = peer.to_canonical();
     if !is_trusted(client, trusted) {
         return client;
     }
-    // Bytes, since a line may hold one that is no text: the hops to the right of it are a proxy's word all the same.
+    // Bytes: a line may hold a hop that is not text; those to the right of it were written by a proxy all the same.
     let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
     for hop in lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')) {
         let Some(address) = str::from_utf8(hop.trim_ascii()).ok().and_then(address) else { break };

@@ -1,7 +1,7 @@
 //! One client connection from its first byte to its last: the PROXY protocol, TLS, then HTTP/1.1 or HTTP/2, each wait bounded.
 //!
-//! hyper speaks HTTP; whatever may take long is looked at by `watch`. An HTTP/1.1 connection that is idle is parked: hyper's
-//! part of it is taken down, buffers and all, and set up again at the next byte.
+//! hyper speaks HTTP; `watch` samples whatever may take long. An idle HTTP/1.1 connection is parked: hyper's state is dropped
+//! with its buffers, and made again at the next byte.
 
 use std::convert::Infallible;
 use std::error::Error as _;
@@ -30,7 +30,7 @@ use super::http1_turns::Http1Turns;
 use super::monitored::MonitoredStream;
 use super::poll_on_wake::PollOnWake;
 use super::proxy_protocol;
-use super::serving::{self, InFlight, Peer, ResponseBody, Transport};
+use super::serving::{self, InFlight, MonitoredBody, Peer, Transport};
 use super::settings::{Bounds, Settings};
 use super::streams::Streams;
 use super::watch::{Observation, TRICKLE, Wait, tick};
@@ -38,36 +38,36 @@ use super::worker_state::WorkerState;
 use crate::observe::metrics::FailedAt;
 use crate::proxy::arrival::Address;
 
-/// The connection preface (RFC 9113 §3.4); no HTTP/1.1 request begins like it. It is waited for whole, since nothing bounds
-/// the wait for its rest once the connection is hyper's.
+/// The connection preface (RFC 9113 §3.4); no HTTP/1.1 request begins like it. All of it is waited for here, since hyper does not
+/// bound the wait for its rest.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How long an HTTP/1.1 connection has nothing to do before it is parked. Setting it up again costs about as much as reading
-/// a request, so that one which asks ten times a second pays nothing worth mentioning.
+/// How long an HTTP/1.1 connection is idle before it is parked. Waking it costs about as much as reading a request: little to a
+/// client with fewer than ten requests a second, nothing to one with more.
 const PARK_AFTER: Duration = Duration::from_millis(100);
 
-/// How many times the header fields that are allowed are read, at most. Room for as many is made with each request, 64 bytes a
-/// field, and not touched where there are fewer.
+/// How many times the allowed number of header fields hyper reads. It reserves stack for as many with each request, 64 bytes a
+/// field, which is not touched where there are fewer.
 const HEADERS_READ: usize = 4;
 
-/// So much more than is allowed of an HTTP/2 head is read, so that a request that is too large gets an answer that says so, and is
-/// counted. Past that h2 answers a bare 431, and past four times that it ends the connection.
+/// How many bytes beyond the allowed HTTP/2 head are read, so that a request that is too large gets an answer that says so, and
+/// is counted. Past that h2 answers a bare 431, and past four times that it ends the connection.
 const H2_HEADERS_READ: u32 = 48 * 1024;
 
-/// How long an idle HTTP/1.1 connection stays when draining closes: a client that is about to ask gets its answer, which tells
-/// it to connect elsewhere, instead of a connection that closes under its request.
+/// How long an idle HTTP/1.1 connection stays open once draining closes connections: a request that is on its way gets an answer
+/// with `Connection: close` instead of a reset.
 const H1_LINGER: Duration = Duration::from_millis(500);
 
 /// Serves the connection until it ends, or until draining ends it.
 pub async fn serve(worker: Rc<WorkerState>, stream: TcpStream, peer: IpAddr, drain: Watch) {
     if let Err(error) = connected(&worker, stream, peer, drain).await {
-        // Clients come and go; that is no event for an operator.
+        // Only at debug level: clients disconnect at any time.
         debug!(%peer, %error, "a connection ended");
     }
 }
 
 async fn connected(worker: &Rc<WorkerState>, mut stream: TcpStream, peer: IpAddr, drain: Watch) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    // Of the context only these are held: the rest may be replaced while the connection is open.
+    // Only these parts of the context are kept for the connection: a reload replaces the rest.
     let (settings, tls) = (worker.now().settings.clone(), worker.now().tls.clone());
     let bounds = &settings.bounds;
     let ip = match settings.proxy_protocol {
@@ -84,24 +84,24 @@ async fn connected(worker: &Rc<WorkerState>, mut stream: TcpStream, peer: IpAddr
             http(worker, settings, stream, Peer { address, secure: false, presented: None }, h2, drain).await
         }
         Some(acceptor) => {
-            // Boxed, as what follows: a connection that is parked holds no room for what is past.
-            let shaken = timed(bounds.handshake, Box::pin(acceptor.accept(stream))).await;
-            let (stream, h2, presented) = shaken.inspect_err(|error| failed(worker, ip, FailedAt::Tls, error))?;
+            // Boxed, like the futures below: a parked connection should not hold memory for steps that are done.
+            let accepted = timed(bounds.handshake, Box::pin(acceptor.accept(stream))).await;
+            let (stream, h2, presented) = accepted.inspect_err(|error| failed(worker, ip, FailedAt::Tls, error))?;
             http(worker, settings, stream, Peer { address, secure: true, presented }, h2, drain).await
         }
     }
 }
 
-/// A connection has failed, and there is no request that could be logged.
+/// Counts and logs a connection that failed without a request that could be logged.
 fn failed(worker: &WorkerState, peer: IpAddr, at: FailedAt, error: &io::Error) {
-    // Who connects and leaves without a word has asked only whether somebody is there.
+    // A peer that connects and disconnects is mostly a TCP health check.
     if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) {
         return;
     }
     let context = worker.now();
     let metrics = &context.service.counts.metrics;
     metrics.connection_failed(at);
-    if metrics.said.is_news(at.name(), Instant::now().into_std()) {
+    if metrics.throttle.is_news(at.name(), Instant::now().into_std()) {
         let what = match at {
             FailedAt::Http2 => "an HTTP/2 connection was ended, with every request on it",
             FailedAt::Tls | FailedAt::Proxy | FailedAt::Head => "a connection failed before its request",
@@ -110,13 +110,13 @@ fn failed(worker: &WorkerState, peer: IpAddr, at: FailedAt, error: &io::Error) {
     }
 }
 
-async fn timed<T>(patience: Duration, wait: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(patience, wait).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+async fn timed<T>(time_limit: Duration, wait: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(time_limit, wait).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Looks at the first bytes without taking them: HTTP/2 by prior knowledge announces itself.
-async fn speaks_h2(stream: &TcpStream, patience: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + patience;
+/// Whether the connection begins with the HTTP/2 preface (prior knowledge), without taking the bytes.
+async fn speaks_h2(stream: &TcpStream, time_limit: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + time_limit;
     let mut first = [0; H2_PREFACE.len()];
     loop {
         let seen = timeout_at(deadline, stream.peek(&mut first)).await.map_err(|_| io::ErrorKind::TimedOut)??;
@@ -155,21 +155,21 @@ where
             Some(stream) => parked = stream,
         }
         let bounds = &settings.bounds;
-        let patience = if requests == 0 { bounds.header_read } else { bounds.idle };
-        if !wakes(&mut parked, patience, &mut drain).await? {
+        let time_limit = if requests == 0 { bounds.header_read } else { bounds.idle };
+        if !wakes(&mut parked, time_limit, &mut drain).await? {
             return timed(bounds.handshake, parked.shutdown()).await;
         }
     }
 }
 
-/// Waits for a parked connection's next byte; says whether one came.
-async fn wakes<S>(parked: &mut MonitoredStream<S>, patience: Duration, drain: &mut Watch) -> io::Result<bool>
+/// Waits for a parked connection's next byte; whether there is one.
+async fn wakes<S>(parked: &mut MonitoredStream<S>, time_limit: Duration, drain: &mut Watch) -> io::Result<bool>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut first = [0];
     let read = tokio::select! {
-        read = timeout(patience, parked.read(&mut first)) => read,
+        read = timeout(time_limit, parked.read(&mut first)) => read,
         () = lingered(drain) => return Ok(false),
     };
     let Ok(length) = read else { return Ok(false) };
@@ -186,14 +186,14 @@ async fn lingered(drain: &mut Watch) {
     sleep(H1_LINGER).await;
 }
 
-/// What an HTTP/1.1 connection's task wakes up for.
+/// What an HTTP/1.1 connection's task wakes for.
 enum Event {
     Ended(hyper::Result<()>),
     Closing,
-    LookAgain,
+    Sample,
 }
 
-/// Serves requests until there is none for a while, which gives the connection back, or until the connection ends.
+/// Serves requests until the connection is idle, and returns its stream to be parked; `None`: the connection has ended.
 async fn http1<S>(
     worker: &Rc<WorkerState>,
     bounds: &Bounds,
@@ -205,13 +205,13 @@ async fn http1<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    // All of it is let go of with the rest when the connection is parked: what stayed would lie scattered between.
+    // Dropped with hyper's state when the connection is parked: what stayed would fragment the freed memory.
     let turns = Rc::new(Http1Turns::new(stream.activity.clone(), *requests));
     let mut connection = http1_builder(bounds)
         .serve_connection(TokioIo::new(stream), service(worker.clone(), peer.clone(), Transport::H1(turns.clone())))
         .with_upgrades();
     let mut closing = pin!(lingered(drain));
-    let mut look_again = pin!(sleep(PARK_AFTER));
+    let mut next_sample = pin!(sleep(PARK_AFTER));
     let (mut observation, mut leaving, mut on_wake) = (Observation::begin(), false, PollOnWake::default());
     loop {
         let event = poll_fn(|cx| {
@@ -222,7 +222,7 @@ where
                 if !leaving && closing.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Event::Closing);
                 }
-                look_again.as_mut().poll(cx).map(|()| Event::LookAgain)
+                next_sample.as_mut().poll(cx).map(|()| Event::Sample)
             })
         });
         match event.await {
@@ -236,7 +236,7 @@ where
                     return Err(error);
                 }
                 if turns.upgraded.is_there() {
-                    // Boxed, so that connections that are never upgraded hold no room for it.
+                    // Boxed, so that connections that are never upgraded hold no memory for it.
                     Box::pin(tunnel(worker, &turns, bounds)).await;
                 }
                 return Ok(None);
@@ -245,41 +245,41 @@ where
                 leaving = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
-            Event::LookAgain => {
+            Event::Sample => {
                 let (now, (wait, progress)) = (Instant::now(), Wait::of_connection(&turns));
-                match (wait, observation.again(now, wait, progress)) {
+                match (wait, observation.update(now, wait, progress)) {
                     (Wait::Request, waited) if waited >= PARK_AFTER && !leaving => break,
-                    (wait, waited) if waited >= wait.patience(bounds, worker.is_full()) => {
+                    (wait, waited) if waited >= wait.time_limit(bounds, worker.is_full()) => {
                         if wait == Wait::Stream {
-                            turns.progress.borrow().ends_idle();
+                            turns.progress.borrow().end_idle();
                         }
                         return Err(io::ErrorKind::TimedOut.into());
                     }
-                    (Wait::Request, _) => look_again.as_mut().reset(now + PARK_AFTER),
-                    _ => look_again.as_mut().reset(now + tick(bounds)),
+                    (Wait::Request, _) => next_sample.as_mut().reset(now + PARK_AFTER),
+                    _ => next_sample.as_mut().reset(now + tick(bounds)),
                 }
             }
         }
     }
     *requests = turns.requests.get();
-    // Between two requests it has not been upgraded.
+    // `None` only for an upgraded connection, which does not get here.
     let Some(parts) = connection.into_parts() else { return Ok(None) };
     let mut stream = parts.io.into_inner();
     stream.put_back(parts.read_buf);
     Ok(Some(stream))
 }
 
-/// What the connection was upgraded to: a request that is served, until it ends or nothing passes for too long. A side
-/// that has said its last word is not waited for longer than one that pauses within a body.
+/// Serves an upgraded connection, a request in flight, until it ends or nothing passes for `stream_idle`; once it is half closed,
+/// for `body_idle`.
 async fn tunnel(worker: &WorkerState, turns: &Http1Turns, bounds: &Bounds) {
     let _slot = InFlight::take(&worker.in_flight);
-    turns.activity.becomes_a_tunnel();
-    let still = async {
+    turns.activity.set_tunnel();
+    let idle = async {
         let mut observation = Observation::begin();
         loop {
             sleep(tick(bounds)).await;
             let wait = if turns.upgraded.one_side_has_ended() { Wait::Body } else { Wait::Stream };
-            if observation.again(Instant::now(), wait, turns.activity.passed()) >= wait.patience(bounds, false) {
+            if observation.update(Instant::now(), wait, turns.activity.passed()) >= wait.time_limit(bounds, false) {
                 break;
             }
         }
@@ -287,7 +287,7 @@ async fn tunnel(worker: &WorkerState, turns: &Http1Turns, bounds: &Bounds) {
     tokio::select! {
         biased;
         () = turns.upgraded.serve() => {}
-        () = still => debug!("an upgraded connection on which nothing passed was ended"),
+        () = idle => debug!("an upgraded connection on which nothing passed was ended"),
     }
 }
 
@@ -307,7 +307,7 @@ where
     let service = service(worker.clone(), peer, Transport::H2(streams.clone()));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut closing = pin!(drain.closing());
-    let mut look_again = pin!(sleep(tick(bounds)));
+    let mut next_sample = pin!(sleep(tick(bounds)));
     let (mut observation, mut leaving) = (Observation::begin(), false);
     loop {
         tokio::select! {
@@ -320,7 +320,7 @@ where
             }
             () = streams.abused() => {
                 connection.as_mut().graceful_shutdown();
-                // Whatever can be said is said; what is under way ends with the connection.
+                // One poll writes the GOAWAY; open streams end with the connection.
                 let _ = poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await;
                 streams.end();
                 let error = io::Error::other("the client gave up too many streams");
@@ -331,34 +331,33 @@ where
                 leaving = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = &mut look_again => {
+            () = &mut next_sample => {
                 let (now, is_full) = (Instant::now(), worker.is_full());
                 streams.check(now, bounds, is_full);
-                let (wait, progress) = if activity.is_blocked() { (Wait::Taking, activity.written()) } else { streams.wait() };
-                let (waited, patience) = (observation.again(now, wait, progress), wait.patience(bounds, is_full));
-                // What an idle connection has still to send could keep it open for ever.
-                let over = if wait == Wait::Request { patience.saturating_add(bounds.body_idle) } else { patience };
-                if waited >= over {
+                let (wait, progress) = if activity.is_blocked() { (Wait::ClientRead, activity.written()) } else { streams.wait() };
+                let (waited, limit) = (observation.update(now, wait, progress), wait.time_limit(bounds, is_full));
+                // After a graceful shutdown hyper waits until all is written, which a client that does not read prevents.
+                let hard_limit = if wait == Wait::Request { limit.saturating_add(bounds.body_idle) } else { limit };
+                if waited >= hard_limit {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
-                if waited >= patience && !leaving {
+                if waited >= limit && !leaving {
                     leaving = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                look_again.as_mut().reset(now + tick(bounds));
+                next_sample.as_mut().reset(now + tick(bounds));
             }
         }
     }
 }
 
-/// Whether h2 ended the connection for what the client sent, as far too large a head or a flood: requests that were under way on
-/// it end with it.
+/// Whether h2 ended the connection, and open requests with it, for what the client sent, such as far too large a head or a flood.
 fn ended_by_h2(error: &hyper::Error) -> bool {
     let of_h2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
     of_h2.is_some_and(|error| error.is_go_away() && error.is_library())
 }
 
-/// hyper's own text names only itself.
+/// The cause of an error, which hyper's own text leaves out.
 fn innermost(error: &hyper::Error) -> String {
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
@@ -368,9 +367,9 @@ fn service(
     worker: Rc<WorkerState>,
     peer: Peer,
     transport: Transport,
-) -> impl HttpService<Incoming, ResBody = ResponseBody, Error = Infallible, Future: 'static> + Unpin {
+) -> impl HttpService<Incoming, ResBody = MonitoredBody, Error = Infallible, Future: 'static> + Unpin {
     service_fn(move |request: Request<Incoming>| {
-        // At once: the stream's task is asked for right after.
+        // Synchronously: hyper spawns the stream's task right after, which `Streams` takes for this request's.
         let active = transport.begin(&request);
         worker.heartbeat.keep();
         serving::answer(&worker, request, &peer, active)
@@ -380,9 +379,9 @@ fn service(
 fn http1_builder(bounds: &Bounds) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        // Its timer would begin with the idle time before a request, and is set anew for each.
+        // hyper's timer would run during the idle time before a request as well, and be set anew for each; `watch` bounds heads.
         .header_read_timeout(None)
-        // `MonitoredStream` looks whether a client leaves that waits.
+        // `MonitoredStream` detects a client that disconnects while it waits.
         .half_close(true)
         // More than what is allowed, so that a request that is somewhat too large gets an answer that says so; what is larger
         // still gets hyper's own, which is a status alone.

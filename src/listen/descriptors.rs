@@ -1,16 +1,16 @@
-//! How many connections the system lets this process have.
+//! The process's limit on open files.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 
 use super::settings::Settings;
 
-/// What a process needs beside connections: listeners, probes, the store, files, and one for whoever is refused.
+/// Descriptors besides connections: listeners, probes, the store, files, and one for a connection that is refused.
 const BESIDE: u64 = 48;
 /// And for each worker: its runtime, and its connection to the store.
 const EACH_WORKER: u64 = 8;
 
-/// Raises the soft limit on descriptors to the hard one, and says so when that is still too few.
+/// Raises the soft limit to the hard one, and warns when that is still too few.
 pub fn raise(settings: &Settings) {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -30,8 +30,8 @@ pub fn raise(settings: &Settings) {
     }
 }
 
-/// How many clients may be connected, so that probes, the store and upstreams still find descriptors: each request may need one
-/// towards the client and one towards the upstream.
+/// How many connections of clients leave descriptors for probes, the store and upstreams: each request may need one descriptor
+/// for the client and one for the upstream.
 pub fn room(workers: usize) -> usize {
     let Some(most) = getrlimit(Resource::Nofile).current else { return usize::MAX };
     let clients = most.saturating_sub(beside(workers)) / 2;

@@ -1,27 +1,27 @@
-//! The stages of a process's end, told to everything that serves: not ready, no more connections, then none left, or what is left
-//! is cut.
+//! The stages of a graceful shutdown, signalled to everything that serves: not ready, no new connections, then what is left is
+//! cut off.
 
 use tokio::sync::watch;
 
 use super::settings::Drain;
 
-/// Where the process is in its life.
+/// The stage of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     Serving,
-    /// Not ready, but what comes is still served: those who send it have yet to learn.
+    /// Not ready, but still accepting: load balancers take a while to notice.
     Leaving,
     /// No new connection; each that is open ends after what is in flight on it.
     Closing,
-    /// What has not ended by now is cut off.
+    /// The deadline has passed: open connections are dropped.
     Cut,
 }
 
-/// Told by whoever ends the process.
+/// The sender, for the task that ends the process.
 #[derive(Debug, Clone)]
 pub struct Signal(watch::Sender<Stage>);
 
-/// Held by whoever serves.
+/// The receiver, for tasks that serve.
 #[derive(Debug, Clone)]
 pub struct Watch(watch::Receiver<Stage>);
 
@@ -59,11 +59,11 @@ impl Watch {
 
     /// Resolves once no new work is to begin.
     pub async fn closing(&mut self) {
-        // Without a signal nobody is left who could want more of this process.
+        // Also when the sender was dropped: the process ends then.
         let _ = self.0.wait_for(|stage| *stage >= Stage::Closing).await;
     }
 
-    /// Resolves once what is open is to end as it stands.
+    /// Resolves once open connections are to be dropped.
     pub async fn cut(&mut self) {
         let _ = self.0.wait_for(|stage| *stage == Stage::Cut).await;
     }

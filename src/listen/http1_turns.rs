@@ -1,5 +1,5 @@
-//! One request after the other on an HTTP/1.1 connection: what the connection and its requests know of each other. `connection`
-//! and `watch` read it, `serving` tells it when a request begins and ends. Over HTTP/2 there is `streams` instead.
+//! The state that an HTTP/1.1 connection shares with its requests, which are served one after the other. `connection` and `watch`
+//! read it, `serving` begins and ends requests in it. The counterpart for HTTP/2 is `streams`.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -9,20 +9,20 @@ use super::monitored::Activity;
 use crate::proxy::request_body::Progress;
 use crate::proxy::tunnel::Upgraded;
 
-/// What an HTTP/1.1 connection and the requests on it know of each other.
+/// The state that an HTTP/1.1 connection shares with its requests.
 pub struct Http1Turns {
     pub activity: Arc<Activity>,
-    /// Of the request that is served, or was served last.
+    /// Of the current request, or of the last one.
     pub progress: RefCell<Rc<Progress>>,
     pub requests: Cell<u32>,
     pub upgraded: Upgraded,
 }
 
 impl Http1Turns {
-    /// `requests`: so many were served before.
+    /// `requests`: how many were served before the connection was parked.
     pub fn new(activity: Arc<Activity>, requests: u32) -> Self {
         Self {
-            progress: RefCell::new(Rc::new(Progress::of(activity.heard_out.clone()))),
+            progress: RefCell::new(Rc::new(Progress::of(activity.request_read.clone()))),
             activity,
             requests: Cell::new(requests),
             upgraded: Upgraded::default(),
@@ -34,15 +34,15 @@ impl Http1Turns {
         self.requests.set(self.requests.get().wrapping_add(1));
         let mut progress = self.progress.borrow_mut();
         if Rc::get_mut(&mut progress).is_none() {
-            // Somebody still holds the last request's body, and must not speak for this one's.
-            *progress = Rc::new(Progress::of(self.activity.heard_out.clone()));
+            // The last request's body is still held somewhere, and must not update this request's progress.
+            *progress = Rc::new(Progress::of(self.activity.request_read.clone()));
         }
         progress.clone()
     }
 
     pub(super) fn end(&self, progress: &Progress) {
-        if !progress.has_arrived() {
-            self.activity.more_to_come();
+        if !progress.is_request_read() {
+            self.activity.set_unread();
         }
         self.activity.exchange_ended();
     }

@@ -1,11 +1,10 @@
-//! Client connections: accepted in one place, served by the worker with the fewest, ended gently.
+//! Client connections: accepted in one place, served by the worker with the fewest, drained at shutdown.
 //!
-//! `accept` takes them in, `worker` is a thread with its own runtime, gate and upstream pools, `connection` speaks TLS and
-//! HTTP on one of them, `client_addr` says whom it speaks for, `worker_state` is what requests are served by now, `drain`
-//! ends them. For one connection: `proxy_protocol` reads who is behind a balancer, `monitored` is its stream, `watch` says how long
-//! a client may take, `serving` has one request, `http1_turns` those of HTTP/1.1 one after the other, `streams` those of HTTP/2.
-//! `refusal` and `descriptors` are for when there is no more capacity, `heartbeat` and `poll_on_wake` keep timers and rare work
-//! cheap.
+//! `accept` is the accept loop, `worker` a thread with its own runtime, gate and upstream pools, `connection` speaks TLS and HTTP
+//! on one connection, `client_addr` finds the client's address, `worker_state` holds the current context, `drain` signals
+//! shutdown. For one connection: `proxy_protocol` reads a load balancer's header, `monitored` is its stream, `watch` enforces
+//! timeouts, `serving` serves one request, `http1_turns` is the state of HTTP/1.1, `streams` that of HTTP/2. `refusal` and
+//! `descriptors` deal with too many connections, `heartbeat` and `poll_on_wake` keep timers and rare events cheap.
 
 pub mod accept;
 pub mod client_addr;

@@ -1,6 +1,6 @@
-//! The bytes of one connection, watched: whether any passed, whether the client takes what is written, whether it stays for its
-//! answer, and how it is let go.
-//! Nothing here reads a clock while requests are served; `watch` looks from time to time and compares.
+//! A connection's stream that records its activity: whether bytes passed, and whether writes are blocked. It also detects a
+//! client that disconnects while it waits for its answer, and lingers when it is closed. Nothing here reads a clock while
+//! requests are served; `watch` samples the activity from time to time.
 
 use std::future::Future;
 use std::io;
@@ -16,42 +16,42 @@ use tokio::time::{Sleep, sleep};
 
 use super::poll_on_wake::PollOnWake;
 
-/// How long what a client still sends is read and thrown away after the last answer. Closing at once would reset the
-/// connection, and with it an answer that the client has not read yet (RFC 9112 §9.6).
+/// How long what a client still sends is read and discarded after the last answer (lingering close). Closing at once would reset
+/// the connection, and with it an answer that the client has not read yet (RFC 9112 §9.6).
 pub(super) const LINGER: Duration = Duration::from_secs(1);
-/// No more than that, however fast it comes.
+/// How much is read and discarded at most.
 pub(super) const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
-/// A head and a body of no more than this are written in one piece, which the system takes for less than a list of pieces
-/// (measured: 0.16 of 6.6 µs).
+/// Head and body up to this length are joined, since a plain write costs less than a vectored one (measured: 0.16 of 6.6 µs).
 const SHORT: usize = 2048;
 
-/// What has passed, for whoever watches.
+/// A connection's activity, for `watch` and `connection`.
 #[derive(Debug, Default)]
 pub struct Activity {
     reads: AtomicU32,
     writes: AtomicU32,
     blocked: AtomicBool,
-    /// HTTP/1.1 alone: a request is served.
+    /// HTTP/1.1 alone: a request is being served.
     busy: AtomicBool,
-    /// Whether all of that request has been read. Whoever reads its body says so; said too early, it costs a read and no more.
-    pub heard_out: Arc<AtomicBool>,
-    /// `reads` when the last request was through.
+    /// Whether all of that request has been read; set by its body. Set too early, it costs one read that finds no end.
+    pub request_read: Arc<AtomicBool>,
+    /// `reads` when the last request had ended.
     reads_before: AtomicU32,
-    more_to_come: AtomicBool,
+    /// The client sends more than will be read, so that closing must linger.
+    has_unread: AtomicBool,
     closing: AtomicBool,
-    /// Somebody waits until all that was written has left.
-    owing: AtomicBool,
+    /// The response body waits until all that was written is flushed.
+    awaits_flush: AtomicBool,
     tunnel: AtomicBool,
 }
 
 impl Activity {
-    /// A request has come; until it is through, none is served beside it.
+    /// A request begins; until it ends, no other is served.
     pub fn exchange_began(&self) {
         self.busy.store(true, Relaxed);
     }
 
-    /// It is through; what is read from now on belongs to the next one.
+    /// The request has ended; what is read from now on belongs to the next one.
     pub fn exchange_ended(&self) {
         self.busy.store(false, Relaxed);
         self.reads_before.store(self.reads.load(Relaxed), Relaxed);
@@ -61,69 +61,69 @@ impl Activity {
         self.busy.load(Relaxed)
     }
 
-    /// Whether the client has said all that it has to say before its answer.
-    fn is_awaited(&self) -> bool {
-        self.is_busy() && self.heard_out.load(Relaxed)
+    /// Whether the client, having sent all of its request, waits for the answer.
+    fn client_waits(&self) -> bool {
+        self.is_busy() && self.request_read.load(Relaxed)
     }
 
-    /// Whether the next request has begun to come.
+    /// Whether bytes of the next request have been read.
     pub fn next_has_begun(&self) -> bool {
         self.reads.load(Relaxed) != self.reads_before.load(Relaxed)
     }
 
-    /// The client has more to send than will be read.
-    pub fn more_to_come(&self) {
-        self.more_to_come.store(true, Relaxed);
+    /// The client sends more than will be read.
+    pub fn set_unread(&self) {
+        self.has_unread.store(true, Relaxed);
     }
 
-    /// It has sent it after all.
-    pub fn all_came(&self) {
-        self.more_to_come.store(false, Relaxed);
+    /// All of it was read after all.
+    pub fn clear_unread(&self) {
+        self.has_unread.store(false, Relaxed);
     }
 
-    /// Whether the last word has been said: what is read from now on is thrown away.
+    /// Whether the write side is closed: what is read from now on is discarded.
     pub fn is_closing(&self) -> bool {
         self.closing.load(Relaxed)
     }
 
-    /// All that was written is to leave first; whoever serves the connection is woken then.
-    pub fn owe(&self) {
-        self.owing.store(true, Relaxed);
+    /// Has the connection's task woken once all that was written is flushed.
+    pub fn await_flush(&self) {
+        self.awaits_flush.store(true, Relaxed);
     }
 
-    pub fn owes(&self) -> bool {
-        self.owing.load(Relaxed)
+    pub fn awaits_flush(&self) -> bool {
+        self.awaits_flush.load(Relaxed)
     }
 
-    /// It speaks no HTTP any more: what the client says behind the other side's last word is passed on, not thrown away.
-    pub fn becomes_a_tunnel(&self) {
+    /// The connection was upgraded: what the client sends after the upstream has closed is passed on, not discarded.
+    pub fn set_tunnel(&self) {
         self.tunnel.store(true, Relaxed);
     }
 
-    /// Whether the client leaves no room for what is to be written.
+    /// Whether a write is blocked: the client does not read.
     pub fn is_blocked(&self) -> bool {
         self.blocked.load(Relaxed)
     }
 
-    /// Differs from what it was whenever bytes were taken in between.
+    /// Writes so far, wrapping: unchanged if the client has taken nothing in between.
     pub fn written(&self) -> u32 {
         self.writes.load(Relaxed)
     }
 
-    /// Differs from what it was whenever bytes have passed in between.
+    /// Reads and writes so far, wrapping: unchanged if no byte has passed in between.
     pub fn passed(&self) -> u32 {
         self.reads.load(Relaxed).wrapping_add(self.writes.load(Relaxed))
     }
 }
 
-/// A connection that tells of its activity.
+/// A stream that records its activity.
 pub struct MonitoredStream<S> {
     stream: S,
     pub activity: Arc<Activity>,
-    /// Read already, and to be read again.
+    /// Bytes to be read again.
     ahead: Bytes,
-    /// Whether the client is still there, while it waits for its answer.
-    leaves: PollOnWake,
+    /// Polls for the client's disconnect, while it waits for its answer.
+    disconnect: PollOnWake,
     linger: Option<Linger>,
 }
 
@@ -134,26 +134,27 @@ struct Linger {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> MonitoredStream<S> {
     pub fn new(stream: S) -> Self {
-        Self { stream, activity: Arc::default(), ahead: Bytes::new(), leaves: PollOnWake::default(), linger: None }
+        Self { stream, activity: Arc::default(), ahead: Bytes::new(), disconnect: PollOnWake::default(), linger: None }
     }
 
-    /// These bytes come first when it is read again.
+    /// These bytes are read first.
     pub fn put_back(&mut self, bytes: Bytes) {
-        // A connection that is parked leaves nothing between what it gives back: the allocator could not put it together again.
-        self.leaves = PollOnWake::default();
+        // Called before a connection is parked: an allocation that stays would keep the allocator from merging what is freed.
+        self.disconnect = PollOnWake::default();
         self.ahead = if self.ahead.is_empty() { bytes } else { [bytes, self.ahead.split_off(0)].concat().into() };
     }
 
-    /// An error once a client has left that waited for its answer. hyper would look for that by itself, but reads for it into
-    /// a new buffer of 8 KiB a request, since the former one holds the request's head. What comes instead of an end is put back.
-    fn stays(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if !self.activity.is_awaited() || !self.ahead.is_empty() {
+    /// An error once the client disconnects while it waits for its answer. hyper would detect that itself, but with a read into a
+    /// new buffer of 8 KiB per request, since the former one holds the request's head. A byte that is read instead of an end is
+    /// put back.
+    fn check_disconnect(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if !self.activity.client_waits() || !self.ahead.is_empty() {
             return Ok(());
         }
         let mut first = [0];
         let mut buffer = ReadBuf::new(&mut first);
         let stream = Pin::new(&mut self.stream);
-        match self.leaves.poll(cx, |cx| stream.poll_read(cx, &mut buffer)) {
+        match self.disconnect.poll(cx, |cx| stream.poll_read(cx, &mut buffer)) {
             Poll::Pending => Ok(()),
             Poll::Ready(Ok(())) if buffer.filled().is_empty() => Err(io::ErrorKind::ConnectionAborted.into()),
             Poll::Ready(Ok(())) => {
@@ -165,14 +166,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MonitoredStream<S> {
     }
 
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut room = [0; 8192];
+        let mut discarded = [0; 8192];
         loop {
-            let mut buffer = ReadBuf::new(&mut room);
+            let mut buffer = ReadBuf::new(&mut discarded);
             let read = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
             let length = buffer.filled().len();
             match read {
                 Poll::Ready(Ok(())) if length > 0 => {
-                    self.activity.more_to_come();
+                    self.activity.set_unread();
                     let linger = self.linger.get_or_insert_with(Linger::begin);
                     linger.left = linger.left.saturating_sub(length);
                     if linger.left == 0 {
@@ -180,8 +181,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MonitoredStream<S> {
                     }
                 }
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
-                // A client that has sent nothing that was not read loses nothing.
-                Poll::Pending if !self.activity.more_to_come.load(Relaxed) => return Poll::Ready(Ok(())),
+                // Nothing was left unread, so that closing does not reset the connection.
+                Poll::Pending if !self.activity.has_unread.load(Relaxed) => return Poll::Ready(Ok(())),
                 Poll::Pending => break,
             }
         }
@@ -204,19 +205,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
             self.ahead.advance(length);
         }
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        // The stream wakes only who asked last.
-        self.leaves.raise();
+        // The stream keeps only the last waker, which is not `disconnect`'s any more.
+        self.disconnect.raise();
         if buffer.filled().len() == had {
             return polled;
         }
         self.activity.reads.fetch_add(1, Relaxed);
-        // An error will be met again.
+        // An error is reported by the next read.
         Poll::Ready(Ok(()))
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> MonitoredStream<S> {
-    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn record_write(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.activity.blocked.store(polled.is_pending(), Relaxed);
         self.activity.writes.fetch_add(u32::from(polled.is_ready()), Relaxed);
         polled
@@ -226,7 +227,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MonitoredStream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.wrote(polled)
+        self.record_write(polled)
     }
 
     fn poll_write_vectored(
@@ -242,7 +243,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
             return self.poll_write(cx, &joined[..length]);
         }
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.wrote(polled)
+        self.record_write(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -251,26 +252,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
-        // TLS takes bytes into its own buffer; whether the client takes them shows here.
+        // TLS buffers what is written; only flushing shows whether the client reads it.
         self.activity.blocked.store(polled.is_pending(), Relaxed);
-        if polled.is_ready() && self.activity.owes() {
-            self.activity.owing.store(false, Relaxed);
+        if polled.is_ready() && self.activity.awaits_flush() {
+            self.activity.awaits_flush.store(false, Relaxed);
             cx.waker().wake_by_ref();
         }
-        // hyper flushes whenever it is polled.
-        self.stays(cx)?;
+        // Here, since hyper flushes whenever it is polled.
+        self.check_disconnect(cx)?;
         polled
     }
 
-    /// Says that nothing more will be written, then reads what the client still sends, within bounds.
+    /// Closes the write side, then lingers: reads and discards what the client still sends, within bounds.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.activity.tunnel.load(Relaxed) {
             return Pin::new(&mut self.stream).poll_shutdown(cx);
         }
         self.activity.closing.store(true, Relaxed);
         if self.activity.next_has_begun() {
-            // A head that was refused before its end.
-            self.activity.more_to_come();
+            // A head that was refused before all of it was read.
+            self.activity.set_unread();
         }
         if self.linger.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
@@ -324,7 +325,7 @@ mod tests {
 
         let (_client, server) = tokio::io::duplex(64);
         let mut server = MonitoredStream::new(server);
-        server.activity.more_to_come();
+        server.activity.set_unread();
         let began = std::time::Instant::now();
         server.shutdown().await.expect("nothing fails");
         assert!(began.elapsed() >= LINGER);

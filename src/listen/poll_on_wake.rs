@@ -1,5 +1,5 @@
-//! What is to be looked at only when it has asked for it: drains, timers and clients that leave happen seldom, and a task that
-//! waits for them beside its work would ask all of them whenever any of its work goes on.
+//! Polls a future only when it has woken. Drains, timers and disconnects are rare, and a task that waits for them beside its work
+//! would otherwise poll all of them whenever its work goes on.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ pub struct PollOnWake {
     flag: Option<(Arc<WakeFlag>, Waker)>,
 }
 
-/// Wakes the task, and says on whose behalf.
+/// Wakes the task, and records that it was this future that woke it.
 #[derive(Debug)]
 struct WakeFlag {
     raised: AtomicBool,
@@ -20,7 +20,7 @@ struct WakeFlag {
 }
 
 impl PollOnWake {
-    /// Polls what has woken; that which has not is pending still. What was ready is polled the next time again.
+    /// Polls if there was a wake-up since the last poll, else it is pending. After it was ready it is polled again the next time.
     pub fn poll<T>(&mut self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         let (flag, waker) = match &self.flag {
             Some((flag, waker)) if flag.task.will_wake(cx.waker()) => {
@@ -35,7 +35,7 @@ impl PollOnWake {
                 (&*flag, &*waker)
             }
         };
-        // Before it is polled, so that nothing that it raises from then on is lost.
+        // Before the poll, so that a wake-up during it is not lost.
         flag.raised.swap(false, Ordering::AcqRel);
         let polled = poll(&mut Context::from_waker(waker));
         if polled.is_ready() {
@@ -44,7 +44,7 @@ impl PollOnWake {
         polled
     }
 
-    /// To be polled the next time, whether it wakes or not.
+    /// Has it polled the next time even without a wake-up.
     pub fn raise(&self) {
         if let Some((flag, _)) = &self.flag {
             flag.raised.store(true, Ordering::Release);

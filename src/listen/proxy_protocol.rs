@@ -1,4 +1,4 @@
-//! The PROXY protocol, versions 1 and 2: what a balancer that forwards bytes says of the client before its first byte
+//! The PROXY protocol, versions 1 and 2: the client's address, which a TCP load balancer sends before the client's first byte
 //! (<https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>). Read before TLS, from the bare connection.
 
 use std::io;
@@ -23,8 +23,8 @@ const LONGEST_V2: usize = 4 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyHeader {
     Client(IpAddr),
-    /// The balancer speaks for itself, such as to see whether we live; or for a client without an address.
-    Nobody,
+    /// The balancer's own connection, such as a health check, or a client without an address.
+    NoClient,
 }
 
 #[derive(Debug, Clone, Copy, Error, PartialEq, Eq)]
@@ -39,17 +39,17 @@ pub enum HeaderError {
     TooLong,
 }
 
-/// Takes the header off the connection, and gives the address of the client that it names.
+/// Reads the header off the connection, and returns the client's address.
 pub async fn read(stream: &mut TcpStream, peer: IpAddr, trusted: &[IpNet]) -> io::Result<IpAddr> {
     if !client_addr::is_trusted(peer, trusted) {
         return Err(refused(HeaderError::Untrusted(peer)));
     }
     let mut first = [0; SIGNATURE.len()];
     stream.read_exact(&mut first).await?;
-    let said = if first == *SIGNATURE { read_v2(stream).await? } else { read_v1(stream, &first).await? };
-    Ok(match said {
+    let header = if first == *SIGNATURE { read_v2(stream).await? } else { read_v1(stream, &first).await? };
+    Ok(match header {
         ProxyHeader::Client(address) => address.to_canonical(),
-        ProxyHeader::Nobody => peer,
+        ProxyHeader::NoClient => peer,
     })
 }
 
@@ -65,7 +65,7 @@ async fn read_v2(stream: &mut TcpStream) -> io::Result<ProxyHeader> {
     v2(fixed[0], fixed[1], &rest).map_err(refused)
 }
 
-/// The line is looked at before it is taken, so that nothing behind it is.
+/// The line is peeked at before it is read, so that no byte behind it is taken.
 async fn read_v1(stream: &mut TcpStream, first: &[u8]) -> io::Result<ProxyHeader> {
     if !first.starts_with(b"PROXY ") {
         return Err(refused(HeaderError::Missing));
@@ -98,7 +98,7 @@ pub fn v1(line: &[u8]) -> Result<ProxyHeader, HeaderError> {
     let protocol = words.next();
     if protocol == Some("UNKNOWN") {
         // What follows is to be ignored.
-        return Ok(ProxyHeader::Nobody);
+        return Ok(ProxyHeader::NoClient);
     }
     let fields = [words.next(), words.next(), words.next(), words.next()];
     let ([Some(source), Some(destination), Some(source_port), Some(port)], None) = (fields, words.next()) else {
@@ -133,7 +133,7 @@ pub fn v2(version_and_command: u8, family: u8, rest: &[u8]) -> Result<ProxyHeade
     // Source and destination, then two ports.
     let (v4, v6) = (rest.get(..12), rest.get(..36));
     match (is_local, family) {
-        (true, _) => Ok(ProxyHeader::Nobody),
+        (true, _) => Ok(ProxyHeader::NoClient),
         (false, 0x11) => {
             let source = v4.and_then(|addresses| addresses.first_chunk::<4>()).ok_or(HeaderError::Malformed)?;
             Ok(ProxyHeader::Client(IpAddr::from(*source)))
@@ -143,7 +143,7 @@ pub fn v2(version_and_command: u8, family: u8, rest: &[u8]) -> Result<ProxyHeade
             Ok(ProxyHeader::Client(IpAddr::from(*source)))
         }
         // Unspecified: the connection's own addresses stand.
-        (false, 0x00) => Ok(ProxyHeader::Nobody),
+        (false, 0x00) => Ok(ProxyHeader::NoClient),
         // Datagrams and unix sockets do not end in a TCP listener.
         _ => Err(HeaderError::Malformed),
     }
@@ -166,8 +166,8 @@ mod tests {
         for (line, said) in [
             ("PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n", client("192.0.2.1")),
             ("PROXY TCP6 2001:db8::1 2001:db8::2 56324 443\r\n", client("2001:db8::1")),
-            ("PROXY UNKNOWN\r\n", Ok(ProxyHeader::Nobody)),
-            ("PROXY UNKNOWN ffff::1 whatever\r\n", Ok(ProxyHeader::Nobody)),
+            ("PROXY UNKNOWN\r\n", Ok(ProxyHeader::NoClient)),
+            ("PROXY UNKNOWN ffff::1 whatever\r\n", Ok(ProxyHeader::NoClient)),
             ("PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\n", wrong),
             ("PROXY TCP4 192.0.2.1 198.51.100.7 56324\r\n", wrong),
             ("PROXY TCP4 192.0.2.1 198.51.100.7 56324 443 1\r\n", wrong),
@@ -188,9 +188,9 @@ mod tests {
         let mut four = vec![192, 0, 2, 1, 198, 51, 100, 7, 0, 1, 0, 2];
         four.extend_from_slice(b"\x03\0\x04abcd");
         assert_eq!(v2(0x21, 0x11, &four), Ok(ProxyHeader::Client(IpAddr::from([192, 0, 2, 1]))));
-        assert_eq!(v2(0x20, 0x11, &four), Ok(ProxyHeader::Nobody));
-        assert_eq!(v2(0x20, 0x00, &[]), Ok(ProxyHeader::Nobody));
-        assert_eq!(v2(0x21, 0x00, &[]), Ok(ProxyHeader::Nobody));
+        assert_eq!(v2(0x20, 0x11, &four), Ok(ProxyHeader::NoClient));
+        assert_eq!(v2(0x20, 0x00, &[]), Ok(ProxyHeader::NoClient));
+        assert_eq!(v2(0x21, 0x00, &[]), Ok(ProxyHeader::NoClient));
         for (command, family, rest) in [
             (0x21, 0x11, &four[..11]),
             (0x21, 0x21, &four),

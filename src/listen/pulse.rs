@@ -1,5 +1,5 @@
-//! Whether the workers come round to what they are told. The operators' listeners and the accept loop live on another thread, so
-//! that without asking nobody would see that a worker hangs.
+//! Whether the workers respond. The operators' listeners and the accept loop run on another thread, so that a worker that hangs
+//! is noticed only by pinging it.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -13,12 +13,12 @@ use tokio::time::{Instant, sleep, timeout};
 use super::worker::Worker;
 use crate::observe::Metrics;
 
-/// How often they are asked.
+/// How often they are pinged.
 const EVERY: Duration = Duration::from_secs(1);
-/// For how many questions the slowest answer is remembered: about as long as Prometheus waits before it asks again.
+/// For how many pings the slowest answer is remembered: about one scrape interval of Prometheus.
 const REMEMBERED: usize = 15;
 
-/// What is known of the workers, on the thread that asks them.
+/// What is known of the workers, on the thread that pings them.
 #[derive(Debug, Clone)]
 pub struct Pulse {
     /// Since when an answer is owed.
@@ -27,7 +27,7 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    /// Of workers that may be silent for this long.
+    /// For workers that may be silent for this long.
     pub fn patient(patience: Duration) -> Self {
         Self { owed_since: Rc::default(), patience }
     }
@@ -37,7 +37,7 @@ impl Pulse {
         self.owed_since.get().is_none_or(|since| since.elapsed() < self.patience)
     }
 
-    /// Asks until dropped.
+    /// Pings until dropped.
     pub async fn watch(self, workers: Arc<[Worker]>, metrics: Arc<Metrics>) {
         let mut lags: VecDeque<Duration> = VecDeque::new();
         loop {
@@ -59,10 +59,10 @@ impl Pulse {
     }
 }
 
-/// Asked all at once. A worker that has ended after draining is well.
+/// Pings all at once. A worker that has ended after draining counts as healthy.
 pub async fn all_respond(workers: &[Worker]) -> bool {
-    let asked: Vec<_> = workers.iter().map(|worker| (worker, worker.responds())).collect();
-    for (worker, answer) in asked {
+    let pings: Vec<_> = workers.iter().map(|worker| (worker, worker.ping())).collect();
+    for (worker, answer) in pings {
         if answer.await.is_err() && !worker.has_ended() {
             return false;
         }

@@ -1,4 +1,4 @@
-//! What a connection gets for which there is no room: over plain text an answer that costs nothing to make, over TLS the end.
+//! Refuses connections beyond the limit: in plain text with a constant answer, with TLS by closing.
 
 use std::io;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// No request is read for it, so that it is the same for all. `overloaded` is the code of the contract's table.
+/// Constant, since no request is read. `overloaded` is the public code of that reason.
 const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nContent-Length: 126\r\n\
     Retry-After: 1\r\nConnection: close\r\n\r\n\
     {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\"Too many connections are open\",\"code\":\"overloaded\"}";
-/// How long the client may take to read it; closing before would take it back.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// How many are waited for at once; the others are closed right after they have been told.
-const WAITED_FOR: usize = 256;
+/// How long the client may take to read it; closing before would reset the connection.
+const READ_TIME: Duration = Duration::from_millis(500);
+/// How many are waited for at once; the others are closed right after the answer is written.
+const MOST_WAITING: usize = 256;
 
 /// Refuses connections.
 pub struct Refusal {
@@ -24,34 +24,34 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// Beside so many connections that are served: those that are waited for hold descriptors, too.
+    /// For a gate that serves at most so many connections: those that are waited for hold descriptors, too.
     pub fn beside(connections: usize) -> Self {
-        Self { waiting: Arc::new(Semaphore::new(WAITED_FOR.min(connections / 4).max(1))) }
+        Self { waiting: Arc::new(Semaphore::new(MOST_WAITING.min(connections / 4).max(1))) }
     }
 
-    /// Tells the client, without waiting for anything itself.
+    /// Writes the answer without blocking; closing is left to a task.
     pub fn refuse(&self, stream: TcpStream, tls: bool) {
-        // A handshake would cost more than what it refuses.
-        if tls || !is_told(&stream) {
+        // A handshake would cost more than the request it refuses.
+        if tls || !write_answer(&stream) {
             return;
         }
-        let Ok(place) = self.waiting.clone().try_acquire_owned() else { return };
+        let Ok(permit) = self.waiting.clone().try_acquire_owned() else { return };
         tokio::spawn(async move {
-            let _ = timeout(PATIENCE, read_to_the_end(stream)).await;
-            drop(place);
+            let _ = timeout(READ_TIME, read_to_the_end(stream)).await;
+            drop(permit);
         });
     }
 }
 
-/// A new connection has room for these few bytes.
-fn is_told(stream: &TcpStream) -> bool {
+/// Never blocks: a new connection's send buffer holds these few bytes.
+fn write_answer(stream: &TcpStream) -> bool {
     stream.try_write(ANSWER).is_ok_and(|written| written == ANSWER.len())
 }
 
 async fn read_to_the_end(mut stream: TcpStream) -> io::Result<()> {
     stream.shutdown().await?;
-    let mut room = [0; 1024];
-    while stream.read(&mut room).await? > 0 {}
+    let mut discarded = [0; 1024];
+    while stream.read(&mut discarded).await? > 0 {}
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! One request on its connection: whether it is let in, who sent it, and what becomes of a body that nobody wanted.
+//! One request on its connection: whether the listener refuses it, who sent it, and what happens to the unread rest of its body.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -22,28 +22,28 @@ use super::tls::Presented;
 use super::worker_state::{Context, WorkerState};
 use crate::proxy::Arrival;
 use crate::proxy::arrival::{Address, Refused};
-use crate::proxy::body::{InterruptedBody, Outgoing};
+use crate::proxy::body::{InterruptedBody, ResponseBody};
 use crate::proxy::request_body::{Progress, RequestBody};
 use crate::proxy::tunnel::Upgraded;
 
-/// A body that nobody wants and that says to be longer is not read so that its HTTP/1.1 connection can be kept. One that does not
-/// say is, within the bounds on what any connection is read for after its last answer.
+/// An unread body that announces more than this is not drained to keep its HTTP/1.1 connection. One without a length is, within
+/// the bounds on lingering.
 const DRAIN_BYTES: u64 = 64 * 1024;
 
 /// The connection that a request came on.
 #[derive(Clone)]
 pub enum Transport {
-    /// One request after the other: what is left of a body stands before the next.
+    /// One request after the other: an unread body stands before the next.
     H1(Rc<Http1Turns>),
     H2(Streams),
 }
 
-/// Whose connection it is.
+/// The peer of a connection.
 #[derive(Debug, Clone)]
 pub struct Peer {
     pub address: Address,
     pub secure: bool,
-    /// Over TLS with several certificates.
+    /// With TLS and several certificates.
     pub presented: Option<Presented>,
 }
 
@@ -54,7 +54,7 @@ impl Transport {
             Self::H1(turns) => turns.begin(),
             Self::H2(streams) => {
                 let progress = Rc::new(Progress::default());
-                streams.opens(progress.clone());
+                streams.open(progress.clone());
                 progress
             }
         };
@@ -62,7 +62,7 @@ impl Transport {
         ActiveRequest { progress, transport: self.clone(), forwarded: false, ended: false }
     }
 
-    /// What becomes of the connection where the request upgrades it; over HTTP/2 none does.
+    /// Where to leave the tunnel of an upgrade; none over HTTP/2.
     fn upgraded(&self) -> Option<&Upgraded> {
         match self {
             Self::H1(turns) => Some(&turns.upgraded),
@@ -70,43 +70,43 @@ impl Transport {
         }
     }
 
-    /// What was said so far is to be on its way before anything else is done.
-    fn owe(&self) {
+    /// Has the connection's task woken once all that was written is flushed.
+    fn await_flush(&self) {
         if let Self::H1(turns) = self {
-            turns.activity.owe();
+            turns.activity.await_flush();
         }
     }
 
-    /// Over HTTP/2 the connection's task writes before the stream's has its next turn, as far as the client takes it.
-    fn owes(&self) -> bool {
-        matches!(self, Self::H1(turns) if turns.activity.owes())
+    /// Never over HTTP/2, where the connection's task writes before the stream's runs again, as far as the client reads.
+    fn awaits_flush(&self) -> bool {
+        matches!(self, Self::H1(turns) if turns.activity.awaits_flush())
     }
 }
 
-/// A request from its head until the last of its answer.
+/// A request from its head to the end of its answer.
 pub struct ActiveRequest {
     progress: Rc<Progress>,
     transport: Transport,
-    /// The answer comes from behind the gate.
+    /// The answer comes from an upstream.
     forwarded: bool,
     ended: bool,
 }
 
 impl ActiveRequest {
-    /// Over HTTP/1.1 there is an answer to a request whose body has not come to its end.
-    fn leave_unread(&self, response: &mut Response<Outgoing>, may_stay: bool, is_long: bool) {
+    /// Over HTTP/1.1 an answer is ready before the request's body has ended: drains the body, or closes the connection.
+    fn drain_or_close(&self, response: &mut Response<ResponseBody>, may_stay: bool, is_long: bool) {
         let unread = self.progress.take_unread();
-        // A service that refuses so much before it has come will hardly read it: its client need not send it.
+        // A service that refuses a long body before its end will hardly read it: its client need not send it.
         let is_refused = is_long && refuses(response.status());
-        let over = unread.is_some() || is_refused || response.body().is_the_gates_own();
+        let is_abandoned = unread.is_some() || is_refused || response.body().is_local();
         let kept = may_stay && unread.is_some_and(|unread| self.drain(unread));
-        if over && !kept {
+        if is_abandoned && !kept {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
     }
 
-    /// Has the rest of a body read and thrown away, so that the connection can serve on; says whether it will, as far as that
-    /// is known. The body is left to come behind the answer: who waits for the one to send the other gets it.
+    /// Has the rest of a body read and discarded, so that the connection can be kept; whether that is to be expected. The answer
+    /// is not held back meanwhile: a client may wait for it before it sends the rest.
     fn drain(&self, unread: Incoming) -> bool {
         let Transport::H1(turns) = &self.transport else { return false };
         if unread.size_hint().lower() > DRAIN_BYTES {
@@ -114,10 +114,10 @@ impl ActiveRequest {
         }
         let (progress, activity) = (self.progress.clone(), turns.activity.clone());
         tokio::task::spawn_local(async move {
-            // Dropped before its end it closes the connection, which lingers so that the answer is read.
+            // Dropped before its end, the body has hyper close the connection, which lingers so that the answer is read.
             if drain(unread).await {
                 progress.drained();
-                activity.all_came();
+                activity.clear_unread();
             }
         });
         true
@@ -130,13 +130,13 @@ impl Drop for ActiveRequest {
             Transport::H1(turns) => turns.end(&self.progress),
             Transport::H2(streams) => {
                 if !self.progress.has_answered() {
-                    streams.given_up();
+                    streams.cancelled();
                 } else if self.ended && self.forwarded {
                     streams.served();
                 }
-                // Dropped at once, its stream would be reset in one piece with the answer, and many clients then look at the
-                // reset alone. Their body is taken for a while instead, as behind an HTTP/1.1 connection's last answer.
-                if let Some(unread) = self.progress.over().filter(|_| self.ended) {
+                // Dropped at once, the body would reset the stream right behind the answer, and many clients then report only the
+                // reset. It is drained for a while instead, like a lingering HTTP/1.1 connection.
+                if let Some(unread) = self.progress.end().filter(|_| self.ended) {
                     tokio::task::spawn_local(drain(unread));
                 }
             }
@@ -144,31 +144,30 @@ impl Drop for ActiveRequest {
     }
 }
 
-/// Serves a request that `Transport::begin` has announced. What is known at once is looked at at once: each async function that a
-/// request passes through moves it twice. The rest is boxed, so that a connection that waits for its next request holds no room
-/// for the whole way of one.
+/// Serves a request that `Transport::begin` has begun. What needs no await is done before the future is made, since an async
+/// function moves its arguments twice. The future is boxed, so that an idle connection holds no memory for it.
 pub fn answer(
     worker: &Rc<WorkerState>,
     request: Request<Incoming>,
     peer: &Peer,
     mut active: ActiveRequest,
-) -> Pin<Box<impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<>>> {
+) -> Pin<Box<impl Future<Output = Result<Response<MonitoredBody>, Infallible>> + use<>>> {
     let (worker, context) = (worker.clone(), worker.now());
-    // One that is refused for want of room takes none.
+    // A request that is refused as overloaded does not count as in flight.
     let slot = (!worker.is_full()).then(|| InFlight::take(&worker.in_flight));
     let arrival = arrival(&context, &request, peer, &active.transport, slot.is_some());
     let returns = matches!(active.transport, Transport::H1(_));
-    // What follows is asked only where a body may be left over.
-    let has_body = returns && !active.progress.has_arrived();
-    // A client that waits to be asked for its body is told the answer instead (RFC 9110 §10.1.1).
+    // What follows matters only where a body may be left unread.
+    let has_body = returns && !active.progress.is_request_read();
+    // A client that sent `Expect: 100-continue` gets the final answer instead, and may not send the body (RFC 9110 §10.1.1).
     let may_stay = has_body && !request.headers().contains_key(EXPECT) && !worker.is_leaving() && !is_last(&request);
     let is_long = has_body && request.body().size_hint().upper().is_none_or(|length| length > DRAIN_BYTES);
     let (mut head, stream) = request.into_parts();
     let body = RequestBody::new(stream, active.progress.clone(), returns);
     Box::pin(async move {
         let mut response = context.service.handle(&mut head, body, &arrival, active.transport.upgraded()).await;
-        if returns && !active.progress.has_arrived() {
-            active.leave_unread(&mut response, may_stay, is_long);
+        if returns && !active.progress.is_request_read() {
+            active.drain_or_close(&mut response, may_stay, is_long);
         }
         if returns {
             worker.end_connection_when_leaving(&mut response);
@@ -177,10 +176,10 @@ pub fn answer(
             streams.closes_with_status(&active.progress, open);
         }
         active.progress.answered();
-        active.forwarded = !response.body().is_the_gates_own();
-        // The gate's own words are whole; when they are taken is their client's affair.
+        active.forwarded = !response.body().is_local();
+        // A local reply is complete, and must not hold a slot until its client has read it.
         let slot = slot.filter(|_| active.forwarded);
-        Ok(response.map(|body| ResponseBody { body, active, cut: None, slot }))
+        Ok(response.map(|body| MonitoredBody { body, active, error: None, slot }))
     })
 }
 
@@ -212,14 +211,14 @@ fn refuses(status: StatusCode) -> bool {
     status.is_client_error() || status.is_server_error()
 }
 
-/// Whether the connection ends with this request, by its client's wish.
+/// Whether the client asks for the connection to be closed after this request.
 fn is_last<B>(request: &Request<B>) -> bool {
     let options = request.headers().get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
     request.version() < Version::HTTP_11
         || options.flat_map(|value| value.split(',')).any(|option| option.trim().eq_ignore_ascii_case("close"))
 }
 
-/// The name that the request is for, without its port; how it may be written is checked later.
+/// The request's host without its port; `proxy::head` checks its syntax.
 fn host<B>(request: &Request<B>) -> &str {
     let named = request.uri().authority().map(Authority::as_str);
     let host = named.or_else(|| request.headers().get(HOST).and_then(|host| host.to_str().ok())).unwrap_or_default();
@@ -231,7 +230,7 @@ fn is_padded(value: &HeaderValue) -> bool {
     blank(value.as_bytes().first()) || blank(value.as_bytes().last())
 }
 
-/// Reads the rest of a body and throws it away; says whether it came to its end within the bounds.
+/// Reads and discards the rest of a body; whether it ended within the bounds.
 async fn drain(mut unread: Incoming) -> bool {
     let read = async {
         let mut left = LINGER_BYTES;
@@ -243,7 +242,7 @@ async fn drain(mut unread: Incoming) -> bool {
                     let length = frame.data_ref().map_or(0, Bytes::len);
                     let Some(less) = left.checked_sub(length) else { return false };
                     left = less;
-                    // hyper says that nothing follows only once it reads the next head.
+                    // Not left to the next poll: hyper reports the end only once it reads the next head.
                     if unread.is_end_stream() {
                         return true;
                     }
@@ -254,7 +253,7 @@ async fn drain(mut unread: Incoming) -> bool {
     timeout(LINGER, read).await.unwrap_or(false)
 }
 
-/// One of the requests that are served at once, until dropped.
+/// One of the requests in flight, until dropped.
 pub struct InFlight(Rc<Cell<usize>>);
 
 impl InFlight {
@@ -270,17 +269,17 @@ impl Drop for InFlight {
     }
 }
 
-/// An answer's body on its last yards: the listener sees whether the client takes it.
-pub struct ResponseBody {
-    body: Outgoing,
+/// A response's body that records its progress, so that `watch` sees whether the client reads it.
+pub struct MonitoredBody {
+    body: ResponseBody,
     active: ActiveRequest,
-    /// Why it ends too early, until all that came before is out.
-    cut: Option<InterruptedBody>,
-    /// Until the last of it has come: only the client is waited for then, and nothing behind the gate is held.
+    /// The body's error, held back until all before it is flushed.
+    error: Option<InterruptedBody>,
+    /// Until the last frame: from then on only the client is waited for, and nothing behind the gate is held.
     slot: Option<InFlight>,
 }
 
-impl Body for ResponseBody {
+impl Body for MonitoredBody {
     type Data = Bytes;
     type Error = InterruptedBody;
 
@@ -288,20 +287,24 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, InterruptedBody>>> {
-        if self.cut.is_some() {
-            return if self.active.transport.owes() { Poll::Pending } else { Poll::Ready(self.cut.take().map(Err)) };
+        if self.error.is_some() {
+            return if self.active.transport.awaits_flush() {
+                Poll::Pending
+            } else {
+                Poll::Ready(self.error.take().map(Err))
+            };
         }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        self.active.progress.offered(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        self.active.progress.frame_ready(matches!(polled, Poll::Ready(Some(Ok(_)))));
         if polled.is_ready() && self.body.is_end_stream() {
             self.slot = None;
         }
-        // An upstream that broke off is not the client's giving up.
+        // An upstream's error does not count as a stream that the client cancelled.
         self.active.ended |= matches!(polled, Poll::Ready(None | Some(Err(_))));
-        if let Poll::Ready(Some(Err(cut))) = polled {
-            // A body that fails takes with it what hyper has not written yet, the answer's head too: it fails one turn later.
-            self.cut = Some(cut);
-            self.active.transport.owe();
+        if let Poll::Ready(Some(Err(error))) = polled {
+            // hyper drops with a failed body what it has not written yet, the answer's head too: so it fails one poll later.
+            self.error = Some(error);
+            self.active.transport.await_flush();
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -317,7 +320,7 @@ impl Body for ResponseBody {
     }
 }
 
-impl Drop for ResponseBody {
+impl Drop for MonitoredBody {
     fn drop(&mut self) {
         self.active.ended |= self.body.is_end_stream();
         if self.active.progress.has_ended_idle() {

@@ -1,4 +1,4 @@
-//! What the configuration says of the listener: where, with which certificates, within which bounds.
+//! Settings of the listener: address, certificates, bounds.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// How many requests one worker serves at once: each has its share, so that they need not ask each other.
+    /// How many requests one worker serves at once: each has an equal share, so that workers need no shared counter.
     pub fn in_flight_each(&self) -> usize {
         self.bounds.in_flight.div_ceil(self.workers)
     }
@@ -45,7 +45,7 @@ pub struct CertificateFiles {
 /// `listen.limits`.
 #[derive(Debug, Clone)]
 pub struct Bounds {
-    /// Open at once; one more is closed at once.
+    /// Open at once; more are refused.
     pub connections: usize,
     pub handshake: Duration,
     pub header_read: Duration,
@@ -54,18 +54,18 @@ pub struct Bounds {
     pub headers: usize,
     /// How long a connection may be without a request.
     pub idle: Duration,
-    /// How long a client may pause within a request's body, and within taking an answer; how long nothing may pass through a
-    /// tunnel of which one side has ended.
+    /// How long a client may pause in sending a request's body, and in reading an answer; how long nothing may pass through a
+    /// half-closed tunnel.
     pub body_idle: Duration,
     /// How long an answer that has begun may go without a frame in either direction, and an upgraded connection without a byte.
     pub stream_idle: Duration,
-    /// Requests served at once, by all workers together, each until the last of its answer has come; an upgraded connection is
-    /// one until it ends.
+    /// Requests served at once, by all workers together, each until the upstream's last frame; an upgraded connection counts
+    /// until it ends.
     pub in_flight: usize,
     pub h2: H2Bounds,
 }
 
-/// What HTTP/2 has of its own.
+/// Bounds of HTTP/2 alone.
 #[derive(Debug, Clone)]
 pub struct H2Bounds {
     /// Open at once on one connection.
@@ -74,11 +74,11 @@ pub struct H2Bounds {
     pub header_bytes: u32,
     pub stream_window: u32,
     pub connection_window: u32,
-    /// Streams that the client reset before they were looked at (rapid reset, CVE-2023-44487).
+    /// Streams that the client reset before they were accepted (rapid reset, CVE-2023-44487).
     pub pending_resets: usize,
-    /// Streams that the client made us reset (CVE-2025-8671).
+    /// Streams that the client made the gate reset (CVE-2025-8671).
     pub local_resets: usize,
-    /// How long a connection may be silent before it is asked whether it lives, and how long it may take to answer.
+    /// How often an HTTP/2 PING is sent, and how long its answer may take.
     pub ping: Duration,
     pub ping_answer: Duration,
 }
@@ -86,8 +86,8 @@ pub struct H2Bounds {
 /// What happens between SIGTERM and the exit.
 #[derive(Debug, Clone)]
 pub struct Drain {
-    /// Not ready, but still accepting, for so long.
+    /// How long the process is not ready, but still accepts.
     pub delay: Duration,
-    /// Then what is in flight has so long to end.
+    /// How long requests in flight then have to end.
     pub deadline: Duration,
 }

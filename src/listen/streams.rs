@@ -1,8 +1,8 @@
-//! The streams of one HTTP/2 connection: each a task on its worker's thread, ended when its client stalls; and how many of
-//! them the client gave up before their answers began, which tells a browser that navigates away from an attack.
+//! The streams of one HTTP/2 connection: each a task on its worker's thread, ended when its client stalls; and how many of them
+//! the client cancelled before their answers began, which tells a browser that navigates away from an attack.
 //!
-//! Such a stream leaves room for the next one while work is still done for it. One that is given up later has held its place for
-//! as long as that took, as if it were served: event streams and gRPC's watches end in no other way.
+//! A cancelled stream no longer counts against the concurrency limit while work is still done for it. One that is cancelled after
+//! its answer began is not counted, since it has held its slot for as long: event streams and gRPC's watches end in no other way.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -19,14 +19,14 @@ use crate::proxy::close_reason::CloseReason;
 use crate::proxy::open::OpenRequest;
 use crate::proxy::request_body::Progress;
 
-/// What a client may owe before its connection is closed (rapid reset, CVE-2023-44487): two hundred streams that it gave up.
-const MOST_OWED: u64 = 200 * GIVEN_UP;
-/// What it owes for each. Whoever is served by what is behind the gate, and takes all of it, has paid as much: it was no cheaper
-/// than what was given up. The gate's own answers may be, and pay nothing.
-const GIVEN_UP: u64 = 1000;
-/// What is let off in a millisecond: ten streams a second, which clients may give up for ever whose calls have short deadlines.
-const LET_OFF: u64 = 10;
-/// How few streams are not worth a sweep.
+/// The debt at which the connection is closed (rapid reset, CVE-2023-44487): two hundred cancelled streams.
+const MOST_DEBT: u64 = 200 * PER_CANCELLED;
+/// The debt for each. A stream that an upstream served to its end pays as much back: it was no cheaper for the client than a
+/// cancelled one. Local replies may be, and pay nothing.
+const PER_CANCELLED: u64 = 1000;
+/// What is forgiven per millisecond: ten streams a second, so that clients whose calls have short deadlines can go on for ever.
+const FORGIVEN_PER_MS: u64 = 10;
+/// Below this many streams a sweep is not worthwhile.
 const FEW: usize = 16;
 
 /// The streams of one connection; a clone is another handle to them.
@@ -35,13 +35,13 @@ pub struct Streams(Rc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    /// The progress of the request that was just handed over: hyper asks for its task right after.
+    /// The progress of the request that hyper has just begun; it spawns the request's task right after.
     next: RefCell<Option<Rc<Progress>>>,
     tasks: RefCell<Vec<Stream>>,
     opened: Cell<u32>,
-    /// For streams given up, less what was paid and let off.
-    owed: Cell<u64>,
-    looked: Cell<Option<Instant>>,
+    /// For cancelled streams, less what was paid back and forgiven.
+    debt: Cell<u64>,
+    last_check: Cell<Option<Instant>>,
     sweep_at: Cell<usize>,
 }
 
@@ -49,19 +49,19 @@ struct Stream {
     progress: Rc<Progress>,
     observation: Observation,
     task: AbortHandle,
-    /// Set where its client takes a status, until it was told one.
+    /// Set where the stream can be closed with a gRPC status, until it was.
     open: Option<Weak<OpenRequest>>,
 }
 
 impl Stream {
-    /// Ends it because nothing has passed: with a status where that can be said, else with a reset.
+    /// Ends it because nothing has passed: with a gRPC status where possible, else with a reset.
     fn end_idle(&mut self, wait: Wait) {
         let open = self.open.take().filter(|_| wait == Wait::Stream).and_then(|open| open.upgrade());
         match open {
             Some(open) => open.end(CloseReason::Idle),
             None => {
                 if wait == Wait::Stream {
-                    self.progress.ends_idle();
+                    self.progress.end_idle();
                 }
                 self.task.abort();
             }
@@ -70,50 +70,51 @@ impl Stream {
 }
 
 impl Streams {
-    /// A request has come; its task is asked for next.
-    pub fn opens(&self, progress: Rc<Progress>) {
+    /// A request begins; hyper spawns its task next.
+    pub fn open(&self, progress: Rc<Progress>) {
         self.0.opened.set(self.0.opened.get().wrapping_add(1));
         *self.0.next.borrow_mut() = Some(progress);
     }
 
-    /// The stream's answer has begun, and takes a status where it is ended.
+    /// The stream's answer has begun, and can be closed with a gRPC status.
     pub fn closes_with_status(&self, progress: &Rc<Progress>, open: Weak<OpenRequest>) {
         let mut tasks = self.0.tasks.borrow_mut();
-        // Answers mostly belong to the streams that came last.
+        // From the end, since answers mostly belong to the latest streams.
         if let Some(stream) = tasks.iter_mut().rfind(|stream| Rc::ptr_eq(&stream.progress, progress)) {
             stream.open = Some(open);
         }
     }
 
-    /// The client has given one up before its answer.
-    pub fn given_up(&self) {
-        self.0.owed.set(self.0.owed.get() + GIVEN_UP);
+    /// The client has cancelled a stream before its answer.
+    pub fn cancelled(&self) {
+        self.0.debt.set(self.0.debt.get() + PER_CANCELLED);
     }
 
-    /// One was served by what is behind the gate, to its end.
+    /// An upstream has served a stream to its end.
     pub fn served(&self) {
-        self.pay(GIVEN_UP);
+        self.pay(PER_CANCELLED);
     }
 
-    /// What has gone by since the last time lets it off something.
-    fn let_off(&self, now: Instant) {
-        if let Some(looked) = self.0.looked.replace(Some(now)) {
-            let passed = u64::try_from(now.saturating_duration_since(looked).as_millis()).unwrap_or(u64::MAX);
-            self.pay(passed.saturating_mul(LET_OFF));
+    /// Forgives debt for the time since the last check.
+    fn forgive(&self, now: Instant) {
+        if let Some(last) = self.0.last_check.replace(Some(now)) {
+            let passed = u64::try_from(now.saturating_duration_since(last).as_millis()).unwrap_or(u64::MAX);
+            self.pay(passed.saturating_mul(FORGIVEN_PER_MS));
         }
     }
 
-    fn owes_too_much(&self) -> bool {
-        self.0.owed.get() > MOST_OWED
+    fn has_too_much_debt(&self) -> bool {
+        self.0.debt.get() > MOST_DEBT
     }
 
     fn pay(&self, paid: u64) {
-        self.0.owed.set(self.0.owed.get().saturating_sub(paid));
+        self.0.debt.set(self.0.debt.get().saturating_sub(paid));
     }
 
-    /// Resolves once the client has given up too many. Polled whenever the connection is, which every new stream wakes.
+    /// Resolves once the client has cancelled too many. Without a waker: polled whenever the connection is, which every stream
+    /// wakes.
     pub async fn abused(&self) {
-        poll_fn(|_| if self.owes_too_much() { Poll::Ready(()) } else { Poll::Pending }).await;
+        poll_fn(|_| if self.has_too_much_debt() { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
     /// What the connection as a whole waits for.
@@ -122,24 +123,24 @@ impl Streams {
         (if open { Wait::Streams } else { Wait::Request }, self.0.opened.get())
     }
 
-    /// Looks at each stream, and ends those whose client has stalled for too long.
+    /// Samples each stream, and ends those whose client has stalled for too long.
     pub fn check(&self, now: Instant, bounds: &Bounds, is_full: bool) {
         self.sweep();
-        self.let_off(now);
+        self.forgive(now);
         for stream in self.0.tasks.borrow_mut().iter_mut() {
             let (wait, progress) = Wait::of(&stream.progress);
-            if stream.observation.again(now, wait, progress) >= wait.patience(bounds, is_full) {
+            if stream.observation.update(now, wait, progress) >= wait.time_limit(bounds, is_full) {
                 stream.end_idle(wait);
             }
         }
     }
 
-    /// Ends all that is still under way.
+    /// Ends all streams.
     pub fn end(&self) {
         self.0.tasks.borrow().iter().for_each(|stream| stream.task.abort());
     }
 
-    /// Lets go of the tasks that have ended.
+    /// Removes tasks that have ended.
     fn sweep(&self) {
         let mut tasks = self.0.tasks.borrow_mut();
         tasks.retain(|stream| !stream.task.is_finished());
@@ -150,7 +151,7 @@ impl Streams {
     }
 }
 
-/// Streams stay on the connection's worker, so that nothing on the way of a request needs a lock.
+/// Streams stay on the connection's thread, so that a request needs no lock.
 impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
     fn execute(&self, future: F) {
         let task = tokio::task::spawn_local(future).abort_handle();
@@ -169,25 +170,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_given_up_is_owed_until_it_is_paid_or_let_off() {
+    fn cancelled_streams_are_debt_until_it_is_paid_or_forgiven() {
         let (streams, start) = (Streams::default(), Instant::now());
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
-        streams.let_off(start);
-        (0..200).for_each(|_| streams.given_up());
-        assert!(!streams.owes_too_much());
-        streams.given_up();
-        assert!(streams.owes_too_much());
+        streams.forgive(start);
+        (0..200).for_each(|_| streams.cancelled());
+        assert!(!streams.has_too_much_debt());
+        streams.cancelled();
+        assert!(streams.has_too_much_debt());
         streams.served();
-        assert!(!streams.owes_too_much(), "one served pays for one");
-        streams.given_up();
-        streams.let_off(at(99));
-        assert!(streams.owes_too_much());
-        streams.let_off(at(100));
-        assert!(!streams.owes_too_much(), "a tenth of a second lets one off");
-        streams.let_off(at(3_600_000));
-        (0..200).for_each(|_| streams.given_up());
-        assert!(!streams.owes_too_much());
-        streams.given_up();
-        assert!(streams.owes_too_much(), "nothing is saved up");
+        assert!(!streams.has_too_much_debt(), "one served pays for one");
+        streams.cancelled();
+        streams.forgive(at(99));
+        assert!(streams.has_too_much_debt());
+        streams.forgive(at(100));
+        assert!(!streams.has_too_much_debt(), "a tenth of a second forgives one");
+        streams.forgive(at(3_600_000));
+        (0..200).for_each(|_| streams.cancelled());
+        assert!(!streams.has_too_much_debt());
+        streams.cancelled();
+        assert!(streams.has_too_much_debt(), "nothing is saved up");
     }
 }

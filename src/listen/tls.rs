@@ -1,5 +1,5 @@
-//! TLS towards the client: 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN, a certificate by SNI, the first pair by default; where
-//! authorities are named, only clients with a certificate of theirs get through the handshake.
+//! TLS towards the client: 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN, a certificate by SNI, the first by default; with
+//! `client_ca`, mutual TLS.
 
 use std::io;
 use std::path::Path;
@@ -22,6 +22,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::settings::{CertificateFiles, Tls};
+use crate::clock;
+
+/// With fewer days left a certificate is due to be renewed, as the alert of `deploy/prometheus` has it.
+const SOON_DAYS: u64 = 14;
 
 /// Why the listener's certificates cannot be used, and with which file.
 #[derive(Debug, Error)]
@@ -36,6 +40,13 @@ pub enum TlsError {
     Nameless(String),
     #[error("{cert}: {error}; it must be an X.509 certificate for a server")]
     Certificate { cert: String, error: webpki::Error },
+    #[error(
+        "{0} is an X.509 certificate of version 1, which has no names of hosts and no client takes; make one of version 3, with \
+         `subjectAltName` (openssl: `-addext subjectAltName=DNS:api.example.com`, or `-extfile` where a request is signed)"
+    )]
+    Version(String),
+    #[error("{0} ends before it begins, so that it is never valid; make one whose dates are in order")]
+    Dates(String),
     #[error("{file}: {error}; it must hold the authorities that clients' certificates come from")]
     ClientCa { file: String, error: VerifierBuilderError },
     #[error("{file}: {error}; every certificate in it must be an authority's")]
@@ -46,7 +57,7 @@ pub enum TlsError {
     Tls(#[from] rustls::Error),
 }
 
-/// Takes the handshake of a new connection.
+/// Does the handshake of a new connection.
 #[derive(Clone)]
 pub struct Acceptor {
     tls: TlsAcceptor,
@@ -57,14 +68,14 @@ pub struct Acceptor {
     by_name: Arc<ByName>,
 }
 
-/// Of several certificates the one that a connection was given. Requests for a host that another one is for are not served on it.
+/// Which of several certificates a connection was presented. Requests for another one's host are not served on it (421).
 #[derive(Debug, Clone)]
 pub struct Presented {
     by_name: Arc<ByName>,
-    place: usize,
+    index: usize,
 }
 
-/// A certificate that is in use, as operators watch it.
+/// A certificate in use, for the expiry metric.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
     pub file: String,
@@ -78,8 +89,8 @@ impl Acceptor {
         Self::with_tickets(settings, aws_lc_rs::Ticketer::new()?)
     }
 
-    /// The same after a reload: sessions from before can be resumed. No certificate that has ended at `now_ms` takes the place of
-    /// a valid one; where the one in use has ended as well, nothing gets worse, and the rest of a configuration may act.
+    /// The acceptor after a reload; earlier sessions can be resumed. No certificate that has expired at `now_ms` replaces a valid
+    /// one; where the one in use has expired as well, nothing gets worse, and the rest of the reload may take effect.
     pub fn renewed(&self, settings: &Tls, now_ms: u64) -> Result<Self, TlsError> {
         let renewed = Self::with_tickets(settings, self.tickets.clone())?;
         let ended = |one: &&Certificate| one.has_ended(now_ms);
@@ -102,7 +113,7 @@ impl Acceptor {
         &self.certificates
     }
 
-    /// The stream in clear, whether HTTP/2 was agreed on, and which of several certificates the client was given.
+    /// The decrypted stream, whether HTTP/2 was agreed on, and which of several certificates was presented.
     pub async fn accept(
         &self,
         stream: TcpStream,
@@ -110,9 +121,9 @@ impl Acceptor {
         let stream = self.tls.accept(stream).await?;
         let connection = stream.get_ref().1;
         let h2 = connection.alpn_protocol() == Some(b"h2");
-        let place = || connection.server_name().and_then(|asked| self.by_name.place(asked)).unwrap_or_default();
+        let index = || connection.server_name().and_then(|name| self.by_name.find(name)).unwrap_or_default();
         let several = self.by_name.named.len() > 1;
-        let presented = several.then(|| Presented { by_name: self.by_name.clone(), place: place() });
+        let presented = several.then(|| Presented { by_name: self.by_name.clone(), index: index() });
         Ok((stream, h2, presented))
     }
 }
@@ -121,18 +132,34 @@ impl Certificate {
     pub fn has_ended(&self, now_ms: u64) -> bool {
         self.not_after < now_ms / 1000
     }
+
+    /// Whether it is valid, and time to renew it.
+    pub fn ends_soon(&self, now_ms: u64) -> bool {
+        !self.has_ended(now_ms) && self.days_left(now_ms) < SOON_DAYS
+    }
+
+    /// Whole days until its end.
+    pub fn days_left(&self, now_ms: u64) -> u64 {
+        self.not_after.saturating_sub(now_ms / 1000) / (24 * 60 * 60)
+    }
+
+    /// `2026-11-26`; `None`: it ends beyond what can be told.
+    pub fn end_day(&self) -> Option<String> {
+        let ms = self.not_after.checked_mul(1000)?;
+        clock::rfc3339(ms).split_once('T').map(|(day, _)| day.to_owned())
+    }
 }
 
 impl Presented {
     /// Whether `host` belongs to another certificate than this connection's (RFC 9110 §15.5.20). A host that belongs to none is
-    /// served like every other: the names of a gate are not known from its certificates alone.
+    /// served: certificates need not name all hosts.
     pub fn is_misdirected(&self, host: &str) -> bool {
-        !self.by_name.holds(self.place, host) && self.by_name.place(host).is_some()
+        !self.by_name.holds(self.index, host) && self.by_name.find(host).is_some()
     }
 }
 
-/// AES with 128 bits comes first, as Mozilla's guidelines have it: it is out of reach for any attack, and its SHA-256 is done in
-/// hardware where the SHA-384 that goes with 256 bits is not, so that a handshake costs less.
+/// AES-128 comes first, as in Mozilla's guidelines: it is out of reach for any attack, and its SHA-256 is done in hardware where
+/// the SHA-384 that goes with AES-256 is not, so that a handshake costs less.
 fn provider() -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     let is_first = |suite: CipherSuite| {
@@ -163,14 +190,14 @@ fn server_config(
         Some(file) => {
             let verifier = client_verifier(file, provider)?;
             let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(certificates);
-            // A resumed session is not asked for its certificate again: one that has ended, or whose authority is no longer
-            // trusted, would go on. So every connection proves itself.
+            // No resumption: a resumed session does not present its certificate again, so that one that has expired, or whose
+            // authority is no longer trusted, would go on.
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
             config
         }
     };
-    // Every suite is a good one; of those the server's order holds, as scanners ask for.
+    // All suites are good ones; scanners ask for the server's order.
     config.ignore_client_order = true;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
@@ -208,30 +235,31 @@ impl ByName {
 
     fn certificates(&self, files: &[CertificateFiles]) -> Result<Arc<[Certificate]>, TlsError> {
         let certificates = self.named.iter().zip(files).map(|((_, key), files)| {
-            let not_after = not_after(&leaf(key, files)?);
-            Ok(Certificate { file: files.cert.display().to_string(), not_after })
+            let file = files.cert.display().to_string();
+            let not_after = not_after(&leaf(key, files)?).ok_or_else(|| TlsError::Dates(file.clone()))?;
+            Ok(Certificate { file, not_after })
         });
         certificates.collect()
     }
 
-    /// The first certificate that is for this host.
-    fn place(&self, host: &str) -> Option<usize> {
-        (0..self.named.len()).find(|place| self.holds(*place, host))
+    /// The first certificate that names this host.
+    fn find(&self, host: &str) -> Option<usize> {
+        (0..self.named.len()).find(|index| self.holds(*index, host))
     }
 
-    fn holds(&self, place: usize, host: &str) -> bool {
-        self.named.get(place).is_some_and(|(names, _)| names.iter().any(|name| matches(name, host)))
+    fn holds(&self, index: usize, host: &str) -> bool {
+        self.named.get(index).is_some_and(|(names, _)| names.iter().any(|name| matches(name, host)))
     }
 }
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let place = hello.server_name().and_then(|asked| self.place(asked)).unwrap_or_default();
-        self.named.get(place).map(|(_, key)| key.clone())
+        let index = hello.server_name().and_then(|name| self.find(name)).unwrap_or_default();
+        self.named.get(index).map(|(_, key)| key.clone())
     }
 }
 
-/// A name as certificates hold it against one that a client asks for; `*.` stands for one label (RFC 6125 §6.4.3).
+/// Whether a certificate's name matches the one that a client asks for; `*.` stands for one label (RFC 6125 §6.4.3).
 fn matches(name: &str, asked: &str) -> bool {
     match name.strip_prefix("*.") {
         None => name.eq_ignore_ascii_case(asked),
@@ -251,20 +279,26 @@ fn leaf<'k>(key: &'k CertifiedKey, files: &CertificateFiles) -> Result<webpki::E
     webpki::EndEntityCert::try_from(first).map_err(|error| TlsError::Certificate { cert: cert(), error })
 }
 
-/// When a certificate ends. `webpki` tells it only to whom it refuses: so it is asked at the end of all time, and looks at the
-/// certificate's own dates before anything else.
-fn not_after(leaf: &webpki::EndEntityCert<'_>) -> u64 {
+/// A certificate's expiry; `None` where it expires before it begins. `webpki` gives it only in its error: so the certificate is
+/// verified at the end of time, which fails on its dates before anything else is checked.
+fn not_after(leaf: &webpki::EndEntityCert<'_>) -> Option<u64> {
     let never = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
     let usage = webpki::KeyUsage::server_auth();
     match leaf.verify_for_usage(&[], &[], &[], never, usage, None, None) {
-        Err(webpki::Error::CertExpired { not_after, .. }) => not_after.as_secs(),
-        // It ends beyond what can be told.
-        _ => u64::MAX,
+        Err(webpki::Error::CertExpired { not_after, .. }) => Some(not_after.as_secs()),
+        Err(webpki::Error::InvalidCertValidity) => None,
+        // It expires later than `webpki` can say.
+        _ => Some(u64::MAX),
     }
 }
 
 fn certified_key(files: &CertificateFiles, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
     let chain = chain(&files.cert)?;
+    // Said before the key is compared with it, which such a certificate fails as well.
+    let first = chain.first().map(webpki::EndEntityCert::try_from);
+    if let Some(Err(webpki::Error::UnsupportedCertVersion)) = first {
+        return Err(TlsError::Version(files.cert.display().to_string()));
+    }
     let key = PrivateKeyDer::from_pem_file(&files.key)
         .map_err(|error| TlsError::Pem { file: files.key.display().to_string(), error })?;
     CertifiedKey::from_der(chain, key, provider).map_err(|error| TlsError::Pair {
@@ -274,7 +308,7 @@ fn certified_key(files: &CertificateFiles, provider: &CryptoProvider) -> Result<
     })
 }
 
-/// Every certificate in a PEM file, which holds one at the least.
+/// Every certificate in a PEM file, at least one.
 fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let pem = |error| TlsError::Pem { file: file.display().to_string(), error };
     let chain: Vec<_> = CertificateDer::pem_file_iter(file).map_err(pem)?.collect::<Result<_, _>>().map_err(pem)?;

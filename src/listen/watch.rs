@@ -1,7 +1,7 @@
-//! How long a client may take: looked at from time to time rather than timed, so that a request costs no timer.
+//! Timeouts on clients by sampling, so that a request sets no timer.
 //!
-//! A look says what is waited for and how far that has come. When two looks differ, something has moved; when they do not,
-//! the wait is as old as the first of them. A bound is met at most one tick late.
+//! A sample says what is waited for, and a count of progress. When two samples differ, something has moved; when they do not, the
+//! wait is as old as the first of them. A timeout is enforced at most one tick late.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use super::http1_turns::Http1Turns;
 use super::settings::Bounds;
 use crate::proxy::request_body::{Progress, Waits};
 
-/// How often a client that sends its first bytes one by one is looked at again.
+/// How often to peek again at a client that sends its first bytes one by one.
 pub const TRICKLE: Duration = Duration::from_millis(5);
 
-/// How often a connection is looked at when nothing is about to happen.
+/// The bounds on the sampling interval.
 const SLOWEST: Duration = Duration::from_secs(2);
 const FASTEST: Duration = Duration::from_millis(25);
 
-/// How long a client may pause, in what it sends or takes, while there is no room for others.
-const PRESSED: Duration = Duration::from_secs(2);
+/// How long a client may pause in sending or reading while other requests are refused as overloaded.
+const PAUSE_WHEN_FULL: Duration = Duration::from_secs(2);
 
 /// What a connection or a stream waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,21 +28,21 @@ pub enum Wait {
     Request,
     /// A head that has begun.
     Head,
-    /// The client to go on with its body.
+    /// More of the request's body.
     Body,
-    /// The client to take what is written.
-    Taking,
+    /// The client to read what is written.
+    ClientRead,
     /// An answer that has begun, to go on.
     Stream,
-    /// The gate and what is behind it.
-    Within,
-    /// Streams, each watched for itself.
+    /// The gate, the store or the upstream, which have deadlines of their own.
+    Internal,
+    /// HTTP/2 streams, each sampled itself.
     Streams,
-    /// The client to take its leave.
-    Leave,
+    /// The client to close the connection.
+    Close,
 }
 
-/// What was last seen, and since when.
+/// The last sample, and since when it is the same.
 #[derive(Debug)]
 pub struct Observation {
     seen: (Wait, u32),
@@ -51,11 +51,11 @@ pub struct Observation {
 
 impl Observation {
     pub fn begin() -> Self {
-        Self { seen: (Wait::Within, 0), since: Instant::now() }
+        Self { seen: (Wait::Internal, 0), since: Instant::now() }
     }
 
-    /// How long it has been so.
-    pub fn again(&mut self, now: Instant, wait: Wait, progress: u32) -> Duration {
+    /// How long the sample has been the same.
+    pub fn update(&mut self, now: Instant, wait: Wait, progress: u32) -> Duration {
         if self.seen != (wait, progress) {
             *self = Self { seen: (wait, progress), since: now };
         }
@@ -64,53 +64,53 @@ impl Observation {
 }
 
 impl Wait {
-    /// The bound on such a wait. `is_full`: others are refused meanwhile. Whoever pauses then makes room for them, or a few
-    /// clients that take nothing could keep out all others for as long as they please.
-    pub fn patience(self, bounds: &Bounds, is_full: bool) -> Duration {
+    /// The limit on such a wait. `is_full`: other requests are refused meanwhile. Pauses are cut short then, or a few clients
+    /// that do not read could keep out all others for as long as they please.
+    pub fn time_limit(self, bounds: &Bounds, is_full: bool) -> Duration {
         match self {
-            Self::Body | Self::Taking if is_full => bounds.body_idle.min(PRESSED),
+            Self::Body | Self::ClientRead if is_full => bounds.body_idle.min(PAUSE_WHEN_FULL),
             Self::Request => bounds.idle,
             Self::Head => bounds.header_read,
-            Self::Body | Self::Taking | Self::Leave => bounds.body_idle,
+            Self::Body | Self::ClientRead | Self::Close => bounds.body_idle,
             Self::Stream => bounds.stream_idle,
-            Self::Within | Self::Streams => Duration::MAX,
+            Self::Internal | Self::Streams => Duration::MAX,
         }
     }
 
-    /// What an exchange waits for, and how far that has come.
+    /// What an exchange waits for, and its progress.
     pub fn of(progress: &Progress) -> (Self, u32) {
         let wait = match progress.waits() {
-            Waits::Within => Self::Within,
-            Waits::Body => Self::Body,
-            Waits::Taking => Self::Taking,
-            Waits::Either => Self::Stream,
+            Waits::Internal => Self::Internal,
+            Waits::RequestBody => Self::Body,
+            Waits::ClientRead => Self::ClientRead,
+            Waits::Stream => Self::Stream,
         };
         (wait, progress.frames())
     }
 
-    /// The same of an HTTP/1.1 connection, on which the bytes tell more: an answer's frame that was taken may still not have
-    /// left the house.
+    /// The same for an HTTP/1.1 connection, where bytes count rather than frames: a frame that hyper has taken may not be written
+    /// yet.
     pub fn of_connection(turns: &Http1Turns) -> (Self, u32) {
         let (activity, progress) = (&turns.activity, turns.progress.borrow());
         let (busy, requests) = (turns.activity.is_busy(), turns.requests.get());
         if activity.is_closing() {
-            return (Self::Leave, 0);
+            return (Self::Close, 0);
         }
         if activity.is_blocked() {
-            return (Self::Taking, activity.written());
+            return (Self::ClientRead, activity.written());
         }
         match Self::of(&progress) {
-            // The answer is out, and the body it answers is still read.
-            _ if !busy && !progress.has_arrived() => (Self::Body, activity.passed()),
+            // The answer has ended, and the rest of the request's body is drained.
+            _ if !busy && !progress.is_request_read() => (Self::Body, activity.passed()),
             _ if !busy && activity.next_has_begun() => (Self::Head, requests),
             _ if !busy => (Self::Request, requests),
-            (Self::Stream | Self::Taking, _) => (Self::Stream, activity.passed()),
+            (Self::Stream | Self::ClientRead, _) => (Self::Stream, activity.passed()),
             other => other,
         }
     }
 }
 
-/// How often to look, so that no bound is met much too late.
+/// The sampling interval, so that no timeout is enforced much too late.
 pub fn tick(bounds: &Bounds) -> Duration {
     let shortest = bounds.header_read.min(bounds.idle).min(bounds.body_idle).min(bounds.stream_idle);
     (shortest / 8).clamp(FASTEST, SLOWEST)
@@ -125,10 +125,10 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut observation = Observation::begin();
-        assert_eq!(observation.again(at(1), Wait::Body, 7), Duration::ZERO);
-        assert_eq!(observation.again(at(3), Wait::Body, 7), Duration::from_secs(2));
-        assert_eq!(observation.again(at(4), Wait::Body, 8), Duration::ZERO);
-        assert_eq!(observation.again(at(9), Wait::Stream, 8), Duration::ZERO);
-        assert_eq!(observation.again(at(10), Wait::Stream, 8), Duration::from_secs(1));
+        assert_eq!(observation.update(at(1), Wait::Body, 7), Duration::ZERO);
+        assert_eq!(observation.update(at(3), Wait::Body, 7), Duration::from_secs(2));
+        assert_eq!(observation.update(at(4), Wait::Body, 8), Duration::ZERO);
+        assert_eq!(observation.update(at(9), Wait::Stream, 8), Duration::ZERO);
+        assert_eq!(observation.update(at(10), Wait::Stream, 8), Duration::from_secs(1));
     }
 }

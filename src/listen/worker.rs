@@ -1,5 +1,5 @@
-//! Workers: one thread each, with a runtime, a gate, upstream pools and a store connection of its own, so that a request
-//! meets no lock and wakes no other thread on its way.
+//! Workers: one thread each, with a runtime, a gate, upstream pools and store connections of its own, so that a request takes no
+//! contended lock and wakes no other thread.
 
 use std::io;
 use std::net::{IpAddr, TcpStream};
@@ -22,7 +22,7 @@ use super::drain::Watch;
 use super::worker_state::{Context, WorkerState};
 use crate::observe::metrics::Counted;
 
-/// How long the process's end waits for clients to take the status that their streams close with.
+/// How long shutdown waits for clients to read the gRPC status that their streams close with.
 const CLOSING: Duration = Duration::from_millis(250);
 const CLOSING_TICK: Duration = Duration::from_millis(5);
 
@@ -33,20 +33,20 @@ pub struct Accepted {
     pub counted: Counted,
 }
 
-/// What is done on the worker's thread at a reload: what it serves by from now on, made of what it served by before.
+/// A reload, run on the worker's thread: makes the new context from the former one.
 pub type Reload = Box<dyn FnOnce(&Context) -> Context + Send>;
 
-/// What a worker is to do; done in the order in which it was sent.
+/// Commands to a worker, done in order.
 enum Command {
     Serve(Accepted),
     Reload(Reload, oneshot::Sender<()>),
-    /// To be answered at once, by a worker that is well.
-    Respond(oneshot::Sender<()>),
-    /// No connection follows: the thread ends with the last one that is open.
+    /// A health check, answered at once by a worker that does not hang.
+    Ping(oneshot::Sender<()>),
+    /// No connection follows: the thread ends with the last open one.
     End,
 }
 
-/// A thread that serves, as the accept loop and the process see it.
+/// A worker's handle, for the accept loop and the process.
 pub struct Worker {
     commands: UnboundedSender<Command>,
     open: Arc<AtomicUsize>,
@@ -54,30 +54,30 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread and waits until it serves; `context` is made on it, since what it holds stays there.
+    /// Starts the thread and waits until it serves; `context` is made on it, since it is not `Send`.
     pub fn start<F>(index: usize, drain: Watch, context: F) -> io::Result<Self>
     where
         F: FnOnce() -> Context + Send + 'static,
     {
         let (commands, receiver) = unbounded_channel();
         let open = Arc::new(AtomicUsize::new(0));
-        let (tell, told) = mpsc::channel();
+        let (sender, started) = mpsc::channel();
         let counter = open.clone();
         let run = move || {
             // Tasks of a local runtime need not be `Send`, and waking one of them wakes no driver (measured: half an eventfd
             // write a request less than with a `LocalSet`).
             match runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
-                Err(error) => drop(tell.send(Err(error))),
+                Err(error) => drop(sender.send(Err(error))),
                 Ok(runtime) => runtime.block_on(async move {
                     let worker_loop =
                         WorkerLoop { worker_state: Rc::new(WorkerState::new(context())), open: counter, drain };
-                    let _ = tell.send(Ok(()));
+                    let _ = sender.send(Ok(()));
                     worker_loop.run(receiver).await;
                 }),
             }
         };
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
-        told.recv().unwrap_or_else(|_| Err(io::Error::other("the worker ended before it served")))?;
+        started.recv().unwrap_or_else(|_| Err(io::Error::other("the worker ended before it served")))?;
         Ok(Self { commands, open, thread })
     }
 
@@ -85,7 +85,7 @@ impl Worker {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Gives the worker a connection; it counts at once, so that a burst spreads.
+    /// Gives the worker a connection, which counts at once, so that a burst is spread.
     pub fn give(&self, accepted: Accepted) {
         self.open.fetch_add(1, Ordering::Relaxed);
         if self.commands.send(Command::Serve(accepted)).is_err() {
@@ -94,18 +94,18 @@ impl Worker {
         }
     }
 
-    /// Every request that begins after this has resolved is served by what `make` made. An error: the worker has ended.
+    /// Every request that begins after this has resolved is served by the new context. An error: the worker has ended.
     pub fn reload(&self, make: Reload) -> oneshot::Receiver<()> {
         let (done, when_done) = oneshot::channel();
         let _ = self.commands.send(Command::Reload(make, done));
         when_done
     }
 
-    /// Resolves when the worker comes round to it. An error: the worker has ended.
-    pub fn responds(&self) -> oneshot::Receiver<()> {
-        let (here, when_here) = oneshot::channel();
-        let _ = self.commands.send(Command::Respond(here));
-        when_here
+    /// Resolves once the worker has handled it. An error: the worker has ended.
+    pub fn ping(&self) -> oneshot::Receiver<()> {
+        let (pong, when_handled) = oneshot::channel();
+        let _ = self.commands.send(Command::Ping(pong));
+        when_handled
     }
 
     /// No connection will be given any more.
@@ -127,14 +127,15 @@ struct WorkerLoop {
 }
 
 impl WorkerLoop {
-    /// Does what it is told until no connection follows and none is left, or what is left is cut: it ends with the runtime.
+    /// Handles commands until no connection follows and none is left, or until draining cuts off what is left, which ends with
+    /// the runtime.
     async fn run(self, mut commands: UnboundedReceiver<Command>) {
         let mut connections = JoinSet::new();
         let (mut leaving, mut ending) = (self.drain.clone(), self.drain.clone());
-        let (mut more, mut told) = (true, true);
+        let (mut more, mut has_sender) = (true, true);
         while more || !connections.is_empty() {
             let order = tokio::select! {
-                command = commands.recv(), if told => command,
+                command = commands.recv(), if has_sender => command,
                 () = leaving.leaving(), if !self.worker_state.is_leaving() => {
                     self.worker_state.leave();
                     continue;
@@ -148,14 +149,14 @@ impl WorkerLoop {
                     self.worker_state.reload(make);
                     let _ = done.send(());
                 }
-                Some(Command::Respond(here)) => drop(here.send(())),
+                Some(Command::Ping(pong)) => drop(pong.send(())),
                 Some(Command::End) => more = false,
-                None => (more, told) = (false, false),
+                None => (more, has_sender) = (false, false),
             }
         }
     }
 
-    /// Ends all that is open. The runtime takes it down, once what closes with a status has been written.
+    /// Ends what is open: waits until gRPC statuses are written; the rest is dropped with the runtime.
     async fn cut(&self) {
         let closing = self.worker_state.cut();
         if closing.is_empty() {
@@ -165,24 +166,24 @@ impl WorkerLoop {
             while closing.iter().any(|request| request.strong_count() > 0) {
                 sleep(CLOSING_TICK).await;
             }
-            // Its connection's own turn comes behind it.
+            // The connection's task writes it after that.
             sleep(CLOSING_TICK).await;
         };
         let _ = timeout(CLOSING, closed).await;
     }
 
     fn serve(&self, Accepted { stream, peer, counted }: Accepted, connections: &mut JoinSet<()>) {
-        let one = OpenConnection(self.open.clone());
+        let guard = OpenConnection(self.open.clone());
         let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { return };
         let (worker_state, drain) = (self.worker_state.clone(), self.drain.clone());
         connections.spawn_local(async move {
             connection::serve(worker_state, stream, peer, drain).await;
-            drop((one, counted));
+            drop((guard, counted));
         });
     }
 }
 
-/// One of a worker's open connections, until dropped.
+/// Counts one of a worker's open connections, until dropped.
 struct OpenConnection(Arc<AtomicUsize>);
 
 impl Drop for OpenConnection {

@@ -1,5 +1,5 @@
-//! What a worker serves by right now. A reload puts another context in its place; each request takes hold of the one that it
-//! began with, so that a request sees one configuration from its first byte to its answer.
+//! A worker's current context. A reload replaces it; each request holds the one that it began with, so that it sees one
+//! configuration from its first byte to its answer.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -14,14 +14,14 @@ use super::tls::Acceptor;
 use crate::proxy::Service;
 use crate::proxy::open::OpenRequest;
 
-/// What requests are served by.
+/// What requests are served with.
 pub struct Context {
     pub service: Service,
     pub settings: Arc<Settings>,
     pub tls: Option<Acceptor>,
 }
 
-/// One worker's, shared by its connections and touched by its thread alone: no lock.
+/// One worker's state, shared by its connections on one thread, hence without a lock.
 pub struct WorkerState {
     context: RefCell<Rc<Context>>,
     leaving: Cell<bool>,
@@ -40,41 +40,41 @@ impl WorkerState {
         }
     }
 
-    /// To be held for one request, or for what a connection does once.
+    /// The current context, to be held for one request or for a single step of a connection.
     pub fn now(&self) -> Rc<Context> {
         self.context.borrow().clone()
     }
 
-    /// From the next request on, also on connections that are open.
+    /// Replaces the context for all requests from the next one on, on open connections too.
     pub fn reload(&self, make: impl FnOnce(&Context) -> Context) {
         let renewed = Rc::new(make(&self.now()));
-        // The former one is dropped outside of the borrow, by whoever holds it last.
+        // Dropped outside of the borrow, which its destructors might need.
         let former = self.context.replace(renewed);
         drop(former);
     }
 
-    /// The process is to end: answers on HTTP/1 tell their clients to connect elsewhere.
+    /// The process is to end: HTTP/1 answers close their connections, so that clients connect elsewhere.
     pub fn leave(&self) {
         self.leaving.set(true);
     }
 
-    /// The worker ends, with all that it serves; whichever configuration that began under, it is told so. What is given is
-    /// gone once its client was told a status.
+    /// Draining has reached its deadline. Returns the requests that are closed with a gRPC status, each dropped once it is
+    /// written.
     pub fn cut(&self) -> Vec<Weak<OpenRequest>> {
-        self.now().service.open.cut()
+        self.now().service.open.shut_down()
     }
 
     pub fn is_leaving(&self) -> bool {
         self.leaving.get()
     }
 
-    /// Whether as many requests are served as may be.
+    /// Whether the limit on requests in flight is reached.
     pub fn is_full(&self) -> bool {
         self.in_flight.get() >= self.context.borrow().settings.in_flight_each()
     }
 
-    /// For an answer on HTTP/1, whose connection ends with it (RFC 9112 §9.6) while the process is leaving. One that switched
-    /// protocols has no connection to end.
+    /// Sets `Connection: close` on an HTTP/1 answer (RFC 9112 §9.6) while the process is leaving. Not on a 101, whose
+    /// `Connection` names the upgrade.
     pub fn end_connection_when_leaving<B>(&self, response: &mut Response<B>) {
         if self.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

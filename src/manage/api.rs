@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::authority::{Authority, Granted};
 use super::operation::Operation;
-use super::rate::CreateRate;
+use super::rate::UserRate;
 use super::refusal::{broken, denied, failed, refusal, unconfirmed};
 use super::resource::{self, Creation, answer, document, unprocessable};
 use super::session::{Session, Sessions};
@@ -33,7 +33,7 @@ use crate::store::registry::{Registry, RegistryError, StoredKey};
 use crate::store::settings::{Backend, StoreSettings};
 use crate::store::{Store, StoreError};
 
-/// What the API is made of.
+/// The parts of the API.
 pub struct ApiParts {
     pub settings: Settings,
     pub policy: Arc<Policy>,
@@ -49,15 +49,16 @@ pub struct ManagementApi {
     policy: Arc<Policy>,
     rules: Rules,
     store_settings: StoreSettings,
-    /// The gate's own way to the store, for what management's login may not.
+    /// The gate's own store client, for what management's login may not do.
     store: Store,
     sessions: Sessions,
-    rate: CreateRate,
+    creations: UserRate,
+    changes: UserRate,
     keyring: RefCell<Option<Rc<Keyring>>>,
     described: Bytes,
 }
 
-/// One request of somebody who is signed in.
+/// One request with a session.
 struct SignedIn<'d> {
     api: &'d ManagementApi,
     keyring: Rc<Keyring>,
@@ -82,7 +83,8 @@ impl ManagementApi {
         let ApiParts { settings, policy, rules, store: store_settings, session } = parts;
         Self {
             sessions: Sessions::new(settings.session.clone(), session),
-            rate: CreateRate::new(settings.create_rate.clone()),
+            creations: UserRate::of_creations(settings.create_rate.clone()),
+            changes: UserRate::of_changes(),
             described: openapi::document(&settings.served_at()).to_string().into(),
             keyring: RefCell::default(),
             settings,
@@ -95,7 +97,7 @@ impl ManagementApi {
 
     pub async fn handle(&self, request: &ManagementRequest) -> Result<Response<Bytes>, Denial> {
         self.answer(request).await.map_err(|denial| match denial {
-            // It may quote what was sent, and somebody pastes a key into the wrong field.
+            // The error may quote the body, in which somebody may have pasted a key into the wrong field.
             Denial::Unmanaged { reason, detail: Some(detail) } => {
                 let masked = mask(&detail, &self.policy.credentials.formats).into_owned();
                 refusal(reason, Some(masked))
@@ -128,7 +130,7 @@ impl ManagementApi {
             ApiCall::Usage(id) => caller.usage(&id).await,
         };
         if let Err(Denial::StoreUnavailable(_)) = &answered {
-            // Connections that fail are made anew by the next request.
+            // The next request reconnects.
             self.keyring.take();
         }
         answered
@@ -146,12 +148,13 @@ impl ManagementApi {
     async fn keyring(&self) -> Result<(Rc<Keyring>, u64), StoreError> {
         let held = self.keyring.borrow().clone();
         if let Some(keyring) = held
+            && keyring.registry.follows_master().await?
             && let Ok(now_ms) = keyring.registry.now_ms().await
         {
             return Ok((keyring, now_ms));
         }
         let registry = match (&self.store, &self.store_settings.backend) {
-            // The gate's very own: what is changed here acts at once.
+            // The gate's own instance, so that changes take effect at once.
             (Store::File { file, .. }, _) => Registry::File { store: file.clone() },
             (Store::Redis(_), Backend::Redis(gates)) => {
                 Registry::connect(self.store_settings.management_redis.as_ref().unwrap_or(gates)).await?
@@ -223,6 +226,7 @@ impl SignedIn<'_> {
     async fn update(&self, id: &str, change: Change) -> Result<Response<Bytes>, Denial> {
         self.keyring.rules.validate_change(change.clone(), self.now_ms).map_err(broken)?;
         let (key, granted) = self.key(id).await?;
+        self.spend_change().await?;
         let changed = self.keyring.update(&key, change, self.requester(&granted)).await.map_err(denied)?;
         let key = changed.after.unwrap_or(changed.before);
         Ok(answer(StatusCode::OK, &self.document(&key).await?))
@@ -243,13 +247,14 @@ impl SignedIn<'_> {
         Ok(answer(StatusCode::CREATED, &document))
     }
 
-    /// When it is answered, every gate refuses the key.
+    /// When this is answered, every gate refuses the key.
     async fn revoke(&self, id: &str) -> Result<Response<Bytes>, Denial> {
         let (key, granted) = self.key(id).await?;
+        self.spend_change().await?;
         let revoked = self.keyring.revoke(&key, self.requester(&granted)).await.map_err(denied)?;
         let (Revocation::Revoked(key) | Revocation::AlreadyRevoked(key)) = revoked;
         self.confirm(&key).await.map_err(|error| {
-            let done = unconfirmed("The key is revoked, and every gate refuses it", &error);
+            let done = unconfirmed("The key is revoked", &error);
             refusal(Reason::Unconfirmed, Some(format!("{done}. Ask again to wait again")))
         })?;
         let mut response = Response::new(Bytes::new());
@@ -268,7 +273,7 @@ impl SignedIn<'_> {
     async fn usage(&self, id: &str) -> Result<Response<Bytes>, Denial> {
         let (key, _) = self.key(id).await?;
         let registry = &self.keyring.registry;
-        // This is a gate's own process: what it counts is what is counted, also beside a file.
+        // This is the gate's process, so that also the embedded store's counts are the real ones.
         let used = usage::of_key(&self.api.policy, &self.api.store, registry, &key, self.now_ms, true).await?;
         let business = usage::of_business_of(registry, &key, self.now_ms).await?;
         let mut document = json!(used);
@@ -278,7 +283,7 @@ impl SignedIn<'_> {
         Ok(answer(StatusCode::OK, &document))
     }
 
-    /// The owner is who asks, whatever the body says.
+    /// The owner is the session's user, whatever the body says.
     fn wanted(&self, creation: Creation) -> Result<KeyRequest, Denial> {
         let Creation { name, business_id, unscoped, scopes, expires_at } = creation;
         match (&business_id, unscoped) {
@@ -294,7 +299,7 @@ impl SignedIn<'_> {
         Ok(KeyRequest { name, business: business_id, user, scopes, expires: expires_at, ..KeyRequest::default() })
     }
 
-    /// A key that is the caller's to keep, and what he may give it.
+    /// A key that the caller may manage, and what the caller may grant it.
     async fn key(&self, id: &str) -> Result<(StoredKey, Granted), Denial> {
         let found = match is_id(id) {
             true => self.keyring.registry.find_id(id).await.map_err(denied)?,
@@ -306,7 +311,15 @@ impl SignedIn<'_> {
     }
 
     async fn spend(&self) -> Result<(), Denial> {
-        self.api.rate.spend(&self.api.store, &self.actor.name).await
+        self.api.creations.spend(&self.api.store, &self.actor.name).await
+    }
+
+    /// What cannot be counted is done all the same: a full Redis, or a login that may not count, must hold up no revocation.
+    async fn spend_change(&self) -> Result<(), Denial> {
+        match self.api.changes.spend(&self.api.store, &self.actor.name).await {
+            Err(denial @ Denial::RateLimited { .. }) => Err(denial),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     async fn document(&self, key: &StoredKey) -> Result<Value, Denial> {

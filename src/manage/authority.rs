@@ -1,6 +1,6 @@
-//! What somebody who is signed in may do with which keys: by his role in their business, and never beyond his businesses.
+//! What a signed-in user may do with which keys: by the user's role in their business, and never beyond the user's businesses.
 //!
-//! Pure. What a role may give to a key is in the rules; a role that they do not name may give everything.
+//! Pure. What a role may grant to a key is in the rules; a role that they do not name may grant everything.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub struct Authority<'a> {
     pub scopes: &'a Scopes,
 }
 
-/// What may be given to a key.
+/// What may be granted to a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Granted {
     Everything,
@@ -38,13 +38,13 @@ impl Authority<'_> {
         self.least(here)
     }
 
-    /// Over the caller's own keys that are bound to no business: they reach all that he owns, so that he must manage keys
-    /// somewhere, and may give no more than in each of the places where he does.
+    /// Over the caller's own unscoped keys: they reach all businesses that the caller owns, so that the caller must manage keys
+    /// in some business, and may grant no more than in every one of these.
     pub fn over_own(&self) -> Result<Granted, Denial> {
         self.least(self.session.businesses.iter())
     }
 
-    /// Over a key that there is. That it is another's is not told from that there is none.
+    /// Over an existing key. Another's key gives the same error as one that does not exist.
     pub fn over_key(&self, key: &StoredKey) -> Result<Granted, Denial> {
         let granted = match &key.tenant {
             Tenant::Business(id) => self.over_business(id),
@@ -74,7 +74,7 @@ impl Authority<'_> {
         Ok(tenants)
     }
 
-    /// What every one of these roles that manages keys may give.
+    /// What all of these roles that manage keys may grant.
     fn least<'m>(&self, memberships: impl Iterator<Item = &'m Membership>) -> Result<Granted, Denial> {
         let mut managing = memberships.filter(|membership| self.manages(membership)).peekable();
         if managing.peek().is_none() {

@@ -1,7 +1,7 @@
-//! Requests that another site's page has a browser make with its user's cookies: refused before anything is looked at.
+//! Cross-site request forgery: requests that another site's page has a browser send with its user's cookies are refused first.
 //!
 //! A browser says where a request comes from in `Sec-Fetch-Site` (W3C Fetch Metadata) and, with all that changes something,
-//! in `Origin` (RFC 6454); a page can forge neither. Programs send neither, and have no cookies to be misused.
+//! in `Origin` (RFC 6454); a page can forge neither. Other clients send neither, and have no cookies that could be misused.
 
 use http::header::{HOST, ORIGIN};
 use http::{HeaderMap, HeaderName, Uri};
@@ -12,7 +12,7 @@ use crate::policy::Reason;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Both have to say that the request comes from this very origin, as far as they say anything.
+/// Those of the two headers that are present must name this origin.
 pub fn check(headers: &HeaderMap) -> Result<(), Denial> {
     let fetched =
         headers.get_all(SEC_FETCH_SITE).iter().all(|site| matches!(site.as_bytes(), b"same-origin" | b"none"));
@@ -21,7 +21,7 @@ pub fn check(headers: &HeaderMap) -> Result<(), Denial> {
     if fetched && sent { Ok(()) } else { Err(refusal(Reason::CrossSite, None)) }
 }
 
-/// Whether an origin is that of this host. Its scheme is not compared: TLS may end before the gate.
+/// Whether an origin is that of this host. Its scheme is not compared: TLS may be terminated before the gate.
 fn is_of(origin: &str, host: &str) -> bool {
     let Ok(uri) = origin.parse::<Uri>() else { return false };
     let port = match uri.scheme_str() {

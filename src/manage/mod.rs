@@ -1,8 +1,8 @@
-//! Keeping keys beyond the store's own rules: over HTTP by those who are signed in, and what needs the gate's eyes.
+//! Key management over HTTP, for signed-in users; also usage and limits, as the gate sees them.
 //!
-//! Requests come from the workers' `proxy::management` to one thread of their own, where nobody's request waits for a disk or for
-//! the session endpoint. `api` is their way on one screen; each file beside it has one concern. `store::keyring` is what both
-//! this door and the command line change keys through.
+//! Requests come from the workers' `proxy::management` to one thread of their own, so that no other request waits for a disk or
+//! the session endpoint. `api` is the pipeline, on one screen; each file beside it has one concern. Both this API and the command
+//! line change keys through `store::keyring`.
 
 pub mod api;
 pub mod authority;
@@ -32,9 +32,9 @@ use crate::proxy::ManagementQueue;
 use crate::proxy::management::ManagementRequest;
 use crate::store::Store;
 
-/// Requests that may wait for their turn; more are told that the gate is busy.
+/// Requests that may wait in the queue; more are refused as overloaded.
 const QUEUE: usize = 256;
-/// Requests that are answered at once: so many questions the session endpoint gets at a time.
+/// Requests that are served concurrently, and thus the session endpoint's concurrency.
 const AT_ONCE: usize = 32;
 
 /// Starts the thread that answers; it ends once no queue leads to it and what has come is answered. `store` is made on it,
@@ -60,7 +60,7 @@ async fn serve(api: Rc<ManagementApi>, mut arriving: Receiver<ManagementRequest>
     let room = Arc::new(Semaphore::new(AT_ONCE));
     let mut answering = JoinSet::new();
     loop {
-        // Nobody closes it.
+        // It is never closed.
         let place = room.clone().acquire_owned().await.ok();
         let request = tokio::select! {
             request = arriving.recv() => request,
@@ -70,7 +70,7 @@ async fn serve(api: Rc<ManagementApi>, mut arriving: Receiver<ManagementRequest>
         let api = api.clone();
         answering.spawn_local(async move {
             let answer = api.handle(&request).await;
-            // Whoever has gone meanwhile does not want to know.
+            // The client may have disconnected.
             let _ = request.answer.send(answer);
             drop(place);
         });

@@ -68,13 +68,13 @@ fn list() -> Value {
 }
 
 fn revoke_named() -> Value {
-    let mut operation = operation("revokeNamedKey", "Revoke the key that the query names", None, ended(), &MISSING);
+    let mut operation = operation("revokeNamedKey", "Revoke the key that the query names", None, ended(), &ENDING);
     operation["parameters"] = json!([{"name": "id", "in": "query", "required": true, "schema": reference("Id")}]);
     operation
 }
 
 fn revoke() -> Value {
-    operation("revokeKey", "Revoke a key", None, ended(), &MISSING)
+    operation("revokeKey", "Revoke a key", None, ended(), &ENDING)
 }
 
 fn show() -> Value {
@@ -82,7 +82,7 @@ fn show() -> Value {
 }
 
 fn update() -> Value {
-    let refused = ["403", "404", "409", "413", "415", "422"];
+    let refused = ["403", "404", "409", "413", "415", "422", "429"];
     operation("updateKey", "Change a key", Some("Change"), ("200", answer("The key as it is now.", "Key")), &refused)
 }
 
@@ -119,6 +119,7 @@ fn describe() -> Value {
 
 /// What an operation on one key refuses.
 const MISSING: [&str; 3] = ["403", "404", "422"];
+const ENDING: [&str; 4] = ["403", "404", "422", "429"];
 
 fn operation(id: &str, summary: &str, body: Option<&str>, (status, answer): (&str, Value), refused: &[&str]) -> Value {
     let mut responses = Map::new();
@@ -164,7 +165,7 @@ const REFUSALS: [(&str, &str, &str); 11] = [
     ("413", "TooLarge", "The body is larger than 64 KiB."),
     ("415", "NoJson", "The body is not `application/json`."),
     ("422", "Unprocessable", "The body or the query breaks a rule; `detail` says which."),
-    ("429", "TooOften", "The caller creates keys too often."),
+    ("429", "TooOften", "The caller creates or changes keys too often."),
     (
         "503",
         "Unavailable",
@@ -266,6 +267,7 @@ fn schemas() -> Value {
         "Use": object(&used, of_use),
         "Limit": object(&["name", "by", "window", "limit", "used", "remaining", "resets_at"], json!({
             "name": text(), "by": text(), "window": text(), "limit": count(),
+            "from": {"type": "string", "description": "Who says how large it is: `key`, `business`, `plan pro`, `configuration`."},
             "used": unseen("integer"), "remaining": unseen("integer"), "resets_at": time(),
         })),
         "Minutes": object(&["requests", "denials"], json!({"requests": counts(&count), "denials": counts(&count)})),

@@ -1,4 +1,4 @@
-//! What can be asked of the key-management API: each operation with its method and its path.
+//! The operations of the key-management API, each with its method and its path.
 
 use http::Method;
 
@@ -46,7 +46,7 @@ pub fn labels(settings: &Settings) -> Vec<String> {
     OPERATIONS.iter().map(|(_, method, below)| label(settings, method, below)).collect()
 }
 
-/// The API's own routes. They need no key and have no upstream: a request that means one of them never comes to the gate.
+/// The API's own routes. They need no key and have no upstream: their requests do not go through the gate.
 pub fn routes(settings: &Settings) -> RouteTable {
     let all = OPERATIONS.iter().map(|(_, method, below)| {
         let mut segments = settings.pattern.segments.clone();

@@ -1,4 +1,4 @@
-//! Where a key stands and what is left of its limits, without spending anything: the gate's own question at a cost of 0.
+//! A key's verdict and what is left of its limits, without spending: the gate's own question at a cost of 0.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -20,19 +20,19 @@ use crate::store::record::{BusinessDocument, KeyDocument, RecordError};
 use crate::store::registry::StoredKey;
 use crate::store::{Store, StoreError};
 
-/// A person waits for it, and no request.
+/// Longer than a request's, since a person waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// First the documents are learned, then the buckets are read; more only when somebody changes the documents meanwhile.
+/// One round learns the documents, the next reads the buckets; more are needed only if documents change meanwhile.
 const ATTEMPTS: usize = 4;
 
 /// What a request with this key would meet, before its route's scopes.
 #[derive(Debug)]
 pub struct Peek {
-    /// `None`: it stands.
+    /// `None`: it is valid.
     pub refused: Option<Reason>,
     pub document: Option<Arc<KeyDocument>>,
     pub business: Option<Arc<BusinessDocument>>,
-    /// Every window of every limit that counts this key; none where it does not stand at all.
+    /// Every window of every limit that counts this key; none if it is not valid at all.
     pub limits: LimitsNow,
 }
 
@@ -46,7 +46,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Under which name Redis holds it. Removing it gives all of its limit back.
+    /// Its name in Redis. Deleting it resets the limit.
     pub fn key(&self, layout: &Layout) -> String {
         layout.in_slot(&self.slot, &self.name)
     }
@@ -68,7 +68,7 @@ pub async fn peek(policy: &Policy, store: &Store, key: &StoredKey) -> Result<Pee
             Outcome::Expired => (Some(Reason::ExpiredKey), LimitsNow::new()),
             Outcome::Refused => (Some(Reason::BusinessForbidden), LimitsNow::new()),
             Outcome::Spent { granted, windows, observed } => {
-                (refused, asked.named(Counted { granted, windows, observed }, answer.now_ms))
+                (refused, asked.limits_now(Counted { granted, windows, observed }, answer.now_ms))
             }
         };
         let business = seen.business.and_then(|business| business.document.document().cloned());
@@ -77,11 +77,33 @@ pub async fn peek(policy: &Policy, store: &Store, key: &StoredKey) -> Result<Pee
     Err(StoreError::Broken("the key's document kept changing".to_owned()))
 }
 
+/// What is left of the limits that the keys of a business share, whether or not it has any. Spends nothing.
+pub async fn peek_business(
+    policy: &Policy,
+    store: &Store,
+    id: &str,
+    business: Option<&BusinessDocument>,
+) -> Result<LimitsNow, StoreError> {
+    let asked = asks::of_business(id, business, standing::plan(policy, business), policy.limits.values());
+    if asked.question.asks.is_empty() {
+        return Ok(LimitsNow::new());
+    }
+    let answer = store.decide(&asked.question, Instant::now(), Instant::now() + PATIENCE).await?;
+    match answer.outcome {
+        Outcome::Spent { granted, windows, observed } => {
+            Ok(asked.limits_now(Counted { granted, windows, observed }, answer.now_ms))
+        }
+        Outcome::Broken(what) => Err(StoreError::Broken(what)),
+        // It rests on no document, no end and no owner.
+        Outcome::Stale(_) | Outcome::Expired | Outcome::Refused => Ok(LimitsNow::new()),
+    }
+}
+
 /// The buckets that count a key, whatever is in them.
 pub fn buckets(policy: &Policy, key: &StoredKey) -> Vec<Bucket> {
     let mut seen = Seen::nothing_of(key);
     if let Ok(document) = &key.document {
-        // What is said of it here is not asked of the store: only names are wanted.
+        // Only the names are used; this is not asked of the store.
         let document = Arc::new(KeyDocument { revoked: false, ..document.clone() });
         seen.key.document = Known::Is { raw: Bytes::new(), document };
     }
@@ -91,7 +113,7 @@ pub fn buckets(policy: &Policy, key: &StoredKey) -> Vec<Bucket> {
     named.map(|(slot, name)| Bucket { limit: limit(name), slot: slot.to_string(), name: name.to_string() }).collect()
 }
 
-/// What the store has told of a key so far.
+/// What is known of a key so far.
 struct Seen {
     digest: Digest,
     key: KnownKey,
@@ -114,7 +136,7 @@ impl Seen {
         let route = self.route(policy);
         let document = self.key.document.document();
         let business = self.business.as_ref().and_then(|business| business.document.document()).map(Arc::as_ref);
-        let circumstances = |client| Circumstances { route: &route, named: None, client, disowned: false };
+        let circumstances = |client| Circumstances { route: &route, named: None, client, not_owned: false };
         let client = document.and_then(an_allowed).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let standing = document.map(|key| judge(policy, key, business, circumstances(client)));
         let refused = match &standing {

@@ -1,4 +1,4 @@
-//! How many keys one user may create: counted in the store, so that all sidecars share it exactly.
+//! How many keys one user may create, and how often change some: counted in the store, so that all sidecars share it exactly.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,24 +10,38 @@ use crate::limit::{Algorithm, Ask, BucketAsk, Outcome, Question, Windows};
 use crate::store::layout::{count_name, user_slot};
 use crate::store::{Store, StoreError};
 
-/// No configured limit can be called this.
-const NAME: &str = "@create";
-/// A person waits for it.
+/// No valid names of configured limits.
+const CREATE: &str = "@create";
+const CHANGE: &str = "@change";
+/// Changes of one user: more than anybody needs, and so few that the audit, which keeps ten thousand, still tells what somebody
+/// did some days ago.
+const CHANGES: [&str; 2] = ["300/1m", "3000/1d"];
+/// Longer than a request's, since a person waits for it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-pub struct CreateRate {
+pub struct UserRate {
+    name: &'static str,
+    /// As a denial names it.
+    policy: &'static str,
     windows: Arc<Windows>,
 }
 
-impl CreateRate {
-    pub fn new(windows: Arc<Windows>) -> Self {
-        Self { windows }
+impl UserRate {
+    /// Of new keys.
+    pub fn of_creations(windows: Arc<Windows>) -> Self {
+        Self { name: CREATE, policy: "create-rate", windows }
     }
 
-    /// One more key of this user, or why not now. While the store is away, none.
+    /// Of changes and revocations.
+    pub fn of_changes() -> Self {
+        let windows = Arc::new(Windows::parse(CHANGES).expect("they are windows"));
+        Self { name: CHANGE, policy: "change-rate", windows }
+    }
+
+    /// Counts what this user does, or denies it. During an outage it is denied.
     pub async fn spend(&self, store: &Store, user: &str) -> Result<(), Denial> {
         let bucket = BucketAsk {
-            name: count_name(NAME, user).into(),
+            name: count_name(self.name, user).into(),
             algorithm: Algorithm::Fixed,
             windows: self.windows.clone(),
             observes: false,
@@ -37,13 +51,13 @@ impl CreateRate {
         let now = Instant::now();
         let answer = store.decide(&question, now, now + PATIENCE).await?;
         let Outcome::Spent { granted, windows, .. } = answer.outcome else {
-            return Err(StoreError::Broken(format!("the count of the keys that {user} creates")).into());
+            return Err(StoreError::Broken(format!("the count of what {user} does with keys")).into());
         };
         if granted > 0 {
             return Ok(());
         }
         let wait_ms = windows.iter().flatten().filter_map(|window| window.wait_ms).max();
         let retry_after = wait_ms.map(|ms| ms.div_ceil(1000).max(1));
-        Err(Denial::RateLimited { retry_after, violated: vec!["create-rate".to_owned()] })
+        Err(Denial::RateLimited { retry_after, violated: vec![self.policy.to_owned()] })
     }
 }

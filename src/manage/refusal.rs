@@ -1,4 +1,4 @@
-//! Why the API refuses: every error below it becomes one denial, with the text that helps whoever asked.
+//! Maps every error of the API to a denial, with a text for the client.
 
 use crate::gate::Denial;
 use crate::keys::rules::RuleError;
@@ -32,13 +32,14 @@ pub fn denied(error: RegistryError) -> Denial {
         RegistryError::Unreadable(_)
         | RegistryError::IdTaken(_)
         | RegistryError::Differs { .. }
+        | RegistryError::BusinessDiffers { .. }
         | RegistryError::Contended
         | RegistryError::Replicas { .. }
         | RegistryError::NotHere(_) => StoreError::Refused(error.to_string()).into(),
     }
 }
 
-/// A key's end acts, and is not known to be where a failover may lead: `done` says what was done.
+/// A revocation has taken effect, but too few replicas have confirmed it: a failover may lose it. `done` says what was done.
 pub fn unconfirmed(done: &str, error: &RegistryError) -> String {
     let held = match error {
         RegistryError::Replicas { answered, wanted } => {
@@ -59,7 +60,7 @@ pub fn failed(error: KeyringError) -> Denial {
     }
 }
 
-/// What the command line ends a line with begins one here.
+/// The command line's texts begin in lower case; here they are sentences.
 fn sentence(text: &str) -> String {
     let mut characters = text.chars();
     characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())

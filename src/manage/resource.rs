@@ -1,4 +1,4 @@
-//! The API's JSON: what a request may say, and how a key reads. The contract's members, and no others.
+//! The API's JSON: request bodies, and a key's representation. Unknown members are refused.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -60,14 +60,14 @@ pub fn creation(headers: &HeaderMap, body: &Bytes) -> Result<Creation, Denial> {
     read(headers, body)
 }
 
-/// An `expires_at` of null is never.
+/// An `expires_at` of null means never.
 pub fn change(headers: &HeaderMap, body: &Bytes) -> Result<Change, Denial> {
     let Changing { name, scopes, expires_at } = read(headers, body)?;
     let expires = expires_at.map(|at| at.map_or(Until::Never, Until::At));
     Ok(Change { name, scopes, expires, ..Change::default() })
 }
 
-/// The overlap; there need be no body.
+/// The overlap; the body is optional.
 pub fn rotation(headers: &HeaderMap, body: &Bytes) -> Result<Option<String>, Denial> {
     if body.is_empty() && !headers.contains_key(CONTENT_TYPE) {
         return Ok(None);
@@ -95,10 +95,10 @@ pub fn unprocessable(detail: String) -> Denial {
     refusal(Reason::Unprocessable, Some(detail))
 }
 
-/// Everything but the key itself, which nobody can read back.
+/// Everything but the key itself, which is not stored.
 pub fn document(key: &StoredKey, last_used_ms: Option<u64>) -> Value {
     let member = |name: &str| key.members.get(name).filter(|value| value.is_string()).cloned().unwrap_or(Value::Null);
-    // Revoked is what has the member, whatever stands there; a time is told where one does.
+    // A key with this member is revoked, whatever its value; the time is shown if it is one.
     let revoked_at = match key.members.get("revoked_at") {
         None => Value::Null,
         Some(Value::String(at)) if clock::parse_rfc3339(at).is_some() => Value::from(at.as_str()),
@@ -149,17 +149,17 @@ fn number(query: Option<&str>, name: &str, default: u64, most: u64) -> Result<u6
     number.ok_or_else(|| unprocessable(format!("{name}: write a number from 1 to {most}")))
 }
 
-/// A parameter that stands at most once.
+/// A parameter that may occur once.
 fn parameter(query: Option<&str>, name: &str) -> Result<Option<String>, Denial> {
     let mut values = query::values(query.unwrap_or_default(), name);
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
         return Err(unprocessable(format!("{name}: write it once")));
     }
-    value.map(Some).ok_or_else(|| unprocessable(format!("{name}: write it as `{name}`, and its value in UTF-8")))
+    value.map(Some).map_err(|_| unprocessable(format!("{name}: write it as `{name}`, and its value in UTF-8")))
 }
 
-/// Called only where the member stands, so that null is not absence.
+/// Called only if the member is present, so that null differs from absence.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
     Option::<String>::deserialize(deserializer).map(Some)
 }

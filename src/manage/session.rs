@@ -1,7 +1,7 @@
-//! Who asks: the service behind the gate knows its sessions, and is asked about each request's anew.
+//! The caller's session: asked of the service's session endpoint for every request.
 //!
-//! It gets the caller's cookies and `Authorization`, and of these nothing that could be a key of this gate: whoever runs the
-//! session endpoint has no business with keys. Whatever is not the answer that the contract names is no session.
+//! It gets the caller's cookies and `Authorization`, but nothing that could be a key of this gate: the session endpoint
+//! must not see keys. Any answer other than the documented one is no session.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -26,11 +26,11 @@ use crate::proxy::settings::Target;
 use crate::proxy::upstream::failure::chain;
 use crate::store::Store;
 
-/// The whole question, connecting included.
+/// For the whole exchange, connecting included.
 const PATIENCE: Duration = Duration::from_secs(2);
 const LARGEST_ANSWER: usize = 64 * 1024;
 
-/// Who is signed in, and what he is in which business.
+/// The signed-in user, and the user's role in each business.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Session {
     pub user: String,
@@ -43,13 +43,13 @@ pub struct Membership {
     pub role: String,
 }
 
-/// Belongs to the thread that it is made on.
+/// Must be made on the thread that uses it.
 pub struct Sessions {
     endpoint: SessionEndpoint,
     connector: Connector,
     resolver: Option<Rc<Resolver>>,
-    /// An endpoint that fails fails every request, and whoever asks need not be signed in.
-    said: LogThrottle,
+    /// A failing endpoint fails every request, and anybody may send requests.
+    throttle: LogThrottle,
 }
 
 impl Sessions {
@@ -59,10 +59,10 @@ impl Sessions {
             Target::Tcp { host, port, .. } => Some(Rc::new(Resolver::new(host, *port))),
             Target::Unix(_) => None,
         };
-        Self { endpoint, connector, resolver, said: LogThrottle::default() }
+        Self { endpoint, connector, resolver, throttle: LogThrottle::default() }
     }
 
-    /// The caller's session, if there is one. Nothing of it is remembered.
+    /// The caller's session, if there is one. It is not cached.
     pub async fn ask(&self, headers: &HeaderMap, formats: &Formats, store: &Store) -> Result<Option<Session>, Denial> {
         let mut shown = HeaderMap::new();
         shown.extend(cookies(headers, formats).map(|cookies| (COOKIE, cookies)));
@@ -100,9 +100,9 @@ impl Sessions {
         }))
     }
 
-    /// Whether to say this, and how often it was not said since it was said last.
+    /// Whether to log this, and how often it was suppressed since it was last logged.
     fn news(&self, what: &str) -> Option<u64> {
-        self.said.news(what, std::time::Instant::now())
+        self.throttle.news(what, std::time::Instant::now())
     }
 
     /// The body of a 200; `None` for any other answer.
@@ -131,10 +131,10 @@ impl Sessions {
     }
 }
 
-/// Ids stand in the store's names, so that none is taken that is not one. An error says what the endpoint did instead.
+/// Ids become part of the store's key names, so that invalid ones are refused. An error says what the endpoint did instead.
 fn read(body: &[u8]) -> Result<Session, String> {
     let session: Session = serde_json::from_slice(body).map_err(|error| {
-        // Its text may be somebody's page: only where it stops to be what is expected is told.
+        // The body may hold anything, so that only the position of the error is reported.
         let (line, column) = (error.line(), error.column());
         format!("answered with something else than a session (line {line}, column {column})")
     })?;

@@ -1,4 +1,4 @@
-//! What the configuration says of the key-management API.
+//! Settings of the key-management API.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::proxy::settings::Target;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// As configured: without the base path.
+    /// As configured, without the base path.
     pub path: String,
     /// Literals alone, the base path included.
     pub pattern: Pattern,
@@ -21,7 +21,7 @@ pub struct Settings {
     pub create_rate: Arc<Windows>,
 }
 
-/// Who knows the sessions.
+/// The session endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionEndpoint {
     pub target: Target,

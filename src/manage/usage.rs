@@ -1,24 +1,26 @@
-//! How much a key or a business is used and what is left of its limits: one document for every door.
+//! Usage of a key or a business, and what is left of its limits: one document for the API and the command line.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::peek::{Peek, peek};
+use super::peek::{Peek, peek, peek_business};
 use crate::clock;
-use crate::gate::LimitNow;
+use crate::gate::asks::{LimitSource, windows};
+use crate::gate::{LimitNow, standing};
 use crate::keys::Tenant;
-use crate::policy::{By, Policy};
-use crate::store::registry::{Filter, Registry, RegistryError, StoredKey};
+use crate::policy::Policy;
+use crate::store::record::{BusinessDocument, KeyDocument};
+use crate::store::registry::{Registry, StoredKey};
 use crate::store::usage::{self, Count, Subject, Use};
 use crate::store::{Store, StoreError};
 
 /// Days as `2026-03-23`, minutes and times as RFC 3339; those without requests are left out. Requests include denials.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Usage {
-    /// `None`: not as far as anybody knows.
+    /// `None`: not used, as far as is known.
     pub last_used_at: Option<String>,
-    /// By day, the last ninety; `None`: nobody counts, since the store is a file.
+    /// By day, the last ninety; `None`: not counted, since the store is a file.
     pub requests: Option<BTreeMap<String, u64>>,
     /// Of the requests, those that were denied.
     pub denials: Option<BTreeMap<String, u64>>,
@@ -33,7 +35,8 @@ pub struct Minutes {
     pub denials: BTreeMap<String, u64>,
 }
 
-/// One window of one limit. What is used is `None` where it cannot be seen: the counts of a file's gate are in its memory.
+/// One window of one limit. What is used is `None` where it is not known: with the embedded store counts are in the gate's
+/// memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LimitUse {
     pub name: String,
@@ -41,13 +44,16 @@ pub struct LimitUse {
     pub by: &'static str,
     /// `60/1m`.
     pub window: String,
+    /// Who says so: `key`, `business`, `plan pro`, `configuration`; not told where nobody asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
     pub limit: u64,
     pub used: Option<u64>,
     pub remaining: Option<u64>,
     pub resets_at: Option<String>,
 }
 
-/// Of a key: what is stored of its use, and every bucket that counts it, uncharged. `seen`: whether the counts in `store` are
+/// A key's usage, and every bucket that counts it, without spending. `seen`: whether the counts in `store` are
 /// those of the gates.
 pub async fn of_key(
     policy: &Policy,
@@ -57,9 +63,9 @@ pub async fn of_key(
     now_ms: u64,
     seen: bool,
 ) -> Result<Usage, StoreError> {
-    // What cannot be read as a key has no limits to show.
+    // An unreadable key has no limits to show.
     let limits = match &key.document {
-        Ok(_) => limits(&peek(policy, store, key).await?, seen),
+        Ok(_) => limits(policy, &peek(policy, store, key).await?, seen),
         Err(_) => Vec::new(),
     };
     let subject = Subject::Key { tenant: key.tenant.clone(), id: key.text("id").unwrap_or_default().to_owned() };
@@ -67,35 +73,29 @@ pub async fn of_key(
     Ok(Usage::new(used.as_ref(), limits))
 }
 
-/// Of a business, and of the limits that its keys share.
-///
-/// What holds for them is read through one of its keys; a business without an active one has no limits to show.
+/// A business's usage, and the limits that its keys share, whether or not it has any.
 pub async fn of_business(
     policy: &Policy,
     store: &Store,
     registry: &Registry,
-    id: &str,
+    (id, document): (&str, Option<&BusinessDocument>),
     now_ms: u64,
-) -> Result<Usage, RegistryError> {
+) -> Result<Usage, StoreError> {
     let used = read(registry, &Subject::Business(id.to_owned()), now_ms).await?;
-    let filter = Filter { business: Some(id.to_owned()), ..Filter::default() };
-    let keys = registry.list(&filter).await?;
-    let mut shared = match keys.iter().find(|key| key.is_active(now_ms)) {
-        Some(key) => limits(&peek(policy, store, key).await?, sees_counts(registry)),
-        None => Vec::new(),
-    };
-    shared.retain(|limit| limit.by == By::Business.name());
+    let now = peek_business(policy, store, id, document).await?;
+    let seen = sees_counts(registry);
+    let shared = now.iter().map(|now| LimitUse::of(now, seen).said_by(from(policy, now, None, document))).collect();
     Ok(Usage::new(used.as_ref(), shared))
 }
 
-/// The use of the business that a key is bound to; `None`: it is bound to none, or nobody counts.
+/// The usage of the business that a key is bound to; `None`: it is unscoped, or usage is not counted.
 pub async fn of_business_of(registry: &Registry, key: &StoredKey, now_ms: u64) -> Result<Option<Usage>, StoreError> {
     let Tenant::Business(id) = &key.tenant else { return Ok(None) };
     let used = read(registry, &Subject::Business(id.clone()), now_ms).await?;
     Ok(used.map(|used| Usage::new(Some(&used), Vec::new())))
 }
 
-/// When each of these keys was last used, in their order (milliseconds since the Unix epoch); `None`: nobody counts.
+/// When each of these keys was last used, in their order (milliseconds since the Unix epoch); `None`: usage is not counted.
 pub async fn last_used(registry: &Registry, keys: &[StoredKey]) -> Result<Option<Vec<Option<u64>>>, StoreError> {
     let Registry::Redis { key_admin, layout, .. } = registry else { return Ok(None) };
     let asked: Vec<_> = keys.iter().map(|key| (&key.tenant, key.text("id").unwrap_or_default())).collect();
@@ -106,14 +106,14 @@ pub async fn last_used(registry: &Registry, keys: &[StoredKey]) -> Result<Option
 #[derive(Debug)]
 pub struct Unused {
     pub keys: Vec<StoredKey>,
-    /// Since when use is counted (milliseconds since the Unix epoch): who has not been used since then may have been before.
+    /// Since when usage is counted (milliseconds since the Unix epoch): a key may have been used before.
     pub counted_since_ms: u64,
 }
 
-/// Those of `keys` that were not used since `before_ms`; `None`: nobody counts, or nobody has yet.
+/// Those of `keys` that were not used since `before_ms`; `None`: usage is not counted, or not yet.
 ///
-/// A key that was never used, as far as anybody knows, counts from its creation, and no earlier than counting does: an
-/// operator who revokes what is listed must not hit the keys that were used before there was anybody to count.
+/// A key without a known use counts from its creation, but not from before counting began: an
+/// operator who revokes what is listed must not revoke keys that were used before usage was counted.
 pub async fn unused_since(
     registry: &Registry,
     keys: Vec<StoredKey>,
@@ -131,8 +131,24 @@ pub async fn unused_since(
 }
 
 /// Every window of every limit that a peek has seen. `seen`: whether its counts are those of the gates.
-pub fn limits(peek: &Peek, seen: bool) -> Vec<LimitUse> {
-    peek.limits.iter().map(|now| LimitUse::of(now, seen)).collect()
+pub fn limits(policy: &Policy, peek: &Peek, seen: bool) -> Vec<LimitUse> {
+    let (key, business) = (peek.document.as_deref(), peek.business.as_deref());
+    peek.limits.iter().map(|now| LimitUse::of(now, seen).said_by(from(policy, now, key, business))).collect()
+}
+
+/// Who says how large the limit is, by name.
+fn from(policy: &Policy, now: &LimitNow, key: Option<&KeyDocument>, business: Option<&BusinessDocument>) -> String {
+    match windows(&now.limit, key, business, standing::plan(policy, business)).1 {
+        LimitSource::Key => "key".to_owned(),
+        LimitSource::Business => "business".to_owned(),
+        LimitSource::Plan => {
+            let plans = policy.plans.as_ref();
+            let named = business.and_then(|business| business.plan.as_deref());
+            let known = |name: &&str| plans.is_some_and(|plans| plans.iter().any(|(known, _)| known == name));
+            format!("plan {}", named.filter(known).unwrap_or("default"))
+        }
+        LimitSource::Configuration => "configuration".to_owned(),
+    }
 }
 
 impl LimitUse {
@@ -141,11 +157,16 @@ impl LimitUse {
             name: now.limit.name.clone(),
             by: now.limit.by.name(),
             window: now.window.to_string(),
+            from: None,
             limit: now.window.limit,
             used: seen.then(|| now.window.limit.saturating_sub(now.now.remaining)),
             remaining: seen.then_some(now.now.remaining),
             resets_at: seen.then(|| clock::rfc3339(now.now.reset_ms)),
         }
+    }
+
+    fn said_by(self, from: String) -> Self {
+        Self { from: Some(from), ..self }
     }
 }
 
@@ -165,7 +186,7 @@ impl Usage {
         }
     }
 
-    /// Of all days that are told; `None`: nobody counts.
+    /// The sum of all days; `None`: not counted.
     pub fn total(&self) -> Option<Count> {
         let sum = |amounts: &BTreeMap<String, u64>| amounts.values().sum();
         Some(Count { requests: sum(self.requests.as_ref()?), denials: sum(self.denials.as_ref()?) })

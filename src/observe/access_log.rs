@@ -1,7 +1,6 @@
 //! The access log: one line per request on standard output, JSON with OpenTelemetry's names, or text on a terminal.
 //!
-//! How they get there is left to `lines`; a request never waits for it. Client text is JSON-escaped, the query is never
-//! written, keys are masked.
+//! `lines` writes them, so that a request never waits. Client text is JSON-escaped, the query is never written, keys are masked.
 
 use std::borrow::Cow;
 use std::io::IsTerminal;
@@ -17,7 +16,7 @@ use crate::gate::LimitNow;
 use crate::keys::{Formats, mask};
 use crate::policy::{Reason, percent};
 
-/// How deep a key may be percent-encoded in a path and still be found there.
+/// How often a path is percent-decoded in search of keys.
 const DECODINGS: usize = 3;
 
 /// Shared by all workers.
@@ -25,7 +24,7 @@ pub struct AccessLog {
     lines: Lines,
     text: bool,
     enabled: AtomicBool,
-    /// Of 2³² allowed requests so many are logged.
+    /// How many of 2³² allowed requests are logged.
     sample: AtomicU64,
     counter: AtomicU64,
 }
@@ -41,19 +40,19 @@ impl AccessLog {
         };
         let (enabled, sample) = (AtomicBool::default(), AtomicU64::default());
         let log = Self { lines, text, enabled, sample, counter: AtomicU64::new(0) };
-        log.follow(settings);
+        log.reconfigure(settings);
         Ok(log)
     }
 
-    /// Level and sample from now on; the format stays.
-    pub fn follow(&self, settings: &Settings) {
+    /// Changes level and sample; the format is fixed.
+    pub fn reconfigure(&self, settings: &Settings) {
         self.enabled.store(settings.level >= tracing::Level::INFO, Ordering::Relaxed);
-        // The product of 2³² and a share is exact enough for a sample.
+        // Exact enough for sampling.
         let sample = (settings.sample.clamp(0.0, 1.0) * 4_294_967_296.0) as u64;
         self.sample.store(sample, Ordering::Relaxed);
     }
 
-    /// How many lines were lost because nobody read them in time.
+    /// How many lines were dropped because standard output was read too slowly.
     pub fn dropped(&self) -> Arc<AtomicU64> {
         self.lines.dropped()
     }
@@ -63,7 +62,7 @@ impl AccessLog {
         if !self.enabled.load(Ordering::Relaxed) || (allowed && !self.is_sampled()) {
             return;
         }
-        // A stranger chooses the method too.
+        // The method is client text, too.
         let method = mask(finished.method.as_str(), formats);
         let path = masked_path(finished.path, formats);
         let user_agent = finished.user_agent.map(|agent| mask(agent, formats));
@@ -71,12 +70,12 @@ impl AccessLog {
         self.lines.push(&written(finished, &method, &path, user_agent.as_deref()));
     }
 
-    /// Waits until what was written before is on standard output; before the process exits, which ends the thread as well.
+    /// Waits until all earlier lines are on standard output; to be called before the process exits, which ends the thread.
     pub fn flush(&self) {
         self.lines.flush();
     }
 
-    /// Evenly spread rather than drawn: of any so many requests the configured share is logged.
+    /// Evenly spread rather than random: of any sequence of requests the configured share is logged.
     fn is_sampled(&self) -> bool {
         let sample = self.sample.load(Ordering::Relaxed);
         if sample > u64::from(u32::MAX) {
@@ -87,8 +86,8 @@ impl AccessLog {
     }
 }
 
-/// The path with its keys masked. One that is percent-encoded, even twice, can be read as well as a plain one: a path that holds
-/// such a key is written decoded.
+/// The path with its keys masked. A percent-encoded key, even twice, is as readable as a plain one: a path that holds such a key
+/// is written decoded.
 fn masked_path<'p>(path: &'p str, formats: &Formats) -> Cow<'p, str> {
     let mut decoded = Cow::Borrowed(path);
     for _ in 0..DECODINGS {
@@ -103,8 +102,8 @@ fn masked_path<'p>(path: &'p str, formats: &Formats) -> Cow<'p, str> {
     mask(path, formats)
 }
 
-/// Field names after OpenTelemetry's semantic conventions for HTTP, and our own below `sidegate.`. Methods are tokens and ids
-/// of keys and businesses are made of a few signs (`keys::tenant::is_id`), so that they are plain.
+/// Field names follow OpenTelemetry's semantic conventions for HTTP; our own begin with `sidegate.`. Methods are tokens, and ids
+/// of keys and businesses have a restricted alphabet (`keys::tenant::is_id`), so that they need no escaping.
 fn json(finished: &Finished<'_>, method: &str, path: &str, user_agent: Option<&str>) -> Vec<u8> {
     let trail = finished.trail;
     let span = finished.span.digits();
@@ -125,16 +124,22 @@ fn json(finished: &Finished<'_>, method: &str, path: &str, user_agent: Option<&s
     line.plain_if(name!("sidegate.reason"), finished.reason().map(|reason| reason.name().as_bytes()));
     line.plain_if(name!("sidegate.store_error"), finished.store_error().map(str::as_bytes));
     if trail.known_for {
-        // The store was away, and the key was judged by what was last confirmed of it.
+        // Judged during an outage, by what the store last confirmed.
         line.plain(name!("sidegate.basis"), b"known_for");
     }
     line.plain_if(name!("sidegate.key_id"), finished.key_id().map(str::as_bytes));
     line.plain_if(name!("sidegate.business"), finished.business().map(str::as_bytes));
     if let Some(binding) = finished.binding() {
-        // The window that was nearest to its limit.
+        // The window nearest to its limit.
         line.text(name!("sidegate.limit"), &binding.policy_name());
         line.number(name!("sidegate.limit.remaining"), binding.now.remaining);
     }
+    line.plain_if(name!("sidegate.limit.window"), finished.refused_by().as_deref().map(str::as_bytes));
+    if let Some(seconds) = finished.retry_after() {
+        line.number(name!("sidegate.retry_after"), seconds);
+    }
+    line.text_if(name!("sidegate.missing_scope"), finished.missing_scope());
+    line.plain_if(name!("sidegate.key_digest"), finished.unknown_key().as_deref().map(str::as_bytes));
     line.milliseconds(name!("sidegate.duration_ms"), finished.took);
     line.milliseconds_if(name!("sidegate.gate.duration_ms"), finished.decided_in);
     line.milliseconds_if(name!("sidegate.store.duration_ms"), trail.store_took);
@@ -142,7 +147,7 @@ fn json(finished: &Finished<'_>, method: &str, path: &str, user_agent: Option<&s
     line.end()
 }
 
-/// For a person at a terminal. Every client text is printed with its control characters escaped.
+/// For a terminal. Client text is written with its control characters escaped.
 fn text(finished: &Finished<'_>, method: &str, path: &str, _: Option<&str>) -> Vec<u8> {
     let observed = if finished.decision() == Decision::Observed { "observed: " } else { "" };
     let mut line = format!(
@@ -155,10 +160,16 @@ fn text(finished: &Finished<'_>, method: &str, path: &str, _: Option<&str>) -> V
         finished.took.as_secs_f64() * 1e3,
     );
     let limit = finished.binding().map(LimitNow::policy_name);
+    let (window, digest) = (finished.refused_by(), finished.unknown_key());
+    let retry_after = finished.retry_after().map(|seconds| seconds.to_string());
     for (name, value) in [
         ("key", finished.key_id()),
         ("business", finished.business()),
         ("limit", limit.as_deref()),
+        ("window", window.as_deref()),
+        ("retry_after", retry_after.as_deref()),
+        ("missing_scope", finished.missing_scope()),
+        ("key_digest", digest.as_deref()),
         ("store", finished.store_error()),
     ] {
         if let Some(value) = value {

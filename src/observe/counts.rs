@@ -1,6 +1,6 @@
-//! What one worker counts of its requests. It keeps a handle to each series that it has counted in: to find one by its labels
-//! hashes them all and takes a lock that every worker takes, which costs several times what counting costs. There are few, so
-//! that to compare a name with them is less than to hash it.
+//! One worker's request metrics. It keeps a handle to each series that it uses: to find one by its labels hashes them all and
+//! takes a lock that all workers share, which costs several times the increment. There are few, so that comparing names costs
+//! less than hashing.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, HashSet};
@@ -15,26 +15,26 @@ use super::metrics::{Checked, Metrics, OTHER};
 use crate::gate::{Denial, LimitNow};
 use crate::policy::{By, Route};
 
-/// From here on a limit is `near`.
+/// The used ratio from which a limit is `near`.
 const NEAR: f64 = 0.8;
 
-/// One configuration's, so that nothing is kept of one that is past.
+/// Made anew for each configuration, so that no handles of former ones are kept.
 pub struct Counts {
     pub metrics: Arc<Metrics>,
     decision_duration: OwnDurations,
     upstream_duration: OwnDurations,
-    /// By where the route stands in memory, which it does as long as it is kept here; by 0 what is for none.
+    /// By the route's address, which is unique as long as the route is kept here; 0: no route.
     routes: RefCell<BTreeMap<usize, OfRoute>>,
     /// By their names.
     limits: RefCell<BTreeMap<String, OfLimit>>,
     /// By their labels, which are few.
     businesses: RefCell<BTreeMap<String, OfBusiness>>,
-    /// Those that have series of their own, from when there can be no others: who is none of them need not be asked about, which
-    /// takes a lock that every worker takes.
+    /// The businesses with series of their own, once there can be no more: others are found to be such without the lock that all
+    /// workers share.
     named: OnceCell<HashSet<String>>,
 }
 
-/// The series that have been counted in.
+/// The handles of one route's series.
 struct OfRoute {
     _route: Option<Arc<Route>>,
     duration: OwnDurations,
@@ -54,7 +54,7 @@ impl Counts {
 
     pub fn count(&self, finished: &Finished<'_>) {
         self.count_route(finished);
-        // As far as the request came.
+        // Absent where the request did not get so far.
         if let Some(took) = finished.decided_in {
             self.decision_duration.observe(took);
         }
@@ -69,7 +69,7 @@ impl Counts {
         }
         let is_limited = matches!(finished.denial, Some(Denial::RateLimited { .. }));
         let business = finished.business().map(|business| self.count_business(business, finished.decision()));
-        // Windows of one limit stand side by side; the fullest one speaks for it.
+        // Windows of one limit are adjacent; the fullest one decides.
         for windows in finished.trail.limits.chunk_by(|a, b| a.limit.name == b.limit.name) {
             self.count_limit(windows, is_limited, business);
         }
@@ -95,7 +95,7 @@ impl Counts {
         }
     }
 
-    /// The business as series name it.
+    /// Counts a business's request; returns its label.
     fn count_business<'b>(&self, business: &'b str, decision: Decision) -> &'b str {
         if self.count_known(business, decision) {
             return business;
@@ -109,14 +109,14 @@ impl Counts {
         label
     }
 
-    /// Whether it was counted in a series that has been counted in before.
+    /// Counts with a known handle; whether there was one.
     fn count_known(&self, label: &str, decision: Decision) -> bool {
         let businesses = self.businesses.borrow();
         let series = businesses.get(label).and_then(|counted| counted.iter().find(|(of, _)| *of == decision));
         series.inspect(|(_, series)| series.inc()).is_some()
     }
 
-    /// The business's own name, or that of all whom there are no more series for.
+    /// The business's own name, or `other`.
     fn label<'b>(&self, business: &'b str) -> &'b str {
         if self.named.get().is_some_and(|named| !named.contains(business)) {
             return OTHER;
@@ -163,7 +163,7 @@ impl Counts {
     }
 }
 
-/// Of a limit of 0 all is used.
+/// The used part of a window, 1 for a limit of 0.
 fn used_ratio(window: &LimitNow) -> f64 {
     match window.window.limit {
         0 => 1.0,

@@ -1,5 +1,5 @@
-//! How long things took, as a histogram that each worker keeps a part of for itself, and that is added up when it is asked for:
-//! one that all of them wrote to would cost each the processor's cache line, and four locked instructions a value.
+//! A histogram of durations in parts, one per worker, which are added up for a scrape: a shared one would cost each worker a
+//! contended cache line, and four atomic read-modify-writes per value.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
@@ -11,10 +11,10 @@ use std::time::Duration;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
-/// How many bounds a histogram has; above the last there is one bucket more.
+/// How many bounds a histogram has; above the last one is another bucket.
 pub const BOUNDS: usize = 11;
 
-/// A metric with all its series. Clones are the same one.
+/// A metric with all its series. Clones share it.
 #[derive(Clone)]
 pub struct Durations(Arc<Shared>);
 
@@ -22,22 +22,22 @@ struct Shared {
     desc: Desc,
     /// In seconds.
     bounds: [f64; BOUNDS],
-    /// By the value of its one label, or by nothing: what every worker has counted. Held to look one up and to add them up.
+    /// The parts by the value of the label, or by "" without one. Locked to add a part and to add them up.
     series: Mutex<BTreeMap<String, Vec<Arc<Buckets>>>>,
 }
 
-/// What one worker counts in one series.
+/// One worker's part of one series.
 pub struct OwnDurations {
     bounds: [f64; BOUNDS],
     buckets: Arc<Buckets>,
-    /// Nobody writes to it beside its worker.
-    _alone: PhantomData<Cell<()>>,
+    /// Not `Sync`: only its worker writes to it.
+    _not_sync: PhantomData<Cell<()>>,
 }
 
 #[derive(Default)]
 struct Buckets {
     counts: [AtomicU64; BOUNDS + 1],
-    /// The bits of a number of seconds.
+    /// Seconds, as the bits of an f64.
     sum: AtomicU64,
 }
 
@@ -53,7 +53,7 @@ impl Durations {
         Ok(durations)
     }
 
-    /// The series is there from now on, before anything is counted in it.
+    /// Creates the series before anything is counted in it.
     pub fn start(&self, label: &str) {
         self.0.series().entry(label.to_owned()).or_default();
     }
@@ -63,7 +63,7 @@ impl Durations {
         let buckets = Arc::<Buckets>::default();
         let mut series = self.0.series();
         let parts = series.entry(label.to_owned()).or_default();
-        // What nobody counts in any more, since there was a reload, becomes one.
+        // Parts that were dropped, at a reload, are merged.
         let past = Buckets::default();
         for part in std::mem::take(parts) {
             match Arc::try_unwrap(part) {
@@ -72,7 +72,7 @@ impl Durations {
             }
         }
         parts.extend([Arc::new(past), buckets.clone()]);
-        OwnDurations { bounds: self.0.bounds, buckets, _alone: PhantomData }
+        OwnDurations { bounds: self.0.bounds, buckets, _not_sync: PhantomData }
     }
 }
 
@@ -85,7 +85,7 @@ impl OwnDurations {
 }
 
 impl Buckets {
-    /// Read and written apart, which is right since one thread writes, and costs a tenth of what it does as one.
+    /// A load and a store instead of a read-modify-write: correct with a single writer, and a tenth of the cost.
     fn count(&self, bucket: usize, count: u64, seconds: f64) {
         let bucket = &self.counts[bucket];
         bucket.store(bucket.load(Relaxed) + count, Relaxed);
@@ -104,7 +104,7 @@ impl Buckets {
 
 impl Shared {
     fn series(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Arc<Buckets>>>> {
-        // Nothing panics halfway through a change.
+        // Consistent even when poisoned.
         self.series.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

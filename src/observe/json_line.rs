@@ -1,12 +1,13 @@
-//! One JSON object on one line, written field by field into one buffer. Names are ours and need no escaping; every text is
-//! escaped as serde_json does, so that no client can end a line or begin a field. (A derived `Serialize` cost three times as much.)
+//! Writes a JSON object on one line, field by field into one buffer. Names are constants and need no escaping; every text is
+//! escaped as serde_json does, so that no client can end a line or begin a field. (A derived `Serialize` costs three times as
+//! much.)
 
 use std::time::Duration;
 
-/// Most lines fit, so that none is moved while it grows.
+/// The capacity: most lines fit, and are not reallocated.
 const USUAL: usize = 768;
 
-/// A field's name with the signs around it, so that it is copied in one piece: `,"name":`.
+/// A field's name with its punctuation, so that it is copied at once: `,"name":`.
 macro_rules! name {
     ($name:literal) => {
         concat!(",\"", $name, "\":")
@@ -14,12 +15,12 @@ macro_rules! name {
 }
 pub(super) use name;
 
-/// A line that is being written. Names are `name!`s.
+/// A line under construction. Names are made with `name!`.
 #[derive(Debug)]
 pub struct JsonLine(Vec<u8>);
 
 impl JsonLine {
-    /// Begins with when it happened, which has nothing to escape: an object of no field is no line.
+    /// Begins a line with its timestamp, which needs no escaping and no comma before it.
     pub fn at(timestamp: &[u8]) -> Self {
         let mut line = Self(Vec::with_capacity(USUAL));
         line.0.extend_from_slice(b"{\"timestamp\":");
@@ -27,14 +28,14 @@ impl JsonLine {
         line
     }
 
-    // Inlined, so that a name is copied as the constant that it is.
+    // Inlined, so that a name is copied as a constant.
     #[inline(always)]
     pub fn text(&mut self, name: &'static str, value: &str) {
         self.0.extend_from_slice(name.as_bytes());
         self.escape(value);
     }
 
-    /// A text that is known to have nothing to escape, such as digits or a word of ours: it is not looked at.
+    /// A text that is known to need no escaping, such as digits or a constant.
     #[inline(always)]
     pub fn plain(&mut self, name: &'static str, value: &[u8]) {
         self.0.extend_from_slice(name.as_bytes());
@@ -63,7 +64,7 @@ impl JsonLine {
 
     /// Milliseconds with three places: `1.500`.
     pub fn milliseconds(&mut self, name: &'static str, took: Duration) {
-        // Not `as_micros`, which reckons in 128 bits.
+        // Not `as_micros`, which computes in 128 bits.
         let whole = took.as_secs().saturating_mul(1000).saturating_add(took.subsec_millis().into());
         self.number(name, whole);
         let rest = took.subsec_micros() % 1000;
@@ -91,7 +92,7 @@ impl JsonLine {
     }
 
     fn escape(&mut self, value: &str) {
-        // Looked at whole, since that is done many bytes at a time; most texts have nothing to escape.
+        // Without an early exit, so that it is vectorised; most texts need no escaping.
         let plain = !value.bytes().fold(false, |found, byte| found | (byte < b' ') | (byte == b'"') | (byte == b'\\'));
         if plain {
             self.quote(value.as_bytes());

@@ -1,7 +1,6 @@
-//! Lines of a log on their way to standard output or standard error: whoever has one appends it, and one thread writes what has
-//! gathered.
+//! A buffered writer for standard output or standard error: the lines of a log are appended to a buffer, which one thread writes.
 //!
-//! Whoever reads too slowly loses lines, which are counted; nobody who appends waits for it.
+//! If the output is read too slowly, lines are dropped and counted; appending never blocks on it.
 
 use std::io::Write as _;
 use std::mem;
@@ -12,17 +11,17 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-/// What is kept of an empty buffer's memory: what gathers under a heavy load, so that nobody who appends waits for memory.
+/// The capacity that an empty buffer keeps: as much as gathers under a heavy load, so that appending does not allocate.
 const KEPT: usize = 1024 * 1024;
 
-/// How long lines gather; a reader sees each within about this. The thread that writes takes a processor from somebody each
-/// time, and who is woken by an append costs who appends (measured: 9–12 µs of 43 µs a request).
+/// How long lines gather; each is written within about this. Each write preempts a worker, and waking the thread costs the
+/// request that appends (measured: 9–12 µs of 43 µs a request).
 const GATHER: Duration = Duration::from_millis(20);
 
-/// How long nothing more is said of lines that were lost.
+/// How often lost lines are reported.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
-/// Which log, and so where its lines go.
+/// Which log; this decides where its lines go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Log {
     /// Standard output.
@@ -31,33 +30,33 @@ pub enum Log {
     Process,
 }
 
-/// Shared by all who write lines. Dropping it ends the thread once all is written.
+/// Shared by all writers. Dropping it ends the thread once all is written.
 pub struct Lines {
     log: Log,
-    gathering: Arc<Gathering>,
+    buffer: Arc<Buffer>,
     dropped: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
-struct Gathering {
-    /// Held to append or to take everything away, never while anything is written.
+struct Buffer {
+    /// Locked to append or to take everything, never while writing.
     waiting: Mutex<Waiting>,
-    news: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Default)]
 struct Waiting {
     text: Vec<u8>,
-    /// Told when all that stands here is written.
+    /// Notified once `text` is written.
     flushes: Vec<SyncSender<()>>,
-    /// Nobody appends any more.
-    over: bool,
-    /// The thread sleeps until there is something to write.
+    /// Nothing will be appended any more.
+    closed: bool,
+    /// The thread waits for a first line.
     idle: bool,
 }
 
 impl Log {
-    /// As metrics and lines name it.
+    /// Its name in metrics and log lines.
     pub fn name(self) -> &'static str {
         match self {
             Self::Access => "access",
@@ -72,7 +71,7 @@ impl Log {
         }
     }
 
-    /// Bytes that may wait to be written: some eight thousand access log lines, or a thousand of the process's own.
+    /// The largest buffer: some eight thousand access log lines, or a thousand of the process's own.
     fn most(self) -> usize {
         match self {
             Self::Access => 4 * 1024 * 1024,
@@ -102,91 +101,91 @@ impl Log {
 impl Lines {
     /// Starts the writing thread.
     pub fn start(log: Log) -> std::io::Result<Self> {
-        let (gathering, dropped) = (Arc::<Gathering>::default(), Arc::<AtomicU64>::default());
-        let (written, lost) = (gathering.clone(), dropped.clone());
+        let (buffer, dropped) = (Arc::<Buffer>::default(), Arc::<AtomicU64>::default());
+        let (written, lost) = (buffer.clone(), dropped.clone());
         std::thread::Builder::new().name(log.thread().to_owned()).spawn(move || write(&written, log, &lost))?;
-        Ok(Self { log, gathering, dropped })
+        Ok(Self { log, buffer, dropped })
     }
 
-    /// How many lines were lost because nobody read them in time, or they could not be written.
+    /// How many lines were dropped because the buffer was full, or lost because they could not be written.
     pub fn dropped(&self) -> Arc<AtomicU64> {
         self.dropped.clone()
     }
 
     /// One whole line, its end included.
     pub fn push(&self, line: &[u8]) {
-        let mut waiting = self.gathering.waiting();
+        let mut waiting = self.buffer.waiting();
         if waiting.text.len() + line.len() > self.log.most() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
         waiting.text.extend_from_slice(line);
-        self.gathering.tell(waiting);
+        self.buffer.wake(waiting);
     }
 
-    /// Waits until what was appended before is written. Nobody is waited for who does not read.
+    /// Waits until all earlier lines are written; not for long, if nobody reads them.
     pub fn flush(&self) {
-        let (tell, told) = sync_channel(1);
-        let mut waiting = self.gathering.waiting();
-        waiting.flushes.push(tell);
-        self.gathering.news.notify_one();
+        let (sender, flushed) = sync_channel(1);
+        let mut waiting = self.buffer.waiting();
+        waiting.flushes.push(sender);
+        self.buffer.changed.notify_one();
         drop(waiting);
-        let _ = told.recv_timeout(self.log.flush_within());
+        let _ = flushed.recv_timeout(self.log.flush_within());
     }
 }
 
 impl Drop for Lines {
     fn drop(&mut self) {
-        self.gathering.waiting().over = true;
-        self.gathering.news.notify_one();
+        self.buffer.waiting().closed = true;
+        self.buffer.changed.notify_one();
     }
 }
 
-impl Gathering {
+impl Buffer {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        // Nothing panics halfway through a change.
+        // Consistent even when poisoned.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the thread where it waits for a first line; while lines come in, it comes by itself.
-    fn tell(&self, mut waiting: MutexGuard<'_, Waiting>) {
+    /// Wakes the thread if it waits for a first line; else it wakes after `GATHER` by itself.
+    fn wake(&self, mut waiting: MutexGuard<'_, Waiting>) {
         let idle = mem::take(&mut waiting.idle);
         drop(waiting);
         if idle {
-            self.news.notify_one();
+            self.changed.notify_one();
         }
     }
 
-    /// Exchanges `text`, which is empty, for what waits, once there is anything, and says who is to be told. `None`: nothing
-    /// will come any more.
+    /// Waits for lines and swaps them into `text`, which is empty; returns the flushes to notify. `None`: nothing will be
+    /// appended any more.
     fn take(&self, text: &mut Vec<u8>) -> Option<Vec<SyncSender<()>>> {
         let mut waiting = self.waiting();
         while waiting.text.is_empty() && waiting.flushes.is_empty() {
-            if waiting.over {
+            if waiting.closed {
                 return None;
             }
             waiting.idle = true;
-            waiting = self.news.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
         mem::swap(&mut waiting.text, text);
         Some(mem::take(&mut waiting.flushes))
     }
 
-    /// Lets lines gather, unless somebody waits for them.
+    /// Lets lines gather, unless a flush waits for them.
     fn gather(&self) {
-        let alone = |waiting: &mut Waiting| waiting.flushes.is_empty() && !waiting.over;
-        let _ = self.news.wait_timeout_while(self.waiting(), GATHER, alone);
+        let alone = |waiting: &mut Waiting| waiting.flushes.is_empty() && !waiting.closed;
+        let _ = self.changed.wait_timeout_while(self.waiting(), GATHER, alone);
     }
 }
 
-/// Writes whole lines, all that are waiting at once.
-fn write(gathering: &Gathering, log: Log, dropped: &AtomicU64) {
+/// The writing thread: writes all that has gathered at once.
+fn write(buffer: &Buffer, log: Log, dropped: &AtomicU64) {
     let mut text = Vec::new();
     let mut losses = Losses::default();
-    while let Some(flushes) = gathering.take(&mut text) {
-        // An output that is closed, or a disk that is full, is no reason to stop serving.
+    while let Some(flushes) = buffer.take(&mut text) {
+        // A closed output or a full disk is no reason to stop serving.
         match log.write(&text) {
-            Ok(()) => losses.tell(log, dropped.load(Ordering::Relaxed)),
+            Ok(()) => losses.report(log, dropped.load(Ordering::Relaxed)),
             Err(_) => {
                 dropped.fetch_add(count_lines(&text), Ordering::Relaxed);
             }
@@ -196,7 +195,7 @@ fn write(gathering: &Gathering, log: Log, dropped: &AtomicU64) {
         }
         text.clear();
         text.shrink_to(KEPT);
-        gathering.gather();
+        buffer.gather();
     }
 }
 
@@ -204,21 +203,21 @@ fn count_lines(text: &[u8]) -> u64 {
     text.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
-/// What was said of lines that were lost.
+/// What was reported of lost lines.
 #[derive(Debug, Default)]
 struct Losses {
-    told: u64,
-    told_at: Option<Instant>,
+    reported: u64,
+    reported_at: Option<Instant>,
 }
 
 impl Losses {
-    /// Says in the process's log, now that lines are written again, how many were lost until then.
-    fn tell(&mut self, log: Log, dropped: u64) {
-        let lines = dropped.saturating_sub(self.told);
-        if lines == 0 || self.told_at.is_some_and(|at| at.elapsed() < AGAIN_AFTER) {
+    /// Logs how many lines were lost, once lines are written again.
+    fn report(&mut self, log: Log, dropped: u64) {
+        let lines = dropped.saturating_sub(self.reported);
+        if lines == 0 || self.reported_at.is_some_and(|at| at.elapsed() < AGAIN_AFTER) {
             return;
         }
-        (self.told, self.told_at) = (dropped, Some(Instant::now()));
+        (self.reported, self.reported_at) = (dropped, Some(Instant::now()));
         warn!(
             log = log.name(),
             lines, "log lines were lost, since nobody read them in time or they could not be written"

@@ -1,6 +1,6 @@
 //! The process's own log, on standard error: what it listens on, what changed, what an operator should know.
 //!
-//! Workers write it as well, so that its lines go the way of the access log's: no reader that stalls holds anybody up.
+//! Workers write it as well, so that its lines are buffered like the access log's: a reader that stalls blocks nobody.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
@@ -52,9 +52,9 @@ pub fn init(settings: &Settings) -> io::Result<Installed> {
     let log = tracing_subscriber::registry().with(filter);
     let appender = queue.clone();
     let append = move || Append(appender.clone());
-    // A line that cannot be written would be complained of on standard error too, with a macro that panics.
+    // An error of writing a line would be reported on standard error too, with a macro that panics.
     let mut lines = fmt::layer().with_writer(append).with_target(false).log_internal_errors(false);
-    // On a terminal colours are the default, unless NO_COLOR says otherwise.
+    // On a terminal the default is colours, unless NO_COLOR is set.
     if !terminal {
         lines.set_ansi(false);
     }
@@ -69,7 +69,7 @@ pub fn init(settings: &Settings) -> io::Result<Installed> {
     Ok(Installed(()))
 }
 
-/// How many of its lines were lost because nobody read them in time.
+/// How many of its lines were dropped because the buffer was full, or lost because they could not be written.
 pub fn dropped() -> Arc<AtomicU64> {
     LINES.get().map(|lines| lines.dropped()).unwrap_or_default()
 }
@@ -112,16 +112,16 @@ fn panicked(panic: &PanicHookInfo<'_>) {
     }
 }
 
-/// The level from now on; the format stays.
-pub fn follow(settings: &Settings) {
+/// Changes the level; the format is fixed.
+pub fn reconfigure(settings: &Settings) {
     if let Some(installed) = FILTER.get() {
-        // The only error is that the log is gone, and then there is nobody to tell.
+        // The only error is that the log was dropped.
         let _ = installed.reload(filter(settings));
     }
 }
 
-/// Our own lines follow the configured level, those of libraries are kept from `warn` on, since at trace level they print the
-/// bytes of requests.
+/// The configured level applies to our own lines; of libraries only `warn` and above are kept, since at trace level they print
+/// the bytes of requests.
 fn filter(settings: &Settings) -> Targets {
     Targets::new().with_default(LevelFilter::WARN).with_target("sidegate", settings.level)
 }

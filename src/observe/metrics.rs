@@ -1,5 +1,5 @@
-//! The metrics of the contract. Labels are patterns, names and statuses of our own; a client's text is never one, so that
-//! the number of series is bounded whatever clients send.
+//! The gate's metrics. Labels are configured patterns and names, and statuses, never a client's text, so that the number of
+//! series is bounded whatever clients send.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,28 +30,28 @@ pub(super) const OTHER: &str = "other";
 const DECISION_SECONDS: [f64; BOUNDS] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25];
 const REQUEST_SECONDS: [f64; BOUNDS] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// How a limit was found, as metrics name it.
+/// The outcome of a limit check, as a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checked {
     Within,
     Near,
     Over,
-    /// It had no room, and the request was let pass.
+    /// Exceeded, but only observed.
     Observed,
 }
 
-/// Who is to blame for an answer that did not come to its end, as metrics name it.
+/// What broke off an answer, as a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BrokenBy {
-    /// It closed too early, or sent what is no answer.
+    /// It closed too early, or sent a malformed answer.
     Upstream,
-    /// It left, or took nothing for too long.
+    /// It disconnected, or did not read for too long.
     Client,
-    /// Its key no longer stood, or it was too old.
+    /// The gate ended it: its key was no longer valid, or it was too old.
     Gate,
 }
 
-/// What a connection failed at without a request that could be logged, as metrics name it.
+/// Where a connection failed without a request that could be logged, as a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailedAt {
     Tls,
@@ -85,8 +85,8 @@ pub struct Metrics {
     answers_broken: IntCounterVec,
     documents_unreadable: IntCounter,
     guesses_slowed: IntCounter,
-    /// What of all this was logged not long ago.
-    pub said: LogThrottle,
+    /// For log lines about what is counted here.
+    pub throttle: LogThrottle,
     accept_errors: IntCounter,
     worker_lag: Gauge,
     log_dropped: [(IntCounter, Arc<AtomicU64>); 2],
@@ -95,7 +95,7 @@ pub struct Metrics {
     last_reload_successful: IntGauge,
     restart_needed: IntGauge,
     certificate_not_after: IntGaugeVec,
-    /// Names that already have series. Held for a look-up only.
+    /// Names that have series. Locked for single lookups.
     businesses: Mutex<HashSet<String>>,
     store_health: Option<Arc<StoreHealth>>,
 }
@@ -267,7 +267,7 @@ impl Metrics {
                 "sidegate_guesses_slowed_total",
                 "Requests refused as rate_limited without a look-up: unknown keys keep coming from their address (`keys.guessing`).",
             )?,
-            said: LogThrottle::default(),
+            throttle: LogThrottle::default(),
             config_info: gauges("sidegate_config_info", "A hash of the configuration that is in force.", "hash")?,
             config_reloads: counters(
                 "sidegate_config_reloads_total",
@@ -314,19 +314,19 @@ impl Metrics {
         }
         metrics.last_reload_successful.set(1);
         metrics.start_business(OTHER);
-        metrics.follow(policy, config_hash);
+        metrics.reconfigure(policy, config_hash);
         Ok(metrics)
     }
 
-    /// The configuration that is in force from now on. What its routes and limits have counted before goes on.
-    pub fn follow(&self, policy: &Policy, config_hash: &str) {
+    /// Sets the current configuration. Series of routes and limits that it shares with the former one go on.
+    pub fn reconfigure(&self, policy: &Policy, config_hash: &str) {
         self.config_info.reset();
         self.config_info.with_label_values(&[config_hash]).set(1);
         self.enforcing.set(i64::from(policy.mode == Mode::Enforce));
         self.start_series(policy);
     }
 
-    /// The listener's certificates from now on: file, and end in seconds since the Unix epoch.
+    /// Sets the listener's certificates: file, and expiry in seconds since the Unix epoch.
     pub fn certificates<'c>(&self, certificates: impl IntoIterator<Item = (&'c str, u64)>) {
         self.certificate_not_after.reset();
         for (file, not_after) in certificates {
@@ -335,7 +335,7 @@ impl Metrics {
         }
     }
 
-    /// A reload has acted; `restart_needed` where it left something for a restart.
+    /// Counts a reload; `restart_needed`: some changes act only after a restart.
     pub fn reloaded(&self, restart_needed: bool) {
         self.config_reloads.with_label_values(&["success"]).inc();
         self.last_reload_successful.set(1);
@@ -364,7 +364,7 @@ impl Metrics {
         }
     }
 
-    /// The series of these routes, before anything is counted in them.
+    /// Creates the series of these routes before anything is counted in them.
     pub fn start_routes<'r>(&self, routes: impl IntoIterator<Item = &'r str>) {
         for route in routes {
             self.duration.start(route);
@@ -387,7 +387,7 @@ impl Metrics {
         self.denials.with_label_values(&[route, reason.name()]).inc();
     }
 
-    /// A key was not looked up, since its address tries unknown ones.
+    /// Counts a key that was not looked up, since its address has sent too many unknown ones.
     pub(super) fn guess_slowed(&self) {
         self.guesses_slowed.inc();
     }
@@ -422,13 +422,13 @@ impl Metrics {
         self.limit_used.with_label_values(&[limit, business]).set(ratio);
     }
 
-    /// Those that have series of their own, once there will be no others.
+    /// The businesses with series of their own, once there can be no more.
     pub(super) fn all_named_businesses(&self) -> Option<HashSet<String>> {
         let known = self.businesses.lock().unwrap_or_else(PoisonError::into_inner);
         (known.len() >= BUSINESSES).then(|| known.clone())
     }
 
-    /// The business's own name, or that of all whom there are no more series for.
+    /// The business's own name, or `other` if there are no more series.
     pub(super) fn business_label<'b>(&self, business: &'b str) -> &'b str {
         let mut known = self.businesses.lock().unwrap_or_else(PoisonError::into_inner);
         if known.contains(business) {
@@ -469,12 +469,12 @@ impl Metrics {
         Counted::new(&self.in_flight)
     }
 
-    /// An answer has begun, and will not come to its end.
+    /// Counts an answer that broke off.
     pub fn answer_broken(&self, by: BrokenBy) {
         self.answers_broken.with_label_values(&[by.name()]).inc();
     }
 
-    /// A request has met something unreadable in the store.
+    /// Counts a request that needed an unreadable document.
     pub fn document_unreadable(&self) {
         self.documents_unreadable.inc();
     }

@@ -1,7 +1,7 @@
 //! What operators see: metrics, the access log, traces, the process's own log.
 //!
-//! One `Finished` per request goes to both; nothing here takes a client's text as a label, and what looks like a key is
-//! masked before it is written.
+//! One `Finished` per request goes to the metrics and the access log. No client text becomes a label, and what looks like a key
+//! is masked before it is written.
 
 pub mod access_log;
 pub mod counts;

@@ -1,4 +1,4 @@
-//! What the configuration says of logs.
+//! Settings of the logs.
 
 #[derive(Debug, Clone)]
 pub struct Settings {

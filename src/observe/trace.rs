@@ -1,9 +1,8 @@
-//! The trace that a request belongs to, and the gate's own span in it (W3C Trace Context, level 2, §3): continued from anybody
-//! who names one, since ids open nothing and the service could be asked for the same; else begun here. Whatever is malformed
-//! counts as absent.
+//! The request's trace, and the gate's span in it (W3C Trace Context, level 2, §3). A trace is continued from any client, since
+//! ids grant nothing and clients could send them to the service as well; else one begins here. Malformed headers count as absent.
 //!
-//! A span begins with the request's head and ends as a `Finished`, which has its times and its outcome. Both stand in the log
-//! line; an exporter (OTLP) would take the `Finished` beside the access log, as one more observer of the same value.
+//! A span begins with the request's head and ends as a `Finished`, which has its times and its outcome; both are in the log line.
+//! An exporter (OTLP) would take the `Finished`, as the access log does.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -12,16 +11,16 @@ use super::random::Random;
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// `00-<trace id>-<span id>-<flags>`, the only version there is.
+/// `00-<trace id>-<span id>-<flags>`; there is no other version.
 const LENGTH: usize = 55;
 const TRACE_ID: std::ops::Range<usize> = 3..35;
 const SPAN_ID: std::ops::Range<usize> = 36..52;
 const FLAGS: std::ops::Range<usize> = 53..55;
 
-/// The flags that have a meaning: sampled, and random since level 2. Others are not passed on (§3.2.2.5).
+/// The defined flags: sampled, and random since level 2. Others are not passed on (§3.2.2.5).
 const KNOWN_FLAGS: u8 = 0b11;
-/// A trace that begins here counts as sampled: services that follow their caller's choice, as most are set up to, would
-/// otherwise record nothing any more once a gate stands before them.
+/// A trace that begins here is sampled: services that follow their caller's decision, as most do, would otherwise record nothing
+/// behind a gate.
 const SAMPLED: &[u8; 2] = b"01";
 
 /// How many entries `tracestate` may have (§3.3.1.1).
@@ -29,22 +28,22 @@ const MOST_MEMBERS: usize = 32;
 /// How long the key and the value of one may be (§3.3.1.3).
 const LONGEST: usize = 256;
 
-/// A span's ids and flags in hexadecimal digits: bytes, so that who writes them often need not look at each.
+/// A span's ids and flags in hexadecimal digits; bytes, so that they can be written without a check of each.
 #[derive(Debug, Clone, Copy)]
 pub struct Digits<'s> {
     pub trace_id: &'s [u8],
     pub span_id: &'s [u8],
     pub flags: &'s [u8],
-    /// The span that the client sent the request in.
+    /// The client's span.
     pub parent_id: Option<&'s [u8]>,
 }
 
 /// The gate's part of a trace.
 #[derive(Debug, Clone)]
 pub struct Span {
-    /// As the upstream is told of it: the caller that it sees is this span.
+    /// The `traceparent` for the upstream, whose parent is this span.
     text: [u8; LENGTH],
-    /// The span of the client, in hexadecimal digits; `None`: the trace begins here.
+    /// The client's span, in hexadecimal digits; `None`: the trace begins here.
     parent: Option<[u8; 16]>,
 }
 
@@ -70,7 +69,7 @@ impl Span {
         Self { text, parent: theirs.map(|theirs| theirs.span_id) }
     }
 
-    /// The `traceparent` that the upstream is told: digits and hyphens.
+    /// The `traceparent` for the upstream: digits and hyphens.
     pub fn as_bytes(&self) -> &[u8] {
         &self.text
     }
@@ -89,21 +88,22 @@ impl Span {
         }
     }
 
-    /// Whether a client's field ends here: what it belongs to is said anew, or does not go on.
+    /// Whether a client's field is removed: `traceparent`, which is set anew, and the `tracestate` of a trace that is not
+    /// continued.
     pub fn replaces(&self, name: &HeaderName) -> bool {
         *name == TRACEPARENT || (self.parent.is_none() && *name == TRACESTATE)
     }
 
-    /// What becomes of `tracestate`, once `headers` is rid of what this replaces: it passes as it came where it is well-formed and
-    /// its trace goes on (§3.3.1, §4.3); its lines become one.
+    /// Passes `tracestate` on if it is well-formed and its trace is continued (§3.3.1, §4.3); several lines are joined. To be
+    /// called after the fields that this `replaces` are removed.
     pub fn pass_state(&self, headers: &mut HeaderMap) {
         if self.parent.is_none() {
             return;
         }
         match State::of(headers) {
             State::Absent => drop(headers.remove(TRACESTATE)),
-            State::AsItCame => {}
-            State::InLines(joined) => drop(headers.insert(TRACESTATE, joined)),
+            State::Unchanged => {}
+            State::Joined(joined) => drop(headers.insert(TRACESTATE, joined)),
         }
     }
 }
@@ -117,7 +117,7 @@ fn text(bytes: &[u8]) -> &str {
 struct Incoming<'h> {
     trace_id: &'h [u8],
     span_id: [u8; 16],
-    /// Those that are known.
+    /// The defined ones.
     flags: u8,
 }
 
@@ -127,7 +127,7 @@ fn incoming(headers: &HeaderMap) -> Option<Incoming<'_>> {
     if headers.get_all(TRACEPARENT).iter().nth(1).is_some() { None } else { read(line.as_bytes()) }
 }
 
-/// A later version than 00 may go on behind the flags, after a hyphen; ff is none (§3.2.4).
+/// A later version than 00 may have more behind the flags, after a hyphen; ff is invalid (§3.2.4).
 fn read(line: &[u8]) -> Option<Incoming<'_>> {
     let (known, rest) = line.split_at_checked(LENGTH)?;
     let version = &known[..2];
@@ -163,7 +163,7 @@ const PAIRS: [[u8; 2]; 256] = {
     pairs
 };
 
-/// Ids that are all zero are invalid; a random one is so once in 2⁶⁴ spans, and is made another.
+/// An id of zeros is invalid; a random one that is (once in 2⁶⁴ spans) is changed.
 fn write_hex(digits: &mut [u8], id: &[u8]) {
     let (pairs, _) = digits.as_chunks_mut::<2>();
     for (pair, byte) in pairs.iter_mut().zip(id) {
@@ -176,13 +176,13 @@ fn write_hex(digits: &mut [u8], id: &[u8]) {
     }
 }
 
-/// What becomes of a client's `tracestate`.
+/// How a client's `tracestate` is forwarded.
 enum State {
-    /// There is none, or one that cannot be read.
+    /// Not: there is none, or a malformed one.
     Absent,
-    AsItCame,
+    Unchanged,
     /// Its lines joined in their order (RFC 9110 §5.3).
-    InLines(HeaderValue),
+    Joined(HeaderValue),
 }
 
 impl State {
@@ -190,17 +190,17 @@ impl State {
         let lines = || headers.get_all(TRACESTATE).iter().map(HeaderValue::as_bytes);
         let members = lines().try_fold(0, |count, line| Some(count + members(line)?));
         match members {
-            Some(1..=MOST_MEMBERS) if lines().count() == 1 => Self::AsItCame,
+            Some(1..=MOST_MEMBERS) if lines().count() == 1 => Self::Unchanged,
             Some(1..=MOST_MEMBERS) => {
                 let joined = HeaderValue::from_bytes(&lines().collect::<Vec<_>>().join(&b","[..]));
-                joined.map_or(Self::Absent, Self::InLines)
+                joined.map_or(Self::Absent, Self::Joined)
             }
             Some(_) | None => Self::Absent,
         }
     }
 }
 
-/// How many entries one line has; `None` where one is malformed. Empty ones are allowed and count for nothing (§3.3.1.1).
+/// How many entries one line has; `None` if one is malformed. Empty ones are allowed and not counted (§3.3.1.1).
 fn members(line: &[u8]) -> Option<usize> {
     let members = line.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty());
     members.into_iter().try_fold(0, |count, member| is_member(member).then_some(count + 1))

@@ -1,7 +1,7 @@
-//! Header values that every request needs anew: its id, its trace, the numbers of its limits.
+//! Header values that are made for every request: its id, its trace, the numbers of its limits.
 //!
-//! They are cut from blocks of memory that a few requests share. Made one by one, each would be allocated, allocated once more
-//! when it is first cloned, and freed twice.
+//! They are slices of blocks that a few requests share. Made one by one, each would be allocated, allocated again when it is
+//! first cloned, and freed twice.
 
 use std::cell::RefCell;
 
@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use http::HeaderValue;
 use http::header::InvalidHeaderValue;
 
-/// A block lives as long as anything that was cut from it, such as the id of a stream that stays open for hours: so it is small.
+/// Small, since a block is kept as long as any slice of it, such as the id of a stream that stays open for hours.
 const BLOCK: usize = 1024;
 
 /// One worker's source.
@@ -25,7 +25,7 @@ impl Default for Values {
 impl Values {
     pub fn of(&self, text: &[u8]) -> Result<HeaderValue, InvalidHeaderValue> {
         let mut block = self.0.borrow_mut();
-        // Begins another block, as large as the first, where this one is used up.
+        // Allocates another block, as large as the first, if this one is used up.
         block.extend_from_slice(text);
         HeaderValue::from_maybe_shared(block.split().freeze())
     }

@@ -64,6 +64,7 @@ enum Placeholder {
     Remaining,
     Reset,
     Window,
+    Policy,
     Scope,
 }
 
@@ -80,6 +81,7 @@ const PLACEHOLDERS: &[(&str, Placeholder)] = &[
     ("remaining", Placeholder::Remaining),
     ("reset", Placeholder::Reset),
     ("window", Placeholder::Window),
+    ("policy", Placeholder::Policy),
     ("scope", Placeholder::Scope),
 ];
 
@@ -96,6 +98,8 @@ pub struct Facts<'a> {
     pub remaining: Option<u64>,
     pub reset: Option<u64>,
     pub window: Option<u64>,
+    /// The window that refused, as it is configured (`100/1h`).
+    pub policy: Option<String>,
     /// What the route needs, separated by spaces.
     pub scope: Option<&'a str>,
     /// Names of the policies that denied, for problem+json's `violated-policies`.
@@ -302,6 +306,7 @@ impl Words<'_, '_> {
             Placeholder::Remaining => json!(self.facts.remaining),
             Placeholder::Reset => json!(self.facts.reset),
             Placeholder::Window => json!(self.facts.window),
+            Placeholder::Policy => json!(self.facts.policy),
             Placeholder::Scope => json!(self.facts.scope),
         }
     }

@@ -36,7 +36,9 @@ pub enum PatternError {
     MethodGap,
     #[error("one space stands between the methods and the path: `GET /v1/agents`")]
     Space,
-    #[error("a path begins with `/`: `GET /v1/agents`")]
+    #[error(
+        "a path begins with `/`: `GET /v1/agents`; a host is not part of it, since sidegate does not route by host"
+    )]
     NoSlash,
     #[error("`{0}` is not how a parameter is written; write `{{{1}}}` for one segment")]
     Colon(String, String),

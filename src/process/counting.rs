@@ -1,4 +1,4 @@
-//! The use that workers count, sent by one task of the process until its end.
+//! The task that flushes usage counts, until the process ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,22 +11,22 @@ use tracing::warn;
 use crate::store::redis;
 use crate::store::usage::ledger::Ledger;
 
-/// A drain that took all of its time still sends what it can in this.
+/// The time for the last flush, if draining has used up all of its own.
 const LAST_MOMENT: Duration = Duration::from_millis(500);
 
-/// The task that sends; none where the store has no place for use.
+/// The flushing task; none with the embedded store, which counts no usage.
 #[derive(Default)]
 pub struct Counting(Option<(oneshot::Sender<()>, JoinHandle<()>)>);
 
 impl Counting {
     pub fn start(ledger: Arc<Ledger>, settings: redis::Settings) -> Self {
         let (end, ends) = oneshot::channel::<()>();
-        // It ends as well when nobody is left to say so.
+        // It also ends if the sender is dropped.
         let task = tokio::spawn(ledger.run(settings, async { drop(ends.await) }));
         Self(Some((end, task)))
     }
 
-    /// Sends what the workers have left behind, until `deadline`; once.
+    /// Flushes the last counts and ends the task, by `deadline`; at most once.
     pub async fn finish(&mut self, deadline: Instant) {
         let Some((end, task)) = self.0.take() else { return };
         let _ = end.send(());

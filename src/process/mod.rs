@@ -1,8 +1,8 @@
 //! One process of sidegate, from its settings to its exit: everything that can fail happens in `bind`, then `run` serves until
 //! it is told to end.
 //!
-//! `shared` is what workers serve by, `reload` what acts at once, `counting` sends what they count, `signals` is what the process is told,
-//! `systemd` what it tells. `webhook` is a process of another kind: the one that injects gates.
+//! `shared` makes the workers' contexts, `reload` replaces them, `counting` flushes usage counts, `signals` receives signals,
+//! `systemd` sends notifications. `webhook` is another kind of process: the admission webhook that injects gates.
 
 mod counting;
 mod reload;
@@ -41,14 +41,14 @@ use crate::listen::worker::Worker;
 use crate::observe::{AccessLog, Metrics};
 use crate::reload::Watch;
 
-/// How long workers whose time is over may take to let go of what they serve.
+/// How long workers may take to drop open requests after the deadline.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
-/// How long a worker may be silent before `/livez` says so, where systemd's watchdog gives no time.
+/// How long a worker may be silent before `/livez` fails, unless systemd's watchdog sets the time.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often to look whether they have ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How often to check whether they have ended.
+const CHECK_EVERY: Duration = Duration::from_millis(10);
 
-/// A process that has everything it needs.
+/// A process that is ready to serve.
 pub struct Process {
     listener: TcpListener,
     admin: TcpListener,
@@ -70,12 +70,12 @@ impl Process {
         let unknown = Arc::new(UnknownNames::new()?);
         let metrics = Metrics::new(policy, hash, store.calls(), &unknown, health, access_log.dropped())?;
         let (fallback, rules) = (store.fallback(settings.store.limits_outage), Arc::default());
-        // The rest is made of the settings, now and at each reload.
+        // `Shared::new` makes the rest from the settings, now and at each reload.
         let shared = SharedState { fallback, known: None, guessing: None, rules, unknown };
         Ok(Self {
-            listener: bind(settings.listen.address)?,
-            admin: bind(settings.admin.admin)?,
-            probes: settings.admin.probes.map(bind).transpose()?,
+            listener: bind("listen", settings.listen.address)?,
+            admin: bind("admin", settings.admin.admin)?,
+            probes: settings.admin.probes.map(|address| bind("probes", address)).transpose()?,
             prepared,
             store,
             shared,
@@ -84,12 +84,12 @@ impl Process {
         })
     }
 
-    /// Where clients connect: the port that was given where the configuration says 0.
+    /// The listener's address, with the actual port if 0 is configured.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Where operators look.
+    /// The admin listener's address.
     pub fn admin_address(&self) -> io::Result<SocketAddr> {
         self.admin.local_addr()
     }
@@ -116,7 +116,7 @@ impl Process {
         let needs_store = if settings.admin.ready_needs_store { store.health() } else { None };
         store.health().iter().for_each(|health| health.need(settings.policy.enforces()));
         let asked_to_drain = Arc::new(Notify::new());
-        let pulse = Pulse::patient(systemd::patience().unwrap_or(PATIENCE));
+        let pulse = Pulse::patient(systemd::watchdog_timeout().unwrap_or(PATIENCE));
         let answers = Admin {
             metrics: metrics.clone(),
             needs_store,
@@ -153,7 +153,7 @@ impl Process {
                 signals.end_again().await;
             }
             systemd::stopping();
-            // Nobody listens any more where all is over.
+            // An error: it has ended meanwhile.
             let _ = may_end.send(());
             signals.end_again().await;
         };
@@ -171,7 +171,7 @@ impl Process {
     }
 }
 
-/// Until the runtime ends: also while the rest drains.
+/// Serves operators until the runtime ends, also while draining.
 fn serve_operators(answers: Admin, admin: TcpListener, probes: Option<TcpListener>) {
     let answers = Rc::new(answers);
     for (kind, listener) in [(ListenerKind::Admin, Some(admin)), (ListenerKind::Probes, probes)] {
@@ -207,7 +207,7 @@ async fn serve_until_asked(
     }
 }
 
-/// The end: not ready at once, closed to new connections after the delay, over when nothing is in flight or at the deadline.
+/// Drains: not ready at once, no new connections after the delay, done when nothing is in flight or at the deadline.
 async fn leave(asked: Signalled, signal: &Signal, limits: &Drain, accepting: JoinHandle<()>, workers: &[Worker]) {
     match asked {
         Signalled::Leave | Signalled::Drain => {
@@ -216,7 +216,7 @@ async fn leave(asked: Signalled, signal: &Signal, limits: &Drain, accepting: Joi
         }
         Signalled::Close | Signalled::Reload => signal.close(),
     }
-    // The listener closes with the accept loop, which has given on by then what had connected.
+    // The accept loop has given the backlog's connections to workers when it ends.
     let _ = accepting.await;
     workers.iter().for_each(Worker::end);
     if timeout(limits.deadline, all_ended(workers)).await.is_err() {
@@ -225,7 +225,7 @@ async fn leave(asked: Signalled, signal: &Signal, limits: &Drain, accepting: Joi
     }
 }
 
-/// Ends what is still open, so that it is told of. A worker that does not come round to it is not waited for.
+/// Ends what is still open, so that it is logged. A worker that hangs is not waited for.
 async fn cut(signal: &Signal, workers: &[Worker]) {
     signal.cut();
     if timeout(LAST_MOMENT, all_ended(workers)).await.is_err() {
@@ -235,16 +235,18 @@ async fn cut(signal: &Signal, workers: &[Worker]) {
 
 async fn all_ended(workers: &[Worker]) {
     while !workers.iter().all(Worker::has_ended) {
-        sleep(LOOK_AGAIN).await;
+        sleep(CHECK_EVERY).await;
     }
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+/// `field`: what says the address, for an error.
+fn bind(field: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     let bound = TcpListener::bind(address).and_then(|listener| {
-        // The standard library has 128 wait, so that a burst is refused while the gate is busy; to listen again changes just that.
+        // The standard library sets a backlog of 128, too small for a burst while the gate is busy; listening again changes only
+        // that.
         rustix::net::listen(&listener, accept::BACKLOG)?;
         listener.set_nonblocking(true)?;
         Ok(listener)
     });
-    bound.map_err(|error| StartError::Bind { address, error })
+    bound.map_err(|error| StartError::Bind { field, address, error })
 }

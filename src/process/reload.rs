@@ -1,7 +1,7 @@
-//! A reload: the configuration is read again and acts as a whole, or the one before stays.
+//! A reload: the configuration is read again and takes effect as a whole, or the former one stays.
 //!
-//! Requests that are in flight end by what they began with; each worker then serves by the new one. Its connection to the
-//! store, the keys that it knows, and pools to upstreams whose settings are as they were, go on.
+//! Requests in flight keep the configuration that they began with; later ones are served with the new one. Each worker keeps its
+//! store connections, its cached keys, and the pools of upstreams whose settings are unchanged.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,10 +23,10 @@ use crate::observe::{AccessLog, Metrics, log};
 use crate::policy::{Mode, Policy};
 use crate::reload::{self, Reading, Watch};
 
-/// How long workers have: each comes round to its commands between two polls of its requests.
+/// How long to wait for workers, which handle commands between two polls of their requests.
 const WORKER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is in force, and whom it acts on.
+/// The current configuration, and what it applies to.
 pub struct Running {
     pub settings: Settings,
     pub shared: Shared,
@@ -36,24 +36,24 @@ pub struct Running {
 }
 
 impl Running {
-    /// Reads the configuration again; it acts as a whole or not at all.
+    /// Reads the configuration again and applies it, as a whole or not at all.
     pub async fn reload(&mut self, watch: &mut Watch) {
         systemd::reloading();
         let (reading, prepared) = self.prepare(watch).await;
         match prepared {
-            Ok((prepared, fixed)) => self.act(prepared, &fixed).await,
+            Ok((prepared, fixed)) => self.apply(prepared, &fixed).await,
             Err(errors) => {
                 error!(config = %watch.config().display(), errors, "not reloaded; the configuration before stays in force");
                 self.shared.metrics.reload_failed();
             }
         }
         if let Some(reading) = reading {
-            watch.follow(&reading);
+            watch.restart(&reading);
         }
         systemd::ready();
     }
 
-    /// Everything that can fail, on a thread where it holds nobody up.
+    /// Does everything that can fail, on a blocking thread.
     async fn prepare(&self, watch: &Watch) -> (Option<Reading>, Result<(Prepared, Vec<&'static str>), String>) {
         let (config, files, store) = (watch.config().to_owned(), watch.files().to_owned(), self.store.clone());
         let (running, tls) = (self.settings.clone(), self.shared.tls.clone());
@@ -68,18 +68,18 @@ impl Running {
         }
     }
 
-    async fn act(&mut self, prepared: Prepared, fixed: &[&str]) {
+    async fn apply(&mut self, prepared: Prepared, fixed: &[&str]) {
         self.shared = self.shared.renewed(&prepared);
         let settings = prepared.settings;
         if let Some(health) = self.store.health() {
             health.probe_within(settings.store.deadline);
             health.need(settings.policy.enforces());
         }
-        self.capacity.follow(&settings.listen);
+        self.capacity.reconfigure(&settings.listen);
         if settings.listen.bounds.connections > self.settings.listen.bounds.connections {
             descriptors::raise(&settings.listen);
         }
-        // Series exist before anything is counted in them.
+        // Before the workers, so that series exist before anything is counted in them.
         publish(&settings, self.shared.tls.as_ref(), &self.shared.metrics, &self.shared.access_log);
         let workers = self.workers.iter();
         let renewed: Vec<_> = workers.map(|worker| worker.reload(self.shared.clone().into_reload())).collect();
@@ -104,7 +104,7 @@ impl Running {
     }
 }
 
-/// All or nothing; what is wrong in one line.
+/// The prepared configuration, and the changed fields that need a restart; or all errors in one line.
 fn prepare(
     reading: &Reading,
     running: &Settings,
@@ -120,11 +120,11 @@ fn prepare(
     Ok((prepared, fixed))
 }
 
-/// What operators see of a configuration that is in force from now on.
+/// Applies a configuration to logs and metrics.
 pub fn publish(settings: &Settings, tls: Option<&Acceptor>, metrics: &Metrics, access_log: &AccessLog) {
-    log::follow(&settings.observe);
-    access_log.follow(&settings.observe);
-    metrics.follow(&settings.policy, &settings.hash);
+    log::reconfigure(&settings.observe);
+    access_log.reconfigure(&settings.observe);
+    metrics.reconfigure(&settings.policy, &settings.hash);
     warn_what_is_observed(&settings.policy);
     let operations = settings.management.as_ref().map(operation::labels).unwrap_or_default();
     metrics.start_routes(operations.iter().map(String::as_str));
@@ -134,9 +134,13 @@ pub fn publish(settings: &Settings, tls: Option<&Acceptor>, metrics: &Metrics, a
     for one in certificates.iter().filter(|one| one.has_ended(now_ms)) {
         warn!(file = one.file, "this certificate has expired; clients will refuse it");
     }
+    for one in certificates.iter().filter(|one| one.ends_soon(now_ms)) {
+        let (ends, days) = (one.end_day(), one.days_left(now_ms));
+        warn!(file = one.file, ends, days, "this certificate ends soon; renew it");
+    }
 }
 
-/// Nobody should have to find out that nothing is enforced.
+/// Warns of observe mode, in which denials are not enforced.
 fn warn_what_is_observed(policy: &Policy) {
     let routes = policy.routes.iter().filter(|route| route.mode == Mode::Observe).count();
     let limits = policy.limits.values().filter(|limit| limit.mode == Mode::Observe).count();

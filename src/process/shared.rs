@@ -1,4 +1,4 @@
-//! What workers serve by: the parts that all of them share, and each one's own made of them.
+//! The parts that all workers share, and each worker's context made from them.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -36,18 +36,18 @@ use crate::store::usage::ledger::Ledger;
 use crate::store::usage::tally::Tally;
 use crate::store::{self, Store};
 
-/// What is made of settings and can fail: all of it is made before any of it acts.
+/// What is made from settings and can fail: all of it is made before any of it takes effect.
 pub struct Prepared {
     pub settings: Settings,
     pub tls: Option<Acceptor>,
     /// By `UpstreamId`.
     pub connectors: Arc<[Connector]>,
-    /// To the thread that manages keys, which ends when nothing leads to it any more.
+    /// The queue of the management thread, which ends when all its queues are dropped.
     pub management: Option<ManagementQueue>,
 }
 
 impl Prepared {
-    /// Reads every file that the settings name; `former` is what the listener's TLS was before a reload.
+    /// Reads every file that the settings name; `former`: the listener's TLS before a reload.
     pub fn new(settings: Settings, former: Option<&Acceptor>, store: &StoreHandle) -> Result<Self, StartError> {
         let acceptor = |tls| match former {
             Some(former) => former.renewed(tls, clock::now_ms()),
@@ -58,7 +58,7 @@ impl Prepared {
         if let Backend::Redis(redis) = &settings.store.backend
             && let Some(tls) = &redis.tls
         {
-            // They are read for every connection; what is wrong with them is said at once.
+            // The files are read for every connection; here only to report errors at once.
             store::redis::tls::client_config(tls)?;
         }
         let management = settings
@@ -70,7 +70,7 @@ impl Prepared {
     }
 }
 
-/// Begins to manage keys by these settings. What manages them has its own connections to the store.
+/// Starts the management thread, which has its own connections to the store.
 fn management_queue(
     settings: &Settings,
     management: &manage::settings::Settings,
@@ -104,7 +104,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// `former`: what the gates had in common so far.
+    /// `former`: the gates' shared state so far.
     pub fn new(prepared: &Prepared, former: &SharedState, metrics: Arc<Metrics>, access_log: Arc<AccessLog>) -> Self {
         let Prepared { settings, tls, connectors, management } = prepared;
         Self {
@@ -123,11 +123,11 @@ impl Shared {
 
     /// The same after a reload.
     pub fn renewed(&self, prepared: &Prepared) -> Self {
-        self.shared.fallback.follow(prepared.settings.store.limits_outage);
+        self.shared.fallback.reconfigure(prepared.settings.store.limits_outage);
         Self::new(prepared, &self.shared, self.metrics.clone(), self.access_log.clone())
     }
 
-    /// One worker's own, made on its thread: connections belong to the runtime that they start on.
+    /// A worker's context, made on its thread: connections belong to the runtime that they are opened on.
     pub fn context(self, store: StoreHandle) -> impl FnOnce() -> Context + Send {
         move || {
             let tally = store.ledger().map(Tally::start);
@@ -140,14 +140,14 @@ impl Shared {
         }
     }
 
-    /// The same over what the worker has: its connection to the store, the keys that it knows, pools that stay as they are.
+    /// The same at a reload, with the worker's store connections, cached keys, and unchanged pools.
     pub fn into_reload(self) -> Reload {
         Box::new(move |former| {
             let (policy, shared) = (self.policy.clone(), self.shared.clone());
             let gate = Rc::new(former.service.gate.renewed(policy, shared, self.store_deadline));
             let upstreams = self.upstreams().keeping(&former.service.upstreams);
             let open = former.service.open.clone();
-            open.follow(gate.clone(), self.proxy.streams);
+            open.reconfigure(gate.clone(), self.proxy.streams);
             self.with(gate, upstreams, open)
         })
     }
@@ -174,7 +174,7 @@ impl Shared {
     }
 }
 
-/// What the workers' gates share. What the settings leave as it was keeps what it knows and has counted.
+/// The gates' shared state. Parts whose settings are unchanged are kept, with their contents.
 fn shared(settings: &Settings, former: &SharedState) -> SharedState {
     let known = match settings.store.keys_outage {
         KeysOutage::Deny => None,
@@ -191,7 +191,7 @@ fn shared(settings: &Settings, former: &SharedState) -> SharedState {
     SharedState { fallback, known, guessing, rules: Arc::new(settings.keys.clone()), unknown }
 }
 
-/// What every worker makes its own store from.
+/// The process's store, from which every worker makes its own.
 #[derive(Clone)]
 pub enum StoreHandle {
     Redis { settings: Box<store::redis::Settings>, shared: store::Shared },
@@ -203,7 +203,7 @@ impl StoreHandle {
         let shared = store::Shared::new(settings.deadline)?;
         Ok(match &settings.backend {
             Backend::Redis(redis) => Self::Redis { settings: redis.clone(), shared },
-            Backend::File(file) => Self::File { file: alone(file)?, calls: shared.calls },
+            Backend::File(file) => Self::File { file: open_file(file)?, calls: shared.calls },
         })
     }
 
@@ -214,7 +214,7 @@ impl StoreHandle {
         }
     }
 
-    /// What limits do while it is away.
+    /// The fallback for limits during an outage.
     pub fn fallback(&self, outage: LimitsOutage) -> Arc<Fallback> {
         Arc::new(Fallback::new(outage, self.calls().clone()))
     }
@@ -226,7 +226,7 @@ impl StoreHandle {
         }
     }
 
-    /// Where use is gathered; a file has no place for it.
+    /// The ledger of usage counts; none with the embedded store.
     fn ledger(&self) -> Option<Arc<Ledger>> {
         match self {
             Self::Redis { shared, .. } => Some(shared.ledger.clone()),
@@ -234,7 +234,7 @@ impl StoreHandle {
         }
     }
 
-    /// Starts to send the use that workers count.
+    /// Starts the task that flushes usage counts.
     pub fn count(&self) -> Counting {
         match self {
             Self::Redis { settings, shared } => Counting::start(shared.ledger.clone(), (**settings).clone()),
@@ -250,8 +250,8 @@ impl StoreHandle {
     }
 }
 
-/// The store in a file, which is one process's: whoever shares it is told what that means.
-fn alone(path: &Path) -> Result<Arc<FileStore>, StartError> {
+/// Opens the embedded store, and warns if another process serves from the same file.
+fn open_file(path: &Path) -> Result<Arc<FileStore>, StartError> {
     let file = FileStore::open(path).map_err(|error| StartError::Store { file: path.to_owned(), error })?;
     if !file.claim() {
         warn!(

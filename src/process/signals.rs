@@ -1,26 +1,26 @@
-//! What operators and supervisors say to the process.
+//! Signals to the process.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Taken from the start on: until a signal is taken, it ends the process at once.
+/// To be taken at the start: until then a signal ends the process at once.
 pub struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
 }
 
-/// What a signal asks for.
+/// What a signal, or an operator's request, asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signalled {
     /// SIGHUP.
     Reload,
-    /// SIGTERM: those who send requests have yet to learn that this process ends.
+    /// SIGTERM: drain with the delay, since load balancers have to notice first.
     Leave,
-    /// `POST /drain`: the same, but the process stays until a signal asks for its end.
+    /// `POST /drain`: the same, but the process runs on until it gets a signal.
     Drain,
-    /// SIGINT, a person's: nobody else has to learn of it.
+    /// SIGINT, from a person: drain without the delay.
     Close,
 }
 
@@ -41,7 +41,7 @@ impl Signals {
         }
     }
 
-    /// Somebody who has asked for the end asks once more.
+    /// Waits for another signal that asks for the end.
     pub async fn end_again(&mut self) {
         while self.next().await == Signalled::Reload {}
     }

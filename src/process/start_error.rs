@@ -1,4 +1,4 @@
-//! Why a process cannot start; the command line says it and what to do.
+//! Why a process cannot start, with what to do, for the command line.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,8 +14,8 @@ use crate::store::StoreError;
 /// Why the process cannot start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    #[error("{address} cannot be listened on: {error}{}", advice(error))]
-    Bind { address: SocketAddr, error: io::Error },
+    #[error("{field}: {address} cannot be listened on: {error}{}", advice(error, field))]
+    Bind { field: &'static str, address: SocketAddr, error: io::Error },
     #[error("listen.tls: {0}")]
     Tls(#[from] TlsError),
     #[error("upstream: {0}")]
@@ -32,9 +32,14 @@ pub enum StartError {
     Io(#[from] io::Error),
 }
 
-fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
+fn advice(error: &io::Error, field: &str) -> &'static str {
+    match (error.kind(), field) {
+        // The one that has a default, which a second gate on a machine meets first.
+        (io::ErrorKind::AddrInUse, "admin") => {
+            "; another process has it, such as a gate that still drains (`drain.deadline` at most), or a second one: \
+             write another `admin` for this"
+        }
+        (io::ErrorKind::AddrInUse, _) => {
             "; another process has it, such as a gate that still drains (`drain.deadline` at most)"
         }
         _ => "",
@@ -46,11 +51,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_is_taken_names_who_may_have_it() {
+    fn an_address_that_is_taken_names_its_field_and_who_may_have_it() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = taken.local_addr().expect("it is bound");
         let error = std::net::TcpListener::bind(address).expect_err("it is taken");
-        let said = StartError::Bind { address, error }.to_string();
-        assert!(said.starts_with(&address.to_string()) && said.contains("a gate that still drains"), "{said}");
+        let said = StartError::Bind { field: "admin", address, error }.to_string();
+        assert!(said.starts_with(&format!("admin: {address}")) && said.contains("a gate that still drains"), "{said}");
+        assert!(said.contains("write another `admin`"), "{said}");
     }
 }

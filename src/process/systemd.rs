@@ -1,5 +1,5 @@
-//! What systemd is told (`Type=notify` or `notify-reload`, `WatchdogSec=`): that the gate serves, reloads, ends, and that its
-//! workers are well. Without systemd nothing is said.
+//! Notifications to systemd (`Type=notify` or `notify-reload`, `WatchdogSec=`): ready, reloading, stopping, and the watchdog.
+//! Without systemd they do nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,45 +11,45 @@ use tracing::{debug, warn};
 use crate::listen::pulse::all_respond;
 use crate::listen::worker::Worker;
 
-/// Requests are served from here on.
+/// The process serves requests.
 pub fn ready() {
-    tell(&[NotifyState::Ready]);
+    notify(&[NotifyState::Ready]);
 }
 
-/// To be followed by `ready`, whatever comes of it.
+/// To be followed by `ready`, whether or not the reload succeeds.
 pub fn reloading() {
-    // systemd takes a reload for failed that does not say when it began (sd_notify(3), RELOADING=1).
+    // Without the time at which it began systemd considers a reload failed (sd_notify(3), RELOADING=1).
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(error) => warn!(%error, "the clock cannot be read; systemd is not notified of the reload"),
     }
 }
 
 pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
 }
 
-/// How long workers may be silent, where systemd looks after that.
-pub fn patience() -> Option<Duration> {
+/// How long workers may be silent, if systemd's watchdog is enabled.
+pub fn watchdog_timeout() -> Option<Duration> {
     sd_notify::watchdog_enabled()
 }
 
-/// Feeds the watchdog at half its interval, for as long as every worker answers within that time. One that hangs stops that,
-/// and systemd restarts the process.
+/// Feeds the watchdog at half its interval, as long as every worker answers within that time. If one hangs, systemd restarts the
+/// process.
 pub async fn watchdog(workers: Arc<[Worker]>) {
-    let Some(patience) = patience() else { return };
-    let half = (patience / 2).max(Duration::from_millis(1));
+    let Some(timeout_after) = watchdog_timeout() else { return };
+    let half = (timeout_after / 2).max(Duration::from_millis(1));
     let mut ticks = interval(half);
     loop {
         ticks.tick().await;
         match timeout(half, all_respond(&workers)).await {
-            Ok(true) => tell(&[NotifyState::Watchdog]),
+            Ok(true) => notify(&[NotifyState::Watchdog]),
             Ok(false) | Err(_) => warn!("a worker does not respond; the watchdog is not fed"),
         }
     }
 }
 
-fn tell(states: &[NotifyState<'_>]) {
+fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         debug!(%error, "systemd could not be told");
     }

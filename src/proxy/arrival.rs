@@ -1,4 +1,4 @@
-//! Where a request came from. The listener knows; the pipeline forwards and logs it.
+//! Where a request came from: determined by the listener, forwarded and logged by the pipeline.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -7,23 +7,23 @@ use http::HeaderValue;
 
 use crate::gate::Denial;
 
-/// Where a request came from, as the listener knows it.
+/// Where a request came from, as the listener determines it.
 #[derive(Clone)]
 pub struct Arrival {
     /// The other end of the connection.
     pub peer: Address,
-    /// The client that it speaks for: the peer, or whom a trusted proxy names.
+    /// The client: the peer, or the address that a trusted proxy names.
     pub client: Address,
     /// Whether the peer is a trusted proxy.
     pub trusted: bool,
     /// Whether the request came over TLS.
     pub secure: bool,
-    /// Why the listener will not have it served; it is answered and logged like every other.
+    /// Why the listener refuses the request, if it does; it is answered and logged like every other denial.
     pub refused: Option<Refused>,
 }
 
-/// An address with its text, which is written once a connection: forwarded headers and log lines repeat it with every request.
-/// Clones are the same one.
+/// An address with its text, which is formatted once per connection: forwarded headers and log lines repeat it with every
+/// request. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Address(Rc<AddressText>);
 
@@ -57,14 +57,14 @@ impl From<IpAddr> for Address {
     }
 }
 
-/// What only the listener can see of a request.
+/// Reasons to refuse a request that only the listener can see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// As many are in flight as may be.
+    /// The limit on requests in flight is reached.
     Overloaded,
-    /// Whitespace around a field's value, which HTTP/2 does not have (RFC 9113 §8.2.1) and HTTP/1.1 would take off again.
+    /// Whitespace around a field's value, which HTTP/2 forbids (RFC 9113 §8.2.1) and HTTP/1.1 would strip.
     PaddedValue,
-    /// The host belongs to another certificate than the connection's.
+    /// The host belongs to another certificate than the one presented on this connection.
     Misdirected,
 }
 

@@ -1,26 +1,27 @@
-//! Why the gate ends what stays open. `open` ends it and `respond` words it, for clients that can be told.
+//! Why the gate ends an open request. `open` ends it, `respond` words it for clients that can be sent a status.
 
 use crate::gate::Denial;
 
-/// Why the gate ends what is open.
+/// Why the gate ends an open request.
 #[derive(Debug)]
 pub enum CloseReason {
-    /// Its key no longer stands.
+    /// Its key was refused when it was rechecked.
     Denied(Denial),
+    /// Open for longer than `streams.max_age`.
     TooOld,
-    /// Nothing passed for too long.
+    /// No frame passed for `stream_idle`.
     Idle,
-    /// Its worker ends.
+    /// Draining has reached its deadline.
     ShuttingDown,
 }
 
 impl CloseReason {
-    /// What a client is answered that has no answer yet.
+    /// The denial for a request that has no answer yet.
     pub fn before_an_answer(self) -> Denial {
         match self {
             Self::Denied(denial) => denial,
             Self::TooOld => Denial::TooOld,
-            // Nothing falls silent before it has begun to speak.
+            // Never reached: the idle limit applies only once an answer has begun.
             Self::Idle => Denial::UpstreamTimeout,
             Self::ShuttingDown => Denial::ShuttingDown,
         }

@@ -1,6 +1,6 @@
-//! How one upstream is reached: over TCP, TLS or a unix socket. What is spoken then is `upstream`'s.
+//! Connects to one upstream over TCP, TLS or a unix socket. HTTP on the connection is spoken by `upstream`.
 //!
-//! The target is the configuration's alone, so that no client can choose where the gate connects to.
+//! The target comes from the configuration alone, so that no client can choose where the gate connects to.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -25,7 +25,7 @@ use super::resolve::Resolver;
 use super::settings::{Protocol, Target, Upstream, UpstreamTls};
 use crate::client_tls::{self, ClientTlsError};
 
-/// Read once, for all workers.
+/// Made once; each worker has a clone.
 #[derive(Clone)]
 pub struct Connector {
     target: Arc<Target>,
@@ -73,8 +73,9 @@ impl Connector {
         Ok(Self { target: Arc::new(target.clone()), tls })
     }
 
-    /// Connects to the first address that answers; the caller bounds it all, `patience` tells how to share it out.
-    pub async fn connect(&self, resolver: Option<&Rc<Resolver>>, patience: Duration) -> io::Result<Connected> {
+    /// Connects to the first address that answers. The caller bounds the whole; `time_limit` says how to divide it among
+    /// addresses.
+    pub async fn connect(&self, resolver: Option<&Rc<Resolver>>, time_limit: Duration) -> io::Result<Connected> {
         let (protocol, resolver) = match (&*self.target, resolver) {
             (Target::Tcp { protocol, .. }, Some(resolver)) => (protocol, resolver),
             (Target::Tcp { .. }, None) => return Err(io::Error::other("a name needs its resolver")),
@@ -83,7 +84,7 @@ impl Connector {
                 return Ok(Connected { stream, peer: None, h2: false });
             }
         };
-        let (tcp, peer) = resolved(resolver, Instant::now() + patience).await?;
+        let (tcp, peer) = connect_resolved(resolver, Instant::now() + time_limit).await?;
         tcp.set_nodelay(true)?;
         let (stream, h2) = match &self.tls {
             None => (Stream::Tcp(tcp), *protocol == Protocol::H2c),
@@ -98,7 +99,7 @@ impl Connector {
 }
 
 impl Stream {
-    /// What has come by now, or `WouldBlock`: nobody waits for it, and nobody is woken later.
+    /// Reads what has arrived, or gives `WouldBlock`; registers no waker.
     pub fn read_now(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let stream = match self {
             Self::Tcp(stream) => return stream.try_read(bytes),
@@ -106,7 +107,7 @@ impl Stream {
             Self::Tls(stream) => stream,
         };
         let mut buffer = ReadBuf::new(bytes);
-        // Unconstrained: for a task that has used up its turn everything is pending, also what is closed.
+        // Unconstrained: once a task has used up its coop budget every read is pending, also one of a closed connection.
         let look = unconstrained(poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_read(cx, &mut buffer))));
         match pin!(look).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Poll::Ready(read)) => read.map(|()| buffer.filled().len()),
@@ -151,7 +152,7 @@ impl AsyncWrite for Stream {
     }
 
     fn is_write_vectored(&self) -> bool {
-        // All three take a list of pieces.
+        // All three write a list of slices at once.
         true
     }
 
@@ -168,20 +169,20 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// To one of the name's addresses; when none answers, to those that it has by now.
-async fn resolved(resolver: &Rc<Resolver>, deadline: Instant) -> io::Result<(TcpStream, SocketAddr)> {
+/// Connects to one of the name's addresses; when none answers, to those of a fresh lookup, if they differ.
+async fn connect_resolved(resolver: &Rc<Resolver>, deadline: Instant) -> io::Result<(TcpStream, SocketAddr)> {
     let addresses = resolver.addresses().await?;
-    match first(&addresses, deadline).await {
+    match connect_first(&addresses, deadline).await {
         Ok(connected) => Ok(connected),
         Err(error) => match resolver.other_than(&addresses).await {
-            Some(others) => first(&others, deadline).await,
+            Some(others) => connect_first(&others, deadline).await,
             None => Err(error),
         },
     }
 }
 
-/// In their order, each within its share of the time that is left, so that one that is silent does not use it up.
-async fn first(addresses: &[SocketAddr], deadline: Instant) -> io::Result<(TcpStream, SocketAddr)> {
+/// Tries the addresses in order, each within its share of the time that is left, so that one that is silent does not use it up.
+async fn connect_first(addresses: &[SocketAddr], deadline: Instant) -> io::Result<(TcpStream, SocketAddr)> {
     let mut failed = io::Error::from(io::ErrorKind::NotFound);
     for (tried, address) in addresses.iter().enumerate() {
         let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);

@@ -1,5 +1,5 @@
-//! One request on a connection of its own, for what is asked seldom: sessions, the service's own probes, an API server. Requests
-//! of clients go over kept connections, which are `upstream`'s.
+//! One request on a connection of its own, for rare exchanges: session lookups, the service's probes, an API server. Clients'
+//! requests use pooled connections (`upstream`).
 
 use std::error::Error;
 use std::pin::pin;
@@ -19,33 +19,33 @@ use super::resolve::Resolver;
 
 pub type ExchangeError = Box<dyn Error + Send + Sync>;
 
-/// What was answered; the body of a 200 alone.
+/// A reply's status, and its body if that is 200.
 pub struct Reply {
     pub status: StatusCode,
     pub body: Bytes,
 }
 
-/// Asks by whichever protocol is agreed on; `request` is told whether that is HTTP/2. The caller bounds it all.
+/// Sends one request by whichever protocol is agreed on; `request` is told whether that is HTTP/2. The caller bounds the time.
 pub async fn ask(
     connector: &Connector,
     resolver: Option<&Rc<Resolver>>,
-    patience: Duration,
+    time_limit: Duration,
     largest: usize,
     request: impl FnOnce(bool) -> Result<Request<Empty<Bytes>>, http::Error>,
 ) -> Result<Reply, ExchangeError> {
-    let Connected { stream, h2, .. } = connector.connect(resolver, patience).await?;
+    let Connected { stream, h2, .. } = connector.connect(resolver, time_limit).await?;
     let request = request(h2)?;
     let stream = TokioIo::new(stream);
     if h2 {
         let (mut sender, connection) = http2::handshake(OnThisThread, stream).await?;
-        driven(connection, async { answered(sender.send_request(request).await?, largest).await }).await
+        drive(connection, async { read_reply(sender.send_request(request).await?, largest).await }).await
     } else {
         let (mut sender, connection) = http1::handshake(stream).await?;
-        driven(connection, async { answered(sender.send_request(request).await?, largest).await }).await
+        drive(connection, async { read_reply(sender.send_request(request).await?, largest).await }).await
     }
 }
 
-async fn answered(response: Response<Incoming>, largest: usize) -> Result<Reply, ExchangeError> {
+async fn read_reply(response: Response<Incoming>, largest: usize) -> Result<Reply, ExchangeError> {
     let status = response.status();
     if status != StatusCode::OK {
         return Ok(Reply { status, body: Bytes::new() });
@@ -54,15 +54,15 @@ async fn answered(response: Response<Incoming>, largest: usize) -> Result<Reply,
     Ok(Reply { status, body })
 }
 
-/// The exchange on its connection, which ends with it.
-pub async fn driven<T>(
+/// Drives the connection until the exchange on it is done, and drops both.
+pub async fn drive<T>(
     connection: impl Future<Output = hyper::Result<()>>,
     exchange: impl Future<Output = Result<T, ExchangeError>>,
 ) -> Result<T, ExchangeError> {
     let (mut connection, mut exchange) = (pin!(connection), pin!(exchange));
     tokio::select! {
         answer = &mut exchange => answer,
-        // The exchange knows how far it came.
+        // The connection ended first; the exchange reports how.
         _ = &mut connection => exchange.await,
     }
 }

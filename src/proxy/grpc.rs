@@ -1,35 +1,35 @@
-//! gRPC calls as the gate sees them: HTTP with a content type and a deadline of its own (gRPC over HTTP/2, "Requests"). How they
-//! are denied stands in `respond`.
+//! Recognises gRPC calls, by content type, and reads their deadline (gRPC over HTTP/2, "Requests"). How they are denied is in
+//! `respond`.
 
 use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, Version};
 
-/// Whether a request may be a call: each is a POST (gRPC over HTTP/2, "Requests"), so that no cache keeps what it is answered
-/// with. Bridges carry calls over HTTP/1.1, too.
+/// Whether a request may be a call: each is a POST (gRPC over HTTP/2, "Requests"); to any other method a denial as gRPC, a 200,
+/// could be cached. Bridges carry calls over HTTP/1.1, too.
 pub fn is_call(method: &Method, version: Version) -> bool {
     *method == Method::POST && version != Version::HTTP_10
 }
 
-/// `application/grpc`, `application/grpc+proto`, …: a client that reads status and message from trailers alone.
-pub fn is_spoken(content_type: &HeaderValue) -> bool {
+/// `application/grpc`, `application/grpc+proto`, …: status and message are read from trailers alone.
+pub fn is_grpc_type(content_type: &HeaderValue) -> bool {
     let kind = content_type.to_str().ok().and_then(|kind| kind.strip_prefix("application/grpc"));
     kind.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
 }
 
-/// Whether such a client gets an answer in gRPC, not one of a proxy or a server in between that knows nothing of it.
+/// Whether an answer is gRPC, not that of a proxy or server in between that knows nothing of it.
 pub fn is_answer(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(is_spoken)
+    headers.get(CONTENT_TYPE).is_some_and(is_grpc_type)
 }
 
-/// How long the client waits for the whole call (`grpc-timeout: 100m`); it passes on to the service untouched.
+/// How long the client waits for the whole call (`grpc-timeout: 100m`); the header is forwarded unchanged.
 pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    headers.get("grpc-timeout").and_then(written)
+    headers.get("grpc-timeout").and_then(parse_timeout)
 }
 
 /// At most 8 digits and a unit.
-fn written(value: &HeaderValue) -> Option<Duration> {
+fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
     let (digits, unit) = value.to_str().ok()?.split_at_checked(value.len().checked_sub(1)?)?;
     if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_timeout_is_digits_and_a_unit() {
-        let read = |text: &'static str| written(&HeaderValue::from_static(text));
+        let read = |text: &'static str| parse_timeout(&HeaderValue::from_static(text));
         assert_eq!(read("1H"), Some(Duration::from_secs(3600)));
         assert_eq!(read("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
         assert_eq!(read("100m"), Some(Duration::from_millis(100)));

@@ -1,4 +1,4 @@
-//! What HTTP itself demands of a request's head, where hyper leaves it to us: one host, a target that we can read one way.
+//! Checks what HTTP requires of a request's head and hyper does not: one host, one transfer coding, sizes, refused methods.
 
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::request::Parts;
@@ -11,16 +11,17 @@ use crate::gate::{Denial, Oversize};
 /// RFC 9110 §4.1 recommends that URIs of at least 8,000 octets are supported.
 const LONGEST_TARGET: usize = 8 * 1024;
 
-/// What HTTP/2 counts for a field beside its name and value (RFC 9113 §6.5.2): 32, less what HTTP/1.1 writes around them.
+/// What HTTP/2 counts for a field beside its name and value (RFC 9113 §6.5.2): 32, less the 4 bytes that HTTP/1.1 writes around
+/// them, which `Fields::size` includes.
 const BESIDE_H2_FIELD: usize = 32 - 4;
 
-/// Methods that a gate has no use for: one asks to be echoed, one to be connected to somewhere.
+/// TRACE would echo the key, CONNECT would open a tunnel to anywhere.
 const REFUSED: [Method; 2] = [Method::TRACE, Method::CONNECT];
 
-/// What the head says, once it says it clearly.
+/// What a valid head says.
 pub struct Head {
-    pub asked: TargetForm,
-    /// What of it is larger than it may be; the gate says what becomes of that.
+    pub form: TargetForm,
+    /// The part that is larger than allowed; the gate decides whether that is enforced.
     pub oversize: Option<Oversize>,
 }
 
@@ -31,8 +32,8 @@ pub enum TargetForm {
     Resource,
 }
 
-/// Checks the head, whose target is `uri`, and leaves exactly one `Host` in it, whatever the version. `allow`: which methods the
-/// target takes.
+/// Checks the head, whose target is `uri`, and leaves exactly one `Host` in it, whatever the version. `allow`: the methods that
+/// the target accepts, for a 405.
 pub fn check(head: &mut Parts, uri: &Uri, settings: &Settings, allow: impl FnOnce() -> String) -> Result<Head, Denial> {
     if REFUSED.contains(&head.method) {
         return Err(Denial::MethodNotAllowed { allow: allow() });
@@ -50,11 +51,11 @@ pub fn check(head: &mut Parts, uri: &Uri, settings: &Settings, allow: impl FnOnc
     if let Some(host) = missing_host(&fields, uri, head.version)? {
         head.headers.insert(HOST, host);
     }
-    let asked = match uri.path() {
+    let form = match uri.path() {
         "*" if head.method == Method::OPTIONS => TargetForm::Server,
         _ => TargetForm::Resource,
     };
-    Ok(Head { asked, oversize })
+    Ok(Head { form, oversize })
 }
 
 fn is_oversize(fields: &Fields<'_>, head: &Parts, settings: &Settings) -> bool {
@@ -66,7 +67,7 @@ fn is_oversize(fields: &Fields<'_>, head: &Parts, settings: &Settings) -> bool {
     size > most || count > settings.headers
 }
 
-/// What one walk along the fields finds.
+/// What one pass over the fields finds.
 #[derive(Default)]
 struct Fields<'h> {
     /// As HTTP/1.1 writes them: `name: value\r\n`.
@@ -93,7 +94,7 @@ impl<'h> Fields<'h> {
     }
 }
 
-/// One transfer coding, `chunked`: what reads a body's end from another one reads another end (RFC 9112 §6.1).
+/// One transfer coding, `chunked`: with any other, two readers may disagree on where the body ends (RFC 9112 §6.1).
 fn check_coding(headers: &HeaderMap) -> Result<(), Denial> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let chunked = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
@@ -103,8 +104,8 @@ fn check_coding(headers: &HeaderMap) -> Result<(), Denial> {
     Err(Denial::BadRequest("The request has a transfer coding other than chunked".into()))
 }
 
-/// The request names one host, by `Host`, by `:authority`, or by both alike (RFC 9112 §3.2, RFC 9113 §8.3.1): what `Host` is
-/// to say where there is none yet.
+/// The value for a `Host` that is missing. The request must name one host, by `Host`, by `:authority`, or by both alike
+/// (RFC 9112 §3.2, RFC 9113 §8.3.1).
 fn missing_host(fields: &Fields<'_>, uri: &Uri, version: Version) -> Result<Option<HeaderValue>, Denial> {
     let refused = |what: &'static str| Denial::BadRequest(what.into());
     let host = fields.host;
@@ -130,8 +131,8 @@ fn missing_host(fields: &Fields<'_>, uri: &Uri, version: Version) -> Result<Opti
     }
 }
 
-/// A name or an address, perhaps with a port. Userinfo has no place in a host (RFC 9110 §4.2.4), and readers disagree on which
-/// side of the `@` the host is.
+/// A name or an address, perhaps with a port. Userinfo is not allowed (RFC 9110 §4.2.4), and parsers disagree on which side of
+/// the `@` the host is.
 fn is_host(host: &[u8]) -> bool {
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
     let (name, port) = host.split_at(host.iter().position(|byte| !is_plain(byte)).unwrap_or(host.len()));

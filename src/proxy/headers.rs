@@ -22,24 +22,24 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 /// Why the request would have been denied, where denials are only observed.
 pub const WOULD_DENY: HeaderName = HeaderName::from_static("x-sidegate-would-deny");
 
-/// What the gate says of a request whatever is configured.
+/// The fields that the gate sets whatever is configured.
 const OWN: [HeaderName; 9] =
     [TE, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, VIA, X_REQUEST_ID, TRACEPARENT, TRACESTATE, WOULD_DENY];
 
-/// How many of these nearly every request gets.
+/// How many of these nearly every request gets, to allocate for them once.
 const USUAL: usize = 6;
 
-/// What the gate says of a request behind what is left of its client's fields, of which none has such a name: to find each its
-/// place among them would cost more than all else that is done for it.
+/// The fields that the gate adds. They are written behind what is left of the client's, of which none has such a name: to insert
+/// them into the map would cost more than all else that is done for a request.
 pub type Added<'a> = Vec<(Cow<'a, HeaderName>, Value<'a>)>;
 
-/// What the gate says in a field. Most of it stands elsewhere as long as it is needed: to share the bytes of a header's value
-/// costs more than to write them.
+/// An added field's value. Most are borrowed from what outlives the request's head: to share the bytes of a `HeaderValue` costs
+/// more than to write them.
 pub enum Value<'a> {
-    /// For this request.
-    Made(HeaderValue),
-    /// By whoever lives longer than it.
-    Kept(&'a HeaderValue),
+    /// Made for this request.
+    Owned(HeaderValue),
+    /// Held by the permit, the settings or the connection.
+    Borrowed(&'a HeaderValue),
     RequestId(&'a RequestId),
     Span(&'a Span),
 }
@@ -49,57 +49,72 @@ pub struct Forwarding<'a> {
     pub permit: &'a Permit,
     pub policy: &'a Policy,
     pub upstream: &'a Upstream,
-    /// What the upstream is told in place of the gate's own (`overridden`).
+    /// The gate's own fields that this upstream's configuration sets instead (`overridden`).
     pub overridden: &'a [HeaderName],
-    /// Every upstream's identity headers: none of them passes from a client.
+    /// Every upstream's identity headers: no client's copy of any passes.
     pub reserved: &'a [HeaderName],
     pub arrival: &'a Arrival,
-    /// In which the request came.
+    /// The version of the client's request.
     pub version: Version,
-    /// Trailers may follow its body, and the upstream gets them.
-    pub trails: bool,
+    /// Trailers may follow the body, and are forwarded; without them a `Trailer` field would announce nothing.
+    pub may_have_trailers: bool,
     pub request_id: &'a RequestId,
     pub span: &'a Span,
 }
 
-/// The request's headers as the upstream gets them, together with what stands behind them. The credential has been read before,
-/// from the whole of them.
+/// Removes what must not reach the upstream from `headers`, and returns the fields to add. The credential has been read before,
+/// from the unchanged headers.
 pub fn forward<'a>(headers: &mut HeaderMap, forwarding: &Forwarding<'a>) -> Added<'a> {
-    let Forwarding { permit, policy, upstream, overridden, reserved, arrival, version, trails, request_id, span } =
-        *forwarding;
+    let Forwarding {
+        permit,
+        policy,
+        upstream,
+        overridden,
+        reserved,
+        arrival,
+        version,
+        may_have_trailers,
+        request_id,
+        span,
+    } = *forwarding;
     credential::strip(&policy.credentials, headers, permit.keys());
     let mut takes_trailers = false;
     let foreign = !arrival.trusted;
-    // Where nothing is enforced, no other method or path slips past anything.
+    // Where nothing is enforced, a method or path that the service takes from another field evades no decision.
     let enforces = policy.enforces();
     hygiene::remove_all(headers, |name, value| {
         takes_trailers |= *name == TE && value.as_bytes().eq_ignore_ascii_case(b"trailers");
         hygiene::is_hop_by_hop(name)
-            || hygiene::names_a_proxy(name)
+            || hygiene::is_proxy_header(name)
             || *name == X_REQUEST_ID
-            || (!trails && *name == TRAILER)
+            || (!may_have_trailers && *name == TRAILER)
+            || (!upstream.via && *name == VIA)
             || span.replaces(name)
             || (enforces && hygiene::is_override(name))
-            || (foreign && hygiene::says_who_sent_it(name))
-            || hygiene::looks_like_one_of(name, reserved)
+            || (foreign && hygiene::is_forwarded_header(name))
+            || hygiene::is_like_any(name, reserved)
             || hygiene::is_misspelt(name, policy)
     });
     let mut added = Vec::with_capacity(USUAL + upstream.identity.len() + upstream.headers.len());
     if takes_trailers {
-        // gRPC demands it; it says only that the client can take trailers, which stream through (RFC 9110 §10.1.4).
+        // gRPC requires it; the client can take trailers, and the gate passes them through (RFC 9110 §10.1.4).
         added.push((Cow::Owned(TE), Value::fixed("trailers")));
     }
     join_cookies(headers);
-    say_who_sent_it(headers, &mut added, arrival, version);
+    set_forwarded(headers, &mut added, arrival);
+    if upstream.via {
+        // Behind those that the request has passed before.
+        added.push((Cow::Owned(VIA), Value::fixed(via(version))));
+    }
     added.push((Cow::Owned(X_REQUEST_ID), Value::RequestId(request_id)));
     added.push((Cow::Owned(TRACEPARENT), Value::Span(span)));
     span.pass_state(headers);
-    identity(&mut added, permit, upstream, request_id);
+    identity(&mut added, forwarding);
     for (name, value) in &upstream.headers {
         if *name == HOST {
             headers.insert(HOST, value.clone());
         } else {
-            added.push((Cow::Borrowed(name), Value::Kept(value)));
+            added.push((Cow::Borrowed(name), Value::Borrowed(value)));
         }
     }
     if let Some(denial) = permit.observed() {
@@ -115,24 +130,24 @@ pub fn forward<'a>(headers: &mut HeaderMap, forwarding: &Forwarding<'a>) -> Adde
 
 impl Value<'_> {
     fn fixed(text: &'static str) -> Self {
-        Self::Made(HeaderValue::from_static(text))
+        Self::Owned(HeaderValue::from_static(text))
     }
 
     pub fn as_bytes(&self) -> &[u8] {
         match self {
-            Self::Made(value) => value.as_bytes(),
-            Self::Kept(value) => value.as_bytes(),
+            Self::Owned(value) => value.as_bytes(),
+            Self::Borrowed(value) => value.as_bytes(),
             Self::RequestId(id) => id.as_bytes(),
             Self::Span(span) => span.as_bytes(),
         }
     }
 }
 
-/// For whoever keeps them.
+/// The added fields as a header map holds them (HTTP/2).
 pub fn fields(added: &Added<'_>) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
     let value = |value: &Value<'_>| match value {
-        Value::Made(value) => value.clone(),
-        Value::Kept(value) => (*value).clone(),
+        Value::Owned(value) => value.clone(),
+        Value::Borrowed(value) => (*value).clone(),
         Value::RequestId(_) | Value::Span(_) => {
             HeaderValue::from_bytes(value.as_bytes()).expect("hexadecimal digits and hyphens are a header's value")
         }
@@ -140,51 +155,54 @@ pub fn fields(added: &Added<'_>) -> impl Iterator<Item = (HeaderName, HeaderValu
     added.iter().map(move |(name, of)| (HeaderName::clone(name), value(of)))
 }
 
-/// Every upstream's own headers: none of them passes from a client, whichever upstream is asked, on public routes neither.
+/// Every upstream's identity and fixed headers: no client's copy passes, whichever upstream gets the request, on public routes
+/// neither.
 pub fn reserved(upstreams: &[Upstream]) -> Vec<HeaderName> {
     let identity = upstreams.iter().flat_map(|upstream| upstream.identity.iter().map(|(name, _)| name));
     let fixed = upstreams.iter().flat_map(|upstream| upstream.headers.iter().map(|(name, _)| name));
     identity.chain(fixed).filter(|name| *name != HOST).cloned().chain([WOULD_DENY]).collect()
 }
 
-/// Which of the gate's own fields the configuration says otherwise; few do.
+/// Which of the gate's own fields the upstream's configuration sets itself; few do.
 pub fn overridden(upstream: &Upstream) -> Vec<HeaderName> {
     let identity = upstream.identity.iter().map(|(name, _)| name);
     let configured = identity.chain(upstream.headers.iter().map(|(name, _)| name));
     configured.filter(|name| OWN.contains(name)).cloned().collect()
 }
 
-/// The response's headers as the client gets them, before the gate's own. Trailers are announced to whom they are sent.
+/// The response's headers as the client gets them, before the gate adds its own. `Trailer` stays only for a client that is sent
+/// trailers.
 pub fn backward(headers: &mut HeaderMap, takes_trailers: bool) {
     hygiene::remove_all(headers, |name, _| hygiene::is_hop_by_hop(name) || (!takes_trailers && *name == TRAILER));
 }
 
-/// `X-Forwarded-*` and `Via`; what an untrusted client said of itself is gone, what a trusted proxy says is continued.
-fn say_who_sent_it<'a>(headers: &mut HeaderMap, added: &mut Added<'a>, arrival: &'a Arrival, version: Version) {
+/// Sets `X-Forwarded-*`. An untrusted client's have been removed; a trusted proxy's are kept and extended.
+fn set_forwarded<'a>(headers: &mut HeaderMap, added: &mut Added<'a>, arrival: &'a Arrival) {
     match hops(headers, arrival) {
         Some(hops) => drop(headers.insert(X_FORWARDED_FOR, hops)),
-        None => added.push((Cow::Owned(X_FORWARDED_FOR), Value::Kept(arrival.peer.value()))),
+        None => added.push((Cow::Owned(X_FORWARDED_FOR), Value::Borrowed(arrival.peer.value()))),
     }
-    let said = |headers: &HeaderMap, name: HeaderName| arrival.trusted && headers.contains_key(name);
-    if !said(headers, X_FORWARDED_PROTO) {
+    let is_set = |headers: &HeaderMap, name: HeaderName| arrival.trusted && headers.contains_key(name);
+    if !is_set(headers, X_FORWARDED_PROTO) {
         added.push((Cow::Owned(X_FORWARDED_PROTO), Value::fixed(if arrival.secure { "https" } else { "http" })));
     }
-    if !said(headers, X_FORWARDED_HOST)
+    if !is_set(headers, X_FORWARDED_HOST)
         && let Some(host) = headers.get(HOST).filter(|host| !host.is_empty())
     {
-        added.push((Cow::Owned(X_FORWARDED_HOST), Value::Made(host.clone())));
+        added.push((Cow::Owned(X_FORWARDED_HOST), Value::Owned(host.clone())));
     }
-    let via = match version {
+}
+
+/// RFC 9110 §7.6.3. Nothing here looks for it: a request that comes back to the gate is not told by it.
+fn via(version: Version) -> &'static str {
+    match version {
         Version::HTTP_10 => "1.0 sidegate",
         Version::HTTP_2 => "2.0 sidegate",
         _ => "1.1 sidegate",
-    };
-    // Behind those that the request has passed before.
-    added.push((Cow::Owned(VIA), Value::fixed(via)));
+    }
 }
 
-/// Whom the request has passed by a trusted proxy's account, the peer last. A hop that is no text is left out, and no other with
-/// it.
+/// The `X-Forwarded-For` of a trusted proxy, extended by the peer. A hop that is not ASCII is left out; the others stay.
 fn hops(headers: &HeaderMap, Arrival { peer, trusted, .. }: &Arrival) -> Option<HeaderValue> {
     if !trusted || !headers.contains_key(X_FORWARDED_FOR) {
         return None;
@@ -210,24 +228,28 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn identity<'a>(added: &mut Added<'a>, permit: &'a Permit, upstream: &'a Upstream, request_id: &RequestId) {
+fn identity<'a>(added: &mut Added<'a>, forwarding: &Forwarding<'a>) {
+    let Forwarding { permit, upstream, arrival, .. } = *forwarding;
     for (name, template) in &upstream.identity {
         let value = || {
-            let text = template.render(|part, text| introduce(permit.caller(), part, request_id, text));
-            // One that is no header value (none is known) is left out, never passed on wrong.
+            let text = template.render(|part, text| write_identity(forwarding, part, text));
+            // A text that is no header value (none is known) is left out, never forwarded altered.
             HeaderValue::try_from(text).ok().filter(|value| !value.is_empty())
         };
         let value = match (template.whole(), permit.caller()) {
+            (Some(Identity::Client), _) => Some(Value::Borrowed(arrival.client.value())),
             (Some(part), Some(caller)) if part != Identity::RequestId => {
-                caller.identity_headers.value(part as usize, value).map(Value::Kept)
+                caller.identity_headers.value(part as usize, value).map(Value::Borrowed)
             }
-            _ => value().map(Value::Made),
+            _ => value().map(Value::Owned),
         };
         added.extend(value.map(|value| (Cow::Borrowed(name), value)));
     }
 }
 
-fn introduce(caller: Option<&Caller>, part: Identity, request_id: &RequestId, text: &mut String) {
+fn write_identity(forwarding: &Forwarding<'_>, part: Identity, text: &mut String) {
+    let Forwarding { permit, arrival, request_id, .. } = *forwarding;
+    let caller = permit.caller();
     let key = caller.map(|caller| &caller.key);
     match part {
         Identity::KeyId => text.push_str(key.map_or("", |key| &key.id)),
@@ -237,10 +259,11 @@ fn introduce(caller: Option<&Caller>, part: Identity, request_id: &RequestId, te
         Identity::Scopes => push_header_text(text, &key.map_or(String::new(), |key| key.scopes.join(" "))),
         Identity::Plan => push_header_text(text, caller.and_then(|c| c.plan.as_deref()).unwrap_or_default()),
         Identity::RequestId => text.push_str(request_id.as_str()),
+        Identity::Client => text.push_str(arrival.client.as_str()),
     }
 }
 
-/// What people and other services wrote, percent-encoded where a header could not hold it unambiguously.
+/// Text that people and other services chose, percent-encoded where a header could not hold it unambiguously.
 fn push_header_text(text: &mut String, written: &str) {
     for byte in written.bytes() {
         if byte == b' ' || (byte.is_ascii_graphic() && byte != b'%') {

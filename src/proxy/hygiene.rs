@@ -1,5 +1,5 @@
-//! Which header fields end at the gate: those of one connection, those that only the gate may set, and whatever a lenient
-//! backend would take for one of these. CGI, WSGI, Rack and others read every sign in a name as `_`.
+//! Which header fields are not forwarded: hop-by-hop ones, those that only the gate may set, and whatever a lenient backend
+//! would take for one of these. CGI, WSGI, Rack and others read every character of a name that is no letter or digit as `_`.
 
 use http::header::{CONNECTION, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
@@ -8,7 +8,7 @@ use crate::policy::{BusinessSource, Policy};
 
 const X_FORWARDED: &str = "x-forwarded-";
 
-/// What some frameworks take another method or path from; the gate has decided on the real ones.
+/// Fields from which some frameworks take another method or path than the one that the gate decided on.
 const OVERRIDES: [&str; 6] = [
     "x-http-method",
     "x-http-method-override",
@@ -18,16 +18,15 @@ const OVERRIDES: [&str; 6] = [
     "x-rewrite-url",
 ];
 
-/// What proxies tell services of the client's address, besides `X-Forwarded-*` and `Forwarded`.
+/// Fields in which proxies pass the client's address, besides `X-Forwarded-*` and `Forwarded`.
 const ADDRESSES: [&str; 3] = ["cf-connecting-ip", "true-client-ip", "x-real-ip"];
 
-/// CGI hands it on as `HTTP_PROXY`, by which programs find a proxy for their own requests (httpoxy, CVE-2016-5385). No client has
-/// a use for it.
+/// CGI passes it on as `HTTP_PROXY`, the variable that names a proxy for the program's own requests (httpoxy, CVE-2016-5385).
 const PROXY: &str = "proxy";
 
-/// What says whose a request is, what it is a part of, where it goes and where it ends, besides `X-Forwarded-*`, addresses and
-/// overrides.
-const OF_THE_HEAD: [&str; 19] = [
+/// Fields of authentication, tracing, routing and framing, besides `X-Forwarded-*`, addresses and overrides: no trailer or
+/// misspelt field may pass for one of them.
+const REQUEST_HEADERS: [&str; 19] = [
     "authorization",
     "connection",
     "content-length",
@@ -49,14 +48,14 @@ const OF_THE_HEAD: [&str; 19] = [
     "x-request-id",
 ];
 
-/// Nearly every head has some, and few have many.
+/// Nearly every request has some to remove, and few have many.
 type Names = SmallVec<[HeaderName; 4]>;
 
-/// Removes what `is_unwanted`, in one pass over the names that are there, and what `Connection` names (RFC 9110 §7.6.1).
+/// Removes the fields that `is_unwanted`, and those that `Connection` names (RFC 9110 §7.6.1), in one pass.
 pub fn remove_all(headers: &mut HeaderMap, mut is_unwanted: impl FnMut(&HeaderName, &HeaderValue) -> bool) {
     let mut unwanted = Names::new();
     for (name, value) in headers.iter() {
-        // What nearly every answer says names nothing.
+        // The usual value names no field.
         if *name == CONNECTION && value != "keep-alive" {
             unwanted.extend(named_by_connection(value));
         }
@@ -69,21 +68,21 @@ pub fn remove_all(headers: &mut HeaderMap, mut is_unwanted: impl FnMut(&HeaderNa
     }
 }
 
-/// The fields that a line of `Connection` names: they end here. Its options that name none, and the host, are left out.
+/// The fields that a line of `Connection` names. Options that are not field names, and `Host`, are left out.
 fn named_by_connection(value: &HeaderValue) -> Vec<HeaderName> {
     let names_fields =
         |option: &&[u8]| ![&b"keep-alive"[..], b"close", b"upgrade"].iter().any(|o| o.eq_ignore_ascii_case(option));
-    // Bytes, since one that is no text must not hide what stands beside it.
+    // Bytes: an option that is not text must not hide the others.
     let options = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(names_fields);
     options.filter_map(|name| HeaderName::from_bytes(name).ok()).filter(|name| *name != HOST).collect()
 }
 
-/// Whether it would tell a program behind CGI where to send its own requests.
-pub fn names_a_proxy(name: &HeaderName) -> bool {
+/// Whether it would become `HTTP_PROXY` behind CGI.
+pub fn is_proxy_header(name: &HeaderName) -> bool {
     name.as_str() == PROXY
 }
 
-/// What speaks of one connection only (RFC 9110 §7.6.1), and the credentials for a proxy, which is us.
+/// Fields of one connection (RFC 9110 §7.6.1), and the credentials for a proxy, which the gate is.
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -102,24 +101,23 @@ pub fn is_override(name: &HeaderName) -> bool {
     OVERRIDES.contains(&name.as_str())
 }
 
-/// Where a request came from, by its own account: believed of trusted proxies alone.
-pub fn says_who_sent_it(name: &HeaderName) -> bool {
+/// Fields that state where a request came from: accepted from trusted proxies alone.
+pub fn is_forwarded_header(name: &HeaderName) -> bool {
     name.as_str().starts_with(X_FORWARDED) || *name == FORWARDED || ADDRESSES.contains(&name.as_str())
 }
 
 /// Whether a lenient backend would take the field for one of `reserved`.
-pub fn looks_like_one_of(name: &HeaderName, reserved: &[HeaderName]) -> bool {
+pub fn is_like_any(name: &HeaderName, reserved: &[HeaderName]) -> bool {
     reserved.iter().any(|reserved| is_alike(name, reserved))
 }
 
-/// Whether a lenient backend would take the field for one that the gate decided by, or sets: `X_Forwarded_For`,
-/// `Content_Length`.
+/// Whether a lenient backend would take the field for one that the gate reads or sets: `X_Forwarded_For`, `Content_Length`.
 pub fn is_misspelt(name: &HeaderName, policy: &Policy) -> bool {
     let is_odd = || !name.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    is_odd() && (is_of_the_head(name) || is_like_one_decided_by(name, policy))
+    is_odd() && (is_request_header(name) || is_like_a_source(name, policy))
 }
 
-fn is_like_one_decided_by(name: &HeaderName, policy: &Policy) -> bool {
+fn is_like_a_source(name: &HeaderName, policy: &Policy) -> bool {
     let of_business = policy.business_sources.iter().filter_map(|source| match source {
         BusinessSource::Header(header) => Some(header),
         BusinessSource::Path(_) | BusinessSource::Query(_) => None,
@@ -128,10 +126,10 @@ fn is_like_one_decided_by(name: &HeaderName, policy: &Policy) -> bool {
     of_business.chain(of_key).any(|header| header != name && is_alike(name, header))
 }
 
-/// Takes out of trailers what they must not say, in whichever spelling (RFC 9110 §6.5.1): some backends take trailers for
-/// headers.
+/// Removes from trailers the fields that must stand in a head, in whichever spelling (RFC 9110 §6.5.1): some backends merge
+/// trailers into headers.
 pub fn clean_trailers(trailers: &mut HeaderMap, reserved: &[HeaderName]) {
-    let refused = |name: &&HeaderName| looks_like_one_of(name, reserved) || is_of_the_head(name);
+    let refused = |name: &&HeaderName| is_like_any(name, reserved) || is_request_header(name);
     let refused: Vec<HeaderName> = trailers.keys().filter(refused).cloned().collect();
     for name in refused {
         trailers.remove(name);
@@ -144,9 +142,9 @@ fn is_alike(name: &HeaderName, reserved: &HeaderName) -> bool {
     name.len() == reserved.len() && name.iter().zip(reserved).all(|(a, b)| same(*a, *b))
 }
 
-fn is_of_the_head(name: &HeaderName) -> bool {
+fn is_request_header(name: &HeaderName) -> bool {
     let name = name.as_str().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-    let lists = [&OF_THE_HEAD[..], &ADDRESSES, &OVERRIDES];
+    let lists = [&REQUEST_HEADERS[..], &ADDRESSES, &OVERRIDES];
     name.starts_with(X_FORWARDED) || lists.iter().any(|list| list.contains(&name.as_str()))
 }
 
@@ -158,10 +156,10 @@ mod tests {
     fn a_header_that_a_backend_reads_as_an_identity_header_is_found() {
         let reserved = [HeaderName::from_static("x-user-id")];
         for name in ["x_user_id", "x-user_id", "x-user-id", "x.user.id"] {
-            assert!(looks_like_one_of(&HeaderName::from_static(name), &reserved), "{name}");
+            assert!(is_like_any(&HeaderName::from_static(name), &reserved), "{name}");
         }
         for name in ["x-user-ids", "xuserid", "x-user-ie"] {
-            assert!(!looks_like_one_of(&HeaderName::from_static(name), &reserved), "{name}");
+            assert!(!is_like_any(&HeaderName::from_static(name), &reserved), "{name}");
         }
     }
 }

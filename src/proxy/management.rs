@@ -1,8 +1,8 @@
-//! The worker's end of the key-management API: which requests are its, and how they reach those who keep keys.
+//! The worker's end of the key-management API: recognises its requests and queues them for the management thread (`manage`).
 //!
-//! They are answered on a thread of their own (`manage`), since keeping keys may wait for a disk, for the service that knows
-//! the sessions, or for replicas, and no request of the service's clients waits behind that. Here the body is read, within
-//! bounds, and the route is found; everything else is left to the other end of the channel.
+//! They are answered on a thread of their own, since changing keys may wait for a disk, for the session endpoint or for replicas,
+//! and no client's request should wait behind that. Here the body is read, within bounds, and the route is found; everything else
+//! is left to the other end of the channel.
 
 use std::error::Error;
 use std::net::IpAddr;
@@ -27,16 +27,16 @@ use crate::store::StoreError;
 /// More than any request of the API needs.
 const LARGEST_BODY: usize = 64 * 1024;
 
-/// Where requests for key management go.
+/// The queue of requests to the key-management API.
 #[derive(Clone)]
 pub struct ManagementQueue {
-    /// In the form that requests are matched in; everything at and below it is the API's.
+    /// Normalised, as request paths are; everything at and below it belongs to the API.
     path: Arc<str>,
     routes: Arc<RouteTable>,
     requests: mpsc::Sender<ManagementRequest>,
 }
 
-/// One request, and who waits for its answer.
+/// One request, and the channel for its answer.
 #[derive(Debug)]
 pub struct ManagementRequest {
     pub method: Method,
@@ -45,7 +45,7 @@ pub struct ManagementRequest {
     pub id: Option<String>,
     pub query: Option<String>,
     pub headers: HeaderMap,
-    /// Or why it could not be read; told when it is its turn.
+    /// Or why it could not be read, which is answered only once the session and the content type have been checked.
     pub body: Result<Bytes, Denial>,
     pub client: IpAddr,
     pub request_id: String,
@@ -57,13 +57,13 @@ impl ManagementQueue {
         Self { path: path.into(), routes: Arc::new(routes), requests }
     }
 
-    /// The request's path in its one form, if it is the API's.
+    /// The request's normalised path, if it belongs to the API.
     pub fn path(&self, raw: &str) -> Option<String> {
-        // Most paths have nothing to decode, and are told apart by how they begin.
+        // Most paths have nothing to decode; their prefix decides.
         if !raw.contains('%') && !self.holds(raw) {
             return None;
         }
-        // One that is malformed is refused where all are.
+        // The gate refuses a malformed path like any other.
         let path = path::read(raw).ok()?.text;
         self.holds(&path).then_some(path)
     }
@@ -76,7 +76,7 @@ impl ManagementQueue {
         path.strip_prefix(&*self.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// Has the request answered.
+    /// Queues the request and waits for its answer.
     pub async fn ask(
         &self,
         head: &mut Parts,
@@ -106,9 +106,9 @@ impl ManagementQueue {
             answer,
         };
         match self.requests.try_send(request) {
-            Ok(()) => answered.await.unwrap_or_else(|_| Err(gone())),
+            Ok(()) => answered.await.unwrap_or_else(|_| Err(unreachable())),
             Err(TrySendError::Full(_)) => Err(Denial::Overloaded),
-            Err(TrySendError::Closed(_)) => Err(gone()),
+            Err(TrySendError::Closed(_)) => Err(unreachable()),
         }
     }
 }
@@ -130,7 +130,7 @@ fn broke_off(error: &(dyn Error + Send + Sync + 'static), info: &RequestInfo) ->
     }
 }
 
-/// The thread ends only with the process, or when no queue leads to it.
-fn gone() -> Denial {
+/// The management thread has ended, which happens only with the process or when no queue leads to it.
+fn unreachable() -> Denial {
     StoreError::Unreachable("nobody keeps keys any more".to_owned()).into()
 }

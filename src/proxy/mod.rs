@@ -1,13 +1,13 @@
 //! From a request to its answer: `service` is the pipeline, one screen; the gate decides in its middle.
 //!
-//! The files in the order in which a request meets them, each naming only those before it: `head` checks what HTTP itself demands,
-//! and `management` takes what is for key management. What is permitted streams up through `upload`, with its `headers` kept clean;
-//! `upstream` gets it an answer, whose 101 `upgrade` grants or not. `open` ends what is open when its key no longer stands, `body`
-//! is what the client gets, and `tunnel` what an upgraded connection becomes. `respond` puts a denial into words, `cors` lets
-//! browsers read what the gate says, and `request_record` tells of each request once, however it ends.
+//! The files in the order in which a request meets them, each naming only those before it: `head` checks what HTTP requires, and
+//! `management` takes requests to the key-management API. `headers` sets what the upstream gets, `upload` streams the request's
+//! body, `upstream` exchanges it for an answer, and `upgrade` checks a 101. `open` ends an open request whose key is no longer
+//! valid, `body` is the response body, `tunnel` an upgraded connection. `respond` turns denials into answers, `cors` lets
+//! browsers read them, and `request_record` logs and counts each request once, however it ends.
 //!
-//! Nothing is buffered: `truncated_body` tells a body that broke off from one that ended. `connector` and `resolve` reach a server,
-//! `exchange` asks one thing of it.
+//! Bodies are streamed, not buffered: `truncated_body` tells one that broke off from one that ended. `connector` and `resolve`
+//! reach a server, `exchange` makes a single request to one.
 
 pub mod arrival;
 pub mod body;

@@ -1,8 +1,8 @@
-//! Where hyper's tasks run: connections belong to the worker that made them.
+//! The executor for hyper's tasks: connections stay on the worker that made them.
 
 use hyper::rt::Executor;
 
-/// What hyper starts for a connection and its streams stays on the thread that it was made on.
+/// Spawns the tasks of a connection and its streams on the current thread.
 #[derive(Debug, Clone, Copy)]
 pub struct OnThisThread;
 

@@ -1,8 +1,8 @@
-//! What stays open: long bodies, event streams, gRPC, upgraded connections. While it is open its key is asked about again, and
-//! it ends when the key no longer stands, or when it is too old.
+//! Open requests: long bodies, event streams, gRPC, upgraded connections. While one is open its key is rechecked at the store; it
+//! is ended when the key is no longer valid, or when it is too old.
 //!
-//! One sweep per worker looks after all of it. What is whole at once, as most answers are, is never registered with it, and no
-//! request has a timer of its own.
+//! One sweep per worker covers all of them, so that none has a timer of its own. An answer that is complete at once, as most are,
+//! is never registered with it.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
@@ -28,23 +28,23 @@ use crate::observe::metrics::BrokenBy;
 use crate::observe::{Metrics, Span};
 use crate::policy::Mode;
 
-/// The sweep's pace, within which something ends too late.
+/// The sweep's longest interval; something may be ended late by as much.
 const SLOWEST_SWEEP: Duration = Duration::from_secs(1);
 
 /// One worker's open requests.
 pub struct OpenRequests {
-    /// Of the configuration that is in force, whichever the request began under.
+    /// Of the current configuration, whichever the request began under.
     gate: RefCell<Rc<Gate>>,
     settings: Cell<settings::Streams>,
     metrics: Arc<Metrics>,
     open: RefCell<HashMap<u64, Weak<OpenRequest>>>,
-    last: Cell<u64>,
+    last_number: Cell<u64>,
     sweeping: Cell<bool>,
-    cut: Cell<bool>,
+    shutting_down: Cell<bool>,
 }
 
-/// A permitted request until everything of it has ended. It is told to one waiter at a time that it is over: who forwards,
-/// then who relays.
+/// A permitted request until both bodies have ended. One task at a time waits for the gate to end it: first the one that forwards
+/// the request, then the one that relays the answer.
 pub struct OpenRequest {
     all: Rc<OpenRequests>,
     permit: Permit,
@@ -53,32 +53,32 @@ pub struct OpenRequest {
     started: Instant,
     /// When the store last confirmed the key; `None` where that was before this began.
     confirmed: Cell<Option<Instant>>,
-    /// When to ask next; `None` while the store is being asked.
-    due: Cell<Option<Instant>>,
-    /// Its number among those that are looked after.
-    watched: Cell<Option<u64>>,
-    over: RefCell<Option<CloseReason>>,
+    /// When to recheck the key; `None` while the store is being asked.
+    recheck_at: Cell<Option<Instant>>,
+    /// Its number among the registered ones.
+    number: Cell<Option<u64>>,
+    close_reason: RefCell<Option<CloseReason>>,
     close: Cell<Close>,
-    /// It has been told that this would have been denied or ended, where that is only observed.
+    /// It has been logged that this would have been denied or ended (`mode: observe`).
     observed: Cell<bool>,
-    /// The upstream's answer. It is let go of at the end even where nobody reads any more.
+    /// The upstream's answer; kept here so that `end` can drop it although nobody polls the response body.
     answer: RefCell<Option<UpstreamBody>>,
-    is_over: Cell<bool>,
+    is_ended: Cell<bool>,
     waiter: RefCell<Option<Waker>>,
 }
 
 /// How an answer closes that the gate ends before its upstream does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Close {
-    /// With nothing that could be taken for its end.
+    /// With an error, so that it is not taken for complete.
     Reset,
-    /// With trailers that say a gRPC status.
+    /// With trailers that hold a gRPC status.
     Status,
-    /// The trailers are out.
+    /// The trailers have been sent.
     Closed,
 }
 
-/// What comes last of an answer that is over.
+/// The last frame of an answer that the gate has ended.
 pub enum Finish {
     Reset,
     Trailers(HeaderMap),
@@ -92,16 +92,16 @@ impl OpenRequests {
             settings: Cell::new(settings),
             metrics,
             open: RefCell::default(),
-            last: Cell::new(0),
+            last_number: Cell::new(0),
             sweeping: Cell::new(false),
-            cut: Cell::new(false),
+            shutting_down: Cell::new(false),
         })
     }
 
-    /// Whatever ends from now on ends because its worker does. What can close with a status does so at once; it is gone when
-    /// that is on its way.
-    pub fn cut(&self) -> Vec<Weak<OpenRequest>> {
-        self.cut.set(true);
+    /// Draining has reached its deadline: what ends from now on counts as ended by the gate. Ends at once those that can close
+    /// with a gRPC status and returns them; each is dropped once its status has been written.
+    pub fn shut_down(&self) -> Vec<Weak<OpenRequest>> {
+        self.shutting_down.set(true);
         let open: Vec<Rc<OpenRequest>> = self.open.borrow().values().filter_map(Weak::upgrade).collect();
         let closing = open.iter().filter(|request| request.closes_with_status());
         closing
@@ -112,17 +112,17 @@ impl OpenRequests {
             .collect()
     }
 
-    pub fn are_cut(&self) -> bool {
-        self.cut.get()
+    pub fn is_shutting_down(&self) -> bool {
+        self.shutting_down.get()
     }
 
-    /// After a reload what is open is asked about by the new configuration.
-    pub fn follow(&self, gate: Rc<Gate>, settings: settings::Streams) {
+    /// After a reload open requests are rechecked under the new configuration.
+    pub fn reconfigure(&self, gate: Rc<Gate>, settings: settings::Streams) {
         self.gate.replace(gate);
         self.settings.set(settings);
     }
 
-    /// What was permitted begins.
+    /// Begins a permitted request.
     pub fn begin(
         self: &Rc<Self>,
         permit: Permit,
@@ -136,48 +136,49 @@ impl OpenRequests {
             span: span.clone(),
             started,
             confirmed: Cell::new(permit.is_confirmed().then_some(started)),
-            due: Cell::new(Some(started + self.settings.get().recheck)),
-            watched: Cell::new(None),
-            over: RefCell::default(),
+            recheck_at: Cell::new(Some(started + self.settings.get().recheck)),
+            number: Cell::new(None),
+            close_reason: RefCell::default(),
             close: Cell::new(Close::Reset),
             observed: Cell::new(permit.observed().is_some()),
             permit,
             answer: RefCell::default(),
-            is_over: Cell::new(false),
+            is_ended: Cell::new(false),
             waiter: RefCell::default(),
         })
     }
 
-    fn watch(self: &Rc<Self>, request: &Rc<OpenRequest>) {
-        let number = self.last.get() + 1;
-        self.last.set(number);
-        request.watched.set(Some(number));
+    fn register(self: &Rc<Self>, request: &Rc<OpenRequest>) {
+        let number = self.last_number.get() + 1;
+        self.last_number.set(number);
+        request.number.set(Some(number));
         self.open.borrow_mut().insert(number, Rc::downgrade(request));
         if !self.sweeping.replace(true) {
             tokio::task::spawn_local(sweep(self.clone()));
         }
     }
 
-    /// How long anything is open at most, also where its age is only observed: longer than the sweep lets it be.
+    /// How long a client's own deadline is honoured at most: longer than the sweep leaves a request open, so that `max_age` ends
+    /// it first; a bound also where that is only observed.
     pub fn longest(&self) -> Duration {
         self.settings.get().max_age + 2 * SLOWEST_SWEEP
     }
 
-    /// How long until the sweep looks again; also until the store is asked again that gave no answer.
-    fn pace(&self) -> Duration {
+    /// The sweep's interval, and that of rechecks while the store gives no answer.
+    fn interval(&self) -> Duration {
         (self.settings.get().recheck / 4).min(SLOWEST_SWEEP)
     }
 
-    /// Ends what is too old, and asks about what is due. Whether anything is open.
-    fn look(&self) -> bool {
+    /// Ends what is too old, and rechecks what is due. Whether anything is open.
+    fn sweep_once(&self) -> bool {
         let now = Instant::now();
         let open: Vec<Rc<OpenRequest>> = self.open.borrow().values().filter_map(Weak::upgrade).collect();
         for request in &open {
             if now.duration_since(request.started) >= self.settings.get().max_age {
                 request.end(CloseReason::TooOld);
-            } else if request.permit.recheck().is_some() && request.due.get().is_some_and(|due| due <= now) {
-                request.due.set(None);
-                tokio::task::spawn_local(ask_again(request.clone()));
+            } else if request.permit.recheck().is_some() && request.recheck_at.get().is_some_and(|at| at <= now) {
+                request.recheck_at.set(None);
+                tokio::task::spawn_local(recheck(request.clone()));
             }
         }
         !open.is_empty()
@@ -189,20 +190,21 @@ impl OpenRequest {
         &self.permit
     }
 
-    /// Looked after from now on.
+    /// Registers it with the sweep.
     pub fn watch(self: &Rc<Self>) {
-        if self.watched.get().is_none() {
-            self.all.watch(self);
+        if self.number.get().is_none() {
+            self.all.register(self);
         }
     }
 
-    pub fn is_over(&self) -> bool {
-        self.is_over.get()
+    /// Whether the gate has ended it.
+    pub fn is_ended(&self) -> bool {
+        self.is_ended.get()
     }
 
-    /// Ready when it must end; looked after from now on, since somebody waits.
-    pub fn poll_over(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.is_over() {
+    /// Ready once the gate has ended it. Registers it with the sweep, since a wait may be long.
+    pub fn poll_ended(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_ended() {
             return Poll::Ready(());
         }
         self.watch();
@@ -213,87 +215,87 @@ impl OpenRequest {
         Poll::Pending
     }
 
-    pub async fn over(self: &Rc<Self>) {
-        poll_fn(|cx| self.poll_over(cx)).await;
+    pub async fn ended(self: &Rc<Self>) {
+        poll_fn(|cx| self.poll_ended(cx)).await;
     }
 
-    /// When its key is to be asked about again, or it may be too old.
+    /// The wait after which its key must be rechecked, or it may be too old.
     pub fn long_wait(&self) -> LongWait {
         let settings::Streams { recheck, max_age } = self.all.settings.get();
         LongWait::from(self.started + recheck.min(max_age))
     }
 
-    /// What `work` gives, unless the request is over before. It is looked after once the wait is a long one. Borrowed, since a
-    /// future that is moved into another takes room in both.
-    pub async fn unless_over<T>(
+    /// The result of `work`, unless the gate ends the request before. Registers it only once the wait is a long one. `work` is
+    /// borrowed, since a future that is moved into another takes memory in both.
+    pub async fn unless_ended<T>(
         self: &Rc<Self>,
         mut work: Pin<&mut impl Future<Output = Result<T, Denial>>>,
         wait: &LongWait,
     ) -> Result<T, Denial> {
         poll_fn(|cx| {
-            if !self.is_over() {
+            if !self.is_ended() {
                 let done = work.as_mut().poll(cx);
                 if done.is_ready() || !wait.has_begun() {
                     return done;
                 }
             }
-            let ended = || self.over.take().map_or(Denial::UpstreamTimeout, CloseReason::before_an_answer);
-            self.poll_over(cx).map(|()| Err(ended()))
+            let ended = || self.close_reason.take().map_or(Denial::UpstreamTimeout, CloseReason::before_an_answer);
+            self.poll_ended(cx).map(|()| Err(ended()))
         })
         .await
     }
 
-    /// The upstream's answer goes on from here. `is_grpc`: to a client that takes a status behind it.
+    /// Takes over the upstream's answer. `is_grpc`: the client takes a status in trailers.
     pub fn hold(&self, answer: UpstreamBody, is_grpc: bool) {
-        // Less than the length that was announced is no whole answer, whatever its trailers say (RFC 9113 §8.1.1).
+        // With a Content-Length, trailers before its end would make the response malformed (RFC 9113 §8.1.1).
         if is_grpc && answer.size_hint().exact().is_none() {
             self.close.set(Close::Status);
         }
         *self.answer.borrow_mut() = Some(answer);
     }
 
-    /// Whether its client learns why, where the gate ends it.
+    /// Whether the gate would end it with a gRPC status.
     pub fn closes_with_status(&self) -> bool {
         self.close.get() == Close::Status
     }
 
-    /// The client has read it all, or reads no more; or the worker ends.
-    pub fn let_go(&self) {
+    /// The response body was dropped: all of it was read, the client has gone, or the worker ends.
+    pub fn release(&self) {
         if self.take_answer().is_some_and(|answer| answer.is_unread()) {
-            self.broken(if self.all.are_cut() { BrokenBy::Gate } else { BrokenBy::Client });
+            self.broken(if self.all.is_shutting_down() { BrokenBy::Gate } else { BrokenBy::Client });
         }
     }
 
-    /// Whether the log is to be told that the upstream's answer broke off: once a minute for each upstream, with how often it was
-    /// not said since.
+    /// Whether to log that the upstream's answer broke off: once a minute for each upstream, with how often it was suppressed
+    /// since.
     pub fn is_news_that_it_broke_off(&self) -> Option<u64> {
         let what = format!("an answer of upstream {} broke off", self.permit.upstream().0);
-        self.all.metrics.said.news(&what, std::time::Instant::now())
+        self.all.metrics.throttle.news(&what, std::time::Instant::now())
     }
 
-    /// The pattern of its request's route.
+    /// The pattern of its route.
     pub fn route(&self) -> &str {
         &self.permit.route().pattern
     }
 
-    /// An answer did not come to its end.
+    /// Counts an answer that did not come to its end.
     pub fn broken(&self, by: BrokenBy) {
         self.all.metrics.answer_broken(by);
     }
 
-    /// The upstream's answer, as long as the request is not over.
+    /// The upstream's answer; `None` once the gate has ended the request.
     pub fn answer(&self) -> RefMut<'_, Option<UpstreamBody>> {
         self.answer.borrow_mut()
     }
 
-    /// For whoever passes it on by other means.
+    /// For a tunnel, which passes on an upgraded connection itself.
     pub fn take_answer(&self) -> Option<UpstreamBody> {
         self.answer.take()
     }
 
-    /// What is still to come of an answer that is over.
+    /// The last frame, once the gate has ended the request.
     pub fn close(&self) -> Finish {
-        match (self.close.get(), &*self.over.borrow()) {
+        match (self.close.get(), &*self.close_reason.borrow()) {
             (Close::Status, Some(close_reason)) => {
                 self.close.set(Close::Closed);
                 let gate = self.all.gate.borrow();
@@ -304,34 +306,34 @@ impl OpenRequest {
         }
     }
 
-    /// Whether the gate has closed the answer with a status.
+    /// Whether the answer has been closed with a status.
     pub fn is_closed(&self) -> bool {
         self.close.get() == Close::Closed
     }
 
-    /// Its request's and its trace's, for what the log says of it.
+    /// The request's id and its trace's, for the log.
     pub fn ids(&self) -> (&str, &str) {
         (self.request_id.as_str(), self.span.trace_id())
     }
 
-    /// Ends it. Where its key's standing and its age are only observed, that is told once, and the stream goes on.
+    /// Ends it. Under `mode: observe` an invalid key or too great an age is logged once, and the request goes on.
     pub fn end(&self, close_reason: CloseReason) {
         let reason = close_reason.name();
         let is_judged = matches!(close_reason, CloseReason::Denied(_) | CloseReason::TooOld);
         if is_judged && self.all.gate.borrow().mode_of(self.permit.route()) == Mode::Observe {
-            self.due.set(Some(Instant::now() + self.all.settings.get().recheck));
+            self.recheck_at.set(Some(Instant::now() + self.all.settings.get().recheck));
             if !self.observed.replace(true) {
                 let (request_id, trace_id) = self.ids();
                 info!(request_id, trace_id, reason, "a stream would have been ended: observed");
             }
             return;
         }
-        if self.is_over.replace(true) {
+        if self.is_ended.replace(true) {
             return;
         }
         let (request_id, trace_id) = self.ids();
         info!(request_id, trace_id, reason, "a stream was ended");
-        *self.over.borrow_mut() = Some(close_reason);
+        *self.close_reason.borrow_mut() = Some(close_reason);
         if self.take_answer().is_some_and(|answer| answer.is_unread()) {
             self.broken(BrokenBy::Gate);
         }
@@ -343,13 +345,13 @@ impl OpenRequest {
 
 impl Cancellation for OpenRequest {
     fn is_cancelled(&self) -> bool {
-        self.is_over()
+        self.is_ended()
     }
 }
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
-        if let Some(number) = self.watched.get() {
+        if let Some(number) = self.number.get() {
             self.all.open.borrow_mut().remove(&number);
         }
     }
@@ -357,15 +359,15 @@ impl Drop for OpenRequest {
 
 async fn sweep(all: Rc<OpenRequests>) {
     loop {
-        tokio::time::sleep(all.pace()).await;
-        if !all.look() {
+        tokio::time::sleep(all.interval()).await;
+        if !all.sweep_once() {
             all.sweeping.set(false);
             return;
         }
     }
 }
 
-async fn ask_again(request: Rc<OpenRequest>) {
+async fn recheck(request: Rc<OpenRequest>) {
     let Some(recheck) = request.permit.recheck() else { return };
     let all = &request.all;
     let gate = all.gate.borrow().clone();
@@ -376,17 +378,17 @@ async fn ask_again(request: Rc<OpenRequest>) {
             if matches!(basis, Basis::Key) {
                 request.confirmed.set(Some(now));
             }
-            request.due.set(Some(now + interval));
+            request.recheck_at.set(Some(now + interval));
         }
-        // Not answered is not refused: it is asked again until what was last confirmed is two intervals old.
+        // An outage is no refusal: the recheck is repeated until the last confirmation is two intervals old.
         Err(denial) if is_unanswered(&denial) && request.confirmed.get().is_some_and(|at| now < at + 2 * interval) => {
-            request.due.set(Some(now + all.pace()));
+            request.recheck_at.set(Some(now + all.interval()));
         }
         Err(denial) => request.end(CloseReason::Denied(denial)),
     }
 }
 
-/// The store is away.
+/// The store gave no answer.
 fn is_unanswered(denial: &Denial) -> bool {
     matches!(denial, Denial::StoreUnavailable(error) if error.is_outage())
 }

@@ -1,5 +1,5 @@
-//! The client's body as it arrives, and what the listener wants to know of an exchange: who waits for whom, and whether
-//! anything still moves. Nothing here reads a clock: the listener looks from time to time and compares.
+//! The client's body as it arrives, and an exchange's progress for the listener's timeouts: who waits for whom, and whether
+//! frames still pass. Nothing here reads a clock: the listener samples the progress from time to time (`listen::watch`).
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -13,58 +13,58 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::truncated_body::{self, TruncatedBody};
 
-/// How far one request and its answer have come. The body writes it on its way, the listener reads it.
+/// How far one request and its answer have come: written by the bodies, read by the listener.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Frames that have passed, in either direction.
-    moved: Cell<u32>,
+    frames: Cell<u32>,
     /// The request body has not ended.
-    arriving: Cell<bool>,
-    /// The same for the connection that it comes on, turned round.
-    heard_out: Arc<AtomicBool>,
-    /// The client's next frame is waited for.
-    awaited: Cell<bool>,
-    /// The answer's head is out.
+    body_pending: Cell<bool>,
+    /// The opposite, shared with the connection that the request came on.
+    request_read: Arc<AtomicBool>,
+    /// Somebody waits for the next frame of the request's body.
+    awaits_client: Cell<bool>,
+    /// The answer's head has been handed to hyper.
     answered: Cell<bool>,
-    /// The answer's next frame can be taken, and the client does not take it.
-    offered: Cell<bool>,
+    /// The last poll of the answer's body gave a frame, so that it is the client that must read on.
+    frame_ready: Cell<bool>,
     /// The answer has ended.
-    over: Cell<bool>,
-    /// Nothing has passed for too long: the gate ends it.
-    idle: Cell<bool>,
-    /// What nobody wanted of a body.
+    ended: Cell<bool>,
+    /// The gate ends the answer: nothing has passed for `stream_idle`.
+    ended_idle: Cell<bool>,
+    /// The rest of a body that was dropped before its end.
     unread: RefCell<Option<Incoming>>,
 }
 
-/// Whom an exchange waits for.
+/// What an exchange waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waits {
     /// The store or the upstream, which have deadlines of their own.
-    Within,
-    /// The client, to go on with its body.
-    Body,
-    /// The client, to take what it asked for.
-    Taking,
-    /// Both: the answer has begun, and either side may go on.
-    Either,
+    Internal,
+    /// More of the request's body.
+    RequestBody,
+    /// The client, to read the answer.
+    ClientRead,
+    /// Either side: the answer has begun.
+    Stream,
 }
 
 impl Progress {
-    /// Tells the connection once all of the request has been read.
-    pub fn of(heard_out: Arc<AtomicBool>) -> Self {
-        Self { heard_out, ..Self::default() }
+    /// `request_read` is set once all of the request has been read.
+    pub fn of(request_read: Arc<AtomicBool>) -> Self {
+        Self { request_read, ..Self::default() }
     }
 
-    /// A request has come.
+    /// Starts over with a new request.
     pub fn begin(&self, has_body: bool) {
-        self.arriving.set(has_body);
-        self.heard_out.store(!has_body, Relaxed);
-        for flag in [&self.awaited, &self.answered, &self.offered, &self.over, &self.idle] {
+        self.body_pending.set(has_body);
+        self.request_read.store(!has_body, Relaxed);
+        for flag in [&self.awaits_client, &self.answered, &self.frame_ready, &self.ended, &self.ended_idle] {
             flag.set(false);
         }
     }
 
-    /// The answer's head is on its way.
+    /// The answer's head has been handed to hyper.
     pub fn answered(&self) {
         self.answered.set(true);
     }
@@ -74,94 +74,94 @@ impl Progress {
         self.answered.get()
     }
 
-    /// The answer has ended, or nobody waits for it any more. Returns what nobody wanted of the request until then.
-    pub fn over(&self) -> Option<Incoming> {
-        self.over.set(true);
+    /// The answer has ended, or was abandoned. Returns the unread rest of the request's body.
+    pub fn end(&self) -> Option<Incoming> {
+        self.ended.set(true);
         self.take_unread()
     }
 
-    /// The answer's body has been asked for its next frame, which it has or not.
-    pub fn offered(&self, frame: bool) {
-        self.offered.set(frame);
+    /// The answer's body was polled, and gave a frame or not.
+    pub fn frame_ready(&self, frame: bool) {
+        self.frame_ready.set(frame);
         if frame {
-            self.moved();
+            self.count_frame();
         }
     }
 
-    /// An answer that has begun is ended because nothing passes.
-    pub fn ends_idle(&self) {
-        self.idle.set(true);
+    /// The answer is ended because nothing has passed for `stream_idle`.
+    pub fn end_idle(&self) {
+        self.ended_idle.set(true);
     }
 
     pub fn has_ended_idle(&self) -> bool {
-        self.idle.get()
+        self.ended_idle.get()
     }
 
     /// Whether all of the request has been read.
-    pub fn has_arrived(&self) -> bool {
-        !self.arriving.get()
+    pub fn is_request_read(&self) -> bool {
+        !self.body_pending.get()
     }
 
-    /// The rest of the request's body, once nobody wants it.
+    /// The rest of a request's body that was dropped before its end.
     pub fn take_unread(&self) -> Option<Incoming> {
         self.unread.take()
     }
 
-    /// It was read to its end, for nobody.
+    /// That rest was read to its end and discarded.
     pub fn drained(&self) {
-        self.arrived();
+        self.request_ended();
     }
 
     pub fn waits(&self) -> Waits {
-        match (self.answered.get(), self.awaited.get()) {
-            (true, _) if self.offered.get() => Waits::Taking,
-            (true, _) => Waits::Either,
-            (false, true) => Waits::Body,
-            (false, false) => Waits::Within,
+        match (self.answered.get(), self.awaits_client.get()) {
+            (true, _) if self.frame_ready.get() => Waits::ClientRead,
+            (true, _) => Waits::Stream,
+            (false, true) => Waits::RequestBody,
+            (false, false) => Waits::Internal,
         }
     }
 
-    /// Differs from what it was whenever a frame has passed in between.
+    /// Frames that have passed so far, wrapping: unchanged if none has passed in between.
     pub fn frames(&self) -> u32 {
-        self.moved.get()
+        self.frames.get()
     }
 
-    fn arrived(&self) {
-        self.arriving.set(false);
-        self.heard_out.store(true, Relaxed);
+    fn request_ended(&self) {
+        self.body_pending.set(false);
+        self.request_read.store(true, Relaxed);
     }
 
-    fn moved(&self) {
-        self.moved.set(self.moved.get().wrapping_add(1));
+    fn count_frame(&self) {
+        self.frames.set(self.frames.get().wrapping_add(1));
     }
 }
 
 /// A request's body.
 pub struct RequestBody {
-    /// Taken only when this is dropped.
+    /// `None` only while this is dropped.
     stream: Option<Incoming>,
     progress: Rc<Progress>,
     /// Whether it comes over HTTP/1.1.
-    in_turn: bool,
-    /// Whether the listener wants back what nobody read.
+    is_h1: bool,
+    /// Whether the listener can still read the rest: not of a body that broke off.
     returns: bool,
 }
 
 impl RequestBody {
-    /// `in_turn`: over HTTP/1.1, where the next request stands behind this body on the same connection.
-    pub fn new(stream: Incoming, progress: Rc<Progress>, in_turn: bool) -> Self {
-        Self { stream: Some(stream), progress, in_turn, returns: true }
+    /// `is_h1`: over HTTP/1.1, where the next request follows this body on the same connection.
+    pub fn new(stream: Incoming, progress: Rc<Progress>, is_h1: bool) -> Self {
+        Self { stream: Some(stream), progress, is_h1, returns: true }
     }
 
-    /// Whether the client's next frame is waited for.
+    /// Whether somebody waits for the client's next frame.
     pub fn is_awaited(&self) -> bool {
-        self.progress.awaited.get()
+        self.progress.awaits_client.get()
     }
 
-    /// Whether the listener still takes back what is left: before the answer where the next request stands behind it, else
-    /// until the answer has ended.
+    /// Whether the listener still takes back the rest: over HTTP/1.1 until the answer's head, which says whether the connection
+    /// is kept; over HTTP/2 until the answer has ended.
     fn is_taken_back(&self) -> bool {
-        let too_late = if self.in_turn { &self.progress.answered } else { &self.progress.over };
+        let too_late = if self.is_h1 { &self.progress.answered } else { &self.progress.ended };
         self.returns && !too_late.get()
     }
 }
@@ -171,24 +171,23 @@ impl Body for RequestBody {
     type Error = TruncatedBody;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, TruncatedBody>>> {
-        let in_turn = self.in_turn;
+        let is_h1 = self.is_h1;
         let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
-        let polled = match in_turn {
+        let polled = match is_h1 {
             true => Pin::new(&mut *stream).poll_frame(cx).map_err(TruncatedBody::from),
             false => truncated_body::poll_stream(stream, cx),
         };
-        // Of a known length; nobody may ask for more than that.
+        // Of a body of known length, whose reader may not poll again behind the last byte.
         let is_last = stream.is_end_stream();
-        self.progress.awaited.set(polled.is_pending());
+        self.progress.awaits_client.set(polled.is_pending());
         match &polled {
             Poll::Ready(Some(Ok(_))) => {
-                self.progress.moved();
+                self.progress.count_frame();
                 if is_last {
-                    self.progress.arrived();
+                    self.progress.request_ended();
                 }
             }
-            Poll::Ready(None) => self.progress.arrived(),
-            // What broke off cannot be read to its end.
+            Poll::Ready(None) => self.progress.request_ended(),
             Poll::Ready(Some(Err(_))) => self.returns = false,
             Poll::Pending => {}
         }
@@ -208,13 +207,13 @@ impl Drop for RequestBody {
     fn drop(&mut self) {
         let is_taken_back = self.is_taken_back();
         let Some(stream) = self.stream.take() else { return };
-        self.progress.awaited.set(false);
+        self.progress.awaits_client.set(false);
         if stream.is_end_stream() {
-            self.progress.arrived();
-        } else if is_taken_back && !self.progress.has_arrived() {
+            self.progress.request_ended();
+        } else if is_taken_back && !self.progress.is_request_read() {
             self.progress.unread.replace(Some(stream));
         }
-        // Nobody takes it back: dropped, it has hyper close the connection, which lingers so that the answer is read, or reset
-        // the stream.
+        // Else it is dropped here, and hyper resets the stream, or closes the connection, which lingers so that the answer is
+        // read.
     }
 }

@@ -1,4 +1,4 @@
-//! Request ids: a random UUID each, or the client's own where a trusted proxy passes one on. Spans are made of the same source.
+//! Request ids: a random UUID each, or the client's own where a trusted proxy passes one on. Spans use the same random source.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::fmt::Hyphenated;
@@ -10,8 +10,8 @@ use crate::observe::values::Values;
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The id of one request: a UUID, as the header that carries it to the upstream and back. Bytes of its own, since to count who
-/// holds shared ones costs more than to copy these.
+/// The id of one request: a UUID, as `X-Request-Id` carries it to the upstream and back. 36 bytes inline, since to copy them
+/// costs less than to count references to shared ones.
 #[derive(Debug, Clone)]
 pub struct RequestId([u8; Hyphenated::LENGTH]);
 
@@ -26,7 +26,7 @@ impl RequestId {
     }
 }
 
-/// One worker's source of ids, and of other values that each request needs anew.
+/// One worker's source of ids, and of other header values that are made for each request.
 #[derive(Debug, Default)]
 pub struct RequestIds {
     random: Random,

@@ -1,4 +1,4 @@
-//! What is kept of a request once the rest of it has been forwarded: for its answer, its log line and its metrics.
+//! What is kept of a request after its head has been forwarded: for its answer, its log line and its metrics.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use super::grpc;
 use super::request_id::{RequestId, RequestIds};
 use crate::observe::Span;
 
-/// What is told of a request after it has been forwarded.
+/// What the answer, the log line and the metrics need of a request.
 pub struct RequestInfo {
     pub id: RequestId,
     pub span: Span,
@@ -24,8 +24,8 @@ pub struct RequestInfo {
     pub grpc: bool,
 }
 
-/// When the stations of the way were passed, as far as it went. Each looks at the clock once, and whoever needs the time in
-/// between takes theirs: a look costs as much as a hundred instructions.
+/// When each step of a request was done, as far as it got. Each step reads the clock once, and what needs the time in between
+/// uses the last step's: reading it costs as much as a hundred instructions.
 pub struct Times {
     pub arrived: Instant,
     decided: Cell<Option<Instant>>,
@@ -37,24 +37,24 @@ impl Times {
         Self { arrived: Instant::now(), decided: Cell::default(), answered: Cell::default() }
     }
 
-    /// The gate has decided: by what the store said last, where it was asked.
+    /// The gate has decided: at the time of the store's last answer, where it was asked.
     pub fn decided(&self, store_answered: Option<Instant>) {
         self.decided.set(Some(store_answered.unwrap_or_else(Instant::now)));
     }
 
-    /// The upstream's answer has come, or will not.
+    /// The upstream's answer has arrived, or has failed.
     pub fn answered(&self) -> Instant {
         let now = Instant::now();
         self.answered.set(Some(now));
         now
     }
 
-    /// As it was when somebody last looked.
+    /// The time of the last step.
     pub fn latest(&self) -> Instant {
         self.answered.get().or(self.decided.get()).unwrap_or(self.arrived)
     }
 
-    /// When there was something to say to the client.
+    /// When the answer to the client was ready.
     pub fn ended(&self) -> Instant {
         self.answered.get().unwrap_or_else(Instant::now)
     }
@@ -71,7 +71,7 @@ impl Times {
 impl RequestInfo {
     pub fn of(head: &mut Parts, ids: &RequestIds, trusted: bool) -> Self {
         let (mut user_agent, mut origin, mut content_type) = (None, None, None);
-        // One walk along what is there costs less than to look each of them up.
+        // One pass over the fields costs less than three lookups.
         for (name, value) in &head.headers {
             let first = match *name {
                 USER_AGENT => &mut user_agent,
@@ -89,7 +89,7 @@ impl RequestInfo {
             version: head.version,
             user_agent: user_agent.cloned(),
             origin: origin.cloned(),
-            grpc: grpc::is_call(&head.method, head.version) && content_type.is_some_and(grpc::is_spoken),
+            grpc: grpc::is_call(&head.method, head.version) && content_type.is_some_and(grpc::is_grpc_type),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What is told of a request once it has ended, however it ends: one count and one line, also where its client leaves or the
-//! process ends before there is an answer, which drops whatever was being done for it.
+//! Counts and logs each request exactly once, however it ends: also where its client disconnects, or the process ends, before
+//! there is an answer, which drops the request's future.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use crate::gate::{Denial, Trail};
 use crate::keys::Formats;
 use crate::observe::{AccessLog, Counts, Finished};
 
-/// One request's, open until `close`. One that is dropped open is that of a client that has gone, or of a worker that ends.
+/// One request's record, open until `close`. If it is dropped open, the client has gone or the worker ends.
 pub struct RequestRecord<'a> {
     info: &'a RequestInfo,
     pub trail: Trail,
@@ -19,12 +19,12 @@ pub struct RequestRecord<'a> {
     is_open: bool,
 }
 
-/// Where it is told, and whose request it is.
+/// Where it is counted and logged, and whose request it is.
 #[derive(Clone, Copy)]
 pub struct RecordSinks<'a> {
     pub counts: &'a Counts,
     pub access_log: &'a AccessLog,
-    /// What looks like a key of these is masked.
+    /// What looks like a key of one of these is masked.
     pub formats: &'a Formats,
     pub client: &'a Address,
     pub open: &'a OpenRequests,
@@ -38,10 +38,10 @@ impl<'a> RequestRecord<'a> {
     /// There is an answer, with this status.
     pub fn close(&mut self, denial: Option<&Denial>, status: u16) {
         self.is_open = false;
-        self.tell(denial, status, self.times.ended());
+        self.emit(denial, status, self.times.ended());
     }
 
-    fn tell(&self, denial: Option<&Denial>, status: u16, ended: Instant) {
+    fn emit(&self, denial: Option<&Denial>, status: u16, ended: Instant) {
         let Self { info, trail, times, sinks, .. } = self;
         let finished = Finished {
             method: &info.method,
@@ -66,8 +66,8 @@ impl<'a> RequestRecord<'a> {
 impl Drop for RequestRecord<'_> {
     fn drop(&mut self) {
         if self.is_open {
-            let gone = if self.sinks.open.are_cut() { Denial::ShuttingDown } else { Denial::ClientGone };
-            self.tell(Some(&gone), gone.reason().status(), Instant::now());
+            let gone = if self.sinks.open.is_shutting_down() { Denial::ShuttingDown } else { Denial::ClientGone };
+            self.emit(Some(&gone), gone.reason().status(), Instant::now());
         }
     }
 }

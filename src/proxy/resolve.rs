@@ -1,7 +1,7 @@
-//! An upstream's name into its addresses: one worker's memory of the last answer, which is never used when it is old.
+//! Resolves an upstream's name: one worker's cache of the last answer, which is never used when it is old.
 //!
-//! A question is the resolver's, not a request's: the system's resolver holds a thread until it has an answer, whoever waits, so
-//! that another is asked only when the one before has ended.
+//! A lookup belongs to the resolver, not to a request: the system's resolver holds a thread until it has an answer, whether or
+//! not anybody still waits, so that the next lookup starts only when the one before has ended.
 
 use std::cell::RefCell;
 use std::io;
@@ -12,15 +12,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-/// After this an answer is asked for again, beside the requests that still use it.
+/// After this the name is looked up again in the background, while requests still use the answer.
 const FRESH: Duration = Duration::from_secs(30);
-/// After this nothing is sent on it: addresses are given to others, in a cluster within minutes.
+/// After this the answer is not used: addresses are reassigned, in a cluster within minutes.
 const USABLE: Duration = Duration::from_secs(60);
-/// A connection that fails asks again, but not more often than this.
-const AGAIN: Duration = Duration::from_secs(1);
+/// A connection that fails has the name looked up again, but not more often than this.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 type Addresses = Rc<[SocketAddr]>;
-/// What came of a question, for all who wait; an error cannot be cloned.
+/// A lookup's result, cloned for all who wait; `io::Error` cannot be.
 type Resolved = Result<Addresses, (io::ErrorKind, String)>;
 type Lookup = fn(String, u16) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>>>>;
 
@@ -28,11 +28,11 @@ pub struct Resolver {
     host: String,
     port: u16,
     lookup: Lookup,
-    /// An address in digits is its own answer, for ever.
+    /// The host is an IP address; it is never looked up.
     literal: bool,
     answer: RefCell<Option<Resolution>>,
-    /// The question that is under way: many connections that need an answer at once wait for it.
-    asking: RefCell<Option<watch::Receiver<Option<Resolved>>>>,
+    /// The lookup in flight, which all connections that need an answer wait for.
+    in_flight: RefCell<Option<watch::Receiver<Option<Resolved>>>>,
 }
 
 struct Resolution {
@@ -51,10 +51,10 @@ impl Resolver {
         let literal: Option<IpAddr> = host.parse().ok();
         let own = |address| Resolution { addresses: Rc::from([SocketAddr::new(address, port)]), at: Instant::now() };
         let answer = RefCell::new(literal.map(own));
-        Self { host, port, lookup, literal: literal.is_some(), answer, asking: RefCell::default() }
+        Self { host, port, lookup, literal: literal.is_some(), answer, in_flight: RefCell::default() }
     }
 
-    /// Where to connect to, in the resolver's order.
+    /// The addresses to connect to, in the resolver's order.
     pub async fn addresses(self: &Rc<Self>) -> io::Result<Addresses> {
         self.keep_fresh();
         match self.known(USABLE) {
@@ -63,22 +63,22 @@ impl Resolver {
         }
     }
 
-    /// After `tried` were all in vain: others, if the name has others now.
+    /// After all of `tried` have failed: the name's addresses now, if they differ.
     pub async fn other_than(self: &Rc<Self>, tried: &[SocketAddr]) -> Option<Addresses> {
-        let now = if self.literal { None } else { self.ask(AGAIN).await.ok() };
+        let now = if self.literal { None } else { self.ask(RETRY_AFTER).await.ok() };
         now.filter(|addresses| **addresses != *tried)
     }
 
-    /// Whether the name still means this address, as far as is known.
+    /// Whether the last answer holds this address.
     pub fn names(&self, address: &SocketAddr) -> bool {
         self.literal || self.answer.borrow().as_ref().is_some_and(|answer| answer.addresses.contains(address))
     }
 
-    /// Asks again in the background once the answer is no longer fresh.
+    /// Looks the name up in the background once the answer is no longer fresh.
     pub fn keep_fresh(self: &Rc<Self>) {
         // A name that cannot be resolved now keeps its last answer until that is too old.
         if self.known(FRESH).is_none() && self.answer.borrow().is_some() {
-            self.question();
+            self.shared_lookup();
         }
     }
 
@@ -88,29 +88,29 @@ impl Resolver {
         answer.as_ref().filter(usable).map(|answer| answer.addresses.clone())
     }
 
-    /// The name's addresses, asked for unless somebody did within `not_older_than`.
+    /// The name's addresses, looked up unless there is an answer not older than this.
     async fn ask(self: &Rc<Self>, not_older_than: Duration) -> io::Result<Addresses> {
         if let Some(addresses) = self.known(not_older_than) {
             return Ok(addresses);
         }
-        let mut question = self.question();
-        let answered = question.wait_for(Option::is_some).await.ok().and_then(|answered| answered.clone());
-        let given_up = || Err((io::ErrorKind::Other, "the question was given up".to_owned()));
+        let mut shared_lookup = self.shared_lookup();
+        let answered = shared_lookup.wait_for(Option::is_some).await.ok().and_then(|answered| answered.clone());
+        let given_up = || Err((io::ErrorKind::Other, "the shared_lookup was given up".to_owned()));
         answered.unwrap_or_else(given_up).map_err(|(kind, why)| io::Error::new(kind, why))
     }
 
-    /// The question that is under way, or a new one.
-    fn question(self: &Rc<Self>) -> watch::Receiver<Option<Resolved>> {
-        if let Some(question) = &*self.asking.borrow() {
-            return question.clone();
+    /// The lookup in flight, or a new one.
+    fn shared_lookup(self: &Rc<Self>) -> watch::Receiver<Option<Resolved>> {
+        if let Some(shared_lookup) = &*self.in_flight.borrow() {
+            return shared_lookup.clone();
         }
         let (tell, told) = watch::channel(None);
-        *self.asking.borrow_mut() = Some(told.clone());
+        *self.in_flight.borrow_mut() = Some(told.clone());
         let resolver = self.clone();
         tokio::task::spawn_local(async move {
             let answered = resolver.look_up().await.map_err(|error| (error.kind(), error.to_string()));
-            *resolver.asking.borrow_mut() = None;
-            // Nobody may be left who waits.
+            *resolver.in_flight.borrow_mut() = None;
+            // Nobody may be waiting any more.
             let _ = tell.send(Some(answered));
         });
         told
@@ -175,7 +175,7 @@ mod tests {
             }
             age(&resolver, FRESH);
             assert_eq!(*resolver.addresses().await.expect("it resolves"), [address(1)], "nobody waits for the new one");
-            while resolver.asking.borrow().is_some() {
+            while resolver.in_flight.borrow().is_some() {
                 tokio::task::yield_now().await;
             }
             assert_eq!(*resolver.addresses().await.expect("it resolves"), [address(2)]);
@@ -199,7 +199,7 @@ mod tests {
             let resolver = moving();
             let tried = resolver.addresses().await.expect("it resolves");
             assert_eq!(resolver.other_than(&tried).await, None, "that very answer is a moment old");
-            age(&resolver, AGAIN);
+            age(&resolver, RETRY_AFTER);
             assert_eq!(resolver.other_than(&tried).await.as_deref(), Some(&[address(2)][..]));
         });
     }

@@ -1,6 +1,6 @@
-//! Denials into answers, and the headers that every answer carries.
+//! Turns denials into answers, and sets the rate-limit headers.
 //!
-//! The words come from the policy's texts; here stand the status, the headers that HTTP attaches to it, and gRPC's form.
+//! The texts come from the policy (`denial_text`); here are the headers that HTTP requires with a status, and gRPC's form.
 
 use bytes::Bytes;
 use http::header::{
@@ -21,12 +21,15 @@ const X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining")
 const X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+/// What `rate_limit_headers.x` and `.ietf` stand for.
+static X_FIELDS: [HeaderName; 3] = [X_LIMIT, X_REMAINING, X_RESET];
+static IETF_FIELDS: [HeaderName; 2] = [RATELIMIT, RATELIMIT_POLICY];
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 const UNAVAILABLE: u16 = 14;
 
-/// How long a client should leave the store or a full gate alone, in seconds.
+/// `Retry-After` of a 503, in seconds.
 const UNAVAILABLE_FOR: u64 = 1;
 
 /// The answer to a request that is not served.
@@ -46,6 +49,7 @@ pub fn denied(
         remaining: binding.map(|binding| binding.now.remaining),
         reset: binding.map(|binding| reset(binding, settings.reset)),
         window: binding.map(|binding| binding.window.duration_ms / 1000),
+        policy: binding.filter(|_| rate_limited).map(|binding| binding.window.to_string()),
         ..Facts::default()
     };
     let mut headers = HeaderMap::new();
@@ -117,11 +121,11 @@ fn as_http(worded: Worded, mut headers: HeaderMap) -> Response<Bytes> {
     for (name, value) in &worded.headers {
         set(&mut headers, name, value);
     }
-    if FOUND_FRESH.contains(&worded.status) && !headers.contains_key(CACHE_CONTROL) {
+    if HEURISTICALLY_CACHEABLE.contains(&worded.status) && !headers.contains_key(CACHE_CONTROL) {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     let mut response = Response::new(Bytes::from(worded.body));
-    // A configured status is one; the reasons' own are.
+    // Valid: a configured status is checked at load, and the reasons' own are constants.
     *response.status_mut() = StatusCode::from_u16(worded.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     *response.headers_mut() = headers;
     response
@@ -132,15 +136,15 @@ fn as_grpc(reason: Reason, worded: &Worded, mut headers: HeaderMap) -> Response<
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(GRPC_STATUS, grpc_status(reason.status()).into());
     set(&mut headers, &GRPC_MESSAGE, &grpc_message(&worded.detail));
-    // It looks like an answer that went well to whatever stands between.
+    // To caches in between it looks like a success.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let mut response = Response::new(Bytes::new());
     *response.headers_mut() = headers;
     response
 }
 
-/// The end of a gRPC answer that the gate ends in its middle. UNAVAILABLE where nothing is wrong with the call, as gRPC's own
-/// servers end what is too old or silent: its client may call again, and DEADLINE_EXCEEDED would speak of its own deadline.
+/// The trailers of a gRPC answer that the gate ends. UNAVAILABLE where nothing is wrong with the call, as gRPC's own servers do
+/// with what is too old or idle: its client may call again, and DEADLINE_EXCEEDED would mean the client's own deadline.
 pub fn grpc_trailers(close_reason: &CloseReason, request_id: &str, policy: &Policy) -> HeaderMap {
     let worded;
     let (status, message) = match close_reason {
@@ -173,7 +177,7 @@ fn grpc_message(text: &str) -> String {
     message
 }
 
-/// The contract's mapping, which follows gRPC's own for proxies that are not aware of it.
+/// The documented mapping, which follows gRPC's own for HTTP statuses ("HTTP to gRPC Status Code Mapping").
 fn grpc_status(status: u16) -> u16 {
     match status {
         400 | 413 | 414 | 431 => 3,
@@ -194,7 +198,7 @@ fn challenge(headers: &mut HeaderMap, policy: &Policy, attributes: &str) {
     set(headers, &WWW_AUTHENTICATE, &format!(r#"Bearer realm="{realm}"{attributes}"#));
 }
 
-/// Sets a header to a text of our own making. One that is no header value (none is known) is left out, never passed on wrong.
+/// Sets a header to a text that the gate made. A text that is no header value (none is known) is left out, never sent altered.
 fn set(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
     match HeaderValue::from_str(value) {
         Ok(value) => {
@@ -206,15 +210,23 @@ fn set(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
     }
 }
 
-/// The limit headers of an answer to a request that was counted; the upstream's own copies are replaced.
+/// The limit headers of an answer to a request that was counted. The upstream's own copies are replaced, or where the gate says
+/// nothing in a field removed: they would contradict what it says in the others. What the configuration's words for a denial
+/// say there stays.
 pub fn rate_limit_headers(
     headers: &mut HeaderMap,
     trail: &Trail,
-    denied: bool,
+    denial: Option<&Denial>,
     settings: RateLimitHeaders,
     values: &Values,
 ) {
-    let Some(binding) = trail.binding(denied) else { return };
+    let Some(binding) = trail.binding(matches!(denial, Some(Denial::RateLimited { .. }))) else { return };
+    if denial.is_none() {
+        let unsaid = [(settings.x, &X_FIELDS[..]), (settings.ietf, &IETF_FIELDS)];
+        for name in unsaid.into_iter().filter(|(said, _)| !said).flat_map(|(_, names)| names) {
+            headers.remove(name);
+        }
+    }
     if settings.x {
         headers.insert(X_LIMIT, values.number(binding.window.limit));
         headers.insert(X_REMAINING, values.number(binding.now.remaining));
@@ -232,9 +244,9 @@ pub fn rate_limit_headers(
     }
 }
 
-/// Takes out of an answer's trailers what the gate says in its head.
+/// Removes from an answer's trailers the fields that the gate sets in its head.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
-    for name in [X_LIMIT, X_REMAINING, X_RESET, RATELIMIT, RATELIMIT_POLICY, X_REQUEST_ID] {
+    for name in X_FIELDS.iter().chain(&IETF_FIELDS).chain([&X_REQUEST_ID]) {
         trailers.remove(name);
     }
 }
@@ -247,9 +259,9 @@ fn reset(limit: &LimitNow, form: Reset) -> u64 {
     }
 }
 
-/// Statuses that a cache may keep though nothing says for how long (RFC 9110 §15.1). What the gate says of a request holds for that
-/// one alone: with another key, or after a reload, the same target is served.
-const FOUND_FRESH: [u16; 12] = [200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501];
+/// Statuses that a cache may keep without an explicit lifetime (RFC 9110 §15.1). A denial must not be kept: with another key, or
+/// after a reload, the same target is served.
+const HEURISTICALLY_CACHEABLE: [u16; 12] = [200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501];
 
 /// `204` to `OPTIONS *`.
 pub fn server_options() -> Response<Bytes> {

@@ -13,7 +13,7 @@ use hyper::body::Body as _;
 use tracing::{debug, warn};
 
 use super::arrival::Arrival;
-use super::body::{Outgoing, Payload};
+use super::body::{Payload, ResponseBody};
 use super::head::{self, Head, TargetForm};
 use super::open::{OpenRequest, OpenRequests};
 use super::request_body::RequestBody;
@@ -34,7 +34,7 @@ pub struct Service {
     pub gate: Rc<Gate>,
     pub open: Rc<OpenRequests>,
     pub upstreams: Upstreams,
-    /// Absent: no key API.
+    /// Absent: no key-management API.
     pub management: Option<ManagementQueue>,
     pub settings: Arc<Settings>,
     pub counts: Counts,
@@ -43,15 +43,15 @@ pub struct Service {
 }
 
 impl Service {
-    /// The head is borrowed, as below, since whatever an async function is given moves twice. `upgraded`: of the connection,
-    /// where it can be.
+    /// The head is borrowed, as below, since an async function's arguments are moved twice. `upgraded`: where the connection
+    /// finds its tunnel; none over HTTP/2.
     pub async fn handle(
         &self,
         head: &mut Parts,
         body: RequestBody,
         arrival: &Arrival,
         upgraded: Option<&Upgraded>,
-    ) -> Response<Outgoing> {
+    ) -> Response<ResponseBody> {
         let times = Times::begin();
         let in_flight = self.counts.metrics.request_in_flight();
         let info = RequestInfo::of(head, &self.ids, arrival.trusted);
@@ -59,12 +59,11 @@ impl Service {
         let RequestRecord { trail, times, .. } = &mut record;
         let (mut response, denial) = match self.answer(head, body, &info, arrival, trail, times).await {
             Ok(response) => (response, None),
-            Err(denial) => (self.own(self.words(&denial, trail, &info), &info), Some(denial)),
+            Err(denial) => (self.local_reply(self.denied(&denial, trail, &info), &info), Some(denial)),
         };
-        let rate_limited = matches!(denial, Some(Denial::RateLimited { .. }));
         if trail.is_enforced() {
             let (headers, settings) = (response.headers_mut(), self.settings.rate_limit_headers);
-            respond::rate_limit_headers(headers, trail, rate_limited, settings, &self.ids.values);
+            respond::rate_limit_headers(headers, trail, denial.as_ref(), settings, &self.ids.values);
         }
         response.headers_mut().insert(X_REQUEST_ID, self.ids.value(&info.id));
         record.close(denial.as_ref(), response.status().as_u16());
@@ -77,7 +76,7 @@ impl Service {
         RecordSinks { counts, access_log, formats, client: &arrival.client, open }
     }
 
-    /// The way of one request.
+    /// The way of one request, plain `?` code.
     async fn answer(
         &self,
         head: &mut Parts,
@@ -90,21 +89,21 @@ impl Service {
         if let Some(refused) = arrival.refused {
             return Err(refused.into());
         }
-        let Head { asked, oversize } = head::check(head, &info.uri, &self.settings, || self.allow(info.uri.path()))?;
+        let Head { form, oversize } = head::check(head, &info.uri, &self.settings, || self.allow(info.uri.path()))?;
         let within_bounds = || oversize.map_or(Ok(()), |oversize| Err(Denial::from(oversize)));
-        if asked == TargetForm::Server {
+        if form == TargetForm::Server {
             within_bounds()?;
-            return Ok(self.own(respond::server_options(), info));
+            return Ok(self.local_reply(respond::server_options(), info));
         }
         if let Some((queue, path)) =
             self.management.as_ref().and_then(|queue| Some((queue, queue.path(info.uri.path())?)))
         {
             within_bounds()?;
-            // Boxed, here and below: what few requests do takes no room in the others' futures.
+            // Boxed, here and below: what few requests do must not enlarge every request's future.
             let answer = Box::pin(queue.ask(head, body, &path, arrival, info, trail)).await?;
-            return Ok(Payload::words(answer, &info.method));
+            return Ok(Payload::local(answer, &info.method));
         }
-        let inquiry = GateRequest {
+        let request = GateRequest {
             method: &info.method,
             path: info.uri.path(),
             query: info.uri.query(),
@@ -114,11 +113,11 @@ impl Service {
             oversize,
             arrived: times.arrived,
         };
-        let permit = self.gate.decide(&inquiry, trail).await;
+        let permit = self.gate.decide(&request, trail).await;
         times.decided(trail.store_answered);
         let permit = permit?;
         if let Some(denial) = permit.observed() {
-            self.tell_of_store(denial, info);
+            self.log_store_error(denial, info);
         }
 
         let open = self.open.begin(permit, &info.id, &info.span, times.latest());
@@ -133,13 +132,13 @@ impl Service {
         Ok(response)
     }
 
-    /// Which methods this path takes.
+    /// The methods that this path accepts, for an `Allow`.
     fn allow(&self, raw: &str) -> String {
         let queue = self.management.as_ref().filter(|queue| queue.path(raw).is_some());
         path::allow(raw, queue.map_or(&self.gate.policy().routes, ManagementQueue::routes))
     }
 
-    /// Sends on what was permitted, as long as its key stands.
+    /// Forwards a permitted request, unless the gate ends it before there is an answer.
     async fn forward(
         &self,
         open: Rc<OpenRequest>,
@@ -152,7 +151,7 @@ impl Service {
         let context = ForwardContext {
             permit: open.permit(),
             policy: self.gate.policy(),
-            asked: &info.uri,
+            uri: &info.uri,
             arrival,
             request_id: &info.id,
             span: &info.span,
@@ -161,10 +160,10 @@ impl Service {
             long_wait: &open.long_wait(),
             longest: self.open.longest(),
         };
-        let body = ForwardedBody::new(body, open.permit().most_of_a_body(), self.upstreams.reserved(), &open);
+        let body = ForwardedBody::new(body, open.permit().max_body(), self.upstreams.reserved(), &open);
         let response = {
             let forwarded = pin!(self.upstreams.forward(head, &body, &context));
-            open.unless_over(forwarded, context.long_wait).await?
+            open.unless_ended(forwarded, context.long_wait).await?
         };
         let is_grpc = info.grpc && info.version == Version::HTTP_2 && grpc::is_answer(response.headers());
         Ok(response.map(|answer| {
@@ -173,46 +172,48 @@ impl Service {
         }))
     }
 
-    /// The gate's own answer, which browsers may read. What is said of keys is for no other origin's scripts.
-    fn own(&self, mut words: Response<bytes::Bytes>, info: &RequestInfo) -> Response<Payload> {
+    /// A local reply, with CORS headers; not those of the key-management API, which are for no other origin's scripts.
+    fn local_reply(&self, mut reply: Response<bytes::Bytes>, info: &RequestInfo) -> Response<Payload> {
         if self.management.as_ref().is_none_or(|queue| queue.path(info.uri.path()).is_none()) {
-            cors::on_own(self.settings.cors.as_ref(), info.origin.as_ref(), words.headers_mut());
+            cors::on_local_reply(self.settings.cors.as_ref(), info.origin.as_ref(), reply.headers_mut());
         }
-        Payload::words(words, &info.method)
+        Payload::local(reply, &info.method)
     }
 
-    fn words(&self, denial: &Denial, trail: &Trail, info: &RequestInfo) -> Response<bytes::Bytes> {
-        // What failed behind the gate is the operator's to know, not the client's.
-        self.tell_of_store(denial, info);
+    fn denied(&self, denial: &Denial, trail: &Trail, info: &RequestInfo) -> Response<bytes::Bytes> {
+        // What failed behind the gate goes to the log, not to the client.
+        self.log_store_error(denial, info);
         match denial {
-            Denial::UpstreamUnreachable(error) => self.tell_of_upstream("the upstream cannot be reached", error, info),
-            Denial::UpstreamInvalid(error) => self.tell_of_upstream("the upstream gave no valid answer", error, info),
+            Denial::UpstreamUnreachable(error) => {
+                self.log_upstream_error("the upstream cannot be reached", error, info)
+            }
+            Denial::UpstreamInvalid(error) => self.log_upstream_error("the upstream gave no valid answer", error, info),
             _ => {}
         }
         let policy = self.gate.policy();
         let request_id = info.id.as_str();
-        let mut words = respond::denied(denial, trail, request_id, info.grpc, policy, self.settings.rate_limit_headers);
+        let mut reply = respond::denied(denial, trail, request_id, info.grpc, policy, self.settings.rate_limit_headers);
         if info.version < Version::HTTP_2 && matches!(denial.reason().status(), 400 | 499) {
-            // What follows on the connection could be the rest of what was malformed, or broke off (request smuggling).
-            words.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            // The next bytes could be the rest of what was malformed, or broke off (request smuggling).
+            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        words
+        reply
     }
 
-    /// Once a minute for each upstream, since one that is away fails every request; each has its reason in the access log.
-    fn tell_of_upstream(&self, what: &str, error: &str, info: &RequestInfo) {
+    /// Once a minute for each upstream, since one that is away fails every request; the access log has the reason of each.
+    fn log_upstream_error(&self, what: &str, error: &str, info: &RequestInfo) {
         let (request_id, trace_id) = (info.id.as_str(), info.span.trace_id());
-        // It begins with which upstream it is.
+        // The error begins with the upstream.
         let upstream = error.split(": ").next().unwrap_or_default();
-        match self.counts.metrics.said.news(&format!("{what}: {upstream}"), Instant::now()) {
+        match self.counts.metrics.throttle.news(&format!("{what}: {upstream}"), Instant::now()) {
             Some(repeated) => warn!(request_id, trace_id, error, repeated, "{what}"),
             None => debug!(request_id, trace_id, error, "{what}"),
         }
     }
 
-    /// What is wrong with the store is the operator's to know, not the client's. An outage has words and metrics of its own;
-    /// what cannot be read is nobody's but this document's, and is said once a minute.
-    fn tell_of_store(&self, denial: &Denial, info: &RequestInfo) {
+    /// A store's error goes to the log, not to the client. An outage is logged and counted by the store itself; a document that
+    /// cannot be read is noticed only here, and logged once a minute.
+    fn log_store_error(&self, denial: &Denial, info: &RequestInfo) {
         let Denial::StoreUnavailable(error) = denial else { return };
         let (request_id, trace_id) = (info.id.as_str(), info.span.trace_id());
         let StoreError::Broken(what) = error else {
@@ -221,7 +222,7 @@ impl Service {
         };
         let metrics = &self.counts.metrics;
         metrics.document_unreadable();
-        if metrics.said.is_news(what, Instant::now()) {
+        if metrics.throttle.is_news(what, Instant::now()) {
             warn!(request_id, trace_id, error = %what, "the store holds what cannot be read; requests that need it are refused");
         }
     }

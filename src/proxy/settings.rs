@@ -1,4 +1,4 @@
-//! What the configuration says of forwarding and answering.
+//! Settings of forwarding and answering.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -21,20 +21,20 @@ pub struct Settings {
     /// How many there may be (`listen.limits.headers`).
     pub headers: usize,
     pub streams: Streams,
-    /// Absent: the gate says nothing to browsers.
+    /// Absent: no CORS headers.
     pub cors: Option<Cors>,
 }
 
-/// What holds for whatever stays open.
+/// Limits on open requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Streams {
-    /// How often its key is asked about.
+    /// How often the key is rechecked.
     pub recheck: Duration,
-    /// How long it may stay open.
+    /// How long a request may stay open.
     pub max_age: Duration,
 }
 
-/// Which pages' scripts may read what the gate itself says.
+/// Which origins' scripts may read local replies and the gate's headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cors {
     AnyOrigin,
@@ -42,7 +42,7 @@ pub enum Cors {
     Origins(Vec<HeaderValue>),
 }
 
-/// A service behind the gate. Equal ones can go on with the same connections.
+/// A service behind the gate. Where two are equal, a reload keeps the connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     pub name: String,
@@ -54,6 +54,8 @@ pub struct Upstream {
     pub idle: Duration,
     /// Requests at once on one HTTP/2 connection; the upstream may allow fewer.
     pub h2_streams: usize,
+    /// Whether it is told in `Via` that requests have passed a proxy; where not, nobody else's passes either.
+    pub via: bool,
     /// Set on the forwarded request; a client's own copy never passes. One that renders empty is left out.
     pub identity: Vec<(HeaderName, Template<Identity>)>,
     /// Fixed, set last.
@@ -97,11 +99,11 @@ pub struct UpstreamTls {
     pub ca: Option<PathBuf>,
     /// PEM files of the client certificate and its key.
     pub client: Option<(PathBuf, PathBuf)>,
-    /// Of these files, so that settings with another content differ.
+    /// Digests of these files' contents, so that settings differ when a file has changed.
     pub contents: Vec<Option<Digest>>,
 }
 
-/// What an identity header can say.
+/// The placeholders of an identity header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Identity {
     KeyId,
@@ -111,6 +113,8 @@ pub enum Identity {
     Scopes,
     Plan,
     RequestId,
+    /// Its address: the peer's, or whom a trusted proxy names.
+    Client,
 }
 
 impl Identity {
@@ -122,6 +126,7 @@ impl Identity {
         ("scopes", Self::Scopes),
         ("plan", Self::Plan),
         ("request_id", Self::RequestId),
+        ("client", Self::Client),
     ];
 }
 
@@ -134,7 +139,7 @@ pub struct RateLimitHeaders {
     pub ietf: bool,
 }
 
-/// How a reset time is said.
+/// The form of a reset time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reset {
     /// Seconds since the Unix epoch, as GitHub does.

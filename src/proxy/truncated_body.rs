@@ -1,9 +1,9 @@
-//! Why a body that comes through hyper ends too early, on either side of the gate.
+//! Why a body that is read through hyper ends too early, on either side of the gate.
 //!
-//! A stream of HTTP/2 ends with END_STREAM alone. hyper ends its body as well when the stream, or its connection, is reset with
-//! NO_ERROR, since a server may do that behind a whole answer (RFC 9113 §8.1), so that what was cut would pass for whole. h2
-//! keeps in mind through a reset whether END_STREAM had come before; only where a connection fails it may forget, and a body
-//! whose end had come is cut then.
+//! An HTTP/2 stream ends with END_STREAM alone. hyper ends its body as well when the stream, or its connection, is reset with
+//! NO_ERROR, since a server may do that behind a whole answer (RFC 9113 §8.1), so that a truncated body would pass for complete.
+//! Through a reset h2 remembers whether END_STREAM was received; only where a connection fails it may forget, and then a body
+//! that was complete counts as truncated.
 
 use std::error::Error;
 use std::io;
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use hyper::body::{Body as _, Frame, Incoming};
 use thiserror::Error;
 
-/// Why a body broke off. Over HTTP/2 what follows from it is told with the same reason, or as INTERNAL_ERROR.
+/// Why a body broke off. Over HTTP/2 the other side's stream is reset with the same reason, or with INTERNAL_ERROR.
 #[derive(Debug, Error)]
 pub enum TruncatedBody {
     #[error(transparent)]
@@ -24,16 +24,17 @@ pub enum TruncatedBody {
 }
 
 impl TruncatedBody {
-    /// Whether that is what was written, rather than that its writer left.
+    /// Whether the sender violated the protocol, rather than disconnected.
     pub fn is_malformed(&self) -> bool {
-        // hyper's own reader of HTTP/1.1 says so of chunks that are none, and h2 of streams that it gives up itself.
+        // hyper's HTTP/1.1 decoder gives these kinds for invalid chunks; h2 calls an error of its own detection one of the
+        // library.
         let in_chunks = self.source_as::<io::Error>().map(io::Error::kind);
         let in_frames = self.source_as::<h2::Error>();
         matches!(in_chunks, Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
             || in_frames.is_some_and(h2::Error::is_library)
     }
 
-    /// Whether its stream was reset from here.
+    /// Whether the gate itself reset the stream.
     pub fn is_our_own(&self) -> bool {
         self.source_as::<h2::Error>().is_some_and(|error| error.is_reset() && !error.is_remote() && !error.is_library())
     }
@@ -44,7 +45,7 @@ impl TruncatedBody {
     }
 }
 
-/// The next of a body that comes over HTTP/2.
+/// The next frame of an HTTP/2 body.
 pub fn poll_stream(stream: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, TruncatedBody>>> {
     match Pin::new(&mut *stream).poll_frame(cx) {
         Poll::Ready(None) if !stream.is_end_stream() => Poll::Ready(Some(Err(TruncatedBody::Reset))),

@@ -1,5 +1,5 @@
-//! A connection that was upgraded: bytes both ways once its upstream has answered 101. Until then whatever a client sends behind
-//! its request is a request of its own, decided on like every other (Pingora CVE-2026-2833).
+//! An upgraded connection: bytes both ways once the upstream has answered 101. Until then whatever a client sends behind its
+//! request is parsed as a request and decided on like every other (Pingora CVE-2026-2833).
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Cursor};
@@ -13,39 +13,39 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy};
 use tracing::debug;
 
-use super::body::{Outgoing, Payload};
+use super::body::{Payload, ResponseBody};
 use super::connector::Stream;
 use super::open::OpenRequest;
 use super::upgrade::Granted;
 use super::upstream::response_body::UpstreamBody;
 use crate::observe::metrics::Counted;
 
-/// A connection that no longer speaks HTTP, from the client to the upstream.
+/// Both ends of an upgraded connection.
 pub struct Tunnel {
     client: OnUpgrade,
     upstream: Stream,
-    /// What the upstream said behind its answer's head.
+    /// Bytes that the upstream sent right behind the 101.
     ahead: Bytes,
     request: Rc<OpenRequest>,
     _in_flight: Counted,
 }
 
-/// Where a connection finds what it was upgraded to, once its HTTP has ended.
+/// Where `hand_over` leaves the tunnel for the connection's task, which serves it once hyper has ended.
 #[derive(Default)]
 pub struct Upgraded {
     tunnel: RefCell<Option<Tunnel>>,
     one_side_has_ended: Cell<bool>,
 }
 
-/// The answer as the client gets it. One that grants an upgrade leaves its tunnel with the connection, which counts as a
-/// request in flight until it ends.
+/// The answer as the client gets it. The tunnel of a granted upgrade is left with the connection, and counts as a request in
+/// flight until it ends.
 pub fn hand_over(
     mut response: Response<Payload>,
     in_flight: Counted,
     connection: Option<&Upgraded>,
-) -> Response<Outgoing> {
+) -> Response<ResponseBody> {
     let Some(Granted { protocol, client }) = response.extensions_mut().remove() else {
-        return response.map(|payload| Outgoing::new(payload, in_flight));
+        return response.map(|payload| ResponseBody::new(payload, in_flight));
     };
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     response.headers_mut().insert(UPGRADE, protocol);
@@ -55,7 +55,7 @@ pub fn hand_over(
         {
             *connection.tunnel.borrow_mut() = Some(Tunnel { client, upstream, ahead, request, _in_flight: in_flight });
         }
-        Outgoing::empty()
+        ResponseBody::empty()
     })
 }
 
@@ -65,7 +65,7 @@ impl Upgraded {
         self.tunnel.borrow().is_some()
     }
 
-    /// Passes bytes both ways until both sides have ended, or the stream is over; nothing where there was no upgrade.
+    /// Passes bytes both ways until both sides have ended, or the gate ends the request; nothing where there was no upgrade.
     pub async fn serve(&self) {
         let tunnel = self.tunnel.take();
         if let Some(tunnel) = tunnel {
@@ -73,7 +73,7 @@ impl Upgraded {
         }
     }
 
-    /// Whether only one side may still say something.
+    /// Whether the tunnel is half closed.
     pub fn one_side_has_ended(&self) -> bool {
         self.one_side_has_ended.get()
     }
@@ -97,12 +97,12 @@ impl Tunnel {
                 let (request_id, trace_id) = self.request.ids();
                 debug!(request_id, trace_id, %error, "an upgraded connection broke off");
             },
-            () = self.request.over() => {}
+            () = self.request.ended() => {}
         }
     }
 }
 
-/// One side's end is passed on to the other, which may go on; a slow side slows the other.
+/// Copies one direction to its end, then closes it: the other direction may go on.
 async fn pass_on(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),

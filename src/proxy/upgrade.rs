@@ -1,5 +1,5 @@
-//! Upgrades of an HTTP/1.1 connection to another protocol (RFC 9110 §7.8), WebSocket above all: asked for like any request, and
-//! granted only once the upstream has answered 101. What is granted becomes a `tunnel`.
+//! Upgrades of an HTTP/1.1 connection to another protocol (RFC 9110 §7.8), WebSocket above all: decided on like any request, and
+//! granted only once the upstream has answered 101. A granted one becomes a `tunnel`.
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::{Extensions, Response, StatusCode, Version};
@@ -7,13 +7,13 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::gate::Denial;
 
-/// What a client asks to speak, and its half of the tunnel to be.
+/// The protocol that a client asks for, and its end of the later tunnel.
 pub struct Wanted {
     protocol: HeaderValue,
     client: OnUpgrade,
 }
 
-/// On the answer that grants the upgrade, whose body holds the upstream's half. A clone is the same tunnel.
+/// An extension of the answer that grants the upgrade, whose body holds the upstream's end. A clone is the same tunnel.
 #[derive(Clone)]
 pub struct Granted {
     pub protocol: HeaderValue,
@@ -21,23 +21,23 @@ pub struct Granted {
 }
 
 impl Wanted {
-    /// What the request asks for, if it may: one protocol, named as the connection's option too, and no body in between.
-    /// `h2c` is none: it would carry requests past the gate.
+    /// What the request asks for, if it may: one protocol, named by `Connection` too, and no body before it. Not `h2c`: it would
+    /// carry requests past the gate.
     pub fn of(version: Version, headers: &HeaderMap, extensions: &mut Extensions) -> Option<Self> {
         let client = extensions.remove::<OnUpgrade>()?;
         let protocol = asked_for(headers).filter(|_| version == Version::HTTP_11)?;
         Some(Self { protocol: protocol.clone(), client })
     }
 
-    /// Says so to the upstream, after all that belongs to the client's connection was removed.
+    /// Asks the upstream for it, after the client's hop-by-hop fields were removed.
     pub fn ask(&self, headers: &mut HeaderMap) {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, self.protocol.clone());
     }
 }
 
-/// Says so on an answer that grants what was asked for; any other one is an ordinary answer. `is_upgraded`: the upstream's
-/// connection goes on without HTTP.
+/// Marks a 101 that grants what was asked for; another 101 is an error. `is_upgraded`: the upstream's connection was taken out of
+/// HTTP.
 pub fn grant<B>(wanted: Option<Wanted>, response: &mut Response<B>, is_upgraded: bool) -> Result<(), Denial> {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(());
@@ -66,7 +66,7 @@ fn asked_for(headers: &HeaderMap) -> Option<&HeaderValue> {
     (is_option && !has_body && protocols.next().is_none()).then_some(protocol)
 }
 
-/// One protocol by name, with or without a version (RFC 9110 §7.8), that is not HTTP again and not TLS within it (RFC 2817).
+/// One protocol by name, with or without a version (RFC 9110 §7.8), except HTTP, and TLS within HTTP (RFC 2817).
 fn is_tunnelled(protocol: &[u8]) -> bool {
     let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(byte);
     let begins_with = |name: &[u8]| protocol.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));

@@ -1,4 +1,4 @@
-//! The client's body on its way to the upstream: bounded, and ended when its request is over. Frames pass as they come.
+//! The request body on its way to the upstream: bounded, and ended with its request. Frames are forwarded as they arrive.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -16,21 +16,20 @@ use super::hygiene;
 use super::request_body::RequestBody;
 use super::truncated_body::TruncatedBody;
 
-/// The client's body on its way to the upstream: bounded, its progress visible, its trailers clean. Clones are the same body;
-/// it can be sent again as long as nothing of it was taken.
+/// The request body as it is forwarded. Clones share it; it can be sent again as long as nothing of it was read.
 #[derive(Clone, Default)]
 pub struct ForwardedBody(Option<Rc<Upload>>);
 
-/// Whose body it is, as far as that matters to it. What stays open is built on uploads, so they know no more of it.
+/// The open request as an upload sees it; a trait, since `open` is built on uploads.
 pub trait Cancellation {
-    /// Nothing more of it is to pass.
+    /// Whether the gate has ended the request.
     fn is_cancelled(&self) -> bool;
 }
 
-/// A body that is still to come.
+/// A request body that has not ended.
 pub struct Upload {
     stream: RefCell<RequestBody>,
-    /// Kept open, and looked after, until the last of this has passed.
+    /// Keeps the request open, and thus rechecked, until the body has ended.
     request: Rc<dyn Cancellation>,
     /// Bytes that may still pass.
     left: Cell<Option<u64>>,
@@ -40,15 +39,15 @@ pub struct Upload {
     state: Cell<State>,
 }
 
-/// What became of a body, seen from the outside.
+/// How far a body has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
     Ended,
     TooLarge,
-    /// The client, not the upstream, made nothing whole of it.
-    Broken,
-    /// It broke off, or its request is over: nobody sends any more.
+    /// The client violated the protocol.
+    Malformed,
+    /// The client disconnected, or the gate has ended the request.
     BrokenOff,
 }
 
@@ -86,7 +85,7 @@ impl ForwardedBody {
         self.0.as_ref()
     }
 
-    /// Whether something of it was taken already.
+    /// Whether something of it was read already.
     pub fn has_begun(&self) -> bool {
         self.0.as_ref().is_some_and(|upload| upload.last_frame().is_some() || upload.state.get() != State::Open)
     }
@@ -106,21 +105,21 @@ impl Upload {
         self.state.get() == State::TooLarge
     }
 
-    /// The client sent what is no body.
-    pub fn is_broken(&self) -> bool {
-        self.state.get() == State::Broken
+    /// The client violated the protocol.
+    pub fn is_malformed(&self) -> bool {
+        self.state.get() == State::Malformed
     }
 
     pub fn is_broken_off(&self) -> bool {
         self.state.get() == State::BrokenOff
     }
 
-    /// Whether its client's next frame is waited for.
+    /// Whether somebody waits for the client's next frame.
     pub fn awaits_its_client(&self) -> bool {
         self.stream.borrow().is_awaited()
     }
 
-    /// Reads what is left of it, for nobody.
+    /// Reads and discards the rest.
     pub async fn drain(&self) {
         while let Some(Ok(_)) = std::future::poll_fn(|cx| self.poll_frame(cx)).await {}
     }
@@ -137,7 +136,7 @@ impl Upload {
             }
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
-                self.state.set(if error.is_malformed() { State::Broken } else { State::BrokenOff });
+                self.state.set(if error.is_malformed() { State::Malformed } else { State::BrokenOff });
                 return Poll::Ready(Some(Err(error.into())));
             }
         };
@@ -151,7 +150,7 @@ impl Upload {
         }
         if let Some(trailers) = frame.trailers_mut() {
             hygiene::clean_trailers(trailers, &self.reserved);
-            // Nothing comes after them, and whoever sends them does not ask again.
+            // The last frame; a writer of trailers does not poll again.
             self.state.set(State::Ended);
         }
         Poll::Ready(Some(Ok(frame)))

@@ -1,4 +1,4 @@
-//! Who changed what: one record per change to a key or a business, as a line in the log and in the store.
+//! The audit log: one record per change to a key or a business, written to the log and to the store.
 //!
 //! In Redis it is the stream `P:audit`, which keeps about the last ten thousand; beside the embedded file it is
 //! `<file>.audit.jsonl`. A record holds what people may see of a key (id, hint, rights) and neither the key nor its digest.
@@ -21,7 +21,7 @@ const MOST: u64 = 10_000;
 /// A file beyond this size becomes `<file>.audit.jsonl.old`, so that there are two of them at the most.
 const LARGEST_FILE: u64 = 8 << 20;
 
-/// Whose doing a change is.
+/// Who made a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor {
     /// The user of the system or of the session.
@@ -29,7 +29,7 @@ pub struct Actor {
     pub from: Origin,
 }
 
-/// Through which door it came.
+/// Which interface a change came through.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     CommandLine,
@@ -70,7 +70,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// What is known of a key or a business before and after, cut down to what differs.
+    /// From the members before and after, of which only those that differ are kept.
     pub fn new(
         actor: &Actor,
         action: Action,
@@ -105,19 +105,19 @@ impl Record {
     }
 }
 
-/// Logs a record and keeps it in the store. The change that it tells of has happened, whatever becomes of the record.
+/// Logs a record and stores it. The change has been made, whether or not its record can be stored.
 pub async fn write(registry: &Registry, record: &Record) -> Result<(), StoreError> {
     let line = record.line();
     tracing::info!(target: "sidegate::audit", record = %line, "a key or a business was changed");
-    let kept = match registry {
+    let stored = match registry {
         Registry::Redis { key_admin, layout, .. } => key_admin.append(&layout.audit(), MOST, &line).await,
         Registry::File { store } => append(&beside(store.path()), &line)
             .map_err(|error| StoreError::Refused(format!("{}: {error}", beside(store.path()).display()))),
     };
-    if let Err(error) = &kept {
+    if let Err(error) = &stored {
         tracing::error!(target: "sidegate::audit", %error, "the record could not be kept in the store");
     }
-    kept
+    stored
 }
 
 /// The last records, the newest first.
@@ -129,7 +129,7 @@ pub async fn last(registry: &Registry, count: usize) -> Result<Vec<Value>, Store
             lines_of(&path, count).map_err(|error| StoreError::Refused(format!("{}: {error}", path.display())))?
         }
     };
-    // A line that nobody here wrote is shown as the text that it is.
+    // A line that is not JSON, as another program may have added, is shown as text.
     Ok(lines.into_iter().map(|line| serde_json::from_str(&line).unwrap_or(Value::String(line))).collect())
 }
 
@@ -139,7 +139,7 @@ fn beside(keys: &Path) -> PathBuf {
     keys.with_file_name(name)
 }
 
-/// One write to a file that is opened for appending: lines of several processes do not mix.
+/// Appends with a single write (`O_APPEND`), so that lines of several processes do not mix.
 fn append(path: &Path, line: &str) -> io::Result<()> {
     if fs::metadata(path).is_ok_and(|file| file.len() > LARGEST_FILE) {
         let mut old = path.as_os_str().to_owned();

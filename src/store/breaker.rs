@@ -1,8 +1,8 @@
-//! The breaker before Redis: after failures in a row, calls fail at once instead of each waiting for its deadline, and one
-//! probe at a time finds out when to let them through again.
+//! The circuit breaker before Redis: after failures in a row, calls fail at once instead of each waiting for its deadline, until
+//! a probe succeeds.
 //!
-//! `State` is the pure rule; `Breaker` is the process's one, shared by all workers. Probing is `Store`'s: the worker that
-//! opened it probes with the real script, so that no request ever pays for a probe, and the breaker closes without traffic.
+//! `State` is the pure rule; `Breaker` is one per process, shared by all workers. `Store` probes: the worker that opened the
+//! breaker probes with the real script, so that no request serves as a probe, and the breaker closes without traffic.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::StoreError;
 
-/// So many failures in a row open it. Calls that were under way at the same time are one failure: they tell of one incident,
-/// and a single connection that broke under fifty requests is made up for within milliseconds.
+/// How many failures in a row open it. Calls that were in flight at the same time count as one failure: fifty requests on one
+/// broken connection are one incident, after which it is reconnected within milliseconds.
 const FAILURES: u32 = 3;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -30,7 +30,7 @@ impl State {
         self.open
     }
 
-    /// A call that began then has failed now. Returns whether that opens the breaker.
+    /// Records a failed call. Returns whether that opens the breaker.
     pub fn failed(&mut self, began: Instant, now: Instant) -> bool {
         if self.open || self.last_failure.is_some_and(|last| began < last) {
             return false;
@@ -41,20 +41,20 @@ impl State {
         self.open
     }
 
-    /// A call has succeeded. An open breaker is closed by a probe alone: what was under way when it opened says little.
+    /// Records a call that succeeded. That does not close an open breaker, since the call was sent before it opened.
     pub fn succeeded(&mut self) {
         if !self.open {
             self.failures = 0;
         }
     }
 
-    /// A probe has succeeded. Returns whether that closes the breaker.
+    /// Records a probe that succeeded. Returns whether that closes the breaker.
     pub fn probed(&mut self) -> bool {
         self.failures = 0;
         std::mem::take(&mut self.open)
     }
 
-    /// Nobody probes any more: calls pass, and the next failure opens it again.
+    /// Half-opens a breaker whose prober has ended: calls pass, and the next failure opens it again.
     pub fn abandoned(&mut self) {
         if std::mem::take(&mut self.open) {
             self.failures = FAILURES - 1;
@@ -90,7 +90,7 @@ impl Breaker {
         Ok(())
     }
 
-    /// Takes in how a call ended. `true`: that opened the breaker, and the caller has to probe.
+    /// Records how a call ended. `true`: that opened the breaker, and the caller has to probe.
     #[must_use]
     pub fn record(&self, began: Instant, error: Option<&StoreError>) -> bool {
         match error.filter(|error| error.is_of_the_whole_store()) {
@@ -110,14 +110,14 @@ impl Breaker {
         }
     }
 
-    /// A probe has succeeded.
+    /// Closes the breaker after a successful probe.
     pub fn close(&self) {
         if self.change(State::probed) {
             tracing::info!("store: breaker closed, a probe has succeeded");
         }
     }
 
-    /// The prober has gone with its worker.
+    /// The prober has ended with its worker.
     pub fn abandon(&self) {
         self.change(State::abandoned);
     }

@@ -1,5 +1,5 @@
-//! The calls that really went to the store, counted where they are made: one call may answer many requests, or none that
-//! still waits. One per process, shared by all workers; `observe` shows it.
+//! Metrics of the calls to the store, counted where they are made: one call may answer many requests, or none that still waits.
+//! One per process, shared by all workers; `observe` exports them.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ impl Calls {
         Ok(calls)
     }
 
-    /// A decision call for so many requests. One that found anything stale or broken counts as that.
+    /// Counts a decision call for this many requests, as stale or broken if any answer is.
     pub(super) fn decided(&self, answers: &Result<Vec<Answer>, StoreError>, requests: usize, took: Duration) {
         let outcome = match answers {
             Err(error) => error.outcome(),
@@ -78,12 +78,12 @@ impl Calls {
         self.called(LOOKUP, found.as_ref().err().map_or("ok", StoreError::outcome), took);
     }
 
-    /// Counts of use were sent, all that a process had.
+    /// Counts a flush of usage counts.
     pub(super) fn flushed(&self, result: &Result<(), StoreError>, took: Duration) {
         self.called(USAGE, result.as_ref().err().map_or("ok", StoreError::outcome), took);
     }
 
-    /// So many requests had limits, and no store to count them.
+    /// Counts requests whose limits were decided without the store.
     pub(super) fn fell_back(&self, outage: LimitsOutage, requests: u32) {
         self.limit_fallbacks.with_label_values(&[outage.name()]).inc_by(requests.into());
     }
@@ -94,7 +94,7 @@ impl Calls {
         }
     }
 
-    /// What there is to show.
+    /// The metrics, for the registry.
     pub fn collectors(&self) -> [Box<dyn Collector>; 5] {
         let (total, duration) = (Box::new(self.total.clone()), Box::new(self.duration.clone()));
         let (batch_size, fallbacks) = (Box::new(self.batch_size.clone()), Box::new(self.limit_fallbacks.clone()));

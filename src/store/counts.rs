@@ -1,6 +1,6 @@
-//! Counts in memory: what the embedded store counts in, and what counts on while Redis is away.
+//! Buckets in memory: those of the embedded store, and those of the fallback while Redis is unavailable.
 //!
-//! Whether the documents of a question still stand is the caller's business; here it is only spent.
+//! Documents and membership are confirmed by the caller.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,12 +12,12 @@ use crate::limit::{Bucket, Outcome, Question, spend};
 pub struct Counts {
     // One lock for all buckets, since a question spends from several of them or from none, and holds it for about a
     // microsecond without awaiting anything. The shared store has no part in it.
-    held: Mutex<Held>,
+    buckets: Mutex<Buckets>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
-    buckets: HashMap<String, Bucket>,
+struct Buckets {
+    by_name: HashMap<String, Bucket>,
     /// The number of buckets at which the next sweep is due.
     sweep_at: usize,
 }
@@ -25,8 +25,8 @@ struct Held {
 /// Sweeping fewer than this is not worth it.
 const SWEEP_FROM: usize = 1024;
 
-/// About 40 MB. Beyond it the buckets that end soonest are forgotten: whoever makes so many addresses appear at once gets
-/// the rest of their short windows for free, and memory stays bounded.
+/// About 40 MB. Beyond it the buckets that end soonest are dropped, which bounds memory: a client with this many addresses gets
+/// the rest of their short windows for free.
 const MOST_BUCKETS: usize = 200_000;
 
 impl Counts {
@@ -46,43 +46,44 @@ impl Counts {
             return Outcome::Broken(format!("{twice} is asked for twice in one question"));
         }
         let mut held = self.lock();
-        // The buckets leave the map while they are spent from, since several are changed at once.
+        // Taken out of the map while they are spent from, since several are borrowed mutably at once.
         let mut buckets: Vec<_> = (names.iter().zip(&asks))
-            .map(|(name, &ask)| (held.buckets.remove(name).unwrap_or_default(), ask))
+            .map(|(name, &ask)| (held.by_name.remove(name).unwrap_or_default(), ask))
             .collect();
         let outcome = spend(&mut buckets, now_ms, question.cost, question.n);
         let spent_from = buckets.into_iter().map(|(bucket, _)| bucket);
-        held.buckets.extend(names.into_iter().zip(spent_from).filter(|(_, bucket)| !bucket.entries.is_empty()));
+        held.by_name.extend(names.into_iter().zip(spent_from).filter(|(_, bucket)| !bucket.entries.is_empty()));
         held.sweep_when_due(now_ms);
         outcome
     }
 
-    fn lock(&self) -> MutexGuard<'_, Held> {
-        // Nothing here panics halfway through a change that matters: a poisoned lock still guards whole buckets.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Buckets> {
+        // A poisoned lock still guards consistent buckets: nothing panics in the middle of a change.
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Held {
-    /// Drops what has ended whenever the map has doubled since the last time: the work per question stays constant.
+impl Buckets {
+    /// Drops ended buckets whenever the map has doubled since the last sweep, so that the amortised cost per question is
+    /// constant.
     fn sweep_when_due(&mut self, now_ms: u64) {
-        if self.buckets.len() < self.sweep_at.max(SWEEP_FROM) {
+        if self.by_name.len() < self.sweep_at.max(SWEEP_FROM) {
             return;
         }
-        self.buckets.retain(|_, bucket| bucket.ends_ms() > now_ms);
-        if self.buckets.len() >= MOST_BUCKETS {
-            self.forget_half();
+        self.by_name.retain(|_, bucket| bucket.counts_at(now_ms));
+        if self.by_name.len() >= MOST_BUCKETS {
+            self.drop_half();
         }
-        self.sweep_at = (self.buckets.len() * 2).clamp(SWEEP_FROM, MOST_BUCKETS);
+        self.sweep_at = (self.by_name.len() * 2).clamp(SWEEP_FROM, MOST_BUCKETS);
     }
 
-    fn forget_half(&mut self) {
-        let mut ends: Vec<u64> = self.buckets.values().map(Bucket::ends_ms).collect();
+    fn drop_half(&mut self) {
+        let mut ends: Vec<u64> = self.by_name.values().map(Bucket::ends_ms).collect();
         let middle = ends.len() / 2;
         let (_, &mut median, _) = ends.select_nth_unstable(middle);
         let mut surplus = middle;
-        self.buckets.retain(|_, bucket| {
-            // Buckets often end at the same moment, so the number decides as well.
+        self.by_name.retain(|_, bucket| {
+            // Many buckets end at the same moment, so that the median alone would drop too many.
             let forget = surplus > 0 && bucket.ends_ms() <= median;
             surplus -= usize::from(forget);
             !forget
@@ -162,19 +163,19 @@ mod tests {
             counts.spend(&question(&format!("ip:{index}"), "5/1s"), START + index * 10);
             counts.spend(&Question { cost: 0, ..question(&format!("ip:never-{index}"), "5/1s") }, START + index * 10);
         }
-        assert!(counts.lock().buckets.len() <= SWEEP_FROM);
+        assert!(counts.lock().by_name.len() <= SWEEP_FROM);
     }
 
     #[test]
     fn memory_is_bounded_when_nothing_ends() {
-        let mut held = Held::default();
+        let mut held = Buckets::default();
         for index in 0..MOST_BUCKETS * 2 {
             let mut buckets = [(Bucket::default(), &question("ip:x", "5/1h").asks[0].buckets[0])];
             spend(&mut buckets, START, 1, 1);
             let [(bucket, _)] = buckets;
-            held.buckets.insert(index.to_string(), bucket);
+            held.by_name.insert(index.to_string(), bucket);
             held.sweep_when_due(START);
         }
-        assert!((MOST_BUCKETS / 2 - 1..=MOST_BUCKETS).contains(&held.buckets.len()));
+        assert!((MOST_BUCKETS / 2 - 1..=MOST_BUCKETS).contains(&held.by_name.len()));
     }
 }

@@ -1,9 +1,9 @@
-//! A short-lived cache of denials by a limit: until there can be room again the store is asked about each denied question ten times
-//! a second at most, and other requests get the cached denial, so that an abuser costs the store next to nothing.
+//! A short-lived cache of denials by a limit: until there can be room again the store is asked about each denied question ten
+//! times a second at most, and other requests get the cached denial, so that an abuser costs the store next to nothing.
 //!
-//! An entry belongs to the whole question: buckets, windows, cost, and the documents as they were believed when the store
-//! confirmed them. So a request that knows of a raised limit asks another question and is not held up, and the worst that this can
-//! do is to answer 429 for a moment where 401 or the upstream was due.
+//! The key is the whole question: buckets, windows, cost, and the documents that the store confirmed. So a request that was
+//! evaluated with a raised limit is another question and is not denied here, and the worst case is a 429 for a moment where 401
+//! or the upstream's answer was due.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -16,28 +16,27 @@ use crate::limit::{Algorithm, Answer, BucketsNow, Outcome, Question, WindowsNow}
 /// How often the store is asked about one question.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 
-/// Whoever was denied once or twice is asked about at once: a person who has just raised a limit sees it act on the next
-/// request, and only one who keeps on asking is paced.
+/// The first denials of a question do not delay the next ask: a person who has just raised a limit sees it act on the next
+/// request, and only repeated requests are paced.
 const AT_ONCE: u32 = 2;
 
-/// Nothing older is told, so that an asker that never came back (its client left, the store is silent) hides nothing.
+/// The age at which an entry is not used any more, so that it ends even if the request that was to ask again never did (its
+/// client disconnected, the store is silent).
 const OLDEST: Duration = Duration::from_millis(200);
 
 const SHARDS: usize = 16;
 
-/// Questions that a shard remembers at the most, about a kilobyte each. Only those told within `OLDEST` count; whoever finds
-/// no place is asked about each time.
+/// Entries in a shard, about a kilobyte each. If it is full of entries younger than `OLDEST`, other questions are not cached.
 const MOST_IN_SHARD: usize = 256;
 
-/// One per process: all workers remember together.
+/// One per process, shared by all workers.
 #[derive(Debug)]
 pub struct DenialCache {
     /// A lock is held to look up or to change one entry, never across an await.
     shards: [Mutex<HashMap<u64, Denied>>; SHARDS],
     hasher: RandomState,
     started: Instant,
-    /// From then on (milliseconds since `started`) nothing that is remembered is of use: spares everybody the look-up where
-    /// nobody is over a limit.
+    /// When the last entry ends (milliseconds since `started`): saves the lookup while no request is over a limit.
     useful_until_ms: AtomicU64,
 }
 
@@ -45,7 +44,7 @@ pub struct DenialCache {
 struct Denied {
     question: Question,
     answer: Answer,
-    /// When the store was asked, and when it had answered: its clock read `answer.now_ms` in between.
+    /// When the store was asked, and when it answered: its clock showed `answer.now_ms` in between.
     asked: Instant,
     answered: Instant,
     /// When the next ask would be due if all had been evenly spaced (a GCRA's theoretical arrival time).
@@ -82,7 +81,7 @@ impl DenialCache {
         Some(denied.answer_at(now))
     }
 
-    /// Takes note of the store's answer to `question`, which was sent at `asked` and came at `answered`.
+    /// Records the store's answer to `question`, which was sent at `asked` and arrived at `answered`.
     pub fn record(&self, question: &Question, answer: &Answer, asked: Instant, answered: Instant) {
         match &answer.outcome {
             Outcome::Spent { granted, .. } if question.cost > 0 && *granted < question.n => {
@@ -92,7 +91,7 @@ impl DenialCache {
         }
     }
 
-    /// Nothing is known of this question any more.
+    /// Removes a question's entry.
     pub fn forget(&self, question: &Question, now: Instant) {
         if question.cost == 0 || self.is_idle(now) {
             return;
@@ -106,7 +105,7 @@ impl DenialCache {
 
     fn remember(&self, question: &Question, answer: &Answer, asked: Instant, answered: Instant) {
         let Outcome::Spent { windows, .. } = &answer.outcome else { return };
-        // Of those who asked together the last was granted nothing.
+        // Of the requests that were folded into the question at least the last was granted nothing.
         let outcome = Outcome::Spent { granted: 0, windows: windows.clone(), observed: question.all_observed(0) };
         let answer = Answer { now_ms: answer.now_ms, outcome };
         let fingerprint = self.fingerprint(question);
@@ -147,17 +146,17 @@ impl DenialCache {
     }
 
     fn shard(&self, fingerprint: u64) -> MutexGuard<'_, HashMap<u64, Denied>> {
-        // The map's own hash takes care of the rest. A poisoned lock still guards whole entries.
+        // A poisoned lock still guards consistent entries.
         let shard = &self.shards[(fingerprint % SHARDS as u64) as usize];
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Denied {
-    /// From then on the store is asked, whatever is remembered: counted from when it was asked, so that this is never later
-    /// than when there is room; nor by the part of a millisecond that the store's clock leaves out.
+    /// When the entry ends. Counted from when the store was asked, less the part of a millisecond that its clock truncates, so
+    /// that it is never later than when there is room again.
     fn ends(&self) -> Instant {
-        // What only observes holds nobody up.
+        // Observed limits deny nothing.
         let enforced = self.question.buckets().zip(self.windows()).filter(|(bucket, _)| !bucket.observes);
         let waits = enforced.flat_map(|(_, windows)| windows).map(|window| window.wait_ms);
         let longest = waits.reduce(|a, b| a.zip(b).map(|(a, b)| a.max(b)));
@@ -176,8 +175,8 @@ impl Denied {
         }
     }
 
-    /// The answer as the store would give it now, if nobody else spends: counted from when it had answered, so that a wait
-    /// is never told too short.
+    /// The answer as the store would give it now, if nobody else spends. Counted from when it answered, so that a wait is never
+    /// too short.
     fn answer_at(&self, now: Instant) -> Answer {
         let passed = now.saturating_duration_since(self.answered).as_millis();
         let passed_ms = u64::try_from(passed).unwrap_or(u64::MAX);
@@ -187,7 +186,7 @@ impl Denied {
             for (window, now) in bucket.windows.as_slice().iter().zip(standing) {
                 now.wait_ms = now.wait_ms.map(|wait| wait.saturating_sub(passed_ms));
                 if bucket.algorithm == Algorithm::Fixed && now.reset_ms <= now_ms {
-                    // It has ended beside the one that denies.
+                    // This window has ended, while another one denies.
                     now.remaining = window.limit;
                     now.reset_ms += window.duration_ms;
                 }

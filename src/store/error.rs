@@ -1,4 +1,4 @@
-//! Why a store gave no answer, and what follows from that for whoever asks next.
+//! Why a store gave no answer, and whether the next call would fail as well.
 
 use thiserror::Error;
 
@@ -14,21 +14,21 @@ pub enum StoreError {
     /// The store answered with an error (NOAUTH, LOADING, READONLY, OOM …).
     #[error("the store refused: {0}")]
     Refused(String),
-    /// A value has a type or shape that the contract does not know; the text names the value.
+    /// A value has an unexpected type or shape; the text names the value.
     #[error("the store holds something unreadable: {0}")]
     Broken(String),
 }
 
-/// What a server says that cannot serve anybody for now: it loads, is a replica, knows no login, has lost its cluster, or is
-/// stuck in a script. OOM, MISCONF, NOREPLICAS and NOPERM are not among them: they come at once, and to some calls only, while keys are
-/// still judged and routes without limits pass. They are told (`refusal`) and harm the requests that they meet. Nor is ERR, which
-/// may be about one document.
-const UNWELL: [&str; 7] = ["LOADING", "READONLY", "MASTERDOWN", "NOAUTH", "WRONGPASS", "CLUSTERDOWN", "BUSY"];
+/// Errors of a server that can serve no request for now: it loads its data, is a replica, requires a login, has lost its cluster,
+/// or is stuck in a script. OOM, MISCONF, NOREPLICAS and NOPERM are not among them: they are answered at once, and to some calls
+/// only, while keys can still be judged and routes without limits pass. They are reported (`refusal`) and fail the requests that
+/// they concern. Nor is ERR, which may be about one document.
+const SERVER_UNUSABLE: [&str; 7] = ["LOADING", "READONLY", "MASTERDOWN", "NOAUTH", "WRONGPASS", "CLUSTERDOWN", "BUSY"];
 
 const BREAKER_OPEN: &str = "it failed repeatedly and is being probed";
 
 impl StoreError {
-    /// Whether the store is away, as opposed to holding something unreadable: then `outage` in the configuration decides.
+    /// Whether it is an outage, to which `store.outage` applies, as opposed to an unreadable document.
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::Deadline | Self::Refused(_) => true,
@@ -36,11 +36,11 @@ impl StoreError {
         }
     }
 
-    /// Whether it says that the next call would fail as well, whatever it asks.
+    /// Whether the next call would fail as well, whatever it asks.
     pub fn is_of_the_whole_store(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::Deadline => true,
-            Self::Refused(text) => UNWELL.iter().any(|code| text.starts_with(code)),
+            Self::Refused(text) => SERVER_UNUSABLE.iter().any(|code| text.starts_with(code)),
             Self::Broken(_) => false,
         }
     }
@@ -55,13 +55,13 @@ impl StoreError {
         Self::Unreachable(BREAKER_OPEN.to_owned())
     }
 
-    /// The first word of what refuses, as the server means it for programs (`OOM`): the rest may name users and keys.
+    /// The error code of a refusal (`OOM`), its first word: the rest may name users and keys.
     pub fn code(&self) -> Option<&str> {
         let Self::Refused(text) = self else { return None };
         text.split_ascii_whitespace().next().map(|word| word.trim_end_matches(':'))
     }
 
-    /// For the log of requests: a word that no client can influence. Of what refused, the server's own.
+    /// For the access log: a word that no client can influence; of a refusal the server's code.
     pub fn cause(&self) -> &'static str {
         let refusals = [
             ("LOADING", "loading"),

@@ -1,7 +1,7 @@
-//! What becomes of limits while the shared store is away, chosen by `outage.limits`: counted here, not at all, or denied.
+//! Limits during an outage of the shared store, by `outage.limits`: counted here, not counted, or denied.
 //!
-//! Which keys are known meanwhile (`outage.keys`) is the gate's to decide; a question that comes here has its documents
-//! confirmed or needs none. Nothing counted here flows back when the store returns.
+//! Keys (`outage.keys`) are decided on by the gate; a question that is asked here has its documents confirmed or needs none.
+//! Counts made here are not written to the store later.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,10 +13,10 @@ use super::store_clock::StoreClock;
 use crate::clock;
 use crate::limit::{Answer, BucketAsk, Outcome, Question, Window, Windows, WindowsNow};
 
-/// One per process, behind an `Arc`: all workers count together.
+/// One per process, shared by all workers.
 #[derive(Debug)]
 pub struct Fallback {
-    /// Looked at only while the store is away, and changed at a reload.
+    /// Locked only during an outage and at a reload.
     outage: Mutex<LimitsOutage>,
     counts: Counts,
     clock: StoreClock,
@@ -24,23 +24,23 @@ pub struct Fallback {
 }
 
 impl Fallback {
-    /// `calls`: where it is counted that this was needed.
+    /// `calls`: counts the requests that are answered here.
     pub fn new(outage: LimitsOutage, calls: Arc<Calls>) -> Self {
         let clock = StoreClock::new(clock::now_ms(), clock::uptime_ms());
         Self { outage: Mutex::new(outage), counts: Counts::new(), clock, calls }
     }
 
-    /// From now on; what was counted stays counted.
-    pub fn follow(&self, outage: LimitsOutage) {
+    /// Changes what limits do; counts are kept.
+    pub fn reconfigure(&self, outage: LimitsOutage) {
         *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = outage;
     }
 
-    /// By which limits are counted meanwhile.
+    /// The clock by which limits are counted during an outage.
     pub fn clock(&self) -> &StoreClock {
         &self.clock
     }
 
-    /// Answers a question's limits. With `Allow` each bucket has an empty list of windows: nothing is known of them. With
+    /// Answers a question's limits. With `Allow` each bucket has an empty list of windows, since nothing is known of them. With
     /// `Deny` a question that would spend from a bucket is an error.
     pub fn answer(&self, question: &Question, now_ms: u64) -> Result<Answer, StoreError> {
         let outage = *self.outage.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,7 +58,7 @@ impl Fallback {
         Ok(Answer { now_ms, outcome })
     }
 
-    /// What a window of this limit gives meanwhile to requests of this cost.
+    /// The limit in force during an outage, for requests of this cost.
     pub fn limit_in_force(&self, limit: u64, cost: u64) -> u64 {
         match *self.outage.lock().unwrap_or_else(PoisonError::into_inner) {
             LimitsOutage::Local { share: Some(share) } => share_of(limit, cost, share),
@@ -91,8 +91,8 @@ fn scale(bucket: &mut BucketAsk, cost: u64, share: (u64, u64)) {
     }
 }
 
-/// Room for one request at least, where the whole limit has it: with less, a route would be closed for the whole outage. A closed
-/// limit stays closed.
+/// At least one request, if the whole limit allows it: with less, a route would be closed during the whole outage. A limit of 0
+/// stays 0.
 pub fn share_of(limit: u64, cost: u64, (part, whole): (u64, u64)) -> u64 {
     let share = u128::from(limit) * u128::from(part) / u128::from(whole.max(1));
     u64::try_from(share).unwrap_or(limit).clamp(limit.min(cost.max(1)), limit)

@@ -1,7 +1,8 @@
 //! The embedded store: keys and businesses in a YAML file that people read and edit, counts in memory, one process.
 //!
-//! It answers questions exactly as Redis does, from documents under the same names. A thread of its own looks at the file about
-//! once a second, so that what stands in it acts within one, and no request waits for a disk or for 64 MiB of YAML. `snapshot` says what the file means, `edit` changes it.
+//! It answers questions exactly as Redis does, from documents under the same names. A thread of its own polls the file about once
+//! a second, so that changes act within one, and no request waits for a disk or for 64 MiB of YAML. `snapshot` parses the file,
+//! `edit` changes it.
 
 mod claim;
 mod edit;
@@ -25,11 +26,11 @@ use super::counts::Counts;
 use crate::keys::{Digest, Tenant};
 use crate::limit::{Answer, Ask, Believed, Outcome, Question};
 
-/// A little less than the second that is promised, so that looking and reading fit into it.
+/// A little less than the promised second, which includes the time to read and parse the file.
 const POLL_EVERY: Duration = Duration::from_millis(900);
-/// A file changed this recently may change again without its times showing it.
+/// A file changed this recently may change again within the resolution of its timestamps.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
-/// More than anybody edits by hand; whoever has more keys wants Redis.
+/// The largest file: more than is edited by hand; more keys belong in Redis.
 const LARGEST: u64 = 64 << 20;
 
 /// Shared by all workers of a process.
@@ -39,24 +40,24 @@ pub struct FileStore {
     /// Replaced whole when the file changes; locked only to clone or replace the pointer.
     snapshot: RwLock<Arc<Snapshot>>,
     counts: Counts,
-    /// Held while the file is read; requests do not wait for it.
-    seen: Mutex<LastRead>,
-    /// Locked while this process serves by the file.
+    /// Locked while the file is read; requests do not wait for it.
+    last_read: Mutex<LastRead>,
+    /// A lock file that this process holds while it serves from the file.
     claim: OnceLock<fs::File>,
 }
 
-/// What the last look found.
+/// The result of the last poll.
 #[derive(Debug, Default)]
 struct LastRead {
-    /// The file's identity and times; `None` when they cannot be relied upon yet.
+    /// The file's identity and timestamps; `None` while they are too recent to be relied upon.
     stamp: Option<Stamp>,
-    /// SHA-256 of what was read, good or bad, and what is wrong with it.
+    /// SHA-256 of the content, valid or not, and its error.
     content: Option<[u8; 32]>,
-    verdict: Option<String>,
-    /// What was logged last, so that it is logged once: the verdict, or that the file could not be read.
-    complaint: Option<String>,
-    /// Whether the file has held anything since the store was opened.
-    held_something: bool,
+    error: Option<String>,
+    /// The error that was logged last, so that it is logged once: that of the content, or that the file could not be read.
+    logged: Option<String>,
+    /// Whether the file has had any content since the store was opened.
+    had_content: bool,
 }
 
 /// Device, inode, length, and the two times in nanoseconds.
@@ -69,12 +70,12 @@ impl FileStore {
             path: path.to_owned(),
             snapshot: RwLock::default(),
             counts: Counts::new(),
-            seen: Mutex::default(),
+            last_read: Mutex::default(),
             claim: OnceLock::new(),
         };
-        let mut seen = store.seen();
-        store.poll(&mut seen).map_err(|what| store.broken(&what))?;
-        drop(seen);
+        let mut last_read = store.last_read();
+        store.poll(&mut last_read).map_err(|what| store.broken(&what))?;
+        drop(last_read);
         let store = Arc::new(store);
         let weak = Arc::downgrade(&store);
         let started = thread::Builder::new().name("key file".to_owned()).spawn(move || poll_until_dropped(&weak));
@@ -112,53 +113,53 @@ impl FileStore {
         self.counts.spend(question, now_ms)
     }
 
-    /// Takes over what the file holds, or keeps the last good reading and says why, once per change.
-    fn refresh(&self, seen: &mut LastRead) {
-        let complaint = self.poll(seen).err();
-        if complaint == seen.complaint {
+    /// Adopts the file's content, or keeps the last valid one and logs why, once per change.
+    fn refresh(&self, last_read: &mut LastRead) {
+        let error = self.poll(last_read).err();
+        if error == last_read.logged {
             return;
         }
         let path = self.path.display();
-        match &complaint {
+        match &error {
             Some(what) => error!(%path, "the key file cannot be used, the last good reading stays in force: {what}"),
             None => info!(%path, "the key file is good again"),
         }
-        seen.complaint = complaint;
+        last_read.logged = error;
     }
 
-    fn poll(&self, seen: &mut LastRead) -> Result<(), String> {
+    fn poll(&self, last_read: &mut LastRead) -> Result<(), String> {
         let now = SystemTime::now();
         let metadata = match fs::metadata(&self.path) {
             Ok(metadata) => metadata,
-            Err(error) if error.kind() == ErrorKind::NotFound && !seen.held_something => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound && !last_read.had_content => return Ok(()),
             Err(error) => return Err(error.to_string()),
         };
         let stamp = stamp(&metadata);
-        if seen.stamp == Some(stamp) {
-            return seen.verdict.clone().map_or(Ok(()), Err);
+        if last_read.stamp == Some(stamp) {
+            return last_read.error.clone().map_or(Ok(()), Err);
         }
         let yaml = read(&self.path, &metadata)?;
         let settled = metadata.modified().is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > SETTLED_AFTER));
-        seen.stamp = settled.then_some(stamp);
+        last_read.stamp = settled.then_some(stamp);
         let content: [u8; 32] = Sha256::digest(&yaml).into();
-        if seen.content != Some(content) {
-            seen.verdict = self.take(&yaml, seen).err();
-            seen.content = Some(content);
+        if last_read.content != Some(content) {
+            last_read.error = self.take(&yaml, last_read).err();
+            last_read.content = Some(content);
         }
-        seen.verdict.clone().map_or(Ok(()), Err)
+        last_read.error.clone().map_or(Ok(()), Err)
     }
 
-    fn take(&self, yaml: &[u8], seen: &mut LastRead) -> Result<(), String> {
-        if seen.held_something && yaml.trim_ascii().is_empty() {
+    fn take(&self, yaml: &[u8], last_read: &mut LastRead) -> Result<(), String> {
+        if last_read.had_content && yaml.trim_ascii().is_empty() {
             return Err("it is empty, as an editor leaves it for a moment".to_owned());
         }
-        self.adopt(&Contents::parse(yaml)?, seen);
+        self.adopt(&Contents::parse(yaml)?, last_read);
         Ok(())
     }
 
-    /// Decides by `contents` from now on. Requests go on with the earlier reading while this one is made.
-    fn adopt(&self, contents: &Contents, seen: &mut LastRead) {
-        seen.held_something |= !contents.is_empty();
+    /// Makes a snapshot of `contents` the current one. Requests use the former one while it is made.
+    fn adopt(&self, contents: &Contents, last_read: &mut LastRead) {
+        last_read.had_content |= !contents.is_empty();
         let earlier = self.snapshot();
         let Reading { snapshot, warnings } = Snapshot::read(contents, &earlier);
         *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
@@ -167,13 +168,13 @@ impl FileStore {
         }
     }
 
-    /// What to decide by now.
+    /// The current snapshot.
     fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn seen(&self) -> MutexGuard<'_, LastRead> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_read(&self) -> MutexGuard<'_, LastRead> {
+        self.last_read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn broken(&self, what: &str) -> StoreError {
@@ -181,12 +182,12 @@ impl FileStore {
     }
 }
 
-/// Until the store is dropped.
+/// Polls the file until the store is dropped.
 fn poll_until_dropped(store: &Weak<FileStore>) {
     loop {
         thread::sleep(POLL_EVERY);
         let Some(store) = store.upgrade() else { return };
-        store.refresh(&mut store.seen());
+        store.refresh(&mut store.last_read());
     }
 }
 
@@ -205,7 +206,7 @@ fn documents(snapshot: &Snapshot, ask: &Ask) -> Vec<Option<bytes::Bytes>> {
     ask.documents.iter().map(|document| snapshot.document(&ask.slot, &document.name).cloned()).collect()
 }
 
-/// A pipe or a device would hold up the thread that reads it.
+/// Reads a regular file: a pipe or a device could block the thread.
 fn read(path: &Path, metadata: &fs::Metadata) -> Result<Vec<u8>, String> {
     if !metadata.is_file() {
         return Err("it is no regular file".to_owned());

@@ -1,4 +1,4 @@
-//! Whether the store answers, as readiness and `sidegate_store_up` tell it. One per process, shared by all workers.
+//! Whether the store is up, for readiness and `sidegate_store_up`. One per process, shared by all workers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,31 +14,31 @@ use super::missed::MissedDeadlines;
 use super::refusal::Refusal;
 use crate::log_throttle::LogThrottle;
 
-/// How long a probe may take where nobody says otherwise: the default of `store.deadline`.
+/// How long a probe may take by default, as `store.deadline`.
 const PROBE: Duration = Duration::from_millis(100);
 
 /// Down until the first success; then down from any lost connection or failed call until a script call succeeds again at the same
-/// node: of a cluster, what is out of reach is not made up for by what is not.
+/// node: in a cluster, success at another node says nothing about it.
 #[derive(Debug)]
 pub struct StoreHealth {
-    /// Mirrors `nodes`: every one of them is well.
+    /// Mirrors `nodes`: all of them are up.
     up: AtomicBool,
-    /// Which nodes answered last, and which did not: one, or the masters of a cluster that were needed. Held for a look-up.
+    /// Whether each node is up: one, or the masters of a cluster that were used. Locked for single operations.
     nodes: Mutex<BTreeMap<String, bool>>,
-    /// Whether anything is refused without it.
+    /// Whether requests are denied without the store.
     needed: AtomicBool,
-    /// The nodes that may evict what they should keep, as they said when they were connected to last.
+    /// The nodes whose `maxmemory-policy` may evict keys, as of their last connection.
     evicting: Mutex<BTreeSet<String>>,
-    /// The nodes that refuse to be connected to, and with which word.
-    shut_out: Mutex<BTreeMap<String, String>>,
+    /// The nodes that refuse connections, with their error codes.
+    refused_nodes: Mutex<BTreeMap<String, String>>,
     breaker: Breaker,
-    /// How many connections were given up because nothing came from them any more.
+    /// How many connections were closed because nothing was received from them.
     stalls: AtomicU64,
     pub(super) refusal: Refusal,
-    revived: Notify,
+    reconnected: Notify,
     /// In milliseconds.
     probe_within: AtomicU64,
-    /// What befalls the connections of all workers is one event.
+    /// Shared, since what happens to the connections of all workers is one event.
     pub(super) log: LogThrottle,
     pub(super) missed: Arc<MissedDeadlines>,
 }
@@ -47,9 +47,22 @@ impl Default for StoreHealth {
     fn default() -> Self {
         let (up, needed) = (AtomicBool::new(false), AtomicBool::new(true));
         let probe_within = AtomicU64::new(milliseconds(PROBE));
-        let (nodes, evicting, shut_out, breaker, stalls, refusal, log, missed) = Default::default();
-        let revived = Notify::new();
-        Self { up, nodes, needed, evicting, shut_out, breaker, stalls, refusal, revived, probe_within, log, missed }
+        let (nodes, evicting, refused_nodes, breaker, stalls, refusal, log, missed) = Default::default();
+        let reconnected = Notify::new();
+        Self {
+            up,
+            nodes,
+            needed,
+            evicting,
+            refused_nodes,
+            breaker,
+            stalls,
+            refusal,
+            reconnected,
+            probe_within,
+            log,
+            missed,
+        }
     }
 }
 
@@ -58,46 +71,46 @@ impl StoreHealth {
         Self::default()
     }
 
-    /// A store that answers in this time is well: `store.deadline`, since what takes longer helps no request.
+    /// Sets the time limit of probes: `store.deadline`, since a store that takes longer serves no request.
     pub fn probed_within(self, deadline: Duration) -> Self {
         self.probe_within(deadline);
         self
     }
 
-    /// The same for a store that is in use: the deadline may change at a reload.
+    /// The same at a reload, which may change the deadline.
     pub fn probe_within(&self, deadline: Duration) {
         self.probe_within.store(milliseconds(deadline), Ordering::Relaxed);
     }
 
-    /// Whether calls are made and succeed. A connection that is up again is not enough while the breaker is open, nor are reads that
-    /// are answered while what counts is refused.
+    /// Whether calls are made and succeed. A restored connection is not enough while the breaker is open, nor are successful
+    /// reads while writes are refused.
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed) && !self.breaker.is_open() && !self.refusal.stands()
     }
 
-    /// What readiness says of a store that is not up.
+    /// Why the store is not up, for readiness.
     pub fn why_not(&self) -> String {
         if let Some(code) = self.refusal.code() {
             return format!("the store answers and refuses: {code}");
         }
-        match self.shut_out().values().next() {
+        match self.refused_nodes().values().next() {
             Some(code) => format!("the store refuses the connection: {code}"),
             None => "the store is out of reach".to_owned(),
         }
     }
 
-    /// Whether requests are served: where everything is let pass, they are without a store, too. Of a cluster one node is enough
-    /// that is well and refuses nothing: its keys go on, and a gate that takes itself away would take them along.
+    /// Whether the gate is ready: also without a store where nothing needs it. Of a cluster one node is enough that is up and
+    /// refuses nothing, since keys on it work, and would not if the gate were taken out of service.
     pub fn is_good_enough(&self) -> bool {
         self.is_up() || !self.needed.load(Ordering::Relaxed) || self.is_up_in_part()
     }
 
     fn is_up_in_part(&self) -> bool {
         let nodes = self.nodes();
-        nodes.len() > 1 && nodes.iter().any(|(node, well)| *well && !self.refusal.is_of(node))
+        nodes.len() > 1 && nodes.iter().any(|(node, up)| *up && !self.refusal.is_of(node))
     }
 
-    /// From now on; a configuration that only observes needs no store.
+    /// Sets whether the store is needed: not in observe mode.
     pub fn need(&self, needed: bool) {
         self.needed.store(needed, Ordering::Relaxed);
     }
@@ -110,21 +123,21 @@ impl StoreHealth {
         Duration::from_millis(self.probe_within.load(Ordering::Relaxed))
     }
 
-    /// When a connection is there again, of whichever worker: what waits to try again need not wait any longer.
-    pub(super) fn revived(&self) -> Notified<'_> {
-        self.revived.notified()
+    /// Notified when any worker has reconnected, so that others retry at once.
+    pub(super) fn reconnected(&self) -> Notified<'_> {
+        self.reconnected.notified()
     }
 
     /// A connection to the node has answered the script.
     pub(super) fn connected(&self, node: &str) {
         self.set(node, true);
-        self.shut_out().remove(node);
-        self.revived.notify_waiters();
+        self.refused_nodes().remove(node);
+        self.reconnected.notify_waiters();
     }
 
     /// A script call has succeeded there.
     pub fn answered(&self, node: &str) {
-        // Looked into only on a change: this is on the way of every call, and the workers share the line.
+        // Only on a change: every call comes here, and workers share the cache line.
         if !self.up.load(Ordering::Relaxed) {
             self.set(node, true);
         }
@@ -135,59 +148,59 @@ impl StoreHealth {
         self.set(node, false);
     }
 
-    /// An attempt to connect to the node has failed. One that cannot be reached says no more what it said before.
+    /// An attempt to connect to the node has failed. If it cannot be reached, a former refusal is outdated.
     pub(super) fn not_connected(&self, node: &str, error: &StoreError) {
         self.failed(node);
-        let mut shut_out = self.shut_out();
+        let mut refused_nodes = self.refused_nodes();
         match error.code() {
-            Some(code) => shut_out.insert(node.to_owned(), code.to_owned()),
-            None => shut_out.remove(node),
+            Some(code) => refused_nodes.insert(node.to_owned(), code.to_owned()),
+            None => refused_nodes.remove(node),
         };
     }
 
-    fn shut_out(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
-        self.shut_out.lock().unwrap_or_else(PoisonError::into_inner)
+    fn refused_nodes(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.refused_nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The cluster consists of other nodes now.
-    pub(super) fn forget_nodes(&self, besides: impl Fn(&str) -> bool) {
-        self.change(|nodes| nodes.retain(|node, _| besides(node)));
-        self.shut_out().retain(|node, _| besides(node));
+    /// Keeps only these nodes: those that the cluster consists of now.
+    pub(super) fn retain_nodes(&self, is_kept: impl Fn(&str) -> bool) {
+        self.change(|nodes| nodes.retain(|node, _| is_kept(node)));
+        self.refused_nodes().retain(|node, _| is_kept(node));
     }
 
-    fn set(&self, node: &str, well: bool) {
+    fn set(&self, node: &str, up: bool) {
         self.change(|nodes| {
-            nodes.insert(node.to_owned(), well);
+            nodes.insert(node.to_owned(), up);
         });
     }
 
     fn change(&self, change: impl FnOnce(&mut BTreeMap<String, bool>)) {
         let mut nodes = self.nodes();
         change(&mut nodes);
-        self.up.store(!nodes.is_empty() && nodes.values().all(|well| *well), Ordering::Relaxed);
+        self.up.store(!nodes.is_empty() && nodes.values().all(|up| *up), Ordering::Relaxed);
     }
 
     fn nodes(&self) -> MutexGuard<'_, BTreeMap<String, bool>> {
-        // Whole at every step.
+        // Consistent even when poisoned.
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection was given up because nothing came from it any more.
+    /// Counts a connection that was closed because nothing was received from it.
     pub(super) fn stalled(&self) {
         self.stalls.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Differs from what it was whenever one was, in between.
+    /// How many there were so far.
     pub(super) fn stalls(&self) -> u64 {
         self.stalls.load(Ordering::Relaxed)
     }
 
-    /// Whether the store may forget keys, revocations and counts when its memory is full.
+    /// Whether the store may evict keys, revocations and counts when its memory is full.
     pub fn may_evict(&self) -> bool {
         !self.evicting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// A node may evict, or may not; whether that is news of one that may.
+    /// Records whether a node may evict; returns whether one that may is new.
     pub(super) fn evicts(&self, node: &str, evicts: bool) -> bool {
         let mut evicting = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
         if !evicts {
@@ -220,7 +233,7 @@ mod tests {
         health.failed("b");
         assert_eq!(told(), (false, false));
         health.answered("b");
-        health.forget_nodes(|node| node == "b");
+        health.retain_nodes(|node| node == "b");
         assert_eq!(told(), (true, true));
         health.failed("b");
         assert_eq!(told(), (false, false), "there is one alone");

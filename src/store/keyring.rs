@@ -1,7 +1,10 @@
-//! Keys and businesses kept by the rules: the one place through which the command line and management over HTTP change them.
+//! Changes to keys and businesses, for the command line and management over HTTP alike.
 //!
-//! What may be is decided by `keys` and by the role of who asks; `registry` makes it so in one step; `audit` keeps who did it.
-//! A door reads what somebody wants, calls one function here, and words what comes back.
+//! `keys` and the requester's role decide what is allowed; `registry` applies a change atomically; `audit` records it. The
+//! callers parse a request, call one function here, and format its result.
+//! Keys that exist elsewhere come in by `import`.
+
+pub mod import;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +16,7 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::audit::{self, Action, Actor, Record};
-use super::members::{Members, SUCCESSOR};
+use super::members::{Members, PREDECESSOR_UNTIL, SUCCESSOR};
 use super::record::{KeyDocument, RecordError};
 use super::registry::{Bounds, Changed, ChangedBusiness, Edit, Filter, Insertion, Registry, RegistryError, StoredKey};
 use super::{StoreError, settings};
@@ -27,16 +30,16 @@ use crate::limit::Windows;
 use crate::policy::Scopes;
 use crate::secret::Secret;
 
-/// An opened store and the rules by which its keys are kept.
+/// An opened store, and the rules for its keys.
 #[derive(Debug)]
 pub struct Keyring {
     pub formats: Formats,
     pub rules: Rules,
     pub registry: Registry,
-    unrecorded: Mutex<Option<StoreError>>,
+    audit_error: Mutex<Option<StoreError>>,
 }
 
-/// What somebody may give to a key.
+/// What a requester may grant to a key.
 #[derive(Debug, Clone, Copy)]
 pub enum Granting<'a> {
     Everything,
@@ -47,7 +50,7 @@ pub enum Granting<'a> {
     },
 }
 
-/// Who asks, and what they may give.
+/// Who makes a change, and what they may grant.
 #[derive(Debug, Clone, Copy)]
 pub struct Requester<'a> {
     pub actor: &'a Actor,
@@ -56,7 +59,7 @@ pub struct Requester<'a> {
     pub now_ms: u64,
 }
 
-/// A new key, which nobody can read back.
+/// A new key; only its digest is stored.
 #[derive(Debug)]
 pub struct Minted {
     pub key: Secret,
@@ -92,7 +95,7 @@ pub enum KeyringError {
 
 impl Keyring {
     pub fn new(formats: Formats, rules: Rules, registry: Registry) -> Self {
-        Self { formats, rules, registry, unrecorded: Mutex::default() }
+        Self { formats, rules, registry, audit_error: Mutex::default() }
     }
 
     /// Opens the store with management's own credentials where there are such.
@@ -100,13 +103,13 @@ impl Keyring {
         Ok(Self::new(formats, rules, Registry::open(store).await?))
     }
 
-    /// Whether a key that is wanted obeys the rules and is no more than the asker may give; nothing is made.
+    /// Whether a key would be valid and within what the requester may grant, without creating it.
     pub fn check(&self, wanted: KeyRequest, requester: Requester<'_>) -> Result<(), RuleError> {
         let valid = self.rules.validate(wanted, requester.now_ms)?;
         requester.granting.check(&valid.scopes)
     }
 
-    /// Mints a key that obeys the rules and stores its digest. `prefix` picks the format; without it the first.
+    /// Mints a valid key and stores its digest. `prefix` picks the format; without it the first.
     pub async fn create(
         &self,
         wanted: KeyRequest,
@@ -124,37 +127,36 @@ impl Keyring {
         minted(key, stored)
     }
 
-    /// Adds a key that exists elsewhere by its digest. No maximum holds: it is the operator who moves a system over.
-    pub async fn import(
-        &self,
-        digest: &Digest,
-        wanted: Members,
-        requester: Requester<'_>,
-    ) -> Result<Insertion, RegistryError> {
-        let bounds = Bounds { most: None, now_ms: requester.now_ms };
-        let insertion = self.registry.insert(digest, wanted, bounds).await?;
-        if let Insertion::Inserted(key) = &insertion {
-            self.record(requester, Action::KeyImported, key, (&Members::new(), &key.members)).await;
-        }
-        Ok(insertion)
-    }
-
-    /// Changes a key's name, scopes, end, limits or addresses. It acts on the next request.
+    /// Changes a key's name, scopes, expiry, limits or addresses. It acts on the next request.
     pub async fn update(
         &self,
         key: &StoredKey,
         change: Change,
         requester: Requester<'_>,
     ) -> Result<Changed, RegistryError> {
-        let change = self.rules.validate_change(change, requester.now_ms)?;
+        self.update_by(&self.rules, key, change, requester).await
+    }
+
+    async fn update_by(
+        &self,
+        rules: &Rules,
+        key: &StoredKey,
+        change: Change,
+        requester: Requester<'_>,
+    ) -> Result<Changed, RegistryError> {
+        let change = rules.validate_change(change, requester.now_ms)?;
         requester.granting.check(change.scopes.as_deref().unwrap_or_default())?;
-        let decide = |before: &StoredKey| Ok(Edit::Changed(changed(before, &change)?));
+        let decide = |before: &StoredKey| {
+            let after = changed(before, &change)?;
+            requester.granting.check(&prolonged(before, &change, &after))?;
+            Ok(Edit::Changed(after))
+        };
         let changed = self.registry.change(key, self.bounds(requester.now_ms), decide).await?;
         self.record_change(requester, Action::KeyUpdated, &changed).await;
         Ok(changed)
     }
 
-    /// Revokes a key: it stays, is listed, and is refused. When this returns, every gate that asks this store refuses it.
+    /// Revokes a key, which stays listed. When this returns, every gate that asks this store refuses it.
     pub async fn revoke(&self, key: &StoredKey, requester: Requester<'_>) -> Result<Revocation, RegistryError> {
         let at = clock::rfc3339(requester.now_ms);
         let decide = |before: &StoredKey| {
@@ -173,15 +175,14 @@ impl Keyring {
         Ok(Revocation::Revoked(changed.after.unwrap_or(changed.before)))
     }
 
-    /// Removes a key: nothing is left of it but the audit.
+    /// Deletes a key: only its audit records are left.
     pub async fn delete(&self, key: &StoredKey, requester: Requester<'_>) -> Result<StoredKey, RegistryError> {
         let changed = self.registry.change(key, self.bounds(requester.now_ms), |_| Ok(Edit::Deleted)).await?;
         self.record_change(requester, Action::KeyDeleted, &changed).await;
         Ok(changed.before)
     }
 
-    /// Replaces a key by one with the same rights and a new id. The old one goes on for `overlap` (`24h`; none by default)
-    /// and is refused by itself from then on.
+    /// Replaces a key by one with the same rights and a new id. The old one expires after `overlap` (`24h`; at once by default).
     pub async fn rotate(
         &self,
         key: &StoredKey,
@@ -194,10 +195,16 @@ impl Keyring {
         let new_key = mint(&self.formats, format, getrandom::fill)?;
         let (digest, hint) = (Digest::of(new_key.expose()), hint(new_key.expose(), format));
         let id = Uuid::new_v4().to_string();
+        let end_ms = match overlap_ms {
+            // It is to have come by the clock that judges the key; the requester's may be another node's, and ahead of it.
+            0 => self.registry.now_ms_of(&key.tenant).await.map_err(RegistryError::from)?.min(requester.now_ms),
+            overlap_ms => requester.now_ms.saturating_add(overlap_ms),
+        };
         let decide = |before: &StoredKey| {
             let document = rotatable(before, requester.now_ms)?;
             requester.granting.check(&document.scopes)?;
-            let (old, new) = succession(before, document, (&id, &hint), requester.now_ms, overlap_ms);
+            check_predecessor(before, requester.now_ms, overlap_ms)?;
+            let (old, new) = succession(before, document, (&id, &hint), requester.now_ms, end_ms);
             Ok(Edit::Replaced { old, digest, new })
         };
         let changed = self.registry.change(key, self.bounds(requester.now_ms), decide).await?;
@@ -226,23 +233,33 @@ impl Keyring {
         requester: Requester<'_>,
     ) -> Result<ChangedBusiness, RegistryError> {
         check_id(Required::Business, Some(id))?;
-        let change = self.rules.validate_business(change)?;
+        self.set_business_by(&self.rules, id, change, requester).await
+    }
+
+    async fn set_business_by(
+        &self,
+        rules: &Rules,
+        id: &str,
+        change: BusinessChange,
+        requester: Requester<'_>,
+    ) -> Result<ChangedBusiness, RegistryError> {
+        let change = rules.validate_business(change)?;
         let changed = self.registry.change_business(id, |before| changed_business(before, &change)).await?;
         let members = (&changed.before, &changed.after);
         self.write_audit(Record::new(requester.actor, Action::BusinessChanged, id, members, requester.now_ms)).await;
         Ok(changed)
     }
 
-    /// Keeps a record of something that a door did beside these functions.
+    /// Writes an audit record, also of a change that was not made through these functions.
     pub async fn write_audit(&self, record: Record) {
         if let Err(error) = audit::write(&self.registry, &record).await {
-            *self.unrecorded.lock().await = Some(error);
+            *self.audit_error.lock().await = Some(error);
         }
     }
 
-    /// Why the last changes are not in the audit, where they are not; it is told once.
-    pub async fn unrecorded(&self) -> Option<StoreError> {
-        self.unrecorded.lock().await.take()
+    /// Takes the error because of which the last changes are not in the audit, if there was one.
+    pub async fn take_audit_error(&self) -> Option<StoreError> {
+        self.audit_error.lock().await.take()
     }
 
     async fn record_change(&self, requester: Requester<'_>, action: Action, changed: &Changed) {
@@ -260,7 +277,7 @@ impl Keyring {
         Bounds { most: self.rules.max_active_keys, now_ms }
     }
 
-    /// A successor looks like its predecessor where that format is still minted.
+    /// The prefix of a key's format, if that is still minted: a successor keeps it.
     fn prefix_of(&self, key: &StoredKey) -> Option<&str> {
         let hint = key.text("hint")?;
         let format = self.formats.by_prefix().iter().find(|format: &&Format| hint.starts_with(format.prefix()))?;
@@ -324,7 +341,24 @@ fn changed(before: &StoredKey, change: &ValidChange) -> Result<Members, RuleErro
     Ok(members)
 }
 
-/// A predecessor that went on beside its successor would be one key more than the maximum.
+/// The scopes of a key that works for longer after a change, or works again: whoever prolongs it grants them anew. None where it
+/// does not.
+fn prolonged(before: &StoredKey, change: &ValidChange, after: &Members) -> Vec<String> {
+    match &before.document {
+        Ok(document) => {
+            let is_later = |end: Option<u64>| document.expires_at.is_some_and(|at| end.is_none_or(|end| end > at));
+            if change.expires_at.is_some_and(is_later) { document.scopes.clone() } else { Vec::new() }
+        }
+        // No gate could read it; perhaps they can afterwards.
+        Err(_) => {
+            let after =
+                serde_json::to_vec(after).ok().and_then(|json| KeyDocument::parse_in(&before.tenant, &json).ok());
+            after.map(|document| document.scopes).unwrap_or_default()
+        }
+    }
+}
+
+/// A rotated key must not be extended: with its successor there would be one key more than the maximum.
 fn check_end_of_rotated(before: &StoredKey, end: Option<u64>) -> Result<(), RuleError> {
     let standing = before.document.as_ref().ok().and_then(|document| document.expires_at);
     match standing.filter(|_| before.text(SUCCESSOR).is_some()) {
@@ -380,17 +414,26 @@ fn rotatable(key: &StoredKey, now_ms: u64) -> Result<&KeyDocument, RuleError> {
     Ok(document)
 }
 
-/// The predecessor's members and its successor's: the same rights, a new name in the store, and an end for the old one,
-/// never later than the one that it had.
+/// With an overlap there would be a third key beside this one and its predecessor, then a fourth, and the maximum would be none.
+fn check_predecessor(key: &StoredKey, now_ms: u64, overlap_ms: u64) -> Result<(), RuleError> {
+    match key.text(PREDECESSOR_UNTIL) {
+        Some(until) if overlap_ms > 0 && clock::parse_rfc3339(until).is_some_and(|until| now_ms < until) => {
+            Err(RuleError::PredecessorWorks(until.to_owned()))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The predecessor's members and its successor's: the same rights, a new id, and an expiry for the old one, never later than the
+/// one that it had.
 fn succession(
     before: &StoredKey,
     document: &KeyDocument,
     (id, hint): (&str, &str),
     now_ms: u64,
-    overlap_ms: u64,
+    end_ms: u64,
 ) -> (Members, Members) {
-    let end = now_ms.saturating_add(overlap_ms);
-    let end = document.expires_at.map_or(end, |standing| standing.min(end));
+    let end = document.expires_at.map_or(end_ms, |standing| standing.min(end_ms));
     let mut old = before.members.clone();
     old.insert("expires_at".to_owned(), clock::rfc3339(end).into());
     old.insert(SUCCESSOR.to_owned(), id.into());
@@ -398,6 +441,10 @@ fn succession(
     new.insert("id".to_owned(), id.into());
     new.insert("hint".to_owned(), hint.into());
     new.insert("created_at".to_owned(), clock::rfc3339(now_ms).into());
+    // Without overlap it has the predecessor's own predecessor beside it, if that still works.
+    if end_ms > now_ms {
+        new.insert(PREDECESSOR_UNTIL.to_owned(), clock::rfc3339(end).into());
+    }
     (old, new)
 }
 

@@ -1,4 +1,4 @@
-//! The names of things in a store, so that other services can mint and read: one function per row of the contract.
+//! The names of the store's keys, which other services rely on to mint and read: one function for each.
 
 use std::fmt::Display;
 
@@ -33,7 +33,7 @@ impl Layout {
         text
     }
 
-    /// The same behind what stands in `text`.
+    /// The same, appended to `text`.
     pub fn push_in_slot(&self, text: &mut String, slot: &str, name: &str) {
         [&self.prefix, ":{", slot, "}:", name].into_iter().for_each(|part| text.push_str(part));
     }
@@ -48,8 +48,8 @@ impl Layout {
         self.in_slot(&tenant.to_string(), "keys")
     }
 
-    /// `P:{<tenant>}:minted` → how many keys have become active there since a maximum holds; it only
-    /// grows, and goes an hour after the last key.
+    /// `P:{<tenant>}:minted` → how many keys have become active since there is a maximum; it only grows, and expires an hour
+    /// after the last key.
     pub fn minted(&self, tenant: &Tenant) -> String {
         self.in_slot(&tenant.to_string(), "minted")
     }
@@ -65,7 +65,7 @@ impl Layout {
     }
 }
 
-/// The slot of a business, of a user, of a client address, and of what is counted for all.
+/// The slots of a business, a user, a client address, and of global limits.
 pub fn business_slot(business: &str) -> String {
     format!("b:{business}")
 }
@@ -83,7 +83,7 @@ pub const GLOBAL_SLOT: &str = "global";
 /// Names below a slot.
 pub const BUSINESS: &str = "business";
 pub const BUSINESSES: &str = "businesses";
-/// A count of the gate's own, which ends a second after it was made. It stands where the gate's login may count; no limit has an
+/// A probe's bucket, which expires after a second. Its name fits the patterns that the gate's login may write; no limit has an
 /// empty name.
 pub const PROBE: &str = "count::probe";
 

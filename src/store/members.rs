@@ -1,10 +1,13 @@
-//! What a key's document is made of, member by member, as JSON: for those who write it and must leave alone what they do not
-//! know. What the gate makes of a document is `record`'s.
+//! The members of a key's document, as JSON: for code that writes documents and must keep members that it does not know. `record`
+//! parses them.
 
 use serde_json::{Map, Value};
 
 /// The member of a rotated key that names the id of its successor.
 pub const SUCCESSOR: &str = "rotated_to";
+
+/// The member of a successor that says until when its predecessor works beside it.
+pub const PREDECESSOR_UNTIL: &str = "predecessor_until";
 
 /// The members of a key's document, in the order in which they are written.
 pub const MEMBERS: [&str; 12] = [

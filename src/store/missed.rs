@@ -1,8 +1,7 @@
-//! Calls that missed their deadline, in the log: as long as the breaker stays closed, requests that were refused for it would leave
-//! nothing there.
+//! Logs calls that missed their deadline: while the breaker stays closed, nothing else would log them.
 //!
-//! Misses of one moment are one failure for the breaker, and an answer in between starts its count anew: so a Redis that stalls
-//! now and then never opens it. One line tells of all misses within `GATHER_FOR`, the next one of those of the minute after.
+//! To the breaker concurrent misses are one failure, and an answer in between resets its count: so a Redis that stalls now and
+//! then never opens it. One line counts all misses within `GATHER_FOR`, the next one those of the minute after.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +10,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::warn;
 
-/// A stall meets all calls in flight at once.
+/// A stall delays all calls in flight at once.
 const GATHER_FOR: Duration = Duration::from_secs(1);
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
@@ -33,7 +32,7 @@ impl MissedDeadlines {
     }
 }
 
-/// One that ends with its worker's runtime leaves the report to the next miss.
+/// If it is dropped with its worker's runtime, the next miss starts another.
 struct Reporter(Arc<MissedDeadlines>);
 
 impl Drop for Reporter {

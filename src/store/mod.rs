@@ -1,8 +1,8 @@
-//! Where keys, businesses and counts live: Redis, shared by all sidecars, or one file beside a single process.
+//! The store of keys, businesses and counts: Redis, shared by all sidecars, or one file beside a single process.
 //!
 //! `Store` is what a worker holds; `decide` answers a request's question, `lookup` finds the tenant of a key that the
-//! worker has not seen. `layout` names things, `record` reads documents, `error` says why there is no answer;
-//! `outage` and `fallback` are for when it is away.
+//! worker has not seen. `layout` names keys, `record` parses documents, `error` says why there is no answer;
+//! `outage` and `fallback` deal with outages.
 
 pub mod audit;
 pub mod breaker;
@@ -44,7 +44,7 @@ use crate::clock;
 use crate::keys::{Digest, Tenant};
 use crate::limit::{Answer, Question};
 
-/// What a worker asks: its own way to Redis, or the process's file.
+/// A worker's store: its own Redis client, or the process's file.
 #[derive(Debug, Clone)]
 pub enum Store {
     Redis(RedisStore),
@@ -68,7 +68,7 @@ impl Store {
         }
     }
 
-    /// Whose a key is, if it is anybody's.
+    /// The tenant of a key, if the store knows the key.
     pub async fn lookup(&self, digest: &Digest, deadline: Instant) -> Result<Option<Tenant>, StoreError> {
         match self {
             Self::Redis(redis) => guarded(redis, Instant::now(), || redis.lookup(digest, deadline)).await,
@@ -82,39 +82,40 @@ impl Store {
     }
 }
 
-/// Every call to Redis passes the breaker: while it is open, the call fails before anything is awaited. A call is begun here,
-/// since one that is handed over would take its room twice in every request.
+/// Makes a call to Redis through the breaker: while it is open, the call fails at once. The call is a closure, since a future as
+/// an argument would take memory twice in every request's future.
 async fn guarded<T, F: Future<Output = Result<T, StoreError>>>(
     redis: &RedisStore,
     now: Instant,
     call: impl FnOnce() -> F,
 ) -> Result<T, StoreError> {
-    // One node of a cluster that is gone says nothing about the others; there each connection knows for itself.
+    // In a cluster one node's failure says nothing about the others; there each connection tracks its own.
     if !redis.is_one_node() {
-        return seen(redis, call().await);
+        return count_missed(redis, call().await);
     }
     let breaker = redis.health().breaker();
     breaker.admit()?;
-    let answer = seen(redis, call().await);
+    let answer = count_missed(redis, call().await);
     if breaker.record(now.into_std(), answer.as_ref().err()) {
         tokio::spawn(probe(redis.clone()));
     }
     answer
 }
 
-fn seen<T>(redis: &RedisStore, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+fn count_missed<T>(redis: &RedisStore, answer: Result<T, StoreError>) -> Result<T, StoreError> {
     if let Err(StoreError::Deadline) = answer {
         redis.health().missed.count();
     }
     answer
 }
 
-/// Runs the script without a question until that works. One probe at a time: who opened the breaker has started the only one.
+/// Probes with the script until it succeeds, and closes the breaker. There is one prober: the call that opened the breaker
+/// started it.
 async fn probe(redis: RedisStore) {
     let prober = Prober(redis.health().clone());
     for pause in breaker::pauses() {
-        // A connection that is there again is worth a probe at once.
-        let _ = timeout(pause, prober.0.revived()).await;
+        // A restored connection is probed at once.
+        let _ = timeout(pause, prober.0.reconnected()).await;
         match redis.probe().await {
             Err(error) if error.is_of_the_whole_store() => {}
             _ => return prober.0.breaker().close(),
@@ -122,7 +123,7 @@ async fn probe(redis: RedisStore) {
     }
 }
 
-/// A prober that ends with its worker's runtime leaves a breaker behind that nobody would close.
+/// Half-opens the breaker when it is dropped with its worker's runtime, since nobody else would close it.
 struct Prober(Arc<StoreHealth>);
 
 impl Drop for Prober {

@@ -1,25 +1,26 @@
-//! `outage`: what keys and limits do while the shared store is away. `fallback` does the latter, the gate knows the former.
+//! `outage`: what happens to keys and limits during an outage of the shared store. The gate implements the former, `fallback` the
+//! latter.
 
 use std::time::Duration;
 
-/// What keys do while the store is away.
+/// Keys during an outage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeysOutage {
     /// No key passes.
     Deny,
-    /// Keys that the store confirmed within this time pass on what was confirmed then.
+    /// Keys that the store confirmed within this time pass, as they were confirmed.
     KnownFor(Duration),
 }
 
-/// What limits do while the store is away.
+/// Limits during an outage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitsOutage {
-    /// Each process counts for itself; `share` is the part of each limit that it may give (1/4 where four share one),
-    /// at least one request a window.
+    /// Each process counts for itself; `share` is its part of each limit (1/4 for each of four processes), at least one request
+    /// per window.
     Local { share: Option<(u64, u64)> },
-    /// Nothing is counted and every question passes.
+    /// Requests pass uncounted.
     Allow,
-    /// Whatever has a limit is refused.
+    /// Requests with a limit are denied.
     Deny,
 }
 

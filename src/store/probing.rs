@@ -1,14 +1,14 @@
-//! The one prober of a node after a refusal: somebody asks for the like of what failed until it is served again.
+//! Ensures a single prober per node after a refusal, which repeats the kind of call that failed until it succeeds.
 //!
-//! How to ask is left to `redis/served`. Nothing here is on the way of a request that is answered.
+//! `redis/probe` makes the calls. Nothing here is on the path of a request that is answered.
 
 use std::sync::Arc;
 
 use super::StoreError;
 use super::health::StoreHealth;
 
-/// Whoever holds this probes a node until what failed is served. There is one at a time for each; with it the node's refusal ends:
-/// a prober that went with its worker leaves none behind, and the next refused call says it again.
+/// Held by the prober of a node, of which there is one at a time. Dropping it ends the node's refusal, also if the prober ended
+/// with its worker: the next refused call records it again.
 #[derive(Debug)]
 pub struct ProbeGuard {
     health: Arc<StoreHealth>,
@@ -16,7 +16,7 @@ pub struct ProbeGuard {
 }
 
 impl ProbeGuard {
-    /// A call has failed so at this node. `None`: somebody probes it already.
+    /// Records a failed call at this node. `None`: it is being probed already.
     #[must_use]
     pub fn begin(health: &Arc<StoreHealth>, node: &str, error: &StoreError) -> Option<Self> {
         let begins = health.refusal.begin(node, error);

@@ -1,10 +1,10 @@
-//! The documents of the contract, read: a key and a business. Other services write them, so that everything is checked.
+//! Parses the documents of keys and businesses. Other services write them too, so everything is checked.
 //!
-//! Closed on doubt: a member that the decision rests on and that is not what the contract says makes the whole document
-//! unreadable, and an unreadable key opens nothing. Members that the contract does not know are left alone.
+//! It fails closed: an invalid member that decisions rest on makes the whole document unreadable, and an unreadable key is
+//! refused. Unknown members are ignored.
 //!
-//! A member that stands twice is an error, at the top level (serde's derived structs) and among the limits (below), so
-//! that two readers of one document cannot see two different keys. Unknown members may stand twice; nobody reads them.
+//! A duplicate member is an error, at the top level (serde's derived structs) and among the limits (below), so that two parsers
+//! of one document cannot see two different keys. Unknown members may be duplicated; nobody reads them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,7 +34,7 @@ pub struct KeyDocument {
     pub scopes: Vec<String>,
     pub created_at: Option<u64>,
     pub expires_at: Option<u64>,
-    /// `revoked_at` is there, whatever its value.
+    /// `revoked_at` is present, whatever its value.
     pub revoked: bool,
     pub limits: Limits,
     /// `None`: from anywhere. An empty list allows nobody.
@@ -80,7 +80,7 @@ impl KeyDocument {
             }
         }
         let mut scopes = stored.scopes.unwrap_or_default();
-        // Kept for as long as the key is in use; a list that was read has room for more.
+        // Cached for as long as the key is in use; a parsed list has spare capacity.
         scopes.shrink_to_fit();
         Ok(Self {
             created_at: time("created_at", stored.created_at.as_deref())?,
@@ -97,8 +97,7 @@ impl KeyDocument {
         })
     }
 
-    /// Reads a document that stands in the slot of `tenant`. One that names another tenant was put there by mistake, or
-    /// to reach what it must not.
+    /// Parses a document in the slot of `tenant`. One that names another tenant was put there by mistake, or to gain access.
     pub fn parse_in(tenant: &Tenant, json: &[u8]) -> Result<Self, RecordError> {
         let document = Self::parse(json)?;
         let named = document.tenant();
@@ -108,8 +107,8 @@ impl KeyDocument {
         Ok(document)
     }
 
-    /// The document as the stores hold it. A revoked one says `"revoked_at":true`, since the time is not kept here: to
-    /// change a stored document, edit its JSON instead.
+    /// The document as JSON. A revoked one has `"revoked_at":true`, since the time is not kept here: to change a stored document,
+    /// edit its JSON instead.
     pub fn to_json(&self) -> String {
         let written = WrittenKey {
             id: &self.id,
@@ -127,7 +126,7 @@ impl KeyDocument {
         serde_json::to_string(&written).expect("strings, lists and maps with text keys are always JSON")
     }
 
-    /// In whose slot the document belongs.
+    /// The tenant whose slot the document belongs in.
     pub fn tenant(&self) -> Tenant {
         match (&self.business, &self.user) {
             (Some(business), _) => Tenant::Business(business.clone()),
@@ -147,7 +146,7 @@ impl BusinessDocument {
     }
 }
 
-/// `null` where a member is optional means that it is not there, as many serializers write it; save `revoked_at`.
+/// For optional members `null` means absent, as many serializers write it; except for `revoked_at`.
 #[derive(Deserialize)]
 struct StoredKey {
     id: String,
@@ -198,7 +197,7 @@ fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, RecordError> {
     serde_json::from_slice(json).map_err(|error| RecordError(error.to_string()))
 }
 
-/// Called only where the member stands: an `Option` alone would read `null` as absence, and so un-revoke.
+/// Called only if the member is present: an `Option` alone would take `null` for absent, and so un-revoke.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IgnoredAny>, D::Error> {
     IgnoredAny::deserialize(deserializer).map(Some)
 }

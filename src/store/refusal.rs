@@ -1,7 +1,6 @@
-//! That a store answers and refuses, as log and readiness say it.
+//! Records nodes that answer and refuse, for the log and readiness.
 //!
-//! Part of `StoreHealth`; that somebody probes until what failed is served again is `probing`'s. Nothing here is on the way of a
-//! request that is answered.
+//! Part of `StoreHealth`; probing is in `probing`. Nothing here is on the path of a request that is answered.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,11 +13,11 @@ use crate::log_throttle::LogThrottle;
 /// One per process.
 #[derive(Debug, Default)]
 pub struct Refusal {
-    /// The nodes that are probed, and with which word each refuses; `None`: it gave no answer.
+    /// The nodes that are probed, with the error code of each; `None`: it gave no answer.
     probed: Mutex<BTreeMap<String, Option<String>>>,
-    // Mirrors `probed`, so that the scrape of a store that is well takes no lock.
+    // Mirrors `probed`, so that a scrape takes no lock while no node refuses.
     stands: AtomicBool,
-    said: LogThrottle,
+    throttle: LogThrottle,
 }
 
 impl Refusal {
@@ -32,15 +31,15 @@ impl Refusal {
         self.stands() && self.probed().get(node).is_some_and(Option::is_some)
     }
 
-    /// With which word a node refuses.
+    /// The error code of a node that refuses.
     pub fn code(&self) -> Option<String> {
         self.probed().values().flatten().next().cloned()
     }
 
-    /// A call has failed so at this node. Whether nobody probes it yet, so that who failed is to.
+    /// Records a failed call at this node. Whether it is not probed yet, so that the caller has to.
     pub(super) fn begin(&self, node: &str, error: &StoreError) -> bool {
         if let StoreError::Refused(text) = error {
-            self.tell(text);
+            self.log(text);
         }
         let refused = error.code().map(str::to_owned);
         self.change(|probed| {
@@ -51,7 +50,7 @@ impl Refusal {
         })
     }
 
-    /// What failed at this node is served again, or nobody probes it any more.
+    /// The node serves again, or its prober has ended.
     pub(super) fn end(&self, node: &str) {
         self.change(|probed| probed.remove(node));
     }
@@ -64,15 +63,15 @@ impl Refusal {
     }
 
     fn probed(&self) -> MutexGuard<'_, BTreeMap<String, Option<String>>> {
-        // Whole at every step.
+        // Consistent even when poisoned.
         self.probed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The server's own words, once a minute and cause.
-    fn tell(&self, text: &str) {
-        // Redis ends a script's error with where in the script it arose, which is no other cause.
+    /// Logs the server's error, once a minute for each cause.
+    fn log(&self, text: &str) {
+        // Redis appends the place in the script to a script's error, which is no other cause.
         let cause = text.split(" script: ").next().unwrap_or_default();
-        if self.said.is_news(cause, Instant::now()) {
+        if self.throttle.is_news(cause, Instant::now()) {
             tracing::warn!(
                 error = text,
                 "store: it answers and refuses; requests that need it are treated as `store.outage` says"
@@ -81,7 +80,7 @@ impl Refusal {
     }
 }
 
-/// What helps where a server that was reached lets nobody in, by what it said.
+/// Advice for an operator whose server refuses connections, by its error.
 pub fn advice(said: &str) -> &'static str {
     let starts = |code| said.starts_with(code);
     let says = |words| said.contains(words);

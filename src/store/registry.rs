@@ -1,8 +1,8 @@
-//! The keys and businesses of a store for those who manage them: to add, to find, to list, to change. Not on the way of a
-//! request, and without an opinion on who may do what: that is the `keyring`'s.
+//! The keys and businesses of a store, for key management: to add, find, list and change them. Not on the path of a request;
+//! `keyring` decides who may do what.
 //!
-//! One face for the command line and for management over both stores; what differs is in `in_redis` and `in_file`, and `stored` has the rules that are the same.
-//! Documents are changed as JSON, so that members of other services survive.
+//! One interface over both stores; what differs is in `in_redis` and `in_file`, and `stored` has the common rules. Documents are
+//! changed as JSON, so that members of other services are kept.
 
 mod in_file;
 mod in_redis;
@@ -24,7 +24,7 @@ use crate::clock;
 use crate::keys::rules::RuleError;
 use crate::keys::{Digest, Tenant};
 
-/// A store, opened to keep its keys.
+/// A store, opened for key management.
 #[derive(Debug)]
 pub enum Registry {
     Redis { documents: RedisDocuments, key_admin: Box<KeyAdmin>, layout: Layout },
@@ -62,20 +62,44 @@ impl Registry {
         }
     }
 
-    /// The clock that keys end by: the store's, in milliseconds since the Unix epoch.
+    /// Whether the sentinels, where there are any, still name the master that this writes to: an old master that was cut off
+    /// takes writes and loses them. An error if none of them answers.
+    pub async fn follows_master(&self) -> Result<bool, StoreError> {
+        let Self::Redis { documents, key_admin, .. } = self else { return Ok(true) };
+        let master = key_admin.master_now().await?;
+        Ok(master.is_none_or(|master| documents.sends_to(&master) && key_admin.sends_to(&master)))
+    }
+
+    /// The clock by which keys expire: the store's, in milliseconds since the Unix epoch.
     pub async fn now_ms(&self) -> Result<u64, StoreError> {
         match self {
-            Self::Redis { key_admin, .. } => key_admin.now_ms().await,
+            Self::Redis { key_admin, .. } => key_admin.now_ms("").await,
             Self::File { .. } => Ok(clock::now_ms()),
         }
     }
 
-    /// Adds a key. A document without `id` or `created_at` gets them. Doing it twice is the same as doing it once.
+    /// The same where this tenant's keys are judged: an end that is to act at once must not be later than that clock.
+    pub async fn now_ms_of(&self, tenant: &Tenant) -> Result<u64, StoreError> {
+        match self {
+            Self::Redis { key_admin, layout, .. } => key_admin.now_ms(&layout.keys(tenant)).await,
+            Self::File { .. } => Ok(clock::now_ms()),
+        }
+    }
+
+    /// Adds a key. A document without `id` or `created_at` gets them. Idempotent.
     pub async fn insert(&self, digest: &Digest, wanted: Members, bounds: Bounds) -> Result<Insertion, RegistryError> {
         let new = StoredKey::new(*digest, &wanted, bounds.now_ms)?;
         match self {
             Self::Redis { .. } => self.in_redis()?.insert(&wanted, new, bounds).await,
             Self::File { store } => in_file::insert(store, &wanted, new, bounds),
+        }
+    }
+
+    /// What stands already where an insertion of `new` would write.
+    pub async fn standing(&self, new: &StoredKey) -> Result<Option<StoredKey>, RegistryError> {
+        match self {
+            Self::Redis { .. } => self.in_redis()?.standing(new).await,
+            Self::File { store } => Ok(in_file::all(store)?.into_iter().find(|key| key.digest == new.digest)),
         }
     }
 
@@ -115,7 +139,7 @@ impl Registry {
         Ok(keys)
     }
 
-    /// All keys of these tenants, the oldest first. Nothing else is looked at.
+    /// All keys of these tenants, the oldest first; other tenants' are not read.
     pub async fn list_of(&self, tenants: &[Tenant]) -> Result<Vec<StoredKey>, RegistryError> {
         let mut keys = Vec::new();
         match self {
@@ -133,8 +157,8 @@ impl Registry {
         Ok(keys)
     }
 
-    /// Changes a key that was found into what `decide` makes of it, whatever has become of it meanwhile: all of it in one
-    /// step. When this returns, every gate that asks this store decides by it.
+    /// Changes a key atomically into what `decide` makes of its current document. When this returns, every gate that asks this
+    /// store decides by it.
     pub async fn change(
         &self,
         key: &StoredKey,
@@ -147,13 +171,15 @@ impl Registry {
         }
     }
 
-    /// Returns when this many replicas hold the key as it is now, its end included.
+    /// Returns once this many replicas hold the key's current document.
     pub async fn wait_for_replicas(&self, key: &StoredKey, wanted: u64) -> Result<(), RegistryError> {
         let Self::Redis { key_admin, layout, .. } = self else {
             return Err(RegistryError::NotHere("a file has no replicas; leave `--wait-replicas` out"));
         };
-        self.in_redis()?.rewrite(key).await?;
-        match key_admin.wait(&layout.keys(&key.tenant), wanted).await? {
+        // A key that is gone was deleted over this connection.
+        let rewritten = self.in_redis()?.rewrite(key).await?;
+        let node = rewritten.unwrap_or_else(|| key_admin.serving(&layout.keys(&key.tenant)));
+        match key_admin.wait(&node, wanted).await? {
             answered if answered >= wanted => Ok(()),
             answered => Err(RegistryError::Replicas { answered, wanted }),
         }

@@ -1,4 +1,4 @@
-//! What the configuration says of the store.
+//! Settings of the store.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,15 +9,15 @@ use super::redis;
 #[derive(Debug, Clone)]
 pub struct StoreSettings {
     pub backend: Backend,
-    /// All store work of one request.
+    /// For all store work of one request.
     pub deadline: Duration,
-    /// What becomes of keys while the shared store is away.
+    /// Keys during an outage.
     pub keys_outage: KeysOutage,
-    /// What becomes of limits while the shared store is away.
+    /// Limits during an outage.
     pub limits_outage: LimitsOutage,
     /// The login for key management, where it is another than the gate's (`management.redis`).
     pub management_redis: Option<Box<redis::Settings>>,
-    /// How many replicas must hold a key's end before it counts as done (`management.wait_replicas`).
+    /// How many replicas must confirm a key's revocation before it is reported as done (`management.wait_replicas`).
     pub wait_replicas: u64,
 }
 
@@ -29,8 +29,8 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Whether a store that runs with these settings is the one that the other settings mean. A login in files is read again
-    /// for every connection, so that its rotation makes no other store.
+    /// Whether a running store need not be replaced for the other settings. A login in files is read again for every connection,
+    /// so that its rotation makes no difference.
     pub fn is_same(&self, other: &Self) -> bool {
         let (Self::Redis(mine), Self::Redis(theirs)) = (self, other) else { return self == other };
         let mut theirs = theirs.clone();

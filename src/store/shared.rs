@@ -1,4 +1,4 @@
-//! What all workers of a process share of the store, whichever it is.
+//! The state of either store that all workers of a process share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use super::denial_cache::DenialCache;
 use super::health::StoreHealth;
 use super::usage::ledger::Ledger;
 
-/// What all workers of a process share of the store.
+/// The store's state that all workers of a process share.
 #[derive(Debug, Clone)]
 pub struct Shared {
     pub health: Arc<StoreHealth>,
@@ -18,7 +18,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// A store that answers within `deadline` is well.
+    /// `deadline`: how long a probe may take.
     pub fn new(deadline: Duration) -> prometheus::Result<Self> {
         let health = Arc::new(StoreHealth::new().probed_within(deadline));
         let calls = Arc::new(Calls::new()?);

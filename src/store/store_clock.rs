@@ -1,30 +1,30 @@
-//! What time it is by the store's clock, also while the store is away: what it showed last, and what has passed since.
+//! The store's clock, also during an outage: its last time, and what has passed since.
 //!
-//! Limits that are counted meanwhile have their windows where the store has them, and clients are shown the ends that they were
-//! shown before. This machine's wall clock is read once, for the time before the first answer: one that is set later, back
-//! above all, would leave windows standing that have not begun yet.
+//! So limits that are counted locally have the same windows as in the store, and clients are shown the same resets. This
+//! machine's wall clock is read once, for the time before the first answer: if it were followed and set back, windows would exist
+//! that have not begun.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What two answers may differ by, which are under way for different times, without one of them being written down: all
-/// workers read this with every answer.
+/// Differences up to this, from varying round trips, are not stored: all workers read the value with every answer, and would
+/// contend for its cache line.
 const TOLERANCE_MS: u64 = 1000;
 
 /// One per process.
 #[derive(Debug)]
 pub struct StoreClock {
-    /// By how much it is ahead of this machine's uptime.
+    /// The store's clock minus this machine's uptime.
     ahead_ms: AtomicU64,
 }
 
 impl StoreClock {
-    /// `now_ms`: what it is taken to show, until an answer says it.
+    /// `now_ms`: its assumed time until the first answer.
     pub fn new(now_ms: u64, uptime_ms: u64) -> Self {
         Self { ahead_ms: AtomicU64::new(now_ms.saturating_sub(uptime_ms)) }
     }
 
-    /// An answer to a call that was made at this uptime showed it.
-    pub fn showed(&self, now_ms: u64, uptime_ms: u64) {
+    /// Takes the time of an answer, to a call that was made at this uptime.
+    pub fn update(&self, now_ms: u64, uptime_ms: u64) {
         let ahead_ms = now_ms.saturating_sub(uptime_ms);
         if self.ahead_ms.load(Ordering::Relaxed).abs_diff(ahead_ms) > TOLERANCE_MS {
             self.ahead_ms.store(ahead_ms, Ordering::Relaxed);
@@ -48,11 +48,11 @@ mod tests {
         let clock = StoreClock::new(WALL_MS, 5000);
         assert_eq!(clock.at(8000), WALL_MS + 3000, "nothing better is known yet");
         let hour = 3_600_000;
-        clock.showed(WALL_MS - hour, 8000);
+        clock.update(WALL_MS - hour, 8000);
         assert_eq!(clock.at(9000), WALL_MS - hour + 1000);
-        clock.showed(WALL_MS - hour + 50, 8000);
+        clock.update(WALL_MS - hour + 50, 8000);
         assert_eq!(clock.at(9000), WALL_MS - hour + 1000, "that answer was longer under way");
-        clock.showed(WALL_MS + hour, 9000);
+        clock.update(WALL_MS + hour, 9000);
         assert_eq!(clock.at(9000), WALL_MS + hour, "another store");
     }
 }

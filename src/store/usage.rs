@@ -1,15 +1,15 @@
-//! How much keys and businesses are used: what stands in the store about it, and how it is read.
+//! Usage of keys and businesses: its layout in the store, and how it is read.
 //!
-//! What ends by itself, so that nobody has to clean up, and what many sidecars may write in any order:
+//! Everything expires by itself, and can be written by many sidecars in any order:
 //!
 //! - `P:{<tenant>}:usage:<subject>:days:<n>`, a hash: `<day>` is the number of requests, `<day>d` that of denials among them, by
 //!   days since the epoch, `n = day / 30`; thirty days share a hash, which lives until the last of them is no longer told;
 //! - `P:{<tenant>}:usage:<subject>:minutes:<n>`: the same by minutes since the epoch, `n = minute / 60`;
 //! - `P:{<tenant>}:usage:last`, a sorted set: the last use of each key, and of the business itself as `*`, in milliseconds;
-//! - `P:{global}:usage:since`, a sorted set: since when use is counted here at all;
+//! - `P:{global}:usage:since`, a sorted set: since when usage is counted;
 //!
-//! where a subject is `key:<id>` or `business`. Each worker counts for itself (`tally`), the process gathers that (`ledger`) and
-//! sends it with plain commands (`store::redis::usage_writer`), off the way of requests. The embedded file keeps none.
+//! where a subject is `key:<id>` or `business`. Each worker counts for itself (`tally`), the process adds that up (`ledger`) and
+//! sends it with plain commands (`store::redis::usage_writer`), off the path of requests. The embedded store counts no usage.
 
 pub mod batch;
 mod counted;
@@ -28,10 +28,10 @@ use super::layout::Layout;
 use super::redis::key_admin::KeyAdmin;
 use crate::keys::Tenant;
 
-/// Members of one set that are asked about with one command.
-const ASKED_TOGETHER: usize = 500;
+/// Members of one set that one command reads.
+const PER_COMMAND: usize = 500;
 
-/// What is known of the use of one subject, the oldest first; days and minutes without requests are left out.
+/// The usage of one subject, the oldest first; days and minutes without requests are left out.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Use {
     /// Milliseconds since the Unix epoch, by the store's clock.
@@ -42,7 +42,7 @@ pub struct Use {
     pub minutes: BTreeMap<u64, Count>,
 }
 
-/// What the store holds of one subject.
+/// Reads the usage of one subject.
 pub async fn read(key_admin: &KeyAdmin, layout: &Layout, subject: &Subject, now_ms: u64) -> Result<Use, StoreError> {
     let last = key_admin.scores(&[(subject.last(layout), vec![subject.member().to_owned()])]).await?;
     let mut used = Use { last_used_ms: last.into_iter().flatten().next().flatten(), ..Use::default() };
@@ -66,10 +66,10 @@ pub async fn last_used(
 ) -> Result<Vec<Option<u64>>, StoreError> {
     let mut places: Vec<(String, Vec<String>)> = Vec::new();
     let mut place_of: HashMap<&Tenant, usize> = HashMap::new();
-    // Keys of one tenant stand in one set: it is asked about them together, and about so many at a time that it holds nobody up.
+    // Keys of one tenant are in one set, which is read with few commands, each short enough not to block Redis.
     let mut asked = Vec::with_capacity(keys.len());
     for (tenant, id) in keys {
-        let known = place_of.get(tenant).copied().filter(|place| places[*place].1.len() < ASKED_TOGETHER);
+        let known = place_of.get(tenant).copied().filter(|place| places[*place].1.len() < PER_COMMAND);
         let place = known.unwrap_or(places.len());
         if known.is_none() {
             places.push((layout.in_slot(&tenant.to_string(), LAST), Vec::new()));
@@ -83,13 +83,13 @@ pub async fn last_used(
     Ok(asked.into_iter().map(score).collect())
 }
 
-/// Since when use is counted in this store; `None`: nobody ever counted any.
+/// Since when usage is counted in this store; `None`: it never was.
 pub async fn since(key_admin: &KeyAdmin, layout: &Layout) -> Result<Option<u64>, StoreError> {
     let scores = key_admin.scores(&[(since_place(layout), vec![SINCE.to_owned()])]).await?;
     Ok(scores.into_iter().flatten().next().flatten())
 }
 
-/// Fields that are none of ours are left alone.
+/// Adds up a hash's fields; unknown ones are ignored.
 fn take(counts: &mut BTreeMap<u64, Count>, hash: HashMap<String, u64>, first: u64, unit_ms: u64) {
     for (field, amount) in hash {
         let (at, denied) = field.strip_suffix(DENIED).map_or((field.as_str(), false), |at| (at, true));

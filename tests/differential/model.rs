@@ -126,7 +126,7 @@ impl Dice {
     /// Where the clock goes: mostly on, by little or to a boundary, sometimes back.
     pub fn step(&mut self, now_ms: u64) -> u64 {
         let duration = self.pick(&DURATIONS);
-        match self.below(10) {
+        match self.below(12) {
             0 | 1 => now_ms,
             2 => now_ms + 1,
             3 | 4 => now_ms + self.below(1500),
@@ -134,6 +134,9 @@ impl Dice {
             6 => now_ms - now_ms % duration + duration,
             7 => now_ms - now_ms % duration + duration - 1,
             8 => now_ms + duration,
+            9 => now_ms - self.below(2 * duration),
+            // To the edge of what begins a window anew.
+            10 => now_ms - duration - self.below(2),
             _ => now_ms - self.below(5000),
         }
     }
@@ -193,9 +196,11 @@ impl Dice {
         let mut durations: Vec<u64> = (0..=self.below(3)).map(|_| self.pick(&DURATIONS)).collect();
         durations.sort_unstable();
         durations.dedup();
-        let windows = durations.into_iter().map(|duration_ms| Window { limit: self.limit(duration_ms), duration_ms });
+        let algorithm = self.algorithm();
+        let limit = |duration_ms| Window { limit: self.limit(algorithm, duration_ms), duration_ms };
+        let windows = durations.into_iter().map(limit);
         let windows = Arc::new(Windows::new(windows.collect()).expect("durations are distinct and limits in range"));
-        let (name, algorithm) = (self.pick(&BUCKETS).to_owned(), self.algorithm());
+        let name = self.pick(&BUCKETS).to_owned();
         BucketAsk { name: name.into(), algorithm, windows, observes: self.once_in(4) }
     }
 
@@ -203,14 +208,16 @@ impl Dice {
     fn ordinary_bucket_ask(&mut self) -> BucketAsk {
         let at = self.below(BUCKETS.len() as u64) as usize;
         let durations = DURATIONS.iter().skip(at).step_by(2).take(at + 1);
-        let windows = durations.map(|&duration_ms| Window { limit: self.limit(duration_ms), duration_ms }).collect();
+        let limit = |&duration_ms| Window { limit: self.limit(Algorithm::Fixed, duration_ms), duration_ms };
+        let windows = durations.map(limit).collect();
         let windows = Arc::new(Windows::new(windows).expect("durations are distinct and limits in range"));
         BucketAsk { name: BUCKETS[at].into(), algorithm: Algorithm::Fixed, windows, observes: self.once_in(20) }
     }
 
-    fn limit(&mut self, duration_ms: u64) -> u64 {
+    fn limit(&mut self, algorithm: Algorithm, duration_ms: u64) -> u64 {
         match self.below(20) {
             0 => 0,
+            1 if algorithm == Algorithm::Fixed => 1_000_000_000_000_000 - 1,
             1 => ((1 << 50) - 1) / duration_ms,
             2..5 => 1 + self.below(5),
             _ => 5 + self.below(40),
@@ -237,11 +244,13 @@ impl Dice {
             let used = [self.below(50), self.below(most / 2), most / 2][self.below(3) as usize];
             let previous = if algorithm == Algorithm::Sliding { [0, 7, most / 2][self.below(3) as usize] } else { 0 };
             let start = now_ms - now_ms % duration_ms;
-            let mark_ms = match self.below(8) {
+            let mark_ms = match self.below(10) {
                 0 => (1 << 53) - 2 * duration_ms,
                 1 => now_ms - self.below(3 * duration_ms),
                 2 => 0,
                 3 | 4 => start - duration_ms,
+                5 => start + duration_ms * self.below(4),
+                6 => now_ms + duration_ms + self.below(2),
                 _ => start,
             };
             Entry { algorithm, duration_ms, mark_ms, used, previous }

@@ -263,6 +263,51 @@ async fn a_master_that_became_a_replica_is_left_until_it_is_one_again() {
     assert_eq!(remaining(&outcome(&store, question(Believed::Absent)).await), 58);
 }
 
+/// Whoever is not counted is judged by a master's word too: one that was demoted goes on answering by what was true then.
+#[tokio::test]
+async fn a_master_that_became_a_replica_decides_nothing_where_it_would_have_written_nothing() {
+    let server = RedisServer::start();
+    let mut redis = server.client();
+    let mut command = |words: &[&str]| {
+        redis::cmd(words[0]).arg(&words[1..]).query::<redis::Value>(&mut redis).expect("the server does it")
+    };
+    let rights = "on >pw resetchannels -@all +auth +role +time +script|load +evalsha +get +mget +exists +sismember ~sg:* \
+                  (+set +setrange ~sg:{*}:count:*)";
+    command(&["ACL", "SETUSER", "gate", "on", ">pw"]);
+    let acl: Vec<&str> = ["ACL", "SETUSER", "gate"].into_iter().chain(rights_of(rights)).collect();
+    command(&acl);
+    let login = Settings { username: Some("gate".to_owned()), password: Some(Secret::new("pw")), ..server.settings() };
+    let (store, _) = start(login);
+    let reading = Question { cost: 0, ..question(Believed::Absent) };
+    let exhausted = Question { cost: 61, ..question(Believed::Absent) };
+    let mut without_limit = question(Believed::Absent);
+    without_limit.asks.change(|asks| asks[0].buckets.clear());
+    let mut stale = without_limit.clone();
+    stale.asks.change(|asks| asks[0].documents[0].believed = Believed::Unknown);
+    for (name, asked) in [("cost 0", reading), ("over", exhausted), ("free", without_limit), ("stale", stale)] {
+        until("the master", || async { store.decide(&asked, soon()).await.is_ok() }).await;
+        command(&["CONFIG", "SET", "maxmemory", "1"]);
+        let passed = store.decide(&asked, soon()).await;
+        assert!(passed.is_ok(), "{name}: nothing is written, so that a full server serves it: {passed:?}");
+        command(&["CONFIG", "SET", "maxmemory", "0"]);
+        command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+        let passed = store.decide(&asked, soon()).await;
+        assert!(passed.is_ok(), "{name}: nor need it be replicated: {passed:?}");
+        command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+        command(&["REPLICAOF", "127.0.0.1", "1"]);
+        let refused = store.decide(&asked, soon()).await;
+        assert!(matches!(&refused, Err(StoreError::Refused(text)) if text.contains("READONLY")), "{name}: {refused:?}");
+        command(&["REPLICAOF", "NO", "ONE"]);
+    }
+    assert_eq!(command(&["DBSIZE"]), redis::Value::Int(0), "nothing is written to find it out");
+}
+
+/// Words, save that a selector in parentheses is one.
+fn rights_of(rights: &str) -> impl Iterator<Item = &str> {
+    let (plain, selector) = rights.split_at(rights.find('(').unwrap_or(rights.len()));
+    plain.split_whitespace().chain([selector])
+}
+
 #[tokio::test]
 async fn a_wrong_password_is_refused_and_not_repeated() {
     let server = RedisServer::with(&["--requirepass", "right-secret"]);

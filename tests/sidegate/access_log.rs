@@ -9,6 +9,7 @@ use crate::support::{
     AnswerTo as _, Gate, Stage,
     client::{exchange, raw},
     gate::{Lines, on_terminal, sidegate},
+    redis::sha256,
     until,
 };
 
@@ -115,6 +116,44 @@ async fn a_line_tells_where_the_time_went_and_which_limit_was_nearest() {
     let nowhere = line("/nowhere").await;
     assert_eq!((&nowhere["sidegate.reason"], &nowhere["http.route"]), (&json!("route_not_found"), &json!("none")));
     assert_eq!(nowhere["sidegate.upstream.duration_ms"], Value::Null, "{nowhere}");
+}
+
+#[tokio::test]
+async fn the_line_of_a_denial_has_what_support_asks_for() {
+    let stage = Stage::set();
+    let denied = "limits: {per-key: {by: key, windows: [20/1s, 2/1h]}}\nscopes: {implies: {admin: [b]}}\n\
+        routes: {/things: {any: true, limits: [per-key]}, /all: {scopes: [a, b, c]}, /one: {any_scope: [c, d]}}";
+    for (mode, statuses) in [("enforce", [429, 403, 403, 401]), ("observe", [200; 4])] {
+        let gate = stage.gate(&format!("mode: {mode}\n{denied}"));
+        let key = stage.redis.mint(json!({"business": mode, "scopes": ["a", "admin"]}));
+        let line = async |path: &str, key: &str, status: u16| {
+            let answer = gate.get(path).bearer_auth(key).answer().await;
+            assert_eq!(answer.status, status, "{mode} {path}: {answer:?}");
+            let retry_after = answer.header("retry-after").map(|_| answer.number("retry-after"));
+            let line = gate.logged(answer.header("x-request-id").expect("every answer has one"));
+            assert_eq!(line["sidegate.retry_after"], json!(retry_after), "{line}");
+            line
+        };
+        let told = |line: &Value| {
+            ["reason", "limit.window", "missing_scope", "key_digest"]
+                .map(|name| line[format!("sidegate.{name}")].clone())
+        };
+        let nothing = || json!(null);
+        stage.redis.room(3_600_000, 30_000);
+        for _ in 0..2 {
+            assert_eq!(told(&line("/things", &key.text, 200).await), [nothing(), nothing(), nothing(), nothing()]);
+        }
+        let [limited, all, one, unknown] = statuses;
+        let limited = line("/things", &key.text, limited).await;
+        assert_eq!(told(&limited), [json!("rate_limited"), json!("2/1h"), nothing(), nothing()], "{limited}");
+        let all = line("/all", &key.text, all).await;
+        assert_eq!(told(&all), [json!("insufficient_scope"), nothing(), json!("c"), nothing()], "{all}");
+        let one = line("/one", &key.text, one).await;
+        assert_eq!(told(&one), [json!("insufficient_scope"), nothing(), json!("c d"), nothing()], "{one}");
+        let unknown = line("/things", "sg_never_minted", unknown).await;
+        let digest = json!(&sha256("sg_never_minted")[..8]);
+        assert_eq!(told(&unknown), [json!("unknown_key"), nothing(), nothing(), digest], "{unknown}");
+    }
 }
 
 /// A pipe that is full, and a queue behind it: from then on lines are lost, and counted, and nothing else happens.

@@ -244,6 +244,61 @@ errors:
 }
 
 #[tokio::test]
+async fn a_template_names_the_window_that_refused_as_it_is_configured() {
+    let stage = Stage::set();
+    let gate = stage.gate(
+        "
+limits: {per-business: {by: business, windows: [60/1m, 1000/1d]}}
+routes: {/things: {any: true, limits: [per-business]}}
+errors:
+  default: {body: {policy: '{policy}', message: 'Limit: {policy}.'}}
+",
+    );
+    for (business, windows, policy) in [("acme", ["0/1h", "9/1d"], "0/1h"), ("globex", ["9/60m", "0/48h"], "0/2d")] {
+        let key = stage.redis.mint(json!({"business": business})).text;
+        stage.redis.set_business(business, json!({"limits": {"per-business": windows}}));
+        let answer = gate.get("/things").bearer_auth(&key).answer().await;
+        let words = json!({"policy": policy, "message": format!("Limit: {policy}.")});
+        assert_eq!((answer.status, answer.json()), (429, words));
+    }
+    let unknown = gate.get("/things").bearer_auth("sg_unknown").answer().await;
+    assert_eq!(unknown.json(), json!({"policy": null, "message": "Limit: ."}));
+}
+
+#[tokio::test]
+async fn a_limit_of_0_is_not_worded_as_if_waiting_helped() {
+    let yaml = include_str!("../../config.example.yaml");
+    assert!(!yaml.contains("detail: Too many"), "the default knows when no waiting helps");
+    let stage = Stage::set();
+    let gate = stage.gate(
+        "limits: {per-key: {by: key, windows: 9/1h}}\nroutes: {/things: {any: true, limits: [per-key]}}\n\
+         errors: {rate_limited: {body: {error: rate_limited, message: '{detail}', retry_after: '{retry_after}'}}}",
+    );
+    let key = stage.redis.mint(json!({"business": "acme", "limits": {"per-key": "0/1m"}})).text;
+    let denied = gate.get("/things").bearer_auth(&key).answer().await;
+    let words = json!({"error": "rate_limited", "message": "Too many requests", "retry_after": null});
+    assert_eq!((denied.status, denied.json()), (429, words));
+}
+
+#[tokio::test]
+async fn a_business_in_another_spelling_of_its_parameter_is_told_so() {
+    let stage = Stage::set();
+    let gate = stage.gate("business: {from: [{query: business_id}]}\nroutes: {/things: any}");
+    let key = stage.redis.mint(json!({"business": "acme"})).text;
+    let detail = async |query: &str| {
+        let answer = gate.get(&format!("/things?{query}")).bearer_auth(&key).answer().await;
+        assert_eq!(answer.status, 400, "{query}");
+        answer.json()["detail"].as_str().unwrap_or_default().to_owned()
+    };
+    for query in ["Business_Id=acme", "business.id=acme", "business_id[]=acme", "a;business_id=acme"] {
+        let told = "The query parameter `business_id` is written in a form that servers read differently";
+        assert_eq!(detail(query).await, told, "{query}");
+    }
+    assert_eq!(detail("business_id=%ff").await, "The query parameter `business_id` is not UTF-8");
+    assert_eq!(detail("business_id=a/b").await, "The business named is no valid id");
+}
+
+#[tokio::test]
 async fn grpc_is_denied_as_grpc() {
     let (mut stage, gate) = yard(YAML);
     let key = stage.redis.mint(json!({"business": "acme", "scopes": ["things:read"]})).text;

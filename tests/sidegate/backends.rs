@@ -11,7 +11,11 @@ use std::{
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::{Gate, Port, Stage, client::exchange, until};
+use crate::support::{
+    Gate, Port, Stage,
+    client::{exchange, raw},
+    until,
+};
 
 /// Everything but `/admin` is public, so that each way round the guard leads to a backend.
 const ROUTES: &str = "routes: {/admin: admin, /admin/**: admin, /public/**: public, \
@@ -28,19 +32,39 @@ async fn nginx_never_serves_what_is_guarded() {
     let address = port.address();
     files(&folder);
     let root = folder.path().display();
-    let conf = format!(
-        "daemon off; master_process off; pid {root}/nginx.pid; error_log stderr crit; events {{}}\n\
-         http {{ access_log off; client_body_temp_path {root}/t1; proxy_temp_path {root}/t2; fastcgi_temp_path {root}/t3;\n\
-         uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5; merge_slashes on;\n\
-         server {{ listen {address}; root {root}/www; location / {{ try_files $uri $uri/index.html =404; }}\n\
-         location ~* ^/admin {{ try_files /admin/index.html =404; }} }} }}"
+    let server = format!(
+        "merge_slashes on; root {root}/www; location / {{ try_files $uri $uri/index.html =404; }}\n\
+         location ~* ^/admin {{ try_files /admin/index.html =404; }}"
     );
-    let file = folder.path().join("nginx.conf");
-    fs::write(&file, conf).expect("the folder is writable");
-    let mut nginx = Command::new("nginx");
-    nginx.arg("-p").arg(folder.path()).arg("-c").arg(&file);
-    let _nginx = Backend::start(&mut nginx, address, "install nginx");
+    let _nginx = nginx(&folder, address, &server);
     is_never_reached(address);
+}
+
+/// By default (`gzip_proxied off`) it compresses nothing for a request with `Via`.
+#[tokio::test]
+async fn nginx_compresses_as_before_where_it_is_told_of_no_proxy_or_to_compress_for_proxies_too() {
+    let stage = Stage::set();
+    for (gzip_proxied, via, compressed) in
+        [("off", "", false), ("off", ", via: true", false), ("off", ", via: false", true), ("any", "", true)]
+    {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let port = Port::reserve();
+        let address = port.address();
+        fs::write(folder.path().join("text.html"), "words ".repeat(1000)).expect("the folder is writable");
+        let root = folder.path().display();
+        let _nginx = nginx(&folder, address, &format!("root {root}; gzip on; gzip_proxied {gzip_proxied};"));
+        let gate = stage.gate(&format!("upstream: {{url: 'http://{address}'{via}}}\nroutes: {{/text.html: public}}"));
+        let coding = |address, lines: &[&[u8]]| {
+            let answer = raw(address, "GET", "/text.html", &[&[&b"Accept-Encoding: gzip"[..]], lines].concat());
+            assert_eq!(answer.status, 200);
+            answer.header("content-encoding").map(str::to_owned)
+        };
+        assert_eq!(coding(address, &[]).as_deref(), Some("gzip"), "without a gate");
+        let through = coding(gate.address, &[]);
+        assert_eq!(through.as_deref(), compressed.then_some("gzip"), "gzip_proxied {gzip_proxied}{via}");
+        // Also behind another proxy.
+        assert_eq!(coding(gate.address, &[b"Via: 1.1 front"]), through, "gzip_proxied {gzip_proxied}{via}");
+    }
 }
 
 #[tokio::test]
@@ -89,6 +113,22 @@ async fn a_lenient_node_server_never_serves_what_is_guarded() {
     let output = node.0.stdout.take().expect("stdout is piped");
     BufReader::new(output).read_line(&mut line).expect("node says its port");
     is_never_reached(SocketAddr::from(([127, 0, 0, 1], line.trim().parse().expect("a port"))));
+}
+
+/// A running nginx with this as its only server.
+fn nginx(folder: &TempDir, address: SocketAddr, server: &str) -> Backend {
+    let root = folder.path().display();
+    let conf = format!(
+        "daemon off; master_process off; pid {root}/nginx.pid; error_log stderr crit; events {{}}\n\
+         http {{ access_log off; client_body_temp_path {root}/t1; proxy_temp_path {root}/t2; fastcgi_temp_path {root}/t3;\n\
+         uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5; types {{ text/html html; }}\n\
+         server {{ listen {address}; {server} }} }}"
+    );
+    let file = folder.path().join("nginx.conf");
+    fs::write(&file, conf).expect("the folder is writable");
+    let mut nginx = Command::new("nginx");
+    nginx.arg("-p").arg(folder.path()).arg("-c").arg(&file);
+    Backend::start(&mut nginx, address, "install nginx")
 }
 
 fn is_never_reached(backend: SocketAddr) {

@@ -231,3 +231,14 @@ fn while_the_store_is_away_windows_are_where_it_had_them() {
         assert!(answer.status == 200 || answer.number("retry-after") <= 3600, "{answer:?}");
     }
 }
+
+#[test]
+fn a_file_counts_anew_where_the_wall_clock_is_set_back() {
+    let (stage, shim) = (Stage::set(), Shim::build());
+    let gate = shim.gate(&stage, &format!("store: file:keys.yaml\n{SIGNUP}"), Wrong::Set(-4 * HOUR));
+    let sign_up = || gate.raw("GET", "/signup", &[]);
+    until("the address to be over its limit", || (sign_up().status == 429).then_some(()));
+    shim.happens(&gate, || drop(sign_up()));
+    let answer = sign_up();
+    assert!(answer.status == 200 || answer.number("retry-after") <= 3600, "{answer:?}");
+}

@@ -1,9 +1,9 @@
 //! The configuration as its author meets it: `check` says what the gate will do, or every mistake with its place.
 
-use std::process::Output;
+use std::{process::Output, time::Duration};
 
 use crate::support::{
-    Stage,
+    Certificate, Stage,
     gate::{on_config, sidegate, text},
     in_repository, profile, whole,
 };
@@ -14,6 +14,10 @@ fn each_profile_passes_check_as_it_stands() {
         let output = on_config(&profile(name), &["check"], &[]);
         let said = said(&output);
         assert_eq!(output.status.code(), Some(0), "{name}: {said}");
+        // One profile has a webhook that answers 405 to all but POST, and means it.
+        let expected = |line: &str| line.starts_with("warning: store: ") || line.contains("answers 405");
+        let unexpected = said.lines().find(|line| line.starts_with("warning: ") && !expected(line));
+        assert_eq!(unexpected, None, "{name}");
         assert!(said.contains('/'), "{name}: a summary names the routes: {said}");
     }
 }
@@ -151,6 +155,88 @@ fn what_a_variable_holds_is_text_and_never_yaml() {
 fn run_refuses_what_check_refuses() {
     let output = on_config(&whole("routes: {things: public}"), &["run"], &Stage::set().environment());
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+}
+
+/// openssl makes such a one where it signs a request without `-extfile`.
+const VERSION_1: &str = "-----BEGIN CERTIFICATE-----
+MIIBKDCBzwIUNSUNkCu1WpqpF11qbJXxJ2DR+7AwCgYIKoZIzj0EAwIwFjEUMBIG
+A1UEAwwLb25lLmV4YW1wbGUwIBcNMjYxMTIzMDQ1MTQyWhgPMjEyNjEwMzAwNDUx
+NDJaMBYxFDASBgNVBAMMC29uZS5leGFtcGxlMFkwEwYHKoZIzj0CAQYIKoZIzj0D
+AQcDQgAEcuuuYdWPvQt/1sgJnzdJlF14fBsGRAbRX7amSf7Sw6n2pyAEUQu0VVCO
+5D8qNZCDDQuyP3jSHanFOGLO+VfxKzAKBggqhkjOPQQDAgNIADBFAiEAi/4oJCSl
+j4rM6rIyl8uYQXnLpjaXl05axvs0+PRdABACIA4c4IMkEnkBh1scgG7KPc0zswXS
+XdIpDBsC5nRPaTS+
+-----END CERTIFICATE-----
+";
+
+#[test]
+fn the_end_of_a_certificate_is_told_before_it_comes() {
+    let stage = Stage::set();
+    let (day, long_ago) = (Duration::from_secs(24 * 60 * 60), Duration::from_secs(978_307_200));
+    let checked = |made: &Certificate| {
+        let output = on_config(&with_certificate(made), &["check"], &stage.environment());
+        (output.status.code(), said(&output))
+    };
+    let (code, told) = checked(&Certificate::ending_in("one.example", 3 * day + day / 2));
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("tls.crt ends 20") && told.contains(", in 3 days\n"), "{told}");
+    assert!(told.contains("warning: listen.tls: ") && told.contains("in 3 days; renew it"), "{told}");
+    let (_, told) = checked(&Certificate::ending_in("one.example", 30 * day + day / 2));
+    assert!(told.contains(", in 30 days\n") && !told.contains("listen.tls"), "{told}");
+    let (_, told) = checked(&Certificate::expired("one.example"));
+    assert!(told.contains("tls.crt has expired on 2002-01-01; clients refuse it"), "{told}");
+    let (code, told) = checked(&Certificate::from_to("one.example", long_ago + day, long_ago));
+    assert_eq!(code, Some(2), "{told}");
+    assert!(told.contains("ends before it begins"), "{told}");
+    let old = Certificate::of("one.example");
+    std::fs::write(old.cert_file(), VERSION_1).expect("the folder is writable");
+    let (code, told) = checked(&old);
+    assert_eq!(code, Some(2), "{told}");
+    assert!(told.contains("certificate of version 1") && told.contains("subjectAltName"), "{told}");
+
+    let soon = Certificate::ending_in("one.example", 3 * day + day / 2);
+    let gate = stage.gate(&with_certificate(&soon));
+    assert!(gate.said("ends soon").contains("WARN"), "{}", gate.written());
+}
+
+fn with_certificate(made: &Certificate) -> String {
+    whole(&format!(
+        "listen: {{address: '127.0.0.1:0', tls: {{certificates: {{cert: '{}', key: '{}'}}}}}}\nroutes: {{/public: public}}",
+        made.cert_file().display(),
+        made.key_file().display(),
+    ))
+}
+
+#[test]
+fn an_address_that_is_taken_is_told_with_the_field_that_says_it() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = taken.local_addr().expect("it is bound");
+    for (field, yaml) in [
+        ("listen", format!("listen: {address}\nadmin: 127.0.0.1:0")),
+        ("admin", format!("admin: {address}")),
+        ("probes", format!("admin: 127.0.0.1:0\nprobes: {address}")),
+    ] {
+        let yaml = whole(&format!("{yaml}\nroutes: {{/public: public}}"));
+        let output = on_config(&yaml, &["run"], &Stage::set().environment());
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        let told = format!("error: {field}: {address} cannot be listened on");
+        assert!(said(&output).contains(&told), "no {told:?} in\n{}", said(&output));
+    }
+}
+
+#[test]
+fn what_other_gateways_do_is_told_with_what_to_do_instead() {
+    for (yaml, told) in [
+        ("routes: {/a: {any: true, strip_path: true}}", "sidegate rewrites no path"),
+        ("routes: {/a: {any: true, rewrite: /b}}", "sidegate rewrites no path"),
+        ("upstream: {url: http://127.0.0.1:1, strip_prefix: /a}\nroutes: {/a: any}", "sidegate rewrites no path"),
+        ("upstream: 'http://127.0.0.1:1/v1'\nroutes: {/a: any}", "rewrites none; end it after the port"),
+        ("routes: {/a: {any: true, hosts: [a.example]}}", "sidegate does not route by host"),
+        ("routes: {GET a.example/a: any}", "sidegate does not route by host"),
+        ("keys: {from: [{query: apikey}]}\nroutes: {/a: any}", "sidegate reads no key from a query"),
+    ] {
+        is_refused(yaml, &[told]);
+    }
 }
 
 #[test]

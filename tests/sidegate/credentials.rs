@@ -131,6 +131,32 @@ async fn a_key_is_stripped_on_public_routes_too() {
 }
 
 #[tokio::test]
+async fn a_key_where_or_as_it_is_not_read_reaches_no_service() {
+    for formats in ["", "keys: {formats: [{prefix: sg_, length: 43}]}"] {
+        let yard = Yard::set(&format!("{formats}{YAML}"));
+        let own = yard.gate.new_key(&["--name", "test", "--business", "acme"]);
+        for line in [
+            format!("Authorization: {own}"),
+            format!("Authorization: Bearer  {own}"),
+            format!("Authorization: Bearer{own}"),
+            format!("Authorization: Token token=\"{own}\""),
+            format!("X-API-Key: Bearer {own}"),
+            format!("X-API-Key: '{own}'"),
+        ] {
+            assert_eq!(yard.gate.raw("GET", "/public", &[line.as_bytes()]).status, 200);
+            let seen = yard.stage.upstream.only();
+            assert!(seen.headers.iter().all(|(_, value)| !value.contains(&own)), "{line}: {seen:?}");
+        }
+        // Another one beside the one that is read.
+        let beside = format!("Authorization: {own}");
+        let read = yard.gate.new_key(&["--name", "other", "--business", "acme"]);
+        assert_eq!(yard.with(&[&beside, &format!("X-API-Key: {read}")]).status, 200);
+        let seen = yard.stage.upstream.only();
+        assert_eq!((seen.header("authorization"), seen.header("x-api-key")), (None, None), "{seen:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_is_read_before_connection_can_name_its_header() {
     let yard = Yard::set(YAML);
     let bearer = format!("Authorization: Bearer {}", yard.key);

@@ -263,6 +263,52 @@ routes: {{/public/**: public}}
 }
 
 #[tokio::test]
+async fn a_service_may_be_told_of_no_proxy() {
+    let stage = Stage::set();
+    let upstream = |via: &str| format!("upstream: {{url: '${{UPSTREAM_URL}}'{via}}}\nroutes: {{/public: public}}");
+    for (via, told) in [
+        ("", &["1.1 before", "1.1 sidegate"][..]),
+        (", via: true", &["1.1 before", "1.1 sidegate"]),
+        (", via: false", &[]),
+    ] {
+        let gate = stage.gate(&upstream(via));
+        assert_eq!(gate.raw("GET", "/public", &[b"Via: 1.1 before"]).status, 200);
+        let seen = stage.upstream.take().pop().expect("it was forwarded");
+        assert_eq!(seen.all("via"), told, "{via}: {seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_may_be_told_the_clients_address_in_a_header_of_its_own() {
+    for (trusted, client) in [("[]", "127.0.0.1"), ("[127.0.0.0/8]", "2001:db8::7")] {
+        let stage = Stage::set();
+        let gate = stage.gate(&format!(
+            "
+listen: {{address: '127.0.0.1:0', trusted_proxies: {trusted}}}
+upstream: {{url: '${{UPSTREAM_URL}}', identity: {{X-Real-IP: '{{client}}', X-Who: '{{user}} at {{client}}'}}}}
+routes: {{/public: public, /things: any}}
+"
+        ));
+        let key = stage.redis.mint(json!({"business": "acme", "user": "u_42"})).text;
+        let key = format!("X-API-Key: {key}");
+        let lines: [&[u8]; 4] = [
+            b"X-Forwarded-For: 192.0.2.66, 2001:db8::7",
+            b"X-Real-IP: 192.0.2.1",
+            b"X_Real_IP: 192.0.2.1",
+            key.as_bytes(),
+        ];
+        // The second time what was told before of the same key is remembered.
+        for (path, who) in [("/public", " at"), ("/things", "u_42 at"), ("/things", "u_42 at")] {
+            assert_eq!(gate.raw("GET", path, &lines).status, 200);
+            let seen = stage.upstream.take().pop().expect("it was forwarded");
+            assert_eq!(seen.all("x-real-ip"), [client], "{trusted} {path}: {seen:?}");
+            assert_eq!(seen.all("x_real_ip"), [""; 0], "{seen:?}");
+            assert_eq!(seen.header("x-who").map(str::trim), Some(format!("{who} {client}").trim()), "{seen:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn headers_that_would_change_the_method_or_the_path_are_stripped() {
     let (stage, gate) = yard();
     let names = [

@@ -322,8 +322,10 @@ async fn b6_verify_and_usage_tell_without_spending_and_a_limit_can_be_given_back
     yard.works(&["keys", "revoke", member(&key, "id")]);
     let (code, said) = verify(member(&key, "key"));
     assert_eq!((code, said["reason"].as_str()), (Some(1), Some("revoked_key")));
-    let output = yard.gate.command_reading(&["keys", "verify"], "two words");
-    assert_eq!(output.status.code(), Some(2));
+    for (given, code) in [("two words", Some(1)), ("", Some(2))] {
+        let output = yard.gate.command_reading(&["keys", "verify"], given);
+        assert_eq!(output.status.code(), code, "{given}");
+    }
 }
 
 #[tokio::test]

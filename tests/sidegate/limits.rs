@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::support::{Answer, AnswerTo as _, Gate, PATIENCE, Stage, client};
+use crate::support::{Answer, AnswerTo as _, Gate, PATIENCE, Stage, client, gate::text};
 
 #[tokio::test]
 async fn a_denial_by_one_window_spends_none_of_the_others() {
@@ -212,6 +212,35 @@ async fn the_headers_describe_the_window_with_the_least_remaining() {
     assert_eq!(answer.number("x-ratelimit-reset"), (now / 3600 + 1) * 3600);
 }
 
+/// What a fixed window counts to has no bound that anybody meets; the others measure in milliseconds too.
+#[tokio::test]
+async fn a_month_has_room_for_millions_in_a_fixed_window() {
+    let stage = Stage::set();
+    let gate = stage.gate(
+        "
+plans: {default: {}, pro: {limits: {month: 9000000000/30d}}}
+limits:
+  month: {by: business, windows: 1000000/30d}
+  sliding: {by: key, windows: 400000/30d, algorithm: sliding-window}
+routes: {/month: {any: true, limits: [month]}, /sliding: {any: true, limits: [sliding]}}
+",
+    );
+    let key = stage.redis.mint(json!({"business": "acme", "limits": {"sliding": "2000000/30d"}}));
+    stage.redis.room(30 * 86_400_000, 30_000);
+    let left = async |path: &str| stands(&gate.get(path).bearer_auth(&key.text).answer().await);
+    assert_eq!(left("/month").await, (1_000_000, 999_999));
+    stage.redis.set_business("acme", json!({"plan": "pro"}));
+    assert_eq!(left("/month").await, (9_000_000_000, 8_999_999_998));
+    stage.redis.set_business("acme", json!({"limits": {"month": "800000000000000/30d"}}));
+    assert_eq!(left("/month").await, (800_000_000_000_000, 799_999_999_999_997));
+    assert_eq!(left("/sliding").await, (400_000, 399_999), "what it cannot count has no effect");
+    let labels = ["in=\"key\"", "what=\"limit\""];
+    assert_eq!(gate.metric("sidegate_unknown_names_total", &labels), 1.0, "and is told");
+    gate.said("the limit `sliding`: `2000000/30d` is too large");
+    let refused = gate.command(&["keys", "update", &key.id, "--limit", "sliding=2000000/30d"]);
+    assert!(!refused.status.success() && text(&refused.stderr).contains("too large"), "{refused:?}");
+}
+
 #[tokio::test]
 async fn the_ietf_fields_name_every_window_on_request() {
     let stage = Stage::set();
@@ -224,14 +253,42 @@ routes: {/things: {any: true, limits: [per-key, per-business]}}
     );
     let key = stage.redis.mint(json!({"business": "acme"}));
     stage.redis.room(60_000, 25_000);
+    stage.upstream.respond_with(200, &THEIRS, "");
     let answer = ask(&gate, &key.text).await;
-    assert!(!answer.headers.contains_key("x-ratelimit-limit"));
+    assert!(!answer.headers.contains_key("x-ratelimit-limit"), "{answer:?}");
+    assert_eq!(answer.headers.get_all("ratelimit").iter().count(), 1, "{answer:?}");
     let policy = r#""per-key-1m";q=20;w=60, "per-key-1h";q=200;w=3600, "per-business";q=500;w=86400"#;
     assert_eq!(answer.header("ratelimit-policy"), Some(policy));
     for (name, remaining, longest) in [("per-key-1m", 19, 60), ("per-key-1h", 199, 3600), ("per-business", 499, 86_400)]
     {
         assert_eq!(left(&answer, name), remaining);
         assert!((1..=longest).contains(&parameter(&answer, name, "t")), "{name}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_services_own_limit_headers_never_stand_beside_the_gates() {
+    let key = json!({"business": "acme"});
+    for (settings, own) in [("{}", 3), ("{ietf: true}", 5), ("{x: false}", 0), ("{x: false, ietf: true}", 2)] {
+        let stage = Stage::set();
+        let gate = stage.gate(&format!(
+            "rate_limit_headers: {settings}\nlimits: {{per-key: {{by: key, windows: 1/1h}}}}\n\
+             errors: {{rate_limited: {{headers: {{RateLimit-Policy: 'worded;q={{limit}}'}}}}}}\n\
+             routes: {{/things: {{any: true, limits: [per-key]}}, /unlimited: public}}"
+        ));
+        let key = stage.redis.mint(key.clone()).text;
+        stage.upstream.respond_with(200, &THEIRS, "");
+        stage.redis.room(3_600_000, 30_000);
+        let answer = ask(&gate, &key).await;
+        let stand = |(name, _): &&(&str, &str)| answer.headers.contains_key(*name);
+        assert_eq!((answer.status, THEIRS.iter().filter(stand).count()), (200, own), "{settings}: {answer:?}");
+        assert!(answer.headers.values().all(|value| value != "999"), "{settings}: {answer:?}");
+        // What the configuration's words say of a denial is no service's.
+        let denied = ask(&gate, &key).await;
+        let policy = if settings.contains("ietf") { "\"per-key\";q=1;w=3600" } else { "worded;q=1" };
+        assert_eq!((denied.status, denied.header("ratelimit-policy")), (429, Some(policy)), "{settings}");
+        let unlimited = gate.get("/unlimited").answer().await;
+        assert!(THEIRS.iter().all(|(name, value)| unlimited.header(name) == Some(value)), "{unlimited:?}");
     }
 }
 
@@ -276,6 +333,15 @@ routes: {/things: {any: true, limits: [per-key]}}
     let key = stage.redis.mint(json!({"business": "acme"}));
     assert!((1..=60).contains(&ask(&gate, &key.text).await.number("x-ratelimit-reset")));
 }
+
+/// What a service says that counts for itself.
+const THEIRS: [(&str, &str); 5] = [
+    ("x-ratelimit-limit", "999"),
+    ("x-ratelimit-remaining", "999"),
+    ("x-ratelimit-reset", "999"),
+    ("ratelimit", "999"),
+    ("ratelimit-policy", "999"),
+];
 
 /// A gate with one limit, called as its configuration begins, on `/things`, and a public route beside it.
 fn limited(limit: &str) -> (Stage, Gate) {

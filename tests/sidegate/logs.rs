@@ -135,6 +135,110 @@ fn a_report_is_for_people_and_shows_nobodys_escapes() {
     assert_eq!(told(&["report", "/nowhere.log"], "").0, Some(1));
 }
 
+/// A log of a gate that enforces: a key of acme that was allowed four times and refused twice by its limit, another of acme that
+/// was revoked, and one of nobody's business.
+fn disputed() -> String {
+    let of = |key: &str, more: Value| {
+        let mut members = json!({"sidegate.key_id": key, "user_agent.original": "curl/8"});
+        members.as_object_mut().expect("it is one").extend(more.as_object().expect("it is one").clone());
+        members
+    };
+    let mut log = String::new();
+    (0..4).for_each(|i| {
+        let more =
+            json!({"sidegate.business": "acme", "sidegate.limit": "per-key-1m", "sidegate.limit.remaining": 3 - i});
+        log += &line(i, "GET /v1/contacts", "GET /v1/contacts", "allowed", &of("k1", more));
+    });
+    for (second, id) in [(4, "r-4"), (65, "r-65")] {
+        let more = json!({
+            "sidegate.business": "acme", "sidegate.limit": "per-key-1m", "sidegate.limit.remaining": 0,
+            "sidegate.reason": "rate_limited", "http.response.status_code": 429, "sidegate.request_id": id,
+            "client.address": "192.0.2.7", "sidegate.duration_ms": 1.5, "sidegate.store.duration_ms": 0.5,
+        });
+        log += &line(second, "GET /v1/contacts", "GET /v1/contacts", "denied", &of("k1", more));
+    }
+    let more = json!({"sidegate.business": "acme", "sidegate.reason": "revoked_key"});
+    log += &line(66, "GET /v1/contacts", "GET /v1/contacts", "denied", &of("k2", more));
+    log + &line(67, "GET /v1/contacts", "GET /v1/contacts", "allowed", &of("k3", json!({})))
+}
+
+#[test]
+fn a_report_names_the_keys_limits_and_addresses_of_refusals() {
+    let (_, said) = told(&["report"], &(observed() + &disputed()));
+    for part in [
+        "  from key k1 of acme, limit per-key-1m: 2 requests",
+        "  from key k2 of acme: 1 request",
+        "  from 192.0.2.1: 2 requests",
+        "give them a new one (`sidegate keys create`)",
+    ] {
+        assert!(said.contains(part), "no {part:?} in\n{said}");
+    }
+    assert!(!said.contains("keys rotate"), "a revoked key cannot be rotated:\n{said}");
+    let next = &report(&[], &disputed())["next"][0];
+    let caller = &next["callers"]["rows"][0];
+    assert_eq!((&next["reason"], &caller["denied"]), (&json!("rate_limited"), &json!(2)));
+    assert_eq!(caller["caller"], "key k1 of acme, limit per-key-1m");
+}
+
+#[test]
+fn a_report_tells_of_one_key_or_business_what_it_was_allowed_and_refused() {
+    let of_key = report(&["--key", "k1"], &disputed());
+    assert_eq!(json!([of_key["requests"], of_key["allowed"], of_key["refused"]]), json!([6, 4, 2]));
+    assert_eq!(
+        of_key["minutes"]["rows"],
+        json!([
+            {"minute": "2026-03-23T14:00:00Z", "allowed": 4, "refused": 1, "failed": 0},
+            {"minute": "2026-03-23T14:01:00Z", "allowed": 0, "refused": 1, "failed": 0},
+        ])
+    );
+    assert_eq!(of_key["days"]["rows"][0]["day"], "2026-03-23");
+    assert_eq!(of_key["limits"]["rows"], json!([{"limit": "per-key-1m", "allowed": 0, "refused": 2, "failed": 0}]));
+    assert_eq!(of_key["clients"]["rows"][0], json!({"client": "192.0.2.7", "allowed": 0, "refused": 2, "failed": 0}));
+    assert_eq!((&of_key["agents"]["rows"][0]["agent"], &of_key["keys"]["total"]), (&json!("curl/8"), &json!(1)));
+    let of_business = report(&["--business", "acme"], &disputed());
+    assert_eq!((&of_business["requests"], &of_business["keys"]["total"]), (&json!(7), &json!(2)));
+    assert_eq!(report(&["--key", "k2", "--business", "acme"], &disputed())["refused"], 1);
+    assert_eq!(report(&["--key", "k1", "--since", "2026-03-23T14:01:00Z"], &disputed())["requests"], 1);
+    assert_eq!(report(&["--key", "nobody"], &disputed())["requests"], 0);
+
+    let (code, said) = told(&["report", "--key", "k1"], &disputed());
+    assert_eq!(code, Some(0), "{said}");
+    for part in [
+        "key k1: 6 requests",
+        "4  allowed",
+        "By minute",
+        "By limit that refused",
+        "rate_limited",
+        "By address",
+        "By agent",
+    ] {
+        assert!(said.contains(part), "no {part:?} in\n{said}");
+    }
+    let whole_key = format!("sg_{}", "a".repeat(43));
+    let (code, said) = told(&["report", "--key", &whole_key], &disputed());
+    assert!(code == Some(2) && said.contains("looks like a whole key") && !said.contains(&whole_key), "{said}");
+}
+
+#[test]
+fn one_request_is_reported_by_its_id() {
+    let (code, said) = told(&["report", "--request-id", "r-65"], &disputed());
+    assert_eq!(code, Some(0), "{said}");
+    for part in [
+        "GET /v1/contacts from 192.0.2.7 at 2026-03-23T14:01:05Z",
+        "429, refused: rate_limited",
+        "raise the limit",
+        "key       k1",
+        "business  acme",
+        "per-key-1m, of which 0 is left",
+        "1.5 ms, of them 0.5 ms of the store",
+    ] {
+        assert!(said.contains(part), "no {part:?} in\n{said}");
+    }
+    assert_eq!(report(&["--request-id", "r-4"], &disputed())["reason"], "rate_limited");
+    let (code, said) = told(&["report", "--request-id", "r-9"], &disputed());
+    assert!(code == Some(1) && said.contains("no line has this request id"), "{said}");
+}
+
 #[test]
 fn a_report_of_a_sample_says_that_it_is_one() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");

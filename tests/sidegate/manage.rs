@@ -2,6 +2,7 @@
 
 mod bounded;
 mod described;
+mod failover;
 mod replicas;
 mod sessions;
 

@@ -234,6 +234,24 @@ async fn a_master_that_becomes_a_replica_and_a_master_again() {
     scene.recovers(fault);
 }
 
+/// Nothing is written for these requests, so that no write tells.
+#[test]
+fn a_master_that_becomes_a_replica_where_nothing_is_counted() {
+    let stage = Stage::set();
+    let gate = stage.gate("routes: {/things: any}");
+    let bearer = format!("Authorization: Bearer {}", stage.redis.mint(json!({"business": "acme"})).text);
+    let ask = || gate.raw("GET", "/things", &[bearer.as_bytes()]).status;
+    until("the key to pass", || (ask() == 200).then_some(()));
+    let nowhere = Port::reserve();
+    stage.redis.ask::<()>(&["REPLICAOF", "127.0.0.1", &nowhere.number.to_string()]);
+    for _ in 0..20 {
+        assert_eq!(ask(), 503, "whether the key still stands the new master knows");
+    }
+    assert_eq!(gate.operators("/readyz").status, 503);
+    stage.redis.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+    until("the key to pass again", || (ask() == 200).then_some(()));
+}
+
 #[tokio::test]
 async fn scripts_that_are_flushed_again_and_again() {
     let scene = Scene::patient().await;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use crate::support::{
     Answer, AnswerTo as _, Stage,
     client::together,
-    cluster::{Cluster, GATE_ACL, KEEPER_ACL, Server},
+    cluster::{Cluster, GATE_ACL, KEEPER_ACL, Server, is_master},
     gate::{on_config, text},
     in_repository, until, whole,
 };
@@ -163,6 +163,29 @@ async fn a_cluster_counts_exactly_and_gives_back_what_a_later_slot_denies() {
     let id = acme.and_then(|key| key["id"].as_str()).expect("the key is listed");
     assert!(gates[0].command(&["keys", "revoke", id]).status.success());
     assert_eq!(gates[1].get("/own/fixed-window").bearer_auth(&key).answer().await.status, 401);
+}
+
+/// The clocks of a cluster's nodes differ, and each judges the keys that it holds.
+#[tokio::test]
+async fn a_key_that_is_rotated_without_overlap_ends_by_the_clock_of_its_own_node() {
+    let (stage, cluster) = (Stage::set(), Cluster::start());
+    let gate = stage.gate(&format!("store: {}\nroutes: {{/free: any}}", cluster.store()));
+    let first =
+        cluster.nodes.iter().position(|node| is_master(node) && node.try_ask::<u64>(&["EXISTS", "{06S}"]).is_ok());
+    let tag = |i: &u32| cluster.owner(&format!("b:acme-{i}"));
+    let business = (0..).find(|i| Some(tag(i).1) != first).expect("numbers do not end");
+    let key = gate.keys_create(&["--name", "test", "--business", &format!("acme-{business}"), "--scopes", "*"]);
+    let node = &cluster.nodes[tag(&business).1];
+    let asked = |node: &Server| {
+        let info: String = node.ask(&["INFO", "commandstats"]);
+        let line = info.lines().find_map(|line| line.strip_prefix("cmdstat_time:calls="));
+        line.and_then(|rest| rest.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    let before = asked(node);
+    gate.json(&["keys", "rotate", key["id"].as_str().expect("an id"), "--json"]);
+    assert!(asked(node) > before, "that node was asked for its time");
+    let text = key["key"].as_str().expect("the key is shown");
+    assert_eq!(gate.get("/free").bearer_auth(text).answer().await.status, 401);
 }
 
 /// What calls itself no cluster and yet refuses keys of several slots, as proxies before clusters do.

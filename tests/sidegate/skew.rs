@@ -143,6 +143,24 @@ fn a_bucket_of_a_layout_that_is_not_known_is_neither_written_nor_ignored() {
     assert_eq!(passed(&gate, &key, 1), 1);
 }
 
+/// As Redis leaves it whose clock was a day ahead for a moment.
+#[test]
+fn a_window_that_was_begun_a_day_from_now_begins_anew() {
+    let stage = stage();
+    for (number, algorithm) in [(0, "fixed-window"), (1, "sliding-window"), (2, "token-bucket")] {
+        let gate = gate(&stage, &[("per-key", &format!("windows: 5/1h, algorithm: {algorithm}"))]);
+        let key = stage.redis.mint(json!({"business": "acme"}));
+        let bucket = format!("{PREFIX}:{{b:acme}}:count:per-key:{}", key.id);
+        let tomorrow = stage.redis.now_ms() / HOUR_MS * HOUR_MS + 24 * HOUR_MS;
+        let used = if algorithm == "token-bucket" { 5 * HOUR_MS } else { 5 };
+        write(&stage, &bucket, &[vec![1], entry(number, HOUR_MS, tomorrow, used as f64, 0.0)].concat());
+        stage.redis.ask::<()>(&["PEXPIRE", &bucket, &(26 * HOUR_MS).to_string()]);
+        assert_eq!(passed(&gate, &key, 9), 5, "{algorithm}");
+        let ttl: u64 = stage.redis.ask(&["PTTL", &bucket]);
+        assert!(ttl < 3 * HOUR_MS, "{algorithm}: it ends when the window does: {ttl}");
+    }
+}
+
 /// Bytes are no argument of `redis.ask`, which takes text.
 fn write(stage: &Stage, name: &str, bytes: &[u8]) {
     let escaped: String = bytes.iter().map(|byte| format!("\\{byte:03}")).collect();

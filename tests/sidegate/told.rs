@@ -1,9 +1,15 @@
 //! What the commands about keys tell: nothing that is not so, and who did it.
 
-use serde_json::json;
+mod audited;
+mod counted;
+mod doubted;
+mod listed;
+mod verified;
+
+use serde_json::{Value, json};
 
 use crate::support::{
-    Stage,
+    Gate, Stage,
     gate::{on_config, text},
     whole,
 };
@@ -34,14 +40,15 @@ async fn an_override_of_a_limit_that_there_is_not_is_marked() {
 }
 
 #[tokio::test]
-async fn an_import_warns_of_what_the_gate_will_not_heed() {
+async fn an_import_that_allows_unknown_names_warns_of_what_the_gate_will_not_heed() {
     let stage = Stage::set();
     let gate = stage.gate(LIMITS);
     let line = |digit: &str, more: &str| {
         format!("{{\"sha256\": \"{}\", \"name\": \"n\", \"business\": \"acme\"{more}}}\n", digit.repeat(64))
     };
     let wrong = r#", "scopes": ["nothings"], "limits": {"per-business": "5/1m"}"#;
-    let output = gate.command_reading(&["keys", "import"], &(line("1", "") + &line("2", wrong)));
+    let lines = line("1", "") + &line("2", wrong);
+    let output = gate.command_reading(&["keys", "import", "--allow-unknown"], &lines);
     let said = text(&output.stderr);
     assert!(output.status.success() && text(&output.stdout).contains("2 imported"), "{said}");
     assert_eq!(said.lines().filter(|line| line.starts_with("line 2: warning: ")).count(), 2, "{said}");
@@ -81,10 +88,26 @@ fn without_a_users_name_the_audit_has_its_number() {
             text(&output.stdout)
         };
         run(&["keys", "create", "--name", "n", "--business", "acme"]);
-        let audit: serde_json::Value = serde_json::from_str(&run(&["keys", "audit", "--json"])).expect("a document");
+        let audit: Value = serde_json::from_str(&run(&["keys", "audit", "--json"])).expect("a document");
         audit["changes"][0]["actor"].as_str().expect("somebody").to_owned()
     };
     assert_eq!((audited("ann", ""), audited("", "bob")), ("ann".to_owned(), "bob".to_owned()));
     let number = audited("", "");
     assert!(number.strip_prefix("uid ").is_some_and(|uid| uid.parse::<u32>().is_ok()), "{number}");
+}
+
+/// The exit code, and what a command says on both of its outputs.
+fn run(gate: &Gate, arguments: &[&str], input: &str) -> (Option<i32>, String) {
+    let output = gate.command_reading(arguments, input);
+    (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+}
+
+fn works(gate: &Gate, arguments: &[&str]) -> String {
+    let (code, said) = run(gate, arguments, "");
+    assert_eq!(code, Some(0), "{arguments:?}: {said}");
+    said
+}
+
+fn member<'a>(document: &'a Value, name: &str) -> &'a str {
+    document[name].as_str().unwrap_or_else(|| panic!("{name} of {document}"))
 }

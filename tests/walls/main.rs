@@ -67,13 +67,13 @@ const PURE: [&str; 17] = [
     "gate/credential.rs",
     "gate/denial.rs",
     "gate/documents.rs",
+    "gate/evaluate.rs",
     "gate/path.rs",
     "gate/permit.rs",
     "gate/preflight.rs",
     "gate/query.rs",
     "gate/standing.rs",
     "gate/trail.rs",
-    "gate/weigh.rs",
 ];
 const IMPURE: [&str; 4] = ["hyper", "hyper_util", "tokio", "redis"];
 

@@ -105,10 +105,9 @@ impl Lookup<'_> {
     /// Either no pattern matches, or the near-miss rule holds for the one that does.
     fn nothing(&self) -> Candidates {
         let Some(matched) = self.routes.iter().find(|route| !matches!(self.alone(&[route]), OwnMatch::Nothing)) else {
-            return Candidates {
-                why: "No pattern matches the path: whatever is not named is refused.".to_owned(),
-                others: Vec::new(),
-            };
+            let why =
+                format!("No pattern matches the path: whatever is not named is refused.{}", self.below_the_base());
+            return Candidates { why, others: Vec::new() };
         };
         let rivals = self.routes.iter().filter(|other| other.pattern != matched.pattern);
         let meant = rivals.filter(|other| matches!(self.alone(&[matched, other]), OwnMatch::Nothing));
@@ -118,6 +117,22 @@ impl Lookup<'_> {
             matched.pattern
         );
         Candidates { why, others }
+    }
+
+    /// What the base path has to do with it, if it has.
+    fn below_the_base(&self) -> String {
+        let Some(base) = self.base else { return String::new() };
+        let found = |path: &str| self.routes.iter().find(|route| self.alone_at(path, &[route]) != OwnMatch::Nothing);
+        let below = format!("{base}{}", self.path);
+        let is_below = self.path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        match (found(&below), is_below) {
+            (Some(route), true) => {
+                format!(" `{}` repeats `base_path`, so that it is {base} twice; write it without.", route.pattern)
+            }
+            (Some(_), false) => format!(" Every route is below {base} (`base_path`): {} {below} matches.", self.method),
+            (None, false) => format!(" Every route is below {base} (`base_path`), and this path is not."),
+            (None, true) => String::new(),
+        }
     }
 
     fn others(&self, won: &str) -> Vec<(String, Relation)> {
@@ -132,6 +147,11 @@ impl Lookup<'_> {
 
     /// What the request would mean if there were only these routes.
     fn alone(&self, routes: &[&Route]) -> OwnMatch {
+        self.alone_at(self.path, routes)
+    }
+
+    /// The same at another path.
+    fn alone_at(&self, path: &str, routes: &[&Route]) -> OwnMatch {
         let base = self.base.and_then(|base| Pattern::parse(base).ok());
         let placed = routes.iter().filter_map(|route| {
             let pattern = Pattern::parse(&route.pattern).ok()?;
@@ -140,7 +160,7 @@ impl Lookup<'_> {
         });
         // These stand in one table already, so that no two of them overlap.
         let Ok(table) = RouteTable::new(placed.collect()) else { return OwnMatch::Nothing };
-        match table.find(self.method, self.path) {
+        match table.find(self.method, path) {
             Found::Route { .. } => OwnMatch::Route,
             Found::OtherMethods { .. } => OwnMatch::OtherMethods,
             Found::Nothing => OwnMatch::Nothing,
@@ -149,6 +169,7 @@ impl Lookup<'_> {
 }
 
 /// `Found` without what it borrows.
+#[derive(PartialEq, Eq)]
 enum OwnMatch {
     Route,
     OtherMethods,

@@ -4,6 +4,7 @@ use http::HeaderName;
 use serde_json::{Value, json};
 
 use super::explanation::Explanation;
+use super::limits::Holding;
 use super::outcome::{Denied, Forwarded};
 use crate::cli::check::upstream_words;
 use crate::manage::usage::LimitUse;
@@ -40,7 +41,7 @@ pub fn of(explanation: &Explanation<'_>) -> Value {
         "method": explained.method().as_str(),
         "target": explained.request.uri().to_string(),
         "client": explained.arrival.client.as_str(),
-        "route": route.as_ref().map(|route| describe(route)),
+        "route": route.as_ref().map(|route| describe(route, &outcome.holding)),
         "key_api": null,
         "why": candidates.why,
         "notes": notes,
@@ -57,14 +58,24 @@ pub fn of(explanation: &Explanation<'_>) -> Value {
     })
 }
 
-fn describe(route: &Route) -> Value {
+fn describe(route: &Route, holding: &[Holding]) -> Value {
     let (needs, scopes): (_, &[String]) = match &route.access {
         Access::Public => ("public", &[]),
         Access::Any => ("any", &[]),
         Access::All(scopes) => ("scopes", scopes),
         Access::AnyOf(scopes) => ("any_scope", scopes),
     };
-    let limit = |limit: &Limit| json!({"limit": limit.name, "by": limit.by.name(), "windows": limit.windows.to_string(), "mode": limit.mode.name()});
+    let limit = |limit: &Limit| {
+        let holds = holding.iter().find(|holding| holding.limit.name == limit.name);
+        json!({
+            "limit": limit.name,
+            "by": limit.by.name(),
+            "windows": holds.map_or(&limit.windows, |holding| &holding.windows).to_string(),
+            "configured": limit.windows.to_string(),
+            "from": holds.map_or("configuration", Holding::source),
+            "mode": limit.mode.name(),
+        })
+    };
     json!({
         "pattern": route.pattern,
         "needs": needs,

@@ -9,10 +9,12 @@ use super::request::ExplainedRequest;
 use crate::cli::check::short;
 use crate::cli::keys::words::why_plan_required;
 use crate::config::Settings;
-use crate::gate::{Denial, path, preflight};
+use crate::gate::{Denial, business, path, preflight};
 use crate::policy::route::Found;
 use crate::proxy::settings::Cors;
+use crate::store::layout::{self, Layout};
 use crate::store::outage::KeysOutage;
+use crate::store::settings::Backend;
 
 pub fn of(explained: &ExplainedRequest, settings: &Settings, outcome: &Outcome) -> Vec<String> {
     let denial = outcome.verdict.as_ref().err().map(|denied| &denied.denial);
@@ -23,6 +25,7 @@ pub fn of(explained: &ExplainedRequest, settings: &Settings, outcome: &Outcome) 
         denial.and_then(|denial| of_outage(denial, settings)),
         denial.and_then(of_what_failed),
         denial.and_then(|denial| of_plan(denial, settings, outcome)),
+        denial.and_then(|denial| of_business(denial, explained, settings, outcome)),
     ]
     .into_iter()
     .flatten()
@@ -34,7 +37,7 @@ fn of_options(explained: &ExplainedRequest, settings: &Settings) -> Option<Strin
     if explained.method() != Method::OPTIONS {
         return None;
     }
-    let Some(method) = preflight::asked_about(explained.method(), explained.request.headers()) else {
+    let Some(method) = preflight::requested_method(explained.method(), explained.request.headers()) else {
         return Some(
             "It is no preflight: one has an `Origin` and an `Access-Control-Request-Method`; give them with --header to ask about it."
                 .to_owned(),
@@ -91,6 +94,45 @@ fn of_plan(denial: &Denial, settings: &Settings, outcome: &Outcome) -> Option<St
     let caller = outcome.trail.caller.as_ref().filter(|_| matches!(denial, Denial::PlanRequired))?;
     let why = why_plan_required(caller.business(), caller.plan.as_deref(), &settings.keys);
     Some(format!("Why: {why}."))
+}
+
+/// Which business is out of reach, and by what: the reason is the same for a wrong name and for a set that nobody has filled.
+fn of_business(
+    denial: &Denial,
+    explained: &ExplainedRequest,
+    settings: &Settings,
+    outcome: &Outcome,
+) -> Option<String> {
+    let caller = outcome.trail.caller.as_ref().filter(|_| matches!(denial, Denial::BusinessForbidden))?;
+    if let Some(own) = &caller.key.business {
+        return Some(format!("Why: the key is bound to `{own}`, and the request names another business."));
+    }
+    let Some(named) = named(explained, settings) else {
+        return Some(
+            "Why: the key is bound to no business and the request names none (`business.from`), which plans and limits \
+             by business need."
+                .to_owned(),
+        );
+    };
+    let user = caller.key.user.as_deref().unwrap_or_default();
+    let add = match &settings.store.backend {
+        Backend::Redis(redis) => {
+            let set = Layout::new(&redis.prefix).in_slot(&layout::user_slot(user), layout::BUSINESSES);
+            format!("`SADD {set} {named}` in Redis adds it")
+        }
+        Backend::File(_) => format!("`users: {{{user}: {{businesses: [{named}]}}}}` in the store's file adds it"),
+    };
+    Some(format!("Why: the key reaches the businesses of its user `{user}`, whose set lacks `{named}`; {add}."))
+}
+
+/// The business that the request names.
+fn named(explained: &ExplainedRequest, settings: &Settings) -> Option<String> {
+    let path = path::read(explained.path()).ok()?;
+    let Found::Route { parameters, .. } = settings.policy.routes.find(explained.method(), &path.text) else {
+        return None;
+    };
+    let (sources, query) = (&settings.policy.business_sources, explained.request.uri().query().unwrap_or_default());
+    business::named(sources, &parameters, query, explained.request.headers()).ok().flatten()
 }
 
 fn of_outage(denial: &Denial, settings: &Settings) -> Option<String> {

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, Response, Version};
 
+use super::limits::{self, Holding};
 use super::request::ExplainedRequest;
 use crate::cli::keys::session::gate_store;
 use crate::config::Settings;
-use crate::gate::{Denial, Gate, GateRequest, Permit, SharedState, Trail, UnknownNames, observed, path, query, weigh};
+use crate::gate::{
+    Denial, Gate, GateRequest, Permit, SharedState, Trail, UnknownNames, evaluate, observed, path, query,
+};
 use crate::policy::{Mode, Reason, Route};
 use crate::proxy::headers::{self, Forwarding};
 use crate::proxy::request_id::RequestIds;
@@ -26,6 +29,8 @@ pub struct Outcome {
     pub trail: Trail,
     /// Whether what is counted can be seen from here: a file's counts are in the memory of its gate.
     pub sees_counts: bool,
+    /// The route's limits as they hold for the key; none where no key is known.
+    pub holding: Vec<Holding>,
 }
 
 pub struct Forwarded {
@@ -62,7 +67,12 @@ pub async fn of(explained: &ExplainedRequest, settings: &Settings, cost: u64) ->
         Ok(permit) => Ok(forwarded(&permit, explained, settings)),
         Err(denial) => Err(denied(denial, &trail, explained, settings)),
     };
-    Ok(Outcome { verdict, trail, sees_counts })
+    let holding = match (&trail.route, &trail.caller) {
+        // Without them the configured ones are shown: the verdict is told all the same.
+        (Some(route), Some(caller)) => limits::of(route, caller, settings).await.unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    Ok(Outcome { verdict, trail, sees_counts, holding })
 }
 
 /// The questions of `proxy/service`, in its order; `cost`: what the limits must have room for, where their counts are seen.
@@ -91,7 +101,7 @@ async fn decide(
         return Ok(decided);
     }
     if !has_room(trail, Mode::Enforce, cost) {
-        return Ok(gate.unless_observed(weigh::rate_limited(trail), &inquiry, trail));
+        return Ok(gate.unless_observed(evaluate::rate_limited(trail), &inquiry, trail));
     }
     has_room(trail, Mode::Observe, cost);
     Ok(decided.map(|permit| observed::counted(permit, trail)))
@@ -146,7 +156,7 @@ fn forwarded(permit: &Permit, explained: &ExplainedRequest, settings: &Settings)
             reserved: &reserved,
             arrival: &explained.arrival,
             version: Version::HTTP_11,
-            trails: false,
+            may_have_trailers: false,
             request_id: &request_id,
             span: &span,
         },

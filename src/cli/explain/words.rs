@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::explanation::Explanation;
+use super::limits::Holding;
 use super::outcome::{Denied, Forwarded};
 use crate::cli::check::{access_words, by_words, upstream_words};
 use crate::cli::keys::words::{plan, printable};
@@ -22,7 +23,7 @@ pub fn of(explanation: &Explanation<'_>, style: Style) -> String {
         fact(&mut text, "", &format!("{pattern}: {}", relation.words()));
     }
     if let Some(route) = route {
-        needs(&mut text, route);
+        needs(&mut text, route, &outcome.holding);
     }
     fact(&mut text, "mode", mode(explanation));
     if let Some(caller) = &outcome.trail.caller {
@@ -72,12 +73,14 @@ fn fact(text: &mut String, name: &str, value: &str) {
     let _ = writeln!(text, "{name:<10}{value}");
 }
 
-fn needs(text: &mut String, route: &Route) {
+fn needs(text: &mut String, route: &Route, holding: &[Holding]) {
     fact(text, "needs", &access_words(&route.access));
     for limit in &route.limits {
-        let windows = format!("{} {} {}", limit.name, by_words(limit.by), limit.windows);
+        let holds = holding.iter().find(|holding| holding.limit.name == limit.name);
+        let windows = holds.map_or_else(|| limit.windows.to_string(), |of| format!("{} ({})", of.windows, of.whose()));
+        let windows = format!("{} {} {windows}", limit.name, by_words(limit.by));
         let observes = if limit.mode == Mode::Observe { "; it only observes" } else { "" };
-        fact(text, "limit", &format!("{windows}, of which this takes {}{observes}", route.cost));
+        fact(text, "limit", &printable(&format!("{windows}, of which this takes {}{observes}", route.cost)));
     }
 }
 

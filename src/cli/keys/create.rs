@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use clap::Args;
 use serde::Serialize;
 
-use super::name;
 use super::session::{KeysSetting, Session};
 use super::words::{print_facts, printable};
+use super::{doubts, name};
 use crate::cli::exit::DONE;
 use crate::clock;
 use crate::keys::FormatError;
@@ -33,7 +33,7 @@ pub struct CreateArgs {
     #[arg(long, value_name = "ID")]
     user: Option<String>,
     /// What the key may, separated by commas; without it the configured default
-    #[arg(long, value_delimiter = ',', value_name = "SCOPE")]
+    #[arg(long, value_delimiter = ',', value_name = "SCOPE", value_parser = name::trimmed)]
     scopes: Vec<String>,
     /// When the key ends: a duration such as 90d or 24h, or an RFC 3339 time
     #[arg(long, value_name = "WHEN")]
@@ -42,7 +42,7 @@ pub struct CreateArgs {
     #[arg(long, value_name = "NAME=WINDOWS", value_parser = name::limit)]
     limit: Vec<(String, Vec<String>)>,
     /// From where alone the key may be used: addresses and networks, separated by commas
-    #[arg(long, value_delimiter = ',', value_name = "NETWORK")]
+    #[arg(long, value_delimiter = ',', value_name = "NETWORK", value_parser = name::trimmed)]
     allow_addresses: Option<Vec<String>>,
     /// The prefix of the format to mint; without it the first that is configured
     #[arg(long, value_name = "PREFIX")]
@@ -78,7 +78,7 @@ pub(super) async fn run(args: CreateArgs, setting: &KeysSetting, session: &mut S
         Err(error) => return refused(error, setting, session),
     };
     show_once(&minted.key, &minted.document, json, session)?;
-    remarks(&minted.document, setting, session)?;
+    remarks(&minted.document, setting, session).await?;
     Ok(DONE)
 }
 
@@ -105,7 +105,11 @@ pub(super) fn show_once(
 }
 
 /// Why a new key may be refused although nothing is wrong. On standard error, so that a script's document stays whole.
-pub(super) fn remarks(document: &KeyDocument, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<()> {
+pub(super) async fn remarks(
+    document: &KeyDocument,
+    setting: &KeysSetting,
+    session: &mut Session<'_>,
+) -> anyhow::Result<()> {
     if let Registry::File { .. } = setting.keyring.registry {
         writeln!(session.err, "The gate that reads this file accepts the key within a second.")?;
     }
@@ -116,6 +120,9 @@ pub(super) fn remarks(document: &KeyDocument, setting: &KeysSetting, session: &m
              `sidegate keys update {} --scopes …` gives it some",
             document.id
         )?;
+    }
+    if let Some(doubt) = doubts::of(document, setting).await {
+        writeln!(session.err, "note: {}", printable(&doubt))?;
     }
     Ok(())
 }

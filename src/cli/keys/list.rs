@@ -15,7 +15,7 @@ use crate::store::usage::{DAY_MS, LAST_DAYS};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  sidegate keys list --business acme --json\n  sidegate keys list --older-than 90d\n  sidegate keys list --unused-for 90d"
+    after_help = "Examples:\n  sidegate keys list --business acme --json\n  sidegate keys list --older-than 90d\n  sidegate keys list --unused-for 90d\n  sidegate keys list --expires-within 30d"
 )]
 pub struct ListArgs {
     /// Only keys that are bound to this business
@@ -31,6 +31,12 @@ pub struct ListArgs {
     /// creation, or from when use began to be counted
     #[arg(long, value_name = "AGE")]
     unused_for: Option<String>,
+    /// Only keys in these states, separated by commas; a rotated one goes on beside its successor until it ends
+    #[arg(long, value_delimiter = ',', value_parser = words::STATES)]
+    state: Vec<String>,
+    /// Only keys that still act and end within this time, the first to end first
+    #[arg(long, value_name = "DURATION")]
+    expires_within: Option<String>,
     /// Which page, from 1 on; without it the first where `--per-page` stands, else all keys
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     page: Option<u32>,
@@ -54,15 +60,29 @@ pub(super) async fn run(args: ListArgs, setting: &KeysSetting, session: &mut Ses
         (Ok(created_before), Ok(unused_since)) => (created_before, unused_since),
         (Err(wrong), _) | (_, Err(wrong)) => return session.wrong_arguments(wrong),
     };
+    let ends_by = match args.expires_within.as_deref().map(age).transpose() {
+        Ok(within) => within.map(|within| session.now_ms.saturating_add(within)),
+        Err(wrong) => return session.wrong_arguments(wrong),
+    };
     if unused_since.is_some_and(|since| session.now_ms - since > LAST_DAYS * DAY_MS) {
         return session
             .wrong_arguments(format_args!("the last use of a key is known for {LAST_DAYS} days, not longer"));
     }
-    let chosen = args.business.is_some() || args.user.is_some() || created_before.is_some() || unused_since.is_some();
+    let by_age = created_before.is_some() || unused_since.is_some();
+    let by_state = ends_by.is_some() || !args.state.is_empty();
+    let chosen = args.business.is_some() || args.user.is_some() || by_age || by_state;
     let filter = Filter { business: args.business, user: args.user, created_before };
     let mut keys = setting.keyring.list(&filter).await?;
-    if created_before.is_some() || unused_since.is_some() {
+    if by_age {
         keys.retain(|key| key.is_active(session.now_ms));
+    }
+    if !args.state.is_empty() {
+        keys.retain(|key| args.state.iter().any(|state| state == words::state(key, session.now_ms)));
+    }
+    if let Some(end) = ends_by {
+        keys.retain(|key| end_of(key, session.now_ms).is_some_and(|at| at <= end));
+        // Stable: the oldest first where several end at once.
+        keys.sort_by_key(|key| end_of(key, session.now_ms));
     }
     if let Some(since) = unused_since {
         keys = unused(keys, since, setting, session).await?;
@@ -74,12 +94,13 @@ pub(super) async fn run(args: ListArgs, setting: &KeysSetting, session: &mut Ses
     }
     let last_used = last_used_of(&keys, setting, session).await?;
     if args.json {
-        let listed: Vec<Value> = keys.iter().zip(last_used).map(|(key, last)| document(key, last)).collect();
+        let listed: Vec<Value> =
+            keys.iter().zip(last_used).map(|(key, last)| document(key, last, session.now_ms)).collect();
         session.print_json(&json!({"keys": listed, "total": total}))?;
         return Ok(DONE);
     }
     if total == 0 && chosen {
-        writeln!(session.out, "No key is like that. `sidegate keys list` alone shows all there are.")?;
+        writeln!(session.out, "No key matches. `sidegate keys list` alone shows all there are.")?;
         return Ok(DONE);
     }
     print(&keys, last_used, total, session)?;
@@ -107,6 +128,12 @@ fn print(
         }
     }
     Ok(())
+}
+
+/// When a key that still acts ends; never, where there is none.
+fn end_of(key: &StoredKey, now_ms: u64) -> Option<u64> {
+    let document = key.document.as_ref().ok().filter(|document| !document.revoked)?;
+    document.expires_at.filter(|&at| at > now_ms)
 }
 
 /// Those that were not used since; fails where that cannot be known.
@@ -146,8 +173,8 @@ async fn last_used_of(
     Ok(last_used.unwrap_or_else(|| vec![None; keys.len()]))
 }
 
-fn document(key: &StoredKey, last_used: Option<u64>) -> Value {
-    let mut document = words::document(key);
+fn document(key: &StoredKey, last_used: Option<u64>, now_ms: u64) -> Value {
+    let mut document = words::document(key, now_ms);
     document["last_used_at"] = last_used.map(clock::rfc3339).into();
     document
 }

@@ -1,13 +1,13 @@
 //! Which key a command means: its id or hint as an argument, or the key itself on standard input.
 
-use std::io::{BufRead, Read};
-
 use clap::Args;
 
+use super::given::{self, Given};
 use super::session::{KeysSetting, Session};
-use crate::keys::format::LONGEST;
-use crate::keys::{Digest, Reading, mask};
-use crate::store::registry::StoredKey;
+use crate::cli::exit::FAILED;
+use crate::keys::mask;
+use crate::keys::tenant::is_id;
+use crate::store::registry::{Filter, Registry, RegistryError, StoredKey};
 
 #[derive(Debug, Args)]
 pub struct KeyName {
@@ -25,34 +25,51 @@ pub enum Named {
 const NEVER_AN_ARGUMENT: &str = "this looks like a whole key. Arguments stay in the shell's history and can be seen by \
      every process; name the key by its id or hint, or give it on standard input, with `-` in its place";
 
-pub(super) const NOT_A_KEY: &str = "what stands on standard input is not one key of this gate";
-
 impl KeyName {
     pub(super) async fn find(&self, setting: &KeysSetting, session: &mut Session<'_>) -> anyhow::Result<Named> {
         let registry = &setting.keyring.registry;
-        let key = if self.key == "-" {
-            let Some(digest) = read_key(session.input, setting)? else {
-                return Ok(Named::Wrong(session.wrong_arguments(NOT_A_KEY)?));
+        let formats = &setting.keyring.formats;
+        if self.key == "-" {
+            return match given::read(session.input, formats)? {
+                Given::Key { digest, .. } => Ok(Named::Key(Box::new(registry.find_digest(&digest).await?))),
+                Given::Nothing => Ok(Named::Wrong(session.wrong_arguments(given::NOTHING)?)),
+                Given::Refused { why, .. } => {
+                    let wrong = format_args!("what stands on standard input is no key of this gate: {why}");
+                    Ok(Named::Wrong(session.wrong_arguments(wrong)?))
+                }
             };
-            registry.find_digest(&digest).await?
-        } else if mask(&self.key, &setting.keyring.formats) != self.key {
+        }
+        if mask(&self.key, formats) != self.key {
             return Ok(Named::Wrong(session.wrong_arguments(NEVER_AN_ARGUMENT)?));
-        } else {
-            registry.find(&self.key).await?
-        };
-        Ok(Named::Key(Box::new(key)))
+        }
+        match registry.find(&self.key).await {
+            Err(RegistryError::NotFound) if is_business(&self.key, registry).await => {
+                let (id, unknown) = (&self.key, RegistryError::NotFound);
+                writeln!(
+                    session.err,
+                    "error: {unknown}. `{id}` is a business: `sidegate keys list --business {id}` shows its keys, \
+                     `sidegate business show {id}` the business"
+                )?;
+                Ok(Named::Wrong(FAILED))
+            }
+            found => Ok(Named::Key(Box::new(found?))),
+        }
     }
 }
 
-/// The key on the first line, if it can be one; the line's end and spaces around it are not part of it.
-pub(super) fn read_key(input: &mut dyn BufRead, setting: &KeysSetting) -> anyhow::Result<Option<Digest>> {
-    let mut text = String::new();
-    input.take(4 * LONGEST as u64).read_to_string(&mut text)?;
-    let key = text.trim();
-    Ok(match setting.keyring.formats.read(key) {
-        Reading::Ours(_) | Reading::Any => Some(Digest::of(key)),
-        Reading::Foreign(_) | Reading::NotOurs => None,
-    })
+/// Whether the name is that of a business. What cannot be told is none: the name is no key's either way.
+async fn is_business(name: &str, registry: &Registry) -> bool {
+    if !is_id(name) {
+        return false;
+    }
+    let filter = Filter { business: Some(name.to_owned()), ..Filter::default() };
+    matches!(registry.business(name).await, Ok(Some(_)))
+        || registry.list(&filter).await.is_ok_and(|keys| !keys.is_empty())
+}
+
+/// One of several texts in a list such as `a, b`.
+pub fn trimmed(text: &str) -> Result<String, std::convert::Infallible> {
+    Ok(text.trim().to_owned())
 }
 
 /// `NAME=WINDOWS`, as `per-key=20/1s,200/10s`.

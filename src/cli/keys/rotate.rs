@@ -49,7 +49,7 @@ pub(super) async fn run(args: RotateArgs, setting: &KeysSetting, session: &mut S
         create::show_once(&rotated.successor.key, &rotated.successor.document, false, session)?;
         writeln!(session.out, "\nIt replaces {}, which ends at {end}.", named(old))?;
     }
-    create::remarks(&rotated.successor.document, setting, session)?;
+    create::remarks(&rotated.successor.document, setting, session).await?;
     // The key comes first: whatever the replicas say, it is shown only now.
     let ends_at_once = change::overlap(overlap).is_ok_and(|ms| ms == 0);
     if ends_at_once || args.replicas.is_asked() {

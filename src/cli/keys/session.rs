@@ -60,7 +60,7 @@ pub fn in_session(
         let (input, out, err) = (&mut BufReader::new(io::stdin()), &mut Out, &mut io::stderr());
         let mut session = Session { input, out, err, actor, now_ms };
         let code = command(&setting, &mut session).await;
-        if let Some(error) = setting.keyring.unrecorded().await {
+        if let Some(error) = setting.keyring.take_audit_error().await {
             writeln!(session.err, "warning: what was changed acts, but is not in the audit: {error}")?;
         }
         code
@@ -86,8 +86,8 @@ impl Login {
     }
 }
 
-/// What to do about what Redis refuses: who logs in as the gate may not keep keys where the gate's login is as small as it can be,
-/// and a Redis that has no memory left takes no change but those that take something away.
+/// What to do about what Redis refuses: who logs in as the gate may not keep keys where the gate's login is as small as it can
+/// be, and a Redis that has no memory left takes no change but those that take something away.
 fn with_a_way_out(error: anyhow::Error, login: &Login) -> anyhow::Error {
     let says = |what: &str| error.chain().any(|cause| cause.to_string().contains(what));
     if says("NOPERM") {

@@ -29,7 +29,7 @@ pub(super) async fn run(args: ShowArgs, setting: &KeysSetting, session: &mut Ses
     let predecessor = predecessor(&key, setting).await?;
     let predecessor = predecessor.as_ref();
     if args.json {
-        let mut document = words::document(&key);
+        let mut document = words::document(&key, session.now_ms);
         if let Some(id) = predecessor.and_then(|predecessor| predecessor.text("id")) {
             document["rotated_from"] = Value::from(id);
         }

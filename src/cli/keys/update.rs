@@ -20,7 +20,7 @@ pub struct UpdateArgs {
     #[arg(long)]
     name: Option<String>,
     /// What the key may from now on, separated by commas
-    #[arg(long, value_delimiter = ',', value_name = "SCOPE")]
+    #[arg(long, value_delimiter = ',', value_name = "SCOPE", value_parser = name::trimmed)]
     scopes: Option<Vec<String>>,
     /// When the key ends: a duration such as 90d, an RFC 3339 time, or `never`
     #[arg(long, value_name = "WHEN")]
@@ -32,7 +32,7 @@ pub struct UpdateArgs {
     #[arg(long, value_name = "NAME")]
     no_limit: Vec<String>,
     /// From where alone the key may be used: addresses and networks, separated by commas
-    #[arg(long, value_delimiter = ',', value_name = "NETWORK", conflicts_with = "from_anywhere")]
+    #[arg(long, value_delimiter = ',', value_name = "NETWORK", value_parser = name::trimmed, conflicts_with = "from_anywhere")]
     allow_addresses: Option<Vec<String>>,
     /// Let the key be used from anywhere again
     #[arg(long)]
@@ -54,9 +54,12 @@ pub(super) async fn run(args: UpdateArgs, setting: &KeysSetting, session: &mut S
     };
     let key = changed.after.unwrap_or(changed.before);
     if json {
-        session.print_json(&words::document(&key))?
+        session.print_json(&words::document(&key, session.now_ms))?
     } else {
         show::print(&key, &setting.keyring.rules, session)?
+    }
+    if key.is_revoked() {
+        writeln!(session.err, "warning: the key is revoked and stays so, whatever is changed; create a new one")?;
     }
     Ok(DONE)
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::name::{KeyName, Named};
 use super::session::{KeysSetting, Session};
-use super::words::{named, print_table};
+use super::words::{named, print_table, printable};
 use crate::cli::exit::DONE;
 use crate::manage::peek::buckets;
 use crate::manage::usage::{LimitUse, Usage, of_business_of, of_key};
@@ -30,7 +30,7 @@ pub struct UsageArgs {
     json: bool,
 }
 
-const COLUMNS: [&str; 6] = ["LIMIT", "BY", "WINDOW", "USED", "LEFT", "RESETS AT"];
+const COLUMNS: [&str; 7] = ["LIMIT", "BY", "WINDOW", "FROM", "USED", "LEFT", "RESETS AT"];
 
 /// What is printed as JSON.
 #[derive(Serialize)]
@@ -64,8 +64,9 @@ pub(super) async fn run(args: UsageArgs, setting: &KeysSetting, session: &mut Se
         return Ok(DONE);
     }
     writeln!(session.out, "{}\n", named(&key))?;
-    print_limits(&usage.limits, session)?;
+    print_limits(&usage.limits, "No limit counts it.", session)?;
     print_use("key", &usage, session)?;
+    print_days(&usage, session)?;
     if let Some(business) = &business {
         print_use("business", business, session)?;
     }
@@ -84,25 +85,28 @@ async fn reset(name: &str, key: &StoredKey, setting: &KeysSetting, session: &Ses
         after.insert("limit".to_owned(), name.into());
         after.insert("bucket".to_owned(), bucket.name.into());
         let subject = key.text("id").unwrap_or_default();
-        let record = (&Members::new(), &after);
-        setting
-            .keyring
-            .write_audit(Record::new(&session.actor, Action::LimitReset, subject, record, session.now_ms))
-            .await;
+        let members = (&Members::new(), &after);
+        let record = Record::new(&session.actor, Action::LimitReset, subject, members, session.now_ms);
+        // Whose key it is stands beside the change: by that it is found again.
+        let text = |member: &str| key.text(member).map(str::to_owned);
+        let record = Record { hint: text("hint"), business: text("business"), ..record };
+        setting.keyring.write_audit(record).await;
     }
     Ok(())
 }
 
-pub(in crate::cli) fn print_limits(limits: &[LimitUse], session: &mut Session<'_>) -> anyhow::Result<()> {
+/// Where there are none, `none` says so.
+pub(in crate::cli) fn print_limits(limits: &[LimitUse], none: &str, session: &mut Session<'_>) -> anyhow::Result<()> {
     let Some(first) = limits.first() else {
-        writeln!(session.out, "No limit counts it.")?;
+        writeln!(session.out, "{none}")?;
         return Ok(());
     };
     let number = |number: Option<u64>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
     let row = |limit: &LimitUse| {
         let resets_at = limit.resets_at.as_deref().unwrap_or("?").to_owned();
-        let LimitUse { name, window, used, remaining, .. } = limit;
-        [name.clone(), limit.by.to_owned(), window.clone(), number(*used), number(*remaining), resets_at]
+        let LimitUse { name, by, window, from, used, remaining, .. } = limit;
+        let from = printable(from.as_deref().unwrap_or("?"));
+        [name.clone(), (*by).to_owned(), window.clone(), from, number(*used), number(*remaining), resets_at]
     };
     print_table(session.out, COLUMNS, &limits.iter().map(row).collect::<Vec<_>>())?;
     if first.used.is_none() {
@@ -111,7 +115,7 @@ pub(in crate::cli) fn print_limits(limits: &[LimitUse], session: &mut Session<'_
     Ok(())
 }
 
-/// In one line; `--json` has it day by day.
+/// In one line; the days follow where they are asked for, and `--json` has the minutes, too.
 pub(in crate::cli) fn print_use(whose: &str, usage: &Usage, session: &mut Session<'_>) -> anyhow::Result<()> {
     let (Some(total), Some(minutes)) = (usage.total(), &usage.minutes) else {
         writeln!(session.out, "{whose}: use is counted in Redis only, and the store is a file")?;
@@ -128,4 +132,17 @@ pub(in crate::cli) fn print_use(whose: &str, usage: &Usage, session: &mut Sessio
         sum(&minutes.denials),
     )?;
     Ok(())
+}
+
+/// Those with requests, the last first.
+pub(in crate::cli) fn print_days(usage: &Usage, session: &mut Session<'_>) -> anyhow::Result<()> {
+    let days = usage.requests.iter().flatten();
+    let denials =
+        |day: &String| usage.denials.as_ref().and_then(|denials| denials.get(day)).copied().unwrap_or_default();
+    let rows: Vec<_> =
+        days.rev().map(|(day, requests)| [day.clone(), requests.to_string(), denials(day).to_string()]).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    print_table(session.out, ["DAY", "REQUESTS", "DENIED"], &rows)
 }

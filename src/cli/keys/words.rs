@@ -41,6 +41,10 @@ pub fn revoked_at(key: &StoredKey) -> Value {
     }
 }
 
+/// What a key is to whoever looks at it now.
+pub const STATES: [&str; 5] = ["active", "rotated", "expired", "revoked", "unreadable"];
+
+/// One of `STATES`.
 pub fn state(key: &StoredKey, now_ms: u64) -> &'static str {
     match &key.document {
         Err(_) => "unreadable",
@@ -51,13 +55,14 @@ pub fn state(key: &StoredKey, now_ms: u64) -> &'static str {
     }
 }
 
-/// The contract's members; what is not there is null, and what the gate cannot read says why.
-pub fn document(key: &StoredKey) -> Value {
+/// The contract's members and the key's state; what is not there is null, and what the gate cannot read says why.
+pub fn document(key: &StoredKey, now_ms: u64) -> Value {
     let member = |name: &str| key.members.get(name).cloned().unwrap_or(Value::Null);
     let mut document = json!({
         "id": member("id"),
         "hint": member("hint"),
         "name": member("name"),
+        "state": state(key, now_ms),
         "business": member("business"),
         "user": member("user"),
         "scopes": key.members.get("scopes").cloned().unwrap_or_else(|| json!([])),

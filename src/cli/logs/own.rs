@@ -29,6 +29,27 @@ pub struct Line<'l> {
     pub reason: Cow<'l, str>,
     #[serde(borrow, rename = "sidegate.key_id", default)]
     pub key_id: Cow<'l, str>,
+    #[serde(borrow, rename = "sidegate.business", default)]
+    pub business: Cow<'l, str>,
+    /// The nearest limit, with its window where it has several: `per-key-1m`.
+    #[serde(borrow, rename = "sidegate.limit", default)]
+    pub limit: Cow<'l, str>,
+    #[serde(rename = "sidegate.limit.remaining", default)]
+    pub remaining: Option<u64>,
+    #[serde(borrow, rename = "sidegate.request_id", default)]
+    pub request_id: Cow<'l, str>,
+    #[serde(borrow, rename = "user_agent.original", default)]
+    pub agent: Cow<'l, str>,
+    #[serde(borrow, rename = "sidegate.store_error", default)]
+    pub store_error: Cow<'l, str>,
+    #[serde(borrow, rename = "trace_id", default)]
+    pub trace_id: Cow<'l, str>,
+    #[serde(rename = "sidegate.duration_ms", default)]
+    pub took_ms: Option<f64>,
+    #[serde(rename = "sidegate.store.duration_ms", default)]
+    pub store_ms: Option<f64>,
+    #[serde(rename = "sidegate.upstream.duration_ms", default)]
+    pub upstream_ms: Option<f64>,
 }
 
 impl<'l> Line<'l> {

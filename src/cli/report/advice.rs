@@ -8,6 +8,25 @@ pub fn for_reason(name: &str) -> &'static str {
     reason.map_or("another release's reason; read about it there", of)
 }
 
+/// Whether what is to be done depends on who called: such callers are named beside it.
+pub fn concerns_callers(name: &str) -> bool {
+    let concerned = [
+        Reason::MissingKey,
+        Reason::MalformedKey,
+        Reason::ForeignFormat,
+        Reason::UnknownKey,
+        Reason::RevokedKey,
+        Reason::ExpiredKey,
+        Reason::AmbiguousKey,
+        Reason::InsufficientScope,
+        Reason::PlanRequired,
+        Reason::BusinessSuspended,
+        Reason::BusinessForbidden,
+        Reason::RateLimited,
+    ];
+    concerned.into_iter().any(|reason| reason.name() == name)
+}
+
 fn of(reason: Reason) -> &'static str {
     match reason {
         Reason::MissingKey => "give these callers keys (`sidegate keys create`), or make the route `public`",
@@ -20,7 +39,7 @@ fn of(reason: Reason) -> &'static str {
         }
         Reason::UnknownKey => "import the keys that these callers have (`sidegate keys import`), or give them new ones",
         Reason::RevokedKey | Reason::ExpiredKey => {
-            "tell whose key it is, and give them a new one (`sidegate keys rotate`)"
+            "tell whose key it is (`sidegate keys show`), and give them a new one (`sidegate keys create`); it cannot be rotated"
         }
         Reason::DeniedKey | Reason::DeniedAddress => {
             "`deny` refuses them, or the key's `allow_addresses`; nothing else is to be done if it is meant"

@@ -69,7 +69,9 @@ fn next(report: &Report) -> Vec<Value> {
     let reasons = refused.into_iter().chain(failed);
     let tasks = reasons.filter_map(|(reason, _)| {
         let places = report.tally.tasks.get(reason)?;
-        Some(json!({"reason": reason, "advice": advice::for_reason(reason), "places": table(places, "place", report.top)}))
+        let callers = report.tally.callers.get(reason).map(|callers| table(callers, "caller", report.top));
+        let places = table(places, "place", report.top);
+        Some(json!({"reason": reason, "advice": advice::for_reason(reason), "places": places, "callers": callers}))
     });
     tasks.collect()
 }

@@ -5,6 +5,7 @@ use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 
+use super::advice;
 use crate::cli::logs::own::Line;
 use crate::cli::logs::shortened;
 use crate::cli::traffic::grouped;
@@ -23,6 +24,12 @@ pub const MOST_CLIENTS: usize = 256;
 pub struct Period {
     pub since: Option<u64>,
     pub until: Option<u64>,
+}
+
+impl Period {
+    pub fn has(self, at_ms: u64) -> bool {
+        self.since.is_none_or(|since| at_ms >= since) && self.until.is_none_or(|until| at_ms < until)
+    }
 }
 
 /// What became of requests.
@@ -57,6 +64,8 @@ pub struct Tally {
     pub failures: Table,
     /// By reason and then by where it happened: what there is to do.
     pub tasks: HashMap<String, Table>,
+    /// By reason, where it concerns them, and then by key, business and limit, or by address.
+    pub callers: HashMap<String, Table>,
     hashes: RandomState,
 }
 
@@ -74,7 +83,7 @@ impl Default for TimeSpan {
 }
 
 impl TimeSpan {
-    fn note(&mut self, at_ms: u64) {
+    pub fn note(&mut self, at_ms: u64) {
         self.first_ms = self.first_ms.min(at_ms);
         self.last_ms = self.last_ms.max(at_ms);
     }
@@ -133,6 +142,7 @@ impl Tally {
             reasons: Table::new(MOST_REASONS),
             failures: Table::new(MOST_REASONS),
             tasks: HashMap::new(),
+            callers: HashMap::new(),
             hashes: RandomState::new(),
         }
     }
@@ -143,8 +153,7 @@ impl Tally {
             self.foreign += 1;
             return;
         };
-        if self.period.since.is_some_and(|since| at_ms < since) || self.period.until.is_some_and(|until| at_ms >= until)
-        {
+        if !self.period.has(at_ms) {
             self.outside += 1;
             return;
         }
@@ -184,16 +193,35 @@ impl Tally {
         let Line { route, reason, path, method, .. } = refusal.line;
         // Where there is no route, the kind of path says what is missing.
         let place = if route == "none" { format!("{method} {}", grouped(path)) } else { route.clone().into_owned() };
-        let has_room = self.tasks.len() < MOST_REASONS;
-        match self.tasks.get_mut(shortened(reason)) {
-            Some(table) => table.note(&place, refusal),
-            None if has_room => {
-                let table = self.tasks.entry(shortened(reason).to_owned()).or_insert(Table::new(MOST_PLACES));
-                table.note(&place, refusal);
-            }
-            None => {}
+        note_by_reason(&mut self.tasks, &place, refusal);
+        if advice::concerns_callers(reason) {
+            note_by_reason(&mut self.callers, &caller(refusal.line), refusal);
         }
     }
+}
+
+fn note_by_reason(tables: &mut HashMap<String, Table>, name: &str, refusal: &Refusal<'_>) {
+    let reason = shortened(&refusal.line.reason);
+    let has_room = tables.len() < MOST_REASONS;
+    match tables.get_mut(reason) {
+        Some(table) => table.note(name, refusal),
+        None if has_room => tables.entry(reason.to_owned()).or_insert(Table::new(MOST_PLACES)).note(name, refusal),
+        None => {}
+    }
+}
+
+/// `key k1 of acme, limit per-key-1m`, or `192.0.2.1`.
+fn caller(line: &Line<'_>) -> String {
+    let Line { key_id, business, client, limit, reason, .. } = line;
+    let mut caller = if key_id.is_empty() { client.clone().into_owned() } else { format!("key {key_id}") };
+    if !business.is_empty() {
+        caller += &format!(" of {business}");
+    }
+    // Of other refusals the nearest limit is not the reason.
+    if reason == "rate_limited" && !limit.is_empty() {
+        caller += &format!(", limit {limit}");
+    }
+    caller
 }
 
 impl Table {

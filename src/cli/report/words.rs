@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use super::advice;
 use super::contents::Report;
-use super::tally::{MOST_CLIENTS, Row, Table, Tally};
+use super::one_caller::{CallerTally, Counted, Counts, DAY_MS};
+use super::tally::{MOST_CLIENTS, Row, Table, Tally, TimeSpan};
 use crate::cli::check::counted;
 use crate::cli::keys::words::printable;
 use crate::cli::style::{BOLD, GREEN, RED, Style};
@@ -17,13 +18,7 @@ pub fn of(report: &Report, style: Style) -> String {
     let Report { tally, top, sample } = report;
     let mut text = String::new();
     totals(&mut text, tally, style);
-    if sample.is_some_and(|sample| sample < 1.0) {
-        let share = sample.unwrap_or_default();
-        let _ = writeln!(
-            text,
-            "The log is a sample: of allowed requests a share of {share} stands in it, of refusals all."
-        );
-    }
+    say_sample(&mut text, *sample);
     if tally.totals.observed + tally.totals.denied + tally.totals.failed == 0 {
         return text;
     }
@@ -101,11 +96,86 @@ fn next(text: &mut String, report: &Report, style: Style) {
             let from = if row.clients() == 1 { "1 client".to_owned() } else { format!("{} clients", clients(row)) };
             let _ = writeln!(text, "  {}: {} from {from}", shortened(place), counted(row.refused(), "request"));
         }
-        match (places.len().saturating_sub(MOST_PLACES), places.beyond) {
-            (0, _) => {}
-            (more, 0) => drop(writeln!(text, "  and {more} more")),
-            (more, _) => drop(writeln!(text, "  and more than {more} more")),
+        more(text, places);
+        let Some(callers) = report.tally.callers.get(reason) else { continue };
+        for (caller, row) in callers.busiest(MOST_PLACES) {
+            let _ = writeln!(text, "  from {}: {}", printable(caller), counted(row.refused(), "request"));
         }
+        more(text, callers);
+    }
+}
+
+/// What a table holds beyond the rows that are shown.
+fn more(text: &mut String, table: &Table) {
+    match (table.len().saturating_sub(MOST_PLACES), table.beyond) {
+        (0, _) => {}
+        (more, 0) => drop(writeln!(text, "  and {more} more")),
+        (more, _) => drop(writeln!(text, "  and more than {more} more")),
+    }
+}
+
+/// What one key or business did, for whoever disputes a refusal or asks who used a key.
+pub fn of_caller(tally: &CallerTally<'_>, top: usize, sample: Option<f64>, style: Style) -> String {
+    let mut text = String::new();
+    let named = [("key", tally.caller.key), ("business", tally.caller.business)];
+    let named: Vec<_> = named.iter().filter_map(|(what, id)| Some(format!("{what} {}", (*id)?))).collect();
+    let requests = counted(tally.totals.all(), "request");
+    let _ = write!(text, "{}: {requests}", style.paint(BOLD, &printable(&named.join(", "))));
+    if tally.totals.all() == 0 {
+        return text + ". Lines have ids alone; `sidegate keys list` shows them\n";
+    }
+    let TimeSpan { first_ms, last_ms } = tally.time_span;
+    let _ = writeln!(text, ", {} to {}", clock::rfc3339(first_ms), clock::rfc3339(last_ms));
+    let Counts { allowed, refused, failed } = tally.totals;
+    for (count, name) in [(allowed, "allowed"), (refused, "refused"), (failed, "failed")] {
+        let _ = writeln!(text, "{count:>10}  {name}");
+    }
+    say_sample(&mut text, sample);
+    let (heading, times) = match last_ms - first_ms < DAY_MS {
+        true => ("By minute", &tally.minutes),
+        false => ("By day", &tally.days),
+    };
+    by(&mut text, heading, times, times.busiest_in_order(top), style);
+    for (heading, counted) in [
+        ("By reason", &tally.reasons),
+        ("By limit that refused", &tally.limits),
+        ("By key", &tally.keys),
+        ("By route", &tally.routes),
+        ("By address", &tally.clients),
+        ("By agent", &tally.agents),
+    ] {
+        if heading == "By key" && tally.caller.key.is_some() {
+            continue;
+        }
+        by(&mut text, heading, counted, counted.busiest(top), style);
+    }
+    text
+}
+
+fn by(text: &mut String, heading: &str, counted: &Counted, rows: Vec<(&str, Counts)>, style: Style) {
+    if rows.is_empty() {
+        return;
+    }
+    let shown = match counted.len() - rows.len() {
+        0 => String::new(),
+        _ => format!(" (the busiest {} of {})", rows.len(), counted.len()),
+    };
+    let _ = writeln!(text, "\n{}", style.paint(BOLD, &format!("{heading}{shown}")));
+    let _ = writeln!(text, "{:>10}  {:>10}  {:>10}", "ALLOWED", "REFUSED", "FAILED");
+    for (name, Counts { allowed, refused, failed }) in rows {
+        let _ = writeln!(text, "{allowed:>10}  {refused:>10}  {failed:>10}  {}", shortened(name));
+    }
+    if counted.beyond > 0 {
+        let _ = writeln!(text, "{:>10}  in rows that came too late to be told apart", counted.beyond);
+    }
+}
+
+fn say_sample(text: &mut String, sample: Option<f64>) {
+    if let Some(share) = sample.filter(|share| *share < 1.0) {
+        let _ = writeln!(
+            text,
+            "The log is a sample: of allowed requests a share of {share} stands in it, of refusals all."
+        );
     }
 }
 

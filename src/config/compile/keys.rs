@@ -19,6 +19,7 @@ use crate::keys::mask;
 use crate::keys::mint::HINT_LENGTH;
 use crate::keys::rules::{Required, Rules};
 use crate::keys::tenant::is_id;
+use crate::limit::Algorithm;
 use crate::policy::{BusinessSource, Credentials, DeniedKey, DenyList, KeySource, UpstreamId};
 use crate::proxy::settings::Upstream;
 
@@ -28,11 +29,14 @@ pub fn credentials(root: &Root, upstreams: &[Upstream], reader: &mut Reader<'_>)
     let keys = root.keys.as_ref().unwrap_or(&nothing);
     let realm_path = FieldPath::top("realm");
     let realm = reader.read(&realm_path, root.realm.as_ref(), "api".to_owned(), realm);
+    let guessing = path.field("guessing");
+    let guessing =
+        keys.guessing.as_ref().and_then(|windows| limits::windows(&guessing, windows, Algorithm::Fixed, reader));
     Credentials {
         sources: sources(&path.field("from"), keys.from.as_ref(), reader),
         formats: formats(&path.field("formats"), keys.formats.as_ref(), upstreams, reader),
         format_upstreams: upstreams.iter().enumerate().map(|(id, u)| (u.name.clone(), UpstreamId(id))).collect(),
-        guessing: keys.guessing.as_ref().and_then(|windows| limits::windows(&path.field("guessing"), windows, reader)),
+        guessing,
         forward: reader.read(&path.field("forward"), keys.forward.as_ref(), false, scalar::flag),
         realm,
     }

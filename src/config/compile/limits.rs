@@ -7,6 +7,7 @@ use super::mode::mode;
 use super::name::{NAME_ADVICE, is_name};
 use super::reader::entries;
 use super::reader::{Reader, items};
+use crate::clock::short_duration;
 use crate::config::field_path::FieldPath;
 use crate::config::raw::{self, List, Root, Scalar};
 use crate::config::{scalar, suggestion};
@@ -54,12 +55,17 @@ fn limit(name: &str, path: &FieldPath, raw: &raw::Limit, reader: &mut Reader<'_>
     if raw.windows.is_none() {
         reader.fail(&path, "it is missing; write one window, such as `60/1m`, or several in a list");
     }
-    let windows = windows(&path, raw.windows.as_ref()?, reader);
+    let windows = windows(&path, raw.windows.as_ref()?, algorithm, reader);
     Some(Limit { name: name.to_owned(), by: counted?, algorithm, windows: windows?, mode })
 }
 
 /// A list of windows, none of which closes: that is for overrides in documents.
-pub fn windows(path: &FieldPath, list: &List<Scalar>, reader: &mut Reader<'_>) -> Option<Arc<Windows>> {
+pub fn windows(
+    path: &FieldPath,
+    list: &List<Scalar>,
+    algorithm: Algorithm,
+    reader: &mut Reader<'_>,
+) -> Option<Arc<Windows>> {
     let before = reader.problems.len();
     let mut parsed = Vec::new();
     for (path, scalar) in items(path, list) {
@@ -71,7 +77,8 @@ pub fn windows(path: &FieldPath, list: &List<Scalar>, reader: &mut Reader<'_>) -
         }
         parsed.push(window);
     }
-    let windows = Windows::new(parsed).map_err(|error| {
+    let windows = Windows::new(parsed).and_then(|windows| windows.check_for(algorithm).map(|()| windows));
+    let windows = windows.map_err(|error| {
         // Of windows that could not be read, that none is left says nothing.
         if reader.problems.len() == before {
             reader.fail(path, error);
@@ -97,6 +104,24 @@ fn warn_of_idle(path: &FieldPath, windows: &[Window], reader: &mut Reader<'_>) {
     }
 }
 
+/// An override replaces all windows: one that it does not name bounds nothing any more, save where what it names is as tight.
+fn warn_of_lost_windows(path: &FieldPath, replaced: &Windows, windows: &Windows, reader: &mut Reader<'_>) {
+    let still_bounds = |lost: &Window| {
+        windows.as_slice().iter().any(|one| {
+            one.duration_ms == lost.duration_ms || (one.duration_ms > lost.duration_ms && one.limit <= lost.limit)
+        })
+    };
+    for lost in replaced.as_slice().iter().filter(|window| !still_bounds(window)) {
+        let duration = short_duration(lost.duration_ms);
+        reader.warn(
+            path,
+            format_args!(
+                "this replaces all windows of the limit, so that `{lost}` does not hold here; add one of {duration} if it should"
+            ),
+        );
+    }
+}
+
 impl Limits {
     /// The limits that a list names.
     pub fn resolve(&mut self, path: &FieldPath, list: &List<Scalar>, reader: &mut Reader<'_>) -> Vec<Arc<Limit>> {
@@ -118,6 +143,11 @@ impl Limits {
     /// The names, and whether a key may have windows of its own.
     pub fn known(&self) -> Vec<(String, bool)> {
         self.compiled.values().map(|limit| (limit.name.clone(), limit.by == By::Key)).collect()
+    }
+
+    /// By name, how each counts.
+    pub fn algorithms(&self) -> BTreeMap<String, Algorithm> {
+        self.compiled.values().map(|limit| (limit.name.clone(), limit.algorithm)).collect()
     }
 
     fn unknown(&self, path: &FieldPath, name: &str, reader: &mut Reader<'_>) {
@@ -200,7 +230,12 @@ pub fn plans(root: &Root, limits: &Limits, reader: &mut Reader<'_>) -> Option<Pl
             if !limits.names.contains(limit) {
                 limits.unknown(&path, limit, reader);
             }
-            overrides.extend(windows(&path, list, reader).map(|windows| (limit.clone(), windows)));
+            let algorithm = limits.compiled.get(limit).map_or(Algorithm::Fixed, |limit| limit.algorithm);
+            let Some(windows) = windows(&path, list, algorithm, reader) else { continue };
+            if let Some(replaced) = limits.compiled.get(limit) {
+                warn_of_lost_windows(&path, &replaced.windows, &windows, reader);
+            }
+            overrides.insert(limit.clone(), windows);
         }
         plans.insert(name.clone(), Plan { api, limits: overrides });
     }

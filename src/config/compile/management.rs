@@ -12,7 +12,7 @@ use crate::config::field_path::FieldPath;
 use crate::config::raw::{Management, ManagementRedis, Root, Scalar, Short};
 use crate::config::scalar;
 use crate::keys::rules::Rules;
-use crate::limit::Windows;
+use crate::limit::{Algorithm, Windows};
 use crate::manage;
 use crate::manage::settings::SessionEndpoint;
 use crate::policy::pattern::Pattern;
@@ -58,7 +58,7 @@ pub fn api(
     let session = session(&path.field("session"), raw, reader);
     let unscoped = reader.read(&path.field("unscoped"), raw.unscoped.as_ref(), false, scalar::flag);
     let create_rate = match &raw.create_rate {
-        Some(rate) => limits::windows(&path.field("create_rate"), rate, reader),
+        Some(rate) => limits::windows(&path.field("create_rate"), rate, Algorithm::Fixed, reader),
         None => Windows::parse([CREATE_RATE]).ok().map(Arc::new),
     };
     let roles = roles(&path, raw, reader);
@@ -197,7 +197,16 @@ fn login(
         (settings.username, settings.password) = (address.username, address.password);
         // Of several nodes an address names one, and they know the others.
         match settings.topology {
-            Topology::Node(_) => (settings.topology, settings.db) = (address.topology, address.db),
+            Topology::Node(_) => {
+                if address.db != gates.db {
+                    let (named, stored) = (address.db, gates.db);
+                    reader.fail(
+                        &url_path,
+                        format_args!("this is database {named}, and the keys are in database {stored}; write `/{stored}` at its end"),
+                    );
+                }
+                settings.topology = address.topology;
+            }
             Topology::Member(_) | Topology::Sentinels(_) | Topology::Cluster(_) => {}
         }
     }

@@ -63,6 +63,7 @@ pub fn compile(root: &Root, sources: Sources<'_>) -> Compiled {
 fn settings(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
     let base_path = base_path::base_path(root, reader);
     let upstreams = upstream::all(root, reader);
+    upstream::warn_of_strangers(root, &upstreams, reader);
     let policy = policy(root, base_path.as_ref(), &upstreams, reader);
     let rate_limit_headers = texts::rate_limit_headers(root, reader);
     let streams = listener::streams(root, reader);
@@ -78,7 +79,9 @@ fn settings(root: &Root, reader: &mut Reader<'_>) -> Option<Settings> {
     let (policy, keys, management) = policy?;
     if let Some(store) = &store {
         limits::warn_of_small_shares(&policy.routes, store.limits_outage, reader);
+        store::warn_of_unready_gate(store, &policy, &admin, reader);
     }
+    upstream::warn_of_removed_copies(root, &upstreams, policy.mode, reader);
     Some(Settings {
         policy: Arc::new(policy),
         proxy: proxy::settings::Settings {
@@ -119,7 +122,12 @@ fn policy(
     let rules = keys::rules(root, routes.as_ref(), reader);
     let rules = management::rules(
         root,
-        Rules { known_limits: limits.known(), known_plans: limits::names(plans.as_ref()), ..rules },
+        Rules {
+            known_limits: limits.known(),
+            algorithms: limits.algorithms(),
+            known_plans: limits::names(plans.as_ref()),
+            ..rules
+        },
         reader,
     );
     let business_sources = keys::business_sources(root, routes.as_ref(), reader);

@@ -54,6 +54,7 @@ pub fn table(
     let parameters = written.iter().flat_map(|(pattern, _)| pattern.parameters().map(str::to_owned)).collect();
     let scopes = written.iter().flat_map(|(_, route)| needed(&route.access).iter().cloned()).collect();
     shadow::warn(written.iter().map(|(pattern, route)| (pattern, route.pattern.as_str())), reader);
+    base.into_iter().for_each(|base| warn_of_repeated_base(base, &written, reader));
     let names: Vec<_> = written.iter().map(|(pattern, route)| (pattern.clone(), route.pattern.clone())).collect();
     let placed = written.into_iter().map(|(pattern, route)| match base {
         None => (pattern, route),
@@ -67,6 +68,20 @@ pub fn table(
         }
     });
     Some(Routes { table: table.ok()?, parameters, scopes, written: names })
+}
+
+/// Whoever writes whole paths beside a `base_path` has routes that nobody asks for.
+fn warn_of_repeated_base(base: &Base, routes: &[(Pattern, Route)], reader: &mut Reader<'_>) {
+    for (_, route) in routes.iter().filter(|(pattern, _)| pattern.segments.starts_with(&base.pattern.segments)) {
+        let path = route.pattern.split_once(' ').map_or(&*route.pattern, |(_, path)| path);
+        reader.warn(
+            &FieldPath::top("routes").field(&route.pattern),
+            format_args!(
+                "`base_path` stands before every route, so that this one is `{base}{path}`; write it without `{base}`",
+                base = base.text
+            ),
+        );
+    }
 }
 
 /// Routes whose every path the gate refuses before it looks for a route.

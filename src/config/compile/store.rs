@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::reader::{Reader, items};
+use crate::admin;
 use crate::config::field_path::FieldPath;
 use crate::config::raw::{self, List, Root, Scalar, Short};
 use crate::config::scalar;
-use crate::policy::percent;
+use crate::policy::{Policy, percent};
 use crate::secret::Secret;
 use crate::store::outage::{KeysOutage, LimitsOutage};
 use crate::store::redis::{self, Address, Topology};
@@ -32,6 +33,23 @@ pub fn store(root: &Root, reader: &mut Reader<'_>) -> Option<StoreSettings> {
     let (keys_outage, limits_outage) = outage(&path.field("outage"), fields.outage.as_ref(), reader);
     let (management_redis, wait_replicas) = (None, 0); // `management` says.
     Some(StoreSettings { backend: backend?, deadline, keys_outage, limits_outage, management_redis, wait_replicas })
+}
+
+/// All gates lose Redis at once: where known keys may still pass meanwhile, none must be taken out of a balancer for it.
+pub fn warn_of_unready_gate(
+    store: &StoreSettings,
+    policy: &Policy,
+    admin: &admin::settings::Settings,
+    reader: &mut Reader<'_>,
+) {
+    let known_for = matches!(store.keys_outage, KeysOutage::KnownFor(_)) && matches!(store.backend, Backend::Redis(_));
+    if known_for && admin.ready_needs_store && policy.enforces() {
+        reader.warn(
+            &FieldPath::top("store").field("outage").field("keys"),
+            "keys that are known pass while Redis is away, but the gate is not ready then, so that Kubernetes or a \
+             balancer sends it nothing; write `ready: {store: false}`",
+        );
+    }
 }
 
 /// `redis://…` or `file:…`.

@@ -16,8 +16,8 @@ use crate::config::field_path::FieldPath;
 use crate::config::raw::{self, ClientTls, Entries, Root, Scalar, Short};
 use crate::config::{scalar, suggestion};
 use crate::keys::Digest;
-use crate::policy::UpstreamId;
 use crate::policy::template::Template;
+use crate::policy::{Mode, UpstreamId};
 use crate::proxy::settings::{Identity, Protocol, Target, Upstream, UpstreamTls};
 
 /// All upstreams; the default one first.
@@ -50,6 +50,42 @@ pub fn all(root: &Root, reader: &mut Reader<'_>) -> Vec<Upstream> {
         }
     }
     upstreams
+}
+
+/// Each upstream has an `identity` of its own: one that is added later is easily left without it.
+pub fn warn_of_strangers(root: &Root, upstreams: &[Upstream], reader: &mut Reader<'_>) {
+    let Some(told) = upstreams.iter().find(|upstream| !upstream.identity.is_empty()) else { return };
+    for (name, raw) in entries(root.upstreams.as_ref()) {
+        if !matches!(raw, Short::Fields(raw::Upstream { identity: Some(_), .. })) {
+            reader.warn(
+                &FieldPath::top("upstreams").field(name),
+                format_args!(
+                    "`{}` is told who calls and this service is not, since `identity` belongs to one upstream; \
+                     write it here too, or `identity: {{}}` if that is meant",
+                    told.name
+                ),
+            );
+        }
+    }
+}
+
+/// Whoever observes often stands behind another gateway still, which may set headers of the same names.
+pub fn warn_of_removed_copies(root: &Root, upstreams: &[Upstream], mode: Mode, reader: &mut Reader<'_>) {
+    for upstream in upstreams.iter().filter(|upstream| mode == Mode::Observe && !upstream.identity.is_empty()) {
+        let path = match &root.upstream {
+            Some(_) => FieldPath::top("upstream"),
+            None => FieldPath::top("upstreams").field(&upstream.name),
+        };
+        let names: Vec<_> = upstream.identity.iter().map(|(name, _)| name.as_str()).collect();
+        reader.warn(
+            &path.field("identity"),
+            format_args!(
+                "in observe mode, too, copies of {} that come in do not reach the service, also where the key is not \
+                 known; if another gateway before this one sets them, leave `identity` out until it is gone",
+                names.join(", ")
+            ),
+        );
+    }
 }
 
 /// An upstream that is surely the gate's own listener: each request would come back, without its key.
@@ -119,6 +155,7 @@ fn upstream(name: &str, path: &FieldPath, raw: &Short<raw::Upstream>, reader: &m
         response_timeout: reader.read(&path.field("response_timeout"), response, seconds(15), scalar::time),
         idle: reader.read(&path.field("idle"), fields.idle.as_ref(), seconds(60), scalar::time),
         h2_streams: reader.read(&path.field("h2_streams"), streams, 100, scalar::count(1, 100_000)),
+        via: reader.read(&path.field("via"), fields.via.as_ref(), true, scalar::flag),
         identity,
         headers,
         tls: tls(&path.field("tls"), fields.tls.as_ref(), &target, reader),
@@ -161,7 +198,10 @@ const SHAPE: &str = "this is no upstream; write `http://host:port`, `https://…
 pub fn host_and_port(rest: &str, default_port: u16) -> Result<(String, u16), &'static str> {
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains(['/', '?', '#']) {
-        return Err("an upstream has no path and no query: the request's own are forwarded; end it after the port");
+        return Err(
+            "an upstream has no path and no query: sidegate forwards the request's own byte for byte and rewrites none; \
+             end it after the port, and let the service, or a proxy behind the gate, map the path",
+        );
     }
     if authority.contains('@') {
         return Err("a login does not belong into the address; set `headers: {Authorization: …}`");
@@ -215,9 +255,10 @@ fn identity(
     identity
 }
 
-/// A request without a key has all but its own id of these empty.
+/// A request without a key has all of these empty but its own id and its client's address.
 fn may_be_empty(template: &Template<Identity>) -> bool {
-    template.render(|part, text| text.push_str(if part == Identity::RequestId { "id" } else { "" })).is_empty()
+    let always = [Identity::RequestId, Identity::Client];
+    template.render(|part, text| text.push_str(if always.contains(&part) { "some" } else { "" })).is_empty()
 }
 
 fn headers(
@@ -233,9 +274,23 @@ fn headers(
             identity.iter().map(|(name, _)| name).chain(headers.iter().map(|(name, _)| name)).cloned().collect();
         let name = header::new_name(reader, &path, text, Use::Fixed, others);
         let value = reader.text_or_file(&path, value).and_then(|text| secret_value(&path, &text, reader));
+        if let Some(placeholder) = value.as_ref().and_then(placeholder) {
+            reader.fail(
+                &path,
+                format_args!(
+                    "a fixed header has no placeholders; write `{text}: \"{{{placeholder}}}\"` under `identity`"
+                ),
+            );
+        }
         headers.extend(name.zip(value));
     }
     headers
+}
+
+/// The placeholder of identity headers that the whole value is; it would be sent as it stands.
+fn placeholder(value: &HeaderValue) -> Option<&'static str> {
+    let name = value.to_str().ok()?.strip_prefix('{')?.strip_suffix('}')?;
+    Identity::PLACEHOLDERS.iter().map(|(known, _)| *known).find(|known| *known == name)
 }
 
 /// The value is not repeated in errors: it is likely a secret.

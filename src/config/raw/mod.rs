@@ -125,7 +125,10 @@ pub struct Upstream {
     pub idle: Option<Scalar>,
     /// Requests at once on one HTTP/2 connection. Default 100.
     pub h2_streams: Option<Scalar>,
-    /// Headers that tell who asks, such as `X-Key-Id: "{key_id}"`; also {key_name} {business} {user} {scopes} {plan} {request_id}.
+    /// Whether it is told in `Via` that a request has passed a proxy. Default true.
+    pub via: Option<Scalar>,
+    /// Headers that tell who asks, such as `X-Key-Id: "{key_id}"`; also {key_name} {business} {user} {scopes} {plan} {request_id}
+    /// and {client}, the client's address.
     pub identity: Option<Entries<Scalar>>,
     /// Fixed headers, set last, such as a secret that shows that the gate was passed.
     pub headers: Option<Entries<Scalar>>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use super::{each_has_one_error, errors, good, whole};
+use super::{each_has_one_error, errors, good};
 use crate::config::load;
 use crate::manage::settings::SessionEndpoint;
 use crate::policy::Mode;
@@ -20,7 +20,8 @@ fn they_come_all_at_once_in_the_order_of_the_file() {
     let expected = [
         "gate.yaml: store: it is missing; write `store: redis://127.0.0.1:6379/0`, or `store: file:sidegate-keys.yaml` for one process alone",
         "gate.yaml:1:9: listen.address: `127.0.0.1` is no address with a port; write one such as `127.0.0.1:8080`",
-        "gate.yaml:2:12: upstream.url: an upstream has no path and no query: the request's own are forwarded; end it after the port",
+        "gate.yaml:2:12: upstream.url: an upstream has no path and no query: sidegate forwards the request's own byte for byte and rewrites none; \
+             end it after the port, and let the service, or a proxy behind the gate, map the path",
         "gate.yaml:4:7: limits.l.by: there is no `kye` here; did you mean `key`?",
         "gate.yaml:4:16: limits.l.windows: `0/1m` lets nothing through; write a number above 0 (a key, a business or a plan is closed in its document)",
         "gate.yaml:5:3: limits.unused: no route uses it; name it in `defaults.limits` or in a route's `limits`, or remove it",
@@ -188,6 +189,7 @@ fn upstreams_and_stores_that_cannot_be_meant_are_refused() {
     each_has_one_error(&[
         ("upstream: http://hunter2@localhost", "upstream.url", "a login does not belong"),
         ("upstream: localhost:3000", "upstream.url", "this is no upstream"),
+        ("upstream: http://localhost/v1", "upstream.url", "rewrites none"),
         (
             "upstream: {url: http://localhost, headers: {Transfer-Encoding: x}}",
             "upstream.headers.Transfer-Encoding",
@@ -199,6 +201,12 @@ fn upstreams_and_stores_that_cannot_be_meant_are_refused() {
             "upstream.identity.X-Request-Id",
             "write another header, or a value that is never empty",
         ),
+        (
+            "upstream: {url: http://localhost, headers: {X-Real-IP: '{client}'}}",
+            "upstream.headers.X-Real-IP",
+            "write `X-Real-IP: \"{client}\"` under `identity`",
+        ),
+        ("upstream: {url: http://localhost, via: no}", "upstream.via", "`no`"),
         (
             "upstream: {url: http://localhost, identity: {tracestate: '{key_id}{plan}'}}",
             "upstream.identity.tracestate",
@@ -327,6 +335,16 @@ fn the_process_has_bounds() {
             "needs a password",
         ),
         (
+            "store: redis://h/3\nmanagement: {roles: a, session: 'unix:s', redis: 'redis://u:p@h'}",
+            "management.redis",
+            "this is database 0, and the keys are in database 3; write `/3` at its end",
+        ),
+        (
+            "store: redis://h\nmanagement: {roles: a, session: 'unix:s', redis: {url: 'redis://h/1'}}",
+            "management.redis.url",
+            "this is database 1, and the keys are in database 0",
+        ),
+        (
             "store: file:k\nmanagement: {roles: a, session: 'unix:s', redis: 'redis://h'}",
             "management.redis",
             "is a file",
@@ -421,37 +439,6 @@ fn a_routes_mode_beats_the_configurations_and_a_limit_has_its_own() {
 }
 
 #[test]
-fn what_may_not_be_meant_is_a_warning() {
-    for (given, words) in [
-        ("admin: 0.0.0.0:9900", "keep it on loopback"),
-        ("upstream: http://app:3000", "travel unencrypted"),
-        (
-            "routes: {/v1/**: any, GET /v1/a: any}",
-            "answers 405 to every other method, which `/v1/**` would have served",
-        ),
-        ("routes: {'GET /v1/{x}': any, 'POST /v1/{y}': any, 'PUT,GET /v1/a': any}", "answers 405 to POST"),
-        ("routes: {/a: {any: true, cost: 5}}", "its cost plays no part"),
-        (
-            "limits: {l: {by: key, windows: [10/1s, 5/1m, 50/1h]}}\nroutes: {/a: {any: true, limits: l}}",
-            "limits.l.windows: `10/1s` never acts, since `5/1m` lets no more through",
-        ),
-        (
-            "limits: {l: {by: ip, windows: 5/1m}}\nplans: {default: {limits: {l: 9/1m}}}\nroutes: {/a: {public: true, limits: l}}",
-            "plans.default.limits.l: only public routes have this limit",
-        ),
-        (
-            "store: {redis: 'redis://h', outage: {limits: {local: {share: 1/4}}}}\nlimits: {l: {by: key, windows: 10/1d}}\n\
-             routes: {/a: {any: true, cost: 5, limits: l}, /b: {any: true, cost: 2, limits: l}}",
-            "one request costs 5, and 1/4 of `l` (10/1d) is 2",
-        ),
-    ] {
-        let warnings = good(given).warnings;
-        assert!(warnings.len() == 1 && warnings[0].contains(words), "{given}\n{warnings:?}");
-    }
-    assert!(whole("").contains("127.0.0.1:3000"));
-}
-
-#[test]
 fn keepers_have_their_own_login_and_everything_else_of_the_gates_redis() {
     let given = "store: {redis: 'rediss://a:7', username: gate, password: p, prefix: kc, tls: {ca: ca.pem}}\n\
                  management: {path: /k, session: https://s, roles: [admin, member], grants: {member: [read]}, max_active_keys: 3, \
@@ -466,6 +453,10 @@ fn keepers_have_their_own_login_and_everything_else_of_the_gates_redis() {
     assert_eq!((management_redis.prefix.as_str(), settings.store.wait_replicas), ("kc", 2));
     assert_eq!((settings.keys.max_active_keys, settings.keys.grants["member"].len()), (Some(3), 1));
     assert!(good("").store.management_redis.is_none());
+    let elsewhere =
+        good("store: redis://h/3\nmanagement: {roles: a, session: 'unix:s', redis: 'redis://u:p@other:7/3'}");
+    let management_redis = elsewhere.store.management_redis.expect("they have a login");
+    assert_eq!((management_redis.topology.to_string().contains("other:7"), management_redis.db), (true, 3));
 }
 
 #[test]

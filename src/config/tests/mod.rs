@@ -7,6 +7,7 @@ mod schema;
 mod shapes;
 mod stated;
 mod values;
+mod warnings;
 
 use std::ffi::OsString;
 use std::path::Path;

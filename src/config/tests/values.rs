@@ -234,3 +234,21 @@ fn tls_files_stand_in_the_configurations_folder() {
     assert_eq!(settings.proxy.upstreams[0].tls.ca.as_deref(), Some(Path::new("/etc/gate/ca.crt")));
     assert!(settings.proxy.upstreams[0].tls.client.is_some());
 }
+
+#[test]
+fn a_window_is_as_large_as_its_algorithm_counts_exactly() {
+    good("limits: {l: {by: ip, windows: 1000000/30d}}\ndefaults: {limits: l}");
+    each_has_one_error(&[
+        (
+            "limits: {l: {by: ip, windows: 1000000/30d, algorithm: sliding-window}}\ndefaults: {limits: l}",
+            "limits.l.windows",
+            "or `algorithm: fixed-window`",
+        ),
+        (
+            "plans: {p: {limits: {l: 9000000/30d}}}\nlimits: {l: {by: ip, windows: 1/s, algorithm: token-bucket}}\n\
+             routes: {/a: {public: true, limits: l}}",
+            "plans.p.limits.l",
+            "`9000000/30d` is too large",
+        ),
+    ]);
+}

@@ -1,7 +1,8 @@
-//! Where a key stands, as the store confirms it: asked until what is remembered is what the store holds.
+//! Has the store confirm a key's documents and spend in the same call, and repeats it with the new documents when they were
+//! stale.
 //!
-//! While the store is away, what it confirmed not long ago answers, where the configuration says so. What a request asks under
-//! these documents is left to `weigh`; what the answers leave behind, to `records`, `known`, `guessing` and `unknown`.
+//! During an outage what the store confirmed within `known_for` decides, if that is configured. What a request asks under these
+//! documents is left to `evaluate`; what is kept of the answers, to `records`, `known`, `guessing` and `unknown`.
 
 use std::rc::Rc;
 
@@ -13,21 +14,21 @@ use crate::clock;
 use crate::gate::Denial;
 use crate::gate::asks::{Asked, Counted};
 use crate::gate::documents::{Documents, Known, KnownBusiness};
-use crate::gate::known::Seen;
+use crate::gate::evaluate::{CachedEvaluation, Evaluation, Routed, business_to_confirm, conclude};
+use crate::gate::known::CallTimes;
 use crate::gate::permit::Basis;
 use crate::gate::records::Remembered;
 use crate::gate::standing::Standing;
 use crate::gate::trail::{Caller, Trail};
-use crate::gate::weigh::{Routed, Weighed, Weighing, business_to_confirm, settled};
 use crate::keys::{Digest, Tenant};
 use crate::limit::Outcome;
 use crate::store::StoreError;
 
-/// How often one request asks again because a document changed under it, before it gives up.
+/// How often one request asks again because a document has changed meanwhile.
 const ROUNDS: usize = 6;
 
 impl Gate {
-    /// By what the store confirms; while it is away, by what it confirmed not long ago, where the configuration says so.
+    /// Judges by what the store confirms; during an outage by what it confirmed within `known_for`.
     pub(super) async fn judge(
         &self,
         routed: &Routed<'_>,
@@ -37,7 +38,7 @@ impl Gate {
     ) -> Result<(Rc<Caller>, Basis), Denial> {
         match self.confirm(routed, digest, deadline, trail).await {
             Err(Denial::StoreUnavailable(error)) if error.is_outage() => {
-                Ok((self.recall(routed, digest, error, trail)?, Basis::KnownFor))
+                Ok((self.answer_by_known(routed, digest, error, trail)?, Basis::KnownFor))
             }
             Err(denial) => {
                 self.remember_denial(&denial, digest, routed);
@@ -47,7 +48,7 @@ impl Gate {
         }
     }
 
-    /// Asks until the store confirms what was asked about; each round starts from what the last one learned.
+    /// Asks until the store confirms the documents; each round starts from what the last one learned.
     async fn confirm(
         &self,
         routed: &Routed<'_>,
@@ -57,14 +58,14 @@ impl Gate {
     ) -> Result<Rc<Caller>, Denial> {
         let mut remembered = self.find_key(digest, routed, deadline, trail).await?;
         let mut looked_again = false;
-        let mut disowned = false;
+        let mut not_owned = false;
         for _ in 0..ROUNDS {
-            let weighing = self.weigh(digest, &remembered, routed, disowned);
-            let Weighing { weighed: Weighed { standing, asked }, business, .. } = &*weighing;
+            let cached = self.evaluate(digest, &remembered, routed, not_owned);
+            let CachedEvaluation { evaluation: Evaluation { standing, asked }, business, .. } = &*cached;
             let (answer, seen) = self.ask(asked, deadline, trail).await?;
             let documents = Documents { digest, key: &remembered.key, business: business.as_deref() };
             if let Some(known) = &self.shared.known {
-                known.heard(&documents, standing.as_ref(), &answer.outcome, seen);
+                known.on_answer(&documents, standing.as_ref(), &answer.outcome, seen);
             }
             match answer.outcome {
                 Outcome::Broken(what) => {
@@ -75,7 +76,7 @@ impl Gate {
                     trail.caller = standing.as_ref().map(Standing::unconfirmed);
                     return Err(Denial::ExpiredKey);
                 }
-                Outcome::Refused => disowned = true,
+                Outcome::Refused => not_owned = true,
                 Outcome::Stale(found) => {
                     if let Err(error) = self.learn(&documents, found, asked, seen) {
                         trail.caller = self.believed(digest);
@@ -83,7 +84,8 @@ impl Gate {
                     }
                     match self.records.key(digest) {
                         Some(known) if !matches!(known.key.document, Known::Absent) => remembered = known,
-                        // Nothing stands where the hint pointed: perhaps it moved. Look once more, then believe it.
+                        // No document in the tenant's slot: the key may have moved to another tenant, so the hint is read once
+                        // more.
                         _ if looked_again => return Err(self.unknown(digest)),
                         _ => {
                             looked_again = true;
@@ -94,34 +96,40 @@ impl Gate {
                 }
                 Outcome::Spent { granted, windows, observed } => {
                     let Some(standing) = standing else { return Err(self.unknown(digest)) };
-                    trail.limits = asked.named(Counted { granted, windows, observed }, answer.now_ms);
-                    return settled(standing, granted, trail);
+                    trail.limits = asked.limits_now(Counted { granted, windows, observed }, answer.now_ms);
+                    return conclude(standing, granted, trail);
                 }
             }
         }
         Err(StoreError::Broken("the key's documents change faster than they can be read".to_owned()).into())
     }
 
-    /// As it was weighed before, where nothing has changed since.
-    fn weigh(&self, digest: &Digest, remembered: &Remembered, routed: &Routed<'_>, disowned: bool) -> Rc<Weighing> {
-        let Remembered { key, weighings } = remembered;
-        let kept = if routed.spends { weighings.recall(routed, disowned) } else { None };
+    /// The cached evaluation, or a new one.
+    fn evaluate(
+        &self,
+        digest: &Digest,
+        remembered: &Remembered,
+        routed: &Routed<'_>,
+        not_owned: bool,
+    ) -> Rc<CachedEvaluation> {
+        let Remembered { key, evaluations } = remembered;
+        let kept = if routed.spends { evaluations.recall(routed, not_owned) } else { None };
         kept.unwrap_or_else(|| {
             let business = business_to_confirm(key, routed.named.as_deref()).map(|id| self.records.business(id));
-            let weighing = Weighing::of(&self.policy, (digest, key), business, routed, disowned);
+            let cached = CachedEvaluation::of(&self.policy, (digest, key), business, routed, not_owned);
             if !routed.spends {
-                return Rc::new(weighing);
+                return Rc::new(cached);
             }
-            // What is remembered outlives a reload, and may name what another configuration had.
-            if !weighings.know(&self.policy) {
-                self.tell_unknown_names(&Documents { digest, key, business: weighing.business.as_deref() });
+            // The cache outlives a reload, and its documents may name what only the former configuration had.
+            if !evaluations.know(&self.policy) {
+                self.report_unknown_names(&Documents { digest, key, business: cached.business.as_deref() });
             }
-            weighings.keep(weighing)
+            evaluations.keep(cached)
         })
     }
 
-    /// The same questions, answered by what the store last confirmed; `error`, where that is too little or too long ago.
-    fn recall(
+    /// Judges by what the store last confirmed; `error` where that is not enough or too old.
+    fn answer_by_known(
         &self,
         routed: &Routed<'_>,
         digest: &Digest,
@@ -136,7 +144,7 @@ impl Gate {
             Some(id) => Some(KnownBusiness::new(id, known.business(id, now).ok_or(error.clone())?)),
         };
         let documents = Documents { digest, key: &key, business: business.as_ref() };
-        let Weighed { standing: Some(standing), asked } = documents.weigh(&self.policy, routed, false) else {
+        let Evaluation { standing: Some(standing), asked } = documents.evaluate(&self.policy, routed, false) else {
             return Err(error.into());
         };
         if standing.owner().is_some_and(|(user, business)| !known.owns(user, business, now)) {
@@ -144,18 +152,18 @@ impl Gate {
         }
         match self.shared.fallback.answer(&asked.question, now_ms)?.outcome {
             Outcome::Spent { granted, windows, observed } => {
-                trail.limits = asked.named(Counted { granted, windows, observed }, now_ms);
+                trail.limits = asked.limits_now(Counted { granted, windows, observed }, now_ms);
                 show_in_force(&mut trail.limits, &self.shared.fallback, asked.question.cost);
                 (trail.known_for, trail.store_ms) = (true, Some(now_ms));
-                settled(&standing, granted, trail)
+                conclude(&standing, granted, trail)
             }
             Outcome::Expired => Err(Denial::ExpiredKey),
             Outcome::Broken(_) | Outcome::Stale(_) | Outcome::Refused => Err(error.into()),
         }
     }
 
-    /// What this worker remembers of the key, or the store's hint where to look. What is still open was let pass before, and is
-    /// asked about whoever guesses keys at its address.
+    /// The cached key, or its tenant from the store. The lookup is refused to an address that guesses keys; not for a recheck, or
+    /// guesses from the same address would end open requests.
     async fn find_key(
         &self,
         digest: &Digest,
@@ -174,7 +182,7 @@ impl Gate {
             let retry_after = Some(wait_ms.div_ceil(1000).max(1));
             return Err(Denial::RateLimited { retry_after, violated: vec!["key-guessing".to_owned()] });
         }
-        // Boxed: it is done once in a key's life, and would take most of the room of every decision.
+        // Boxed: it is rare, and would make up most of every decision's future.
         Box::pin(self.look_up(digest, deadline, trail)).await
     }
 
@@ -189,16 +197,16 @@ impl Gate {
         Ok(self.records.remember_tenant(*digest, tenant))
     }
 
-    /// Takes in documents that had changed.
+    /// Caches documents that had changed.
     fn learn(
         &self,
         documents: &Documents<'_>,
         found: Vec<Vec<Option<Bytes>>>,
         asked: &Asked,
-        seen: Seen,
+        seen: CallTimes,
     ) -> Result<(), StoreError> {
         let learned = self.records.learn(documents, &asked.question, found);
-        self.tell_unknown_names(documents);
+        self.report_unknown_names(documents);
         if let Some(known) = &self.shared.known {
             match self.records.key(documents.digest).filter(|_| learned.is_ok()) {
                 Some(remembered) => known.learn_key(documents.digest, &remembered.key, seen),
@@ -215,13 +223,13 @@ impl Gate {
         learned
     }
 
-    /// Whose key it is as far as it could be read, where something else could not.
+    /// The caller, if the key's document could be read where another could not.
     fn believed(&self, digest: &Digest) -> Option<Rc<Caller>> {
         let key = self.records.key(digest)?.key.document.document()?.clone();
         Some(Rc::new(Caller { key, ..Caller::default() }))
     }
 
-    fn tell_unknown_names(&self, documents: &Documents<'_>) {
+    fn report_unknown_names(&self, documents: &Documents<'_>) {
         let SharedState { rules, unknown, .. } = &self.shared;
         if let Some(remembered) = self.records.key(documents.digest) {
             unknown.in_key(&remembered.key, rules);
@@ -231,7 +239,7 @@ impl Gate {
         }
     }
 
-    /// What a denial says of the key, for the requests that follow.
+    /// Keeps what a denial says about the key, for later requests.
     fn remember_denial(&self, denial: &Denial, digest: &Digest, routed: &Routed<'_>) {
         let unknown = matches!(denial, Denial::UnknownKey);
         if let Some(known) = &self.shared.known

@@ -1,4 +1,4 @@
-//! What the webhook counts. Labels are names of our own.
+//! The webhook's metrics. Labels are constants and file names, never text of a review.
 
 use prometheus::{Encoder, Gauge, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 

@@ -1,8 +1,8 @@
-//! The process that injects: an admission webhook over TLS, which API servers ask about every pod and Service that opted in, and
-//! a plain listener for the kubelet and Prometheus.
+//! The process that injects gates: an admission webhook over TLS, which API servers call for every pod and Service that opted in,
+//! and a plain listener for the kubelet and Prometheus.
 //!
-//! What is answered is `inject::review`'s; `serving` takes connections, `reading` bounds what a review may take, `namespaces` asks
-//! what a namespace's annotations are, `counts` are its metrics. The certificate is read again when its files hold something else.
+//! `inject::review` makes the answers; `serving` serves connections, `reading` bounds a review's memory, `namespaces` fetches
+//! namespaces' annotations, `counts` has the metrics. The certificate is read again when its files change.
 
 mod counts;
 mod namespaces;
@@ -29,12 +29,12 @@ use crate::listen::settings::Tls;
 use crate::listen::tls::Acceptor;
 use crate::reload::Files;
 
-/// A webhook that has everything it needs.
+/// A webhook that is ready to serve.
 pub struct Webhook {
     listener: TcpListener,
     probes: Option<TcpListener>,
     tls: Acceptor,
-    /// The certificate's files as they were before they were read.
+    /// The certificate's files, fingerprinted before they were read.
     files: Files,
     counts: Counts,
     settings: Settings,
@@ -46,8 +46,8 @@ impl Webhook {
         let tls = Acceptor::new(&settings.tls())?;
         let counts = Counts::new()?;
         counts.certificates(tls.certificates());
-        let probes = settings.probes.map(bind).transpose()?;
-        Ok(Self { listener: bind(settings.address)?, probes, tls, files, counts, settings })
+        let probes = settings.probes.map(|address| bind("--probes", address)).transpose()?;
+        Ok(Self { listener: bind("--address", settings.address)?, probes, tls, files, counts, settings })
     }
 
     /// Serves until SIGTERM or SIGINT, then drains.
@@ -78,7 +78,7 @@ impl Webhook {
         systemd::stopping();
         let ended = async {
             match asked {
-                // API servers learn from the endpoints that this one goes.
+                // The delay lets API servers notice that the endpoint is removed.
                 Signalled::Leave | Signalled::Drain => signal.leave(&limits).await,
                 Signalled::Close | Signalled::Reload => signal.close(),
             }

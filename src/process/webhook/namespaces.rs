@@ -1,7 +1,7 @@
-//! The annotations of namespaces, which a review does not carry: asked of the API server with this pod's own service account.
+//! The annotations of namespaces, which a review does not contain: fetched from the API server with this pod's service account.
 //!
-//! When it cannot be asked, objects are admitted by their own annotations, and their sender is warned. A review may come from
-//! anyone, so a namespace becomes part of a path only where it can be one's name.
+//! When that fails, objects are admitted by their own annotations alone, with a warning to their sender. A review may come from
+//! anyone, so a namespace becomes part of a path only if it is a valid name.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -26,14 +26,14 @@ use crate::proxy::settings::{Protocol, Target, UpstreamTls};
 use crate::proxy::upstream::failure::chain;
 use crate::secret;
 
-/// Below the five seconds after which an API server gives a webhook up.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// A Deployment's pods come together; an annotation that was just written acts this much later at most.
+/// Below the five seconds after which an API server gives up on a webhook.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// How long annotations are cached, since a Deployment's pods are created together; a change acts this much later at most.
 const FRESH: Duration = Duration::from_secs(5);
-/// More namespaces than these are asked for anew, and so is one with more in its annotations than `KEPT_BYTES`.
-const KEPT: usize = 256;
-const KEPT_BYTES: usize = 8 * 1024;
-/// Questions under way at the API server, each with an answer of its own.
+/// How many namespaces are cached, each with annotations of at most `CACHED_BYTES`.
+const CACHED: usize = 256;
+const CACHED_BYTES: usize = 8 * 1024;
+/// Concurrent requests to the API server, each of which holds a response in memory.
 const AT_ONCE: usize = 4;
 /// A label's length (RFC 1123 §2.1), which names of namespaces have.
 const LONGEST_NAME: usize = 63;
@@ -51,7 +51,7 @@ struct Api {
     authority: String,
     resolver: Rc<Resolver>,
     account: PathBuf,
-    turns: Semaphore,
+    permits: Semaphore,
 }
 
 #[derive(Deserialize)]
@@ -74,13 +74,13 @@ impl Namespaces {
                 authority: format!("{host}:{port}"),
                 resolver: Rc::new(Resolver::new(&host, *port)),
                 account: settings.service_account.clone(),
-                turns: Semaphore::new(AT_ONCE),
+                permits: Semaphore::new(AT_ONCE),
             }
         });
         Self { api, known: RefCell::default() }
     }
 
-    /// The namespace's annotations; an error where they cannot be known.
+    /// The namespace's annotations; an error if they cannot be fetched.
     pub async fn annotations(&self, namespace: &str) -> Result<Annotations, String> {
         let Some(api) = self.api.as_ref().filter(|_| !namespace.is_empty()) else { return Ok(Annotations::default()) };
         if namespace.len() > LONGEST_NAME || !inject::is_label(namespace) {
@@ -93,9 +93,9 @@ impl Namespaces {
         if let Some(annotations) = known {
             return Ok(annotations);
         }
-        let asked = match timeout(PATIENCE, api.ask(namespace)).await {
+        let asked = match timeout(TIMEOUT, api.ask(namespace)).await {
             Ok(asked) => asked.map_err(|error| chain(&*error)),
-            Err(_) => Err(format!("no answer within {PATIENCE:?}")),
+            Err(_) => Err(format!("no answer within {TIMEOUT:?}")),
         };
         match asked {
             Ok(annotations) => {
@@ -112,11 +112,11 @@ impl Namespaces {
 
     fn keep(&self, namespace: &str, annotations: &Annotations) {
         let bytes: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
-        if bytes > KEPT_BYTES {
+        if bytes > CACHED_BYTES {
             return;
         }
         let mut known = self.known.borrow_mut();
-        if known.len() >= KEPT {
+        if known.len() >= CACHED {
             known.clear();
         }
         known.insert(namespace.to_owned(), (Instant::now(), annotations.clone()));
@@ -124,9 +124,9 @@ impl Namespaces {
 }
 
 impl Api {
-    /// Token and authority are read each time: both are rotated while the process runs.
+    /// The token and the CA are read each time: both are rotated while the process runs.
     async fn ask(&self, namespace: &str) -> Result<BTreeMap<String, String>, ExchangeError> {
-        let _turn = self.turns.acquire().await?;
+        let _permit = self.permits.acquire().await?;
         let ca = Some(self.account.join("ca.crt"));
         let connector = Connector::to(&self.target, &UpstreamTls { ca, ..UpstreamTls::default() })?;
         let token = secret::in_file(&self.account.join("token"))?;
@@ -141,13 +141,13 @@ impl Api {
             request.header(ACCEPT, "application/json").header(AUTHORIZATION, token).body(Empty::new())
         };
         let Reply { status, body } =
-            exchange::ask(&connector, Some(&self.resolver), PATIENCE, LARGEST_ANSWER, request).await?;
+            exchange::ask(&connector, Some(&self.resolver), TIMEOUT, LARGEST_ANSWER, request).await?;
         if status != StatusCode::OK {
             return Err(format!("the API server answers {status}").into());
         }
         let namespace: Namespace = serde_json::from_slice(&body)?;
         let mut annotations = namespace.metadata.annotations.unwrap_or_default();
-        // Others have annotations of their own there, and long ones.
+        // Other tools' annotations, which may be long, are not kept.
         annotations.retain(|key, _| key.starts_with(inject::tuning::PREFIX));
         Ok(annotations)
     }

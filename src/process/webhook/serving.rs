@@ -27,12 +27,12 @@ use crate::listen::drain::Watch;
 use crate::listen::settings::Tls;
 use crate::listen::tls::{Acceptor, TlsError};
 
-/// On each listener. API servers are few and keep their connections.
+/// Connections on each listener. API servers are few and reuse their connections.
 const CONNECTIONS: usize = 200;
-/// What is logged of words that somebody else has written.
+/// How much is logged of text from a review.
 const LONGEST_WORD: usize = 256;
 
-/// Which listener.
+/// The listener of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {
     Reviews,
@@ -63,7 +63,7 @@ impl Serving {
         }
     }
 
-    /// New connections get what the files hold now; those that are open go on.
+    /// Reads the certificate again, for new connections.
     pub fn renew(&self, files: &Tls) -> Result<(), TlsError> {
         let renewed = self.tls.borrow().renewed(files, clock::now_ms());
         self.counts.reloaded(renewed.is_ok());
@@ -80,7 +80,7 @@ impl Serving {
         }
     }
 
-    /// Until draining closes; the probes' listener until the process ends, so that the last is still seen.
+    /// Accepts until draining closes; on the probes' listener until the process ends, so that the last metrics can be scraped.
     pub async fn accept(self: Rc<Self>, listener: TcpListener, endpoint: Endpoint) {
         let mut drain = self.drain.clone();
         let serve = |stream, peer| self.clone().connection(stream, peer, endpoint);
@@ -113,7 +113,7 @@ impl Serving {
             (_, &Method::GET | &Method::HEAD, "/readyz") => text(StatusCode::SERVICE_UNAVAILABLE, "leaving\n"),
             (Endpoint::Probes, &Method::GET | &Method::HEAD, "/metrics") => response::metrics(self.counts.render()),
             (Endpoint::Reviews, &Method::POST, "/mutate") => {
-                // Boxed, so that what is only asked whether it lives holds no room for a review.
+                // Boxed, so that connections of probes hold no memory for a review.
                 let answer = timeout(PATIENCE, Box::pin(self.review(request.into_body()))).await;
                 let answer = answer
                     .unwrap_or_else(|_| Err((StatusCode::SERVICE_UNAVAILABLE, "too many reviews at once".to_owned())));
@@ -138,7 +138,7 @@ impl Serving {
             Ok(annotations) => (annotations, None),
             Err(warning) => (Rc::default(), Some(warning)),
         };
-        // From here on nothing is waited for, so that one review at a time is held as what it becomes.
+        // No await from here on, so that only one parsed review is in memory at a time.
         let review = Review::read(&body.bytes).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?;
         let answer = review.answer(&self.settings.inject, &annotations, warning);
         self.counts.answered(review.kind(), answer.verdict);

@@ -1,4 +1,4 @@
-//! What the webhook's command line says.
+//! Settings of the webhook, from the command line.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,14 +8,14 @@ use crate::listen::settings::{CertificateFiles, Drain, Tls};
 
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where API servers ask.
+    /// The listener for API servers.
     pub address: SocketAddr,
     pub cert: PathBuf,
     pub key: PathBuf,
     /// `/livez /readyz /metrics`, in clear.
     pub probes: Option<SocketAddr>,
     pub inject: inject::Settings,
-    /// The folder with the token and the authority by which the API server is asked (`token`, `ca.crt`).
+    /// The folder with the service account's token and the API server's CA (`token`, `ca.crt`).
     pub service_account: PathBuf,
     /// The API server; `None` outside a cluster, where namespaces have no annotations.
     pub api_server: Option<(String, u16)>,

@@ -1,4 +1,4 @@
-//! Why an upstream gave no answer, or not the whole of one, and whether it may be asked again.
+//! Why an upstream gave no answer, or only a part of one, and whether the request may be sent again.
 
 use http::Method;
 use thiserror::Error;
@@ -16,13 +16,13 @@ pub enum Failure {
     H2(#[from] TruncatedBody),
 }
 
-/// Why an exchange brought no answer, and what that allows (RFC 9110 §9.2.2).
+/// An exchange without an answer, and what decides whether it may be repeated (RFC 9110 §9.2.2).
 pub struct FailedExchange {
     /// Nothing of the request was sent.
     pub unsent: bool,
-    /// The upstream said that it did not look at it.
+    /// The upstream said that it did not process it (GOAWAY, REFUSED_STREAM).
     pub refused: bool,
-    /// The connection had served before and ended without a word: the upstream may have closed it before the request came.
+    /// A reused connection that ended without a byte of an answer: the upstream may have closed it before the request arrived.
     pub closed_silently: bool,
     pub error: Failure,
 }
@@ -39,14 +39,14 @@ impl FailedExchange {
     }
 }
 
-/// The whole story of an error, for the log.
+/// An error with all its sources, for the log.
 pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut told = error.to_string();
+    let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        told.push_str(": ");
-        told.push_str(&cause.to_string());
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
         source = cause.source();
     }
-    told
+    text
 }

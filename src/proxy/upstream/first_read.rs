@@ -1,4 +1,4 @@
-//! A stream to an upstream that signals its first read: from then on an HTTP/2 connection is used.
+//! A stream that signals its first read, which on an HTTP/2 connection brings the upstream's SETTINGS.
 
 use std::io;
 use std::pin::Pin;
@@ -27,7 +27,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for FirstRead<S> {
         if buffer.filled().len() > before
             && let Some(first) = self.first.take()
         {
-            // Nobody may be left who waits.
+            // Nobody may be waiting any more.
             let _ = first.send(());
         }
         Poll::Ready(Ok(()))

@@ -1,4 +1,4 @@
-//! One HTTP/2 connection to an upstream, shared by as many requests as both sides allow. It is driven by tasks of its own.
+//! One HTTP/2 connection to an upstream, shared by as many requests as both sides allow, and driven by tasks of its own.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::error::Error as _;
@@ -26,7 +26,7 @@ use crate::proxy::connector::Stream;
 use crate::proxy::truncated_body::TruncatedBody;
 use crate::proxy::upload::{BodyError, ForwardedBody, Upload};
 
-/// What one peer may make the gate hold (YARDSTICK's table); a dead one is noticed by its silence.
+/// Bounds on the memory that one upstream may make the gate hold; a dead one is detected by PING.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const HEADER_BYTES: u32 = 64 * 1024;
@@ -36,7 +36,7 @@ const PING_ANSWER: Duration = Duration::from_secs(10);
 pub struct Connection {
     sender: http2::SendRequest<SentBody>,
     tasks: Tasks,
-    room: Rc<StreamLimit>,
+    limit: Rc<StreamLimit>,
     scheme: Scheme,
     peer: Option<SocketAddr>,
 }
@@ -47,11 +47,11 @@ struct StreamLimit {
     most: Cell<usize>,
     last_used: Cell<Instant>,
     used: Cell<bool>,
-    /// An upload got no room on it for too long. No other request is to wait for that.
+    /// An upload got no window for too long; the connection takes no more requests.
     stalled: Cell<bool>,
 }
 
-/// One request's place on a connection.
+/// One request's stream on a connection.
 pub struct Exchange {
     sender: http2::SendRequest<SentBody>,
     tasks: Tasks,
@@ -61,20 +61,20 @@ pub struct Exchange {
 
 /// Counts as an open stream until dropped.
 pub struct StreamSlot {
-    room: Rc<StreamLimit>,
+    limit: Rc<StreamLimit>,
     sending: BodyTask,
 }
 
-/// Starts what hyper asks for on the connection's thread, and keeps hold of whatever sends a request's body.
+/// hyper's executor: spawns tasks on the connection's thread, and records the one that sends a request's body.
 #[derive(Clone, Default)]
 struct Tasks(Rc<RefCell<Option<BodyTask>>>);
 
-/// The task that sends a body; none where hyper had it all at once.
+/// The task that sends a body; none where the first frame was all of it.
 #[derive(Clone, Default)]
 struct BodyTask(Rc<OnceCell<AbortHandle>>);
 
-/// A request's body. hyper asks for its first frame itself, and right after for a task that sends the rest; that task ends with the
-/// body or with a reset, and waits for ever where the other side neither reads nor resets.
+/// A request's body. hyper polls the first frame itself, and right after spawns a task that sends the rest; that task ends with
+/// the body or with a reset, and never where the upstream neither reads nor resets.
 struct SentBody {
     body: ForwardedBody,
     tasks: Tasks,
@@ -83,7 +83,7 @@ struct SentBody {
 }
 
 impl Connection {
-    /// Ready when the other side has said how many streams it takes. `streams`: how many are used at most.
+    /// Ready once the upstream's SETTINGS say how many streams it takes. `streams`: how many are used at most.
     pub async fn open(stream: Stream, scheme: Scheme, streams: usize, peer: Option<SocketAddr>) -> io::Result<Self> {
         let (stream, first_read) = FirstRead::watch(stream);
         let tasks = Tasks::default();
@@ -94,59 +94,59 @@ impl Connection {
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection at once"))?;
         let most = move |allowed: usize| allowed.clamp(1, streams);
-        let room = Rc::new(StreamLimit {
+        let limit = Rc::new(StreamLimit {
             open: Cell::new(0),
             most: Cell::new(most(connection.current_max_send_streams())),
             last_used: Cell::new(Instant::now()),
             used: Cell::new(false),
             stalled: Cell::new(false),
         });
-        let driven = room.clone();
+        let driven = limit.clone();
         tokio::task::spawn_local(async move {
             let mut connection = pin!(connection);
-            // Every request passes through here, so that a changed SETTINGS is seen by the next one.
+            // Polled for every request, so that the next one sees changed SETTINGS.
             let ended = std::future::poll_fn(|cx| {
                 driven.most.set(most(connection.current_max_send_streams()));
                 connection.as_mut().poll(cx)
             });
-            // Whoever has a stream on it learns of an error there.
+            // An error is reported on each open stream.
             let _ = ended.await;
         });
-        Ok(Self { sender, tasks, room, scheme, peer })
+        Ok(Self { sender, tasks, limit, scheme, peer })
     }
 
     pub fn peer(&self) -> Option<&SocketAddr> {
         self.peer.as_ref()
     }
 
-    /// Closed, or told by a GOAWAY to go elsewhere and asked for a stream since, or stalled: it ends with what is open on it.
+    /// Closed, or refusing new streams after a GOAWAY, or stalled. Open streams go on.
     pub fn is_closed(&self) -> bool {
-        self.sender.is_closed() || self.room.stalled.get()
+        self.sender.is_closed() || self.limit.stalled.get()
     }
 
     /// Without a stream for this long.
     pub fn is_idle(&self, idle: Duration) -> bool {
-        self.room.open.get() == 0 && self.room.last_used.get().elapsed() >= idle
+        self.limit.open.get() == 0 && self.limit.last_used.get().elapsed() >= idle
     }
 
     pub fn stream(&self) -> Option<Exchange> {
-        let open = self.room.open.get();
-        if open >= self.room.most.get() || self.is_closed() {
+        let open = self.limit.open.get();
+        if open >= self.limit.most.get() || self.is_closed() {
             return None;
         }
-        self.room.open.set(open + 1);
-        let slot = StreamSlot { room: self.room.clone(), sending: BodyTask::default() };
+        self.limit.open.set(open + 1);
+        let slot = StreamSlot { limit: self.limit.clone(), sending: BodyTask::default() };
         Some(Exchange { sender: self.sender.clone(), tasks: self.tasks.clone(), scheme: self.scheme.clone(), slot })
     }
 }
 
 impl Exchange {
-    /// For whoever waits, once nothing of the body has passed for too long: where it is the upstream that gives it no room, the
-    /// connection is left, though it may live (RFC 9113 §5.2).
-    pub fn when_late(&self) -> impl Fn(&Upload) + use<> {
-        let (room, sending) = (self.slot.room.clone(), self.slot.sending.clone());
+    /// To be called when no frame of the body has passed for too long: if it is the upstream that gives no window, the connection
+    /// is not used any more, though it may be alive (RFC 9113 §5.2).
+    pub fn on_late(&self) -> impl Fn(&Upload) + use<> {
+        let (limit, sending) = (self.slot.limit.clone(), self.slot.sending.clone());
         move |upload| {
-            if sending.is_under_way() && !upload.awaits_its_client() && !room.stalled.replace(true) {
+            if sending.is_under_way() && !upload.awaits_its_client() && !limit.stalled.replace(true) {
                 warn!("an upload got no window from an upstream for too long; its connection gets no more requests");
             }
         }
@@ -157,7 +157,7 @@ impl Exchange {
         mut request: Request<ForwardedBody>,
     ) -> Result<(Response<Incoming>, StreamSlot), FailedExchange> {
         to_absolute_form(&mut request, &self.scheme);
-        let reused = self.slot.room.used.replace(true);
+        let reused = self.slot.limit.used.replace(true);
         let (tasks, sending) = (self.tasks, self.slot.sending.clone());
         match self.sender.try_send_request(request.map(|body| SentBody { body, tasks, sending, begun: false })).await {
             Ok(response) => Ok((response, self.slot)),
@@ -188,8 +188,8 @@ impl BodyTask {
 
 impl Drop for StreamSlot {
     fn drop(&mut self) {
-        self.room.open.set(self.room.open.get() - 1);
-        self.room.last_used.set(Instant::now());
+        self.limit.open.set(self.limit.open.get() - 1);
+        self.limit.last_used.set(Instant::now());
     }
 }
 
@@ -197,7 +197,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
     fn execute(&self, future: F) {
         let task = tokio::task::spawn_local(future).abort_handle();
         if let Some(sending) = self.0.take() {
-            // Each body has a first frame once.
+            // Set once only, since each body has one first frame.
             let _ = sending.0.set(task);
         }
     }
@@ -224,7 +224,7 @@ impl Body for SentBody {
 }
 
 impl Drop for SentBody {
-    /// Sent as a whole at once: the next task is that of the answer.
+    /// The first frame was all of it: the next task that hyper spawns is not this body's.
     fn drop(&mut self) {
         self.tasks.0.borrow_mut().take_if(|next| Rc::ptr_eq(&next.0, &self.sending.0));
     }
@@ -251,7 +251,7 @@ fn failed_exchange(mut failed: TrySendError<Request<SentBody>>, reused: bool) ->
     let refused = reason.is_some_and(|error| {
         error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
     });
-    // A stream that was reset was received; one whose connection ended without a word may not have been.
+    // A stream that was reset had been received; where the connection ended without a frame for it, it may not have been.
     let closed_silently = reused && reason.is_none_or(h2::Error::is_io);
     FailedExchange { unsent, refused, closed_silently, error: TruncatedBody::from(error).into() }
 }

@@ -46,27 +46,27 @@ use self::shared_timer::SharedTimer;
 /// One worker's way to the upstreams, by `UpstreamId`.
 pub struct Upstreams {
     upstreams: Vec<Destination>,
-    /// Every header that the gate alone may set, whichever the upstream: no client's copy passes, on public routes neither.
+    /// Headers that the gate alone may set, for whichever upstream (`headers::reserved`).
     reserved: Arc<[HeaderName]>,
 }
 
 struct Destination {
     settings: Upstream,
-    /// Which of the gate's own fields they say otherwise.
+    /// The gate's own fields that they set themselves.
     overridden: Vec<HeaderName>,
     pool: Rc<Pool>,
-    /// Its own name, which is asked for where the client named no host (HTTP/1.0).
+    /// Its own host and port: the `Host` where the client named none (HTTP/1.0).
     name: HeaderValue,
-    /// Whether it is asked for whatever the client named.
-    asked_by_name: bool,
+    /// Whether its name replaces the client's `Host`.
+    sets_host: bool,
 }
 
-/// What is to be known of a request besides itself.
+/// What forwarding needs besides the request's head and body.
 pub struct ForwardContext<'a> {
     pub permit: &'a Permit,
     pub policy: &'a Policy,
-    /// What was asked for, as it came.
-    pub asked: &'a Uri,
+    /// The client's request target.
+    pub uri: &'a Uri,
     pub arrival: &'a Arrival,
     pub request_id: &'a RequestId,
     pub span: &'a Span,
@@ -74,40 +74,40 @@ pub struct ForwardContext<'a> {
     pub grpc: bool,
     pub times: &'a Times,
     pub long_wait: &'a LongWait,
-    /// How long a client's own deadline is heeded at most.
+    /// How long a client's own deadline is honoured at most.
     pub longest: Duration,
 }
 
-/// A wait for an answer that is so long that the request's key is asked about again meanwhile. Few are, and nothing is done for
-/// the others: the timer that bounds the wait rings for this, too.
+/// A wait for an answer that is so long that the key must be rechecked meanwhile. Few are; for the others this costs nothing,
+/// since the timer that bounds the wait fires for this, too.
 pub struct LongWait {
     from: Instant,
     begun: Cell<bool>,
 }
 
-/// How long an answer's head is waited for: so long from the last frame of the request's body.
+/// How long to wait for an answer's head.
 #[derive(Debug, Clone, Copy)]
 struct Timeouts {
-    time: Duration,
-    /// Not counted while the request goes on: a gRPC service may say nothing before it has heard all.
+    /// From the last frame of the request's body.
+    response: Duration,
+    /// Not enforced before the request's body has ended: a gRPC service may answer only then.
     only_after_body: bool,
 }
 
-/// How each upstream is reached, read once for all workers.
+/// Connectors for all upstreams, made once for all workers.
 pub fn connectors(settings: &[Upstream]) -> Result<Vec<Connector>, ConnectorError> {
     settings.iter().map(Connector::new).collect()
 }
 
 impl Upstreams {
-    /// Belongs to the thread that it is made on. `connectors`: of these very settings.
+    /// Must be made on the thread that uses it. `connectors`: made from the same settings.
     pub fn new(settings: &[Upstream], connectors: &[Connector]) -> Self {
         let upstreams =
             settings.iter().zip(connectors).map(|(settings, connector)| Destination::new(settings, connector));
         Self { upstreams: upstreams.collect(), reserved: headers::reserved(settings).into() }
     }
 
-    /// After a reload: one whose settings are as they were goes on with its connections; what the others replace ends with the
-    /// last request on it.
+    /// After a reload: an upstream whose settings are unchanged keeps its pool; a replaced pool ends with the last request on it.
     pub fn keeping(mut self, former: &Self) -> Self {
         for new in &mut self.upstreams {
             if let Some(same) = former.upstreams.iter().find(|former| former.settings == new.settings) {
@@ -117,24 +117,23 @@ impl Upstreams {
         self
     }
 
-    /// Which trailers never pass.
+    /// Fields that no client's trailers may hold either.
     pub fn reserved(&self) -> &Arc<[HeaderName]> {
         &self.reserved
     }
 
-    /// Forwards what was permitted; the request's target is taken from `asked` where that is what was decided on. The body
-    /// streams; the answer is the upstream's head with its body still to come.
+    /// Forwards a permitted request; its body is streamed, and so is the answer's.
     pub async fn forward(
         &self,
         head: &mut Parts,
         body: &ForwardedBody,
         context: &ForwardContext<'_>,
     ) -> Result<Response<UpstreamBody>, Denial> {
-        let ForwardContext { permit, policy, asked, arrival, request_id, span, .. } = *context;
+        let ForwardContext { permit, policy, uri, arrival, request_id, span, .. } = *context;
         // The configuration resolves every id that a route or a format names.
         let unknown = || Denial::UpstreamUnreachable("no such upstream".to_owned());
         let service = self.upstreams.get(permit.upstream().0).ok_or_else(unknown)?;
-        if let (Some(most), Some(length)) = (permit.most_of_a_body(), body.size_hint().exact())
+        if let (Some(most), Some(length)) = (permit.max_body(), body.size_hint().exact())
             && length > most
         {
             return Err(Denial::BodyTooLarge);
@@ -147,8 +146,8 @@ impl Upstreams {
             reserved: &self.reserved,
             arrival,
             version: head.version,
-            // HTTP/1.1 has them behind chunks alone.
-            trails: body.size_hint().exact().is_none(),
+            // HTTP/1.1 has trailers only behind a chunked body.
+            may_have_trailers: body.size_hint().exact().is_none(),
             request_id,
             span,
         };
@@ -157,11 +156,11 @@ impl Upstreams {
         if let Some(wanted) = &wanted {
             wanted.ask(&mut head.headers);
         }
-        // Where they are taken they are the first that is said; over HTTP/2 they always are.
+        // `headers::forward` adds `TE: trailers` first, if the client sent it; over HTTP/2 trailers can always be sent.
         let takes_trailers = head.version == Version::HTTP_2 || added.first().is_some_and(|(name, _)| **name == TE);
-        head.uri = aim(asked, permit.target())?;
+        head.uri = forwarded_target(uri, permit.target())?;
         head.version = Version::HTTP_11;
-        if service.asked_by_name || head.headers.get(HOST).is_none_or(HeaderValue::is_empty) {
+        if service.sets_host || head.headers.get(HOST).is_none_or(HeaderValue::is_empty) {
             head.headers.insert(HOST, service.name.clone());
         }
         let configured = permit.route().response_timeout.unwrap_or(service.settings.response_timeout);
@@ -176,11 +175,11 @@ impl Upstreams {
 }
 
 impl Timeouts {
-    /// A gRPC client says itself how long it waits for a call that may be one long stream.
+    /// A gRPC call may be one long stream; its client's `grpc-timeout` extends the configured time.
     fn new(configured: Duration, context: &ForwardContext<'_>, headers: &HeaderMap) -> Self {
         let theirs = if context.grpc { grpc::timeout(headers) } else { None };
-        let time = theirs.map_or(configured, |theirs| theirs.min(context.longest).max(configured));
-        Self { time, only_after_body: context.grpc }
+        let response = theirs.map_or(configured, |theirs| theirs.min(context.longest).max(configured));
+        Self { response, only_after_body: context.grpc }
     }
 }
 
@@ -193,12 +192,12 @@ impl LongWait {
         self.begun.get()
     }
 
-    /// Whether it begins now that the timer has rung for this deadline.
+    /// Whether it begins now that the timer has fired for this deadline.
     fn begins(&self, deadline: Instant) -> bool {
         !self.has_begun() && self.from <= deadline && !self.begun.replace(true)
     }
 
-    /// When the timer is to ring for a wait until this deadline.
+    /// When the timer is to fire for a wait until this deadline.
     fn or_until(&self, deadline: Instant) -> Instant {
         if self.has_begun() { deadline } else { deadline.min(self.from) }
     }
@@ -206,8 +205,8 @@ impl LongWait {
 
 impl Destination {
     fn new(settings: &Upstream, connector: &Connector) -> Self {
-        // A plain service beside the gate sees the host that the client asked for, as before. One that is reached by name over
-        // TLS or HTTP/2 is asked under that name, since its certificate and `:authority` say it.
+        // A plain service beside the gate gets the client's Host, as without a gate. One that is reached by name over TLS or
+        // HTTP/2 gets its own name, as its certificate and `:authority` require.
         let (name, plain) = match &settings.target {
             Target::Unix(_) => ("localhost".to_owned(), true),
             Target::Tcp { host, port, protocol } => {
@@ -216,14 +215,14 @@ impl Destination {
                 (name, *protocol == Protocol::Http)
             }
         };
-        let asked_by_name = !plain && !settings.headers.iter().any(|(name, _)| name == HOST);
+        let sets_host = !plain && !settings.headers.iter().any(|(name, _)| name == HOST);
         // The configuration took it from an authority, which is visible ASCII.
         let name = HeaderValue::try_from(name).unwrap_or(HeaderValue::from_static("localhost"));
         let pool = Rc::new(Pool::new(settings, connector.clone()));
-        Self { settings: settings.clone(), overridden: headers::overridden(settings), pool, name, asked_by_name }
+        Self { settings: settings.clone(), overridden: headers::overridden(settings), pool, name, sets_host }
     }
 
-    /// Sends the request, and once more on another connection where it cannot have been acted upon, or may be twice.
+    /// Sends the request, and once more on another connection where it cannot have been processed, or is idempotent.
     async fn send(
         &self,
         head: &mut Parts,
@@ -245,7 +244,7 @@ impl Destination {
         second.map_err(|unanswered| self.failed(&unanswered.error, body.upload()))
     }
 
-    /// One exchange. `fresh`: on no connection that has served before.
+    /// One exchange. `fresh`: not on a reused HTTP/1.1 connection.
     async fn attempt(
         &self,
         head: &mut Parts,
@@ -260,7 +259,7 @@ impl Destination {
         let (connection, now) = match kept {
             Some(connection) => (PooledConnection::H1(connection), times.latest()),
             None => {
-                let unreachable = |error: String| Denial::UpstreamUnreachable(self.told(&error));
+                let unreachable = |error: String| Denial::UpstreamUnreachable(self.describe(&error));
                 (self.pool.checkout(fresh).await.map_err(unreachable)?, Instant::now())
             }
         };
@@ -269,10 +268,10 @@ impl Destination {
                 let mut shared_timer = std::mem::take(&mut connection.shared_timer);
                 let answered = {
                     let exchange = pin!(connection.exchange(head, added, body));
-                    within(timeouts, wait, upload, now, &mut shared_timer, |_| (), exchange).await?
+                    await_head(timeouts, wait, upload, now, &mut shared_timer, |_| (), exchange).await?
                 };
                 connection.shared_timer = shared_timer;
-                connection.heard_at = Some(times.answered());
+                connection.last_read = Some(times.answered());
                 Ok(answered.map(|response| {
                     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                         return response.map(|()| UpstreamBody::upgraded(connection));
@@ -284,9 +283,10 @@ impl Destination {
             PooledConnection::H2(stream) => {
                 let mut request = Request::from_parts(head.clone(), body.clone());
                 request.headers_mut().extend(headers::fields(added));
-                let late = stream.when_late();
+                let on_late = stream.on_late();
                 let exchange = pin!(Box::pin(stream.exchange(request)));
-                let answered = within(timeouts, wait, upload, now, &mut SharedTimer::default(), late, exchange).await?;
+                let answered =
+                    await_head(timeouts, wait, upload, now, &mut SharedTimer::default(), on_late, exchange).await?;
                 times.answered();
                 Ok(answered.map(|(response, place)| {
                     let bodiless = h1::framing::is_bodiless(&head.method, response.status());
@@ -296,8 +296,8 @@ impl Destination {
         }
     }
 
-    /// What failed, and which upstream's it was.
-    fn told(&self, error: &str) -> String {
+    /// The error, with the upstream's address before it.
+    fn describe(&self, error: &str) -> String {
         let target = self.settings.target.to_string();
         if error.starts_with(&target) { error.to_owned() } else { format!("{target}: {error}") }
     }
@@ -306,19 +306,19 @@ impl Destination {
         if upload.is_some_and(|upload| upload.is_too_large()) {
             return Denial::BodyTooLarge;
         }
-        if upload.is_some_and(|upload| upload.is_broken()) {
+        if upload.is_some_and(|upload| upload.is_malformed()) {
             return Denial::BadRequest("The request body is malformed".into());
         }
         if upload.is_some_and(|upload| upload.is_broken_off()) {
             return Denial::ClientGone;
         }
-        Denial::UpstreamInvalid(self.told(&chain(error)))
+        Denial::UpstreamInvalid(self.describe(&chain(error)))
     }
 }
 
-/// The target byte for byte as it was decided on, in origin form; what was asked for is not parsed again.
-fn aim(asked: &Uri, target: &str) -> Result<Uri, Denial> {
-    if let Some(kept) = asked.path_and_query().filter(|asked| asked.as_str() == target) {
+/// The target byte for byte as it was decided on, in origin form; parsed only if it differs from the client's.
+fn forwarded_target(uri: &Uri, target: &str) -> Result<Uri, Denial> {
+    if let Some(kept) = uri.path_and_query().filter(|uri| uri.as_str() == target) {
         return Ok(kept.clone().into());
     }
     let invalid = |_| Denial::BadRequest("The query holds a character that must be percent-encoded".into());
@@ -329,8 +329,8 @@ fn aim(asked: &Uri, target: &str) -> Result<Uri, Denial> {
     Ok(made.into())
 }
 
-/// A 204 has no length (RFC 9110 §8.6), and a 205 none but 0, nor content: what was sent as such ends with its connection or
-/// stream (§15.3.6).
+/// A 204 has no length (RFC 9110 §8.6), and a 205 none but 0, nor content (§15.3.6): a body that was sent all the same is dropped
+/// with its connection or stream.
 fn without_content(response: &mut Response<UpstreamBody>) {
     let is_reset = response.status() == StatusCode::RESET_CONTENT;
     let says_otherwise = || response.headers().get(CONTENT_LENGTH).is_some_and(|length| length != "0");
@@ -342,17 +342,18 @@ fn without_content(response: &mut Response<UpstreamBody>) {
     }
 }
 
-/// Waits for the head: from now, or from the last frame of the request body that was forwarded. `late`: when that is too long ago.
-async fn within<T>(
-    Timeouts { time, only_after_body }: Timeouts,
+/// Waits for the head, bounded from `now` or from the last forwarded frame of the request's body. `on_late` is called when that
+/// has passed.
+async fn await_head<T>(
+    Timeouts { response, only_after_body }: Timeouts,
     wait: &LongWait,
     upload: Option<&Rc<Upload>>,
     now: Instant,
     shared_timer: &mut SharedTimer,
-    late: impl Fn(&Upload),
+    on_late: impl Fn(&Upload),
     mut answer: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Denial> {
-    let mut deadline = now + time;
+    let mut deadline = now + response;
     poll_fn(|cx| {
         if let Poll::Ready(answered) = answer.as_mut().poll(cx) {
             return Poll::Ready(Ok(answered));
@@ -362,16 +363,16 @@ async fn within<T>(
             if wait.begins(deadline) {
                 continue;
             }
-            let extended = upload.and_then(|upload| upload.last_frame()).map(|last| last + time);
+            let extended = upload.and_then(|upload| upload.last_frame()).map(|last| last + response);
             if let Some(later) = extended.filter(|later| *later > deadline) {
                 deadline = later;
                 continue;
             }
-            upload.into_iter().for_each(|upload| late(upload));
+            upload.into_iter().for_each(|upload| on_late(upload));
             if !only_after_body || upload.is_none_or(|upload| upload.has_ended()) {
                 return Poll::Ready(Err(Denial::UpstreamTimeout));
             }
-            deadline = Instant::now() + time;
+            deadline = Instant::now() + response;
         }
     })
     .await

@@ -1,5 +1,5 @@
-//! One worker's connections to one upstream. HTTP/1.1: the last one used is the next one used, so that those that are not
-//! needed grow old. HTTP/2: few, each with as many streams as it takes.
+//! One worker's connections to one upstream. HTTP/1.1: the last one used is used next (LIFO), so that surplus ones time out.
+//! HTTP/2: few, each with as many streams as it takes.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -16,7 +16,7 @@ use crate::proxy::connector::{Connected, Connector};
 use crate::proxy::resolve::Resolver;
 use crate::proxy::settings::{Protocol, Target, Upstream};
 
-/// How often unused connections are looked after; while there are none, nothing runs.
+/// How often unused connections are checked; while there are none, no task runs.
 const SWEEP: Duration = Duration::from_secs(5);
 
 pub struct Pool {
@@ -25,18 +25,18 @@ pub struct Pool {
     resolver: Option<Rc<Resolver>>,
     scheme: Scheme,
     connect_timeout: Duration,
-    keep: Duration,
+    idle_timeout: Duration,
     h2_streams: usize,
     protocol: Cell<KnownProtocol>,
     /// The oldest first.
     idle: RefCell<Vec<Idle>>,
     shared: RefCell<Vec<h2::Connection>>,
-    /// A connection that is being opened for all who wait for it.
+    /// The connection attempt in flight, which all requests that need one wait for.
     opening: RefCell<Option<watch::Receiver<Option<Opened>>>>,
     sweeping: Cell<bool>,
 }
 
-/// What an upstream speaks. Over TLS it is known once it has been asked.
+/// The protocol of an upstream. Over TLS it is known after the first handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum KnownProtocol {
     Unknown,
@@ -49,13 +49,13 @@ struct Idle {
     since: Instant,
 }
 
-/// Where a request goes out.
+/// A connection for one request.
 pub enum PooledConnection {
     H1(Box<h1::Connection>),
     H2(h2::Exchange),
 }
 
-/// Cloned for everyone who waits, hence the words instead of the error.
+/// Cloned for all who wait, hence text instead of an error.
 type Opened = Result<(), String>;
 
 impl Pool {
@@ -74,7 +74,7 @@ impl Pool {
             resolver,
             scheme,
             connect_timeout: settings.connect_timeout,
-            keep: settings.idle,
+            idle_timeout: settings.idle,
             h2_streams: settings.h2_streams,
             protocol: Cell::new(protocol),
             idle: RefCell::default(),
@@ -84,7 +84,7 @@ impl Pool {
         }
     }
 
-    /// Any connection that is there by now, or a new one. `fresh`: no HTTP/1.1 connection that has served before.
+    /// An idle connection, or a new one. `fresh`: no reused HTTP/1.1 connection.
     pub async fn checkout(self: &Rc<Self>, fresh: bool) -> Result<PooledConnection, String> {
         loop {
             if !fresh && let Some(connection) = self.take_idle(Instant::now()) {
@@ -94,21 +94,21 @@ impl Pool {
                 return Ok(PooledConnection::H2(stream));
             }
             if self.protocol.get() == KnownProtocol::H1 {
-                if let Some(connection) = Box::pin(self.open()).await.map_err(told)? {
+                if let Some(connection) = Box::pin(self.open()).await.map_err(text)? {
                     return Ok(PooledConnection::H1(connection));
                 }
             } else {
-                Box::pin(self.opened()).await?;
+                Box::pin(self.open_shared()).await?;
             }
-            // What was opened may have been taken by others meanwhile, or speak another version than the last.
+            // Others may have taken the opened connection meanwhile, or it speaks another version than the last.
         }
     }
 
-    /// Takes a connection back whose exchange is over; one that cannot serve another is closed.
+    /// Returns a connection whose exchange has ended; it is closed if it cannot be reused.
     pub fn give_back(self: &Rc<Self>, connection: Box<h1::Connection>) {
-        let Some(connection) = connection.rested() else { return };
+        let Some(connection) = connection.into_idle() else { return };
         if self.is_current(connection.peer()) {
-            let since = connection.heard_at.unwrap_or_else(Instant::now);
+            let since = connection.last_read.unwrap_or_else(Instant::now);
             self.idle.borrow_mut().push(Idle { connection, since });
             self.sweep();
         }
@@ -118,7 +118,7 @@ impl Pool {
     pub fn take_idle(&self, now: Instant) -> Option<Box<h1::Connection>> {
         loop {
             let Idle { mut connection, since } = self.idle.borrow_mut().pop()?;
-            if now.saturating_duration_since(since) < self.keep && connection.is_ready() {
+            if now.saturating_duration_since(since) < self.idle_timeout && connection.is_ready() {
                 return Some(connection);
             }
         }
@@ -133,18 +133,18 @@ impl Pool {
         shared.iter().find_map(h2::Connection::stream)
     }
 
-    /// Waits for one connection that is opened for everyone who asks meanwhile. It is no request's own: one that is
-    /// abandoned leaves nobody hanging.
-    async fn opened(self: &Rc<Self>) -> Opened {
+    /// Waits for the connection attempt in flight, or a new one. It belongs to no request, so that one that is cancelled does not
+    /// cancel it for the others.
+    async fn open_shared(self: &Rc<Self>) -> Opened {
         let waiting = self.opening.borrow().clone();
-        let mut told = waiting.unwrap_or_else(|| self.start_opening());
-        let result = told.wait_for(Option::is_some).await.map(|result| result.clone());
+        let mut opened = waiting.unwrap_or_else(|| self.start_opening());
+        let result = opened.wait_for(Option::is_some).await.map(|result| result.clone());
         result.ok().flatten().unwrap_or_else(|| Err("the connection was given up".to_owned()))
     }
 
     fn start_opening(self: &Rc<Self>) -> watch::Receiver<Option<Opened>> {
-        let (tell, told_by) = watch::channel(None);
-        *self.opening.borrow_mut() = Some(told_by.clone());
+        let (sender, receiver) = watch::channel(None);
+        *self.opening.borrow_mut() = Some(receiver.clone());
         let pool = self.clone();
         tokio::task::spawn_local(async move {
             let opened = pool.open().await.map(|connection| {
@@ -153,13 +153,13 @@ impl Pool {
                 }
             });
             *pool.opening.borrow_mut() = None;
-            // Nobody may be left who waits.
-            let _ = tell.send(Some(opened.map_err(told)));
+            // Nobody may be waiting any more.
+            let _ = sender.send(Some(opened.map_err(text)));
         });
-        told_by
+        receiver
     }
 
-    /// Connects. An HTTP/1.1 connection is the caller's; an HTTP/2 one joins those that are shared.
+    /// Connects. An HTTP/1.1 connection is returned; an HTTP/2 one joins the shared ones.
     async fn open(self: &Rc<Self>) -> io::Result<Option<Box<h1::Connection>>> {
         let opening = async {
             let Connected { stream, peer, h2 } =
@@ -178,7 +178,7 @@ impl Pool {
         timeout(self.connect_timeout, opening).await.unwrap_or_else(late)
     }
 
-    /// Whether the upstream's name still means this address.
+    /// Whether the upstream's name still resolves to this address.
     fn is_current(&self, peer: Option<&std::net::SocketAddr>) -> bool {
         match (&self.resolver, peer) {
             (Some(resolver), Some(peer)) => resolver.names(peer),
@@ -186,12 +186,12 @@ impl Pool {
         }
     }
 
-    /// Looks after unused connections until none is left.
+    /// Checks unused connections until none is left.
     fn sweep(self: &Rc<Self>) {
         if self.sweeping.replace(true) {
             return;
         }
-        let (pool, pause) = (Rc::downgrade(self), SWEEP.min(self.keep));
+        let (pool, pause) = (Rc::downgrade(self), SWEEP.min(self.idle_timeout));
         tokio::task::spawn_local(async move {
             loop {
                 sleep(pause).await;
@@ -204,24 +204,24 @@ impl Pool {
         });
     }
 
-    /// Closes what is too old, was closed by the other side, or leads to an address that the upstream has left. Whether
-    /// anything is still to be looked after.
+    /// Closes connections that are idle for too long, were closed by the upstream, or lead to an address that its name no longer
+    /// resolves to. Whether any is left.
     fn drop_unwanted(&self) -> bool {
         if let Some(resolver) = &self.resolver {
             resolver.keep_fresh();
         }
         let mut idle = self.idle.borrow_mut();
         idle.retain_mut(|Idle { connection, since }| {
-            since.elapsed() < self.keep && self.is_current(connection.peer()) && connection.is_ready()
+            since.elapsed() < self.idle_timeout && self.is_current(connection.peer()) && connection.is_ready()
         });
         let mut shared = self.shared.borrow_mut();
         shared.retain(|connection| {
-            !connection.is_closed() && self.is_current(connection.peer()) && !connection.is_idle(self.keep)
+            !connection.is_closed() && self.is_current(connection.peer()) && !connection.is_idle(self.idle_timeout)
         });
         !idle.is_empty() || !shared.is_empty()
     }
 }
 
-fn told(error: io::Error) -> String {
+fn text(error: io::Error) -> String {
     chain(&error)
 }

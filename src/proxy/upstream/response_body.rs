@@ -1,5 +1,5 @@
-//! An answer's body on its way to the client. It holds the connection that it comes from: read to its end, the connection
-//! serves again; dropped before, it is closed.
+//! An answer's body as it comes from the upstream. It holds its connection: once it is read to its end the connection returns to
+//! the pool; dropped before, the connection is closed.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -21,49 +21,48 @@ use crate::proxy::upload::Upload;
 
 pub struct UpstreamBody(Source);
 
-/// Where the body comes from, while it does.
+/// Where the body is read from.
 enum Source {
-    /// Whoever reads the body drives the connection.
+    /// Reading the body drives the connection.
     H1 {
         connection: Box<h1::Connection>,
         pool: Rc<Pool>,
     },
-    /// Still taking the request's body: a task sends that on whether or not the answer is read.
+    /// The request's body is still being sent, by a task of its own, whether or not the answer is read.
     Driven {
         connection: Rc<RefCell<Box<h1::Connection>>>,
-        /// Told when the request's body fails: what answers a part of it is no whole answer.
+        /// Receives an error of the request's body: an answer to a part of it must not look complete.
         failed: Option<oneshot::Receiver<h1::error::Error>>,
         _released_when_dropped: oneshot::Sender<()>,
     },
     H2 {
         stream: Incoming,
-        /// The answer has ended with its head; its stream may end later.
+        /// The answer has no body (HEAD, 204, 304); its stream may end later.
         bodiless: bool,
         _held: StreamHold,
     },
-    /// Without a body: the connection goes on without HTTP.
+    /// Upgraded: no body follows.
     Upgraded(Box<h1::Connection>),
     Ended,
 }
 
-/// A stream counts as an open one until the end, of the answer and of the request's body.
+/// A stream counts as open until both the answer and the request's body have ended.
 enum StreamHold {
     Open {
         _slot: h2::StreamSlot,
     },
-    /// By a task that ends the sending with the answer.
+    /// The slot is held by a task that stops sending once the answer has ended.
     Sending {
         _released_when_dropped: oneshot::Sender<()>,
     },
 }
 
-/// How long a client may go on sending when it has its answer. To close at once would reset the answer away. The service that
-/// shares its connection with other requests is not sent the rest: what it does not read would take their room.
+/// How long a client may go on sending once the answer has ended. To close at once would reset the connection before it has read
+/// the answer. Over HTTP/2 the upstream is not sent the rest: what it does not read would use up other requests' window.
 const LINGER: Duration = Duration::from_secs(1);
 
 impl UpstreamBody {
-    /// `unfinished`: the request's body, where the upstream answered before it had the whole of it. Its connection serves no
-    /// other after that.
+    /// `unfinished`: the request's body, where the upstream answered before it had all of it. The connection is not reused then.
     pub fn from_h1(connection: Box<h1::Connection>, pool: &Rc<Pool>, unfinished: Option<Rc<Upload>>) -> Self {
         let source = match unfinished {
             None => Source::H1 { connection, pool: pool.clone() },
@@ -88,12 +87,12 @@ impl UpstreamBody {
     pub fn from_h2(stream: Incoming, bodiless: bool, slot: h2::StreamSlot, upload: Option<&Rc<Upload>>) -> Self {
         let held = match upload.filter(|_| slot.is_sending()) {
             None => StreamHold::Open { _slot: slot },
-            Some(upload) => StreamHold::Sending { _released_when_dropped: send_meanwhile(slot, upload.clone()) },
+            Some(upload) => StreamHold::Sending { _released_when_dropped: keep_sending(slot, upload.clone()) },
         };
         Self(Source::H2 { stream, bodiless, _held: held })
     }
 
-    /// Of an answer that has no body, whatever its upstream sends.
+    /// The body of an answer that has none, whatever the upstream sends.
     pub fn nothing() -> Self {
         Self(Source::Ended)
     }
@@ -102,13 +101,13 @@ impl UpstreamBody {
         matches!(self.0, Source::Upgraded(_))
     }
 
-    /// Whether something of it is still to come. One of a known length may be complete before its stream says so.
+    /// Whether it was not read to its end. One of known length may be complete before its stream has ended.
     pub fn is_unread(&self) -> bool {
         let bodiless = matches!(self.0, Source::H2 { bodiless: true, .. });
         !bodiless && !self.is_end_stream() && self.size_hint().exact() != Some(0)
     }
 
-    /// What the connection was upgraded to: its stream, and what of it was read already.
+    /// An upgraded connection's stream, and the bytes that were read ahead.
     pub fn into_upgraded(self) -> Option<(Stream, Bytes)> {
         match self.0 {
             Source::Upgraded(connection) => Some(connection.into_stream()),
@@ -116,7 +115,7 @@ impl UpstreamBody {
         }
     }
 
-    /// The connection has done its part.
+    /// Returns the connection to the pool.
     fn end(&mut self) {
         if let Source::H1 { connection, pool } = std::mem::replace(&mut self.0, Source::Ended) {
             pool.give_back(connection);
@@ -179,14 +178,13 @@ fn poll_driven(
     connection.borrow_mut().poll_frame(cx)
 }
 
-/// Sends the rest of a request until there is no more, or until its answer has been released and the client has had time to
-/// finish.
+/// Sends the rest of a request, until it ends or until `LINGER` after its answer was dropped.
 fn drive(
     connection: Rc<RefCell<Box<h1::Connection>>>,
     upload: Rc<Upload>,
 ) -> (oneshot::Receiver<h1::error::Error>, oneshot::Sender<()>) {
     let (held, released) = oneshot::channel();
-    let (tell, failed) = oneshot::channel();
+    let (error_sender, failed) = oneshot::channel();
     tokio::task::spawn_local(async move {
         let lingered = async {
             let _ = released.await;
@@ -195,8 +193,8 @@ fn drive(
         let sent = std::future::poll_fn(|cx| connection.borrow_mut().poll_send(cx));
         tokio::select! {
             sent = sent => if let Err(error) = sent {
-                // Nobody may be left who reads.
-                let _ = tell.send(error);
+                // The answer may have been dropped.
+                let _ = error_sender.send(error);
             },
             () = lingered => return,
         }
@@ -206,8 +204,8 @@ fn drive(
     (failed, held)
 }
 
-/// Has the rest of a request sent until its answer has ended or is released, and what its client sends after that thrown away.
-fn send_meanwhile(slot: h2::StreamSlot, upload: Rc<Upload>) -> oneshot::Sender<()> {
+/// Keeps sending the rest of a request until its answer was dropped; what the client sends after that is discarded.
+fn keep_sending(slot: h2::StreamSlot, upload: Rc<Upload>) -> oneshot::Sender<()> {
     let (held, released) = oneshot::channel::<()>();
     tokio::task::spawn_local(async move {
         let _ = released.await;

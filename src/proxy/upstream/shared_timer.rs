@@ -1,5 +1,5 @@
-//! How long an answer is waited for, by one timer for all the requests on a connection: each request brings its deadline, and
-//! the timer is reset only once it fires. To set a timer for each request and to take it back costs as much as to write its head.
+//! One timer for the response timeouts of all requests on a connection, one after the other: it is reset only when it fires
+//! before the current deadline. To set and cancel a timer for each request costs as much as to write its head.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tokio::time::{Sleep, sleep_until};
 
-/// Set for some deadline that may be past, and for none before its first use.
+/// Set for a former request's deadline, perhaps a past one; `None` before its first use.
 #[derive(Debug, Default)]
 pub struct SharedTimer(Option<Pin<Box<Sleep>>>);
 
@@ -24,7 +24,7 @@ impl SharedTimer {
             if sleep.deadline() >= deadline {
                 return Poll::Ready(());
             }
-            // It was still set for an earlier request.
+            // It was set for an earlier request.
             sleep.as_mut().reset(deadline);
         }
     }

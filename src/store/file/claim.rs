@@ -1,7 +1,7 @@
-//! Whether another process serves by the same file: each counts for itself, so that a limit of 60 would let 120 pass.
+//! Detects another process that serves from the same file: each has its own counts, so that a limit of 60 would let 120 pass.
 //!
-//! A hint for an operator, no lock: where it cannot be told (a folder that is not writable, a file system without locks) nothing
-//! is said, and a gate that takes over from one that ends is let do so.
+//! It only warns the operator: where it cannot be detected (a read-only folder, a file system without locks) there is no warning,
+//! and a gate may start while its predecessor still drains.
 
 use std::fs::{self, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
@@ -10,9 +10,9 @@ use super::FileStore;
 use super::edit::{MODE, beside};
 
 impl FileStore {
-    /// Called once by a process that serves; `false`: another one does so already. The claim ends with the process.
+    /// Called once by a process that serves; `false`: another one serves already. The claim ends with the process.
     pub fn claim(&self) -> bool {
-        // Through whatever links, it is one file.
+        // Links to it are resolved, so that they claim the same file.
         let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let mut options = OpenOptions::new();
         let opened = options.create(true).truncate(false).write(true).mode(MODE).open(beside(&path, "gate"));

@@ -1,14 +1,14 @@
-//! Changes to the file by programs: one at a time, each whole or not at all.
+//! Atomic changes to the file by programs, one at a time.
 //!
-//! A lock file keeps two writers apart, a rename shows readers either the old file or the new one. People's comments above
-//! the first entry are kept; those further down are not, since the file is written anew.
+//! A lock file excludes other writers; the new file is renamed into place, so that readers see either the old one or the new one.
+//! Comments above the first entry are kept; those further down are not, since the file is written anew.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
-
-use uuid::Uuid;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use super::snapshot::Contents;
 use super::{FileStore, read};
@@ -17,21 +17,26 @@ use crate::store::StoreError;
 /// Readable by its owner alone.
 pub(super) const MODE: u32 = 0o600;
 
-const WELCOME: &str =
+/// How long other writers are waited for: many times what one takes, and no longer, since nobody else is answered meanwhile.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(5);
+
+const NEW_FILE: &str =
     "# The keys of sidegate's embedded store: digests, never keys. Edit as you like; changes act within a second.
 # `sidegate keys` keeps these lines when it writes the file, but no comment further down.
 ";
 
 impl FileStore {
-    /// Changes the file under an exclusive lock: `change` gets what stands there now, and says whether it changed it.
-    /// This process decides by the new contents when this returns.
+    /// Changes the file under an exclusive lock: `change` gets its contents, and returns whether it changed them. When this
+    /// returns, this process decides by the new contents.
     pub fn edit<T, E: From<StoreError>>(
         &self,
         change: impl FnOnce(&mut Contents) -> Result<(T, bool), E>,
     ) -> Result<T, E> {
-        // Through a symbolic link, the file that it names is the one to replace.
+        // Behind a symbolic link the target is replaced, not the link.
         let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let _lock = lock(&path).map_err(|error| self.unwritable(&error))?;
+        self.refuse_vanished(&path)?;
         let yaml = self.read_now(&path)?;
         let mut contents = Contents::parse(&yaml).map_err(|what| self.broken(&what))?;
         let (outcome, changed) = change(&mut contents)?;
@@ -39,12 +44,12 @@ impl FileStore {
             let yaml = preamble(&yaml) + &contents.to_yaml().map_err(|what| self.broken(&what))?;
             replace(&path, yaml.as_bytes()).map_err(|error| self.unwritable(&error))?;
         }
-        // Not left to the next look: whoever is told that a key is revoked must not see it pass in this process.
-        self.adopt(&contents, &mut self.seen());
+        // Not left to the next poll: a key that is reported as revoked must not pass in this process.
+        self.adopt(&contents, &mut self.last_read());
         Ok(outcome)
     }
 
-    /// What stands in the file now.
+    /// The file's contents now.
     pub fn contents(&self) -> Result<Contents, StoreError> {
         let yaml = self.read_now(&self.path)?;
         Contents::parse(&yaml).map_err(|what| self.broken(&what))
@@ -53,9 +58,22 @@ impl FileStore {
     fn read_now(&self, path: &Path) -> Result<Vec<u8>, StoreError> {
         match fs::metadata(path) {
             Ok(metadata) => read(path, &metadata).map_err(|what| self.broken(&what)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(WELCOME.as_bytes().to_vec()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(NEW_FILE.as_bytes().to_vec()),
             Err(error) => Err(self.broken(&error.to_string())),
         }
+    }
+
+    /// A file that is away for a moment, or was not mounted, must not be begun anew: all of its keys would be refused.
+    fn refuse_vanished(&self, path: &Path) -> Result<(), StoreError> {
+        let audit = beside(&self.path, "audit.jsonl");
+        let is_gone = fs::metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        if !is_gone || !audit.exists() {
+            return Ok(());
+        }
+        let (path, audit) = (self.path.display(), audit.display());
+        Err(StoreError::Refused(format!(
+            "{path} has vanished, but {audit} stands; put the file back, or move the other away too, to begin without keys"
+        )))
     }
 
     fn unwritable(&self, error: &io::Error) -> StoreError {
@@ -63,23 +81,39 @@ impl FileStore {
     }
 }
 
-/// Waits for other writers. The lock is the open file's: it ends with this process, whatever happens to it.
+/// Waits for other writers. The lock is released when the file is closed, at the latest with the process.
 fn lock(path: &Path) -> io::Result<File> {
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(MODE).open(beside(path, "lock"))?;
-    lock.lock()?;
-    Ok(lock)
+    let name = beside(path, "lock");
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(MODE).open(&name)?;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(TRY_AGAIN_AFTER),
+            Err(TryLockError::WouldBlock) => {
+                let held = format!("another process has held {} for {LOCK_TIMEOUT:?}; end it", name.display());
+                return Err(io::Error::new(ErrorKind::WouldBlock, held));
+            }
+        }
+    }
 }
 
-/// Writes a new file beside the old one and puts it in its place. An existing file keeps its mode and, where this process
-/// may give files away, its owner: an operator who edits as root must not lock the gate out.
+/// Writes a temporary file and renames it over the old one. It gets the old one's mode and, where this process may change owners,
+/// its owner: an operator who edits as root must not lock the gate out.
 fn replace(path: &Path, yaml: &[u8]) -> io::Result<()> {
-    let temporary = beside(path, &format!("{}.tmp", Uuid::new_v4()));
+    let temporary = beside(path, "tmp");
+    // Whoever was killed while he wrote has left it; nobody else writes it under the lock.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
     let written = write_new(&temporary, path, yaml).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
         return written;
     }
-    // The rename itself is on the disk only once its folder is.
+    // The rename is durable only once its folder is synced.
     File::open(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
 }
 

@@ -1,7 +1,7 @@
-//! One reading of the file: its keys and businesses as the documents that Redis would hold, under the same names.
+//! The file, parsed: its keys and businesses as the documents that Redis would hold, under the same names.
 //!
-//! A file whose YAML is wrong is refused as a whole, and the store keeps its last good reading. An entry that is wrong
-//! harms itself alone, so that a typing mistake in one key cannot delay the revocation of another.
+//! A file whose YAML is invalid is refused as a whole, and the store keeps its last snapshot. An invalid entry is refused alone,
+//! so that a typing mistake in one key cannot delay the revocation of another.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,12 +15,12 @@ use crate::store::layout;
 use crate::store::members::MEMBERS;
 use crate::store::record::{BusinessDocument, KeyDocument};
 
-/// What all requests are decided by until the file changes.
+/// The documents that requests are decided by until the file changes.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     tenants: HashMap<Digest, Tenant>,
     slots: HashMap<String, Slot>,
-    /// Every key that any reading of this process has seen revoked.
+    /// Every key that this process has ever read as revoked.
     revoked: HashSet<Digest>,
 }
 
@@ -30,13 +30,13 @@ struct Slot {
     sets: HashMap<String, HashSet<String>>,
 }
 
-/// The entries of a file as they stand there.
+/// The entries of a file, as written.
 #[derive(Debug, Default)]
 pub struct Contents {
     root: Mapping,
 }
 
-/// A reading, and what of it could not be understood.
+/// A snapshot, and warnings about entries that are invalid.
 #[derive(Debug)]
 pub struct Reading {
     pub snapshot: Snapshot,
@@ -49,8 +49,8 @@ const USERS: &str = "users";
 const SHA256: &str = "sha256";
 
 impl Snapshot {
-    /// Reads the documents out of `contents`. What `earlier` knew as revoked stays revoked: an editor that writes in place
-    /// leaves half of an entry for a moment, and a key must not come back to life in it.
+    /// Makes a snapshot of `contents`. What `earlier` knew as revoked stays revoked: an editor that writes in place leaves half
+    /// of an entry for a moment, in which a revoked key must not become valid.
     pub fn read(contents: &Contents, earlier: &Snapshot) -> Reading {
         let mut reading = Reading { snapshot: Self::default(), warnings: Vec::new() };
         reading.snapshot.revoked.clone_from(&earlier.revoked);
@@ -106,7 +106,7 @@ impl Snapshot {
             outcome = Err(format!("{error}; the key is refused"));
         }
         if self.tenants.contains_key(&digest) {
-            // Which of the two is meant, nobody can tell: the key is refused, as an unreadable document is.
+            // Neither entry can be preferred: the key is refused, as with an unreadable document.
             "null".clone_into(&mut json);
             outcome = Err("its `sha256` stands twice; the key is refused until one entry is left".to_owned());
         }
@@ -146,7 +146,7 @@ impl Snapshot {
 }
 
 impl Contents {
-    /// Reads a whole file; an empty one holds nothing.
+    /// Parses a whole file; an empty one has no entries.
     pub fn parse(yaml: &[u8]) -> Result<Self, String> {
         let root = match serde_yaml::from_slice::<Yaml>(yaml).map_err(|error| error.to_string())? {
             Yaml::Null => Mapping::new(),
@@ -192,7 +192,7 @@ impl Contents {
         Ok(())
     }
 
-    /// Writes every entry of `digest` anew: one that stands twice is refused until one is left, and says the same twice.
+    /// Replaces every entry of `digest`: of duplicates, which are refused, both.
     pub fn replace(&mut self, digest: &Digest, document: &Map<String, Value>) -> Result<(), String> {
         let Some(Yaml::Sequence(keys)) = self.root.get_mut(KEYS) else { return Ok(()) };
         for key in keys.iter_mut().filter(|key| digest_of(key) == Some(*digest)) {
@@ -208,7 +208,7 @@ impl Contents {
         }
     }
 
-    /// The document of a business; an entry without anything is an empty one.
+    /// The document of a business; an entry without a value is an empty one.
     pub fn business(&self, id: &str) -> Option<Map<String, Value>> {
         let (_, business) = self.named(BUSINESSES).find(|(name, _)| self::id(name).is_ok_and(|name| name == id))?;
         match json(business) {
@@ -232,7 +232,7 @@ impl Contents {
             *businesses = Yaml::Mapping(Mapping::new());
         }
         if let Yaml::Mapping(businesses) = businesses {
-            // An id of digits alone may stand there as a number.
+            // An id of digits alone may be written as a number.
             let name = businesses.keys().find(|name| self::id(name).is_ok_and(|name| name == id)).cloned();
             businesses.insert(name.unwrap_or_else(|| id.into()), entry);
         }
@@ -248,11 +248,11 @@ impl Contents {
     }
 }
 
-/// A key as it is written: its digest, what the contract knows in its order, then the rest.
+/// A key as it is written: its digest, the known members in their order, then the others.
 fn entry_of(digest: &Digest, document: &Map<String, Value>) -> Result<Mapping, String> {
     let mut entry = Mapping::new();
     entry.insert(SHA256.into(), digest.to_hex().into());
-    // Others follow those that there have to be.
+    // Unknown members, of other services, are kept.
     let known = MEMBERS.iter().filter_map(|&name| document.get_key_value(name));
     let others = document.iter().filter(|(name, _)| !MEMBERS.contains(&name.as_str()));
     for (name, value) in known.chain(others) {

@@ -143,7 +143,7 @@ fn nobody_waits_while_the_file_is_read() {
     let folder = Folder::new();
     folder.write(&file(&[entry("one", ", business: acme")]));
     let store = folder.open();
-    let reading = store.seen();
+    let reading = store.last_read();
     let (tell, told) = mpsc::channel();
     let asking = store.clone();
     thread::spawn(move || {
@@ -174,18 +174,18 @@ fn a_bad_file_leaves_the_last_good_reading_in_force() {
     let store = folder.open();
     for bad in ["keys: [", "key: []", "keys: 1", "- x", "", "\n"] {
         folder.write(bad);
-        store.refresh(&mut store.seen());
+        store.refresh(&mut store.last_read());
         assert_eq!(stored(&store, "one").map(|d| d.revoked), Some(true), "{bad:?}");
-        assert!(store.seen().complaint.is_some(), "{bad:?}");
+        assert!(store.last_read().logged.is_some(), "{bad:?}");
     }
     fs::remove_file(folder.path()).expect("the file is there");
-    store.refresh(&mut store.seen());
+    store.refresh(&mut store.last_read());
     assert_eq!(stored(&store, "one").map(|d| d.revoked), Some(true));
     let good = file(&[entry("one", ", business: acme, revoked_at: now")]);
     for good in [good.clone(), good, file(&[])] {
         folder.write(&good);
-        store.refresh(&mut store.seen());
-        assert_eq!(store.seen().complaint, None);
+        store.refresh(&mut store.last_read());
+        assert_eq!(store.last_read().logged, None);
     }
     assert_eq!(stored(&store, "one"), None);
 }
@@ -196,10 +196,10 @@ fn a_revoked_key_never_comes_back_while_the_process_lives() {
     folder.write(&file(&[entry("one", ", business: acme, revoked_at: now")]));
     let store = folder.open();
     folder.write(&file(&[]));
-    store.refresh(&mut store.seen());
+    store.refresh(&mut store.last_read());
     assert_eq!(stored(&store, "one"), None);
     folder.write(&file(&[entry("one", ", business: acme")]));
-    store.refresh(&mut store.seen());
+    store.refresh(&mut store.last_read());
     assert_eq!(stored(&store, "one").map(|d| d.revoked), Some(true));
 }
 
@@ -263,6 +263,56 @@ fn an_edit_is_seen_at_once_and_keeps_what_it_does_not_know() {
     assert!(yaml.starts_with("# The keys of sidegate") && yaml.contains("by: me"), "{yaml}");
     let left: Vec<_> = fs::read_dir(folder.folder.path()).expect("the folder is there").flatten().collect();
     assert_eq!(left.len(), 2, "the file and its lock, nothing else: {left:?}");
+}
+
+#[test]
+fn what_a_killed_writer_left_is_taken_away_by_the_next() {
+    let folder = Folder::new();
+    folder.write(&file(&[entry("one", ", business: acme")]));
+    let left = folder.folder.path().join("keys.yaml.tmp");
+    fs::write(&left, "half").expect("the folder is writable");
+    folder.open().edit(push("two")).expect("it is written");
+    assert!(!left.exists() && stored(&folder.open(), "two").is_some());
+}
+
+#[test]
+fn a_file_that_has_vanished_is_not_begun_anew() {
+    let folder = Folder::new();
+    let store = folder.open();
+    store.edit(push("one")).expect("a new file is begun");
+    let audit = folder.folder.path().join("keys.yaml.audit.jsonl");
+    fs::write(&audit, "{}\n").expect("the folder is writable");
+    fs::rename(folder.path(), folder.folder.path().join("elsewhere")).expect("the folder is writable");
+    let refused = folder.open().edit(push("two")).map_err(|error| error.to_string());
+    assert!(refused.is_err_and(|said| said.contains("has vanished") && said.contains("put the file back")));
+    assert!(!folder.path().exists());
+    fs::rename(folder.folder.path().join("elsewhere"), folder.path()).expect("the folder is writable");
+    store.edit(push("two")).expect("it is back");
+    assert!(stored(&store, "one").is_some() && stored(&store, "two").is_some());
+}
+
+#[test]
+fn nobody_waits_for_a_writer_that_does_not_end() {
+    let folder = Folder::new();
+    let name = folder.folder.path().join("keys.yaml.lock");
+    let held = fs::File::create(&name).expect("the folder is writable");
+    held.lock().expect("nobody else has it");
+    let (tell, told) = mpsc::channel();
+    let store = folder.open();
+    thread::spawn(move || tell.send(store.edit(push("one")).map_err(|error| error.to_string())));
+    let refused = told.recv_timeout(Duration::from_secs(60)).expect("it gives up");
+    assert!(refused.is_err_and(|said| said.contains("another process has held") && said.contains("keys.yaml.lock")));
+    drop(held);
+    folder.open().edit(push("one")).expect("it is free again");
+}
+
+/// Adds this key.
+fn push(key: &'static str) -> impl FnOnce(&mut Contents) -> Result<((), bool), StoreError> {
+    move |contents| {
+        let document = serde_json::from_str(&format!(r#"{{"id":"{key}","user":"u"}}"#)).expect("an object");
+        contents.push(&Digest::of(key), &document).map_err(StoreError::Broken)?;
+        Ok(((), true))
+    }
 }
 
 #[test]

@@ -167,7 +167,7 @@ impl Inner {
         nodes.connections.retain(|address, _| masters.contains(address));
         let left: BTreeSet<_> = masters.iter().map(Address::to_string).collect();
         let is_whole = map.is_whole();
-        self.health.forget_nodes(|node| left.contains(node) || !is_whole && node == UNSERVED);
+        self.health.retain_nodes(|node| left.contains(node) || !is_whole && node == UNSERVED);
         if !is_whole {
             self.health.failed(UNSERVED);
         }
@@ -179,7 +179,8 @@ impl Inner {
     }
 }
 
-/// The task that reads the map. It holds the cluster for a moment at a time only, so that connections end with the last `Cluster`.
+/// The task that reads the map. It holds the cluster for a moment at a time only, so that connections end with the last
+/// `Cluster`.
 struct SlotMapRefresher {
     settings: Settings,
     refresh: Arc<Notify>,

@@ -1,9 +1,9 @@
 //! A worker's connection to Redis and its supervisor, which connects ahead of need, reconnects after a loss, and backs off.
 //!
-//! The connection itself (`pipeline`) knows nothing of replies that stopped, or of a master that became a replica; so calls report
-//! such faults here, and the supervisor, which also drives the connection's I/O, replaces it. A late reply is no reason: a Redis
-//! that forks is silent for a moment, and every worker of every sidecar would log in again just then. It is read when it comes,
-//! and dropped (`pipeline`); only a connection that stays silent is given up. The supervisor is an ordinary tokio task
+//! The connection itself (`pipeline`) knows nothing of replies that stopped, or of a master that became a replica; so calls
+//! report such faults here, and the supervisor, which also drives the connection's I/O, replaces it. A late reply is no reason: a
+//! Redis that forks is silent for a moment, and every worker of every sidecar would log in again just then. It is read when it
+//! comes, and dropped (`pipeline`); only a connection that stays silent is given up. The supervisor is an ordinary tokio task
 //! (`tokio::spawn`, since all of it is `Send`), which a current-thread runtime runs on its own thread, with or without a
 //! `LocalSet`. Dropping the last `Connection` ends the task and closes the socket.
 
@@ -36,14 +36,14 @@ const STALLED_AFTER: Duration = Duration::from_secs(2);
 /// How often such a connection is checked for new bytes.
 const STALL_CHECK_EVERY: Duration = Duration::from_millis(50);
 
-/// How long a connection may be without a reply before the server is asked for the time: otherwise a gate that has nothing to ask
-/// would not notice that a server hangs, before its next request does.
+/// How long a connection may be without a reply before the server is asked for the time: otherwise an idle gate would notice a
+/// server that hangs only at its next request.
 const IDLE: Duration = Duration::from_secs(5);
 /// How long that answer may take before the connection counts as one that owes a reply.
 const LATE: Duration = Duration::from_secs(1);
 
-/// After the loss of a connection that lasted this long, requests wait for the next one. After one that did not, they fail at once
-/// until there is a better one.
+/// After the loss of a connection that lasted this long, requests wait for the next one. After one that did not, they fail at
+/// once until there is a better one.
 const STABLE_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
@@ -169,7 +169,7 @@ impl Supervisor {
             tokio::select! {
                 () = sleep(jitter(backoff)) => backoff = (backoff * 2).min(LONGEST_BACKOFF),
                 // Another worker has connected: this attempt is worth waiting for.
-                () = self.health.revived(), if !ended_soon => drop(self.publisher.send_replace(State::Connecting)),
+                () = self.health.reconnected(), if !ended_soon => drop(self.publisher.send_replace(State::Connecting)),
                 () = self.publisher.closed() => return,
             }
         }
@@ -285,8 +285,8 @@ impl Supervisor {
     }
 }
 
-/// Asks the server for the time whenever the connection has been idle for a while, and returns when no answer comes. Any answer is
-/// good, also one that the login may not ask.
+/// Asks the server for the time whenever the connection has been idle for a while, and returns when no answer comes. Any answer
+/// counts, also that the login may not ask.
 async fn idle_and_silent(pipeline: &Pipeline) {
     let mut reads = pipeline.reads();
     loop {

@@ -8,15 +8,15 @@ use redis::cmd;
 use super::cluster_check;
 use super::connection::master_only;
 use super::plain_client::{PlainClient, query_in_time};
-use super::settings::Settings;
+use super::settings::{Address, Settings};
 use crate::store::StoreError;
 
 /// How many elements a page of SCAN and SSCAN looks at, so that listing never holds up the requests of others.
 const PAGE: usize = 500;
 
-/// Sets a value only where it is still what the caller read.
+/// Sets a value only where it is still what the caller read. It vanishes by itself when it would have.
 const COMPARE_AND_SET: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2])
+redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
 return 1";
 
 /// Connections for a command that runs once.
@@ -43,6 +43,10 @@ impl RedisDocuments {
             // Without a login the first command says it.
             _ => Ok(Self { client }),
         }
+    }
+
+    pub fn sends_to(&self, master: &Address) -> bool {
+        self.client.sends_to(master)
     }
 
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>, StoreError> {

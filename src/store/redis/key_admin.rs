@@ -10,8 +10,8 @@ use redis::cmd;
 use tokio::time::timeout;
 
 use super::errors::pipeline_error;
-use super::plain_client::{COMMAND_TIMEOUT, PlainClient};
-use super::settings::Settings;
+use super::plain_client::{COMMAND_TIMEOUT, PlainClient, query_in_time};
+use super::settings::{Address, Settings};
 use crate::store::StoreError;
 
 const UPDATE_KEYS: &str = include_str!("scripts/update_keys.lua");
@@ -49,14 +49,24 @@ impl KeyAdmin {
         Ok(Self { client: PlainClient::find(settings).await? })
     }
 
-    /// The store's clock, in milliseconds since the Unix epoch.
-    pub async fn now_ms(&self) -> Result<u64, StoreError> {
-        let (seconds, micros): (u64, u64) = self.client.query("", &cmd("TIME")).await?;
+    /// The master that the sentinels name now; `None` where there are none to ask.
+    pub async fn master_now(&self) -> Result<Option<Address>, StoreError> {
+        self.client.master_now().await
+    }
+
+    pub fn sends_to(&self, master: &Address) -> bool {
+        self.client.sends_to(master)
+    }
+
+    /// The store's clock, in milliseconds since the Unix epoch: that of the node which judges what stands at `key`. Those of a
+    /// cluster's nodes may differ.
+    pub async fn now_ms(&self, key: &str) -> Result<u64, StoreError> {
+        let (seconds, micros): (u64, u64) = self.client.query(key, &cmd("TIME")).await?;
         Ok(seconds * 1000 + micros / 1000)
     }
 
-    /// Makes the change if everything is still as it was; `false`: something is not.
-    pub async fn update(&self, change: &KeyUpdate) -> Result<bool, StoreError> {
+    /// Makes the change if everything is still as it was; `None`: something is not. Otherwise the node that holds it now.
+    pub async fn update(&self, change: &KeyUpdate) -> Result<Option<Address>, StoreError> {
         let mut call = cmd("EVAL");
         call.arg(UPDATE_KEYS).arg(2 + change.documents.len()).arg(&change.set).arg(&change.minted);
         for document in &change.documents {
@@ -67,13 +77,20 @@ impl KeyAdmin {
             let text = |document: &Option<Bytes>| document.clone().unwrap_or_default().to_vec();
             call.arg(digest).arg(text(was)).arg(text(becomes));
         }
-        self.client.query(&change.set, &call).await
+        let (node, is_done) = self.client.query_from::<bool>(&change.set, &call).await?;
+        Ok(is_done.then_some(node))
     }
 
-    /// Waits until this many replicas have what was written here where `key` lives, and returns how many do.
-    pub async fn wait(&self, key: &str, replicas: u64) -> Result<u64, StoreError> {
+    /// The node that serves `key`, as far as is known.
+    pub fn serving(&self, key: &str) -> Address {
+        self.client.serving(key)
+    }
+
+    /// Waits until this many replicas of `node` have what was written to it here, and returns how many do. A cluster redirects
+    /// no WAIT, so that it has to be the node that took the write.
+    pub async fn wait(&self, node: &Address, replicas: u64) -> Result<u64, StoreError> {
         let timeout_ms = COMMAND_TIMEOUT.as_millis() as u64 * 4 / 5;
-        self.client.query(key, cmd("WAIT").arg(replicas).arg(timeout_ms)).await
+        query_in_time(&self.client.node(node).await?, cmd("WAIT").arg(replicas).arg(timeout_ms)).await
     }
 
     /// Appends one entry to a stream that keeps about `most` of them.

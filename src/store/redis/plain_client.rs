@@ -3,6 +3,7 @@
 //! Its connections have no supervisor: each is opened on first use, and a command that fails is not repeated.
 
 use std::collections::HashMap;
+use std::sync::{Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -32,9 +33,12 @@ pub struct PlainClient {
     settings: Box<Settings>,
     /// Where there is a cluster: which master serves which slots.
     map: Option<SlotMap>,
+    /// What redirects have said since the map was read: where a command is sent first. Never held across an await.
+    moved: StdMutex<HashMap<u16, Address>>,
     connections: Mutex<HashMap<Address, Connected>>,
     /// The one node, or the cluster's first master.
     first_master: Address,
+    sentinels: Option<Mutex<SentinelClient>>,
 }
 
 #[derive(Debug)]
@@ -47,15 +51,31 @@ struct Connected {
 impl PlainClient {
     /// Finds out where the nodes are; connects to none of them yet.
     pub async fn find(settings: &Settings) -> Result<Self, StoreError> {
+        let mut sentinels = SentinelClient::of(settings);
         let (map, first_master) = match &settings.topology {
             Topology::Cluster(addresses) => {
                 let map = any_slot_map(settings, addresses).await?;
                 let first_master = map.masters().into_iter().next();
                 (Some(map), first_master.ok_or_else(|| StoreError::Unreachable("no master serves a slot".to_owned()))?)
             }
-            topology => (None, locate_master(topology, SentinelClient::of(settings).as_mut()).await?),
+            topology => (None, locate_master(topology, sentinels.as_mut()).await?),
         };
-        Ok(Self { settings: Box::new(settings.clone()), map, connections: Mutex::default(), first_master })
+        let (settings, sentinels) = (Box::new(settings.clone()), sentinels.map(Mutex::new));
+        let (moved, connections) = (StdMutex::default(), Mutex::default());
+        Ok(Self { settings, map, moved, connections, first_master, sentinels })
+    }
+
+    /// The master that the sentinels name now; `None` where there are none to ask.
+    pub async fn master_now(&self) -> Result<Option<Address>, StoreError> {
+        match &self.sentinels {
+            Some(sentinels) => sentinels.lock().await.master().await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether this is the node that it sends to.
+    pub fn sends_to(&self, master: &Address) -> bool {
+        self.first_master == *master
     }
 
     pub fn is_cluster(&self) -> bool {
@@ -69,13 +89,22 @@ impl PlainClient {
 
     /// Every master.
     pub fn masters(&self) -> Vec<Address> {
-        self.map.as_ref().map_or_else(|| vec![self.first_master.clone()], SlotMap::masters)
+        let Some(map) = &self.map else { return vec![self.first_master.clone()] };
+        let mut masters = map.masters();
+        masters.extend(self.moved().values().cloned());
+        masters.sort_unstable();
+        masters.dedup();
+        masters
     }
 
     /// Sends the command to the node that serves `key`, wherever a cluster has moved it.
     pub async fn query<T: FromRedisValue>(&self, key: &str, command: &Cmd) -> Result<T, StoreError> {
-        let serving = self.map.as_ref().and_then(|map| map.master(slot_of(key)));
-        let mut address = serving.unwrap_or(&self.first_master).clone();
+        self.query_from(key, command).await.map(|(_, answer)| answer)
+    }
+
+    /// The same, with the node that answered.
+    pub async fn query_from<T: FromRedisValue>(&self, key: &str, command: &Cmd) -> Result<(Address, T), StoreError> {
+        let mut address = self.serving(key);
         let mut asking = false;
         for _ in 0..MOST_REDIRECTS {
             let connection = self.node(&address).await?;
@@ -84,15 +113,33 @@ impl PlainClient {
             } else {
                 query_in_time(&connection, command).await
             };
-            let Err(error) = answer else { return answer };
+            let error = match answer {
+                Ok(answer) => return Ok((address, answer)),
+                Err(error) => error,
+            };
             match Redirect::of(&error, &address) {
-                Some(Redirect::Moved(elsewhere)) => (address, asking) = (elsewhere, false),
+                Some(Redirect::Moved(elsewhere)) => {
+                    self.moved().insert(slot_of(key), elsewhere.clone());
+                    (address, asking) = (elsewhere, false);
+                }
                 Some(Redirect::Ask(elsewhere)) => (address, asking) = (elsewhere, true),
                 Some(Redirect::TryAgain) => sleep(TRY_AGAIN_AFTER).await,
                 None => return Err(error),
             }
         }
         Err(StoreError::Unreachable("the cluster leads from node to node".to_owned()))
+    }
+
+    /// The node that serves `key`, as far as is known.
+    pub fn serving(&self, key: &str) -> Address {
+        let Some(map) = &self.map else { return self.first_master.clone() };
+        let slot = slot_of(key);
+        let moved = self.moved().get(&slot).cloned();
+        moved.or_else(|| map.master(slot).cloned()).unwrap_or_else(|| self.first_master.clone())
+    }
+
+    fn moved(&self) -> MutexGuard<'_, HashMap<u16, Address>> {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub async fn node(&self, address: &Address) -> Result<MultiplexedConnection, StoreError> {

@@ -64,6 +64,12 @@ pub(super) fn counting_question(tag: &Text) -> Vec<Question> {
 mod tests {
     use super::*;
 
+    /// Elsewhere the gate's login may not write.
+    #[test]
+    fn where_no_bucket_is_asked_for_the_script_writes_where_probes_count() {
+        assert!(super::super::script::DECIDE.contains(&format!("'{}'", layout::PROBE)));
+    }
+
     #[test]
     fn what_counted_is_probed_under_its_own_hash_tag_and_all_else_without_a_count() {
         let counting = counting_question(&"b:acme".into());

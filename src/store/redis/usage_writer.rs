@@ -221,6 +221,13 @@ impl UsageWriter {
     }
 
     async fn find_masters(&mut self) -> Result<(), StoreError> {
+        if let (Some(sentinels), Some(Masters::One(address))) = (self.sentinels.as_mut(), &self.masters)
+            // While none of them answers, what works is kept.
+            && sentinels.master().await.is_ok_and(|master| master != *address)
+        {
+            // An old master that was cut off takes counts and loses them.
+            (self.masters, self.connections) = (None, HashMap::new());
+        }
         if self.masters.is_some() {
             return Ok(());
         }

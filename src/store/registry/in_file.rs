@@ -1,4 +1,4 @@
-//! Key management in the embedded store's file: every change under its lock.
+//! Key management in the embedded store's file; every change holds its lock.
 
 use super::stored::{Bounds, Changed, ChangedBusiness, Edit, Insertion, RegistryError, StoredKey, compare, json};
 use crate::keys::rules::RuleError;
@@ -11,7 +11,7 @@ pub fn insert(store: &FileStore, wanted: &Members, new: StoredKey, bounds: Bound
     store.edit(|contents| {
         let mut standing = keys(contents);
         if let Some(at) = standing.iter().position(|key| key.digest == new.digest) {
-            return Ok((compare(standing.swap_remove(at), wanted)?, false));
+            return Ok((compare(standing.swap_remove(at), &new, wanted)?, false));
         }
         add(contents, &standing, &new)?;
         bounds.check(&new.tenant, &of_tenant(&standing, &new.tenant), u64::from(new.is_active(bounds.now_ms)))?;
@@ -70,7 +70,7 @@ fn add(contents: &mut Contents, standing: &[StoredKey], new: &StoredKey) -> Resu
     Ok(())
 }
 
-/// Entries that belong to nobody are no keys; the store has said so when it read them.
+/// Entries without a tenant are skipped; the store has warned of them when it read the file.
 fn keys(contents: &Contents) -> Vec<StoredKey> {
     let read = |(digest, members): (Digest, Members)| {
         Some(StoredKey::read(digest, tenant_of(&members)?, json(&members).as_bytes()))

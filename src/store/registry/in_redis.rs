@@ -1,8 +1,8 @@
-//! Key management in Redis, in the contract's layout: the document before `at`, so that `at` never points to nothing; on deletion
-//! the document first.
+//! Key management in Redis. The document is written before `at`, so that `at` never points to nothing; on deletion the document
+//! goes first.
 //!
-//! Everything is read page by page; nothing here holds Redis up while it serves requests. What must be true at once is
-//! checked in one step by `scripts/update_keys.lua`.
+//! Everything is read in pages, so that Redis is not blocked while it serves requests. `scripts/update_keys.lua` checks and
+//! writes atomically.
 
 use std::time::Duration;
 
@@ -15,15 +15,15 @@ use crate::keys::{Digest, Tenant};
 use crate::store::StoreError;
 use crate::store::layout::Layout;
 use crate::store::members::Members;
-use crate::store::redis::RedisDocuments;
 use crate::store::redis::key_admin::{DocumentUpdate, KeyAdmin, KeyUpdate};
+use crate::store::redis::{Address, RedisDocuments};
 
 /// How many documents are read at once.
 const PAGE: usize = 500;
-/// How often a change is tried when somebody else changes the same. Each time somebody has succeeded, so that it ends.
+/// How often a change is retried when another one wins. Each time some change has succeeded, so there is progress.
 const ATTEMPTS: u32 = 100;
 
-/// What key management in a Redis works with.
+/// Key management in Redis, borrowed from the `Registry`.
 #[derive(Clone, Copy)]
 pub struct InRedis<'r> {
     pub documents: &'r RedisDocuments,
@@ -34,13 +34,8 @@ pub struct InRedis<'r> {
 impl InRedis<'_> {
     /// Claims the id, then writes the document, then the pointer to it. Interrupted anywhere, doing it again completes it.
     pub async fn insert(self, wanted: &Members, new: StoredKey, bounds: Bounds) -> Result<Insertion, RegistryError> {
-        let found = match self.with_digest(&new.digest).await? {
-            Some(found) => Some(found),
-            // An insertion may have been interrupted before `at` was written.
-            None => self.read(new.digest, new.tenant.clone()).await?,
-        };
-        if let Some(standing) = found {
-            let outcome = compare(standing.clone(), wanted)?;
+        if let Some(standing) = self.standing(&new).await? {
+            let outcome = compare(standing.clone(), &new, wanted)?;
             self.set_pointer(&standing).await?;
             return Ok(outcome);
         }
@@ -55,18 +50,27 @@ impl InRedis<'_> {
                 self.unclaim_unless_standing(&new).await?;
                 return Err(RegistryError::Contended);
             }
-            // Who got no answer may have written it.
+            // Without an answer the document may have been written, so the id stays claimed.
             Err(error) => return Err(error),
         }
         self.set_pointer(&new).await?;
         Ok(Insertion::Inserted(new))
     }
 
+    /// What stands where an insertion of `new` would write.
+    pub async fn standing(self, new: &StoredKey) -> Result<Option<StoredKey>, RegistryError> {
+        match self.with_digest(&new.digest).await? {
+            Some(found) => Ok(Some(found)),
+            // An insertion may have been interrupted before `at` was written.
+            None => self.read(new.digest, new.tenant.clone()).await,
+        }
+    }
+
     async fn put_new(self, new: &StoredKey, bounds: Bounds) -> Result<(), RegistryError> {
         let documents = vec![self.document_update(new, None, Some(new))];
         for attempt in 0..ATTEMPTS {
             let growth = u64::from(new.is_active(bounds.now_ms));
-            let counted = self.room(&new.tenant, bounds, growth).await?;
+            let counted = self.check_maximum(&new.tenant, bounds, growth).await?;
             if self.update(&new.tenant, counted, documents.clone()).await? {
                 return Ok(());
             }
@@ -78,7 +82,7 @@ impl InRedis<'_> {
         Err(RegistryError::Contended)
     }
 
-    /// Decides on what stands there, until nothing has changed meanwhile.
+    /// Decides on the current document, again if it has changed before the write.
     pub async fn change(
         self,
         key: &StoredKey,
@@ -93,7 +97,7 @@ impl InRedis<'_> {
             if changed.is_unchanged() {
                 return Ok(changed);
             }
-            let counted = self.room(&key.tenant, bounds, changed.growth(bounds.now_ms)).await?;
+            let counted = self.check_maximum(&key.tenant, bounds, changed.growth(bounds.now_ms)).await?;
             let mut documents = vec![self.document_update(&before, Some(was), changed.after.as_ref())];
             documents.extend(changed.successor.iter().map(|new| self.document_update(new, None, Some(new))));
             let updated = match &changed.successor {
@@ -111,8 +115,8 @@ impl InRedis<'_> {
         Err(RegistryError::Contended)
     }
 
-    /// A successor's pointer is written before its document: nobody has the key yet, and from the moment at which
-    /// its predecessor may end it works.
+    /// A successor's pointer is written before its document: nobody has the key yet, and it must work as soon as its predecessor
+    /// may expire.
     async fn update_with_successor(
         self,
         successor: &StoredKey,
@@ -135,28 +139,31 @@ impl InRedis<'_> {
         documents: Vec<DocumentUpdate>,
     ) -> Result<bool, RegistryError> {
         let (set, minted) = (self.layout.keys(tenant), self.layout.minted(tenant));
-        Ok(self.key_admin.update(&KeyUpdate { set, minted, counted, documents }).await?)
+        Ok(self.key_admin.update(&KeyUpdate { set, minted, counted, documents }).await?.is_some())
     }
 
-    /// Writes a key's document as it is, so that this connection has written it and can wait for its replicas: a revocation
-    /// may be another's, or one whose confirmation did not come in time.
-    pub async fn rewrite(self, key: &StoredKey) -> Result<(), RegistryError> {
+    /// Writes a key's document unchanged, so that this connection can `WAIT` for it: the last change may have been another
+    /// connection's, or one whose confirmation timed out. `None`: there is no key any more.
+    pub async fn rewrite(self, key: &StoredKey) -> Result<Option<Address>, RegistryError> {
+        let (set, minted) = (self.layout.keys(&key.tenant), self.layout.minted(&key.tenant));
         let name = self.layout.key(&key.tenant, &key.digest);
         for attempt in 0..ATTEMPTS {
-            let Some(found) = self.documents.get(&name).await? else { return Ok(()) };
+            let Some(found) = self.documents.get(&name).await? else { return Ok(None) };
             let (was, becomes) = (Some(found.clone()), Some(found));
             let document = DocumentUpdate { name: name.clone(), digest: key.digest.to_hex(), was, becomes };
-            if self.update(&key.tenant, None, vec![document]).await? {
-                return Ok(());
+            let (set, minted) = (set.clone(), minted.clone());
+            let update = KeyUpdate { set, minted, counted: None, documents: vec![document] };
+            if let Some(node) = self.key_admin.update(&update).await? {
+                return Ok(Some(node));
             }
             pause(attempt).await;
         }
         Err(RegistryError::Contended)
     }
 
-    /// Counts the active keys where a maximum holds; `None` where none does or none is added. The number is read before
-    /// the keys, so that a key which somebody adds meanwhile is noticed.
-    async fn room(self, tenant: &Tenant, bounds: Bounds, growth: u64) -> Result<Option<u64>, RegistryError> {
+    /// Checks the maximum of active keys, and returns the counter for the atomic update; `None` where there is no maximum or no
+    /// key is added. The counter is read before the keys, so that a key which is added meanwhile is noticed.
+    async fn check_maximum(self, tenant: &Tenant, bounds: Bounds, growth: u64) -> Result<Option<u64>, RegistryError> {
         let Tenant::Business(business) = tenant else { return Ok(None) };
         if bounds.applies_to(tenant).is_none() || growth == 0 {
             return Ok(None);
@@ -192,7 +199,7 @@ impl InRedis<'_> {
     pub async fn list(self, business: Option<&str>) -> Result<Vec<StoredKey>, RegistryError> {
         match business {
             Some(business) => self.list_of(&Tenant::Business(business.to_owned())).await,
-            None => self.read_all(self.everywhere().await?).await,
+            None => self.read_all(self.scan_all().await?).await,
         }
     }
 
@@ -252,7 +259,7 @@ impl InRedis<'_> {
         Err(RegistryError::Contended)
     }
 
-    /// An id names one key: whoever sets it first has it.
+    /// Claims an id, which names one key: the first claim wins.
     async fn claim_id(self, key: &StoredKey) -> Result<(), RegistryError> {
         let Some(id) = key.text("id") else { return Ok(()) };
         let (name, value) = (self.layout.id(id), value_of(key));
@@ -268,26 +275,26 @@ impl InRedis<'_> {
     async fn unclaim_id(self, key: &StoredKey) -> Result<(), RegistryError> {
         let Some(id) = key.text("id") else { return Ok(()) };
         let name = self.layout.id(id);
-        // Another key may have the id by now, or always had it.
+        // Only if it is this key's: another may have claimed it.
         if self.documents.get(&name).await?.is_some_and(|standing| standing == value_of(key).as_bytes()) {
             self.documents.delete(&name).await?;
         }
         Ok(())
     }
 
-    /// Who lost to another insertion of the same key may share its id; one of its own would point to a key that has another.
+    /// After losing to another insertion of the same key: releases the id, unless the winner has the same one.
     async fn unclaim_unless_standing(self, key: &StoredKey) -> Result<(), RegistryError> {
         match self.read(key.digest, key.tenant.clone()).await? {
             Some(standing) if standing.text("id") == key.text("id") => Ok(()),
             Some(_) => self.unclaim_id(key).await,
-            // It was there a moment ago, and may come again.
+            // It existed a moment ago, and may be written again.
             None => Ok(()),
         }
     }
 
-    /// Writes what points to a document that stands: `at`, the tenant's set, the id.
+    /// Writes what points to a document: `at`, the tenant's set, the id.
     async fn set_pointer(self, key: &StoredKey) -> Result<(), RegistryError> {
-        // Where `at` points elsewhere, nothing stands there: `insert` has looked.
+        // If `at` points elsewhere, there is no document there: `insert` has checked.
         self.documents.set(&self.layout.at(&key.digest), key.tenant.to_string().as_bytes()).await?;
         self.documents.sadd(&self.layout.keys(&key.tenant), &key.digest.to_hex()).await?;
         self.claim_id(key).await
@@ -311,8 +318,8 @@ impl InRedis<'_> {
         Ok(json.map(|json| StoredKey::read(digest, tenant, &json)))
     }
 
-    /// Where documents stand, whoever wrote them: found by their names, not by the sets that a writer may have forgotten.
-    async fn everywhere(self) -> Result<Vec<(Digest, Tenant)>, RegistryError> {
+    /// All documents, found by SCAN, not by the tenants' sets, which another writer may have left out.
+    async fn scan_all(self) -> Result<Vec<(Digest, Tenant)>, RegistryError> {
         let pattern = self.layout.in_slot("*", "key:*");
         let before = pattern.split('*').next().unwrap_or_default();
         let place = |name: &String| {
@@ -332,7 +339,7 @@ impl InRedis<'_> {
     }
 }
 
-/// Lets whoever was quicker finish, a little longer each time.
+/// A growing pause, in which the other change can finish.
 async fn pause(attempt: u32) {
     sleep(Duration::from_millis(u64::from(attempt.min(20)))).await;
 }

@@ -1,4 +1,6 @@
-//! Keys and businesses for those who manage them, what is to become of one, and why it cannot. The rules that hold in either store.
+//! Keys and businesses in key management, their changes and errors, and the rules that are common to both stores.
+
+use std::collections::BTreeSet;
 
 use serde_json::Value;
 use thiserror::Error;
@@ -16,26 +18,26 @@ use crate::store::record::{KeyDocument, RecordError};
 pub struct StoredKey {
     pub digest: Digest,
     pub tenant: Tenant,
-    /// All members, also those that the contract does not know; empty when the document is no JSON object.
+    /// All members, unknown ones included; empty when the document is no JSON object.
     pub members: Members,
-    /// What the gate makes of it.
+    /// The document as the gate parses it.
     pub document: Result<KeyDocument, RecordError>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Insertion {
     Inserted(StoredKey),
-    /// The same digest stands there with the same facts; what an interrupted insertion left out has been added.
+    /// The same digest exists with the same members; what an interrupted insertion left out has been added.
     AlreadyThere(StoredKey),
 }
 
-/// What is to become of a key that stands.
+/// A change to an existing key.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Edit {
     Unchanged,
     Changed(Members),
     Deleted,
-    /// The key goes on as the first and gets a successor in the same step.
+    /// The key gets the members `old`, and a successor in the same step.
     Replaced {
         old: Members,
         digest: Digest,
@@ -47,12 +49,12 @@ pub enum Edit {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Changed {
     pub before: StoredKey,
-    /// `None`: it is gone.
+    /// `None`: it was deleted.
     pub after: Option<StoredKey>,
     pub successor: Option<StoredKey>,
 }
 
-/// How many keys of one business may be active, and when that is asked.
+/// The maximum of active keys of one business, and the current time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// `None`: any number.
@@ -77,6 +79,8 @@ pub enum RegistryError {
     IdTaken(String),
     #[error("this key stands there already, as `{id}` with another `{member}`; nothing was changed")]
     Differs { id: String, member: String },
+    #[error("the business `{id}` stands there already, with another `{member}`; nothing was changed")]
+    BusinessDiffers { id: String, member: &'static str },
     #[error("no key has this id or hint; `sidegate keys list` shows those there are")]
     NotFound,
     #[error("{} keys have the hint `{hint}`; name the one that you mean by its id: {}", ids.len(), ids.join(", "))]
@@ -98,7 +102,7 @@ pub enum RegistryError {
 }
 
 impl StoredKey {
-    /// What stands under the digest in the slot of `tenant`, readable or not.
+    /// From the document under the digest in the slot of `tenant`, readable or not.
     pub(super) fn read(digest: Digest, tenant: Tenant, json: &[u8]) -> Self {
         let document = KeyDocument::parse_in(&tenant, json);
         let members = serde_json::from_slice(json).unwrap_or_default();
@@ -114,16 +118,44 @@ impl StoredKey {
         self.members.contains_key("revoked_at")
     }
 
-    /// Whether it counts towards the maximum of its business: not when it is revoked or expired, nor when it was rotated
-    /// and ends soon.
+    /// Whether it counts towards the maximum of its business: not if it is revoked or expired, nor if it was rotated and is in
+    /// its overlap.
     pub fn is_active(&self, now_ms: u64) -> bool {
         let Ok(document) = &self.document else { return false };
         let was_rotated = document.expires_at.is_some() && self.text(SUCCESSOR).is_some();
         !document.revoked && !was_rotated && document.expires_at.is_none_or(|end| now_ms < end)
     }
 
-    /// A document with an id and a creation time, as the gate will read it.
-    pub(super) fn new(digest: Digest, wanted: &Members, now_ms: u64) -> Result<Self, RegistryError> {
+    /// The members of `wanted` that mean something else here than in `new`, which is made of them. `null` means absence, save
+    /// that of `revoked_at`.
+    pub fn differing<'w>(&self, new: &Self, wanted: &'w Members) -> Vec<&'w str> {
+        let differs = |member: &str, value: &Value| match self.members.get(member) {
+            Some(standing) if value.is_null() && member != "revoked_at" => !standing.is_null(),
+            Some(standing) => standing != value && !self.means_the_same(new, member),
+            None if member == "revoked_at" => true,
+            None => !value.is_null() && !self.means_the_same(new, member),
+        };
+        wanted.iter().filter(|(member, value)| differs(member, value)).map(|(member, _)| member.as_str()).collect()
+    }
+
+    /// One list of scopes in another order, or one end in another time zone, is no difference.
+    fn means_the_same(&self, other: &Self, member: &str) -> bool {
+        let (Ok(one), Ok(other)) = (&self.document, &other.document) else { return false };
+        let scopes = |document: &KeyDocument| document.scopes.iter().cloned().collect::<BTreeSet<_>>();
+        // What a change writes has whole seconds.
+        let end = |document: &KeyDocument| document.expires_at.map(|at| at / 1000);
+        match member {
+            "scopes" => scopes(one) == scopes(other),
+            "created_at" => one.created_at == other.created_at,
+            "expires_at" => end(one) == end(other),
+            "limits" => one.limits == other.limits,
+            "allow_addresses" => one.allow_addresses == other.allow_addresses,
+            _ => false,
+        }
+    }
+
+    /// A new key, with an id and a creation time.
+    pub(in crate::store) fn new(digest: Digest, wanted: &Members, now_ms: u64) -> Result<Self, RegistryError> {
         let mut members = wanted.clone();
         members.entry("id").or_insert_with(|| Uuid::new_v4().to_string().into());
         members.entry("created_at").or_insert_with(|| clock::rfc3339(now_ms).into());
@@ -131,8 +163,8 @@ impl StoredKey {
         Ok(Self { digest, tenant: document.tenant(), members, document: Ok(document) })
     }
 
-    /// The same key with other members. What the gate cannot read is not made of what it can.
-    pub(super) fn with(&self, members: Members) -> Result<Self, RegistryError> {
+    /// The same key with other members. An error if that would make a readable document unreadable.
+    pub(in crate::store) fn with(&self, members: Members) -> Result<Self, RegistryError> {
         let document = KeyDocument::parse_in(&self.tenant, json(&members).as_bytes());
         match document {
             Err(error) if self.document.is_ok() => Err(error.into()),
@@ -153,14 +185,14 @@ impl Bounds {
         Err(RegistryError::Full { business: business.clone(), most })
     }
 
-    /// The maximum is a business's: a key that is bound to none is its user's.
+    /// The maximum, if the tenant is a business: unscoped keys have none.
     pub(super) fn applies_to(&self, tenant: &Tenant) -> Option<u64> {
         self.most.filter(|_| matches!(tenant, Tenant::Business(_)))
     }
 }
 
 impl Edit {
-    /// The key and its successor as they will be.
+    /// The key and its successor after the change.
     pub(super) fn apply(self, before: &StoredKey, now_ms: u64) -> Result<Changed, RegistryError> {
         let (after, successor) = match self {
             Self::Unchanged => (Some(before.clone()), None),
@@ -175,7 +207,7 @@ impl Edit {
 }
 
 impl Changed {
-    /// How many more keys are active by it.
+    /// How many more keys are active after it.
     pub(super) fn growth(&self, now_ms: u64) -> u64 {
         let active = |key: Option<&StoredKey>| u64::from(key.is_some_and(|key| key.is_active(now_ms)));
         (active(self.after.as_ref()) + active(self.successor.as_ref())).saturating_sub(active(Some(&self.before)))
@@ -186,16 +218,18 @@ impl Changed {
     }
 }
 
-/// What stands there answers an insertion of the same digest: it has all that is wanted, or something else. What it has
-/// beyond that (an id given to it, its revocation) is no difference.
-pub(super) fn compare(standing: StoredKey, wanted: &Members) -> Result<Insertion, RegistryError> {
-    let other = wanted.iter().find(|(member, value)| standing.members.get(*member) != Some(*value));
-    match other {
+/// The result of inserting a digest that exists: the existing key, if it has all members that are wanted; others that it has
+/// beyond that (a generated id, a revocation) make no difference.
+pub(super) fn compare(standing: StoredKey, new: &StoredKey, wanted: &Members) -> Result<Insertion, RegistryError> {
+    match standing.differing(new, wanted).first() {
         None => Ok(Insertion::AlreadyThere(standing)),
-        Some((member, _)) => {
-            let id = standing.text("id").unwrap_or("?").to_owned();
-            Err(RegistryError::Differs { id, member: member.clone() })
-        }
+        Some(member) => Err(RegistryError::differs(&standing, member)),
+    }
+}
+
+impl RegistryError {
+    pub(in crate::store) fn differs(standing: &StoredKey, member: &str) -> Self {
+        Self::Differs { id: standing.text("id").unwrap_or("?").to_owned(), member: member.to_owned() }
     }
 }
 

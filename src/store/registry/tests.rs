@@ -237,6 +237,33 @@ async fn a_change_keeps_every_member_that_it_does_not_know_and_is_refused_where_
 }
 
 #[tokio::test]
+async fn a_document_that_is_to_vanish_by_itself_still_does_after_a_change() {
+    let both = both().await;
+    let registry = &both.registries[1];
+    insert(registry, "one", document("k1")).await.expect("it is inserted");
+    let business = |plan: &'static str| move |_: &Members| members(json!({"plan": plan}));
+    registry.change_business("acme", business("pro")).await.expect("it is made");
+    let client = ::redis::Client::open(("127.0.0.1", both.server.settings.topology.addresses()[0].port));
+    let mut connection = client.and_then(|client| client.get_connection()).expect("redis-server answers");
+    let names = [format!("sg:{{b:acme}}:key:{}", Digest::of("one").to_hex()), "sg:{b:acme}:business".to_owned()];
+    for name in &names {
+        ::redis::cmd("EXPIRE").arg(name).arg(3600).query::<()>(&mut connection).expect("it stands");
+    }
+    let key = registry.find("k1").await.expect("it is found");
+    let renamed = |before: &StoredKey| {
+        let mut members = before.members.clone();
+        members.insert("name".to_owned(), json!("other"));
+        Ok(Edit::Changed(members))
+    };
+    registry.change(&key, Bounds { most: None, now_ms: NOW }, renamed).await.expect("it is changed");
+    registry.change_business("acme", business("free")).await.expect("it is changed");
+    for name in &names {
+        let left: i64 = ::redis::cmd("TTL").arg(name).query(&mut connection).expect("it stands");
+        assert!(left > 0, "{name}: {left}");
+    }
+}
+
+#[tokio::test]
 async fn use_is_added_up_over_flushes_and_read_by_day_and_by_minute() {
     use crate::store::redis::usage_writer::UsageWriter;
     use crate::store::usage::{Batch, Count, DAY_MS, Subject, last_used, read, since};

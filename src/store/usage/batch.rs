@@ -1,23 +1,23 @@
-//! Counts of use on their way to the store: bounded, and added up as long as they wait.
+//! Usage counts that are not sent yet: bounded, and added up while they wait.
 
 use std::collections::HashMap;
 
 use super::subject::{Count, DAY_MS, MINUTE_MS, Span, Subject};
 use crate::keys::Tenant;
 
-/// Counts that wait at the most, of one subject in one day or minute each; about 20 MB. While the store is away, days gather and
-/// minutes multiply, so that minutes get no more than half.
+/// The most counts that wait, each of one subject in one day or minute; about 20 MB. During an outage minutes multiply, so that
+/// they get no more than half.
 const MOST: usize = 100_000;
 const MOST_WITH_MINUTES: usize = MOST / 2;
 
-/// What has been counted and is not stored yet.
+/// Counts that are not stored yet.
 #[derive(Debug, Default)]
 pub struct Batch {
     subjects: HashMap<Subject, Used>,
     counts: usize,
 }
 
-/// What has been counted of one subject.
+/// The counts of one subject.
 #[derive(Debug, Default)]
 pub struct Used {
     /// By the store's clock.
@@ -27,8 +27,8 @@ pub struct Used {
 }
 
 impl Batch {
-    /// Adds what happened to a subject within the minute of `at_ms`, and so to the business that a key is bound to. Returns how
-    /// many counts found no room and are lost.
+    /// Adds a subject's count within the minute of `at_ms`, and the same to the business that a key is bound to. Returns how many
+    /// counts are lost because the batch is full.
     pub fn add(&mut self, subject: Subject, at_ms: u64, count: Count) -> u64 {
         let business = match &subject {
             Subject::Key { tenant: Tenant::Business(id), .. } => Some(Subject::Business(id.clone())),
@@ -39,23 +39,23 @@ impl Batch {
         subjects.map(|subject| self.take(subject, Used { last_ms: at_ms, counts: counts() })).sum()
     }
 
-    /// Takes over what another has. Returns how many counts are lost.
+    /// Adds another batch. Returns how many counts are lost.
     pub fn merge(&mut self, other: Self) -> u64 {
         other.subjects.into_iter().map(|(subject, used)| self.take(subject, used)).sum()
     }
 
-    /// Takes one subject's counts. Returns how many of them are lost.
+    /// Adds one subject's counts. Returns how many of them are lost.
     pub fn take(&mut self, subject: Subject, used: Used) -> u64 {
         if self.counts >= MOST && !self.subjects.contains_key(&subject) {
             return used.counts.len() as u64;
         }
-        // With room for what is known: most have no more than that until they are sent.
+        // With just this capacity: most subjects get no more counts before they are sent.
         let new = || Used { last_ms: 0, counts: Vec::with_capacity(used.counts.len()) };
         let standing = self.subjects.entry(subject).or_insert_with(new);
         standing.last_ms = standing.last_ms.max(used.last_ms);
         let mut lost = 0;
         for (span, count) in used.counts {
-            // What is counted now stands last.
+            // Searched from the end, since the current span is last.
             let most = if matches!(span, Span::Day(_)) { MOST } else { MOST_WITH_MINUTES };
             match standing.counts.iter_mut().rev().find(|(other, _)| *other == span) {
                 Some((_, sum)) => {
@@ -81,7 +81,7 @@ impl Batch {
         self.counts
     }
 
-    /// Whether it is better sent soon.
+    /// Whether it should be sent soon.
     pub fn is_filling(&self) -> bool {
         self.counts >= MOST_WITH_MINUTES / 2
     }

@@ -1,4 +1,4 @@
-//! What one worker has counted, as it goes from the worker's `tally` to the process's `ledger`.
+//! One worker's counts, as they are passed from its `tally` to the process's `ledger`.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,24 +7,24 @@ use super::batch::Batch;
 use super::subject::{Count, Subject};
 use crate::keys::ByDigest;
 
-/// How often the process takes what a worker has counted.
+/// How often a worker passes on its counts.
 pub const EVERY: Duration = Duration::from_secs(1);
 
-/// What a worker has counted since it handed on last.
+/// A worker's counts since it passed them on last.
 #[derive(Debug, Default)]
 pub(super) struct Counted {
     pub keys: ByDigest<Entry>,
-    /// Only those that a key bound to no business spoke for: the others are the sum of their keys.
+    /// Only requests with unscoped keys: a business's other requests are added up from its keys.
     pub businesses: HashMap<String, Entry>,
-    /// Of minutes that are over.
+    /// Counts of minutes that have ended.
     pub over: Batch,
-    /// Counts that found no room.
+    /// Counts that are lost because there were too many.
     pub lost: u64,
 }
 
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// Elsewhere: each request comes here, and looks at it once a minute.
+    /// Boxed, to keep entries small: each request updates one, and reads this once a minute.
     pub subject: Box<Subject>,
     pub last_ms: u64,
     pub count: Count,

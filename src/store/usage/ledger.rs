@@ -1,8 +1,8 @@
-//! What the workers of a process have counted, until it is sent: by one task on the main thread, over a connection of its own.
+//! Adds up the workers' counts and sends them: one task on the main thread, over a connection of its own.
 //!
-//! A process that dies loses what is here, and what its workers count for a second: at most ten seconds of use together. What
-//! cannot be sent waits and is added up; a command whose answer is lost may have acted and is not sent again, so that nothing is
-//! counted twice.
+//! A process that is killed loses what is here and what its workers have not passed on: at most ten seconds of usage. Counts that
+//! cannot be sent wait and are added up; a command whose answer is lost may have been executed and is not sent again, so that
+//! nothing is counted twice.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,18 +19,18 @@ use crate::store::calls::Calls;
 use crate::store::redis::Settings;
 use crate::store::redis::usage_writer::{UsageWriter, WriteOutcome};
 
-/// Together with what a worker keeps to itself, ten seconds.
+/// Together with the second for which a worker keeps its counts, ten seconds.
 pub const EVERY: Duration = Duration::from_secs(10).saturating_sub(counted::EVERY);
 
-/// Entries that are added up before others have their turn.
+/// Entries that are added up before the task yields.
 const AT_ONCE: usize = 256;
 
 /// One per process.
 #[derive(Debug)]
 pub struct Ledger {
-    /// Held by whoever adds up, so that who sends waits for all of it. The locks below are held across no await.
+    /// Held while adding up, so that sending waits for all of it. The locks below are never held across an await.
     adding_up: tokio::sync::Mutex<()>,
-    // Workers come to the first, once a second.
+    // Workers lock only the first, once a second.
     counted: Mutex<Vec<Counted>>,
     batch: Mutex<Batch>,
     filling: Notify,
@@ -48,14 +48,14 @@ impl Ledger {
         }
     }
 
-    /// Takes over what a worker has counted.
+    /// Takes a worker's counts.
     pub(super) fn add(&self, counted: Counted) {
         if !counted.is_empty() {
             lock(&self.counted).push(counted);
         }
     }
 
-    /// Adds up what workers have handed on, a little at a time: this thread accepts connections, too.
+    /// Adds up the workers' counts, a few at a time: this thread accepts connections, too.
     async fn add_up(&self) {
         let _alone = self.adding_up.lock().await;
         while let Some(mut counted) = { lock(&self.counted).pop() } {
@@ -81,7 +81,7 @@ impl Ledger {
         }
     }
 
-    /// As `add_up`, also while the store keeps the sending waiting.
+    /// Keeps adding up while a flush waits for the store.
     async fn add_up_forever(&self) {
         loop {
             sleep(counted::EVERY).await;
@@ -89,7 +89,7 @@ impl Ledger {
         }
     }
 
-    /// Sends what there is every now and then, and once more when `end` resolves.
+    /// Flushes periodically, and once more when `end` resolves.
     pub async fn run(self: Arc<Self>, settings: Settings, end: impl Future<Output = ()>) {
         let flusher = Flusher { usage_writer: UsageWriter::new(settings), ledger: self.clone(), failing: None };
         tokio::select! {
@@ -117,7 +117,7 @@ impl Flusher {
         loop {
             let ends = tokio::select! {
                 () = sleep(EVERY) => false,
-                // Not more often than workers hand on: while the store is away, it stays full.
+                // Not more often than workers pass on counts: during an outage the batch stays full.
                 () = async { sleep(counted::EVERY).await; self.ledger.filling.notified().await } => false,
                 () = &mut end => true,
             };
@@ -138,7 +138,7 @@ impl Flusher {
         let WriteOutcome { left, mut lost, result } = self.usage_writer.write(batch).await;
         self.ledger.calls.flushed(&result, started.elapsed());
         match &result {
-            // Nobody will take them: the login would have to be another one.
+            // Dropped: with this login they can never be written.
             Err(error) if error.is_forbidden() => lost += left.len() as u64,
             Err(_) | Ok(()) => lost += lock(&self.ledger.batch).merge(left),
         }
@@ -146,7 +146,7 @@ impl Flusher {
         self.log_change(result);
     }
 
-    /// Told when it changes, not at every attempt.
+    /// Logs changes, not every attempt.
     fn log_change(&mut self, result: Result<(), StoreError>) {
         let failing = result.as_ref().err().map(StoreError::outcome);
         match result {

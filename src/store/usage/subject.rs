@@ -1,11 +1,11 @@
-//! Whose use is counted, by what, and where in the store that stands.
+//! The subjects of usage counts, and the names of their counts in the store.
 
 use crate::keys::Tenant;
 use crate::store::layout::{GLOBAL_SLOT, Layout, business_slot};
 
-/// For how many days use is told.
+/// For how many days usage is kept.
 pub const DAYS: u64 = 90;
-/// For how many minutes use is told.
+/// For how many minutes usage is kept.
 pub const MINUTES: u64 = 60;
 /// For how many days the last use of a key is known.
 pub const LAST_DAYS: u64 = 400;
@@ -14,27 +14,27 @@ pub const DAYS_TOGETHER: u64 = 30;
 pub const MINUTES_TOGETHER: u64 = 60;
 pub const DAY_MS: u64 = 86_400_000;
 pub const MINUTE_MS: u64 = 60_000;
-/// A hash outlives its last day or minute by what is still told of it.
+/// How long a hash is kept: until its last day or minute is no longer shown.
 const DAYS_LAST_S: u64 = (DAYS + DAYS_TOGETHER + 1) * 86_400;
 const MINUTES_LAST_S: u64 = 2 * 3600 + 60;
 
-/// What a field of denials ends with. A field of requests is a bare number, which Redis stores in three bytes.
+/// The suffix of a field of denials. A field of requests is a bare number, which Redis stores in three bytes.
 pub const DENIED: char = 'd';
 pub const LAST: &str = "usage:last";
 
-/// The member of `usage:last` that is the business itself: no id may hold it.
+/// The member of `usage:last` for the business itself; not a valid id.
 const WHOLE_BUSINESS: &str = "*";
 /// The only member of `usage:since`.
 pub const SINCE: &str = "since";
 
-/// Whose use is counted.
+/// A key or a business whose usage is counted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Subject {
     Key { tenant: Tenant, id: String },
     Business(String),
 }
 
-/// What happened to one subject within one span of time.
+/// Requests of one subject within one span of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Count {
     pub requests: u64,
@@ -50,7 +50,7 @@ pub enum Span {
 }
 
 impl Subject {
-    /// The hash in which a span of time stands, its field for requests, and for how many seconds the hash is kept.
+    /// The hash of a span, its field for requests, and for how many seconds the hash is kept.
     pub fn place(&self, layout: &Layout, span: Span) -> (String, String, u64) {
         match span {
             Span::Day(day) => (self.days(layout, day / DAYS_TOGETHER), day.to_string(), DAYS_LAST_S),
@@ -65,7 +65,7 @@ impl Subject {
         format!("{field}{DENIED}")
     }
 
-    /// The sorted set in which its last use stands, and as which member.
+    /// The sorted set of last uses; `member` names the subject in it.
     pub fn last(&self, layout: &Layout) -> String {
         match self {
             Self::Key { tenant, .. } => layout.in_slot(&tenant.to_string(), LAST),
@@ -96,7 +96,7 @@ impl Subject {
     }
 }
 
-/// The sorted set that tells since when use is counted.
+/// The sorted set that holds since when usage is counted.
 pub fn since_place(layout: &Layout) -> String {
     layout.in_slot(GLOBAL_SLOT, "usage:since")
 }

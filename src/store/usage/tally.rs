@@ -1,4 +1,4 @@
-//! A worker's own counts of use: one look into a map per request, without a lock, handed to the process once a second.
+//! A worker's usage counts: one map lookup per request, without a lock, passed to the process once a second.
 
 use std::borrow::Borrow;
 use std::cell::RefCell;
@@ -18,10 +18,10 @@ use super::subject::{Count, MINUTE_MS, Subject};
 use crate::keys::Digest;
 use crate::store::record::KeyDocument;
 
-/// Different keys, and different businesses, that a worker counts before it hands on early; at twice as many it loses counts.
+/// Different keys, or businesses, at which a worker passes its counts on early; at twice as many counts are lost.
 const MANY: usize = 8192;
 
-/// Counts of one worker, touched by its thread alone. What is left goes to the ledger when it is dropped.
+/// One worker's counts, used by its thread alone. When it is dropped, the rest goes to the ledger.
 #[derive(Debug)]
 pub struct Tally {
     counted: RefCell<Counted>,
@@ -38,14 +38,14 @@ pub struct Request {
 }
 
 impl Tally {
-    /// Must be called on the worker's own runtime, which hands its counts on as long as it lives.
+    /// Must be called on the worker's own runtime, which runs the task that passes counts on.
     pub fn start(ledger: Arc<Ledger>) -> Rc<Self> {
         let tally = Rc::new(Self { counted: RefCell::default(), filling: Rc::default(), ledger });
-        spawn_local(hand_on(Rc::downgrade(&tally), tally.filling.clone()));
+        spawn_local(pass_on_counts(Rc::downgrade(&tally), tally.filling.clone()));
         tally
     }
 
-    /// One more request of a key. The business that it is bound to has one more, too.
+    /// Counts a request of a key, and of the business that it is bound to.
     pub fn key(&self, digest: &Digest, key: &KeyDocument, request: Request) {
         let counted = &mut *self.counted.borrow_mut();
         let subject = || Subject::Key { tenant: key.tenant(), id: key.id.clone() };
@@ -55,7 +55,7 @@ impl Tally {
         }
     }
 
-    /// One more request for a business, with a key that is bound to none.
+    /// Counts a request for a business with an unscoped key.
     pub fn business(&self, id: &str, request: Request) {
         let counted = &mut *self.counted.borrow_mut();
         let subject = || Subject::Business(id.to_owned());
@@ -65,33 +65,33 @@ impl Tally {
         }
     }
 
-    /// Hands on what has been counted, as it is: adding it up is not for the thread that serves requests.
-    fn gather(&self) {
+    /// Passes on the counts as they are: adding them up is left to another thread than the one that serves requests.
+    fn pass_on(&self) {
         self.ledger.add(self.counted.take());
     }
 }
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        self.gather();
+        self.pass_on();
     }
 }
 
-/// Until the tally is gone.
-async fn hand_on(tally: Weak<Tally>, filling: Rc<Notify>) {
+/// Passes on counts until the tally is dropped.
+async fn pass_on_counts(tally: Weak<Tally>, filling: Rc<Notify>) {
     loop {
         tokio::select! {
             () = sleep(EVERY) => {}
             () = filling.notified() => {}
         }
         match tally.upgrade() {
-            Some(tally) => tally.gather(),
+            Some(tally) => tally.pass_on(),
             None => return,
         }
     }
 }
 
-/// Returns how many counts are lost by it.
+/// Counts a request. Returns how many counts are lost.
 fn count<K, Q, S>(
     entries: &mut HashMap<K, Entry, S>,
     over: &mut Batch,
@@ -109,7 +109,7 @@ where
     match entries.get_mut(key) {
         Some(entry) => {
             let mut lost = 0;
-            // An answer may overtake another; a minute that is over stays so.
+            // Answers may arrive out of order; a late one counts for the current minute.
             if at_ms / MINUTE_MS > entry.last_ms / MINUTE_MS {
                 lost = over.add(Subject::clone(&entry.subject), entry.last_ms, std::mem::take(&mut entry.count));
             }

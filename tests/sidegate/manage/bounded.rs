@@ -79,6 +79,32 @@ async fn a_user_creates_no_faster_than_he_may_on_all_sidecars_together() {
     }
 }
 
+/// Or the audit, which keeps ten thousand changes, would soon hold nothing else.
+#[tokio::test]
+async fn a_user_changes_no_more_keys_a_minute_than_he_may() {
+    for (_stage, gate) in yards("") {
+        let key = create(&gate, ADA, "acme").await;
+        let path = format!("/{}", text(&key, "id"));
+        let mut passed = 0;
+        let denied = loop {
+            let answer = ask(&gate, ADA, "PATCH", &path, json!({"name": format!("n{passed}")})).await;
+            match answer.status {
+                200 => passed += 1,
+                _ => break answer,
+            }
+            // However slow this machine is, the day has 3000.
+            assert!(passed <= 3000);
+        };
+        assert!(passed >= 300, "{passed}");
+        assert_eq!((denied.status, denied.json()["violated-policies"].clone()), (429, json!(["change-rate"])));
+        assert!(denied.number("retry-after") >= 1);
+        assert_eq!(ask(&gate, ADA, "GET", &path, Value::Null).await.status, 200, "looking is free");
+        let other = create(&gate, BOB, "initech").await;
+        let path = format!("/{}", text(&other, "id"));
+        assert_eq!(ask(&gate, BOB, "DELETE", &path, Value::Null).await.status, 204, "others have their own");
+    }
+}
+
 #[tokio::test]
 async fn unscoped_keys_are_their_users_and_made_only_where_that_is_allowed() {
     for (_stage, gate) in yards("  unscoped: true\n") {

@@ -1,9 +1,15 @@
 //! `management.wait_replicas`: a key's end is answered when replicas have it, and what is said when they do not confirm it.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{ADA, YAML, ask, create, sign_in, text, uses};
-use crate::support::{Stage, cluster::Server, until};
+use crate::support::{
+    Stage,
+    cluster::{Cluster, Server},
+    until,
+};
 
 /// Who waits for replicas learns whether they have it; what was done is done either way.
 #[tokio::test]
@@ -37,7 +43,7 @@ async fn a_keys_end_waits_for_replicas_and_says_when_they_did_not_confirm_it() {
     replica.kill();
     let answer = revoke(&keys[2]).await;
     assert_eq!(answer.denial(), (503, "unconfirmed".to_owned()));
-    assert!(answer.text().contains("The key is revoked, and every gate refuses it, but only 0 of 1 replicas"));
+    assert!(answer.text().contains("The key is revoked, but only 0 of 1 replicas"));
     assert_eq!(uses(&gate, &keys[2]).await, 401, "it is revoked all the same");
     let last = rotate(&new, Value::Null).await;
     assert!(text(&last, "unconfirmed").contains("The old key has ended, but only 0 of 1 replicas"), "{last}");
@@ -48,4 +54,26 @@ async fn a_keys_end_waits_for_replicas_and_says_when_they_did_not_confirm_it() {
     replica.run();
     linked(&replica);
     assert_eq!(revoke(&keys[2]).await.status, 204, "asked again, it waits again");
+}
+
+/// A cluster redirects no WAIT: the replicas of the slot's former master would confirm what they never got.
+#[tokio::test]
+async fn after_a_slot_has_moved_its_new_masters_replicas_are_waited_for() {
+    let stage = Stage::set();
+    sign_in(&stage);
+    let mut cluster = Cluster::start();
+    let gate = stage.gate(&format!("store: {}\n{YAML}  wait_replicas: 1\n", cluster.store()));
+    let keys = [create(&gate, ADA, "acme").await, create(&gate, ADA, "acme").await];
+    let revoke = async |key: &Value| ask(&gate, ADA, "DELETE", &format!("/{}", text(key, "id")), Value::Null).await;
+    assert_eq!(revoke(&keys[0]).await.status, 204);
+    let (slot, from) = cluster.owner("b:acme");
+    let others = ["b:a", "b:b", "b:c", "b:d", "b:e"].map(|tag| cluster.owner(tag).1);
+    let to = others.into_iter().find(|to| *to != from).expect("another master");
+    cluster.migrate(slot, from, to, Duration::ZERO);
+    let replica = cluster.replica_of(to);
+    cluster.nodes[replica].kill();
+    let answer = revoke(&keys[1]).await;
+    assert_eq!(answer.denial(), (503, "unconfirmed".to_owned()));
+    assert!(answer.text().contains("only 0 of 1 replicas"), "{}", answer.text());
+    assert_eq!(uses(&gate, &keys[1]).await, 401, "it is revoked all the same");
 }

@@ -1,7 +1,12 @@
 //! Certificates of the test's own, as files for a configuration and as settings for a server or a client: self-signed ones, and
 //! those of an authority.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{
@@ -27,10 +32,21 @@ impl Certificate {
 
     /// Self-signed, and ended long ago.
     pub fn expired(name: &str) -> Self {
+        Self::from_to(name, Duration::from_secs(978_307_200), Duration::from_secs(1_009_843_200))
+    }
+
+    /// Self-signed, and ends so long after now.
+    pub fn ending_in(name: &str, left: Duration) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
+        Self::from_to(name, Duration::from_secs(978_307_200), now + left)
+    }
+
+    /// Self-signed; both times since the Unix epoch.
+    pub fn from_to(name: &str, not_before: Duration, not_after: Duration) -> Self {
         let key = KeyPair::generate().expect("a key can be made");
         let mut parameters = CertificateParams::new([name.to_owned()]).expect("a name is a valid subject");
-        parameters.not_before = rcgen::date_time_ymd(2001, 1, 1);
-        parameters.not_after = rcgen::date_time_ymd(2002, 1, 1);
+        parameters.not_before = rcgen::date_time_ymd(1970, 1, 1) + not_before;
+        parameters.not_after = rcgen::date_time_ymd(1970, 1, 1) + not_after;
         Self::written(&parameters.self_signed(&key).expect("the parameters are complete"), &key)
     }
 

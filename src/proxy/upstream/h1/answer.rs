@@ -1,5 +1,4 @@
-//! The head of an answer, out of the bytes that were read. It is taken as it stands or not at all: what could be read in two
-//! ways is no answer.
+//! Parses the head of an answer. A head that two parsers could read differently is refused.
 
 use std::mem::MaybeUninit;
 
@@ -14,33 +13,33 @@ use super::error::Error;
 use super::fields::{self, FIELDS, HEAD_BYTES};
 use super::framing::{self, Framing};
 
-/// How many interim answers (1xx) may come before one: each costs the gate a head.
-const BEFORE: u32 = 32;
-/// Room for what the gate adds on the way to the client, so that no map grows for it.
-const MORE: usize = 6;
+/// How many interim answers (1xx) may come before the final one: without a bound an upstream could send them for ever.
+const MOST_INTERIM: u32 = 32;
+/// Capacity for the fields that the gate adds, so that the map does not grow for them.
+const ADDED_FIELDS: usize = 6;
 
-/// An answer's head, and what it says of what follows.
+/// An answer's head, and what it says of its body and the connection.
 #[derive(Debug)]
 pub struct Answer {
     pub response: Response<()>,
     pub framing: Framing,
-    /// The upstream takes another request on this connection.
-    pub keeps: bool,
+    /// The connection takes another request.
+    pub keep_alive: bool,
 }
 
-/// What is known of heads that have not come whole.
+/// The state between reads of a head that is not complete.
 #[derive(Debug, Default)]
 pub struct HeadSearch {
-    /// How much was looked at in vain.
-    seen: usize,
-    /// Heads that came before the answer's own (1xx).
-    before: u32,
+    /// How many bytes were searched for its end in vain.
+    searched: usize,
+    /// Interim heads (1xx) so far.
+    interim: u32,
 }
 
 /// What a head's fields say of its connection, and of the body behind it.
 struct AnswerFields {
-    closes: bool,
-    keeps: bool,
+    close: bool,
+    keep_alive: bool,
     /// There is a `Transfer-Encoding`.
     encoded: bool,
 }
@@ -54,41 +53,46 @@ struct Field {
     value: (usize, usize),
 }
 
-/// The answer's head, once all of it is there; what comes before it (1xx) is passed over. `room`: a map that nobody needs any
-/// more once there is an answer, which gets it, since the memory of a new one costs more than all that is written into it.
+/// Takes the answer's head off `read`, once all of it is there; interim ones (1xx) are skipped. `reused`: the request's map,
+/// which the answer takes over, since to allocate a new one costs more than to fill it.
 pub fn take(
     read: &mut BytesMut,
-    awaited: &mut HeadSearch,
+    search: &mut HeadSearch,
     method: &Method,
-    room: &mut HeaderMap,
+    reused: &mut HeaderMap,
 ) -> Result<Option<Answer>, Error> {
     let mut fields = Fields::new();
-    while let Some((length, mut answer)) = parse(read, &mut awaited.seen, &mut fields)? {
+    while let Some((length, mut answer)) = parse(read, &mut search.searched, &mut fields)? {
         let head = read.split_to(length).freeze();
         let (status, version) = (answer.status(), answer.version());
-        room.clear();
-        let said = fill(room, &head, &fields, version)?;
+        reused.clear();
+        let said = fill(reused, &head, &fields, version)?;
         let switches = status == StatusCode::SWITCHING_PROTOCOLS;
         if status.is_informational() && !switches {
-            awaited.before += 1;
-            if awaited.before > BEFORE {
+            search.interim += 1;
+            if search.interim > MOST_INTERIM {
                 return Err(Error::Malformed("too many interim answers stand before it"));
             }
             continue;
         }
-        *answer.headers_mut() = std::mem::take(room);
-        let told = framing::content_length(answer.headers_mut())?;
-        let framing = Framing::of(method, &answer, told, said.encoded)?;
-        // One that announces a body where there is none may send it all the same, to whoever asks next.
-        let lies = status == StatusCode::NO_CONTENT && (told.is_some_and(|length| length > 0) || said.encoded);
-        return Ok(Some(Answer { response: answer, framing, keeps: said.keeps() && !switches && !lies }));
+        *answer.headers_mut() = std::mem::take(reused);
+        let length = framing::content_length(answer.headers_mut())?;
+        let framing = Framing::of(method, &answer, length, said.encoded)?;
+        // A body that a 204 announces may be sent all the same, and would be taken for the next request's answer.
+        let may_have_body =
+            status == StatusCode::NO_CONTENT && (length.is_some_and(|length| length > 0) || said.encoded);
+        return Ok(Some(Answer {
+            response: answer,
+            framing,
+            keep_alive: said.keeps_alive() && !switches && !may_have_body,
+        }));
     }
     Ok(None)
 }
 
 /// How long the head is, its status line, and where its fields stand.
 fn parse(read: &[u8], seen: &mut usize, fields: &mut Fields) -> Result<Option<(usize, Response<()>)>, Error> {
-    if read.is_empty() || (*seen > 0 && !may_be_whole(read, *seen)) {
+    if read.is_empty() || (*seen > 0 && !may_be_complete(read, *seen)) {
         return incomplete(read, seen);
     }
     let mut parsed = [const { MaybeUninit::uninit() }; FIELDS];
@@ -113,8 +117,8 @@ fn incomplete<T>(read: &[u8], seen: &mut usize) -> Result<Option<T>, Error> {
     if read.len() < HEAD_BYTES { Ok(None) } else { Err(Error::Malformed("its head is larger than 64 KiB")) }
 }
 
-/// Whether an empty line has come since; a head that trickles in is not parsed anew with each byte.
-fn may_be_whole(read: &[u8], seen: usize) -> bool {
+/// Whether an empty line has arrived since; a head that arrives byte by byte is not parsed anew with each.
+fn may_be_complete(read: &[u8], seen: usize) -> bool {
     let new = &read[seen.saturating_sub(3)..];
     new.windows(2).any(|pair| pair == b"\n\n") || new.windows(3).any(|end| end == b"\n\r\n")
 }
@@ -129,7 +133,7 @@ fn status_line(head: &httparse::Response<'_, '_>) -> Result<Response<()>, Error>
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.version_mut() = if head.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-    // The client gets the upstream's own words.
+    // A reason phrase other than the usual one is passed on.
     let reason = head.reason.filter(|reason| Some(*reason) != status.canonical_reason());
     if let Some(reason) = reason.and_then(|reason| ReasonPhrase::try_from(reason.as_bytes()).ok()) {
         response.extensions_mut().insert(reason);
@@ -137,10 +141,11 @@ fn status_line(head: &httparse::Response<'_, '_>) -> Result<Response<()>, Error>
     Ok(response)
 }
 
-/// The fields, whose values stay where they were read, without a `Connection` that names none of them: it speaks to us alone.
+/// Fills the map with the fields, whose values share the buffer. A `Connection` that names no other field is left out: it is
+/// meant for the gate alone.
 fn fill(headers: &mut HeaderMap, head: &Bytes, fields: &[Field], version: Version) -> Result<AnswerFields, Error> {
-    headers.reserve(fields.len() + MORE);
-    let mut said = AnswerFields { closes: false, keeps: version == Version::HTTP_11, encoded: false };
+    headers.reserve(fields.len() + ADDED_FIELDS);
+    let mut said = AnswerFields { close: false, keep_alive: version == Version::HTTP_11, encoded: false };
     for Field { name, value } in fields {
         let name = HeaderName::from_bytes(&head[name.0..name.0 + name.1]);
         let name = name.map_err(|_| Error::Malformed("a field's name is too long"))?;
@@ -157,22 +162,22 @@ fn fill(headers: &mut HeaderMap, head: &Bytes, fields: &[Field], version: Versio
 }
 
 impl AnswerFields {
-    /// The connection stays after this answer (RFC 9112 §9.3).
-    fn keeps(&self) -> bool {
-        self.keeps && !self.closes
+    /// Whether the connection persists after this answer (RFC 9112 §9.3).
+    fn keeps_alive(&self) -> bool {
+        self.keep_alive && !self.close
     }
 
-    /// Takes in what a line of `Connection` says; whether that is more than what becomes of the connection.
+    /// Notes the options of a line of `Connection`; whether there are others than `close` and `keep-alive`.
     fn names_fields(&mut self, connection: &[u8]) -> bool {
         let Some(options) = fields::options(connection) else {
-            self.closes = true;
+            self.close = true;
             return true;
         };
         let mut more = false;
         for option in options {
             match option {
-                _ if fields::is_keep_alive(option) => self.keeps = true,
-                _ if fields::is_close(option) => self.closes = true,
+                _ if fields::is_keep_alive(option) => self.keep_alive = true,
+                _ if fields::is_close(option) => self.close = true,
                 _ => more = true,
             }
         }

@@ -1,5 +1,5 @@
-//! The chunked transfer coding (RFC 9112 §7.1), byte by byte around the chunks: wherever the bytes happen to be split, they
-//! mean the same.
+//! Decodes the chunked transfer coding (RFC 9112 §7.1). What stands around the chunks is parsed byte by byte, so that it means
+//! the same wherever reads split it.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -9,20 +9,20 @@ use super::error::Error;
 use super::fields::{FIELDS, HEAD_BYTES};
 use crate::proxy::hygiene;
 
-/// What may stand in all chunk extensions of one body.
+/// Bytes of all chunk extensions of one body.
 const EXTENSION_BYTES: usize = 16 * 1024;
-/// Zeros and blanks around one chunk's size.
+/// Leading zeros of one chunk's size, and blanks behind it.
 const PADDING: usize = 32;
 
 #[derive(Debug, Default)]
 pub struct Chunked {
     state: State,
-    /// Of this chunk.
+    /// Bytes left of this chunk.
     left: u64,
     extensions: usize,
     /// Of this chunk's size.
     padding: usize,
-    /// How much of the trailers was looked at in vain.
+    /// How many bytes were searched for the trailers' end in vain.
     seen: usize,
 }
 
@@ -48,7 +48,7 @@ impl Chunked {
         self.state == State::Ended
     }
 
-    /// The next piece that `read` holds: data, or the trailers. `None`: it has ended, or more must be read.
+    /// Takes the next frame off `read`: data, or the trailers. `None`: the body has ended, or more must be read.
     pub fn take(&mut self, read: &mut BytesMut) -> Result<Option<Frame<Bytes>>, Error> {
         self.advance(read)?;
         match self.state {
@@ -57,7 +57,7 @@ impl Chunked {
                 self.left -= data.len() as u64;
                 if self.left == 0 {
                     self.state = State::DataCr;
-                    // An end that is there already need not be asked for again. What is wrong with it is told next time.
+                    // If the end was read as well, this frame is the last. An error is reported by the next call.
                     let _ = self.advance(read);
                 }
                 Ok(Some(Frame::data(data.freeze())))
@@ -67,7 +67,7 @@ impl Chunked {
         }
     }
 
-    /// Passes over what stands around chunks. What is wrong stays where it is.
+    /// Skips what stands around chunks, up to the first invalid byte.
     fn advance(&mut self, read: &mut BytesMut) -> Result<(), Error> {
         let mut passed = 0;
         let mut stepped = Ok(());
@@ -98,7 +98,7 @@ impl Chunked {
             (State::Digit | State::Blank, b' ' | b'\t') => self.padding(State::Blank),
             (State::Digit | State::Blank, b';') => self.extension(),
             (State::Digit | State::Blank, _) => Err("a chunk's size is no number"),
-            // Some take a lone LF for the line's end.
+            // Some parsers take a lone LF for the line's end.
             (State::Extension, b'\n') => Err("a chunk's extension holds a line feed"),
             (State::Extension, _) => self.extension(),
             (State::SizeLf, b'\n') if self.left == 0 => Ok(State::Trailers),
@@ -116,7 +116,7 @@ impl Chunked {
 
     fn digit(&mut self, digit: u8) -> Result<State, &'static str> {
         if self.state == State::Digit && self.left == 0 {
-            // Leading zeros are no size.
+            // Leading zeros count as padding.
             self.padding(State::Digit)?;
         }
         let value = char::from(digit).to_digit(16).ok_or("a chunk's size is no number")?;
@@ -139,7 +139,7 @@ impl Chunked {
         }
     }
 
-    /// All of them, once they are there.
+    /// The trailers, once all of them have arrived.
     fn trailers(&mut self, read: &mut BytesMut) -> Result<Option<HeaderMap>, Error> {
         let from = self.seen.saturating_sub(3);
         let end = read[from..].windows(4).position(|end| end == b"\r\n\r\n").map(|end| from + end + 4);
@@ -159,7 +159,7 @@ impl Chunked {
     }
 }
 
-/// Whether a CR or LF stands alone: what one reader takes for a line's end, another does not.
+/// Whether a CR or LF stands alone, which some parsers take for a line's end and others do not.
 fn has_lone_end(bytes: &[u8]) -> bool {
     bytes.windows(2).any(|pair| pair != b"\r\n" && (pair[0] == b'\r' || pair[1] == b'\n'))
 }

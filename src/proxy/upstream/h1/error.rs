@@ -8,7 +8,7 @@ use crate::proxy::upload::BodyError;
 
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The head of the request, or the length of its body, would tell the upstream something else than what was meant.
+    /// The upstream could read the request's head, or the end of its body, in another way than it was decided on.
     #[error("the request cannot be sent: {0}")]
     Unsendable(&'static str),
     #[error("the request's body failed")]

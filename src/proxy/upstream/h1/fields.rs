@@ -1,4 +1,4 @@
-//! What single header fields say about a message's end and its connection, and how many there may be.
+//! Parses single header fields of a message's framing and its connection; the bounds on heads and trailers.
 
 use http::HeaderName;
 use http::header::{
@@ -6,7 +6,7 @@ use http::header::{
     SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
 };
 
-/// What a head, or the trailers behind a body, may hold.
+/// The largest head, and the largest trailer section.
 pub const HEAD_BYTES: usize = 64 * 1024;
 pub const FIELDS: usize = 100;
 
@@ -37,7 +37,7 @@ pub fn is_keep_alive(option: &[u8]) -> bool {
     option.eq_ignore_ascii_case(b"keep-alive")
 }
 
-/// Whether a field may stand in trailers: none that says how to read the message (RFC 9110 §6.5.1).
+/// Whether a field may be sent in trailers: none of framing, routing or authentication (RFC 9110 §6.5.1).
 pub fn is_trailer(name: &HeaderName) -> bool {
     !matches!(
         *name,

@@ -1,4 +1,4 @@
-//! Where an answer's body ends (RFC 9112 §6.3), and its pieces out of the bytes that were read.
+//! Where an answer's body ends (RFC 9112 §6.3), and its decoding.
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -9,18 +9,19 @@ use super::chunked::Chunked;
 use super::error::Error;
 use super::fields;
 
-/// What is still to come of a body.
+/// The rest of a body.
 #[derive(Debug, Default)]
 pub enum Framing {
     #[default]
     Ended,
-    /// So many bytes, at least one.
+    /// This many bytes, at least one.
     Length(u64),
     Chunked(Chunked),
     UntilClose,
 }
 
-/// No length that a message can have: what reads on until the end has a number of its own in many a program.
+/// Lengths from here on are refused: many parsers, hyper among them, use the largest numbers as markers of bodies without a
+/// length.
 const TOO_LONG: u64 = u64::MAX - 1;
 
 /// Whether the answer ends with its head, whatever that says (RFC 9110 §6.4.1).
@@ -30,7 +31,7 @@ pub fn is_bodiless(method: &Method, status: StatusCode) -> bool {
 }
 
 impl Framing {
-    /// `length`: what its `Content-Length` tells. `encoded`: it has a `Transfer-Encoding`.
+    /// `length`: its `Content-Length`. `encoded`: it has a `Transfer-Encoding`.
     pub fn of<B>(method: &Method, answer: &Response<B>, length: Option<u64>, encoded: bool) -> Result<Self, Error> {
         let (status, headers) = (answer.status(), answer.headers());
         if is_bodiless(method, status) {
@@ -52,11 +53,11 @@ impl Framing {
             return Err(Error::Malformed("HTTP/1.0 knows no Transfer-Encoding"));
         }
         if length.is_some() {
-            // Two ends: whoever sent this may have been made to (RFC 9112 §6.3).
+            // Two ends, as in response splitting (RFC 9112 §6.3).
             return Err(Error::Malformed("it has both a Transfer-Encoding and a Content-Length"));
         }
-        // Another coding cannot be passed on, since each connection has its own, and is not undone here either: the client would
-        // take what is encoded for the body.
+        // Another coding is neither passed on, since transfer codings are hop-by-hop, nor decoded here: the client would take
+        // what is encoded for the body.
         let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
         let is_chunked = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
         if is_chunked && codings.next().is_none() {
@@ -78,7 +79,7 @@ impl Framing {
         }
     }
 
-    /// The next piece of the body that `read` holds. `None`: it has ended, or more must be read.
+    /// Takes the body's next frame off `read`. `None`: the body has ended, or more must be read.
     pub fn take(&mut self, read: &mut BytesMut) -> Result<Option<Frame<Bytes>>, Error> {
         let frame = match self {
             Self::Ended => return Ok(None),
@@ -103,7 +104,7 @@ impl Framing {
         Ok(Some(frame))
     }
 
-    /// The other side has closed the connection: the end of a body that has no other, and too early for any other.
+    /// The upstream has closed the connection: the end of an `UntilClose` body, an error in a body that has its own.
     pub fn close(&mut self) -> Result<(), Error> {
         match self {
             Self::Length(_) | Self::Chunked(_) => Err(Error::Closed("the answer's body was whole")),
@@ -115,7 +116,7 @@ impl Framing {
     }
 }
 
-/// The one length that all `Content-Length`s tell. Whoever reads on is told it once, as a number (RFC 9110 §8.6).
+/// The one length that all `Content-Length`s state. The header is normalised to one plain number (RFC 9110 §8.6).
 pub fn content_length(headers: &mut HeaderMap) -> Result<Option<u64>, Error> {
     let (mut length, mut plain) = (None, true);
     for value in headers.get_all(CONTENT_LENGTH) {

@@ -1,9 +1,9 @@
-//! One HTTP/1.1 connection to an upstream, and the exchanges on it. It has no task of its own: whoever waits for the answer, or
-//! for more of its body, drives it, so that a request wakes nobody else and an abandoned exchange closes its connection by being
-//! dropped.
+//! One HTTP/1.1 connection to an upstream, and the exchanges on it. It has no task of its own: the task that waits for the
+//! answer, or for more of its body, drives it, so that a request wakes no other task and an abandoned exchange closes its
+//! connection by being dropped.
 //!
-//! `request` and `sending` bring a request out, `reading` and `answer` its answer's head in; `framing` and `chunked` know where
-//! the answer's body ends.
+//! `request` and `sending` write a request, `reading` and `answer` read its answer's head; `framing` and `chunked` decode the
+//! body.
 
 pub mod answer;
 mod chunked;
@@ -31,7 +31,7 @@ use hyper::body::{Frame, SizeHint};
 use self::answer::{Answer, HeadSearch};
 use self::error::Error;
 use self::framing::Framing;
-use self::reading::Reading;
+use self::reading::ReadBuffer;
 use self::sending::RequestWriter;
 use super::failure::FailedExchange;
 use super::shared_timer::SharedTimer;
@@ -39,22 +39,22 @@ use crate::proxy::connector::Stream;
 use crate::proxy::headers::Added;
 use crate::proxy::upload::ForwardedBody;
 
-/// Boxed where it is kept, since it moves from the pool to an answer and back.
+/// Kept in a `Box`, since it moves from the pool to an answer and back.
 pub struct Connection {
     stream: Stream,
     /// None on a unix socket.
     peer: Option<SocketAddr>,
-    reading: Reading,
+    reading: ReadBuffer,
     sending: RequestWriter,
     /// Of the answer that is being read.
     framing: Framing,
-    /// It may serve another request once both sides have ended this one.
-    keeps: bool,
+    /// It may be reused once both sides have ended this exchange.
+    keep_alive: bool,
     reused: bool,
-    /// For how long an answer is waited for.
+    /// Bounds the wait for an answer.
     pub shared_timer: SharedTimer,
-    /// When the last of an answer came, where somebody has looked at the clock since.
-    pub heard_at: Option<Instant>,
+    /// When an answer's head was read; `None` if more was read since.
+    pub last_read: Option<Instant>,
 }
 
 impl Connection {
@@ -62,13 +62,13 @@ impl Connection {
         Box::new(Self {
             stream,
             peer,
-            reading: Reading::default(),
+            reading: ReadBuffer::default(),
             sending: RequestWriter::default(),
             framing: Framing::Ended,
-            keeps: true,
+            keep_alive: true,
             reused: false,
             shared_timer: SharedTimer::default(),
-            heard_at: None,
+            last_read: None,
         })
     }
 
@@ -76,13 +76,13 @@ impl Connection {
         self.peer.as_ref()
     }
 
-    /// Whether it can take a request, as far as can be known: the other side has neither closed it nor said anything unasked.
+    /// Whether it can take a request, as far as can be known: the upstream has neither closed it nor sent anything unasked.
     pub fn is_ready(&mut self) -> bool {
         self.reading.is_silent(&mut self.stream)
     }
 
-    /// Sends a request, and waits for the head of its answer. The rest of the body may still have to be sent then. As soon as
-    /// anything is answered, `head` has lost its fields: nothing is sent again that was heard, and the answer's take their room.
+    /// Sends a request, and waits for the head of its answer; the rest of the request's body may still have to be sent then. Once
+    /// a head was read, `head` has lost its fields, whose map the answer reuses: such a request is never sent again.
     pub async fn exchange(
         &mut self,
         head: &mut Parts,
@@ -90,17 +90,17 @@ impl Connection {
         body: &ForwardedBody,
     ) -> Result<Response<()>, FailedExchange> {
         let reused = std::mem::replace(&mut self.reused, true);
-        // One that has served before was looked at when it was taken.
+        // A reused one was checked when it was taken from the pool.
         if !reused && !self.is_ready() {
             return Err(FailedExchange::unsent(Error::Closed("the request was sent")));
         }
         self.reading.received = false;
-        self.keeps = true;
-        let mut awaited = HeadSearch::default();
+        self.keep_alive = true;
+        let mut search = HeadSearch::default();
         let answered = match self.sending.begin(head, added, body) {
-            Ok(closes) => {
-                self.keeps = !closes;
-                std::future::poll_fn(|cx| self.poll_answer(cx, head, &mut awaited)).await
+            Ok(close) => {
+                self.keep_alive = !close;
+                std::future::poll_fn(|cx| self.poll_answer(cx, head, &mut search)).await
             }
             Err(error) => Err(error),
         };
@@ -113,12 +113,12 @@ impl Connection {
         !self.sending.is_done()
     }
 
-    /// Sends more of the request. Ready when there is no more, or no more can be sent.
+    /// Sends more of the request. Ready when all is sent, or nothing more can be.
     pub fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.sending.poll(cx, Pin::new(&mut self.stream))
     }
 
-    /// The next of the answer's body.
+    /// The next frame of the answer's body.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         loop {
             if let Some(frame) = self.framing.take(&mut self.reading.bytes)? {
@@ -127,9 +127,9 @@ impl Connection {
             if self.framing.is_ended() {
                 return Poll::Ready(None);
             }
-            self.heard_at = None;
+            self.last_read = None;
             if ready!(self.reading.poll(cx, Pin::new(&mut self.stream))).map_err(Error::Io)? == 0 {
-                self.keeps = false;
+                self.keep_alive = false;
                 self.framing.close()?;
             }
         }
@@ -144,18 +144,18 @@ impl Connection {
         self.framing.size_hint()
     }
 
-    /// As it waits for its next request, if it can serve one: both sides have ended this one and want another, and nothing was
-    /// said beyond the answer.
-    pub fn rested(mut self: Box<Self>) -> Option<Box<Self>> {
-        if !self.keeps || self.is_sending() || !self.is_answered() || !self.reading.bytes.is_empty() {
+    /// The connection as the pool keeps it, if it can be reused: both sides have ended this exchange, neither wants to close, and
+    /// nothing was received beyond the answer.
+    pub fn into_idle(mut self: Box<Self>) -> Option<Box<Self>> {
+        if !self.keep_alive || self.is_sending() || !self.is_answered() || !self.reading.bytes.is_empty() {
             return None;
         }
-        self.reading.rest();
-        self.sending.rest();
+        self.reading.shrink();
+        self.sending.shrink();
         Some(self)
     }
 
-    /// Without HTTP from here on: the stream, and what of it was read already.
+    /// For an upgrade: the stream, and the bytes that were read ahead.
     pub fn into_stream(self) -> (Stream, Bytes) {
         (self.stream, self.reading.bytes.freeze())
     }
@@ -164,13 +164,13 @@ impl Connection {
         &mut self,
         cx: &mut Context<'_>,
         head: &mut Parts,
-        awaited: &mut HeadSearch,
+        search: &mut HeadSearch,
     ) -> Poll<Result<Response<()>, Error>> {
-        // What could not be sent may have been answered before: too large a body, for one.
+        // When writing fails this is ready without an error: the upstream may have answered before, to too large a body for one.
         if let Poll::Ready(Err(error)) = self.poll_send(cx) {
             return Poll::Ready(Err(error));
         }
-        let answered = ready!(self.poll_head(cx, head, awaited));
+        let answered = ready!(self.poll_head(cx, head, search));
         Poll::Ready(answered.map_err(|error| self.sending.take_failure().map_or(error, Error::Io)))
     }
 
@@ -178,13 +178,13 @@ impl Connection {
         &mut self,
         cx: &mut Context<'_>,
         head: &mut Parts,
-        awaited: &mut HeadSearch,
+        search: &mut HeadSearch,
     ) -> Poll<Result<Response<()>, Error>> {
         loop {
-            let taken = answer::take(&mut self.reading.bytes, awaited, &head.method, &mut head.headers)?;
-            if let Some(Answer { response, framing, keeps }) = taken {
+            let taken = answer::take(&mut self.reading.bytes, search, &head.method, &mut head.headers)?;
+            if let Some(Answer { response, framing, keep_alive }) = taken {
                 self.framing = framing;
-                self.keeps &= keeps;
+                self.keep_alive &= keep_alive;
                 return Poll::Ready(Ok(response));
             }
             if ready!(self.reading.poll(cx, Pin::new(&mut self.stream))).map_err(Error::Io)? == 0 {

@@ -1,4 +1,4 @@
-//! What comes from an upstream, in one buffer: heads and bodies are split off it without being copied.
+//! The read buffer of a connection: heads and bodies are split off it without being copied.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -9,68 +9,68 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::proxy::connector::Stream;
 
-/// What is read at once: as little as this, and twice as much whenever it was filled, up to the most.
-const LEAST: usize = 8 * 1024;
-const MOST: usize = 128 * 1024;
+/// The size of a read: from the smallest, doubled whenever a read fills it, up to the largest.
+const SMALLEST_READ: usize = 8 * 1024;
+const LARGEST_READ: usize = 128 * 1024;
 
-pub struct Reading {
-    /// What was read and not taken yet.
+pub struct ReadBuffer {
+    /// Read and not taken yet.
     pub bytes: BytesMut,
-    next: usize,
-    /// The last read brought less than half of what it could.
-    poor: bool,
-    /// The buffer has been larger than an idle connection's.
+    next_size: usize,
+    /// The last read filled less than half of its size.
+    was_short: bool,
+    /// The buffer has been larger than the smallest.
     grown: bool,
-    /// Whether anything came since the request began.
+    /// Whether anything was received since the request began.
     pub received: bool,
 }
 
-impl Default for Reading {
+impl Default for ReadBuffer {
     fn default() -> Self {
-        Self { bytes: BytesMut::new(), next: LEAST, poor: false, grown: false, received: false }
+        Self { bytes: BytesMut::new(), next_size: SMALLEST_READ, was_short: false, grown: false, received: false }
     }
 }
 
-impl Reading {
-    /// How much came; nothing when the other side has closed.
+impl ReadBuffer {
+    /// Reads once; gives the length, 0 when the upstream has closed.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
         mut stream: Pin<&mut (impl AsyncRead + ?Sized)>,
     ) -> Poll<io::Result<usize>> {
-        let room = self.next.min(MOST.saturating_sub(self.bytes.len()));
-        if self.bytes.capacity() - self.bytes.len() < room {
-            self.bytes.reserve(room);
+        let size = self.next_size.min(LARGEST_READ.saturating_sub(self.bytes.len()));
+        if self.bytes.capacity() - self.bytes.len() < size {
+            self.bytes.reserve(size);
         }
-        let came = ready!(pin!(stream.read_buf(&mut self.bytes)).poll(cx))?;
-        self.received |= came > 0;
-        self.learn(came);
-        Poll::Ready(Ok(came))
+        let length = ready!(pin!(stream.read_buf(&mut self.bytes)).poll(cx))?;
+        self.received |= length > 0;
+        self.adapt(length);
+        Poll::Ready(Ok(length))
     }
 
-    /// Whether nothing has come, and the other side has not closed. Nobody is woken for it later.
+    /// Whether nothing was received, and the upstream has not closed. Registers no waker.
     pub fn is_silent(&self, stream: &mut Stream) -> bool {
         let looked = stream.read_now(&mut [0]);
         self.bytes.is_empty() && looked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Gives back what an idle connection does not need.
-    pub fn rest(&mut self) {
+    /// Frees what an idle connection does not need.
+    pub fn shrink(&mut self) {
         if self.grown {
             *self = Self::default();
         }
     }
 
-    /// Large bodies come in large pieces; one poor read among many changes nothing.
-    fn learn(&mut self, came: usize) {
-        if came >= self.next {
-            self.next = (self.next * 2).min(MOST);
-            (self.poor, self.grown) = (false, true);
-        } else if came >= self.next / 2 {
-            self.poor = false;
-        } else if std::mem::replace(&mut self.poor, true) {
-            self.next = (self.next / 2).max(LEAST);
-            self.poor = false;
+    /// Adapts the size of reads: large bodies are read in large pieces. It shrinks only after two short reads in a row.
+    fn adapt(&mut self, length: usize) {
+        if length >= self.next_size {
+            self.next_size = (self.next_size * 2).min(LARGEST_READ);
+            (self.was_short, self.grown) = (false, true);
+        } else if length >= self.next_size / 2 {
+            self.was_short = false;
+        } else if std::mem::replace(&mut self.was_short, true) {
+            self.next_size = (self.next_size / 2).max(SMALLEST_READ);
+            self.was_short = false;
         }
     }
 }

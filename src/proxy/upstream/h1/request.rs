@@ -1,4 +1,4 @@
-//! A request's head as HTTP/1.1 writes it, and how its body will be told apart from the next request (RFC 9112 §6).
+//! Writes a request's head in HTTP/1.1, and chooses the framing of its body (RFC 9112 §6).
 
 use std::io::Write as _;
 
@@ -16,31 +16,31 @@ use crate::proxy::headers::Added;
 #[derive(Debug, PartialEq, Eq)]
 pub enum BodyFraming {
     Nothing,
-    /// So many bytes are still owed.
+    /// This many bytes are still to be sent.
     Length(u64),
     /// With the trailers that the head announced.
     Chunked(Vec<HeaderName>),
 }
 
-/// What has been written.
+/// What the written head announces.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Written {
     pub body: BodyFraming,
-    /// The request itself asks for the connection to be closed.
-    pub closes: bool,
+    /// `Connection: close`.
+    pub close: bool,
 }
 
 /// What the head's own fields say of the body and the connection.
 #[derive(Default)]
 struct RequestFields {
     length: Option<u64>,
-    /// The upstream has been told it, as a plain number.
-    told: bool,
+    /// The length has been written, as a plain number.
+    length_written: bool,
     trailers: Vec<HeaderName>,
-    closes: bool,
+    close: bool,
 }
 
-/// Writes the head, and with it what its fields do not say of the body yet. After an error `out` holds a part of it.
+/// Writes the head, and the framing fields that it lacks. After an error `out` holds a part of it.
 pub fn write(out: &mut Vec<u8>, head: &Parts, added: &Added<'_>, body: &impl Body) -> Result<Written, Error> {
     let target = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     for part in [head.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
@@ -55,7 +55,7 @@ pub fn write(out: &mut Vec<u8>, head: &Parts, added: &Added<'_>, body: &impl Bod
         }
     }
     let outgoing = said.outgoing(body)?;
-    let untold = match outgoing {
+    let length = match outgoing {
         BodyFraming::Length(length) => Some(length),
         BodyFraming::Nothing => said.length,
         BodyFraming::Chunked(_) => {
@@ -63,14 +63,14 @@ pub fn write(out: &mut Vec<u8>, head: &Parts, added: &Added<'_>, body: &impl Bod
             None
         }
     };
-    if let Some(length) = untold.filter(|_| !said.told) {
+    if let Some(length) = length.filter(|_| !said.length_written) {
         write!(out, "content-length: {length}\r\n").expect("a Vec takes whatever is written");
     }
     out.extend_from_slice(b"\r\n");
-    Ok(Written { body: outgoing, closes: said.closes })
+    Ok(Written { body: outgoing, close: said.close })
 }
 
-/// What ends a chunked body: the trailers that were announced and may be sent, or none.
+/// Ends a chunked body, with those trailers that were announced and may be sent.
 pub fn write_trailers(out: &mut Vec<u8>, trailers: &HeaderMap, announced: &[HeaderName]) {
     out.extend_from_slice(b"0\r\n");
     let sent = trailers.iter().filter(|(name, _)| announced.contains(name) && fields::is_trailer(name));
@@ -78,7 +78,7 @@ pub fn write_trailers(out: &mut Vec<u8>, trailers: &HeaderMap, announced: &[Head
     out.extend_from_slice(b"\r\n");
 }
 
-/// Neither a name nor a value can hold the end of a line.
+/// Neither `HeaderName` nor a `HeaderValue`'s bytes can hold a line break.
 fn write_field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
     out.extend_from_slice(name.as_str().as_bytes());
     out.extend_from_slice(b": ");
@@ -87,21 +87,21 @@ fn write_field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
 }
 
 impl RequestFields {
-    /// Whether the field goes out as it stands. A length that is told twice, or as no plain number, does not.
+    /// Notes a field; whether it is written as it is. A second length, or one that is no plain number, is not.
     fn note(&mut self, name: &HeaderName, value: &[u8]) -> Result<bool, Error> {
         match *name {
             CONTENT_LENGTH => {
                 let length = fields::length(value).ok_or(Error::Unsendable("its Content-Length is no length"))?;
-                let tells = !self.told && fields::is_plain(value);
-                self.told |= tells;
+                let is_written = !self.length_written && fields::is_plain(value);
+                self.length_written |= is_written;
                 if self.length.replace(length).is_some_and(|other| other != length) {
                     return Err(Error::Unsendable("it has two different Content-Lengths"));
                 }
-                return Ok(tells);
+                return Ok(is_written);
             }
-            // The client's own ends at the gate; how the body is framed here is decided here.
+            // The client's was removed as hop-by-hop; the framing on this connection is chosen in `outgoing`.
             TRANSFER_ENCODING => return Err(Error::Unsendable("a Transfer-Encoding was set for it")),
-            CONNECTION => self.closes |= fields::options(value).is_none_or(|mut all| all.any(fields::is_close)),
+            CONNECTION => self.close |= fields::options(value).is_none_or(|mut all| all.any(fields::is_close)),
             TRAILER => {
                 let names = fields::options(value).into_iter().flatten();
                 self.trailers.extend(names.filter_map(|name| HeaderName::from_bytes(name).ok()));
@@ -123,7 +123,7 @@ impl RequestFields {
                 Err(Error::Unsendable("its Content-Length is not its body's"))
             }
             (Some(length), _) | (None, Some(length)) => Ok(BodyFraming::Length(length)),
-            // Whatever the method: what a service makes of a GET's body is for it to say (RFC 9110 §9.3.1).
+            // Whatever the method: what a GET's body means is for the service to say (RFC 9110 §9.3.1).
             (None, None) => Ok(BodyFraming::Chunked(std::mem::take(&mut self.trailers))),
         }
     }

@@ -1,5 +1,5 @@
-//! A request on its way out: its head, then its body as it comes, each frame once the one before has been taken. What is short
-//! goes out in one piece with what stands before it; what is not is never copied.
+//! Writes a request: its head, then the frames of its body as they arrive, each once the one before has been written. Short
+//! frames are copied behind the head and written with it; long ones are never copied.
 
 use std::io::{self, IoSlice, Write as _};
 use std::pin::Pin;
@@ -15,23 +15,23 @@ use super::request::{self, BodyFraming};
 use crate::proxy::headers::Added;
 use crate::proxy::upload::{BodyError, ForwardedBody};
 
-/// To copy this much costs less than to hand the system a list of pieces.
+/// To copy this much costs less than a vectored write.
 const SHORT: usize = 2048;
-/// No more frames are taken while so much waits to be written.
+/// No more frames are taken while this much waits to be written.
 const FULL: usize = 16 * 1024;
-/// What an idle connection keeps to write its next head into.
+/// The capacity that an idle connection keeps for its next head.
 const KEPT: usize = 4096;
 
 pub struct RequestWriter<B = ForwardedBody> {
-    /// The head, and what is written around the frames of the body; sent up to `sent`.
+    /// The head, chunk sizes and short frames; written up to `sent`.
     front: Vec<u8>,
     sent: usize,
-    /// The frame behind it, and what ends that.
+    /// A long frame to write behind `front`, and the end of its chunk.
     data: Bytes,
     tail: &'static [u8],
     /// The rest of the body.
     body: Option<(B, BodyFraming)>,
-    /// Something was written that may still be held back.
+    /// Something was written that the stream may still buffer.
     unflushed: bool,
     failure: Option<io::Error>,
 }
@@ -43,13 +43,13 @@ impl<B> Default for RequestWriter<B> {
 }
 
 impl<B: Body<Data = Bytes, Error = BodyError> + Clone + Unpin> RequestWriter<B> {
-    /// The next request. Whether it asks for the connection to be closed after it.
+    /// Begins a request. Whether it asks for the connection to be closed after it.
     pub fn begin(&mut self, head: &Parts, added: &Added<'_>, body: &B) -> Result<bool, Error> {
-        // Nothing of a head that cannot be written is ever sent.
+        // A head that cannot be written is not sent in part.
         let written = request::write(&mut self.front, head, added, body);
         let written = written.inspect_err(|_| self.front.clear())?;
         self.body = (written.body != BodyFraming::Nothing).then(|| (body.clone(), written.body));
-        Ok(written.closes)
+        Ok(written.close)
     }
 
     /// All of it has been sent.
@@ -57,19 +57,19 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Clone + Unpin> RequestWriter<B> 
         self.is_written() && !self.unflushed && self.body.is_none() && self.failure.is_none()
     }
 
-    /// Why no more could be sent. An answer may have come all the same.
+    /// Why writing failed. The upstream may have answered all the same.
     pub fn take_failure(&mut self) -> Option<io::Error> {
         self.failure.take()
     }
 
-    /// Gives back what an idle connection does not need.
-    pub fn rest(&mut self) {
+    /// Frees what an idle connection does not need.
+    pub fn shrink(&mut self) {
         if self.front.capacity() > KEPT {
             self.front = Vec::new();
         }
     }
 
-    /// Ready when all has been sent, or nothing more can be; an error is the body's own.
+    /// Ready when all has been sent, or writing has failed (`take_failure`); an error is one of the request's body.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -79,17 +79,17 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Clone + Unpin> RequestWriter<B> 
             return Poll::Ready(Ok(()));
         }
         loop {
-            let waits = self.has_room() && self.poll_body(cx)?.is_pending();
-            let moved = if self.is_written() {
+            let waits_for_body = self.has_room() && self.poll_body(cx)?.is_pending();
+            let result = if self.is_written() {
                 match ready!(self.poll_flush(cx, stream.as_mut())) {
                     Ok(()) if self.body.is_none() => return Poll::Ready(Ok(())),
-                    Ok(()) if waits => return Poll::Pending,
+                    Ok(()) if waits_for_body => return Poll::Pending,
                     flushed => flushed,
                 }
             } else {
                 ready!(self.poll_write(cx, stream.as_mut()))
             };
-            if let Err(error) = moved {
+            if let Err(error) = result {
                 self.failure = Some(error);
                 self.body = None;
                 return Poll::Ready(Ok(()));
@@ -97,7 +97,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Clone + Unpin> RequestWriter<B> 
         }
     }
 
-    /// For another frame: short ones gather in `front`.
+    /// Whether another frame can be taken: short ones gather in `front`.
     fn has_room(&self) -> bool {
         self.data.is_empty() && self.tail.is_empty() && self.front.len() < FULL
     }
@@ -106,7 +106,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Clone + Unpin> RequestWriter<B> 
         self.front.is_empty() && self.data.is_empty() && self.tail.is_empty()
     }
 
-    /// Takes the body's next frame in.
+    /// Takes the body's next frame.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let Some((body, outgoing)) = &mut self.body else { return Poll::Ready(Ok(())) };
         let frame = ready!(Pin::new(&mut *body).poll_frame(cx)).transpose().map_err(Error::Body)?;
@@ -130,7 +130,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Clone + Unpin> RequestWriter<B> 
         };
         let ended = match outgoing {
             BodyFraming::Nothing => true,
-            BodyFraming::Length(owed) => owe_less(owed, data.len(), ends)?,
+            BodyFraming::Length(left) => subtract(left, data.len(), ends)?,
             BodyFraming::Chunked(_) => {
                 self.tail = begin_chunk(&mut self.front, data.len(), ends);
                 ends
@@ -198,17 +198,17 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Clone + Unpin> RequestWriter<B> 
     }
 }
 
-/// Whether that was all of a body whose length was told. One that is longer or shorter would change where the next request
-/// begins.
-fn owe_less(owed: &mut u64, sent: usize, ends: bool) -> Result<bool, Error> {
-    *owed = owed.checked_sub(sent as u64).ok_or(Error::Unsendable("its body is longer than it said"))?;
-    if ends && *owed > 0 {
+/// Subtracts a frame from the announced length; whether nothing is left. A body that is longer or shorter would change where the
+/// next request begins.
+fn subtract(left: &mut u64, sent: usize, ends: bool) -> Result<bool, Error> {
+    *left = left.checked_sub(sent as u64).ok_or(Error::Unsendable("its body is longer than it said"))?;
+    if ends && *left > 0 {
         return Err(Error::Unsendable("its body is shorter than it said"));
     }
-    Ok(*owed == 0)
+    Ok(*left == 0)
 }
 
-/// What stands before a chunk; gives what stands behind it. An empty one would end the body.
+/// Writes a chunk's size, and returns what follows its data. An empty frame writes none, since a chunk of size 0 ends the body.
 fn begin_chunk(front: &mut Vec<u8>, length: usize, ends: bool) -> &'static [u8] {
     if length == 0 {
         return if ends { b"0\r\n\r\n" } else { b"" };

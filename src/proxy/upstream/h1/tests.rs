@@ -134,7 +134,7 @@ impl Play {
                     None => break End::Waits,
                     Some(None) => {
                         all_is_said().await;
-                        let reusable = connection.rested().is_some_and(|mut connection| connection.is_ready());
+                        let reusable = connection.into_idle().is_some_and(|mut connection| connection.is_ready());
                         break End::Whole { body, trailers, reusable };
                     }
                     Some(Some(Err(error))) => break End::Broken(error.to_string()),

@@ -181,6 +181,12 @@ local function careful(keep, now, asked, found, changed, answers)
     return bucket[i + 2] + bucket[i + 1] * (long and 2 or 1)
   end
 
+  -- Whether the store's clock has gone back so far that it begins anew. By less it may differ between two nodes of which one took
+  -- over from the other.
+  local function is_ahead(mark, duration)
+    return mark > now + duration
+  end
+
   local function last_end(bucket)
     local last = 0
     for i = 1, #bucket, 5 do last = max(last, ends(bucket, i)) end
@@ -203,11 +209,12 @@ local function careful(keep, now, asked, found, changed, answers)
     return #bucket + 1
   end
 
-  -- Drops the entries that have ended, save those of the asker's windows, which lie at `from` to `to`.
+  -- Drops the entries that count no more, save those of the asker's windows, which lie at `from` to `to`.
   local function prune(bucket, algorithm, from, to)
     local length, kept = #bucket, 0
     for i = 1, length, 5 do
-      local stays = ends(bucket, i) > now
+      -- What a later release means by its mark is not known here.
+      local stays = ends(bucket, i) > now and (bucket[i] > TOKEN or not is_ahead(bucket[i + 2], bucket[i + 1]))
       for at = from, stays and 0 or to, 2 do
         stays = stays or (bucket[i] == algorithm and bucket[i + 1] == asked[at + 1])
       end
@@ -224,6 +231,7 @@ local function careful(keep, now, asked, found, changed, answers)
   -- The window's mark, used and previous at `now`, before anything is spent.
   local function advanced(bucket, i, algorithm, limit, duration)
     local mark, used, previous = bucket[i + 2], bucket[i + 3], bucket[i + 4]
+    if mark and is_ahead(mark, duration) then mark = nil end
     if algorithm == TOKEN then
       if not mark then return now, 0, 0 end
       used = min(used, limit * duration) - min(max(now - mark, 0), duration) * limit
@@ -439,11 +447,23 @@ for _ = 1, asked[5] do
   at, size = next_at, length
 end
 
+local written = false
 for key, ends in pairs(changed) do
+  written = true
   if ends then
     call('SET', KEYS[key], found[key], 'PX', (floor(ends / SLACK_MS) + 2) * SLACK_MS - now)
   else
     call('SETRANGE', KEYS[key], '0', found[key])
+  end
+end
+-- A master that has become a replica goes on answering, by what was true then. A write shows it. Where there is none, writing
+-- no bytes does, which makes no key and changes none. What else keeps the server from writing (OOM, NOREPLICAS) is no reason to
+-- refuse those who are not counted. The key is in the slot of the call, and where the gate's login may count.
+if not written and KEYS[1] then
+  local bucket = strings > texts and KEYS[texts + 1] or KEYS[1]:match('^[^}]*}:') .. 'count::probe'
+  local refused = redis.pcall('SETRANGE', bucket, '0', '')
+  if type(refused) == 'table' and refused.err:find('READONLY', 1, true) then
+    return { err = 'READONLY this is a replica, which may not decide' }
   end
 end
 return cmsgpack.pack(answers)

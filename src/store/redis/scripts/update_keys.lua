@@ -27,7 +27,8 @@ for i = 3, #KEYS do
     redis.call('SREM', KEYS[1], digest)
     deleted = true
   else
-    redis.call('SET', KEYS[i], document)
+    -- Whoever made it may have let it vanish by itself.
+    redis.call('SET', KEYS[i], document, 'KEEPTTL')
     redis.call('SADD', KEYS[1], digest)
   end
 end

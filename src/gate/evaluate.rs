@@ -1,7 +1,7 @@
-//! A request with a key, weighed against one set of documents: where it stands, and what it asks the store to spend.
+//! Evaluates a request with a key against one set of documents: the verdict, and what it asks the store to spend.
 //!
-//! Pure, and the same whether the store has just given the documents or confirmed them a while ago (`known`). Since a key
-//! mostly asks the same under the same documents, the last weighings are kept beside it.
+//! Pure, and the same whether the store has just given the documents or confirmed them a while ago (`known`). Since most keys
+//! make the same request under the same documents, the last evaluations are cached beside the key.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -21,19 +21,19 @@ pub struct Routed<'a> {
     pub route: &'a Arc<Route>,
     /// Path and query to forward.
     pub target: String,
-    /// The business that it names.
+    /// The business that the request names.
     pub named: Option<String>,
     pub client: IpAddr,
-    /// Whether it takes from its limits, or only asks where its key stands.
+    /// Whether it spends from its limits; a recheck does not.
     pub spends: bool,
 }
 
 impl Documents<'_> {
-    /// `disowned`: the store has said that the user does not own the business named.
-    pub fn weigh(&self, policy: &Policy, routed: &Routed<'_>, disowned: bool) -> Weighed {
+    /// `not_owned`: the store has said that the user does not own the business named.
+    pub fn evaluate(&self, policy: &Policy, routed: &Routed<'_>, not_owned: bool) -> Evaluation {
         let business = self.business.and_then(|business| business.document.document()).map(Arc::as_ref);
         let circumstances =
-            Circumstances { route: routed.route, named: routed.named.as_deref(), client: routed.client, disowned };
+            Circumstances { route: routed.route, named: routed.named.as_deref(), client: routed.client, not_owned };
         let key = self.key.document.document();
         let standing = key.map(|key| standing::judge(policy, key, business, circumstances));
         let mut asked = asks::of_key(&KeyQuestion {
@@ -48,20 +48,20 @@ impl Documents<'_> {
         if !routed.spends {
             asked.spend_nothing();
         }
-        Weighed { standing, asked }
+        Evaluation { standing, asked }
     }
 }
 
-/// What a weighing comes to.
+/// A verdict, and the question for the store.
 #[derive(Debug)]
-pub struct Weighed {
-    /// Absent where the key's document is.
+pub struct Evaluation {
+    /// Absent if the key's document is.
     pub standing: Option<Standing>,
     pub asked: Asked,
 }
 
-impl Weighed {
-    /// Holds in common with another weighing of the same key what both of them come to.
+impl Evaluation {
+    /// Shares what is equal with another evaluation of the same key.
     fn share(&mut self, other: &Self) {
         if self.asked.question.asks == other.asked.question.asks {
             self.asked.question.asks = other.asked.question.asks.clone();
@@ -74,75 +74,75 @@ impl Weighed {
     }
 }
 
-/// Different requests of one key that are remembered: most keys make the same one over and over.
-const MOST_WEIGHINGS: usize = 2;
+/// Evaluations that are cached per key: most keys make the same request over and over.
+const MOST_CACHED: usize = 2;
 
-/// The last weighings of one key, as long as its own document does not change.
+/// The last evaluations of one key; a new document of the key starts an empty cache.
 #[derive(Debug, Default)]
-pub struct Weighings(RefCell<[Option<Rc<Weighing>>; MOST_WEIGHINGS]>);
+pub struct EvaluationCache(RefCell<[Option<Rc<CachedEvaluation>>; MOST_CACHED]>);
 
-/// One weighing, and all that it rests on besides the key: which finding of the business it was, not just which
-/// business.
+/// An evaluation, and everything it depends on besides the key; of the business the very instance that was cached, not just its
+/// id.
 #[derive(Debug)]
-pub struct Weighing {
+pub struct CachedEvaluation {
     policy: Arc<Policy>,
     route: Arc<Route>,
     named: Option<String>,
-    disowned: bool,
-    /// Where it matters.
+    not_owned: bool,
+    /// Only where the evaluation depends on it.
     client: Option<IpAddr>,
     pub business: Option<Rc<KnownBusiness>>,
-    pub weighed: Weighed,
+    pub evaluation: Evaluation,
 }
 
-impl Weighing {
+impl CachedEvaluation {
     pub fn of(
         policy: &Arc<Policy>,
         (digest, key): (&Digest, &KnownKey),
         business: Option<Rc<KnownBusiness>>,
         routed: &Routed<'_>,
-        disowned: bool,
+        not_owned: bool,
     ) -> Self {
         let documents = Documents { digest, key, business: business.as_deref() };
-        let weighed = documents.weigh(policy, routed, disowned);
-        let client = client_that_matters(&documents, routed);
+        let evaluation = documents.evaluate(policy, routed, not_owned);
+        let client = relevant_client(&documents, routed);
         let (policy, route, named) = (policy.clone(), routed.route.clone(), routed.named.clone());
-        Self { policy, route, named, disowned, client, business, weighed }
+        Self { policy, route, named, not_owned, client, business, evaluation }
     }
 
-    /// Whether the same would come of it now.
-    fn holds(&self, routed: &Routed<'_>, disowned: bool) -> bool {
+    /// Whether it applies to this request.
+    fn holds(&self, routed: &Routed<'_>, not_owned: bool) -> bool {
         Arc::ptr_eq(&self.route, routed.route)
             && self.named == routed.named
-            && self.disowned == disowned
+            && self.not_owned == not_owned
             && self.client.is_none_or(|client| client == routed.client)
             && !self.business.as_ref().is_some_and(|business| business.is_outdated())
     }
 }
 
-impl Weighings {
-    /// What was weighed before, where nothing that counts has changed.
-    pub fn recall(&self, routed: &Routed<'_>, disowned: bool) -> Option<Rc<Weighing>> {
-        self.0.borrow().iter().flatten().find(|one| one.holds(routed, disowned)).cloned()
+impl EvaluationCache {
+    /// A cached evaluation that applies.
+    pub fn recall(&self, routed: &Routed<'_>, not_owned: bool) -> Option<Rc<CachedEvaluation>> {
+        self.0.borrow().iter().flatten().find(|one| one.holds(routed, not_owned)).cloned()
     }
 
-    /// Whether the key was weighed under this policy before, as far as is remembered.
+    /// Whether an evaluation under this policy is cached.
     pub fn know(&self, policy: &Arc<Policy>) -> bool {
         self.0.borrow().iter().flatten().any(|one| Arc::ptr_eq(&one.policy, policy))
     }
 
-    /// In the place of the oldest.
-    pub fn keep(&self, mut weighing: Weighing) -> Rc<Weighing> {
+    /// Replaces the oldest.
+    pub fn keep(&self, mut cached: CachedEvaluation) -> Rc<CachedEvaluation> {
         let mut held = self.0.borrow_mut();
-        held.iter().flatten().for_each(|other| weighing.weighed.share(&other.weighed));
-        let weighing = Rc::new(weighing);
+        held.iter().flatten().for_each(|other| cached.evaluation.share(&other.evaluation));
+        let cached = Rc::new(cached);
         held.rotate_right(1);
-        held[0] = Some(weighing.clone());
-        weighing
+        held[0] = Some(cached.clone());
+        cached
     }
 }
 
-fn client_that_matters(documents: &Documents<'_>, routed: &Routed<'_>) -> Option<IpAddr> {
+fn relevant_client(documents: &Documents<'_>, routed: &Routed<'_>) -> Option<IpAddr> {
     let of_key = documents.key.document.document().is_some_and(|key| key.allow_addresses.is_some());
     let matters = of_key || routed.route.limits.iter().any(|limit| limit.by == By::Ip);
     matters.then_some(routed.client)
@@ -156,8 +156,8 @@ pub fn business_to_confirm<'a>(key: &'a KnownKey, named: Option<&'a str>) -> Opt
     }
 }
 
-/// All documents are confirmed: what stands within its limits may pass.
-pub fn settled(standing: &Standing, granted: u32, trail: &mut Trail) -> Result<Rc<Caller>, Denial> {
+/// The result, once all documents are confirmed and the limits have answered.
+pub fn conclude(standing: &Standing, granted: u32, trail: &mut Trail) -> Result<Rc<Caller>, Denial> {
     trail.caller = Some(standing.caller.clone());
     standing.verdict.clone()?;
     if granted == 0 {
@@ -166,7 +166,7 @@ pub fn settled(standing: &Standing, granted: u32, trail: &mut Trail) -> Result<R
     Ok(standing.caller.clone())
 }
 
-/// After `retry_after` seconds every window has room, if nobody else spends; `None` where some window never has.
+/// The denial, with the longest wait of all windows; `None` where some window never has room for the request.
 pub fn rate_limited(trail: &Trail) -> Denial {
     let full: Vec<_> = trail.over().collect();
     let waits: Option<Vec<u64>> = full.iter().map(|limit| limit.now.wait_ms).collect();
