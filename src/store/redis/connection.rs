@@ -286,7 +286,7 @@ impl Supervisor {
 }
 
 /// Asks the server for the time whenever the connection has been idle for a while, and returns when no answer comes. Any answer
-/// counts, also that the login may not ask.
+/// counts, an error too: the login may lack the command.
 async fn idle_and_silent(pipeline: &Pipeline) {
     let mut reads = pipeline.reads();
     loop {
