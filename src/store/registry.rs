@@ -27,7 +27,7 @@ use crate::keys::{Digest, Tenant};
 /// A store, opened for key management.
 #[derive(Debug)]
 pub enum Registry {
-    Redis { documents: RedisDocuments, key_admin: Box<KeyAdmin>, layout: Layout },
+    Redis { documents: Box<RedisDocuments>, key_admin: Box<KeyAdmin>, layout: Layout },
     File { store: Arc<FileStore> },
 }
 
@@ -50,7 +50,7 @@ impl Registry {
     }
 
     pub async fn connect(settings: &redis::Settings) -> Result<Self, StoreError> {
-        let documents = RedisDocuments::connect(settings).await?;
+        let documents = Box::new(RedisDocuments::connect(settings).await?);
         let key_admin = Box::new(KeyAdmin::connect(settings).await?);
         Ok(Self::Redis { documents, key_admin, layout: Layout::new(&settings.prefix) })
     }

@@ -241,8 +241,7 @@ fn words(tally: &mut Tally, done: &Imported, dry_run: bool) -> String {
         }
         Imported::Updated { before, after } => {
             tally.updated += 1;
-            let [was, is] =
-                [(before, after), (after, before)].map(|(one, other)| changed(&one.members, &other.members));
+            let (was, is) = (changed(&before.members, &after.members), changed(&after.members, &before.members));
             format!(
                 "{} as {}: {was} becomes {is}",
                 if dry_run { "would be updated" } else { "updated" },

@@ -31,7 +31,7 @@ pub struct Importing {
 pub enum Imported {
     Inserted(StoredKey),
     AlreadyThere(StoredKey),
-    Updated { before: StoredKey, after: StoredKey },
+    Updated { before: Box<StoredKey>, after: StoredKey },
 }
 
 /// What an import says of a business; what it leaves out stays as it is.
@@ -90,7 +90,7 @@ impl Keyring {
                     return Ok(Imported::AlreadyThere(standing));
                 };
                 let Changed { before, after, .. } = self.update_by(&rules, &standing, change, requester).await?;
-                Ok(Imported::Updated { after: after.unwrap_or_else(|| before.clone()), before })
+                Ok(Imported::Updated { after: after.unwrap_or_else(|| before.clone()), before: Box::new(before) })
             }
             Ok(Insertion::AlreadyThere(key)) => Ok(Imported::AlreadyThere(key)),
             Err(error) => Err(error),
@@ -140,7 +140,7 @@ impl Keyring {
         let change = rules.validate_change(change, requester.now_ms)?;
         let after = before.with(changed(&before, &change)?)?;
         rehearsal.keys.insert(*digest, after.clone());
-        Ok(Imported::Updated { before: shown(before), after: shown(after) })
+        Ok(Imported::Updated { before: Box::new(shown(before)), after: shown(after) })
     }
 
     /// Gives a business what an import says of it, or with a rehearsal says what that would be.

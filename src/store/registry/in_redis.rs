@@ -1,5 +1,5 @@
-//! Key management in Redis. The document is written before `at`, so that `at` never points to nothing; on deletion the document
-//! goes first.
+//! Key management in Redis. `at` is claimed before a document is written, so that a key gets no documents of two tenants; on
+//! deletion the document goes first. An `at` that points to nothing is a key that nobody has.
 //!
 //! Everything is read in pages, so that Redis is not blocked while it serves requests. `scripts/update_keys.lua` checks and
 //! writes atomically.
@@ -32,7 +32,7 @@ pub struct InRedis<'r> {
 }
 
 impl InRedis<'_> {
-    /// Claims the id, then writes the document, then the pointer to it. Interrupted anywhere, doing it again completes it.
+    /// Claims the id and the pointer, then writes the document. Interrupted anywhere, doing it again completes it.
     pub async fn insert(self, wanted: &Members, new: StoredKey, bounds: Bounds) -> Result<Insertion, RegistryError> {
         if let Some(standing) = self.standing(&new).await? {
             let outcome = compare(standing.clone(), &new, wanted)?;
@@ -40,10 +40,15 @@ impl InRedis<'_> {
             return Ok(outcome);
         }
         self.claim_id(&new).await?;
+        if let Some(standing) = self.claim_pointer(&new).await? {
+            self.unclaim_id(&new).await?;
+            return compare(standing, &new, wanted);
+        }
         match self.put_new(&new, bounds).await {
             Ok(()) => {}
             Err(full @ RegistryError::Full { .. }) => {
                 self.unclaim_id(&new).await?;
+                self.unclaim_pointer(&new).await?;
                 return Err(full);
             }
             Err(RegistryError::Contended) => {
@@ -53,7 +58,13 @@ impl InRedis<'_> {
             // Without an answer the document may have been written, so the id stays claimed.
             Err(error) => return Err(error),
         }
-        self.set_pointer(&new).await?;
+        // Whoever found the pointer without the document may have claimed it since.
+        if let Some(standing) = self.claim_pointer(&new).await? {
+            let written = Some(json(&new.members).into());
+            self.update(&new.tenant, None, vec![self.document_update(&new, written, None)]).await?;
+            self.unclaim_id(&new).await?;
+            return compare(standing, &new, wanted);
+        }
         Ok(Insertion::Inserted(new))
     }
 
@@ -290,6 +301,45 @@ impl InRedis<'_> {
             // It existed a moment ago, and may be written again.
             None => Ok(()),
         }
+    }
+
+    /// Claims `at` for the key's tenant; `Some`: it is another's, whose document stands. One that points to nothing is taken over:
+    /// an insertion was interrupted, or is about to write, and then learns it when it claims `at` again.
+    async fn claim_pointer(self, key: &StoredKey) -> Result<Option<StoredKey>, RegistryError> {
+        let (name, own) = (self.layout.at(&key.digest), key.tenant.to_string());
+        for attempt in 0..ATTEMPTS {
+            if self.documents.set_absent(&name, own.as_bytes()).await? {
+                return Ok(None);
+            }
+            let Some(other) = self.tenant_at(&key.digest).await? else { continue };
+            if other == key.tenant {
+                return Ok(None);
+            }
+            let others = other.to_string();
+            let standing = self.read(key.digest, other.clone()).await?;
+            if standing.is_some() {
+                return Ok(standing);
+            }
+            if self.documents.compare_and_set(&name, others.as_bytes(), own.as_bytes()).await? {
+                // It may have been written, and its pointer found to be right, just before this.
+                let standing = self.read(key.digest, other).await?;
+                if standing.is_some() {
+                    self.documents.compare_and_set(&name, own.as_bytes(), others.as_bytes()).await?;
+                }
+                return Ok(standing);
+            }
+            pause(attempt).await;
+        }
+        Err(RegistryError::Contended)
+    }
+
+    /// Removes a pointer to nothing. Another insertion into the same tenant claims it again when it has written the document.
+    async fn unclaim_pointer(self, key: &StoredKey) -> Result<(), RegistryError> {
+        let is_own = self.tenant_at(&key.digest).await?.as_ref() == Some(&key.tenant);
+        if is_own && self.read(key.digest, key.tenant.clone()).await?.is_none() {
+            self.documents.delete(&self.layout.at(&key.digest)).await?;
+        }
+        Ok(())
     }
 
     /// Writes what points to a document: `at`, the tenant's set, the id.

@@ -338,6 +338,43 @@ async fn two_who_insert_the_same_key_at_once_leave_it_whole() {
 }
 
 #[tokio::test]
+async fn a_key_that_two_tenants_insert_at_once_is_one_tenants() {
+    let both = both().await;
+    let one = &both.registries[1];
+    let two = Registry::connect(&both.server.settings).await.expect("redis-server answers");
+    let redis = RedisDocuments::connect(&both.server.settings).await.expect("redis-server answers");
+    for round in 0..50 {
+        let key = format!("key {round}");
+        let of = |business: &str| members(json!({"name": "n", "business": business}));
+        let came = tokio::join!(insert(one, &key, of("acme")), insert(&two, &key, of("b2")));
+        let made = [&came.0, &came.1].into_iter().filter(|one| matches!(one, Ok(Insertion::Inserted(_)))).count();
+        let hex = Digest::of(&key).to_hex();
+        let documents = redis.scan(&format!("sg:*:key:{hex}")).await.expect("redis-server answers");
+        let at = redis.get(&format!("sg:at:{hex}")).await.expect("redis-server answers").expect("it points to one");
+        let at = String::from_utf8(at.to_vec()).expect("a tenant");
+        assert!(documents.len() == made && made <= 1, "round {round}: {came:?} {documents:?}");
+        assert!(documents.iter().all(|name| *name == format!("sg:{{{at}}}:key:{hex}")), "{at}: {documents:?}");
+    }
+    let Registry::Redis { documents, layout, .. } = one else { panic!("it is in Redis") };
+    let keys = one.list(&Filter::default()).await.expect("a list").len();
+    assert_eq!(documents.scan(&layout.id("*")).await.map(|names| names.len()), Ok(keys), "no id is left behind");
+}
+
+#[tokio::test]
+async fn a_pointer_to_nothing_holds_up_nobody() {
+    let both = both().await;
+    let redis = RedisDocuments::connect(&both.server.settings).await.expect("redis-server answers");
+    let at = format!("sg:at:{}", Digest::of("one").to_hex());
+    redis.set(&at, b"b:other").await.expect("redis-server answers");
+    assert!(matches!(insert(&both.registries[1], "one", document("k1")).await, Ok(Insertion::Inserted(_))));
+    assert_eq!(redis.get(&at).await, Ok(Some("b:acme".into())));
+    let full = Bounds { most: Some(1), now_ms: NOW };
+    let refused = both.registries[1].insert(&Digest::of("two"), document("k2"), full).await;
+    assert!(matches!(refused, Err(RegistryError::Full { .. })), "{refused:?}");
+    assert_eq!(redis.scan("sg:at:*").await, Ok(vec![at]), "nothing is left of it");
+}
+
+#[tokio::test]
 async fn who_loses_a_race_for_a_key_leaves_no_id_behind() {
     let both = both().await;
     let [_, redis] = both.registries.as_slice() else { panic!("two stores") };
