@@ -11,20 +11,38 @@ const MOST: usize = 256;
 
 /// One per process.
 #[derive(Debug, Default)]
-pub struct LogThrottle(Mutex<HashMap<String, Instant>>);
+pub struct LogThrottle(Mutex<HashMap<String, Said>>);
+
+#[derive(Debug)]
+struct Said {
+    at: Instant,
+    /// How often it was kept back since.
+    repeated: u64,
+}
 
 impl LogThrottle {
     /// Whether it may be said at `now`; from then on it has been.
     pub fn is_news(&self, what: &str, now: Instant) -> bool {
+        self.news(what, now).is_some()
+    }
+
+    /// The same, with how often it was kept back since it was said last.
+    pub fn news(&self, what: &str, now: Instant) -> Option<u64> {
         // Whole at every step.
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.get(what).is_some_and(|at| now.saturating_duration_since(*at) < AGAIN_AFTER) {
-            return false;
+        let is_recent = |said: &Said| now.saturating_duration_since(said.at) < AGAIN_AFTER;
+        if let Some(before) = said.get_mut(what).filter(|before| is_recent(before)) {
+            before.repeated += 1;
+            return None;
         }
         if said.len() >= MOST {
-            said.retain(|_, at| now.saturating_duration_since(*at) < AGAIN_AFTER);
+            said.retain(|name, said| name == what || is_recent(said));
         }
-        said.len() < MOST && said.insert(what.to_owned(), now).is_none_or(|at| at < now)
+        if said.len() >= MOST && !said.contains_key(what) {
+            return None;
+        }
+        let before = said.insert(what.to_owned(), Said { at: now, repeated: 0 });
+        Some(before.map_or(0, |before| before.repeated))
     }
 }
 
@@ -41,8 +59,11 @@ mod tests {
         {
             assert_eq!(said.is_news(what, at(seconds)), news, "{what} after {seconds} s");
         }
+        assert_eq!((said.news("a", at(61)), said.news("a", at(120))), (None, Some(1)), "what was kept back is counted");
+        let (said, begin) = (LogThrottle::default(), Instant::now());
+        let at = |seconds| begin + Duration::from_secs(seconds);
         let told = (0..2 * MOST).filter(|i| said.is_news(&i.to_string(), at(60))).count();
-        assert_eq!(told, MOST - 2);
+        assert_eq!(told, MOST);
         assert!(said.is_news("later", at(120)), "what is past makes room");
     }
 }

@@ -4,11 +4,12 @@
 //! file in its place, and some file systems tell nobody. What a reload does to those who serve is left to `process`.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -127,8 +128,9 @@ impl Files {
 
     async fn look(&self) -> Fingerprint {
         let files = self.files.clone();
-        // A look that fails is one that saw no change.
-        spawn_blocking(move || Fingerprint::of(&files)).await.unwrap_or_else(|_| self.seen.clone())
+        // A look that fails is one that saw no change; so does one without a descriptor to look with.
+        let looked = spawn_blocking(move || Fingerprint::look_at(&files)).await;
+        looked.ok().flatten().unwrap_or_else(|| self.seen.clone())
     }
 
     async fn replaced(&self) -> Vec<PathBuf> {
@@ -153,18 +155,32 @@ struct Fingerprint(Vec<Option<[u8; 32]>>);
 
 impl Fingerprint {
     fn of(files: &[PathBuf]) -> Self {
-        Self(files.iter().map(|file| digest(file)).collect())
+        Self(files.iter().map(|file| digest(file).ok()).collect())
+    }
+
+    /// `None`: there was no descriptor to look with, which says nothing of the files.
+    fn look_at(files: &[PathBuf]) -> Option<Self> {
+        let look = |file: &PathBuf| match digest(file) {
+            Err(error) if is_exhaustion(&error) => None,
+            looked => Some(looked.ok()),
+        };
+        Some(Self(files.iter().map(look).collect::<Option<_>>()?))
     }
 }
 
-fn digest(file: &Path) -> Option<[u8; 32]> {
+fn digest(file: &Path) -> io::Result<[u8; 32]> {
     // Asked before opening: to open a named pipe would wait for its writer.
-    if !file.metadata().ok()?.is_file() {
-        return None;
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
     }
     let mut bytes = Vec::new();
-    File::open(file).ok()?.take(LARGEST).read_to_end(&mut bytes).ok()?;
-    Some(Sha256::digest(&bytes).into())
+    File::open(file)?.take(LARGEST).read_to_end(&mut bytes)?;
+    Ok(Sha256::digest(&bytes).into())
+}
+
+/// Whether the process or the system has no more descriptors.
+fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 /// Keeps what is made once, at the start, as it is; gives the fields that say something else now and act after a restart.

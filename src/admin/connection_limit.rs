@@ -9,14 +9,11 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
-use tracing::warn;
 
-/// How long to wait when descriptors have run out.
-const EXHAUSTED: Duration = Duration::from_millis(50);
+use crate::listen::accept::Exhaustion;
 
 /// The open connections of one listener.
 #[derive(Debug)]
@@ -53,11 +50,16 @@ impl ConnectionLimit {
     }
 
     /// Accepts until dropped. Connections are served concurrently on this thread, each until it ends or its slot is
-    /// needed.
-    pub async fn accept<C>(self: &Rc<Self>, listener: &TcpListener, serve: impl Fn(TcpStream, SocketAddr) -> C)
-    where
+    /// needed. `failed` counts errors of accepting.
+    pub async fn accept<C>(
+        self: &Rc<Self>,
+        listener: &TcpListener,
+        serve: impl Fn(TcpStream, SocketAddr) -> C,
+        failed: impl Fn(),
+    ) where
         C: Future<Output = ()> + 'static,
     {
+        let exhaustion = Exhaustion::default();
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
@@ -69,10 +71,7 @@ impl ConnectionLimit {
                         }
                     });
                 }
-                Err(error) => {
-                    warn!(%error, "no connection can be accepted for now");
-                    tokio::time::sleep(EXHAUSTED).await;
-                }
+                Err(error) => exhaustion.wait(&error, &failed).await,
             }
         }
     }

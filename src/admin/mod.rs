@@ -27,6 +27,7 @@ use self::connection_limit::ConnectionLimit;
 use self::response::text;
 use self::settings::AppProbe;
 use crate::listen::drain::Watch;
+use crate::listen::pulse::Pulse;
 use crate::observe::Metrics;
 use crate::store::health::StoreHealth;
 
@@ -42,6 +43,7 @@ pub struct Admin {
     /// Notified when an operator asks to drain.
     pub asked_to_drain: Arc<Notify>,
     pub app: Vec<AppProbe>,
+    pub pulse: Pulse,
 }
 
 /// Which of the two listeners.
@@ -63,7 +65,7 @@ pub async fn serve(admin: Rc<Admin>, kind: ListenerKind, listener: TcpListener) 
         };
         connection::serve(stream, false, None, answer)
     };
-    ConnectionLimit::new(CONNECTIONS).accept(&listener, serve).await;
+    ConnectionLimit::new(CONNECTIONS).accept(&listener, serve, || admin.metrics.accept_failed()).await;
     Ok(())
 }
 
@@ -82,7 +84,8 @@ impl Admin {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
         }
         match path {
-            "/livez" => text(StatusCode::OK, "alive\n"),
+            "/livez" if self.pulse.is_well() => text(StatusCode::OK, "alive\n"),
+            "/livez" => text(StatusCode::SERVICE_UNAVAILABLE, "a worker does not respond\n"),
             "/readyz" => self.ready(),
             "/metrics" => response::metrics(self.metrics.render()),
             _ => text(StatusCode::NOT_FOUND, "here are /metrics, /livez and /readyz\n"),

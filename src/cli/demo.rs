@@ -72,7 +72,7 @@ impl Profile {
 pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let folder = Folder::create()?;
     let mut settings = load::from_text(args.profile.yaml(), &folder.0, "demo.yaml")?;
-    log::init(&settings.observe);
+    let _log = log::init(&settings.observe)?;
     stand_alone(&mut settings, args, &folder.0.join("sidegate-keys.yaml"), echo::start()?);
     let (key, document) = mint(&settings)?;
     let examples = lines::examples(&settings, &document);

@@ -19,7 +19,7 @@ pub fn run(config: &Path) -> anyhow::Result<u8> {
             return Ok(super::exit::WRONG);
         }
     };
-    log::init(&settings.observe);
+    let queued = log::init(&settings.observe)?;
     for warning in &settings.warnings {
         warn!(config = %config.display(), "{warning}");
     }
@@ -27,6 +27,7 @@ pub fn run(config: &Path) -> anyhow::Result<u8> {
         Ok(process) => process.run(Some(watch))?,
         // A file that the configuration names is part of it.
         Err(error @ (StartError::Tls(_) | StartError::Upstream(_))) => {
+            drop(queued);
             out::remark(format_args!("{}: {error}", config.display()));
             return Ok(super::exit::WRONG);
         }

@@ -41,7 +41,7 @@ pub struct WebhookArgs {
 }
 
 pub fn run(args: WebhookArgs) -> anyhow::Result<u8> {
-    log::init(&LogSettings { level: Level::INFO, format: Format::Auto, sample: 1.0 });
+    let _log = log::init(&LogSettings { level: Level::INFO, format: Format::Auto, sample: 1.0 })?;
     let inject = args.sidecar.settings();
     let drain = Drain { delay: Duration::from_secs(args.drain_delay), deadline: Duration::from_secs(10) };
     let WebhookArgs { address, cert, key, probes, service_account, .. } = args;

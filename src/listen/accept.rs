@@ -4,15 +4,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
+use super::descriptors;
 use super::drain::Watch;
 use super::refusal::Refusal;
 use super::settings::Settings;
 use super::worker::{Accepted, Worker};
+use crate::log_throttle::LogThrottle;
 use crate::observe::Metrics;
 
 /// How long to wait when descriptors or memory have run out, until connections that end free some.
@@ -26,17 +28,21 @@ pub const BACKLOG: i32 = 4096;
 pub struct Capacity {
     connections: AtomicUsize,
     tls: AtomicBool,
+    /// How many connections there were descriptors for at the start.
+    room: usize,
 }
 
 impl Capacity {
     pub fn new(settings: &Settings) -> Self {
-        let capacity = Self { connections: AtomicUsize::default(), tls: AtomicBool::default() };
+        let (connections, tls) = (AtomicUsize::default(), AtomicBool::default());
+        let capacity = Self { connections, tls, room: descriptors::room(settings.workers) };
         capacity.reconfigure(settings);
         capacity
     }
 
     pub fn reconfigure(&self, settings: &Settings) {
-        self.connections.store(settings.bounds.connections, Ordering::Relaxed);
+        let connections = settings.bounds.connections.min(descriptors::room(settings.workers));
+        self.connections.store(connections, Ordering::Relaxed);
         self.tls.store(settings.tls.is_some(), Ordering::Relaxed);
     }
 }
@@ -49,7 +55,7 @@ pub async fn run(
     metrics: Arc<Metrics>,
     mut drain: Watch,
 ) {
-    let refusal = Refusal::default();
+    let refusal = Refusal::beside(capacity.room);
     let give = |stream: TcpStream, peer: SocketAddr| {
         if workers.iter().map(Worker::open).sum::<usize>() >= capacity.connections.load(Ordering::Relaxed) {
             metrics.connection_refused();
@@ -60,27 +66,37 @@ pub async fn run(
             worker.give(Accepted { stream, peer: peer.ip(), counted: metrics.connection() });
         }
     };
-    let mut exhausted = false;
+    let exhaustion = Exhaustion::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = drain.closing() => break,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                exhausted = false;
-                give(stream, peer);
-            }
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                if !std::mem::replace(&mut exhausted, true) {
-                    warn!(%error, "no connection can be accepted for now; trying again until one can");
-                }
-                tokio::time::sleep(EXHAUSTED).await;
-            }
+            Ok((stream, peer)) => give(stream, peer),
+            Err(error) => exhaustion.wait(&error, || metrics.accept_failed()).await,
         }
     }
     accept_backlog(listener, give);
+}
+
+/// What an accept loop does about errors: those that last are counted, logged once a minute, and waited out.
+#[derive(Debug, Default)]
+pub struct Exhaustion {
+    throttle: LogThrottle,
+}
+
+impl Exhaustion {
+    pub async fn wait(&self, error: &io::Error, count: impl FnOnce()) {
+        if is_of_one_connection(error) {
+            return;
+        }
+        count();
+        if self.throttle.is_news("exhausted", Instant::now()) {
+            warn!(%error, "no connection can be accepted for now; trying again until one can");
+        }
+        tokio::time::sleep(EXHAUSTED).await;
+    }
 }
 
 /// Serves the connections in the backlog, which closing the listener would reset. At most `BACKLOG`: connections that arrive

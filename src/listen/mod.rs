@@ -16,6 +16,7 @@ mod http1_turns;
 pub mod monitored;
 pub mod poll_on_wake;
 pub mod proxy_protocol;
+pub mod pulse;
 pub mod refusal;
 pub mod serving;
 pub mod settings;

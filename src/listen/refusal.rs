@@ -23,13 +23,12 @@ pub struct Refusal {
     waiting: Arc<Semaphore>,
 }
 
-impl Default for Refusal {
-    fn default() -> Self {
-        Self { waiting: Arc::new(Semaphore::new(MOST_WAITING)) }
-    }
-}
-
 impl Refusal {
+    /// For a gate that serves at most so many connections: those that are waited for hold descriptors, too.
+    pub fn beside(connections: usize) -> Self {
+        Self { waiting: Arc::new(Semaphore::new(MOST_WAITING.min(connections / 4).max(1))) }
+    }
+
     /// Writes the answer without blocking; closing is left to a task.
     pub fn refuse(&self, stream: TcpStream, tls: bool) {
         // A handshake would cost more than the request it refuses.

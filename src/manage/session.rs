@@ -18,6 +18,7 @@ use super::settings::SessionEndpoint;
 use crate::gate::Denial;
 use crate::keys::tenant::is_id;
 use crate::keys::{Digest, Formats, Reading};
+use crate::log_throttle::LogThrottle;
 use crate::proxy::connector::Connector;
 use crate::proxy::exchange::{self, ExchangeError, Reply};
 use crate::proxy::resolve::Resolver;
@@ -47,6 +48,8 @@ pub struct Sessions {
     endpoint: SessionEndpoint,
     connector: Connector,
     resolver: Option<Rc<Resolver>>,
+    /// A failing endpoint fails every request, and anybody may send requests.
+    throttle: LogThrottle,
 }
 
 impl Sessions {
@@ -56,7 +59,7 @@ impl Sessions {
             Target::Tcp { host, port, .. } => Some(Rc::new(Resolver::new(host, *port))),
             Target::Unix(_) => None,
         };
-        Self { endpoint, connector, resolver }
+        Self { endpoint, connector, resolver, throttle: LogThrottle::default() }
     }
 
     /// The caller's session, if there is one. It is not cached.
@@ -70,15 +73,36 @@ impl Sessions {
         let answer = match timeout(PATIENCE, self.exchange(shown)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {
-                warn!(error = %chain(&*error), "management.session cannot be asked; the caller counts as not signed in");
+                if let Some(repeated) = self.news("cannot be asked") {
+                    let error = chain(&*error);
+                    warn!(error, repeated, "management.session cannot be asked; the caller counts as not signed in");
+                }
                 return Ok(None);
             }
             Err(_) => {
-                warn!("management.session did not answer in {PATIENCE:?}; the caller counts as not signed in");
+                if let Some(repeated) = self.news("did not answer") {
+                    warn!(
+                        repeated,
+                        "management.session did not answer in {PATIENCE:?}; the caller counts as not signed in"
+                    );
+                }
                 return Ok(None);
             }
         };
-        Ok(answer.and_then(|body| read(&body)))
+        Ok(answer.and_then(|body| {
+            let read = read(&body);
+            if let Err(problem) = &read
+                && let Some(repeated) = self.news("no session")
+            {
+                warn!(repeated, "management.session {problem}");
+            }
+            read.ok()
+        }))
+    }
+
+    /// Whether to log this, and how often it was suppressed since it was last logged.
+    fn news(&self, what: &str) -> Option<u64> {
+        self.throttle.news(what, std::time::Instant::now())
     }
 
     /// The body of a 200; `None` for any other answer.
@@ -107,22 +131,15 @@ impl Sessions {
     }
 }
 
-/// Ids become part of the store's key names, so that invalid ones are refused.
-fn read(body: &[u8]) -> Option<Session> {
-    let session: Session = match serde_json::from_slice(body) {
-        Ok(session) => session,
-        Err(error) => {
-            // The body may hold anything, so that only the position of the error is reported.
-            let (line, column) = (error.line(), error.column());
-            warn!(line, column, "management.session answered with something else than a session");
-            return None;
-        }
-    };
+/// Ids become part of the store's key names, so that invalid ones are refused. An error says what the endpoint did instead.
+fn read(body: &[u8]) -> Result<Session, String> {
+    let session: Session = serde_json::from_slice(body).map_err(|error| {
+        // The body may hold anything, so that only the position of the error is reported.
+        let (line, column) = (error.line(), error.column());
+        format!("answered with something else than a session (line {line}, column {column})")
+    })?;
     let are_ids = is_id(&session.user) && session.businesses.iter().all(|business| is_id(&business.id));
-    if !are_ids {
-        warn!("management.session named a user or a business by something that is no id");
-    }
-    are_ids.then_some(session)
+    are_ids.then_some(session).ok_or_else(|| "named a user or a business by something that is no id".to_owned())
 }
 
 /// The cookies in one line, without those that look like a key.
@@ -178,7 +195,7 @@ mod tests {
     fn a_session_is_what_the_contract_names_and_nothing_else() {
         let good = br#"{"user": "u_42", "businesses": [{"id": "acme", "role": "admin", "since": 1}], "theme": "dark"}"#;
         let acme = Membership { id: "acme".to_owned(), role: "admin".to_owned() };
-        assert_eq!(read(good), Some(Session { user: "u_42".to_owned(), businesses: vec![acme] }));
+        assert_eq!(read(good), Ok(Session { user: "u_42".to_owned(), businesses: vec![acme] }));
         for wrong in [
             "",
             "null",
@@ -194,7 +211,7 @@ mod tests {
             r#"{"user": "u_42", "businesses": [{"id": "acme"}]}"#,
             "<html>sign in</html>",
         ] {
-            assert_eq!(read(wrong.as_bytes()), None, "{wrong}");
+            assert!(read(wrong.as_bytes()).is_err(), "{wrong}");
         }
     }
 }

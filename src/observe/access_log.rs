@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::json_line::{JsonLine, name};
-use super::lines::Lines;
+use super::lines::{Lines, Log};
 use super::settings::{Format, Settings};
 use super::{Decision, Finished};
 use crate::clock;
@@ -32,7 +32,7 @@ pub struct AccessLog {
 impl AccessLog {
     /// Starts the writing thread.
     pub fn start(settings: &Settings) -> std::io::Result<Self> {
-        let lines = Lines::start()?;
+        let lines = Lines::start(Log::Access)?;
         let text = match settings.format {
             Format::Json => false,
             Format::Text => true,

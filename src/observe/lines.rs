@@ -1,16 +1,15 @@
-//! A buffered writer for standard output: lines are appended to a buffer, which one thread writes.
+//! A buffered writer for standard output or standard error: the lines of a log are appended to a buffer, which one thread writes.
 //!
-//! If standard output is read too slowly, lines are dropped and counted; appending never blocks on it.
+//! If the output is read too slowly, lines are dropped and counted; appending never blocks on it.
 
 use std::io::Write as _;
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// The largest buffer; some eight thousand access log lines.
-const MOST: usize = 4 * 1024 * 1024;
+use tracing::warn;
 
 /// The capacity that an empty buffer keeps: as much as gathers under a heavy load, so that appending does not allocate.
 const KEPT: usize = 1024 * 1024;
@@ -19,11 +18,21 @@ const KEPT: usize = 1024 * 1024;
 /// request that appends (measured: 9–12 µs of 43 µs a request).
 const GATHER: Duration = Duration::from_millis(20);
 
-/// How long the last lines may take to be written.
-const FLUSH: Duration = Duration::from_secs(1);
+/// How often lost lines are reported.
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// Which log; this decides where its lines go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Log {
+    /// Standard output.
+    Access,
+    /// Standard error.
+    Process,
+}
 
 /// Shared by all writers. Dropping it ends the thread once all is written.
 pub struct Lines {
+    log: Log,
     buffer: Arc<Buffer>,
     dropped: Arc<AtomicU64>,
 }
@@ -46,16 +55,59 @@ struct Waiting {
     idle: bool,
 }
 
-impl Lines {
-    /// Starts the writing thread.
-    pub fn start() -> std::io::Result<Self> {
-        let buffer = Arc::<Buffer>::default();
-        let written = buffer.clone();
-        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write(&written))?;
-        Ok(Self { buffer, dropped: Arc::default() })
+impl Log {
+    /// Its name in metrics and log lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Access => "access",
+            Self::Process => "process",
+        }
     }
 
-    /// How many lines were dropped because the buffer was full.
+    fn thread(self) -> &'static str {
+        match self {
+            Self::Access => "access-log",
+            Self::Process => "process-log",
+        }
+    }
+
+    /// The largest buffer: some eight thousand access log lines, or a thousand of the process's own.
+    fn most(self) -> usize {
+        match self {
+            Self::Access => 4 * 1024 * 1024,
+            Self::Process => 256 * 1024,
+        }
+    }
+
+    /// How long the last lines may take to be written.
+    fn flush_within(self) -> Duration {
+        match self {
+            Self::Access => Duration::from_secs(1),
+            Self::Process => Duration::from_millis(500),
+        }
+    }
+
+    fn write(self, text: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Access => {
+                let mut out = std::io::stdout().lock();
+                out.write_all(text).and_then(|()| out.flush())
+            }
+            Self::Process => std::io::stderr().lock().write_all(text),
+        }
+    }
+}
+
+impl Lines {
+    /// Starts the writing thread.
+    pub fn start(log: Log) -> std::io::Result<Self> {
+        let (buffer, dropped) = (Arc::<Buffer>::default(), Arc::<AtomicU64>::default());
+        let (written, lost) = (buffer.clone(), dropped.clone());
+        std::thread::Builder::new().name(log.thread().to_owned()).spawn(move || write(&written, log, &lost))?;
+        Ok(Self { log, buffer, dropped })
+    }
+
+    /// How many lines were dropped because the buffer was full, or lost because they could not be written.
     pub fn dropped(&self) -> Arc<AtomicU64> {
         self.dropped.clone()
     }
@@ -63,7 +115,7 @@ impl Lines {
     /// One whole line, its end included.
     pub fn push(&self, line: &[u8]) {
         let mut waiting = self.buffer.waiting();
-        if waiting.text.len() + line.len() > MOST {
+        if waiting.text.len() + line.len() > self.log.most() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -71,14 +123,14 @@ impl Lines {
         self.buffer.wake(waiting);
     }
 
-    /// Waits until all earlier lines are on standard output; at most `FLUSH`, if nobody reads it.
+    /// Waits until all earlier lines are written; not for long, if nobody reads them.
     pub fn flush(&self) {
         let (sender, flushed) = sync_channel(1);
         let mut waiting = self.buffer.waiting();
         waiting.flushes.push(sender);
         self.buffer.changed.notify_one();
         drop(waiting);
-        let _ = flushed.recv_timeout(FLUSH);
+        let _ = flushed.recv_timeout(self.log.flush_within());
     }
 }
 
@@ -127,18 +179,48 @@ impl Buffer {
 }
 
 /// The writing thread: writes all that has gathered at once.
-fn write(buffer: &Buffer) {
+fn write(buffer: &Buffer, log: Log, dropped: &AtomicU64) {
     let mut text = Vec::new();
+    let mut losses = Losses::default();
     while let Some(flushes) = buffer.take(&mut text) {
-        let mut out = std::io::stdout().lock();
-        // A closed standard output is no reason to stop serving.
-        let _ = out.write_all(&text).and_then(|()| out.flush());
-        drop(out);
+        // A closed output or a full disk is no reason to stop serving.
+        match log.write(&text) {
+            Ok(()) => losses.report(log, dropped.load(Ordering::Relaxed)),
+            Err(_) => {
+                dropped.fetch_add(count_lines(&text), Ordering::Relaxed);
+            }
+        }
         for flush in flushes {
             let _ = flush.try_send(());
         }
         text.clear();
         text.shrink_to(KEPT);
         buffer.gather();
+    }
+}
+
+fn count_lines(text: &[u8]) -> u64 {
+    text.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
+/// What was reported of lost lines.
+#[derive(Debug, Default)]
+struct Losses {
+    reported: u64,
+    reported_at: Option<Instant>,
+}
+
+impl Losses {
+    /// Logs how many lines were lost, once lines are written again.
+    fn report(&mut self, log: Log, dropped: u64) {
+        let lines = dropped.saturating_sub(self.reported);
+        if lines == 0 || self.reported_at.is_some_and(|at| at.elapsed() < AGAIN_AFTER) {
+            return;
+        }
+        (self.reported, self.reported_at) = (dropped, Some(Instant::now()));
+        warn!(
+            log = log.name(),
+            lines, "log lines were lost, since nobody read them in time or they could not be written"
+        );
     }
 }

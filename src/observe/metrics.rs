@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::StatusCode;
 use prometheus::core::Collector;
@@ -13,6 +14,8 @@ use prometheus::{
 
 use super::durations::{BOUNDS, Durations, OwnDurations};
 use super::finished::Decision;
+use super::lines::Log;
+use super::log;
 use crate::gate::UnknownNames;
 
 use crate::log_throttle::LogThrottle;
@@ -84,7 +87,9 @@ pub struct Metrics {
     guesses_slowed: IntCounter,
     /// For log lines about what is counted here.
     pub throttle: LogThrottle,
-    log_dropped: IntCounter,
+    accept_errors: IntCounter,
+    worker_lag: Gauge,
+    log_dropped: [(IntCounter, Arc<AtomicU64>); 2],
     config_info: IntGaugeVec,
     config_reloads: IntCounterVec,
     last_reload_successful: IntGauge,
@@ -93,7 +98,6 @@ pub struct Metrics {
     /// Names that have series. Locked for single lookups.
     businesses: Mutex<HashSet<String>>,
     store_health: Option<Arc<StoreHealth>>,
-    dropped_lines: Arc<AtomicU64>,
 }
 
 impl BrokenBy {
@@ -142,7 +146,7 @@ impl Metrics {
         store_calls: &Calls,
         unknown_names: &UnknownNames,
         store_health: Option<Arc<StoreHealth>>,
-        dropped_lines: Arc<AtomicU64>,
+        dropped_access_lines: Arc<AtomicU64>,
     ) -> prometheus::Result<Self> {
         let registry = Registry::new();
         #[cfg(target_os = "linux")]
@@ -160,6 +164,13 @@ impl Metrics {
         let gauges = |name: &str, help: &str, label: &str| {
             registered(&registry, IntGaugeVec::new(Opts::new(name, help), &[label])?)
         };
+        let log_dropped = counters(
+            "sidegate_log_lines_dropped_total",
+            "Lines of a log (`access`, or the `process`'s own) lost because nobody read them in time, or they could not be written.",
+            &["log"],
+        )?;
+        let lost = |log: Log, lines| (log_dropped.with_label_values(&[log.name()]), lines);
+        let log_dropped = [lost(Log::Access, dropped_access_lines), lost(Log::Process, log::dropped())];
         let info = |name: &str, help: &str, label: &str, value: &str| -> prometheus::Result<()> {
             let gauge: Gauge = Gauge::with_opts(Opts::new(name, help).const_label(label, value))?;
             registered(&registry, gauge)?.set(1.0);
@@ -276,13 +287,20 @@ impl Metrics {
                 "When a certificate of the listener ends, by its file.",
                 "file",
             )?,
-            log_dropped: counter(
-                "sidegate_log_lines_dropped_total",
-                "Access log lines lost because nobody read them in time.",
+            accept_errors: counter(
+                "sidegate_accept_errors_total",
+                "Times that no connection could be accepted, of clients or operators: descriptors or memory had run out.",
             )?,
+            worker_lag: registered(
+                &registry,
+                Gauge::new(
+                    "sidegate_worker_lag_seconds",
+                    "How late the slowest worker answered the process in the last 15 seconds; asked once a second.",
+                )?,
+            )?,
+            log_dropped,
             businesses: Mutex::default(),
             store_health,
-            dropped_lines,
             registry,
         };
         for outcome in ["success", "failure"] {
@@ -433,6 +451,16 @@ impl Metrics {
         self.connections_refused.inc();
     }
 
+    /// The system has given no connection, though one waits.
+    pub fn accept_failed(&self) {
+        self.accept_errors.inc();
+    }
+
+    /// How late the slowest worker was lately.
+    pub fn worker_lag(&self, lag: Duration) {
+        self.worker_lag.set(lag.as_secs_f64());
+    }
+
     pub fn connection_failed(&self, at: FailedAt) {
         self.connections_failed.with_label_values(&[at.name()]).inc();
     }
@@ -459,8 +487,9 @@ impl Metrics {
         self.store_may_evict.set(i64::from(may_evict));
         let open = self.store_health.as_ref().is_some_and(|health| health.breaker().is_open());
         self.store_breaker_open.set(i64::from(open));
-        let dropped = self.dropped_lines.load(Ordering::Relaxed);
-        self.log_dropped.inc_by(dropped.saturating_sub(self.log_dropped.get()));
+        for (counter, dropped) in &self.log_dropped {
+            counter.inc_by(dropped.load(Ordering::Relaxed).saturating_sub(counter.get()));
+        }
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)

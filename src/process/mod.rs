@@ -35,6 +35,7 @@ use crate::gate::{SharedState, UnknownNames};
 use crate::listen;
 use crate::listen::accept::{self, Capacity};
 use crate::listen::drain::{self, Signal};
+use crate::listen::pulse::Pulse;
 use crate::listen::settings::Drain;
 use crate::listen::worker::Worker;
 use crate::observe::{AccessLog, Metrics};
@@ -42,6 +43,8 @@ use crate::reload::Watch;
 
 /// How long workers may take to drop open requests after the deadline.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
+/// How long a worker may be silent before `/livez` fails, unless systemd's watchdog sets the time.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How often to check whether they have ended.
 const CHECK_EVERY: Duration = Duration::from_millis(10);
 
@@ -113,22 +116,25 @@ impl Process {
         let needs_store = if settings.admin.ready_needs_store { store.health() } else { None };
         store.health().iter().for_each(|health| health.need(settings.policy.enforces()));
         let asked_to_drain = Arc::new(Notify::new());
+        let pulse = Pulse::patient(systemd::watchdog_timeout().unwrap_or(PATIENCE));
         let answers = Admin {
             metrics: metrics.clone(),
             needs_store,
             drain: drain.clone(),
             asked_to_drain: asked_to_drain.clone(),
             app: settings.admin.app.clone(),
+            pulse: pulse.clone(),
         };
         serve_operators(answers, admin, probes);
         let start = |index| Worker::start(index, drain.clone(), shared.clone().context(store.clone()));
         let workers: Arc<[Worker]> = (0..settings.listen.workers).map(start).collect::<io::Result<_>>()?;
-        listen::descriptors::raise(settings.listen.bounds.connections);
+        listen::descriptors::raise(&settings.listen);
         let capacity = Arc::new(Capacity::new(&settings.listen));
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let accepting = tokio::spawn(accept::run(listener, workers.clone(), capacity.clone(), metrics, drain));
+        let accepting = tokio::spawn(accept::run(listener, workers.clone(), capacity.clone(), metrics.clone(), drain));
         let accepts = accepting.abort_handle();
         tokio::spawn(systemd::watchdog(workers.clone()));
+        tokio::task::spawn_local(pulse.watch(workers.clone(), metrics));
         systemd::ready();
         let mut counting = store.count();
 

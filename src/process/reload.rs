@@ -77,7 +77,7 @@ impl Running {
         }
         self.capacity.reconfigure(&settings.listen);
         if settings.listen.bounds.connections > self.settings.listen.bounds.connections {
-            descriptors::raise(settings.listen.bounds.connections);
+            descriptors::raise(&settings.listen);
         }
         // Before the workers, so that series exist before anything is counted in them.
         publish(&settings, self.shared.tls.as_ref(), &self.shared.metrics, &self.shared.access_log);

@@ -8,6 +8,7 @@ use sd_notify::NotifyState;
 use tokio::time::{interval, timeout};
 use tracing::{debug, warn};
 
+use crate::listen::pulse::all_respond;
 use crate::listen::worker::Worker;
 
 /// The process serves requests.
@@ -28,10 +29,15 @@ pub fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
+/// How long workers may be silent, if systemd's watchdog is enabled.
+pub fn watchdog_timeout() -> Option<Duration> {
+    sd_notify::watchdog_enabled()
+}
+
 /// Feeds the watchdog at half its interval, as long as every worker answers within that time. If one hangs, systemd restarts the
 /// process.
 pub async fn watchdog(workers: Arc<[Worker]>) {
-    let Some(timeout_after) = sd_notify::watchdog_enabled() else { return };
+    let Some(timeout_after) = watchdog_timeout() else { return };
     let half = (timeout_after / 2).max(Duration::from_millis(1));
     let mut ticks = interval(half);
     loop {
@@ -41,17 +47,6 @@ pub async fn watchdog(workers: Arc<[Worker]>) {
             Ok(false) | Err(_) => warn!("a worker does not respond; the watchdog is not fed"),
         }
     }
-}
-
-/// Pings all at once. A worker that has ended after draining counts as healthy.
-async fn all_respond(workers: &[Worker]) -> bool {
-    let pings: Vec<_> = workers.iter().map(|worker| (worker, worker.ping())).collect();
-    for (worker, answer) in pings {
-        if answer.await.is_err() && !worker.has_ended() {
-            return false;
-        }
-    }
-    true
 }
 
 fn notify(states: &[NotifyState<'_>]) {

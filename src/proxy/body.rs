@@ -167,6 +167,10 @@ fn broke_off(request: &OpenRequest, failure: &Failure) {
         debug!(request_id, trace_id, error, "an answer ended with the request's body");
         return request.broken(BrokenBy::Client);
     }
-    warn!(request_id, trace_id, error, "the upstream's answer broke off");
+    let (route, what) = (request.route(), "the upstream's answer broke off");
+    match request.is_news_that_it_broke_off() {
+        Some(repeated) => warn!(request_id, trace_id, route, error, repeated, "{what}"),
+        None => debug!(request_id, trace_id, route, error, "{what}"),
+    }
     request.broken(BrokenBy::Upstream);
 }

@@ -266,6 +266,18 @@ impl OpenRequest {
         }
     }
 
+    /// Whether to log that the upstream's answer broke off: once a minute for each upstream, with how often it was suppressed
+    /// since.
+    pub fn is_news_that_it_broke_off(&self) -> Option<u64> {
+        let what = format!("an answer of upstream {} broke off", self.permit.upstream().0);
+        self.all.metrics.throttle.news(&what, std::time::Instant::now())
+    }
+
+    /// The pattern of its route.
+    pub fn route(&self) -> &str {
+        &self.permit.route().pattern
+    }
+
     /// Counts an answer that did not come to its end.
     pub fn broken(&self, by: BrokenBy) {
         self.all.metrics.answer_broken(by);

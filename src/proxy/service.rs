@@ -183,21 +183,32 @@ impl Service {
     fn denied(&self, denial: &Denial, trail: &Trail, info: &RequestInfo) -> Response<bytes::Bytes> {
         // What failed behind the gate goes to the log, not to the client.
         self.log_store_error(denial, info);
-        let (request_id, trace_id) = (info.id.as_str(), info.span.trace_id());
         match denial {
-            Denial::UpstreamUnreachable(error) => warn!(request_id, trace_id, error, "the upstream cannot be reached"),
-            Denial::UpstreamInvalid(error) => {
-                warn!(request_id, trace_id, error, "the upstream gave no valid answer");
+            Denial::UpstreamUnreachable(error) => {
+                self.log_upstream_error("the upstream cannot be reached", error, info)
             }
+            Denial::UpstreamInvalid(error) => self.log_upstream_error("the upstream gave no valid answer", error, info),
             _ => {}
         }
         let policy = self.gate.policy();
+        let request_id = info.id.as_str();
         let mut reply = respond::denied(denial, trail, request_id, info.grpc, policy, self.settings.rate_limit_headers);
         if info.version < Version::HTTP_2 && matches!(denial.reason().status(), 400 | 499) {
             // The next bytes could be the rest of what was malformed, or broke off (request smuggling).
             reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         reply
+    }
+
+    /// Once a minute for each upstream, since one that is away fails every request; the access log has the reason of each.
+    fn log_upstream_error(&self, what: &str, error: &str, info: &RequestInfo) {
+        let (request_id, trace_id) = (info.id.as_str(), info.span.trace_id());
+        // The error begins with the upstream.
+        let upstream = error.split(": ").next().unwrap_or_default();
+        match self.counts.metrics.throttle.news(&format!("{what}: {upstream}"), Instant::now()) {
+            Some(repeated) => warn!(request_id, trace_id, error, repeated, "{what}"),
+            None => debug!(request_id, trace_id, error, "{what}"),
+        }
     }
 
     /// A store's error goes to the log, not to the client. An outage is logged and counted by the store itself; a document that

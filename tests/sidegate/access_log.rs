@@ -215,7 +215,7 @@ fn fill(gate: &Gate) -> usize {
 }
 
 fn dropped(gate: &Gate) -> usize {
-    gate.metric("sidegate_log_lines_dropped_total", &[]) as usize
+    gate.metric("sidegate_log_lines_dropped_total", &[r#"log="access""#]) as usize
 }
 
 /// A gate whose standard output and error are a terminal.

@@ -325,6 +325,34 @@ fn a_gate_whose_descriptors_are_used_up_recovers() {
     until("it to say so", || gate.written().contains("no connection can be accepted for now").then_some(()));
     drop(held);
     until("it to serve again", || (gate.raw("GET", "/public", &[]).status == 200).then_some(()));
+    assert!(gate.metric("sidegate_accept_errors_total", &[]) >= 1.0);
+}
+
+#[test]
+fn where_descriptors_are_few_clients_are_refused_and_the_others_served() {
+    let yaml = "listen: {address: '127.0.0.1:0', limits: {connections: 10000, header_read: 1h, idle: 1h}}\nworkers: 1\n\
+                routes: {/public: public}";
+    let stage = Stage::set();
+    let gate = stage.gate(yaml);
+    let pid = gate.pid().to_string();
+    client::printed_by(Command::new("prlimit").args(["--pid", &pid, "--nofile=140:140"]), "it belongs to util-linux");
+    // From here on it counts with that.
+    gate.reload(yaml);
+    let mut held = Vec::new();
+    until("one to be refused", || {
+        let mut one = connect(&gate);
+        one.write_all(b"GET /public HTTP/1.1\r\nHost: a\r\n\r\n").expect("the connection stands");
+        let answer = one_answer(&mut one);
+        held.push(one);
+        (answer.status == 503).then_some(())
+    });
+    assert!((10..70).contains(&held.len()), "{}", held.len());
+    assert!(gate.metric("sidegate_connections_refused_total", &[]) >= 1.0);
+    assert_eq!(gate.operators("/livez").status, 200);
+    held[0].write_all(b"GET /public HTTP/1.1\r\nHost: a\r\n\r\n").expect("the connection stands");
+    assert_eq!(one_answer(&mut held[0]).status, 200);
+    assert_eq!(gate.metric("sidegate_accept_errors_total", &[]), 0.0);
+    assert_eq!(gate.reloads("failure"), 0);
 }
 
 #[test]

@@ -41,7 +41,8 @@ async fn the_operators_paths_are_not_on_the_clients_listener() {
 }
 
 /// All that a gate counts. What has labels that only an event names (a certificate's file, a business) comes with that event.
-const METRICS: [&str; 32] = [
+const METRICS: [&str; 34] = [
+    "sidegate_accept_errors_total",
     "sidegate_answers_broken_total",
     "sidegate_build_info",
     "sidegate_business_requests_total",
@@ -74,6 +75,7 @@ const METRICS: [&str; 32] = [
     "sidegate_unknown_names_total",
     "sidegate_upstream_duration_seconds",
     "sidegate_usage_lost_total",
+    "sidegate_worker_lag_seconds",
 ];
 #[tokio::test]
 async fn every_metric_of_the_contract_is_there_from_the_start() {

@@ -7,9 +7,10 @@ use std::{
 };
 
 use crate::support::{
-    client,
+    Gate, Stage,
+    client::{self, exchange},
     gate::{Lines, on_terminal, sidegate},
-    until,
+    until, whole,
 };
 
 const ESCAPE: char = '\u{1b}';
@@ -82,4 +83,56 @@ fn a_terminal_gets_colours_unless_its_owner_wants_none() {
         let line = on_a_terminal(folder.path(), no_color);
         assert_eq!(line.contains(ESCAPE), coloured, "NO_COLOR {no_color:?}: {line:?}");
     }
+}
+
+/// Nobody reads its logs any more, and lines of its own log were lost for it. Each request of these met an upstream that is away,
+/// and has an answer all the same.
+fn stalled() -> (Stage, Gate) {
+    const AT_ONCE: usize = 500;
+    let stage = Stage::set();
+    let yaml = "log: {level: debug}\nworkers: 1\ndrain: {delay: 0s, deadline: 2s}\nupstream: http://127.0.0.1:1\n\
+                routes: {/public: public}";
+    let gate = Gate::unheard(&whole(yaml), stage.environment()).ready();
+    gate.read_log(false);
+    let request = "GET /public HTTP/1.1\r\nHost: a\r\n\r\n";
+    let last = "GET /public HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let pipelined = request.repeat(AT_ONCE - 1) + last;
+    until("lines to be lost", || {
+        let answers = exchange(gate.address, pipelined.as_bytes());
+        assert_eq!(String::from_utf8_lossy(&answers).matches("HTTP/1.1 502 ").count(), AT_ONCE);
+        (gate.metric("sidegate_log_lines_dropped_total", &[r#"log="process""#]) > 0.0).then_some(())
+    });
+    (stage, gate)
+}
+
+#[test]
+fn a_reader_that_stalls_holds_no_request_up_and_is_told_what_it_missed() {
+    let (_stage, gate) = stalled();
+    gate.read_log(true);
+    let said: serde_json::Value = serde_json::from_str(&gate.said("log lines were lost")).expect("a line is JSON");
+    assert_eq!(said["log"], "process", "{said}");
+    assert!(said["lines"].as_u64().is_some_and(|lines| lines > 0), "{said}");
+}
+
+#[test]
+fn a_gate_whose_logs_nobody_reads_ends_when_it_is_told_to() {
+    let (_stage, mut gate) = stalled();
+    gate.terminate();
+    assert_eq!(gate.ended().code(), Some(0));
+}
+
+#[test]
+fn an_upstream_that_is_away_is_one_line_a_minute() {
+    let stage = Stage::set();
+    let mut gate = stage.gate("drain: {delay: 0s}\nupstream: http://127.0.0.1:1\nroutes: {/public: public}");
+    for _ in 0..20 {
+        assert_eq!(gate.raw("GET", "/public", &[]).status, 502);
+    }
+    gate.terminate();
+    let written = gate.written_to_the_end();
+    let lines: Vec<_> = written.lines().filter(|line| line.contains("the upstream cannot be reached")).collect();
+    // Whoever tests for longer than a minute sees it again, with how often it was kept back.
+    assert!(!lines.is_empty() && lines.len() < 20, "{written}");
+    assert!(lines[0].contains("\"repeated\":0"), "{written}");
+    assert_eq!(written.matches("upstream_unreachable").count(), 20, "each is in the access log: {written}");
 }

@@ -30,6 +30,17 @@ fn is_quick(mut took: Vec<Duration>) {
     assert!(took[took.len() / 2] < QUICK, "{took:?}");
 }
 
+#[test]
+fn an_idle_gate_notices_that_redis_hangs() {
+    let stage = Stage::set();
+    let gate = stage.gate("routes: {/public: public}");
+    stage.redis.signal("STOP");
+    until("it to notice", || (gate.operators("/readyz").status == 503).then_some(()));
+    assert_eq!(gate.metric("sidegate_store_up", &[]), 0.0);
+    stage.redis.signal("CONT");
+    until("readiness", || (gate.operators("/readyz").status == 200).then_some(()));
+}
+
 #[tokio::test]
 async fn redis_killed_in_the_middle_is_told_quickly_and_public_routes_go_on() {
     let (mut stage, gate, key) = yard(QUICK_REDIS);

@@ -145,7 +145,9 @@ async fn every_series_that_can_be_known_is_there_from_the_start() {
         (r#"sidegate_store_calls_total{op="decide""#, 6),
         ("sidegate_connections_refused_total 0", 1),
         ("sidegate_config_last_reload_successful 1", 1),
-        ("sidegate_log_lines_dropped_total 0", 1),
+        (r#"sidegate_log_lines_dropped_total{log="access"} 0"#, 1),
+        (r#"sidegate_log_lines_dropped_total{log="process"} 0"#, 1),
+        ("sidegate_accept_errors_total 0", 1),
     ] {
         assert!(series(start) >= least, "no {start} in\n{page}");
     }

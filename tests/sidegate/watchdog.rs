@@ -64,3 +64,20 @@ fn the_watchdog_is_not_fed_while_a_worker_hangs() {
     until("the gate to notice again", || (warnings() > before + 1).then_some(()));
     assert_eq!(fed(), 0, "systemd would not restart it");
 }
+
+#[test]
+fn a_gate_whose_worker_hangs_is_not_alive() {
+    let (stage, shim) = (Stage::set(), Preloaded::build(HANGS));
+    let file = |name: &str, file: &str| (name.to_owned(), shim.file(file).display().to_string());
+    let mut environment = stage.environment();
+    environment.extend([shim.variable(), file("HANG_FROM", "hang"), file("HANGS", "hangs")]);
+    // As long as systemd would wait, so that the test does not take the usual time.
+    environment.push(("WATCHDOG_USEC".to_owned(), "2000000".to_owned()));
+    let gate = Gate::start(&whole("workers: 2\nroutes: {/public: public}"), environment).ready();
+    until("it to be alive", || (gate.operators("/livez").status == 200).then_some(()));
+    std::fs::write(shim.file("hang"), "").expect("the folder is writable");
+    until("a worker to hang", || shim.file("hangs").exists().then_some(()));
+    until("the kubelet to be told", || (gate.operators("/livez").status == 503).then_some(()));
+    assert_eq!(gate.operators("/livez").text(), "a worker does not respond\n");
+    until("the metric to tell", || (gate.metric("sidegate_worker_lag_seconds", &[]) > 2.0).then_some(()));
+}

@@ -85,7 +85,7 @@ impl Serving {
         let mut drain = self.drain.clone();
         let serve = |stream, peer| self.clone().connection(stream, peer, endpoint);
         tokio::select! {
-            () = self.connections[endpoint as usize].accept(&listener, serve) => {}
+            () = self.connections[endpoint as usize].accept(&listener, serve, || ()) => {}
             () = drain.closing(), if endpoint == Endpoint::Reviews => {}
         }
     }

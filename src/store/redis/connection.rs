@@ -36,6 +36,12 @@ const STALLED_AFTER: Duration = Duration::from_secs(2);
 /// How often such a connection is checked for new bytes.
 const STALL_CHECK_EVERY: Duration = Duration::from_millis(50);
 
+/// How long a connection may be without a reply before the server is asked for the time: otherwise an idle gate would notice a
+/// server that hangs only at its next request.
+const IDLE: Duration = Duration::from_secs(5);
+/// How long that answer may take before the connection counts as one that owes a reply.
+const LATE: Duration = Duration::from_secs(1);
+
 /// After the loss of a connection that lasted this long, requests wait for the next one. After one that did not, they fail at
 /// once until there is a better one.
 const STABLE_AFTER: Duration = Duration::from_secs(1);
@@ -147,8 +153,9 @@ impl Supervisor {
             match self.connect().await {
                 Ok((link, driver, address)) => {
                     let since = Instant::now();
+                    let pipeline = link.pipeline.clone();
                     self.announce_up(Arc::new(link), &address);
-                    let Some(why) = self.watch(driver, &address).await else { return };
+                    let Some(why) = self.watch(driver, &pipeline, &address).await else { return };
                     if since.elapsed() >= STABLE_AFTER {
                         self.announce_lost(&why);
                         backoff = FIRST_BACKOFF;
@@ -185,14 +192,19 @@ impl Supervisor {
     }
 
     /// Why the connection has to be replaced; `None` when nobody needs it any more.
-    async fn watch(&mut self, mut driver: Driver, address: &Address) -> Option<StoreError> {
+    async fn watch(&mut self, mut driver: Driver, pipeline: &Pipeline, address: &Address) -> Option<StoreError> {
         let Self { publisher, reported, generation, sentinels, health, node, .. } = self;
         let stalls = health.stalls();
         let unreachable = |why: &str| Some(StoreError::Unreachable(why.to_owned()));
         let mut moved = pin!(master_changed(sentinels.as_mut(), address));
         let mut stall = StallDetector::default();
+        let mut idle = pin!(idle_and_silent(pipeline));
         loop {
             tokio::select! {
+                () = &mut idle => {
+                    stall.deadline_missed(driver.read_progress(), Instant::now());
+                    idle.set(idle_and_silent(pipeline));
+                }
                 why = driver.ended() => return Some(why).filter(|_| !publisher.is_closed()),
                 fault = reported.recv() => match fault {
                     Some((of, Fault::Unusable)) if of == *generation => {
@@ -270,6 +282,24 @@ impl Supervisor {
     /// Whether no worker has logged this of the target within a minute.
     fn is_news(&self, what: &str) -> bool {
         self.health.log.is_news(&format!("{}: {what}", self.target), Instant::now().into_std())
+    }
+}
+
+/// Asks the server for the time whenever the connection has been idle for a while, and returns when no answer comes. Any answer
+/// counts, an error too: the login may lack the command.
+async fn idle_and_silent(pipeline: &Pipeline) {
+    let mut reads = pipeline.reads();
+    loop {
+        sleep(IDLE + jitter(IDLE)).await;
+        let before = std::mem::replace(&mut reads, pipeline.reads());
+        if reads != before {
+            continue;
+        }
+        let time = cmd("TIME");
+        if timeout(LATE, pipeline.query::<Value>(&time)).await.is_err() {
+            return;
+        }
+        reads = pipeline.reads();
     }
 }
 

@@ -121,6 +121,11 @@ impl Pipeline {
         receive(reply).await
     }
 
+    /// A number that changes with every read.
+    pub(super) fn reads(&self) -> u32 {
+        self.0.state().reads
+    }
+
     async fn send(
         &self,
         asking: bool,

@@ -8,6 +8,7 @@ use std::{
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
+    time::Duration,
 };
 
 use http::Method;
@@ -66,6 +67,11 @@ impl Gate {
     /// Reads its access log from now on.
     pub fn hear(&mut self) {
         self.access_log = Lines::of(self.child.stdout.take().expect("it is piped, and not read yet"));
+    }
+
+    /// Whether somebody reads its own log.
+    pub fn read_log(&self, read: bool) {
+        self.log.pause(!read);
     }
 
     /// Waits until the gate says that it is ready.
@@ -299,6 +305,8 @@ pub struct Lines(Arc<Mutex<Written>>);
 struct Written {
     lines: Vec<String>,
     ended: bool,
+    /// Nothing more is read for now.
+    paused: bool,
 }
 
 impl Lines {
@@ -308,6 +316,9 @@ impl Lines {
         thread::spawn(move || {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
                 writer.with(|written| written.lines.push(line));
+                while writer.with(|written| written.paused) {
+                    thread::sleep(Duration::from_millis(5));
+                }
             }
             writer.with(|written| written.ended = true);
         });
@@ -323,6 +334,11 @@ impl Lines {
                 line
             })
         })
+    }
+
+    /// From now on at most one more line is read, or all that come.
+    pub fn pause(&self, paused: bool) {
+        self.with(|written| written.paused = paused);
     }
 
     pub fn have_ended(&self) -> bool {
