@@ -182,13 +182,16 @@ impl Buffer {
 fn write(buffer: &Buffer, log: Log, dropped: &AtomicU64) {
     let mut text = Vec::new();
     let mut losses = Losses::default();
+    let mut goes_on = false;
     while let Some(flushes) = buffer.take(&mut text) {
+        // Not right behind the write: where lines were lost the buffer was full, and this one would be lost as well.
+        if goes_on {
+            losses.report(log, dropped.load(Ordering::Relaxed));
+        }
         // A closed output or a full disk is no reason to stop serving.
-        match log.write(&text) {
-            Ok(()) => losses.report(log, dropped.load(Ordering::Relaxed)),
-            Err(_) => {
-                dropped.fetch_add(count_lines(&text), Ordering::Relaxed);
-            }
+        goes_on = log.write(&text).is_ok();
+        if !goes_on {
+            dropped.fetch_add(count_lines(&text), Ordering::Relaxed);
         }
         for flush in flushes {
             let _ = flush.try_send(());

@@ -435,4 +435,3 @@ fn a_routes_mode_beats_the_configurations_and_a_limit_has_its_own() {
         ("limits: {l: {by: ip, windows: 1/s, mode: dry}}\ndefaults: {limits: l}", "limits.l.mode", "observe"),
     ]);
 }
-
