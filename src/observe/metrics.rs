@@ -14,10 +14,10 @@ use prometheus::{
 
 use super::durations::{BOUNDS, Durations, OwnDurations};
 use super::finished::Decision;
+pub use super::labels::{BrokenBy, Checked, FailedAt};
 use super::lines::Log;
 use super::log;
 use crate::gate::UnknownNames;
-
 use crate::log_throttle::LogThrottle;
 use crate::policy::{Mode, Policy, Reason, Route};
 use crate::store::calls::Calls;
@@ -29,39 +29,6 @@ pub(super) const OTHER: &str = "other";
 /// Decisions take microseconds to a few milliseconds; whole requests what the upstream takes.
 const DECISION_SECONDS: [f64; BOUNDS] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25];
 const REQUEST_SECONDS: [f64; BOUNDS] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-
-/// The outcome of a limit check, as a label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Checked {
-    Within,
-    Near,
-    Over,
-    /// Exceeded, but only observed.
-    Observed,
-}
-
-/// What broke off an answer, as a label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BrokenBy {
-    /// It closed too early, or sent a malformed answer.
-    Upstream,
-    /// It disconnected, or did not read for too long.
-    Client,
-    /// The gate ended it: its key was no longer valid, or it was too old.
-    Gate,
-}
-
-/// Where a connection failed without a request that could be logged, as a label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailedAt {
-    Tls,
-    /// The PROXY protocol's header.
-    Proxy,
-    /// An HTTP/1.1 request's head: malformed, or larger than hyper reads.
-    Head,
-    /// What h2 ends a connection for, with every request on it: heads far too large, floods, broken framing.
-    Http2,
-}
 
 /// One per process; every method may be called from any worker.
 pub struct Metrics {
@@ -98,44 +65,6 @@ pub struct Metrics {
     /// Names that have series. Locked for single lookups.
     businesses: Mutex<HashSet<String>>,
     store_health: Option<Arc<StoreHealth>>,
-}
-
-impl BrokenBy {
-    const ALL: [Self; 3] = [Self::Upstream, Self::Client, Self::Gate];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Upstream => "upstream",
-            Self::Client => "client",
-            Self::Gate => "gate",
-        }
-    }
-}
-
-impl FailedAt {
-    const ALL: [Self; 4] = [Self::Tls, Self::Proxy, Self::Head, Self::Http2];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Tls => "tls",
-            Self::Proxy => "proxy",
-            Self::Head => "head",
-            Self::Http2 => "http2",
-        }
-    }
-}
-
-impl Checked {
-    const ALL: [Self; 4] = [Self::Within, Self::Near, Self::Over, Self::Observed];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Within => "within",
-            Self::Near => "near",
-            Self::Over => "over",
-            Self::Observed => "observed",
-        }
-    }
 }
 
 impl Metrics {

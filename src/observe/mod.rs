@@ -8,6 +8,7 @@ pub mod counts;
 mod durations;
 pub mod finished;
 mod json_line;
+mod labels;
 mod lines;
 pub mod log;
 pub mod metrics;

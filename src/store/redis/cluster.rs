@@ -11,7 +11,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::call::{Command, send};
-use super::connection::{Connection, jitter};
+use super::connection::Connection;
+use super::jitter::jitter;
 use super::settings::{Address, Settings, Topology};
 use super::slot_map::{Redirect, SlotMap, read_slot_map};
 use super::worker_lag;
