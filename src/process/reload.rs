@@ -75,10 +75,10 @@ impl Running {
             health.probe_within(settings.store.deadline);
             health.need(settings.policy.enforces());
         }
-        self.capacity.reconfigure(&settings.listen);
         if settings.listen.bounds.connections > self.settings.listen.bounds.connections {
             descriptors::raise(&settings.listen);
         }
+        self.capacity.reconfigure(&settings.listen);
         // Before the workers, so that series exist before anything is counted in them.
         publish(&settings, self.shared.tls.as_ref(), &self.shared.metrics, &self.shared.access_log);
         let workers = self.workers.iter();
