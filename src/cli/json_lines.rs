@@ -31,11 +31,11 @@ pub struct ImportOptions {
     pub allow_unknown: bool,
 }
 
-/// The file, or nothing where it is standard input.
-pub fn opened(file: Option<PathBuf>) -> anyhow::Result<Option<BufReader<File>>> {
-    let Some(path) = file.filter(|path| path.as_os_str() != "-") else { return Ok(None) };
+/// What is read: the file, or standard input without one or for `-`.
+pub fn source<'i>(file: Option<PathBuf>, input: &'i mut dyn BufRead) -> anyhow::Result<Box<dyn BufRead + 'i>> {
+    let Some(path) = file.filter(|path| path.as_os_str() != "-") else { return Ok(Box::new(input)) };
     let opened = File::open(&path).with_context(|| format!("{} cannot be read", path.display()))?;
-    Ok(Some(BufReader::new(opened)))
+    Ok(Box::new(BufReader::new(opened)))
 }
 
 /// Lines by their numbers; empty ones are passed over. Bytes, since a line that is not UTF-8 must not end the others.

@@ -2,8 +2,6 @@
 //!
 //! Each line stands or falls alone, as with `keys import`.
 
-use std::io::BufRead;
-
 use clap::Args;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -52,12 +50,8 @@ pub(super) async fn run(args: ImportArgs, setting: &KeysSetting, session: &mut S
     let ImportOptions { file, dry_run, update, allow_unknown } = args.options;
     let Session { input, out, err, actor, now_ms } = session;
     let requester = Requester { actor, granting: Granting::Everything, now_ms: *now_ms };
-    let mut file = json_lines::opened(file)?;
-    let input: &mut dyn BufRead = match &mut file {
-        Some(file) => file,
-        None => &mut **input,
-    };
-    let (mut lines, mut remarks) = (Lines::of(input), Remarks::on(&mut **err));
+    let mut source = json_lines::source(file, &mut **input)?;
+    let (mut lines, mut remarks) = (Lines::of(&mut *source), Remarks::on(&mut **err));
     let how = Importing { update, allow_unknown };
     let mut rehearsal = dry_run.then(Rehearsal::default);
     let (mut tally, mut unknown) = (Tally::default(), false);

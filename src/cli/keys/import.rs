@@ -3,8 +3,6 @@
 //! Each line stands or falls alone, and says so. Only a store out of reach ends the command early: no later line could
 //! fare better, and the same import can be run again.
 
-use std::io::BufRead;
-
 use clap::Args;
 use serde::Deserialize;
 use serde_json::Value;
@@ -71,12 +69,8 @@ pub(super) async fn run(args: ImportArgs, setting: &KeysSetting, session: &mut S
     let ImportOptions { file, dry_run, update, allow_unknown } = args.options;
     let Session { input, out, err, actor, now_ms } = session;
     let requester = Requester { actor, granting: Granting::Everything, now_ms: *now_ms };
-    let mut file = json_lines::opened(file)?;
-    let input: &mut dyn BufRead = match &mut file {
-        Some(file) => file,
-        None => &mut **input,
-    };
-    let (mut lines, mut remarks) = (Lines::of(input), Remarks::on(&mut **err));
+    let mut source = json_lines::source(file, &mut **input)?;
+    let (mut lines, mut remarks) = (Lines::of(&mut *source), Remarks::on(&mut **err));
     let how = Importing { update, allow_unknown };
     let rehearsal = dry_run.then(Rehearsal::default);
     let mut import = Import { setting, requester, how, rehearsal, unknown: false };
