@@ -42,18 +42,24 @@ impl Pulse {
         let mut lags: VecDeque<Duration> = VecDeque::new();
         loop {
             let asked = Instant::now();
-            self.owed_since.set(Some(asked));
+            // One that has died owes its answer since the first ping that it left without one.
+            self.owed_since.set(self.owed_since.get().or(Some(asked)));
             let mut answered = pin!(all_respond(&workers));
             let worst = |lags: &VecDeque<Duration>| lags.iter().copied().max().unwrap_or_default();
-            while timeout(EVERY, &mut answered).await.is_err() {
-                metrics.worker_lag(worst(&lags).max(asked.elapsed()));
-            }
+            let all = loop {
+                match timeout(EVERY, &mut answered).await {
+                    Ok(all) => break all,
+                    Err(_) => metrics.worker_lag(worst(&lags).max(asked.elapsed())),
+                }
+            };
             lags.push_back(asked.elapsed());
             if lags.len() > REMEMBERED {
                 lags.pop_front();
             }
             metrics.worker_lag(worst(&lags));
-            self.owed_since.set(None);
+            if all {
+                self.owed_since.set(None);
+            }
             sleep(EVERY).await;
         }
     }
